@@ -1,0 +1,93 @@
+/// A non-owning view of the caller's memory: pointer, dtype, shape, strides, read-only flag.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+namespace datasparse {
+
+enum class DType : std::uint8_t { float16, bfloat16, float32, float64 };
+
+/// Bytes per element: 2, 2, 4, 8.
+std::size_t item_size(DType dtype) noexcept;
+/// "float16", "bfloat16", "float32" or "float64".
+const char* name_of(DType dtype) noexcept;
+
+/// Lengths or byte strides of up to 32 axes, held in place: copying one allocates nothing.
+class Axes {
+ public:
+  static constexpr int max_size = 32;
+
+  Axes() = default;
+  Axes(std::initializer_list<std::int64_t> values);
+  explicit Axes(const std::vector<std::int64_t>& values);
+
+  int size() const noexcept { return size_; }
+  std::int64_t operator[](int axis) const noexcept { return values_[static_cast<std::size_t>(axis)]; }
+  const std::int64_t* begin() const noexcept { return values_.data(); }
+  const std::int64_t* end() const noexcept { return values_.data() + size_; }
+  /// ValueError beyond 32 axes.
+  void push_back(std::int64_t value);
+
+  friend bool operator==(const Axes& a, const Axes& b) noexcept;
+  friend bool operator!=(const Axes& a, const Axes& b) noexcept { return !(a == b); }
+
+ private:
+  std::array<std::int64_t, max_size> values_{};
+  int size_ = 0;
+};
+
+/// Number of elements of that shape: the product of its axes, 1 for no axis at all.
+std::int64_t element_count(const Axes& shape) noexcept;
+/// "(3, 4)", "(5,)", "()": as Python writes a shape.
+std::string to_string(const Axes& shape);
+
+/// N-D strided view. Strides are in bytes, may be negative or zero, and need not be multiples of
+/// the element's size; memory need not be aligned. The view owns nothing: the memory must outlive
+/// every use. Copying costs a few hundred bytes and allocates nothing.
+class ArrayView {
+ public:
+  ArrayView() = default;
+  /// C-contiguous memory. ValueError for a negative length, or null memory with elements in it.
+  ArrayView(void* data, DType dtype, const Axes& shape, bool read_only = false);
+  /// Any strides, one per axis, in bytes.
+  ArrayView(void* data, DType dtype, const Axes& shape, const Axes& strides, bool read_only);
+
+  ArrayView(float* data, const Axes& shape) : ArrayView(data, DType::float32, shape) {}
+  ArrayView(double* data, const Axes& shape) : ArrayView(data, DType::float64, shape) {}
+  ArrayView(const float* data, const Axes& shape)
+      : ArrayView(const_cast<float*>(data), DType::float32, shape, true) {}
+  ArrayView(const double* data, const Axes& shape)
+      : ArrayView(const_cast<double*>(data), DType::float64, shape, true) {}
+
+  void* data() const noexcept { return data_; }
+  DType dtype() const noexcept { return dtype_; }
+  const Axes& shape() const noexcept { return shape_; }
+  const Axes& strides() const noexcept { return strides_; }
+  bool read_only() const noexcept { return read_only_; }
+  std::int64_t size() const noexcept { return element_count(shape_); }
+
+  /// Whether two elements share a byte, as in a broadcast view. Cheap for every layout that slicing,
+  /// transposing or broadcasting makes; O(n log n) in time and memory for hand-made strides that
+  /// interleave.
+  bool overlaps_itself() const;
+
+  friend bool operator==(const ArrayView& a, const ArrayView& b) noexcept;
+
+ private:
+  void* data_ = nullptr;
+  DType dtype_ = DType::float32;
+  bool read_only_ = false;
+  Axes shape_{0};
+  Axes strides_{static_cast<std::int64_t>(sizeof(float))};
+};
+
+/// Throws ValueError unless the view's memory may be written element by element: not read-only, not
+/// overlapping itself. `what` begins the message: "apply_mask of 'emb'".
+void require_writable(const ArrayView& view, const std::string& what);
+
+}  // namespace datasparse

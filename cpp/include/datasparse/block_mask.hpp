@@ -1,0 +1,60 @@
+/// The stateless operation at the heart of the library: scores in, mask out.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "datasparse/array_view.hpp"
+#include "datasparse/param.hpp"
+
+namespace datasparse {
+
+/// How a block is scored: the mean of |x| (L1) or of x·x (L2) over its elements.
+enum class Norm : std::uint8_t { L1, L2 };
+
+/// What to prune. A value type; check() makes it safe to use.
+struct BlockSpec {
+  double sparsity_level = 0.5;                  ///< share of the blocks that are pruned, in [0, 1]
+  std::int64_t block_height = 1;                ///< >= 1, or -1 for the whole first axis
+  std::int64_t block_width = 4;                 ///< >= 1, or -1 for all other axes together
+  std::optional<std::int64_t> zeros_per_block;  ///< in [0, height × width]; none: the whole block
+  Norm norm = Norm::L1;
+
+  /// The spec that a config map describes; keys that are absent keep their defaults above.
+  /// TypeError or ValueError, naming `group`, for a value of the wrong kind or out of range, and
+  /// for keys that are not `sparsity_level`, `sparse_block_shape`, `zeros_per_block` or `norm`.
+  static BlockSpec from_config(const ParamMap& config, const std::string& group = "");
+  /// The inverse of from_config.
+  ParamMap to_config() const;
+
+  /// The spec for data of that shape: −1 axes and an absent zeros_per_block are filled in.
+  /// ValueError where zeros_per_block exceeds the block.
+  BlockSpec resolved(const Axes& shape, const std::string& group = "") const;
+
+  /// ValueError unless every field is in its range.
+  void check(const std::string& group = "") const;
+};
+
+/// Writes the mask of `data`: 1 keeps, 0 prunes, one byte per element, in C order of data's shape.
+///
+/// The data are seen as a matrix: rows are the first axis, columns all others; one axis of N is
+/// 1 × N, none is 1 × 1. The matrix is cut into blocks from the origin, partial at the edges. Every
+/// block is scored by the mean of |x| or x·x over the elements that exist, summed row-major one
+/// after another in float32 (float64 for float64 data). The sparsity_level × blocks lowest ones,
+/// rounded half to even, are pruned: NaN ranks above everything, ties go to the lower block index.
+/// In a pruned block the zeros_per_block elements of least |x| or x·x are zeroed, NaN last, ties in
+/// row-major order.
+///
+/// The mask is a pure function of data and spec: identical bits for every thread count, instruction
+/// set, run and machine, whatever the process has set for denormals and rounding.
+///
+/// @param data  any dtype, shape and strides; read only. Must not overlap `mask`.
+/// @param mask  data.size() bytes.
+/// Errors: ValueError from BlockSpec::check and resolved; bad_alloc; nothing is written then.
+/// Cost: O(n) in time; about 1 MiB a thread and 1/512 byte an element of scratch memory.
+/// Thread-safe for different masks; uses the threads of get_num_threads().
+/// Formula: PyTorch's DataNormSparsifier (torch.ao.pruning), with ties, NaN and shapes defined.
+void block_mask(const ArrayView& data, const BlockSpec& spec, std::uint8_t* mask);
+
+}  // namespace datasparse

@@ -1,0 +1,42 @@
+/// The sparsifier that prunes the blocks of least norm.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "datasparse/block_mask.hpp"
+#include "datasparse/data_sparsifier.hpp"
+
+namespace datasparse {
+
+/// Masks the share `sparsity_level` of the blocks of each tensor, those of least L1 or L2 norm: see
+/// block_mask() for the exact rule. The four fields of BlockSpec are the config keys; each group may
+/// have its own.
+///
+/// A subclass that overrides update_mask() may call this one first and then edit get_mask(name).
+/// A subclass with keys of its own overrides check_config(), checks them, and passes the rest on.
+class DataNormSparsifier : public BaseDataSparsifier {
+ public:
+  /// `own` are the defaults of a subclass's own keys.
+  explicit DataNormSparsifier(const BlockSpec& defaults = {}, const ParamMap& own = {});
+  ~DataNormSparsifier() override;
+
+  /// With the group's own pinned data the work is put off to the end of the step, so that many small
+  /// groups share the threads; with any other data the mask is computed at once.
+  void update_mask(const std::string& name, const ArrayView& data, const ParamMap& config) override;
+  void check_config(const std::string& name, const ParamMap& config) const override;
+
+ protected:
+  ParamMap effective_config(const std::string& name, const ParamMap& config,
+                            const Axes* shape) const override;
+  void finish_updates() override;
+  void drop_updates() noexcept override;
+  bool updates_can_fail() const override;
+
+ private:
+  struct Updates;
+  std::unique_ptr<Updates> updates_;
+};
+
+}  // namespace datasparse

@@ -1,0 +1,117 @@
+/// The base of every data scheduler: varies one config parameter of a sparsifier over the training.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+
+#include "datasparse/data_sparsifier.hpp"
+#include "datasparse/param.hpp"
+
+namespace datasparse {
+
+/// What is saved of a scheduler.
+struct SchedulerState {
+  static constexpr std::int64_t current_version = 1;
+
+  std::int64_t version = current_version;
+  std::string schedule_param;
+  std::int64_t last_epoch = 0;
+  ParamMap base_param;
+  ParamMap last_param;
+};
+
+/// Subclass it, override get_schedule_param(), and create it with make_scheduler<T>(...), which also
+/// makes the initial step (last_epoch −1 becomes 0). Call step() after the sparsifier's.
+///
+///     struct Halving : BaseDataScheduler {
+///       explicit Halving(std::shared_ptr<BaseDataSparsifier> sparsifier)
+///           : BaseDataScheduler(std::move(sparsifier), "sparsity_level") {}
+///       ParamMap get_schedule_param() override { ... }
+///     };
+///     auto scheduler = make_scheduler<Halving>(sparsifier);
+///
+/// Thread-safe: a lock serialises step(), save_state() and load_state().
+class BaseDataScheduler {
+ public:
+  /// ValueError, with the nearest known key, where neither a group nor the defaults have
+  /// `schedule_param`; for last_epoch < −1.
+  BaseDataScheduler(std::shared_ptr<BaseDataSparsifier> data_sparsifier, std::string schedule_param,
+                    std::int64_t last_epoch = -1, bool verbose = false);
+  BaseDataScheduler(const BaseDataScheduler&) = delete;
+  BaseDataScheduler& operator=(const BaseDataScheduler&) = delete;
+  virtual ~BaseDataScheduler();
+
+  /// The values for the next step by group name; groups that are left out keep theirs. last_epoch()
+  /// is already advanced. Called by step() only.
+  virtual ParamMap get_schedule_param() = 0;
+
+  /// Advances last_epoch and writes what get_schedule_param() returns into the sparsifier. If the
+  /// override throws, or the sparsifier refuses a value, everything is as before the call. Warns once
+  /// when called before the sparsifier's first step.
+  void step();
+
+  /// The parameter's value of each group after the last step.
+  ParamMap get_last_param() const;
+  /// Each group's value when this scheduler first saw it. Groups added later are picked up at the
+  /// next step, removed ones dropped.
+  ParamMap base_param() const;
+  void set_base_param(ParamMap values);
+  std::int64_t last_epoch() const;
+  void set_last_epoch(std::int64_t epoch);
+  bool verbose() const noexcept { return verbose_; }
+
+  const std::shared_ptr<BaseDataSparsifier>& data_sparsifier() const noexcept { return sparsifier_; }
+  const std::string& schedule_param() const noexcept { return param_; }
+
+  SchedulerState save_state() const;
+  /// Restores the state and writes its last values into the sparsifier; groups that are not there are
+  /// left out. ValueError for another version or parameter; nothing has changed then.
+  void load_state(const SchedulerState& state);
+
+ protected:
+  /// The initial step. make_scheduler() calls it; so does a binding once its object is complete.
+  void start();
+
+ private:
+  template <class T>
+  friend struct StartedScheduler;
+  // Only StartedScheduler implements this, so that `Halving scheduler(...)`, which would miss its
+  // initial step, does not compile: use make_scheduler<Halving>(...).
+  virtual void use_make_scheduler() const = 0;
+
+  void advance(bool warn_if_early);
+  void pick_up_groups();
+
+  mutable std::recursive_mutex mutex_;
+  bool stepping_ = false;
+  std::shared_ptr<BaseDataSparsifier> sparsifier_;
+  std::string param_;
+  ParamMap base_param_;
+  ParamMap last_param_;
+  std::int64_t last_epoch_;
+  bool verbose_;
+  bool warned_ = false;
+};
+
+/// T, complete and started.
+template <class T>
+struct StartedScheduler final : T {
+  template <class... Args>
+  explicit StartedScheduler(Args&&... args) : T(std::forward<Args>(args)...) {
+    this->start();
+  }
+
+ private:
+  void use_make_scheduler() const override {}
+};
+
+/// Creates a scheduler and makes its initial step.
+template <class T, class... Args>
+std::shared_ptr<T> make_scheduler(Args&&... args) {
+  return std::make_shared<StartedScheduler<T>>(std::forward<Args>(args)...);
+}
+
+}  // namespace datasparse

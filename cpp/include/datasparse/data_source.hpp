@@ -1,0 +1,46 @@
+/// Where the memory of a group's tensor is right now.
+#pragma once
+
+#include <memory>
+
+#include "datasparse/array_view.hpp"
+
+namespace datasparse {
+
+/// A sparsifier keeps a source per group, not a pointer: owners move, resize and reload their
+/// tensors between two steps. Between pin() and unpin() the memory stays where it is.
+class DataSource {
+ public:
+  DataSource() = default;
+  DataSource(const DataSource&) = delete;
+  DataSource& operator=(const DataSource&) = delete;
+  virtual ~DataSource() = default;
+
+  /// The memory as it is now. It stays valid until as many unpin() as pin() calls have been made.
+  /// May throw; then nothing is pinned.
+  virtual ArrayView pin() = 0;
+  virtual void unpin() noexcept = 0;
+
+  /// Called, while pinned, after the memory was written to: an owner that counts versions counts here.
+  virtual void mark_written() {}
+};
+
+/// A source for memory that stays where it is for as long as the group exists.
+std::shared_ptr<DataSource> make_source(const ArrayView& view);
+
+/// Pins a source for the length of a scope.
+class Pin {
+ public:
+  explicit Pin(DataSource& source) : source_(source), view_(source.pin()) {}
+  Pin(const Pin&) = delete;
+  Pin& operator=(const Pin&) = delete;
+  ~Pin() { source_.unpin(); }
+
+  const ArrayView& view() const noexcept { return view_; }
+
+ private:
+  DataSource& source_;
+  ArrayView view_;
+};
+
+}  // namespace datasparse

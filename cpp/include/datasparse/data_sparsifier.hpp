@@ -1,0 +1,183 @@
+/// The base of every data sparsifier: named tensors, their masks, and the step that recomputes them.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "datasparse/array_view.hpp"
+#include "datasparse/data_source.hpp"
+#include "datasparse/mask.hpp"
+#include "datasparse/param.hpp"
+
+namespace datasparse {
+
+/// What is saved of one group: everything but the user's data.
+struct GroupState {
+  std::string name;
+  ParamMap config;                      ///< as it was written: an automatic zeros_per_block is None
+  Axes shape;
+  std::vector<std::uint8_t> mask_bits;  ///< Mask::pack()
+  bool squashed = false;
+  ParamMap state;
+};
+
+/// What is saved of a sparsifier.
+struct SparsifierState {
+  static constexpr std::int64_t current_version = 1;
+
+  std::int64_t version = current_version;
+  std::int64_t step_count = 0;
+  bool enable_mask_update = true;
+  ParamMap defaults;
+  std::vector<GroupState> groups;
+};
+
+/// Keeps a mask for every named tensor. Subclass it and override update_mask().
+///
+/// A group is a name with a tensor, a config (plain values), a mask and a `state` map for the
+/// subclass's own use. The sparsifier copies no data: it holds a DataSource, and asks it at every
+/// step where the memory is now.
+///
+/// Errors: everything is checked when it arrives; a call that throws has changed nothing. An unknown
+/// name is an UnknownNameError, a call that the moment forbids a StateError.
+/// Thread-safe: one lock serialises all calls. From inside an override, the same thread may read, and
+/// may change masks; step(), add_data() and everything else that changes groups is a StateError.
+class BaseDataSparsifier {
+ public:
+  /// `defaults` is the config of every group that says nothing else.
+  explicit BaseDataSparsifier(ParamMap defaults = {});
+  BaseDataSparsifier(const BaseDataSparsifier&) = delete;
+  BaseDataSparsifier& operator=(const BaseDataSparsifier&) = delete;
+  virtual ~BaseDataSparsifier();
+
+  // --- groups ---------------------------------------------------------------------------------
+
+  /// Adds a tensor under any non-empty name; `config` beats the defaults.
+  ///
+  /// A name that is already there is replaced. It keeps its config where `config` does not say
+  /// otherwise, and with `reuse_mask` its mask (the shapes must agree) and its state. A squashed name
+  /// starts afresh. A name for which load_state() left a state takes it over, as if it were there.
+  /// @param mask  data.size() bytes in C order, each 0 or 1, copied; beats reuse_mask.
+  /// @return  whether the mask was given or reused; else it is all ones.
+  bool add_data(const std::string& name, std::shared_ptr<DataSource> data, const ParamMap& config = {},
+                bool reuse_mask = true, const std::uint8_t* mask = nullptr);
+  /// The same for memory that stays where it is until the group is removed.
+  bool add_data(const std::string& name, const ArrayView& data, const ParamMap& config = {}) {
+    return add_data(name, make_source(data), config);
+  }
+  /// Forgets the group: data, mask, config and state.
+  void remove_data(const std::string& name);
+
+  /// All names in the order in which they were added, squashed ones included.
+  std::vector<std::string> names() const;
+  bool contains(const std::string& name) const;
+  bool squashed(const std::string& name) const;
+  /// The group's source. ValueError where it was squashed.
+  std::shared_ptr<DataSource> get_data(const std::string& name) const;
+  /// The group's own mask, not a copy: what is written there is the mask.
+  Mask get_mask(const std::string& name);
+
+  // --- config ---------------------------------------------------------------------------------
+
+  /// The config with automatic values filled in.
+  ParamMap config(const std::string& name) const;
+  /// One value of it; nothing else is copied.
+  ParamValue config_value(const std::string& name, const std::string& key) const;
+  /// Writes all of `changes`, or nothing if check_config() refuses the result.
+  void update_config(const std::string& name, const ParamMap& changes);
+  /// Replaces the whole config, on top of the defaults.
+  void replace_config(const std::string& name, const ParamMap& config);
+  void erase_config_key(const std::string& name, const std::string& key);
+  /// Writes `key` for every group named in `values`, all or none: how a scheduler writes.
+  void set_param(const std::string& key, const ParamMap& values);
+  /// `key` of every group that has it, by group name.
+  ParamMap get_param(const std::string& key) const;
+
+  ParamMap defaults() const;
+  void replace_defaults(const ParamMap& defaults);
+
+  /// The subclass's own values for a group, saved with its mask.
+  ParamMap state(const std::string& name) const;
+  void replace_state(const std::string& name, const ParamMap& state);
+
+  /// Every key that a group or the defaults have, for "did you mean".
+  std::vector<std::string> known_params() const;
+
+  // --- masks ----------------------------------------------------------------------------------
+
+  /// Recomputes the masks of all groups that are not squashed. One transaction: all sources are
+  /// pinned first; if anything throws, an override among it, every mask is as before.
+  void step();
+  /// While false, step() counts but changes no mask.
+  bool enable_mask_update() const;
+  void set_enable_mask_update(bool enable);
+  /// How often step() has succeeded.
+  std::int64_t step_count() const;
+
+  /// Zeroes the masked elements in the owner's memory; the masks stay. Read-only or self-overlapping
+  /// memory is a ValueError, before anything is written.
+  void apply_mask(const std::vector<std::string>& names);
+  void apply_mask();
+  /// apply_mask(), and the tensors are released: step() skips them, their names and masks remain.
+  void squash_mask(const std::vector<std::string>& names);
+  void squash_mask();
+
+  // --- saving ---------------------------------------------------------------------------------
+
+  SparsifierState save_state() const;
+  /// Restores masks, configs and states by name; attached data stay attached. A state for a name
+  /// without data waits for add_data(). With `strict`, the names must be those attached, unless none
+  /// is. ValueError, naming the entry, for anything that does not fit; nothing has changed then.
+  void load_state(const SparsifierState& state, bool strict = true);
+
+  // --- to override ----------------------------------------------------------------------------
+
+  /// Computes the mask of one group: change get_mask(name) in place. Called by step() for every group
+  /// in turn, with the pinned data and the group's config.
+  virtual void update_mask(const std::string& name, const ArrayView& data, const ParamMap& config) = 0;
+  /// Throws unless `config` is a config that update_mask() can work with. Called with the whole
+  /// config before any of it is written; `name` is empty for the defaults. Accepts all by default.
+  virtual void check_config(const std::string& name, const ParamMap& config) const;
+
+ protected:
+  /// check_config() on the defaults: a constructor cannot call it, because the override is not there.
+  void check_defaults() const;
+
+  /// `config` as it is shown: a subclass fills in what is automatic. `shape` is nullptr for defaults.
+  virtual ParamMap effective_config(const std::string& name, const ParamMap& config,
+                                    const Axes* shape) const;
+  /// Called at the end of a step, and before a mask is handed out within one: the moment to do what
+  /// update_mask() put off.
+  virtual void finish_updates() {}
+  /// Called when a step failed: forget what was put off.
+  virtual void drop_updates() noexcept {}
+  /// Whether update_mask() can throw once the data are pinned, or leave a mask half written. If it
+  /// can, a step saves the masks first, one bit per element. Called once at the start of each step.
+  virtual bool updates_can_fail() const { return true; }
+  /// Runs `work`, which pins, unpins or marks many sources in a row. A binding whose owner guards the
+  /// tensors by a lock takes it here once.
+  virtual void access_data(const std::function<void()>& work) const { work(); }
+
+  /// The group's pinned data within a step, else nullptr.
+  const ArrayView* pinned_data(const std::string& name) const;
+  /// The mask without finish_updates().
+  Mask mask_of(const std::string& name) const;
+  /// Holds the lock as an override does, so that update_mask() can be called from outside a step.
+  void run_as_update(const std::function<void()>& work);
+
+ private:
+  struct Group;
+  struct Impl;
+  class Entry;
+
+  ParamMap checked_config(const std::string& name, const ParamMap& config, const Axes* shape) const;
+  std::vector<Group*> unsquashed(const std::vector<std::string>& names, const char* call) const;
+  void zero_masked(const std::vector<Group*>& groups, const char* call);
+
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace datasparse

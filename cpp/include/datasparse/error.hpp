@@ -1,0 +1,39 @@
+/// The exceptions that the library throws. Each one names the argument, the rule and the value.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace datasparse {
+
+/// Base of everything that the library throws on purpose.
+class Error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// A value of the wrong kind: a string where a number is needed, an unknown config key.
+class TypeError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// A value of the right kind that breaks a rule: a sparsity level of 1.2, a mask of another shape.
+class ValueError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// A name or a config key that does not exist; the message holds the nearest one that does.
+class UnknownNameError : public ValueError {
+ public:
+  using ValueError::ValueError;
+};
+
+/// A call at a moment that does not allow it, such as step() from inside update_mask().
+class StateError : public Error {
+ public:
+  using Error::Error;
+};
+
+}  // namespace datasparse

@@ -1,0 +1,106 @@
+/// Config values: plain data, so that they can be compared, copied, printed and saved.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace datasparse {
+
+/// None, a bool, an integer, a float, a string, or a list of integers or of floats.
+class ParamValue {
+ public:
+  using Ints = std::vector<std::int64_t>;
+  using Floats = std::vector<double>;
+  using Variant = std::variant<std::monostate, bool, std::int64_t, double, std::string, Ints, Floats>;
+
+  ParamValue() = default;  ///< None
+  ParamValue(std::monostate) {}
+  ParamValue(bool value) : value_(value) {}
+  ParamValue(int value) : value_(std::int64_t{value}) {}
+  ParamValue(std::int64_t value) : value_(value) {}
+  ParamValue(double value) : value_(value) {}
+  ParamValue(const char* value) : value_(std::string(value)) {}
+  ParamValue(std::string value) : value_(std::move(value)) {}
+  ParamValue(Ints values) : value_(std::move(values)) {}
+  ParamValue(Floats values) : value_(std::move(values)) {}
+
+  const Variant& variant() const noexcept { return value_; }
+  bool is_none() const noexcept { return std::holds_alternative<std::monostate>(value_); }
+  template <class T>
+  const T* get_if() const noexcept {
+    return std::get_if<T>(&value_);
+  }
+
+  /// The value as a double where it is an integer or a float (a bool is neither), else TypeError
+  /// beginning with `what`.
+  double as_number(const std::string& what) const;
+  /// The value as an integer; 2.0 is one, 1.5 is a ValueError, "2" a TypeError.
+  std::int64_t as_integer(const std::string& what) const;
+
+  /// Equal in kind and value; NaN equals nothing.
+  friend bool operator==(const ParamValue& a, const ParamValue& b) { return a.value_ == b.value_; }
+  friend bool operator!=(const ParamValue& a, const ParamValue& b) { return !(a == b); }
+
+ private:
+  Variant value_;
+};
+
+/// As Python would write it: None, True, 3, 0.5, 'L1', (1, 4).
+std::string to_string(const ParamValue& value);
+/// "None", "bool", "int", "float", "str" or "tuple": as Python calls it.
+const char* kind_of(const ParamValue& value) noexcept;
+/// Whether the value is, or holds, a NaN.
+bool holds_nan(const ParamValue& value) noexcept;
+
+/// String to ParamValue in order of insertion, as a Python dict. Used for a group's config (a handful
+/// of keys) and for a scheduler's values (one per group, up to many thousands): lookups are linear in
+/// the first case and hashed in the second.
+class ParamMap {
+ public:
+  using Item = std::pair<std::string, ParamValue>;
+
+  ParamMap() = default;
+  ParamMap(std::initializer_list<Item> items);
+
+  std::size_t size() const noexcept { return items_.size(); }
+  bool empty() const noexcept { return items_.empty(); }
+  std::vector<Item>::const_iterator begin() const noexcept { return items_.begin(); }
+  std::vector<Item>::const_iterator end() const noexcept { return items_.end(); }
+
+  /// nullptr where the key is absent.
+  const ParamValue* find(const std::string& key) const;
+  bool contains(const std::string& key) const { return find(key) != nullptr; }
+  /// UnknownNameError, with the nearest known key, where it is absent.
+  const ParamValue& at(const std::string& key) const;
+
+  /// Inserts at the end, or overwrites in place.
+  void set(const std::string& key, ParamValue value);
+  /// set() for every item of `other`, in its order.
+  void update(const ParamMap& other);
+  /// Whether there was such a key.
+  bool erase(const std::string& key);
+
+  /// The order does not count.
+  friend bool operator==(const ParamMap& a, const ParamMap& b);
+  friend bool operator!=(const ParamMap& a, const ParamMap& b) { return !(a == b); }
+
+ private:
+  std::size_t position(const std::string& key) const;
+  void rebuild_index();
+
+  std::vector<Item> items_;
+  std::unordered_map<std::string, std::size_t> index_;  // kept only beyond a few items
+};
+
+/// "sparsity_level of 'emb'": how every message names a config value. `group` is empty for defaults.
+std::string label(const std::string& key, const std::string& group);
+
+/// "; did you mean 'emb'?" with the nearest candidate by edit distance, or "" where none is near.
+std::string did_you_mean(const std::string& name, const std::vector<std::string>& candidates);
+
+}  // namespace datasparse

@@ -1,0 +1,37 @@
+/// The library's few process-wide settings, and what it says about itself.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace datasparse {
+
+/// "1.2.3".
+const char* version() noexcept;
+
+/// Threads that a step uses at most: min(this setting, OMP_NUM_THREADS or omp_set_num_threads of the
+/// calling thread). 0 means no limit of our own. ValueError if negative.
+void set_num_threads(int threads);
+/// The number of threads a large step would use if called now; at least 1.
+int get_num_threads() noexcept;
+
+/// The kernels in use: "scalar". The environment variable DATASPARSE_ISA forces one by name, and
+/// naming one that this machine or build lacks is a ValueError from every function that needs
+/// kernels.
+std::string instruction_set();
+/// Those that run on this machine, best first.
+std::vector<std::string> instruction_sets_available();
+
+/// "OpenMP 4.5 (201511)", or "none" for a build without OpenMP.
+std::string openmp_runtime();
+
+enum class Severity { info, warning };
+using MessageHandler = std::function<void(Severity, const std::string&)>;
+
+/// Where warnings, and the lines of a verbose scheduler, go. The library itself never prints:
+/// without a handler they are dropped. The handler may throw: the call that sent the message then
+/// fails without having changed anything. Returns the handler that was set before.
+MessageHandler set_message_handler(MessageHandler handler);
+
+}  // namespace datasparse

@@ -1,0 +1,127 @@
+#include "datasparse/block_mask.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "datasparse/error.hpp"
+#include "mask_engine.hpp"
+
+namespace datasparse {
+namespace {
+
+constexpr std::int64_t whole_axis = -1;
+constexpr std::int64_t axis_max = std::int64_t{1} << 60;
+
+std::int64_t block_axis(const ParamValue::Variant& value, std::size_t axis, const std::string& what) {
+  if (const auto* integers = std::get_if<ParamValue::Ints>(&value)) return (*integers)[axis];
+  return ParamValue(std::get<ParamValue::Floats>(value)[axis]).as_integer(what);
+}
+
+/// The number of elements of a block, or ValueError where it leaves 63 bits.
+std::int64_t block_size(std::int64_t height, std::int64_t width, const std::string& group) {
+  if (height > std::numeric_limits<std::int64_t>::max() / width) {
+    throw ValueError(label("sparse_block_shape", group) + " must have fewer than 2^63 elements, got (" +
+                     std::to_string(height) + ", " + std::to_string(width) + ")");
+  }
+  return height * width;
+}
+
+}  // namespace
+
+BlockSpec BlockSpec::from_config(const ParamMap& config, const std::string& group) {
+  BlockSpec spec;
+  for (const auto& [key, value] : config) {
+    const auto what = [&key = key, &group] { return label(key, group); };
+    if (key == "sparsity_level") {
+      spec.sparsity_level = value.as_number(what());
+    } else if (key == "sparse_block_shape") {
+      const auto* integers = value.get_if<ParamValue::Ints>();
+      const auto* floats = value.get_if<ParamValue::Floats>();
+      if (integers == nullptr && floats == nullptr) {
+        throw TypeError(what() + " must be a tuple of two integers, got " + to_string(value) + " (" +
+                        kind_of(value) + ")");
+      }
+      if ((integers != nullptr ? integers->size() : floats->size()) != 2) {
+        throw ValueError(what() + " must be a tuple of two integers, got " + to_string(value));
+      }
+      spec.block_height = block_axis(value.variant(), 0, what());
+      spec.block_width = block_axis(value.variant(), 1, what());
+    } else if (key == "zeros_per_block") {
+      if (!value.is_none()) spec.zeros_per_block = value.as_integer(what());
+    } else if (key == "norm") {
+      const auto* text = value.get_if<std::string>();
+      if (text == nullptr) {
+        throw TypeError(what() + " must be 'L1' or 'L2', got " + to_string(value) + " (" +
+                        kind_of(value) + ")");
+      }
+      if (*text != "L1" && *text != "L2") {
+        throw ValueError(what() + " must be 'L1' or 'L2', got " + to_string(value));
+      }
+      spec.norm = *text == "L1" ? Norm::L1 : Norm::L2;
+    } else {
+      std::vector<std::string> known;
+      for (const auto& item : BlockSpec().to_config()) known.push_back(item.first);
+      throw TypeError("unknown config key '" + key + "'" + (group.empty() ? "" : " of '" + group + "'") +
+                      did_you_mean(key, known));
+    }
+  }
+  spec.check(group);
+  return spec;
+}
+
+ParamMap BlockSpec::to_config() const {
+  return {{"sparsity_level", sparsity_level},
+          {"sparse_block_shape", ParamValue::Ints{block_height, block_width}},
+          {"zeros_per_block", zeros_per_block ? ParamValue(*zeros_per_block) : ParamValue()},
+          {"norm", norm == Norm::L1 ? "L1" : "L2"}};
+}
+
+void BlockSpec::check(const std::string& group) const {
+  if (!(sparsity_level >= 0 && sparsity_level <= 1)) {  // so written, NaN fails
+    throw ValueError(label("sparsity_level", group) + " must be in [0, 1], got " +
+                     to_string(ParamValue(sparsity_level)));
+  }
+  const auto valid = [](std::int64_t length) {
+    return length == whole_axis || (length >= 1 && length <= axis_max);
+  };
+  if (!valid(block_height) || !valid(block_width)) {
+    throw ValueError(label("sparse_block_shape", group) +
+                     " must hold lengths of at least 1, or -1 for a whole axis, got (" +
+                     std::to_string(block_height) + ", " + std::to_string(block_width) + ")");
+  }
+  if (zeros_per_block && *zeros_per_block < 0) {
+    throw ValueError(label("zeros_per_block", group) + " must be at least 0, got " +
+                     std::to_string(*zeros_per_block));
+  }
+  if (zeros_per_block && block_height > 0 && block_width > 0) {
+    const auto size = block_size(block_height, block_width, group);
+    if (*zeros_per_block > size) {
+      throw ValueError(label("zeros_per_block", group) + " must be at most " + std::to_string(size) +
+                       ", the size of a block of (" + std::to_string(block_height) + ", " +
+                       std::to_string(block_width) + "), got " + std::to_string(*zeros_per_block));
+    }
+  }
+}
+
+BlockSpec BlockSpec::resolved(const Axes& shape, const std::string& group) const {
+  const std::int64_t rows = shape.size() > 1 ? shape[0] : 1;
+  std::int64_t columns = 1;
+  for (int axis = shape.size() > 1 ? 1 : 0; axis < shape.size(); ++axis) columns *= shape[axis];
+
+  BlockSpec result = *this;
+  if (block_height == whole_axis) result.block_height = std::max<std::int64_t>(rows, 1);
+  if (block_width == whole_axis) result.block_width = std::max<std::int64_t>(columns, 1);
+  const auto size = block_size(result.block_height, result.block_width, group);
+  if (!result.zeros_per_block) result.zeros_per_block = size;
+  result.check(group);
+  return result;
+}
+
+void block_mask(const ArrayView& data, const BlockSpec& spec, std::uint8_t* mask) {
+  spec.check();
+  compute_masks({{data, spec.resolved(data.shape()), mask}});
+}
+
+}  // namespace datasparse

@@ -1,0 +1,130 @@
+#include "datasparse/data_scheduler.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "datasparse/error.hpp"
+#include "message.hpp"
+
+namespace datasparse {
+
+BaseDataScheduler::BaseDataScheduler(std::shared_ptr<BaseDataSparsifier> data_sparsifier,
+                                     std::string schedule_param, std::int64_t last_epoch, bool verbose)
+    : sparsifier_(std::move(data_sparsifier)),
+      param_(std::move(schedule_param)),
+      last_epoch_(last_epoch),
+      verbose_(verbose) {
+  if (sparsifier_ == nullptr) throw TypeError("data_sparsifier must be a data sparsifier, got none");
+  if (last_epoch < -1) {
+    throw ValueError("last_epoch must be at least -1, got " + std::to_string(last_epoch));
+  }
+  const auto known = sparsifier_->known_params();
+  if (std::find(known.begin(), known.end(), param_) == known.end()) {
+    throw ValueError("schedule_param must be a config key of the sparsifier, got '" + param_ + "'" +
+                     did_you_mean(param_, known));
+  }
+}
+
+BaseDataScheduler::~BaseDataScheduler() = default;
+
+void BaseDataScheduler::start() { advance(false); }
+
+void BaseDataScheduler::step() { advance(true); }
+
+void BaseDataScheduler::advance(bool warn_if_early) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  if (stepping_) {
+    throw StateError("step() must not be called from inside get_schedule_param() of the same scheduler");
+  }
+  if (warn_if_early && !warned_ && sparsifier_->step_count() == 0) {
+    warned_ = true;
+    send_message(Severity::warning,
+                 "scheduler.step() was called before the first sparsifier.step(): call the sparsifier's "
+                 "step() first, or the first value of the schedule is never used");
+  }
+  const ParamMap base_before = base_param_;
+  pick_up_groups();
+  ++last_epoch_;
+  stepping_ = true;
+  try {
+    sparsifier_->set_param(param_, get_schedule_param());
+    last_param_ = sparsifier_->get_param(param_);
+  } catch (...) {
+    stepping_ = false;
+    --last_epoch_;
+    base_param_ = base_before;
+    throw;
+  }
+  stepping_ = false;
+  if (!verbose_) return;
+  for (const auto& [name, value] : last_param_) {
+    send_message(Severity::info, "epoch " + std::to_string(last_epoch_) + ": " + label(param_, name) +
+                                     " = " + to_string(value));
+  }
+}
+
+/// New groups enter base_param with their present value, removed ones leave it.
+void BaseDataScheduler::pick_up_groups() {
+  ParamMap base = sparsifier_->get_param(param_);
+  for (const auto& [name, value] : base_param_) {
+    if (base.contains(name)) base.set(name, value);
+  }
+  base_param_ = std::move(base);
+}
+
+ParamMap BaseDataScheduler::get_last_param() const {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  return last_param_;
+}
+
+ParamMap BaseDataScheduler::base_param() const {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  return base_param_;
+}
+
+void BaseDataScheduler::set_base_param(ParamMap values) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  base_param_ = std::move(values);
+}
+
+std::int64_t BaseDataScheduler::last_epoch() const {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  return last_epoch_;
+}
+
+void BaseDataScheduler::set_last_epoch(std::int64_t epoch) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  if (epoch < -1) throw ValueError("last_epoch must be at least -1, got " + std::to_string(epoch));
+  last_epoch_ = epoch;
+}
+
+SchedulerState BaseDataScheduler::save_state() const {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  return {SchedulerState::current_version, param_, last_epoch_, base_param_, last_param_};
+}
+
+void BaseDataScheduler::load_state(const SchedulerState& state) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  if (state.version != SchedulerState::current_version) {
+    throw ValueError("version of the state must be " + std::to_string(SchedulerState::current_version) +
+                     ", got " + std::to_string(state.version));
+  }
+  if (state.schedule_param != param_) {
+    throw ValueError("schedule_param of the state must be '" + param_ + "', got '" + state.schedule_param +
+                     "'");
+  }
+  if (state.last_epoch < -1) {
+    throw ValueError("last_epoch of the state must be at least -1, got " + std::to_string(state.last_epoch));
+  }
+  ParamMap values;
+  for (const auto& [name, value] : state.last_param) {
+    if (sparsifier_->contains(name)) values.set(name, value);
+  }
+  ParamMap base = state.base_param, last = state.last_param;
+  sparsifier_->set_param(param_, values);
+  base_param_ = std::move(base);
+  last_param_ = std::move(last);
+  last_epoch_ = state.last_epoch;
+}
+
+}  // namespace datasparse

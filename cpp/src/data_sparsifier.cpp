@@ -1,0 +1,674 @@
+#include "datasparse/data_sparsifier.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+
+#include "datasparse/error.hpp"
+#include "kernels/kernels.hpp"
+#include "zero_masked.hpp"
+
+namespace datasparse {
+
+/// What the user wrote, and what it means.
+struct BaseDataSparsifier::Group {
+  std::string name;
+  std::shared_ptr<DataSource> source;  // none once squashed
+  ParamMap written;                    // as written: saved, and kept when data are replaced
+  ParamMap effective;                  // with automatic values filled in: shown, and used by a step
+  Mask mask;
+  ParamMap state;
+  const ArrayView* pinned = nullptr;  // within a step
+
+  bool squashed() const noexcept { return source == nullptr; }
+};
+
+struct BaseDataSparsifier::Impl {
+  std::mutex mutex;
+  std::atomic<std::thread::id> owner{};  // who holds the mutex
+  const char* inside = nullptr;          // the override that the owner is in
+
+  ParamMap defaults;
+  std::vector<std::unique_ptr<Group>> groups;  // in the order in which they were added
+  std::unordered_map<std::string, Group*> by_name;
+  std::unordered_map<std::string, GroupState> waiting;  // loaded, for names without data
+  bool enable_mask_update = true;
+  std::int64_t step_count = 0;
+
+  std::vector<std::string> names() const {
+    std::vector<std::string> result;
+    result.reserve(groups.size());
+    for (const auto& group : groups) result.push_back(group->name);
+    return result;
+  }
+
+  Group& at(const std::string& name) const {
+    const auto found = by_name.find(name);
+    if (found != by_name.end()) return *found->second;
+    throw UnknownNameError("no data named '" + name + "'" + did_you_mean(name, names()));
+  }
+
+  /// Adds the group, or puts it in the place of the one with its name. Strong guarantee.
+  void put(std::unique_ptr<Group> group) {
+    const auto found = by_name.find(group->name);
+    if (found != by_name.end()) {
+      *found->second = std::move(*group);
+      return;
+    }
+    groups.reserve(groups.size() + 1);
+    by_name.emplace(group->name, group.get());
+    groups.push_back(std::move(group));
+  }
+};
+
+/// Every public call holds one. The lock is not waited for by the thread that holds it already, which
+/// is in an override then: there, reading is allowed, changing is not.
+class BaseDataSparsifier::Entry {
+ public:
+  enum Access { reads, changes };
+
+  Entry(const BaseDataSparsifier& sparsifier, Access access, const char* call)
+      : impl_(*sparsifier.impl_), nested_(impl_.owner.load() == std::this_thread::get_id()) {
+    if (!nested_) {
+      impl_.mutex.lock();
+      impl_.owner.store(std::this_thread::get_id());
+    } else if (access == changes) {
+      throw StateError(std::string(call) + " must not be called from inside " +
+                       (impl_.inside != nullptr ? impl_.inside : "another call") +
+                       " of the same sparsifier");
+    }
+  }
+  Entry(const Entry&) = delete;
+  Entry& operator=(const Entry&) = delete;
+  ~Entry() {
+    if (nested_) return;
+    impl_.owner.store(std::thread::id());
+    impl_.mutex.unlock();
+  }
+
+ private:
+  Impl& impl_;
+  bool nested_;
+};
+
+namespace {
+
+/// Names the override that runs for the length of a scope.
+class Inside {
+ public:
+  Inside(const char*& place, const char* name) : place_(place), before_(std::exchange(place, name)) {}
+  Inside(const Inside&) = delete;
+  Inside& operator=(const Inside&) = delete;
+  ~Inside() { place_ = before_; }
+
+ private:
+  const char*& place_;
+  const char* before_;
+};
+
+/// Pins many sources for the length of a scope, all or none.
+class Pins {
+ public:
+  using Access = std::function<void(const std::function<void()>&)>;
+
+  Pins(const std::vector<DataSource*>& sources, Access access) : access_(std::move(access)) {
+    pinned_.reserve(sources.size());
+    views_.reserve(sources.size());
+    access_([&] {
+      try {
+        for (auto* source : sources) {
+          views_.push_back(source->pin());
+          pinned_.push_back(source);
+        }
+      } catch (...) {
+        unpin();
+        throw;
+      }
+    });
+  }
+  Pins(const Pins&) = delete;
+  Pins& operator=(const Pins&) = delete;
+  ~Pins() {
+    access_([this] { unpin(); });
+  }
+
+  const std::vector<ArrayView>& views() const noexcept { return views_; }
+
+ private:
+  void unpin() noexcept {
+    for (auto* source : pinned_) source->unpin();
+    pinned_.clear();
+  }
+
+  Access access_;
+  std::vector<DataSource*> pinned_;
+  std::vector<ArrayView> views_;
+};
+
+void require_shape(const std::string& name, const Axes& now, const Axes& expected) {
+  if (now == expected) return;
+  throw ValueError("data of '" + name + "' must keep the shape " + to_string(expected) + ", got " +
+                   to_string(now) + "; call add_data again with reuse_mask=False for data of another shape");
+}
+
+/// A copy of the caller's mask.
+Mask checked_mask(const std::string& name, const Axes& shape, const std::uint8_t* bytes) {
+  Mask mask(shape);
+  const auto* const wrong =
+      std::find_if(bytes, bytes + mask.size(), [](std::uint8_t byte) { return byte > 1; });
+  if (wrong != bytes + mask.size()) {
+    throw ValueError("mask of '" + name + "' must hold 0 and 1 only, got " + std::to_string(*wrong));
+  }
+  std::copy(bytes, bytes + mask.size(), mask.data());
+  return mask;
+}
+
+/// Throws unless the entry is whole, so that unpacking its mask stays within its bytes.
+void check_state(const GroupState& group) {
+  const std::string entry = "state of '" + group.name + "'";
+  if (group.name.empty()) throw ValueError("state must not hold an empty name");
+  std::int64_t elements = 1;
+  for (const auto length : group.shape) {
+    if (length < 0 || (length > 0 && elements > (std::int64_t{1} << 60) / length)) {
+      throw ValueError(entry + " has an impossible shape " + to_string(group.shape));
+    }
+    elements *= length;
+  }
+  const auto bytes = static_cast<std::size_t>((elements + 7) / 8);
+  if (group.mask_bits.size() != bytes) {
+    throw ValueError(entry + " must hold " + std::to_string(bytes) + " bytes of mask for shape " +
+                     to_string(group.shape) + ", got " + std::to_string(group.mask_bits.size()));
+  }
+  if (elements % 8 != 0 && group.mask_bits.back() >> (elements % 8) != 0) {
+    throw ValueError(entry + " has mask bits beyond its last element");
+  }
+}
+
+std::string listed(const std::vector<std::string>& names) {
+  std::string text;
+  for (const auto& name : names) text += (text.empty() ? "'" : ", '") + name + "'";
+  return text;
+}
+
+}  // namespace
+
+BaseDataSparsifier::BaseDataSparsifier(ParamMap defaults) : impl_(std::make_unique<Impl>()) {
+  impl_->defaults = std::move(defaults);
+}
+
+BaseDataSparsifier::~BaseDataSparsifier() = default;
+
+// --- groups -----------------------------------------------------------------------------------------
+
+bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataSource> data,
+                                  const ParamMap& config, bool reuse_mask, const std::uint8_t* mask) {
+  const Entry entry(*this, Entry::changes, "add_data()");
+  if (name.empty()) throw ValueError("name of data must not be empty");
+
+  Axes shape;
+  access_data([&] { shape = Pin(*data).view().shape(); });
+
+  // What the new group starts from: the group that it replaces, a loaded state, or the defaults.
+  const auto old = impl_->by_name.find(name);
+  const Group* const replaced = old != impl_->by_name.end() && !old->second->squashed() ? old->second : nullptr;
+  const auto loaded = impl_->waiting.find(name);
+  auto group = std::make_unique<Group>();
+  group->name = name;
+  group->written = impl_->defaults;
+  if (replaced != nullptr) {
+    group->written = replaced->written;
+    if (reuse_mask) {
+      group->mask = replaced->mask;
+      group->state = replaced->state;
+    }
+  } else if (loaded != impl_->waiting.end()) {
+    group->written = loaded->second.config;
+    if (reuse_mask) {
+      if (shape != loaded->second.shape) require_shape(name, shape, loaded->second.shape);
+      group->mask = Mask(shape);
+      group->mask.unpack(loaded->second.mask_bits.data());
+      group->state = loaded->second.state;
+    }
+  }
+  group->written.update(config);
+  group->effective = checked_config(name, group->written, &shape);
+
+  const bool has_mask = mask != nullptr || group->mask.data() != nullptr;
+  if (mask != nullptr) {
+    group->mask = checked_mask(name, shape, mask);
+  } else if (!has_mask) {
+    group->mask = Mask(shape);
+  } else if (group->mask.shape() != shape) {
+    throw ValueError("mask of '" + name + "' must have the shape of its data to be reused: it has " +
+                     to_string(group->mask.shape()) + ", the data have " + to_string(shape) +
+                     "; pass reuse_mask=False");
+  }
+  group->source = std::move(data);
+  impl_->put(std::move(group));
+  if (loaded != impl_->waiting.end()) impl_->waiting.erase(loaded);
+  return has_mask;
+}
+
+void BaseDataSparsifier::remove_data(const std::string& name) {
+  std::unique_ptr<Group> removed;  // destroyed last: its source may need the interpreter's lock
+  const Entry entry(*this, Entry::changes, "remove_data()");
+  Group* const group = &impl_->at(name);
+  const auto place = std::find_if(impl_->groups.begin(), impl_->groups.end(),
+                                  [group](const auto& item) { return item.get() == group; });
+  removed = std::move(*place);
+  impl_->groups.erase(place);
+  impl_->by_name.erase(name);
+}
+
+std::vector<std::string> BaseDataSparsifier::names() const {
+  const Entry entry(*this, Entry::reads, "names()");
+  return impl_->names();
+}
+
+bool BaseDataSparsifier::contains(const std::string& name) const {
+  const Entry entry(*this, Entry::reads, "contains()");
+  return impl_->by_name.count(name) != 0;
+}
+
+bool BaseDataSparsifier::squashed(const std::string& name) const {
+  const Entry entry(*this, Entry::reads, "squashed()");
+  return impl_->at(name).squashed();
+}
+
+std::shared_ptr<DataSource> BaseDataSparsifier::get_data(const std::string& name) const {
+  const Entry entry(*this, Entry::reads, "get_data()");
+  const Group& group = impl_->at(name);
+  if (group.squashed()) {
+    throw ValueError("data of '" + name + "' were squashed and released; its mask can still be read");
+  }
+  return group.source;
+}
+
+Mask BaseDataSparsifier::get_mask(const std::string& name) {
+  const Entry entry(*this, Entry::reads, "get_mask()");
+  Group& group = impl_->at(name);
+  if (group.pinned != nullptr) finish_updates();
+  return group.mask;
+}
+
+// --- config -----------------------------------------------------------------------------------------
+
+ParamMap BaseDataSparsifier::config(const std::string& name) const {
+  const Entry entry(*this, Entry::reads, "config()");
+  return impl_->at(name).effective;
+}
+
+ParamValue BaseDataSparsifier::config_value(const std::string& name, const std::string& key) const {
+  const Entry entry(*this, Entry::reads, "config_value()");
+  return impl_->at(name).effective.at(key);
+}
+
+void BaseDataSparsifier::update_config(const std::string& name, const ParamMap& changes) {
+  const Entry entry(*this, Entry::changes, "writing a config");
+  Group& group = impl_->at(name);
+  ParamMap written = group.written;
+  written.update(changes);
+  group.effective = checked_config(name, written, &group.mask.shape());
+  group.written = std::move(written);
+}
+
+void BaseDataSparsifier::replace_config(const std::string& name, const ParamMap& config) {
+  const Entry entry(*this, Entry::changes, "writing a config");
+  Group& group = impl_->at(name);
+  ParamMap written = impl_->defaults;
+  written.update(config);
+  group.effective = checked_config(name, written, &group.mask.shape());
+  group.written = std::move(written);
+}
+
+void BaseDataSparsifier::erase_config_key(const std::string& name, const std::string& key) {
+  const Entry entry(*this, Entry::changes, "writing a config");
+  Group& group = impl_->at(name);
+  ParamMap written = group.written;
+  group.effective.at(key);  // for its message
+  written.erase(key);
+  group.effective = checked_config(name, written, &group.mask.shape());
+  group.written = std::move(written);
+}
+
+void BaseDataSparsifier::set_param(const std::string& key, const ParamMap& values) {
+  const Entry entry(*this, Entry::changes, "writing a config");
+  struct Change {
+    Group* group;
+    ParamMap written, effective;
+  };
+  std::vector<Change> changes;
+  changes.reserve(values.size());
+  for (const auto& [name, value] : values) {
+    Group& group = impl_->at(name);
+    if (holds_nan(value)) throw ValueError(label(key, name) + " must not be NaN, got " + to_string(value));
+    ParamMap written = group.written;
+    written.set(key, value);
+    ParamMap effective = checked_config(name, written, &group.mask.shape());
+    changes.push_back({&group, std::move(written), std::move(effective)});
+  }
+  for (auto& change : changes) {
+    change.group->written = std::move(change.written);
+    change.group->effective = std::move(change.effective);
+  }
+}
+
+ParamMap BaseDataSparsifier::get_param(const std::string& key) const {
+  const Entry entry(*this, Entry::reads, "get_param()");
+  ParamMap values;
+  for (const auto& group : impl_->groups) {
+    if (const auto* value = group->effective.find(key)) values.set(group->name, *value);
+  }
+  return values;
+}
+
+ParamMap BaseDataSparsifier::defaults() const {
+  const Entry entry(*this, Entry::reads, "defaults()");
+  return impl_->defaults;
+}
+
+void BaseDataSparsifier::replace_defaults(const ParamMap& defaults) {
+  const Entry entry(*this, Entry::changes, "writing the defaults");
+  checked_config("", defaults, nullptr);
+  impl_->defaults = defaults;
+}
+
+ParamMap BaseDataSparsifier::state(const std::string& name) const {
+  const Entry entry(*this, Entry::reads, "state()");
+  return impl_->at(name).state;
+}
+
+void BaseDataSparsifier::replace_state(const std::string& name, const ParamMap& state) {
+  const Entry entry(*this, Entry::reads, "writing a state");  // a subclass's own: also in an override
+  impl_->at(name).state = state;
+}
+
+std::vector<std::string> BaseDataSparsifier::known_params() const {
+  const Entry entry(*this, Entry::reads, "known_params()");
+  ParamMap known = impl_->defaults;
+  for (const auto& group : impl_->groups) known.update(group->effective);
+  std::vector<std::string> keys;
+  for (const auto& item : known) keys.push_back(item.first);
+  return keys;
+}
+
+// --- masks ------------------------------------------------------------------------------------------
+
+void BaseDataSparsifier::step() {
+  const Entry entry(*this, Entry::changes, "step()");
+  if (!impl_->enable_mask_update) {
+    ++impl_->step_count;
+    return;
+  }
+  std::vector<Group*> groups;
+  std::vector<DataSource*> sources;
+  for (const auto& group : impl_->groups) {
+    if (group->squashed()) continue;
+    groups.push_back(group.get());
+    sources.push_back(group->source.get());
+  }
+  const Pins pins(sources, [this](const auto& work) { access_data(work); });
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    require_shape(groups[i]->name, pins.views()[i].shape(), groups[i]->mask.shape());
+  }
+
+  struct Saved {
+    std::vector<std::uint8_t> mask_bits;
+    ParamMap state;
+  };
+  std::vector<Saved> saved;
+  if (updates_can_fail()) {
+    for (const auto* group : groups) saved.push_back({group->mask.pack(), group->state});
+  }
+  for (std::size_t i = 0; i < groups.size(); ++i) groups[i]->pinned = &pins.views()[i];
+  const Inside inside(impl_->inside, "update_mask()");
+  const auto leave = [&groups] {
+    for (auto* group : groups) group->pinned = nullptr;
+  };
+  try {
+    for (const auto* group : groups) update_mask(group->name, *group->pinned, group->effective);
+    finish_updates();
+  } catch (...) {
+    drop_updates();
+    leave();
+    for (std::size_t i = 0; i < saved.size(); ++i) {
+      groups[i]->mask.unpack(saved[i].mask_bits.data());
+      groups[i]->state = std::move(saved[i].state);
+    }
+    throw;
+  }
+  leave();
+  ++impl_->step_count;
+}
+
+bool BaseDataSparsifier::enable_mask_update() const {
+  const Entry entry(*this, Entry::reads, "enable_mask_update");
+  return impl_->enable_mask_update;
+}
+
+void BaseDataSparsifier::set_enable_mask_update(bool enable) {
+  const Entry entry(*this, Entry::changes, "writing enable_mask_update");
+  impl_->enable_mask_update = enable;
+}
+
+std::int64_t BaseDataSparsifier::step_count() const {
+  const Entry entry(*this, Entry::reads, "step_count");
+  return impl_->step_count;
+}
+
+std::vector<BaseDataSparsifier::Group*> BaseDataSparsifier::unsquashed(
+    const std::vector<std::string>& names, const char* call) const {
+  std::vector<Group*> groups;
+  for (const auto& name : names) {
+    Group& group = impl_->at(name);
+    if (group.squashed()) {
+      throw ValueError(std::string(call) + " of '" + name + "' is impossible: it was squashed already");
+    }
+    if (std::find(groups.begin(), groups.end(), &group) == groups.end()) groups.push_back(&group);
+  }
+  return groups;
+}
+
+void BaseDataSparsifier::zero_masked(const std::vector<Group*>& groups, const char* call) {
+  std::vector<DataSource*> sources;
+  for (const auto* group : groups) sources.push_back(group->source.get());
+  const Pins pins(sources, [this](const auto& work) { access_data(work); });
+  const Kernels& table = kernels();
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    require_shape(groups[i]->name, pins.views()[i].shape(), groups[i]->mask.shape());
+    require_writable(pins.views()[i], std::string(call) + " of '" + groups[i]->name + "'");
+  }
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    datasparse::zero_masked(table, pins.views()[i], groups[i]->mask.data());
+  }
+  access_data([&sources] {
+    for (auto* source : sources) source->mark_written();
+  });
+}
+
+void BaseDataSparsifier::apply_mask(const std::vector<std::string>& names) {
+  const Entry entry(*this, Entry::changes, "apply_mask()");
+  zero_masked(unsquashed(names, "apply_mask"), "apply_mask");
+}
+
+void BaseDataSparsifier::squash_mask(const std::vector<std::string>& names) {
+  std::vector<std::shared_ptr<DataSource>> released;  // destroyed last, outside the lock
+  const Entry entry(*this, Entry::changes, "squash_mask()");
+  const auto groups = unsquashed(names, "squash_mask");
+  released.reserve(groups.size());
+  zero_masked(groups, "squash_mask");
+  for (auto* group : groups) released.push_back(std::move(group->source));
+}
+
+namespace {
+
+std::vector<std::string> unsquashed_names(const BaseDataSparsifier& sparsifier) {
+  std::vector<std::string> names;
+  for (auto& name : sparsifier.names()) {
+    if (!sparsifier.squashed(name)) names.push_back(std::move(name));
+  }
+  return names;
+}
+
+}  // namespace
+
+void BaseDataSparsifier::apply_mask() {
+  const Entry entry(*this, Entry::changes, "apply_mask()");
+  std::vector<Group*> groups;
+  for (const auto& group : impl_->groups) {
+    if (!group->squashed()) groups.push_back(group.get());
+  }
+  zero_masked(groups, "apply_mask");
+}
+
+void BaseDataSparsifier::squash_mask() { squash_mask(unsquashed_names(*this)); }
+
+// --- saving -----------------------------------------------------------------------------------------
+
+SparsifierState BaseDataSparsifier::save_state() const {
+  const Entry entry(*this, Entry::reads, "save_state()");
+  SparsifierState saved;
+  saved.step_count = impl_->step_count;
+  saved.enable_mask_update = impl_->enable_mask_update;
+  saved.defaults = impl_->defaults;
+  for (const auto& group : impl_->groups) {
+    saved.groups.push_back({group->name, group->written, group->mask.shape(), group->mask.pack(),
+                            group->squashed(), group->state});
+  }
+  for (const auto& item : std::map<std::string, GroupState>(impl_->waiting.begin(), impl_->waiting.end())) {
+    saved.groups.push_back(item.second);
+  }
+  return saved;
+}
+
+void BaseDataSparsifier::load_state(const SparsifierState& state, bool strict) {
+  std::vector<std::shared_ptr<DataSource>> released;
+  const Entry entry(*this, Entry::changes, "load_state_dict()");
+  if (state.version != SparsifierState::current_version) {
+    throw ValueError("version of the state must be " + std::to_string(SparsifierState::current_version) +
+                     ", got " + std::to_string(state.version));
+  }
+  if (state.step_count < 0) {
+    throw ValueError("step_count of the state must be at least 0, got " + std::to_string(state.step_count));
+  }
+  checked_config("", state.defaults, nullptr);
+
+  std::vector<std::string> saved_names;
+  for (const auto& saved : state.groups) saved_names.push_back(saved.name);
+  auto sorted = saved_names;
+  std::sort(sorted.begin(), sorted.end());
+  const auto twice = std::adjacent_find(sorted.begin(), sorted.end());
+  if (twice != sorted.end()) throw ValueError("state holds '" + *twice + "' twice");
+  if (strict && !impl_->groups.empty()) {
+    std::vector<std::string> missing, unexpected;
+    for (const auto& name : impl_->names()) {
+      if (!std::binary_search(sorted.begin(), sorted.end(), name)) missing.push_back(name);
+    }
+    for (const auto& name : saved_names) {
+      if (impl_->by_name.count(name) == 0) unexpected.push_back(name);
+    }
+    if (!missing.empty() || !unexpected.empty()) {
+      throw ValueError("names of the state must be those of the sparsifier" +
+                       (missing.empty() ? "" : "; missing from the state: " + listed(missing)) +
+                       (unexpected.empty() ? "" : "; without data here: " + listed(unexpected)) +
+                       "; pass strict=False to load what fits");
+    }
+  }
+
+  // Everything that can fail comes first; what was checked is kept aside, then moved into place.
+  struct Change {
+    Group* group;
+    const GroupState* saved;
+    ParamMap written, effective, state;
+  };
+  std::vector<Change> changes;
+  std::vector<std::unique_ptr<Group>> squashed_groups;
+  std::unordered_map<std::string, GroupState> waiting;
+  for (const auto& saved : state.groups) {
+    check_state(saved);
+    auto effective = checked_config(saved.name, saved.config, &saved.shape);
+    const auto attached = impl_->by_name.find(saved.name);
+    if (attached != impl_->by_name.end()) {
+      if (attached->second->mask.shape() != saved.shape) {
+        throw ValueError("state of '" + saved.name + "' must have the shape of its data, " +
+                         to_string(attached->second->mask.shape()) + ", got " + to_string(saved.shape));
+      }
+      changes.push_back({attached->second, &saved, saved.config, std::move(effective), saved.state});
+    } else if (saved.squashed) {
+      auto group = std::make_unique<Group>();
+      group->name = saved.name;
+      group->written = saved.config;
+      group->effective = std::move(effective);
+      group->mask = Mask(saved.shape);
+      group->mask.unpack(saved.mask_bits.data());
+      group->state = saved.state;
+      squashed_groups.push_back(std::move(group));
+    } else {
+      waiting.emplace(saved.name, saved);
+    }
+  }
+  ParamMap defaults = state.defaults;
+  released.reserve(changes.size());
+  const auto size_before = impl_->groups.size();
+  try {
+    for (auto& group : squashed_groups) impl_->put(std::move(group));
+  } catch (...) {
+    for (; impl_->groups.size() > size_before; impl_->groups.pop_back()) {
+      impl_->by_name.erase(impl_->groups.back()->name);
+    }
+    throw;
+  }
+
+  for (auto& change : changes) {
+    Group& group = *change.group;
+    group.written = std::move(change.written);
+    group.effective = std::move(change.effective);
+    group.state = std::move(change.state);
+    group.mask.unpack(change.saved->mask_bits.data());
+    if (change.saved->squashed) released.push_back(std::move(group.source));
+  }
+  impl_->waiting = std::move(waiting);
+  impl_->defaults = std::move(defaults);
+  impl_->enable_mask_update = state.enable_mask_update;
+  impl_->step_count = state.step_count;
+}
+
+// --- to override ------------------------------------------------------------------------------------
+
+void BaseDataSparsifier::check_config(const std::string&, const ParamMap&) const {}
+
+ParamMap BaseDataSparsifier::effective_config(const std::string&, const ParamMap& config,
+                                              const Axes*) const {
+  return config;
+}
+
+void BaseDataSparsifier::check_defaults() const {
+  const Entry entry(*this, Entry::changes, "the constructor");
+  checked_config("", impl_->defaults, nullptr);
+}
+
+ParamMap BaseDataSparsifier::checked_config(const std::string& name, const ParamMap& config,
+                                            const Axes* shape) const {
+  const Inside inside(impl_->inside, "check_config()");
+  check_config(name, config);
+  return effective_config(name, config, shape);
+}
+
+const ArrayView* BaseDataSparsifier::pinned_data(const std::string& name) const {
+  return impl_->at(name).pinned;
+}
+
+Mask BaseDataSparsifier::mask_of(const std::string& name) const { return impl_->at(name).mask; }
+
+void BaseDataSparsifier::run_as_update(const std::function<void()>& work) {
+  const Entry entry(*this, Entry::reads, "update_mask()");
+  const Inside inside(impl_->inside, "update_mask()");
+  work();
+}
+
+}  // namespace datasparse

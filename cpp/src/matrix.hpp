@@ -1,0 +1,115 @@
+/// An N-D view seen as rows × columns, as the mask rules see it.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "datasparse/array_view.hpp"
+
+namespace datasparse {
+
+/// Rows are the view's first axis; columns are all the others, merged where their strides allow. One
+/// axis of N is 1 × N, none is 1 × 1.
+class Matrix {
+ public:
+  explicit Matrix(const ArrayView& view) noexcept
+      : data_(static_cast<std::byte*>(view.data())), dtype_(view.dtype()) {
+    const auto& shape = view.shape();
+    const auto& strides = view.strides();
+    const int row_axes = shape.size() > 1 ? 1 : 0;
+    if (row_axes == 1) {
+      rows_ = shape[0];
+      row_stride_ = strides[0];
+    }
+    for (int axis = row_axes; axis < shape.size(); ++axis) append(shape[axis], strides[axis]);
+  }
+
+  DType dtype() const noexcept { return dtype_; }
+  std::int64_t rows() const noexcept { return rows_; }
+  std::int64_t columns() const noexcept { return columns_; }
+
+  /// The same elements in the same order as one row, where the rows follow each other evenly.
+  bool is_one_row() const noexcept {
+    if (rows_ == 1 || columns_ == 0) return true;
+    const bool even = columns_ == 1 || row_stride_ == columns_ * inner().stride;
+    return axis_count_ <= 1 && first_column_ == 0 && even;
+  }
+  Matrix as_one_row() const noexcept {
+    Matrix row = *this;
+    if (rows_ != 1) {
+      row.rows_ = 1;
+      row.columns_ = rows_ * columns_;
+      row.axes_[0] = {row.columns_, columns_ == 1 ? row_stride_ : inner().stride};
+      row.axis_count_ = 1;
+    }
+    return row;
+  }
+
+  /// The part of `height` rows and `width` columns from (row, column) on.
+  Matrix part(std::int64_t row, std::int64_t column, std::int64_t height,
+              std::int64_t width) const noexcept {
+    Matrix result = *this;
+    result.data_ += row * row_stride_;
+    result.first_column_ += column;
+    result.rows_ = height;
+    result.columns_ = width;
+    return result;
+  }
+
+  /// Calls visit(pointer, stride, count, offset) for runs of evenly spaced elements that together are
+  /// columns [begin, begin + n) of a row, in order; `offset` counts from `begin`.
+  template <class Visit>
+  void for_each_run(std::int64_t row, std::int64_t begin, std::int64_t n, const Visit& visit) const {
+    const auto [length, stride] = inner();
+    for (std::int64_t done = 0; done < n;) {
+      std::int64_t rest = first_column_ + begin + done;
+      const std::int64_t within = rest % length;
+      const std::int64_t count = std::min(n - done, length - within);
+      std::byte* pointer = data_ + row * row_stride_ + within * stride;
+      rest /= length;
+      for (int axis = axis_count_ - 2; axis >= 0; --axis) {
+        const auto& outer = axes_[static_cast<std::size_t>(axis)];
+        pointer += rest % outer.length * outer.stride;
+        rest /= outer.length;
+      }
+      visit(pointer, stride, count, done);
+      done += count;
+    }
+  }
+
+ private:
+  struct Axis {
+    std::int64_t length = 1;
+    std::ptrdiff_t stride = 0;
+  };
+
+  Axis inner() const noexcept {
+    return axis_count_ == 0 ? Axis{} : axes_[static_cast<std::size_t>(axis_count_ - 1)];
+  }
+
+  void append(std::int64_t length, std::ptrdiff_t stride) noexcept {
+    columns_ *= length;
+    if (length == 1) return;
+    if (axis_count_ > 0) {
+      auto& last = axes_[static_cast<std::size_t>(axis_count_ - 1)];
+      if (last.stride == length * stride) {
+        last = {last.length * length, stride};
+        return;
+      }
+    }
+    axes_[static_cast<std::size_t>(axis_count_++)] = {length, stride};
+  }
+
+  std::byte* data_;
+  DType dtype_;
+  std::int64_t rows_ = 1;
+  std::ptrdiff_t row_stride_ = 0;
+  std::int64_t columns_ = 1;
+  std::int64_t first_column_ = 0;
+  std::array<Axis, Axes::max_size> axes_{};
+  int axis_count_ = 0;
+};
+
+}  // namespace datasparse

@@ -1,0 +1,204 @@
+#include "datasparse/param.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <sstream>
+
+#include "datasparse/error.hpp"
+
+namespace datasparse {
+namespace {
+
+template <class... Ts>
+struct Overloaded : Ts... {
+  using Ts::operator()...;
+};
+template <class... Ts>
+Overloaded(Ts...) -> Overloaded<Ts...>;
+
+/// The shortest text that reads back as the same double, as Python's repr.
+std::string to_string(double value) {
+  if (std::isnan(value)) return "nan";
+  if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
+  std::string text;
+  for (int digits = 1; digits <= std::numeric_limits<double>::max_digits10; ++digits) {
+    std::ostringstream out;
+    out.imbue(std::locale::classic());
+    out.precision(digits);
+    out << value;
+    text = out.str();
+    std::istringstream in(text);
+    in.imbue(std::locale::classic());
+    double back = 0;
+    if (in >> back && back == value) break;
+  }
+  return text.find_first_of(".e") == std::string::npos ? text + ".0" : text;
+}
+
+template <class T>
+std::string tuple_to_string(const std::vector<T>& values) {
+  std::string text = "(";
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (i > 0) text += ", ";
+    if constexpr (std::is_same_v<T, double>) {
+      text += to_string(values[i]);
+    } else {
+      text += std::to_string(values[i]);
+    }
+  }
+  return text + (values.size() == 1 ? ",)" : ")");
+}
+
+/// Levenshtein distance.
+std::size_t edit_distance(const std::string& a, const std::string& b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), std::size_t{0});
+  for (std::size_t i = 1; i <= a.size(); ++i) {
+    std::size_t diagonal = row[0];
+    row[0] = i;
+    for (std::size_t j = 1; j <= b.size(); ++j) {
+      const auto substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
+    }
+  }
+  return row[b.size()];
+}
+
+constexpr std::size_t linear_search_limit = 16;
+
+}  // namespace
+
+double ParamValue::as_number(const std::string& what) const {
+  if (const auto* number = get_if<double>()) return *number;
+  if (const auto* integer = get_if<std::int64_t>()) return static_cast<double>(*integer);
+  throw TypeError(what + " must be a number, got " + to_string(*this) + " (" + kind_of(*this) + ")");
+}
+
+std::int64_t ParamValue::as_integer(const std::string& what) const {
+  if (const auto* integer = get_if<std::int64_t>()) return *integer;
+  const auto* number = get_if<double>();
+  if (number == nullptr) {
+    throw TypeError(what + " must be an integer, got " + to_string(*this) + " (" + kind_of(*this) + ")");
+  }
+  if (!(std::abs(*number) < 9.2e18) || *number != std::trunc(*number)) {
+    throw ValueError(what + " must be an integer, got " + to_string(*this));
+  }
+  return static_cast<std::int64_t>(*number);
+}
+
+std::string to_string(const ParamValue& value) {
+  return std::visit(Overloaded{
+                        [](std::monostate) { return std::string("None"); },
+                        [](bool flag) { return std::string(flag ? "True" : "False"); },
+                        [](std::int64_t integer) { return std::to_string(integer); },
+                        [](double number) { return to_string(number); },
+                        [](const std::string& text) { return "'" + text + "'"; },
+                        [](const auto& values) { return tuple_to_string(values); },
+                    },
+                    value.variant());
+}
+
+const char* kind_of(const ParamValue& value) noexcept {
+  static constexpr const char* kinds[] = {"None", "bool", "int", "float", "str", "tuple", "tuple"};
+  return kinds[value.variant().index()];
+}
+
+bool holds_nan(const ParamValue& value) noexcept {
+  if (const auto* number = value.get_if<double>()) return std::isnan(*number);
+  if (const auto* numbers = value.get_if<ParamValue::Floats>()) {
+    return std::any_of(numbers->begin(), numbers->end(), [](double x) { return std::isnan(x); });
+  }
+  return false;
+}
+
+ParamMap::ParamMap(std::initializer_list<Item> items) {
+  for (const auto& item : items) set(item.first, item.second);
+}
+
+std::size_t ParamMap::position(const std::string& key) const {
+  if (items_.size() > linear_search_limit) {
+    const auto found = index_.find(key);
+    return found == index_.end() ? items_.size() : found->second;
+  }
+  const auto found = std::find_if(items_.begin(), items_.end(),
+                                  [&key](const Item& item) { return item.first == key; });
+  return static_cast<std::size_t>(found - items_.begin());
+}
+
+void ParamMap::rebuild_index() {
+  index_.clear();
+  if (items_.size() <= linear_search_limit) return;
+  for (std::size_t i = 0; i < items_.size(); ++i) index_.emplace(items_[i].first, i);
+}
+
+const ParamValue* ParamMap::find(const std::string& key) const {
+  const auto i = position(key);
+  return i == items_.size() ? nullptr : &items_[i].second;
+}
+
+const ParamValue& ParamMap::at(const std::string& key) const {
+  if (const auto* value = find(key)) return *value;
+  std::vector<std::string> keys;
+  for (const auto& item : items_) keys.push_back(item.first);
+  throw UnknownNameError("unknown key '" + key + "'" + did_you_mean(key, keys));
+}
+
+void ParamMap::set(const std::string& key, ParamValue value) {
+  const auto i = position(key);
+  if (i < items_.size()) {
+    items_[i].second = std::move(value);
+    return;
+  }
+  items_.emplace_back(key, std::move(value));
+  if (items_.size() == linear_search_limit + 1) {
+    rebuild_index();
+  } else if (items_.size() > linear_search_limit) {
+    index_.emplace(key, i);
+  }
+}
+
+void ParamMap::update(const ParamMap& other) {
+  for (const auto& item : other) set(item.first, item.second);
+}
+
+bool ParamMap::erase(const std::string& key) {
+  const auto i = position(key);
+  if (i == items_.size()) return false;
+  items_.erase(items_.begin() + static_cast<std::ptrdiff_t>(i));
+  rebuild_index();
+  return true;
+}
+
+bool operator==(const ParamMap& a, const ParamMap& b) {
+  return a.size() == b.size() && std::all_of(a.begin(), a.end(), [&b](const auto& item) {
+           const auto* value = b.find(item.first);
+           return value != nullptr && *value == item.second;
+         });
+}
+
+std::string label(const std::string& key, const std::string& group) {
+  return group.empty() ? key : key + " of '" + group + "'";
+}
+
+std::string did_you_mean(const std::string& name, const std::vector<std::string>& candidates) {
+  const std::string* nearest = nullptr;
+  std::size_t least = std::max<std::size_t>(name.size() / 2, 2) + 1;
+  for (const auto& candidate : candidates) {
+    const auto distance = edit_distance(name, candidate);
+    if (distance < least) {
+      least = distance;
+      nearest = &candidate;
+    }
+  }
+  if (nearest != nullptr) return "; did you mean '" + *nearest + "'?";
+  // Nothing is near: a short list says more than silence.
+  if (candidates.empty() || candidates.size() > 8) return "";
+  std::string known = "; known: ";
+  for (const auto& candidate : candidates) known += "'" + candidate + "', ";
+  return known.substr(0, known.size() - 2);
+}
+
+}  // namespace datasparse

@@ -1,0 +1,90 @@
+#include "datasparse/block_mask.hpp"
+
+#include <pybind11/numpy.h>
+
+#include "datasparse/error.hpp"
+#include "gil.hpp"
+#include "params.hpp"
+#include "register.hpp"
+#include "self.hpp"
+#include "source.hpp"
+#include "torch.hpp"
+
+namespace py = pybind11;
+using datasparse::Axes;
+
+namespace {
+
+/// The caller's buffer as a NumPy array over the same memory.
+py::array checked_out(const py::object& out, const Axes& shape) {
+  const auto* torch = Torch::if_imported();
+  const py::object array = torch != nullptr && torch->is_tensor(out) ? out.attr("numpy")() : out;
+  if (!py::isinstance<py::array>(array)) {
+    throw datasparse::TypeError("out must be a bool array or tensor, got " + class_name(out));
+  }
+  const auto result = py::reinterpret_borrow<py::array>(array);
+  if (result.dtype().kind() != 'b') {
+    throw datasparse::TypeError("out must have dtype bool, got " +
+                                std::string(py::str(static_cast<const py::object&>(result.dtype()))));
+  }
+  Axes given;
+  for (py::ssize_t axis = 0; axis < result.ndim(); ++axis) given.push_back(result.shape(axis));
+  if (given != shape) {
+    throw datasparse::ValueError("out must have the shape of data, " + to_string(shape) + ", got " + to_string(given));
+  }
+  if (!result.writeable()) throw datasparse::ValueError("out must be writable, got a read-only array");
+  return result;
+}
+
+py::object block_mask(const py::object& data, const py::object& sparsity_level,
+                      const py::object& sparse_block_shape, const py::object& zeros_per_block,
+                      const py::object& norm, const py::object& out) {
+  py::dict config;
+  config["sparsity_level"] = sparsity_level;
+  config["sparse_block_shape"] = sparse_block_shape;
+  config["zeros_per_block"] = zeros_per_block;
+  config["norm"] = norm;
+  const auto spec = datasparse::BlockSpec::from_config(to_param_map(config, ""));
+
+  const auto source = make_source(data, "", nullptr);
+  const datasparse::Pin pin(*source);
+  spec.resolved(pin.view().shape());  // before anything is allocated
+
+  py::array target;
+  if (!out.is_none()) target = checked_out(out, pin.view().shape());
+  const bool direct = !out.is_none() && (target.flags() & py::array::c_style) != 0;
+  const datasparse::Mask mask(direct ? Axes{0} : pin.view().shape());
+  auto* const bytes = direct ? static_cast<std::uint8_t*>(target.mutable_data()) : mask.data();
+  without_gil([&] { datasparse::block_mask(pin.view(), spec, bytes); });
+  if (out.is_none()) return source->mask_object(mask);
+  if (!direct) target.attr("__setitem__")(py::ellipsis(), numpy_mask(mask));
+  return out;
+}
+
+}  // namespace
+
+void register_block_mask(py::module_& module) {
+  module.def("block_mask", &block_mask, py::arg("data"), py::kw_only(), py::arg("sparsity_level"),
+             py::arg("sparse_block_shape"), py::arg("zeros_per_block") = py::none(), py::arg("norm") = "L1",
+             py::arg("out") = py::none(),
+             R"(The mask that prunes the blocks of least norm: True keeps, False prunes.
+
+The data are seen as a matrix (rows: first axis; columns: all others; one axis of N is 1 x N) and cut
+into blocks from the origin, partial at the edges. A block's score is the mean of abs(x) (norm "L1") or
+of x * x ("L2") over its elements. The round(sparsity_level * blocks) lowest blocks are pruned, NaN
+ranking highest, ties by lower block index; in each, the zeros_per_block smallest elements are zeroed.
+
+data: NumPy array, torch tensor or object with __dlpack__; float16, bfloat16, float32 or float64, any
+    shape and strides. It is read, not copied and not changed.
+sparsity_level: in [0, 1].
+sparse_block_shape: (height, width), each at least 1, or -1 for the whole axis.
+zeros_per_block: at most height * width; None means the whole block. For N:M sparsity pass
+    sparsity_level=1.0, sparse_block_shape=(1, M), zeros_per_block=N.
+out: a bool array or tensor of data's shape to write to and return.
+
+Returns a bool array of data's shape and kind (torch for torch). Cost: O(n), in parallel, without the GIL.
+
+>>> import numpy as np
+>>> block_mask(np.array([4.0, -1.0, 3.0, 0.5]), sparsity_level=0.5, sparse_block_shape=(1, 1))
+array([ True, False,  True, False]))");
+}

@@ -1,0 +1,25 @@
+/// Bound classes that the garbage collector can see through.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+/// Class setup for pybind11: `Access` has `static int traverse(T&, visitproc, void*)` and
+/// `static void clear(T&)` for what a T owns alone. Without it, a cycle through a C++ object leaks.
+template <class T, class Access>
+pybind11::custom_type_setup collected() {
+  return pybind11::custom_type_setup([](PyHeapTypeObject* heap_type) {
+    PyTypeObject& type = heap_type->ht_type;
+    type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+    type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) -> int {
+      Py_VISIT(Py_TYPE(self));
+      if (!pybind11::detail::is_holder_constructed(self)) return 0;
+      return Access::traverse(*pybind11::cast<T*>(pybind11::handle(self)), visit, arg);
+    };
+    type.tp_clear = [](PyObject* self) -> int {
+      if (pybind11::detail::is_holder_constructed(self)) {
+        Access::clear(*pybind11::cast<T*>(pybind11::handle(self)));
+      }
+      return 0;
+    };
+  });
+}

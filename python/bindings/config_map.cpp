@@ -1,0 +1,271 @@
+#include "config_map.hpp"
+
+#include "collector.hpp"
+#include "datasparse/data_sparsifier.hpp"
+#include "datasparse/error.hpp"
+#include "gil.hpp"
+#include "params.hpp"
+#include "register.hpp"
+#include "self.hpp"
+
+namespace py = pybind11;
+using datasparse::BaseDataSparsifier;
+using datasparse::ParamMap;
+
+namespace {
+
+BaseDataSparsifier& core(const py::object& sparsifier) {
+  if (!sparsifier) throw datasparse::StateError("the sparsifier of this mapping is gone");
+  return *Self<BaseDataSparsifier>(sparsifier);
+}
+
+ParamMap read(const BaseDataSparsifier& sparsifier, Shows shows, const std::string& name) {
+  return without_gil([&] {
+    switch (shows) {
+      case Shows::config: return sparsifier.config(name);
+      case Shows::state: return sparsifier.state(name);
+      case Shows::defaults: break;
+    }
+    return sparsifier.defaults();
+  });
+}
+
+[[noreturn]] void raise_key_error(const std::string& key) {
+  py::set_error(PyExc_KeyError, py::str(key));
+  throw py::error_already_set();
+}
+
+/// What a dict has besides the five methods of its own: the same for both classes.
+template <class Map, class Class>
+void def_dict_methods(Class& cls, py::dict (Map::*snapshot)() const, py::dict (Map::*plain)() const) {
+  const auto shot = [snapshot](const Map& self) { return (self.*snapshot)(); };
+  const auto dict = [plain](const Map& self) { return (self.*plain)(); };
+  cls.def("__iter__", [shot](const Map& self) { return py::iter(py::list(shot(self))); })
+      .def("keys", [shot](const Map& self) { return shot(self).attr("keys")(); }, "The keys, as they are now.")
+      .def("values", [shot](const Map& self) { return shot(self).attr("values")(); }, "The values, as they are now.")
+      .def("items", [shot](const Map& self) { return shot(self).attr("items")(); }, "The items, as they are now.")
+      .def(
+          "get",
+          [shot](const Map& self, const py::object& key, const py::object& otherwise) {
+            return shot(self).attr("get")(key, otherwise);
+          },
+          py::arg("key"), py::arg("default") = py::none(), "The value of a key, or the default.")
+      .def("copy", dict, "A plain dict.")
+      .def("__copy__", dict)
+      .def("__deepcopy__", [dict](const Map& self, const py::dict&) { return dict(self); })
+      .def("__reduce__", [dict](const Map& self) {
+        return py::make_tuple(py::type::of(py::dict()), py::make_tuple(dict(self)));
+      })
+      .def("__repr__", [dict](const Map& self) { return py::repr(dict(self)); })
+      .def("__eq__",
+           [dict](const Map& self, const py::object& other) -> py::object {
+             if (py::isinstance<Map>(other)) return py::bool_(dict(self).equal(dict(other.cast<const Map&>())));
+             if (py::isinstance<py::dict>(other)) return py::bool_(dict(self).equal(other));
+             return py::reinterpret_borrow<py::object>(Py_NotImplemented);
+           })
+      .def("__or__", [dict](const Map& self, const py::object& other) { return dict(self) | py::dict(other); })
+      .def("__ror__", [dict](const Map& self, const py::object& other) { return py::dict(other) | dict(self); });
+  cls.attr("__hash__") = py::none();
+  py::module_::import("collections.abc").attr("MutableMapping").attr("register")(cls);
+}
+
+/// update(mapping_or_pairs, **more), as dict's.
+py::dict merged(const py::object& other, const py::kwargs& more) {
+  py::dict changes = other.is_none() ? py::dict() : py::dict(other);
+  for (const auto& item : more) changes[item.first] = item.second;
+  return changes;
+}
+
+template <class Map>
+struct SparsifierAccess {
+  static int traverse(Map& self, visitproc visit, void* arg) {
+    Py_VISIT(self.sparsifier().ptr());
+    return 0;
+  }
+  static void clear(Map& self) { const py::object taken = std::move(self.sparsifier()); }
+};
+
+}  // namespace
+
+// --- one config -------------------------------------------------------------------------------------
+
+py::dict ConfigMap::to_dict() const { return to_python(read(core(sparsifier_), shows_, name_)); }
+
+py::object ConfigMap::get(const std::string& key) const {
+  const auto& sparsifier = core(sparsifier_);
+  const auto value = without_gil([&] {
+    if (shows_ == Shows::config) return sparsifier.config_value(name_, key);
+    return (shows_ == Shows::state ? sparsifier.state(name_) : sparsifier.defaults()).at(key);
+  });
+  return to_python(value);
+}
+
+void ConfigMap::update(const py::dict& changes) {
+  auto& sparsifier = core(sparsifier_);
+  const ParamMap values = to_param_map(changes, name_);
+  without_gil([&] {
+    if (shows_ == Shows::config) {
+      sparsifier.update_config(name_, values);
+    } else if (shows_ == Shows::state) {
+      ParamMap state = sparsifier.state(name_);
+      state.update(values);
+      sparsifier.replace_state(name_, state);
+    } else {
+      ParamMap defaults = sparsifier.defaults();
+      defaults.update(values);
+      sparsifier.replace_defaults(defaults);
+    }
+  });
+}
+
+void ConfigMap::erase(const std::string& key) {
+  auto& sparsifier = core(sparsifier_);
+  const auto without_key = [&key](ParamMap map) {
+    map.at(key);  // for its message
+    map.erase(key);
+    return map;
+  };
+  without_gil([&] {
+    if (shows_ == Shows::config) {
+      sparsifier.erase_config_key(name_, key);
+    } else if (shows_ == Shows::state) {
+      sparsifier.replace_state(name_, without_key(sparsifier.state(name_)));
+    } else {
+      sparsifier.replace_defaults(without_key(sparsifier.defaults()));
+    }
+  });
+}
+
+// --- all groups -------------------------------------------------------------------------------------
+
+ConfigMap GroupMap::get(const std::string& name) const {
+  const auto& sparsifier = core(sparsifier_);
+  without_gil([&] { sparsifier.squashed(name); });  // throws for an unknown name
+  return {sparsifier_, shows_, name};
+}
+
+void GroupMap::set(const std::string& name, const py::dict& values) {
+  auto& sparsifier = core(sparsifier_);
+  const ParamMap map = to_param_map(values, name);
+  without_gil([&] {
+    if (shows_ == Shows::state) {
+      sparsifier.replace_state(name, map);
+    } else {
+      sparsifier.replace_config(name, map);
+    }
+  });
+}
+
+bool GroupMap::contains(const std::string& name) const {
+  const auto& sparsifier = core(sparsifier_);
+  return without_gil([&] { return sparsifier.contains(name); });
+}
+
+std::size_t GroupMap::size() const {
+  const auto& sparsifier = core(sparsifier_);
+  return without_gil([&] { return sparsifier.names().size(); });
+}
+
+py::dict GroupMap::to_dict() const {
+  const auto& sparsifier = core(sparsifier_);
+  py::dict result;
+  for (const auto& name : without_gil([&] { return sparsifier.names(); })) {
+    result[py::str(name)] = ConfigMap(sparsifier_, shows_, name);
+  }
+  return result;
+}
+
+py::dict GroupMap::to_dicts() const {
+  const auto& sparsifier = core(sparsifier_);
+  py::dict result;
+  for (const auto& name : without_gil([&] { return sparsifier.names(); })) {
+    result[py::str(name)] = to_python(read(sparsifier, shows_, name));
+  }
+  return result;
+}
+
+void register_config_maps(py::module_& module) {
+  py::class_<ConfigMap> config(
+      module, "ConfigMap",
+      "The config of one group as a live dict: reading shows the sparsifier's values, writing checks the\n"
+      "whole config and raises TypeError or ValueError without having written anything.\n\n"
+      "Values are None, bool, int, float, str or tuples of numbers.",
+      collected<ConfigMap, SparsifierAccess<ConfigMap>>());
+  config
+      .def("__getitem__", [](const ConfigMap& self, const std::string& key) { return self.get(key); })
+      .def("__setitem__",
+           [](ConfigMap& self, const py::str& key, const py::object& value) {
+             py::dict change;
+             change[key] = value;
+             self.update(change);
+           })
+      .def("__delitem__", [](ConfigMap& self, const std::string& key) { self.erase(key); })
+      .def("__contains__",
+           [](const ConfigMap& self, const py::object& key) { return self.to_dict().contains(key); })
+      .def("__len__", [](const ConfigMap& self) { return self.to_dict().size(); })
+      .def(
+          "update",
+          [](ConfigMap& self, const py::object& other, const py::kwargs& more) {
+            self.update(merged(other, more));
+          },
+          py::arg("other") = py::none(), py::pos_only(),
+          "Write several values as a unit: all of them, or none if the result is refused.")
+      .def("__ior__",
+           [](py::object self, const py::object& other) {
+             self.cast<ConfigMap&>().update(py::dict(other));
+             return self;
+           })
+      .def(
+          "setdefault",
+          [](ConfigMap& self, const py::str& key, const py::object& value) -> py::object {
+            if (!self.to_dict().contains(key)) {
+              py::dict change;
+              change[key] = value;
+              self.update(change);
+            }
+            return self.get(key);
+          },
+          py::arg("key"), py::arg("default") = py::none(), "The value of a key, written first if absent.")
+      .def(
+          "pop",
+          [](ConfigMap& self, const std::string& key, const py::args& otherwise) -> py::object {
+            const py::dict now = self.to_dict();
+            if (!now.contains(key)) {
+              if (otherwise.size() == 1) return otherwise[0];
+              raise_key_error(key);
+            }
+            self.erase(key);
+            return now[py::str(key)];
+          },
+          py::arg("key"), "Remove a key and return its value.");
+  def_dict_methods<ConfigMap>(config, &ConfigMap::to_dict, &ConfigMap::to_dict);
+
+  py::class_<GroupMap> groups(module, "GroupMap",
+                              "The configs of all groups by name, as a live dict of live dicts. Groups come and\n"
+                              "go by add_data() and remove_data() only.",
+                              collected<GroupMap, SparsifierAccess<GroupMap>>());
+  groups.def("__getitem__", [](const GroupMap& self, const std::string& name) { return self.get(name); })
+      .def("__setitem__",
+           [](GroupMap& self, const std::string& name, const py::object& config_of_group) {
+             self.set(name, to_dict(config_of_group, "the config of '" + name + "' is a " +
+                                                         class_name(config_of_group)));
+           })
+      .def("__delitem__",
+           [](GroupMap&, const std::string& name) {
+             throw datasparse::TypeError("a group is removed by remove_data('" + name + "'), not by del");
+           })
+      .def("__contains__",
+           [](const GroupMap& self, const py::object& name) {
+             return py::isinstance<py::str>(name) && self.contains(name.cast<std::string>());
+           })
+      .def("__len__", &GroupMap::size)
+      .def(
+          "update",
+          [](GroupMap& self, const py::object& other, const py::kwargs& more) {
+            for (const auto& item : merged(other, more)) {
+              self.set(item.first.cast<std::string>(), to_dict(item.second, "a config is a " + class_name(item.second)));
+            }
+          },
+          py::arg("other") = py::none(), py::pos_only(), "Replace the configs of several groups, one after another.");
+  def_dict_methods<GroupMap>(groups, &GroupMap::to_dict, &GroupMap::to_dicts);
+}

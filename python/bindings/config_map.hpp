@@ -1,0 +1,50 @@
+/// Live mappings over what a sparsifier holds: sparsifier.data_groups, .defaults and .state.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+#include <utility>
+
+/// Which ParamMap of a sparsifier.
+enum class Shows { config, defaults, state };
+
+/// One config, read and written through to the sparsifier, which checks it as a whole.
+class ConfigMap {
+ public:
+  ConfigMap(pybind11::object sparsifier, Shows shows, std::string name)
+      : sparsifier_(std::move(sparsifier)), shows_(shows), name_(std::move(name)) {}
+
+  pybind11::dict to_dict() const;
+  pybind11::object get(const std::string& key) const;
+  void update(const pybind11::dict& changes);
+  void erase(const std::string& key);
+
+  pybind11::object& sparsifier() noexcept { return sparsifier_; }
+
+ private:
+  pybind11::object sparsifier_;
+  Shows shows_;
+  std::string name_;  // of the group; empty for defaults
+};
+
+/// The ConfigMaps of all groups, by name.
+class GroupMap {
+ public:
+  GroupMap(pybind11::object sparsifier, Shows shows) : sparsifier_(std::move(sparsifier)), shows_(shows) {}
+
+  ConfigMap get(const std::string& name) const;
+  void set(const std::string& name, const pybind11::dict& values);
+  bool contains(const std::string& name) const;
+  std::size_t size() const;
+  /// Name to ConfigMap.
+  pybind11::dict to_dict() const;
+  /// Name to dict.
+  pybind11::dict to_dicts() const;
+
+  pybind11::object& sparsifier() noexcept { return sparsifier_; }
+
+ private:
+  pybind11::object sparsifier_;
+  Shows shows_;
+};

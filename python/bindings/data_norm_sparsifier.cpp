@@ -1,0 +1,96 @@
+#include "datasparse/data_norm_sparsifier.hpp"
+
+#include "gil.hpp"
+#include "initialise.hpp"
+#include "register.hpp"
+#include "sparsifier_trampoline.hpp"
+
+namespace py = pybind11;
+using datasparse::BlockSpec;
+using datasparse::DataNormSparsifier;
+using datasparse::ParamMap;
+
+namespace {
+
+using Trampoline = PySparsifier<DataNormSparsifier>;
+
+void update_mask(const Self<DataNormSparsifier>& self, const std::string& name, const py::object& data,
+                 const py::kwargs& config) {
+  const auto source = make_source(data, name, nullptr);
+  const datasparse::Pin pin(*source);
+  const ParamMap given = to_param_map(config, name);
+  auto* const trampoline = dynamic_cast<Trampoline*>(&*self);
+  without_gil([&] {
+    trampoline->run_as_update([&] {
+      ParamMap complete = self->config(name);
+      complete.update(given);
+      // Put off until the end of the step where the data are the group's own; else done at once.
+      self->DataNormSparsifier::update_mask(name, pin.view(), complete);
+    });
+  });
+}
+
+}  // namespace
+
+void register_data_norm_sparsifier(py::module_& module) {
+  py::class_<DataNormSparsifier, datasparse::BaseDataSparsifier, Trampoline, py::smart_holder> cls(
+      module, "DataNormSparsifier",
+      R"(Prunes the blocks of least norm; block_mask() tells the exact rule.
+
+data_list: (name, data) pairs, or a mapping, to add at once.
+sparsity_level: share of the blocks that are pruned, in [0, 1].
+sparse_block_shape: (height, width) of a block, each at least 1, or -1 for the whole axis.
+zeros_per_block: elements zeroed in a pruned block, at most its size; None means all of them.
+norm: "L1" or "L2".
+
+These four are the config keys; add_data() and data_groups set them per group. A subclass with keys of
+its own overrides check_config(), checks them, and passes the others on; it may give their defaults as
+further keywords here.
+
+>>> import numpy as np
+>>> weight = np.array([4.0, -1.0, 3.0, 0.5])
+>>> sparsifier = DataNormSparsifier([("w", weight)], sparsity_level=0.5, sparse_block_shape=(1, 1))
+>>> sparsifier.step()
+>>> sparsifier.get_mask("w")
+array([ True, False,  True, False])
+>>> sparsifier.apply_mask()
+>>> weight
+array([4., 0., 3., 0.]))",
+      collected<datasparse::BaseDataSparsifier, SparsifierAccess>());
+
+  cls.def(py::init([](const py::dict& block, const py::dict& own) {
+    return new Trampoline(BlockSpec::from_config(to_param_map(block, "")), to_param_map(own, ""));
+  }));
+  def_initialise(
+      cls,
+      [](const py::object& construct) {
+        return [construct](const py::object& self, const py::object& data_list, const py::object& sparsity_level,
+                           const py::object& sparse_block_shape, const py::object& zeros_per_block,
+                           const py::object& norm, const py::kwargs& own) {
+          refuse_second_init(self);
+          py::dict block;
+          block["sparsity_level"] = sparsity_level;
+          block["sparse_block_shape"] = sparse_block_shape;
+          block["zeros_per_block"] = zeros_per_block;
+          block["norm"] = norm;
+          construct(self, block, own);
+          finish_init(self, data_list);
+        };
+      },
+      py::arg("data_list") = py::none(), py::arg("sparsity_level") = 0.5,
+      py::arg("sparse_block_shape") = py::make_tuple(1, 4), py::arg("zeros_per_block") = py::none(),
+      py::arg("norm") = "L1");
+
+  cls.def("update_mask", &update_mask, py::arg("name"), py::arg("data"),
+          R"(Compute the mask of one group from data of its shape: the group's own, or any scores.
+
+An override may call this first and then edit get_mask(name). Config keys that are left out are the
+group's.)")
+      .def(
+          "check_config",
+          [](const Self<DataNormSparsifier>& self, const std::string& name, const py::object& config) {
+            self->DataNormSparsifier::check_config(name, to_param_map(config, name));
+          },
+          py::arg("name"), py::arg("config"),
+          "TypeError for a key that is not one of the four, TypeError or ValueError for a wrong value.");
+}

@@ -1,0 +1,300 @@
+#include "datasparse/data_sparsifier.hpp"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <vector>
+
+#include "config_map.hpp"
+#include "gil.hpp"
+#include "initialise.hpp"
+#include "register.hpp"
+#include "sparsifier_trampoline.hpp"
+#include "state.hpp"
+#include "torch.hpp"
+
+namespace py = pybind11;
+using datasparse::BaseDataSparsifier;
+using datasparse::ParamMap;
+
+namespace {
+
+using SelfSparsifier = Self<BaseDataSparsifier>;
+
+PySparsifierSide& side_of(const SelfSparsifier& self) {
+  auto* const side = dynamic_cast<PySparsifierSide*>(&*self);
+  if (side == nullptr) throw datasparse::TypeError("this sparsifier was not made in Python");
+  return *side;
+}
+
+std::shared_ptr<PySource> source_of(const SelfSparsifier& self, const std::string& name) {
+  auto source = without_gil([&] { return self->get_data(name); });
+  return std::dynamic_pointer_cast<PySource>(source);
+}
+
+/// The names that `names` stands for: None for all, one, or several.
+std::optional<std::vector<std::string>> to_names(const py::object& names) {
+  if (names.is_none()) return std::nullopt;
+  if (py::isinstance<py::str>(names)) return std::vector<std::string>{names.cast<std::string>()};
+  std::vector<std::string> result;
+  for (const auto& name : names) {
+    if (!py::isinstance<py::str>(name)) {
+      throw datasparse::TypeError("names must be None, a str or several, got " + std::string(py::repr(name)));
+    }
+    result.push_back(name.cast<std::string>());
+  }
+  return result;
+}
+
+/// A user's mask as bytes of 0 and 1 in C order.
+py::array_t<bool> checked_mask(const std::string& name, py::object mask, const datasparse::Axes& shape) {
+  const auto* const torch = Torch::if_imported();
+  if (torch != nullptr && torch->is_tensor(mask)) {
+    mask = mask.attr("detach")();
+    if (py::cast<bool>(mask.attr("is_floating_point")())) mask = mask.attr("float")();
+    mask = mask.attr("numpy")();
+  }
+  if (!py::isinstance<py::array>(mask)) {
+    throw datasparse::TypeError("mask of '" + name + "' must be an array or a tensor, got " + class_name(mask));
+  }
+  const auto array = py::reinterpret_borrow<py::array>(mask);
+  datasparse::Axes given;
+  for (py::ssize_t axis = 0; axis < array.ndim(); ++axis) given.push_back(array.shape(axis));
+  if (given != shape) {
+    throw datasparse::ValueError("mask of '" + name + "' must have the shape of its data, " + to_string(shape) +
+                                 ", got " + to_string(given));
+  }
+  const auto numpy = py::module_::import("numpy");
+  const py::object valid = numpy.attr("isin")(array, py::make_tuple(0, 1));
+  if (!py::cast<bool>(valid.attr("all")())) {
+    const py::object wrong = array[py::object(~valid)].attr("flat")[py::int_(0)];
+    throw datasparse::ValueError("mask of '" + name + "' must hold 0 and 1 only, got " +
+                                 std::string(py::str(wrong)));
+  }
+  return numpy.attr("ascontiguousarray")(array, py::arg("dtype") = py::dtype::of<bool>());
+}
+
+py::object add_data(const SelfSparsifier& self, const std::string& name, const py::object& data, bool reuse_mask,
+                    const py::object& mask, const py::kwargs& config) {
+  auto& side = side_of(self);
+  const auto source = make_source(data, name, &side);
+  const ParamMap params = to_param_map(config, name);
+  py::array_t<bool> bytes;
+  if (!mask.is_none()) bytes = checked_mask(name, mask, datasparse::Pin(*source).view().shape());
+  const auto* const given = mask.is_none() ? nullptr : reinterpret_cast<const std::uint8_t*>(bytes.data());
+
+  side.adopt_masks();
+  const bool has_mask = without_gil([&] { return self->add_data(name, source, params, reuse_mask, given); });
+  side.squashed_masks.attr("pop")(name, py::none());
+  if (!has_mask) return source->array();
+  const auto held = without_gil([&] { return self->get_mask(name); });
+  return source->masked_copy(held);
+}
+
+py::object get_mask(const SelfSparsifier& self, const std::string& name) {
+  auto& side = side_of(self);
+  side.adopt_masks();
+  const auto mask = without_gil([&] { return self->get_mask(name); });
+  if (!without_gil([&] { return self->squashed(name); })) return source_of(self, name)->mask_object(mask);
+  const py::str key(name);
+  if (!side.squashed_masks.contains(key)) side.squashed_masks[key] = numpy_mask(mask);
+  return side.squashed_masks[key];
+}
+
+py::object get_data(const SelfSparsifier& self, const std::string& name, bool return_original) {
+  const auto source = source_of(self, name);
+  if (return_original) return source->array();
+  side_of(self).adopt_masks();
+  const auto mask = without_gil([&] { return self->get_mask(name); });
+  return source->masked_copy(mask);
+}
+
+void step(const SelfSparsifier& self) {
+  side_of(self).adopt_masks();
+  without_gil([&] { self->step(); });
+}
+
+void apply_mask(const SelfSparsifier& self, const py::object& names) {
+  const auto chosen = to_names(names);
+  side_of(self).adopt_masks();
+  without_gil([&] { chosen ? self->apply_mask(*chosen) : self->apply_mask(); });
+}
+
+void squash_mask(const SelfSparsifier& self, const py::object& names) {
+  auto& side = side_of(self);
+  const auto chosen = to_names(names);
+  side.adopt_masks();
+  const auto squashed_before = without_gil([&] {
+    std::vector<std::string> unsquashed;
+    for (const auto& name : chosen ? *chosen : self->names()) {
+      if (!self->squashed(name)) unsquashed.push_back(name);
+    }
+    return unsquashed;
+  });
+  // The mask objects outlive the sources, so that a torch user still reads a torch mask.
+  py::dict masks;
+  for (const auto& name : squashed_before) masks[py::str(name)] = get_mask(self, name);
+  without_gil([&] { chosen ? self->squash_mask(*chosen) : self->squash_mask(); });
+  side.squashed_masks.attr("update")(masks);
+}
+
+void load_state_dict(const SelfSparsifier& self, const py::object& state_dict, bool strict) {
+  const auto state = to_sparsifier_state(state_dict);
+  auto& side = side_of(self);
+  side.adopt_masks();
+  without_gil([&] { self->load_state(state, strict); });
+}
+
+}  // namespace
+
+void finish_init(const py::object& self, const py::object& data_list) {
+  const SelfSparsifier sparsifier(self);
+  const auto& side = side_of(sparsifier);
+  without_gil([&] { side.check_defaults(); });
+  if (data_list.is_none()) return;
+  const py::object pairs = py::hasattr(data_list, "items") ? data_list.attr("items")() : data_list;
+  for (const auto& item : pairs) {
+    const auto pair = py::isinstance<py::tuple>(item) ? py::reinterpret_borrow<py::tuple>(item) : py::tuple();
+    if (pair.size() != 2) {
+      throw datasparse::TypeError("data_list must hold (name, data) pairs, got " + std::string(py::repr(item)));
+    }
+    self.attr("add_data")(pair[0], pair[1]);
+  }
+}
+
+void register_data_sparsifier(py::module_& module) {
+  using Trampoline = PySparsifier<BaseDataSparsifier>;
+  py::class_<BaseDataSparsifier, Trampoline, py::smart_holder> cls(
+      module, "BaseDataSparsifier",
+      R"(Keeps a mask for every named tensor. Subclass it and override update_mask().
+
+data_list: (name, data) pairs, or a mapping, to add at once.
+defaults: the config of every group that add_data() gives nothing else; plain values only.
+
+A step is a transaction: if anything raises, an override among it, every mask is as before. All calls
+are thread-safe; from inside an override, reading is allowed and changing groups is a RuntimeError.)",
+      collected<BaseDataSparsifier, SparsifierAccess>());
+
+  cls.def(py::init([](const py::dict& defaults) { return new Trampoline(to_param_map(defaults, "")); }));
+  def_initialise(
+      cls,
+      [](const py::object& construct) {
+        return [construct](const py::object& self, const py::object& data_list, const py::kwargs& defaults) {
+          refuse_second_init(self);
+          construct(self, defaults);
+          finish_init(self, data_list);
+        };
+      },
+      py::arg("data_list") = py::none());
+
+  cls.def("add_data", &add_data, py::arg("name"), py::arg("data"), py::arg("reuse_mask") = true, py::kw_only(),
+          py::arg("mask") = py::none(),
+          R"(Add a tensor under any non-empty name; config beats the defaults. Nothing is copied.
+
+data: NumPy array, torch tensor, nn.Parameter, nn.Embedding, nn.EmbeddingBag or an object with __dlpack__,
+    in CPU memory; float16, bfloat16, float32 or float64; any shape and strides.
+reuse_mask: when the name is there already, keep its mask (the shapes must agree). Its config is kept
+    either way where this call does not say otherwise. A squashed name starts afresh.
+mask: zeros and ones of data's shape, copied; beats reuse_mask.
+
+Returns the tensor, or a masked copy of it when a mask was given or reused.)")
+      .def(
+          "remove_data",
+          [](const SelfSparsifier& self, const std::string& name) {
+            without_gil([&] { self->remove_data(name); });
+            side_of(self).squashed_masks.attr("pop")(name, py::none());
+          },
+          py::arg("name"), "Forget a group: data, mask, config and state.")
+      .def(
+          "update_mask",
+          [](const SelfSparsifier& self, const std::string&, const py::object&, const py::kwargs&) {
+            py::set_error(PyExc_NotImplementedError,
+                          (class_name(self.handle()) + " must override update_mask()").c_str());
+            throw py::error_already_set();
+          },
+          py::arg("name"), py::arg("data"),
+          R"(Compute the mask of one group: override this, and change get_mask(name) in place.
+
+step() calls it for each group with the user's array (torch: detached, under no_grad) and the group's
+config as keywords.)")
+      .def(
+          "check_config",
+          [](const SelfSparsifier&, const py::object&, const py::object&) {}, py::arg("name"),
+          py::arg("config"),
+          R"(Raise unless config, a dict, is one that update_mask() can work with.
+
+Called with the whole config before any of it is written; name is '' for the defaults. Accepts all
+unless overridden.)")
+      .def("step", &step,
+           R"(Recompute the masks of all groups that are not squashed; all change or none.
+
+Every tensor is looked up where it is now: param.data = ... or a reloaded model are followed.
+ValueError where a tensor has changed its shape. The GIL is released while masks are computed.)")
+      .def("get_data", &get_data, py::arg("name"), py::arg("return_original") = true,
+           R"(The tensor of a group itself; with return_original=False a fresh copy with zeros where masked.
+
+ValueError where the group was squashed.)")
+      .def("get_mask", &get_mask, py::arg("name"),
+           R"(The mask of a group, True where kept: the sparsifier's own memory, the same object at each call.
+
+A NumPy bool array for NumPy data, a torch bool tensor for torch data. Writing to it changes the mask.)")
+      .def("apply_mask", &apply_mask, py::arg("names") = py::none(),
+           R"(Zero the masked elements in the user's memory; the masks stay.
+
+names: one name, several, or None for all groups that are not squashed.
+ValueError for read-only or self-overlapping memory, before anything is written.)")
+      .def("squash_mask", &squash_mask, py::arg("names") = py::none(),
+           R"(apply_mask(), and release the tensors: step() skips them from then on.
+
+Names and masks remain readable; adding a name again starts afresh.)")
+      .def(
+          "state_dict",
+          [](const SelfSparsifier& self) {
+            side_of(self).adopt_masks();
+            return to_state_dict(without_gil([&] { return self->save_state(); }));
+          },
+          R"(Masks (one bit per element), configs and counters as plain data; no user data.
+
+Holds only None, bool, int, float, str, bytes, tuple and dict, so that torch.load takes it by default.)")
+      .def("load_state_dict", &load_state_dict, py::arg("state_dict"), py::arg("strict") = true,
+           R"(Restore what state_dict() returned; attached data stay attached.
+
+State for a name without data waits until add_data() claims it. With strict, the names must be those
+attached, unless none is. ValueError, naming the entry, if anything does not fit; nothing has changed then.)")
+      .def_property_readonly(
+          "data_groups",
+          [](const SelfSparsifier& self) {
+            return GroupMap(py::reinterpret_borrow<py::object>(self.handle()), Shows::config);
+          },
+          "Name to config, as a live dict of dicts; every write is checked.")
+      .def_property_readonly(
+          "state",
+          [](const SelfSparsifier& self) {
+            return GroupMap(py::reinterpret_borrow<py::object>(self.handle()), Shows::state);
+          },
+          "Name to a dict of plain values for the subclass's own use, saved with the masks.")
+      .def_property_readonly(
+          "defaults",
+          [](const SelfSparsifier& self) {
+            return ConfigMap(py::reinterpret_borrow<py::object>(self.handle()), Shows::defaults, "");
+          },
+          "The config of groups added from now on, as a live dict.")
+      .def_property(
+          "enable_mask_update",
+          [](const SelfSparsifier& self) { return without_gil([&] { return self->enable_mask_update(); }); },
+          [](const SelfSparsifier& self, bool enable) {
+            without_gil([&] { self->set_enable_mask_update(enable); });
+          },
+          "While False, step() counts but changes no mask.")
+      .def_property_readonly(
+          "step_count",
+          [](const SelfSparsifier& self) { return without_gil([&] { return self->step_count(); }); },
+          "How often step() has succeeded.")
+      .def("__repr__", [](const SelfSparsifier& self) {
+        return class_name(self.handle()) + "(" +
+               std::string(py::repr(py::cast(GroupMap(py::reinterpret_borrow<py::object>(self.handle()),
+                                                      Shows::config)))) +
+               ")";
+      });
+}

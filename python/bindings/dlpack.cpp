@@ -1,0 +1,113 @@
+#include "dlpack.hpp"
+
+#include <utility>
+
+#include "datasparse/error.hpp"
+
+namespace py = pybind11;
+
+namespace dlpack {
+namespace {
+
+constexpr const char* versioned_name = "dltensor_versioned";
+constexpr const char* plain_name = "dltensor";
+
+const ExchangeApi* exchange_api_of(py::handle object) {
+  const py::handle type = py::type::handle_of(object);
+  const py::object capsule = py::getattr(type, "__dlpack_c_exchange_api__", py::none());
+  if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return nullptr;
+  const auto* api = static_cast<const ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+  while (api != nullptr && api->version.major > 1) api = api->previous;
+  return api != nullptr && api->version.major == 1 ? api : nullptr;
+}
+
+py::object capsule_of(py::handle object) {
+  try {
+    return object.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0));
+  } catch (py::error_already_set& error) {
+    // The protocol before version 1 knows no such argument.
+    if (!error.matches(PyExc_TypeError)) throw;
+    return object.attr("__dlpack__")();
+  }
+}
+
+}  // namespace
+
+Loan::Loan(py::handle object) {
+  if (const auto* api = exchange_api_of(object)) {
+    if (api->from_object(object.ptr(), &versioned_) != 0) throw py::error_already_set();
+    return;
+  }
+  const py::object capsule = capsule_of(object);
+  if (PyCapsule_IsValid(capsule.ptr(), versioned_name)) {
+    auto* lent = static_cast<ManagedTensorVersioned*>(PyCapsule_GetPointer(capsule.ptr(), versioned_name));
+    if (lent->version.major != 1) {
+      throw datasparse::TypeError("data must speak version 1 of DLPack, got version " +
+                                  std::to_string(lent->version.major));
+    }
+    PyCapsule_SetName(capsule.ptr(), "used_dltensor_versioned");
+    versioned_ = lent;
+  } else if (PyCapsule_IsValid(capsule.ptr(), plain_name)) {
+    plain_ = static_cast<ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), plain_name));
+    PyCapsule_SetName(capsule.ptr(), "used_dltensor");
+  } else {
+    throw datasparse::TypeError("__dlpack__() returned " + std::string(py::repr(capsule)) +
+                                ", expected a DLPack capsule");
+  }
+}
+
+Loan::Loan(Loan&& other) noexcept
+    : versioned_(std::exchange(other.versioned_, nullptr)), plain_(std::exchange(other.plain_, nullptr)) {}
+
+Loan& Loan::operator=(Loan&& other) noexcept {
+  std::swap(versioned_, other.versioned_);
+  std::swap(plain_, other.plain_);
+  return *this;
+}
+
+void Loan::release() noexcept {
+  if (versioned_ != nullptr && versioned_->deleter != nullptr) versioned_->deleter(versioned_);
+  if (plain_ != nullptr && plain_->deleter != nullptr) plain_->deleter(plain_);
+  versioned_ = nullptr;
+  plain_ = nullptr;
+}
+
+std::string name_of(const DataType& dtype) {
+  static constexpr const char* kinds[] = {"int", "uint", "float", "opaque", "bfloat", "complex", "bool"};
+  constexpr std::size_t known = sizeof(kinds) / sizeof(*kinds);
+  if (dtype.code >= known) return "DLPack type " + std::to_string(dtype.code);
+  return dtype.code == 6 ? "bool" : kinds[dtype.code] + std::to_string(dtype.bits);
+}
+
+datasparse::ArrayView view_of(const Tensor& tensor, bool read_only, const std::string& what) {
+  using datasparse::DType;
+  if (tensor.device.type != cpu) {
+    throw datasparse::TypeError(what + " must lie in CPU memory, got a tensor on device type " +
+                                std::to_string(tensor.device.type) + "; copy it to the CPU first");
+  }
+  const auto is = [&tensor](std::uint8_t code, std::uint8_t bits) {
+    return tensor.dtype.code == code && tensor.dtype.bits == bits && tensor.dtype.lanes == 1;
+  };
+  DType dtype{};
+  if (is(float_code, 32)) {
+    dtype = DType::float32;
+  } else if (is(float_code, 64)) {
+    dtype = DType::float64;
+  } else if (is(float_code, 16)) {
+    dtype = DType::float16;
+  } else if (is(bfloat_code, 16)) {
+    dtype = DType::bfloat16;
+  } else {
+    throw datasparse::TypeError(what + " must be float16, bfloat16, float32 or float64, got " +
+                                name_of(tensor.dtype) + "; convert it first");
+  }
+  const auto item = static_cast<std::int64_t>(datasparse::item_size(dtype));
+  datasparse::Axes shape, strides;
+  for (int axis = 0; axis < tensor.ndim; ++axis) shape.push_back(tensor.shape[axis]);
+  auto* const data = static_cast<std::byte*>(tensor.data) + tensor.byte_offset;
+  if (tensor.strides == nullptr) return {data, dtype, shape, read_only};
+  for (int axis = 0; axis < tensor.ndim; ++axis) strides.push_back(tensor.strides[axis] * item);
+  return {data, dtype, shape, strides, read_only};
+}
+
+}  // namespace dlpack

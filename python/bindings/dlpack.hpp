@@ -1,0 +1,102 @@
+/// DLPack, the protocol by which array libraries share memory: https://dmlc.github.io/dlpack/latest/
+///
+/// The structures of version 1 are declared here: they are small, and fixed by the protocol's ABI.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "datasparse/array_view.hpp"
+
+namespace dlpack {
+
+struct Version {
+  std::uint32_t major, minor;
+};
+
+struct Device {
+  std::int32_t type, id;
+};
+constexpr std::int32_t cpu = 1;
+
+struct DataType {
+  std::uint8_t code, bits;
+  std::uint16_t lanes;
+};
+constexpr std::uint8_t float_code = 2;
+constexpr std::uint8_t bfloat_code = 4;
+
+struct Tensor {
+  void* data;
+  Device device;
+  std::int32_t ndim;
+  DataType dtype;
+  std::int64_t* shape;
+  std::int64_t* strides;  // in elements; null for C order
+  std::uint64_t byte_offset;
+};
+
+struct ManagedTensor {
+  Tensor tensor;
+  void* context;
+  void (*deleter)(ManagedTensor*);
+};
+
+struct ManagedTensorVersioned {
+  Version version;
+  void* context;
+  void (*deleter)(ManagedTensorVersioned*);
+  std::uint64_t flags;
+  Tensor tensor;
+};
+constexpr std::uint64_t read_only_flag = 1;
+constexpr std::uint64_t copied_flag = 2;
+
+/// The beginning of the table behind `__dlpack_c_exchange_api__`: a tensor in one C call, where the
+/// Python protocol takes microseconds.
+struct ExchangeApi {
+  Version version;
+  ExchangeApi* previous;
+  void* allocate;
+  int (*from_object)(void* object, ManagedTensorVersioned** out);
+};
+
+static_assert(sizeof(Tensor) == 48 && offsetof(Tensor, shape) == 24);
+static_assert(offsetof(ManagedTensor, deleter) == 56);
+static_assert(offsetof(ManagedTensorVersioned, tensor) == 32);
+static_assert(offsetof(ExchangeApi, from_object) == 24);
+
+/// A tensor lent by another library until release().
+class Loan {
+ public:
+  Loan() = default;
+  /// Takes a loan from an object with `__dlpack__`. Throws what the object throws.
+  explicit Loan(pybind11::handle object);
+  Loan(Loan&& other) noexcept;
+  Loan& operator=(Loan&& other) noexcept;
+  ~Loan() { release(); }
+
+  const Tensor& tensor() const noexcept { return versioned_ != nullptr ? versioned_->tensor : plain_->tensor; }
+  /// Whether the lender forbids writing. A lender of the unversioned protocol cannot say, and counts
+  /// as one that does.
+  bool read_only() const noexcept {
+    return versioned_ == nullptr || (versioned_->flags & (read_only_flag | copied_flag)) != 0;
+  }
+  void release() noexcept;
+
+ private:
+  ManagedTensorVersioned* versioned_ = nullptr;
+  ManagedTensor* plain_ = nullptr;
+};
+
+/// "int32", "complex64": as NumPy would call it.
+std::string name_of(const DataType& dtype);
+
+/// TypeError, naming `what`, unless the tensor lies in CPU memory and has a dtype that we know.
+datasparse::ArrayView view_of(const Tensor& tensor, bool read_only, const std::string& what);
+
+}  // namespace dlpack

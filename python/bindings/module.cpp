@@ -1,0 +1,12 @@
+#include "register.hpp"
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "The C++ core of datasparse; import datasparse instead.";
+  register_errors(module);
+  register_runtime(module);
+  register_config_maps(module);
+  register_block_mask(module);
+  register_data_sparsifier(module);
+  register_data_norm_sparsifier(module);
+  register_data_scheduler(module);
+}

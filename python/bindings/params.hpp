@@ -1,0 +1,20 @@
+/// Config values between Python and the core.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "datasparse/param.hpp"
+
+/// None, bool, int, float, str, a tuple of numbers, or a NumPy scalar; anything else is a TypeError
+/// that begins with `what`.
+datasparse::ParamValue to_param(pybind11::handle value, const std::string& what);
+pybind11::object to_python(const datasparse::ParamValue& value);
+
+/// Any mapping with string keys. `group` is for messages.
+datasparse::ParamMap to_param_map(pybind11::handle mapping, const std::string& group);
+pybind11::dict to_python(const datasparse::ParamMap& map);
+
+/// The mapping as a dict with string keys; TypeError, beginning with `what`, for anything else.
+pybind11::dict to_dict(pybind11::handle mapping, const std::string& what);

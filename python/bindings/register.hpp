@@ -1,0 +1,12 @@
+/// One function per bound class, called by module.cpp.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+void register_errors(pybind11::module_& module);
+void register_runtime(pybind11::module_& module);
+void register_config_maps(pybind11::module_& module);
+void register_block_mask(pybind11::module_& module);
+void register_data_sparsifier(pybind11::module_& module);
+void register_data_norm_sparsifier(pybind11::module_& module);
+void register_data_scheduler(pybind11::module_& module);

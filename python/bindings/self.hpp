@@ -1,0 +1,45 @@
+/// `self` of a bound method.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "datasparse/error.hpp"
+
+inline std::string class_name(pybind11::handle object) {
+  return pybind11::str(pybind11::type::handle_of(object).attr("__name__"));
+}
+
+/// A T whose __init__ has run. Without this check a method called before super().__init__(), or on
+/// what Cls.__new__(Cls) returns, would use memory that holds no object.
+template <class T>
+class Self {
+ public:
+  Self() = default;
+  explicit Self(pybind11::handle object) : handle_(object) {
+    if (!pybind11::detail::is_holder_constructed(object.ptr())) {
+      throw datasparse::TypeError("super().__init__() of this " + class_name(object) +
+                                  " has not been called yet");
+    }
+    object_ = object.cast<T*>();
+  }
+
+  T* operator->() const noexcept { return object_; }
+  T& operator*() const noexcept { return *object_; }
+  pybind11::handle handle() const noexcept { return handle_; }
+
+ private:
+  T* object_ = nullptr;
+  pybind11::handle handle_;
+};
+
+template <class T>
+struct pybind11::detail::type_caster<Self<T>> {
+  PYBIND11_TYPE_CASTER(Self<T>, make_caster<T>::name);
+  bool load(handle source, bool) {
+    if (!pybind11::isinstance<T>(source)) return false;
+    value = Self<T>(source);
+    return true;
+  }
+};

@@ -1,0 +1,281 @@
+#include "source.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "datasparse/apply_mask.hpp"
+#include "datasparse/error.hpp"
+#include "dlpack.hpp"
+#include "gil.hpp"
+#include "self.hpp"
+#include "torch.hpp"
+
+namespace py = pybind11;
+using datasparse::ArrayView;
+using datasparse::Axes;
+using datasparse::DType;
+using datasparse::Mask;
+using datasparse::TypeError;
+
+namespace {
+
+constexpr const char* supported = "must be float16, bfloat16, float32 or float64";
+
+std::vector<py::ssize_t> shape_of(const Mask& mask) { return {mask.shape().begin(), mask.shape().end()}; }
+
+// --- NumPy ------------------------------------------------------------------------------------------
+
+DType dtype_of(const py::dtype& dtype, const std::string& what) {
+  const std::string got = py::str(static_cast<const py::object&>(dtype));
+  if (dtype.kind() == 'f' && dtype.byteorder() != '=' && dtype.byteorder() != '|') {
+    const bool foreign = !py::cast<bool>(dtype.attr("isnative"));
+    if (foreign) {
+      throw TypeError(what + " must have this machine's byte order, got " + got +
+                      "; convert it with .astype(data.dtype.newbyteorder('='))");
+    }
+  }
+  if (dtype.kind() == 'f' && dtype.itemsize() == 8) return DType::float64;
+  if (dtype.kind() == 'f' && dtype.itemsize() == 4) return DType::float32;
+  if (dtype.kind() == 'f' && dtype.itemsize() == 2) return DType::float16;
+  if (got == "bfloat16") return DType::bfloat16;  // of ml_dtypes
+  throw TypeError(what + " " + supported + ", got " + got + "; convert it with .astype(np.float32)");
+}
+
+ArrayView view_of(const py::array& array, DType dtype) {
+  Axes shape, strides;
+  for (py::ssize_t axis = 0; axis < array.ndim(); ++axis) {
+    shape.push_back(array.shape(axis));
+    strides.push_back(array.strides(axis));
+  }
+  return {const_cast<void*>(array.data()), dtype, shape, strides, !array.writeable()};
+}
+
+class NumpySource final : public PySource {
+ public:
+  NumpySource(py::object data, const std::string& name, SourceOwner* owner)
+      : PySource(std::move(data), name, owner) {}
+
+  ArrayView pin() override {
+    if (!data_) throw datasparse::StateError(what_ + " are gone");
+    const auto array = py::reinterpret_borrow<py::array>(data_);
+    // Asking NumPy's dtype for its kind takes longer than all else: done once per dtype object.
+    py::dtype dtype = array.dtype();
+    if (!dtype.is(known_dtype_)) {
+      kind_ = dtype_of(dtype, what_);
+      known_dtype_ = std::move(dtype);
+    }
+    return view_of(array, kind_);
+  }
+  void unpin() noexcept override {}
+
+  py::object masked_copy(const Mask& mask) const override {
+    const py::array copy = data_.attr("copy")();
+    datasparse::apply_mask(view_of(copy, dtype_of(copy.dtype(), what_)), mask.data());
+    return copy;
+  }
+
+ private:
+  py::object known_dtype_;
+  DType kind_ = DType::float32;
+};
+
+// --- anything with __dlpack__ -----------------------------------------------------------------------
+
+class DLPackSource : public PySource {
+ public:
+  DLPackSource(py::object data, const std::string& name, SourceOwner* owner)
+      : PySource(std::move(data), name, owner) {}
+
+  ArrayView pin() override {
+    if (!data_) throw datasparse::StateError(what_ + " are gone");
+    dlpack::Loan loan = borrow();
+    const ArrayView view = dlpack::view_of(loan.tensor(), loan.read_only(), what_);
+    loans_.push_back(std::move(loan));
+    return view;
+  }
+  void unpin() noexcept override { loans_.pop_back(); }
+
+  py::object masked_copy(const Mask& mask) const override {
+    const py::array copy = py::module_::import("numpy").attr("from_dlpack")(data_).attr("copy")();
+    datasparse::apply_mask(view_of(copy, dtype_of(copy.dtype(), what_)), mask.data());
+    return copy;
+  }
+
+ protected:
+  virtual dlpack::Loan borrow() const { return dlpack::Loan(data_); }
+
+ private:
+  std::vector<dlpack::Loan> loans_;  // one per pin
+};
+
+// --- torch ------------------------------------------------------------------------------------------
+
+class TorchSource final : public DLPackSource {
+ public:
+  TorchSource(py::object data, const std::string& name, SourceOwner* owner, const Torch& torch)
+      : DLPackSource(std::move(data), name, owner), torch_(torch), is_module_(!torch.is_tensor(data_)) {
+    check(tensor());
+  }
+
+  py::object array() const override { return tensor(); }
+  py::object array_for_override() const override { return tensor().attr("detach")(); }
+
+  py::object masked_copy(const Mask& mask) const override {
+    const py::object copy = tensor().attr("detach")().attr("clone")();
+    const dlpack::Loan loan = dlpack::Loan(copy);
+    datasparse::apply_mask(dlpack::view_of(loan.tensor(), loan.read_only(), what_), mask.data());
+    return copy;
+  }
+
+  /// Autograd must learn that the weights it has saved were overwritten.
+  void mark_written() override {
+    const py::object written = tensor();
+    if (!py::cast<bool>(written.attr("is_inference")())) torch_.increment_version(written);
+  }
+
+  py::object call(const py::object& override, const py::tuple& args, const py::dict& kwargs) const override {
+    const py::object context = torch_.no_grad();
+    context.attr("__enter__")();
+    try {
+      py::object result = override(*args, **kwargs);
+      context.attr("__exit__")(py::none(), py::none(), py::none());
+      return result;
+    } catch (...) {
+      context.attr("__exit__")(py::none(), py::none(), py::none());
+      throw;
+    }
+  }
+
+  void adopt_mask() override {
+    if (!mask_object_ || mask_.size() == 0) return;
+    const auto pointer = py::cast<std::uintptr_t>(mask_object_.attr("data_ptr")());
+    if (pointer == reinterpret_cast<std::uintptr_t>(mask_.data())) return;
+    const py::object foreign = mask_object_.attr("detach")();
+    restore_mask_object();
+    const auto elements = py::cast<std::int64_t>(foreign.attr("numel")());
+    if (elements != mask_.size()) {
+      throw datasparse::ValueError("mask.data for the " + what_ + " must have " + std::to_string(mask_.size()) +
+                                   " elements, got " + std::to_string(elements));
+    }
+    const py::object keep = foreign.attr("ne")(0).attr("reshape")(mask_object_.attr("shape"));
+    mask_object_.attr("copy_")(keep);
+  }
+
+  void restore_mask_object() override {
+    if (mask_object_) mask_object_.attr("data") = make_mask_object(mask_);
+  }
+
+ protected:
+  dlpack::Loan borrow() const override {
+    const py::object now = tensor();
+    check_place(now);
+    const bool tracked = py::cast<bool>(now.attr("requires_grad"));
+    return dlpack::Loan(tracked ? py::object(now.attr("detach")()) : now);
+  }
+
+  py::object make_mask_object(const Mask& mask) const override { return torch_.from_numpy(numpy_mask(mask)); }
+
+ private:
+  /// A module's weight is looked up each time: it may have been replaced.
+  py::object tensor() const {
+    if (!data_) throw datasparse::StateError(what_ + " are gone");
+    return is_module_ ? py::object(data_.attr("weight")) : data_;
+  }
+
+  void check_place(const py::object& tensor) const {
+    if (!py::object(tensor.attr("layout")).is(torch_.strided)) {
+      throw TypeError(what_ + " must be a dense (strided) tensor, got layout " +
+                      std::string(py::str(tensor.attr("layout"))) + "; convert it with .to_dense()");
+    }
+    const std::string device = py::str(tensor.attr("device").attr("type"));
+    if (device != "cpu") {
+      throw TypeError(what_ + " must be a tensor in CPU memory, got one on device '" + device +
+                      (device == "meta" ? "'; materialise it first, with model.to_empty(device='cpu') say"
+                                        : "'; move it with .cpu(), or compute the mask of a copy"));
+    }
+  }
+
+  void check(const py::object& tensor) const {
+    check_place(tensor);
+    if (!py::cast<bool>(tensor.attr("is_floating_point")()) || py::cast<bool>(tensor.attr("is_neg")())) {
+      throw TypeError(what_ + " " + supported + ", got " + std::string(py::str(tensor.attr("dtype"))) +
+                      "; convert it with .float()");
+    }
+  }
+
+  const Torch& torch_;
+  bool is_module_;
+};
+
+}  // namespace
+
+// --- what all have in common ------------------------------------------------------------------------
+
+SourceOwner::~SourceOwner() {
+  for (auto* source : sources_) source->owner_ = nullptr;
+}
+
+PySource::PySource(py::object data, std::string name, SourceOwner* owner)
+    : data_(std::move(data)), what_(name.empty() ? "data" : "data of '" + name + "'"), owner_(owner) {
+  if (owner_ != nullptr) owner_->sources_.insert(this);
+}
+
+PySource::~PySource() {
+  if (Py_IsInitialized() == 0) {
+    data_.release();
+    mask_object_.release();
+    return;
+  }
+  const py::gil_scoped_acquire gil;
+  if (owner_ != nullptr) owner_->sources_.erase(this);
+  clear();
+}
+
+py::object PySource::call(const py::object& override, const py::tuple& args, const py::dict& kwargs) const {
+  return override(*args, **kwargs);
+}
+
+py::object PySource::mask_object(const Mask& mask) {
+  if (!mask_object_) {
+    mask_ = mask;
+    mask_object_ = make_mask_object(mask);
+  }
+  return mask_object_;
+}
+
+py::object PySource::make_mask_object(const Mask& mask) const { return numpy_mask(mask); }
+
+int PySource::traverse(visitproc visit, void* arg) const {
+  Py_VISIT(data_.ptr());
+  Py_VISIT(mask_object_.ptr());
+  return 0;
+}
+
+void PySource::clear() {
+  // Taken out first: what they release may come back here.
+  const py::object data = std::move(data_);
+  const py::object mask = std::move(mask_object_);
+}
+
+py::array numpy_mask(const Mask& mask) {
+  const py::capsule owner(new Mask(mask), [](void* memory) { delete static_cast<Mask*>(memory); });
+  return py::array(py::dtype::of<bool>(), shape_of(mask), mask.data(), owner);
+}
+
+std::shared_ptr<PySource> make_source(py::object data, const std::string& name, SourceOwner* owner) {
+  if (py::isinstance<py::array>(data)) {
+    return std::make_shared<NumpySource>(std::move(data), name, owner);
+  }
+  if (const auto* torch = Torch::if_imported()) {
+    if (torch->is_tensor(data) || torch->is_embedding(data)) {
+      return std::make_shared<TorchSource>(std::move(data), name, owner, *torch);
+    }
+  }
+  if (py::hasattr(data, "__dlpack__")) return std::make_shared<DLPackSource>(std::move(data), name, owner);
+  throw TypeError((name.empty() ? "data" : "data of '" + name + "'") +
+                  " must be a NumPy array, a torch tensor, nn.Parameter, nn.Embedding or nn.EmbeddingBag, or "
+                  "an object with __dlpack__, got " +
+                  class_name(data));
+}

@@ -1,0 +1,136 @@
+/// Sparsifiers that Python may subclass.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <functional>
+#include <string>
+#include <type_traits>
+
+#include "collector.hpp"
+#include "datasparse/data_norm_sparsifier.hpp"
+#include "datasparse/data_sparsifier.hpp"
+#include "datasparse/error.hpp"
+#include "params.hpp"
+#include "self.hpp"
+#include "source.hpp"
+
+/// The Python side of any sparsifier that was made in Python.
+class PySparsifierSide : public SourceOwner {
+ public:
+  /// Masks of squashed groups, whose sources are gone, by name.
+  pybind11::dict squashed_masks;
+
+  /// BaseDataSparsifier::check_defaults().
+  virtual void check_defaults() const = 0;
+  /// BaseDataSparsifier::run_as_update().
+  virtual void run_as_update(const std::function<void()>& work) = 0;
+
+  /// Takes over what the user has put in place of torch masks by `mask.data = ...`.
+  void adopt_masks() const {
+    for (auto* source : sources()) source->adopt_mask();
+  }
+
+ protected:
+  PySparsifierSide() = default;
+  ~PySparsifierSide() = default;
+};
+
+/// TypeError where an override returned something: masks are changed in place.
+inline void require_none(const pybind11::object& result, pybind11::handle self, const char* method,
+                         const char* hint) {
+  if (result.is_none()) return;
+  throw datasparse::TypeError(class_name(self) + "." + method + "() returned " + class_name(result) +
+                              ", expected None" + hint);
+}
+
+template <class Base>
+class PySparsifier : public Base, public PySparsifierSide, public pybind11::trampoline_self_life_support {
+ public:
+  using Base::Base;
+
+  void check_defaults() const override { Base::check_defaults(); }
+  void run_as_update(const std::function<void()>& work) override { Base::run_as_update(work); }
+
+  static constexpr bool is_abstract = std::is_same_v<Base, datasparse::BaseDataSparsifier>;
+
+  void update_mask(const std::string& name, const datasparse::ArrayView& data,
+                   const datasparse::ParamMap& config) override {
+    if constexpr (!is_abstract) {
+      if (!overridden_) return Base::update_mask(name, data, config);
+    }
+    const pybind11::gil_scoped_acquire gil;
+    const auto override = override_of("update_mask");
+    const pybind11::object self = pybind11::cast(static_cast<const Base*>(this));
+    if (!override) {
+      pybind11::set_error(PyExc_NotImplementedError,
+                          (class_name(self) + " must override update_mask()").c_str());
+      throw pybind11::error_already_set();
+    }
+    const auto source = std::dynamic_pointer_cast<PySource>(this->get_data(name));
+    try {
+      const auto result = source->call(
+          override, pybind11::make_tuple(name, source->array_for_override()), to_python(config));
+      require_none(result, self, "update_mask", ": change get_mask(name) in place");
+    } catch (...) {
+      source->restore_mask_object();
+      throw;
+    }
+    source->adopt_mask();
+  }
+
+  void check_config(const std::string& name, const datasparse::ParamMap& config) const override {
+    const pybind11::gil_scoped_acquire gil;
+    if (const auto override = override_of("check_config")) {
+      override(name, to_python(config));
+    } else {
+      Base::check_config(name, config);
+    }
+  }
+
+ protected:
+  /// A step asks this first, which spares every group the look for an override.
+  bool updates_can_fail() const override {
+    const pybind11::gil_scoped_acquire gil;
+    overridden_ = static_cast<bool>(override_of("update_mask"));
+    return overridden_ || is_abstract;
+  }
+
+  void access_data(const std::function<void()>& work) const override {
+    const pybind11::gil_scoped_acquire gil;
+    work();
+  }
+
+ private:
+  pybind11::function override_of(const char* method) const {
+    return pybind11::get_override(static_cast<const Base*>(this), method);
+  }
+
+  mutable bool overridden_ = true;
+};
+
+/// How the collector sees a sparsifier: through its sources to the arrays and masks.
+struct SparsifierAccess {
+  static int traverse(datasparse::BaseDataSparsifier& sparsifier, visitproc visit, void* arg) {
+    const auto* const side = dynamic_cast<PySparsifierSide*>(&sparsifier);
+    if (side == nullptr) return 0;
+    Py_VISIT(side->squashed_masks.ptr());
+    for (const auto* source : side->sources()) {
+      if (const int stop = source->traverse(visit, arg)) return stop;
+    }
+    return 0;
+  }
+  static void clear(datasparse::BaseDataSparsifier& sparsifier) {
+    auto* const side = dynamic_cast<PySparsifierSide*>(&sparsifier);
+    if (side == nullptr) return;
+    // What one source releases may remove another: work on a copy.
+    const auto sources = side->sources();
+    for (auto* source : sources) {
+      if (side->sources().count(source) != 0) source->clear();
+    }
+    side->squashed_masks.clear();
+  }
+};
+
+/// What every sparsifier's __init__ does once its overrides can be reached.
+void finish_init(const pybind11::object& self, const pybind11::object& data_list);

@@ -1,0 +1,156 @@
+#include "state.hpp"
+
+#include <cstring>
+#include <string_view>
+
+#include "datasparse/error.hpp"
+#include "params.hpp"
+#include "self.hpp"
+
+namespace py = pybind11;
+using datasparse::ParamMap;
+using datasparse::ValueError;
+
+namespace {
+
+/// A dict of a loaded state, whose entries name themselves when they do not fit.
+class Entries {
+ public:
+  Entries(const py::object& dict, std::string where) : where_(std::move(where)) {
+    if (!py::isinstance<py::dict>(dict)) refuse(where_, "a dict", dict);
+    dict_ = py::reinterpret_borrow<py::dict>(dict);
+  }
+
+  template <class T>
+  T get(const char* key) const {
+    const py::object value = at(key);
+    if constexpr (std::is_same_v<T, bool>) {
+      if (!PyBool_Check(value.ptr())) refuse(path(key), "a bool", value);
+    } else if constexpr (std::is_same_v<T, std::int64_t>) {
+      if (PyBool_Check(value.ptr()) || !PyLong_Check(value.ptr())) refuse(path(key), "an int", value);
+      return fitting(key, value);
+    } else {
+      static_assert(std::is_same_v<T, std::string>);
+      if (!PyUnicode_Check(value.ptr())) refuse(path(key), "a str", value);
+    }
+    return value.cast<T>();
+  }
+
+  ParamMap params(const char* key) const {
+    const Entries inner(at(key), path(key));
+    try {
+      return to_param_map(inner.dict_, path(key));
+    } catch (const datasparse::TypeError& error) {
+      throw ValueError(std::string(error.what()));
+    }
+  }
+
+  datasparse::Axes shape(const char* key) const {
+    const py::object value = at(key);
+    if (!PyTuple_Check(value.ptr()) && !PyList_Check(value.ptr())) refuse(path(key), "a tuple of int", value);
+    datasparse::Axes axes;
+    for (const auto item : value) {
+      if (!PyLong_Check(item.ptr())) refuse(path(key), "a tuple of int", value);
+      axes.push_back(fitting(key, item));
+    }
+    return axes;
+  }
+
+  std::vector<std::uint8_t> bytes(const char* key) const {
+    const py::object value = at(key);
+    if (!PyBytes_Check(value.ptr())) refuse(path(key), "bytes", value);
+    const auto view = value.cast<std::string_view>();
+    return {view.begin(), view.end()};
+  }
+
+  py::dict dict(const char* key) const { return Entries(at(key), path(key)).dict_; }
+
+ private:
+  [[noreturn]] static void refuse(const std::string& where, const char* expected, py::handle value) {
+    throw ValueError(where + " must be " + expected + ", got " + class_name(value));
+  }
+
+  std::int64_t fitting(const char* key, py::handle value) const {
+    int overflow = 0;
+    const std::int64_t integer = PyLong_AsLongLongAndOverflow(value.ptr(), &overflow);
+    if (overflow != 0) throw ValueError(path(key) + " must fit into 64 bits, got " + std::string(py::repr(value)));
+    return integer;
+  }
+
+  std::string path(const char* key) const { return where_ + "['" + key + "']"; }
+
+  py::object at(const char* key) const {
+    if (!dict_.contains(key)) throw ValueError(where_ + " has no entry '" + key + "'");
+    return dict_[key];
+  }
+
+  std::string where_;
+  py::dict dict_;
+};
+
+}  // namespace
+
+py::dict to_state_dict(const datasparse::SparsifierState& state) {
+  py::dict groups;
+  for (const auto& group : state.groups) {
+    py::tuple shape(static_cast<std::size_t>(group.shape.size()));
+    for (int axis = 0; axis < group.shape.size(); ++axis) shape[static_cast<std::size_t>(axis)] = group.shape[axis];
+    py::dict entry;
+    entry["config"] = to_python(group.config);
+    entry["shape"] = shape;
+    entry["mask"] = py::bytes(reinterpret_cast<const char*>(group.mask_bits.data()), group.mask_bits.size());
+    entry["squashed"] = group.squashed;
+    entry["state"] = to_python(group.state);
+    groups[py::str(group.name)] = entry;
+  }
+  py::dict result;
+  result["version"] = state.version;
+  result["step_count"] = state.step_count;
+  result["enable_mask_update"] = state.enable_mask_update;
+  result["defaults"] = to_python(state.defaults);
+  result["data_groups"] = groups;
+  return result;
+}
+
+py::dict to_state_dict(const datasparse::SchedulerState& state) {
+  py::dict result;
+  result["version"] = state.version;
+  result["schedule_param"] = state.schedule_param;
+  result["last_epoch"] = state.last_epoch;
+  result["base_param"] = to_python(state.base_param);
+  result["last_param"] = to_python(state.last_param);
+  return result;
+}
+
+datasparse::SparsifierState to_sparsifier_state(const py::object& state_dict) {
+  const Entries entries(state_dict, "state_dict");
+  datasparse::SparsifierState state;
+  state.version = entries.get<std::int64_t>("version");
+  if (state.version != datasparse::SparsifierState::current_version) return state;  // the core refuses it
+  state.step_count = entries.get<std::int64_t>("step_count");
+  state.enable_mask_update = entries.get<bool>("enable_mask_update");
+  state.defaults = entries.params("defaults");
+  for (const auto& item : entries.dict("data_groups")) {
+    if (!PyUnicode_Check(item.first.ptr())) {
+      throw ValueError("state_dict['data_groups'] must have names as keys, got " + std::string(py::repr(item.first)));
+    }
+    const auto name = item.first.cast<std::string>();
+    const Entries entry(py::reinterpret_borrow<py::object>(item.second),
+                        "state_dict['data_groups']['" + name + "']");
+    state.groups.push_back({name, entry.params("config"), entry.shape("shape"), entry.bytes("mask"),
+                            entry.get<bool>("squashed"), entry.params("state")});
+  }
+  return state;
+}
+
+datasparse::SchedulerState to_scheduler_state(const py::object& state_dict) {
+  const Entries entries(state_dict, "state_dict");
+  datasparse::SchedulerState state;
+  state.version = entries.get<std::int64_t>("version");
+  if (state.version != datasparse::SchedulerState::current_version) return state;  // the core refuses it
+  state.schedule_param = entries.get<std::string>("schedule_param");
+  state.last_epoch = entries.get<std::int64_t>("last_epoch");
+  state.base_param = entries.params("base_param");
+  state.last_param = entries.params("last_param");
+  return state;
+}
