@@ -12,7 +12,9 @@ namespace {
 
 constexpr std::int64_t chunk = 65536;  // elements that a thread takes at a time
 
-int threads_for(std::int64_t elements) noexcept { return elements < chunk ? 1 : available_threads(); }
+int threads_for(std::int64_t elements) noexcept {
+  return elements < chunk ? 1 : available_threads();
+}
 
 }  // namespace
 
@@ -32,11 +34,11 @@ void zero_masked(const Kernels& table, const ArrayView& data, const std::uint8_t
     const std::int64_t first = i / across * height;
     for (std::int64_t r = first; r < std::min(first + height, matrix.rows()); ++r) {
       const std::uint8_t* const row = mask + r * columns + column;
-      matrix.for_each_run(r, column, n,
-                          [&](std::byte* run, std::ptrdiff_t stride, std::int64_t count,
-                              std::int64_t offset) {
-                            table.zero_masked(run, stride, item, row + offset, count);
-                          });
+      matrix.for_each_run(
+          r, column, n,
+          [&](std::byte* run, std::ptrdiff_t stride, std::int64_t count, std::int64_t offset) {
+            table.zero_masked(run, stride, item, row + offset, count);
+          });
     }
   });
 }

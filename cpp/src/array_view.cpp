@@ -79,7 +79,8 @@ struct Axis {
   std::int64_t length, stride;
 };
 
-/// Start offsets of all elements, sorted: for strides that interleave, where no rule of thumb holds.
+/// Start offsets of all elements, sorted: for strides that interleave, where no rule of thumb
+/// holds.
 bool any_offsets_closer_than(std::int64_t bytes, const std::vector<Axis>& axes) {
   std::vector<std::int64_t> offsets{0};
   for (const auto& axis : axes) {
@@ -89,9 +90,8 @@ bool any_offsets_closer_than(std::int64_t bytes, const std::vector<Axis>& axes) 
     }
   }
   std::sort(offsets.begin(), offsets.end());
-  return std::adjacent_find(offsets.begin(), offsets.end(), [bytes](auto a, auto b) {
-           return b - a < bytes;
-         }) != offsets.end();
+  return std::adjacent_find(offsets.begin(), offsets.end(),
+                            [bytes](auto a, auto b) { return b - a < bytes; }) != offsets.end();
 }
 
 }  // namespace
@@ -99,11 +99,12 @@ bool any_offsets_closer_than(std::int64_t bytes, const std::vector<Axis>& axes) 
 ArrayView::ArrayView(void* data, DType dtype, const Axes& shape, bool read_only)
     : ArrayView(data, dtype, shape, contiguous_strides(dtype, shape), read_only) {}
 
-ArrayView::ArrayView(void* data, DType dtype, const Axes& shape, const Axes& strides, bool read_only)
+ArrayView::ArrayView(void* data, DType dtype, const Axes& shape, const Axes& strides,
+                     bool read_only)
     : data_(data), dtype_(dtype), read_only_(read_only), shape_(shape), strides_(strides) {
   if (shape.size() != strides.size()) {
-    throw ValueError("strides must have one entry per axis, got " + to_string(strides) + " for shape " +
-                     to_string(shape));
+    throw ValueError("strides must have one entry per axis, got " + to_string(strides) +
+                     " for shape " + to_string(shape));
   }
   for (auto length : shape) {
     if (length < 0) throw ValueError("shape must not be negative, got " + to_string(shape));

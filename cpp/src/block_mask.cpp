@@ -14,16 +14,19 @@ namespace {
 constexpr std::int64_t whole_axis = -1;
 constexpr std::int64_t axis_max = std::int64_t{1} << 60;
 
-std::int64_t block_axis(const ParamValue::Variant& value, std::size_t axis, const std::string& what) {
+std::int64_t block_axis(const ParamValue::Variant& value, std::size_t axis,
+                        const std::string& group) {
   if (const auto* integers = std::get_if<ParamValue::Ints>(&value)) return (*integers)[axis];
-  return ParamValue(std::get<ParamValue::Floats>(value)[axis]).as_integer(what);
+  return ParamValue(std::get<ParamValue::Floats>(value)[axis])
+      .as_integer("sparse_block_shape", group);
 }
 
 /// The number of elements of a block, or ValueError where it leaves 63 bits.
 std::int64_t block_size(std::int64_t height, std::int64_t width, const std::string& group) {
   if (height > std::numeric_limits<std::int64_t>::max() / width) {
-    throw ValueError(label("sparse_block_shape", group) + " must have fewer than 2^63 elements, got (" +
-                     std::to_string(height) + ", " + std::to_string(width) + ")");
+    throw ValueError(label("sparse_block_shape", group) +
+                     " must have fewer than 2^63 elements, got (" + std::to_string(height) + ", " +
+                     std::to_string(width) + ")");
   }
   return height * width;
 }
@@ -35,21 +38,21 @@ BlockSpec BlockSpec::from_config(const ParamMap& config, const std::string& grou
   for (const auto& [key, value] : config) {
     const auto what = [&key = key, &group] { return label(key, group); };
     if (key == "sparsity_level") {
-      spec.sparsity_level = value.as_number(what());
+      spec.sparsity_level = value.as_number(key, group);
     } else if (key == "sparse_block_shape") {
       const auto* integers = value.get_if<ParamValue::Ints>();
       const auto* floats = value.get_if<ParamValue::Floats>();
       if (integers == nullptr && floats == nullptr) {
-        throw TypeError(what() + " must be a tuple of two integers, got " + to_string(value) + " (" +
-                        kind_of(value) + ")");
+        throw TypeError(what() + " must be a tuple of two integers, got " + to_string(value) +
+                        " (" + kind_of(value) + ")");
       }
       if ((integers != nullptr ? integers->size() : floats->size()) != 2) {
         throw ValueError(what() + " must be a tuple of two integers, got " + to_string(value));
       }
-      spec.block_height = block_axis(value.variant(), 0, what());
-      spec.block_width = block_axis(value.variant(), 1, what());
+      spec.block_height = block_axis(value.variant(), 0, group);
+      spec.block_width = block_axis(value.variant(), 1, group);
     } else if (key == "zeros_per_block") {
-      if (!value.is_none()) spec.zeros_per_block = value.as_integer(what());
+      if (!value.is_none()) spec.zeros_per_block = value.as_integer(key, group);
     } else if (key == "norm") {
       const auto* text = value.get_if<std::string>();
       if (text == nullptr) {
@@ -63,8 +66,8 @@ BlockSpec BlockSpec::from_config(const ParamMap& config, const std::string& grou
     } else {
       std::vector<std::string> known;
       for (const auto& item : BlockSpec().to_config()) known.push_back(item.first);
-      throw TypeError("unknown config key '" + key + "'" + (group.empty() ? "" : " of '" + group + "'") +
-                      did_you_mean(key, known));
+      throw TypeError("unknown config key '" + key + "'" +
+                      (group.empty() ? "" : " of '" + group + "'") + did_you_mean(key, known));
     }
   }
   spec.check(group);
@@ -98,9 +101,10 @@ void BlockSpec::check(const std::string& group) const {
   if (zeros_per_block && block_height > 0 && block_width > 0) {
     const auto size = block_size(block_height, block_width, group);
     if (*zeros_per_block > size) {
-      throw ValueError(label("zeros_per_block", group) + " must be at most " + std::to_string(size) +
-                       ", the size of a block of (" + std::to_string(block_height) + ", " +
-                       std::to_string(block_width) + "), got " + std::to_string(*zeros_per_block));
+      throw ValueError(label("zeros_per_block", group) + " must be at most " +
+                       std::to_string(size) + ", the size of a block of (" +
+                       std::to_string(block_height) + ", " + std::to_string(block_width) +
+                       "), got " + std::to_string(*zeros_per_block));
     }
   }
 }

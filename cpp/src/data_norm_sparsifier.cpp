@@ -41,8 +41,8 @@ void DataNormSparsifier::update_mask(const std::string& name, const ArrayView& d
                                      const ParamMap& config) {
   const Mask mask = mask_of(name);
   if (data.shape() != mask.shape()) {
-    throw ValueError("data of '" + name + "' must have the shape of its mask, " + to_string(mask.shape()) +
-                     ", got " + to_string(data.shape()));
+    throw ValueError("data of '" + name + "' must have the shape of its mask, " +
+                     to_string(mask.shape()) + ", got " + to_string(data.shape()));
   }
   const auto spec = BlockSpec::from_config(block_config(config), name).resolved(data.shape(), name);
   const ArrayView* const pinned = pinned_data(name);
@@ -82,6 +82,8 @@ void DataNormSparsifier::finish_updates() {
 
 void DataNormSparsifier::drop_updates() noexcept { updates_->jobs.clear(); }
 
-bool DataNormSparsifier::updates_can_fail() const { return typeid(*this) != typeid(DataNormSparsifier); }
+bool DataNormSparsifier::updates_can_fail() const {
+  return typeid(*this) != typeid(DataNormSparsifier);
+}
 
 }  // namespace datasparse

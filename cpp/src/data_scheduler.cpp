@@ -9,12 +9,14 @@
 namespace datasparse {
 
 BaseDataScheduler::BaseDataScheduler(std::shared_ptr<BaseDataSparsifier> data_sparsifier,
-                                     std::string schedule_param, std::int64_t last_epoch, bool verbose)
+                                     std::string schedule_param, std::int64_t last_epoch,
+                                     bool verbose)
     : sparsifier_(std::move(data_sparsifier)),
       param_(std::move(schedule_param)),
       last_epoch_(last_epoch),
       verbose_(verbose) {
-  if (sparsifier_ == nullptr) throw TypeError("data_sparsifier must be a data sparsifier, got none");
+  if (sparsifier_ == nullptr)
+    throw TypeError("data_sparsifier must be a data sparsifier, got none");
   if (last_epoch < -1) {
     throw ValueError("last_epoch must be at least -1, got " + std::to_string(last_epoch));
   }
@@ -34,13 +36,15 @@ void BaseDataScheduler::step() { advance(true); }
 void BaseDataScheduler::advance(bool warn_if_early) {
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   if (stepping_) {
-    throw StateError("step() must not be called from inside get_schedule_param() of the same scheduler");
+    throw StateError(
+        "step() must not be called from inside get_schedule_param() of the same scheduler");
   }
   if (warn_if_early && !warned_ && sparsifier_->step_count() == 0) {
     warned_ = true;
-    send_message(Severity::warning,
-                 "scheduler.step() was called before the first sparsifier.step(): call the sparsifier's "
-                 "step() first, or the first value of the schedule is never used");
+    send_message(
+        Severity::warning,
+        "scheduler.step() was called before the first sparsifier.step(): call the sparsifier's "
+        "step() first, or the first value of the schedule is never used");
   }
   const ParamMap base_before = base_param_;
   pick_up_groups();
@@ -58,8 +62,8 @@ void BaseDataScheduler::advance(bool warn_if_early) {
   stepping_ = false;
   if (!verbose_) return;
   for (const auto& [name, value] : last_param_) {
-    send_message(Severity::info, "epoch " + std::to_string(last_epoch_) + ": " + label(param_, name) +
-                                     " = " + to_string(value));
+    send_message(Severity::info, "epoch " + std::to_string(last_epoch_) + ": " +
+                                     label(param_, name) + " = " + to_string(value));
   }
 }
 
@@ -106,15 +110,17 @@ SchedulerState BaseDataScheduler::save_state() const {
 void BaseDataScheduler::load_state(const SchedulerState& state) {
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   if (state.version != SchedulerState::current_version) {
-    throw ValueError("version of the state must be " + std::to_string(SchedulerState::current_version) +
-                     ", got " + std::to_string(state.version));
+    throw ValueError("version of the state must be " +
+                     std::to_string(SchedulerState::current_version) + ", got " +
+                     std::to_string(state.version));
   }
   if (state.schedule_param != param_) {
-    throw ValueError("schedule_param of the state must be '" + param_ + "', got '" + state.schedule_param +
-                     "'");
+    throw ValueError("schedule_param of the state must be '" + param_ + "', got '" +
+                     state.schedule_param + "'");
   }
   if (state.last_epoch < -1) {
-    throw ValueError("last_epoch of the state must be at least -1, got " + std::to_string(state.last_epoch));
+    throw ValueError("last_epoch of the state must be at least -1, got " +
+                     std::to_string(state.last_epoch));
   }
   ParamMap values;
   for (const auto& [name, value] : state.last_param) {

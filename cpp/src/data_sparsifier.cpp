@@ -66,8 +66,8 @@ struct BaseDataSparsifier::Impl {
   }
 };
 
-/// Every public call holds one. The lock is not waited for by the thread that holds it already, which
-/// is in an override then: there, reading is allowed, changing is not.
+/// Every public call holds one. The lock is not waited for by the thread that holds it already,
+/// which is in an override then: there, reading is allowed, changing is not.
 class BaseDataSparsifier::Entry {
  public:
   enum Access { reads, changes };
@@ -101,7 +101,8 @@ namespace {
 /// Names the override that runs for the length of a scope.
 class Inside {
  public:
-  Inside(const char*& place, const char* name) : place_(place), before_(std::exchange(place, name)) {}
+  Inside(const char*& place, const char* name)
+      : place_(place), before_(std::exchange(place, name)) {}
   Inside(const Inside&) = delete;
   Inside& operator=(const Inside&) = delete;
   ~Inside() { place_ = before_; }
@@ -153,7 +154,8 @@ class Pins {
 void require_shape(const std::string& name, const Axes& now, const Axes& expected) {
   if (now == expected) return;
   throw ValueError("data of '" + name + "' must keep the shape " + to_string(expected) + ", got " +
-                   to_string(now) + "; call add_data again with reuse_mask=False for data of another shape");
+                   to_string(now) +
+                   "; call add_data again with reuse_mask=False for data of another shape");
 }
 
 /// A copy of the caller's mask.
@@ -162,7 +164,8 @@ Mask checked_mask(const std::string& name, const Axes& shape, const std::uint8_t
   const auto* const wrong =
       std::find_if(bytes, bytes + mask.size(), [](std::uint8_t byte) { return byte > 1; });
   if (wrong != bytes + mask.size()) {
-    throw ValueError("mask of '" + name + "' must hold 0 and 1 only, got " + std::to_string(*wrong));
+    throw ValueError("mask of '" + name + "' must hold 0 and 1 only, got " +
+                     std::to_string(*wrong));
   }
   std::copy(bytes, bytes + mask.size(), mask.data());
   return mask;
@@ -203,10 +206,12 @@ BaseDataSparsifier::BaseDataSparsifier(ParamMap defaults) : impl_(std::make_uniq
 
 BaseDataSparsifier::~BaseDataSparsifier() = default;
 
-// --- groups -----------------------------------------------------------------------------------------
+// --- groups
+// -----------------------------------------------------------------------------------------
 
 bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataSource> data,
-                                  const ParamMap& config, bool reuse_mask, const std::uint8_t* mask) {
+                                  const ParamMap& config, bool reuse_mask,
+                                  const std::uint8_t* mask) {
   const Entry entry(*this, Entry::changes, "add_data()");
   if (name.empty()) throw ValueError("name of data must not be empty");
 
@@ -215,7 +220,8 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
 
   // What the new group starts from: the group that it replaces, a loaded state, or the defaults.
   const auto old = impl_->by_name.find(name);
-  const Group* const replaced = old != impl_->by_name.end() && !old->second->squashed() ? old->second : nullptr;
+  const Group* const replaced =
+      old != impl_->by_name.end() && !old->second->squashed() ? old->second : nullptr;
   const auto loaded = impl_->waiting.find(name);
   auto group = std::make_unique<Group>();
   group->name = name;
@@ -244,7 +250,8 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
   } else if (!has_mask) {
     group->mask = Mask(shape);
   } else if (group->mask.shape() != shape) {
-    throw ValueError("mask of '" + name + "' must have the shape of its data to be reused: it has " +
+    throw ValueError("mask of '" + name +
+                     "' must have the shape of its data to be reused: it has " +
                      to_string(group->mask.shape()) + ", the data have " + to_string(shape) +
                      "; pass reuse_mask=False");
   }
@@ -284,7 +291,8 @@ std::shared_ptr<DataSource> BaseDataSparsifier::get_data(const std::string& name
   const Entry entry(*this, Entry::reads, "get_data()");
   const Group& group = impl_->at(name);
   if (group.squashed()) {
-    throw ValueError("data of '" + name + "' were squashed and released; its mask can still be read");
+    throw ValueError("data of '" + name +
+                     "' were squashed and released; its mask can still be read");
   }
   return group.source;
 }
@@ -296,7 +304,8 @@ Mask BaseDataSparsifier::get_mask(const std::string& name) {
   return group.mask;
 }
 
-// --- config -----------------------------------------------------------------------------------------
+// --- config
+// -----------------------------------------------------------------------------------------
 
 ParamMap BaseDataSparsifier::config(const std::string& name) const {
   const Entry entry(*this, Entry::reads, "config()");
@@ -346,7 +355,8 @@ void BaseDataSparsifier::set_param(const std::string& key, const ParamMap& value
   changes.reserve(values.size());
   for (const auto& [name, value] : values) {
     Group& group = impl_->at(name);
-    if (holds_nan(value)) throw ValueError(label(key, name) + " must not be NaN, got " + to_string(value));
+    if (holds_nan(value))
+      throw ValueError(label(key, name) + " must not be NaN, got " + to_string(value));
     ParamMap written = group.written;
     written.set(key, value);
     ParamMap effective = checked_config(name, written, &group.mask.shape());
@@ -384,7 +394,8 @@ ParamMap BaseDataSparsifier::state(const std::string& name) const {
 }
 
 void BaseDataSparsifier::replace_state(const std::string& name, const ParamMap& state) {
-  const Entry entry(*this, Entry::reads, "writing a state");  // a subclass's own: also in an override
+  const Entry entry(*this, Entry::reads,
+                    "writing a state");  // a subclass's own: also in an override
   impl_->at(name).state = state;
 }
 
@@ -397,7 +408,8 @@ std::vector<std::string> BaseDataSparsifier::known_params() const {
   return keys;
 }
 
-// --- masks ------------------------------------------------------------------------------------------
+// --- masks
+// ------------------------------------------------------------------------------------------
 
 void BaseDataSparsifier::step() {
   const Entry entry(*this, Entry::changes, "step()");
@@ -467,7 +479,8 @@ std::vector<BaseDataSparsifier::Group*> BaseDataSparsifier::unsquashed(
   for (const auto& name : names) {
     Group& group = impl_->at(name);
     if (group.squashed()) {
-      throw ValueError(std::string(call) + " of '" + name + "' is impossible: it was squashed already");
+      throw ValueError(std::string(call) + " of '" + name +
+                       "' is impossible: it was squashed already");
     }
     if (std::find(groups.begin(), groups.end(), &group) == groups.end()) groups.push_back(&group);
   }
@@ -528,7 +541,8 @@ void BaseDataSparsifier::apply_mask() {
 
 void BaseDataSparsifier::squash_mask() { squash_mask(unsquashed_names(*this)); }
 
-// --- saving -----------------------------------------------------------------------------------------
+// --- saving
+// -----------------------------------------------------------------------------------------
 
 SparsifierState BaseDataSparsifier::save_state() const {
   const Entry entry(*this, Entry::reads, "save_state()");
@@ -540,7 +554,8 @@ SparsifierState BaseDataSparsifier::save_state() const {
     saved.groups.push_back({group->name, group->written, group->mask.shape(), group->mask.pack(),
                             group->squashed(), group->state});
   }
-  for (const auto& item : std::map<std::string, GroupState>(impl_->waiting.begin(), impl_->waiting.end())) {
+  for (const auto& item :
+       std::map<std::string, GroupState>(impl_->waiting.begin(), impl_->waiting.end())) {
     saved.groups.push_back(item.second);
   }
   return saved;
@@ -550,11 +565,13 @@ void BaseDataSparsifier::load_state(const SparsifierState& state, bool strict) {
   std::vector<std::shared_ptr<DataSource>> released;
   const Entry entry(*this, Entry::changes, "load_state_dict()");
   if (state.version != SparsifierState::current_version) {
-    throw ValueError("version of the state must be " + std::to_string(SparsifierState::current_version) +
-                     ", got " + std::to_string(state.version));
+    throw ValueError("version of the state must be " +
+                     std::to_string(SparsifierState::current_version) + ", got " +
+                     std::to_string(state.version));
   }
   if (state.step_count < 0) {
-    throw ValueError("step_count of the state must be at least 0, got " + std::to_string(state.step_count));
+    throw ValueError("step_count of the state must be at least 0, got " +
+                     std::to_string(state.step_count));
   }
   checked_config("", state.defaults, nullptr);
 
@@ -596,9 +613,11 @@ void BaseDataSparsifier::load_state(const SparsifierState& state, bool strict) {
     if (attached != impl_->by_name.end()) {
       if (attached->second->mask.shape() != saved.shape) {
         throw ValueError("state of '" + saved.name + "' must have the shape of its data, " +
-                         to_string(attached->second->mask.shape()) + ", got " + to_string(saved.shape));
+                         to_string(attached->second->mask.shape()) + ", got " +
+                         to_string(saved.shape));
       }
-      changes.push_back({attached->second, &saved, saved.config, std::move(effective), saved.state});
+      changes.push_back(
+          {attached->second, &saved, saved.config, std::move(effective), saved.state});
     } else if (saved.squashed) {
       auto group = std::make_unique<Group>();
       group->name = saved.name;
@@ -638,7 +657,8 @@ void BaseDataSparsifier::load_state(const SparsifierState& state, bool strict) {
   impl_->step_count = state.step_count;
 }
 
-// --- to override ------------------------------------------------------------------------------------
+// --- to override
+// ------------------------------------------------------------------------------------
 
 void BaseDataSparsifier::check_config(const std::string&, const ParamMap&) const {}
 

@@ -42,7 +42,8 @@ template <class Key>
 Cut<Key> cut_of(Key* keys, std::int64_t n, std::int64_t k) noexcept {
   std::nth_element(keys, keys + (k - 1), keys + n);
   const Key threshold = keys[k - 1];
-  return {threshold, k - std::count_if(keys, keys + k, [threshold](Key key) { return key < threshold; })};
+  return {threshold,
+          k - std::count_if(keys, keys + k, [threshold](Key key) { return key < threshold; })};
 }
 
 /// Memory of one thread.
@@ -73,7 +74,9 @@ struct Grid {
 
   Grid(const Matrix& m, std::int64_t block_height, std::int64_t block_width) noexcept
       : matrix(m), height(block_height), width(block_width) {
-    const auto divide_up = [](std::int64_t a, std::int64_t b) { return a / b + (a % b != 0 ? 1 : 0); };
+    const auto divide_up = [](std::int64_t a, std::int64_t b) {
+      return a / b + (a % b != 0 ? 1 : 0);
+    };
     bands = divide_up(m.rows(), height);
     per_band = divide_up(m.columns(), width);
     const auto by_elements = tile_elements / (height * width);
@@ -147,8 +150,9 @@ class Engine {
     block_keep_.reset(new std::uint8_t[static_cast<std::size_t>(large_blocks)]);
   }
 
-  /// Writes the whole mask, on `threads` threads from lane `first_lane` on. ties_ and block_keep_ are
-  /// shared, so that only one call with more than one tile, or with large blocks, may run at a time.
+  /// Writes the whole mask, on `threads` threads from lane `first_lane` on. ties_ and block_keep_
+  /// are shared, so that only one call with more than one tile, or with large blocks, may run at a
+  /// time.
   void prune(const Matrix& matrix, Norm norm, std::int64_t block_height, std::int64_t block_width,
              Quota quota, MaskWindow mask, int first_lane, int threads) noexcept {
     const Grid grid(matrix, block_height, block_width);
@@ -194,7 +198,8 @@ class Engine {
   Lane<Key>& lane_at(int index) noexcept { return lanes_[static_cast<std::size_t>(index)]; }
 
   Kernels::Accumulate accumulate(const Task& task) const noexcept {
-    return table_->accumulate[static_cast<int>(task.grid.matrix.dtype())][static_cast<int>(task.norm)];
+    return table_
+        ->accumulate[static_cast<int>(task.grid.matrix.dtype())][static_cast<int>(task.norm)];
   }
 
   /// The keys of a tile's blocks, into lane.keys.
@@ -220,8 +225,8 @@ class Engine {
     });
   }
 
-  /// The cut that prunes the k lowest blocks, 1 <= k < blocks. Where ties are cut through, ties_ then
-  /// holds the number of ties before each tile.
+  /// The cut that prunes the k lowest blocks, 1 <= k < blocks. Where ties are cut through, ties_
+  /// then holds the number of ties before each tile.
   Cut<Key> find_cut(const Task& task, std::int64_t k) noexcept {
     const std::int64_t n = task.grid.blocks();
     if (task.grid.tiles() == 1) {
@@ -247,16 +252,18 @@ class Engine {
     return {prefix, left};
   }
 
-  /// The number of keys with that prefix in each bucket of the next bits, in the first lane's counts.
+  /// The number of keys with that prefix in each bucket of the next bits, in the first lane's
+  /// counts.
   std::int64_t* count_buckets(const Task& task, Key prefix, int shift, int bits) noexcept {
     const std::int64_t buckets = std::int64_t{1} << bits;
     const int used = static_cast<int>(std::min<std::int64_t>(task.threads, task.grid.tiles()));
-    for (int w = 0; w < used; ++w) std::fill_n(lane_at(task.first_lane + w).counts.get(), buckets, 0);
+    for (int w = 0; w < used; ++w)
+      std::fill_n(lane_at(task.first_lane + w).counts.get(), buckets, 0);
     parallel_for(task.grid.tiles(), used, [&](std::int64_t tile, int worker) {
       Lane<Key>& lane = lane_at(task.first_lane + worker);
       score(task, tile, lane);
-      select_->histogram(lane.counts.get(), lane.keys.get(), task.grid.tile_size(tile), prefix, shift,
-                         bits);
+      select_->histogram(lane.counts.get(), lane.keys.get(), task.grid.tile_size(tile), prefix,
+                         shift, bits);
     });
     std::int64_t* const total = lane_at(task.first_lane).counts.get();
     for (int w = 1; w < used; ++w) {
@@ -331,9 +338,10 @@ class Engine {
     std::fill_n(lane.sums.get(), n, typename KeyTraits<Key>::Score{0});
     for (std::int64_t r = 0; r < block.rows(); ++r) {
       auto* const sums = lane.sums.get() + r * block.columns();
-      block.for_each_run(r, 0, block.columns(),
-                         [&](const std::byte* data, std::ptrdiff_t stride, std::int64_t count,
-                             std::int64_t offset) { add(sums + offset, data, stride, count, 0, 1); });
+      block.for_each_run(
+          r, 0, block.columns(),
+          [&](const std::byte* data, std::ptrdiff_t stride, std::int64_t count,
+              std::int64_t offset) { add(sums + offset, data, stride, count, 0, 1); });
     }
     Key* const keys = lane.keys.get();
     select_->make_keys(keys, lane.sums.get(), n, 1);
@@ -364,7 +372,7 @@ class Engine {
   const Kernels* table_ = nullptr;
   const SelectionKernels<Key>* select_ = nullptr;
   std::vector<Lane<Key>> lanes_;
-  std::unique_ptr<std::int64_t[]> ties_;           // by tile
+  std::unique_ptr<std::int64_t[]> ties_;        // by tile
   std::unique_ptr<std::uint8_t[]> block_keep_;  // by block, for large blocks only
 };
 

@@ -10,8 +10,8 @@
 
 namespace datasparse {
 
-/// Rows are the view's first axis; columns are all the others, merged where their strides allow. One
-/// axis of N is 1 × N, none is 1 × 1.
+/// Rows are the view's first axis; columns are all the others, merged where their strides allow.
+/// One axis of N is 1 × N, none is 1 × 1.
 class Matrix {
  public:
   explicit Matrix(const ArrayView& view) noexcept
@@ -58,10 +58,11 @@ class Matrix {
     return result;
   }
 
-  /// Calls visit(pointer, stride, count, offset) for runs of evenly spaced elements that together are
-  /// columns [begin, begin + n) of a row, in order; `offset` counts from `begin`.
+  /// Calls visit(pointer, stride, count, offset) for runs of evenly spaced elements that together
+  /// are columns [begin, begin + n) of a row, in order; `offset` counts from `begin`.
   template <class Visit>
-  void for_each_run(std::int64_t row, std::int64_t begin, std::int64_t n, const Visit& visit) const {
+  void for_each_run(std::int64_t row, std::int64_t begin, std::int64_t n,
+                    const Visit& visit) const {
     const auto [length, stride] = inner();
     for (std::int64_t done = 0; done < n;) {
       std::int64_t rest = first_column_ + begin + done;

@@ -30,8 +30,8 @@ inline int available_threads() noexcept {
 /// idle workers do not survive a fork, and the child would wait for them for ever.
 void make_fork_safe() noexcept;
 
-/// Calls body(i, worker) for every i in [0, n), 0 <= worker < threads, in the default floating-point
-/// environment. The body must not throw, and must not call back into an interpreter.
+/// Calls body(i, worker) for every i in [0, n), 0 <= worker < threads, in the default
+/// floating-point environment. The body must not throw, and must not call back into an interpreter.
 template <class Body>
 void parallel_for(std::int64_t n, int threads, const Body& body) noexcept {
   if (n <= 0) return;

@@ -71,20 +71,22 @@ constexpr std::size_t linear_search_limit = 16;
 
 }  // namespace
 
-double ParamValue::as_number(const std::string& what) const {
+double ParamValue::as_number(const std::string& key, const std::string& group) const {
   if (const auto* number = get_if<double>()) return *number;
   if (const auto* integer = get_if<std::int64_t>()) return static_cast<double>(*integer);
-  throw TypeError(what + " must be a number, got " + to_string(*this) + " (" + kind_of(*this) + ")");
+  throw TypeError(label(key, group) + " must be a number, got " + to_string(*this) + " (" +
+                  kind_of(*this) + ")");
 }
 
-std::int64_t ParamValue::as_integer(const std::string& what) const {
+std::int64_t ParamValue::as_integer(const std::string& key, const std::string& group) const {
   if (const auto* integer = get_if<std::int64_t>()) return *integer;
   const auto* number = get_if<double>();
   if (number == nullptr) {
-    throw TypeError(what + " must be an integer, got " + to_string(*this) + " (" + kind_of(*this) + ")");
+    throw TypeError(label(key, group) + " must be an integer, got " + to_string(*this) + " (" +
+                    kind_of(*this) + ")");
   }
   if (!(std::abs(*number) < 9.2e18) || *number != std::trunc(*number)) {
-    throw ValueError(what + " must be an integer, got " + to_string(*this));
+    throw ValueError(label(key, group) + " must be an integer, got " + to_string(*this));
   }
   return static_cast<std::int64_t>(*number);
 }

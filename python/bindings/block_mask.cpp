@@ -24,15 +24,18 @@ py::array checked_out(const py::object& out, const Axes& shape) {
   }
   const auto result = py::reinterpret_borrow<py::array>(array);
   if (result.dtype().kind() != 'b') {
-    throw datasparse::TypeError("out must have dtype bool, got " +
-                                std::string(py::str(static_cast<const py::object&>(result.dtype()))));
+    throw datasparse::TypeError(
+        "out must have dtype bool, got " +
+        std::string(py::str(static_cast<const py::object&>(result.dtype()))));
   }
   Axes given;
   for (py::ssize_t axis = 0; axis < result.ndim(); ++axis) given.push_back(result.shape(axis));
   if (given != shape) {
-    throw datasparse::ValueError("out must have the shape of data, " + to_string(shape) + ", got " + to_string(given));
+    throw datasparse::ValueError("out must have the shape of data, " + to_string(shape) + ", got " +
+                                 to_string(given));
   }
-  if (!result.writeable()) throw datasparse::ValueError("out must be writable, got a read-only array");
+  if (!result.writeable())
+    throw datasparse::ValueError("out must be writable, got a read-only array");
   return result;
 }
 
@@ -65,8 +68,8 @@ py::object block_mask(const py::object& data, const py::object& sparsity_level,
 
 void register_block_mask(py::module_& module) {
   module.def("block_mask", &block_mask, py::arg("data"), py::kw_only(), py::arg("sparsity_level"),
-             py::arg("sparse_block_shape"), py::arg("zeros_per_block") = py::none(), py::arg("norm") = "L1",
-             py::arg("out") = py::none(),
+             py::arg("sparse_block_shape"), py::arg("zeros_per_block") = py::none(),
+             py::arg("norm") = "L1", py::arg("out") = py::none(),
              R"(The mask that prunes the blocks of least norm: True keeps, False prunes.
 
 The data are seen as a matrix (rows: first axis; columns: all others; one axis of N is 1 x N) and cut

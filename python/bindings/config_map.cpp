@@ -37,13 +37,20 @@ ParamMap read(const BaseDataSparsifier& sparsifier, Shows shows, const std::stri
 
 /// What a dict has besides the five methods of its own: the same for both classes.
 template <class Map, class Class>
-void def_dict_methods(Class& cls, py::dict (Map::*snapshot)() const, py::dict (Map::*plain)() const) {
+void def_dict_methods(Class& cls, py::dict (Map::*snapshot)() const,
+                      py::dict (Map::*plain)() const) {
   const auto shot = [snapshot](const Map& self) { return (self.*snapshot)(); };
   const auto dict = [plain](const Map& self) { return (self.*plain)(); };
   cls.def("__iter__", [shot](const Map& self) { return py::iter(py::list(shot(self))); })
-      .def("keys", [shot](const Map& self) { return shot(self).attr("keys")(); }, "The keys, as they are now.")
-      .def("values", [shot](const Map& self) { return shot(self).attr("values")(); }, "The values, as they are now.")
-      .def("items", [shot](const Map& self) { return shot(self).attr("items")(); }, "The items, as they are now.")
+      .def(
+          "keys", [shot](const Map& self) { return shot(self).attr("keys")(); },
+          "The keys, as they are now.")
+      .def(
+          "values", [shot](const Map& self) { return shot(self).attr("values")(); },
+          "The values, as they are now.")
+      .def(
+          "items", [shot](const Map& self) { return shot(self).attr("items")(); },
+          "The items, as they are now.")
       .def(
           "get",
           [shot](const Map& self, const py::object& key, const py::object& otherwise) {
@@ -53,18 +60,23 @@ void def_dict_methods(Class& cls, py::dict (Map::*snapshot)() const, py::dict (M
       .def("copy", dict, "A plain dict.")
       .def("__copy__", dict)
       .def("__deepcopy__", [dict](const Map& self, const py::dict&) { return dict(self); })
-      .def("__reduce__", [dict](const Map& self) {
-        return py::make_tuple(py::type::of(py::dict()), py::make_tuple(dict(self)));
-      })
+      .def("__reduce__",
+           [dict](const Map& self) {
+             return py::make_tuple(py::type::of(py::dict()), py::make_tuple(dict(self)));
+           })
       .def("__repr__", [dict](const Map& self) { return py::repr(dict(self)); })
       .def("__eq__",
            [dict](const Map& self, const py::object& other) -> py::object {
-             if (py::isinstance<Map>(other)) return py::bool_(dict(self).equal(dict(other.cast<const Map&>())));
+             if (py::isinstance<Map>(other))
+               return py::bool_(dict(self).equal(dict(other.cast<const Map&>())));
              if (py::isinstance<py::dict>(other)) return py::bool_(dict(self).equal(other));
              return py::reinterpret_borrow<py::object>(Py_NotImplemented);
            })
-      .def("__or__", [dict](const Map& self, const py::object& other) { return dict(self) | py::dict(other); })
-      .def("__ror__", [dict](const Map& self, const py::object& other) { return py::dict(other) | dict(self); });
+      .def("__or__", [dict](const Map& self,
+                            const py::object& other) { return dict(self) | py::dict(other); })
+      .def("__ror__", [dict](const Map& self, const py::object& other) {
+        return py::dict(other) | dict(self);
+      });
   cls.attr("__hash__") = py::none();
   py::module_::import("collections.abc").attr("MutableMapping").attr("register")(cls);
 }
@@ -87,7 +99,8 @@ struct SparsifierAccess {
 
 }  // namespace
 
-// --- one config -------------------------------------------------------------------------------------
+// --- one config
+// -------------------------------------------------------------------------------------
 
 py::dict ConfigMap::to_dict() const { return to_python(read(core(sparsifier_), shows_, name_)); }
 
@@ -136,7 +149,8 @@ void ConfigMap::erase(const std::string& key) {
   });
 }
 
-// --- all groups -------------------------------------------------------------------------------------
+// --- all groups
+// -------------------------------------------------------------------------------------
 
 ConfigMap GroupMap::get(const std::string& name) const {
   const auto& sparsifier = core(sparsifier_);
@@ -187,12 +201,14 @@ py::dict GroupMap::to_dicts() const {
 void register_config_maps(py::module_& module) {
   py::class_<ConfigMap> config(
       module, "ConfigMap",
-      "The config of one group as a live dict: reading shows the sparsifier's values, writing checks the\n"
+      "The config of one group as a live dict: reading shows the sparsifier's values, writing "
+      "checks the\n"
       "whole config and raises TypeError or ValueError without having written anything.\n\n"
       "Values are None, bool, int, float, str or tuples of numbers.",
       collected<ConfigMap, SparsifierAccess<ConfigMap>>());
   config
-      .def("__getitem__", [](const ConfigMap& self, const std::string& key) { return self.get(key); })
+      .def("__getitem__",
+           [](const ConfigMap& self, const std::string& key) { return self.get(key); })
       .def("__setitem__",
            [](ConfigMap& self, const py::str& key, const py::object& value) {
              py::dict change;
@@ -200,8 +216,8 @@ void register_config_maps(py::module_& module) {
              self.update(change);
            })
       .def("__delitem__", [](ConfigMap& self, const std::string& key) { self.erase(key); })
-      .def("__contains__",
-           [](const ConfigMap& self, const py::object& key) { return self.to_dict().contains(key); })
+      .def("__contains__", [](const ConfigMap& self,
+                              const py::object& key) { return self.to_dict().contains(key); })
       .def("__len__", [](const ConfigMap& self) { return self.to_dict().size(); })
       .def(
           "update",
@@ -225,7 +241,8 @@ void register_config_maps(py::module_& module) {
             }
             return self.get(key);
           },
-          py::arg("key"), py::arg("default") = py::none(), "The value of a key, written first if absent.")
+          py::arg("key"), py::arg("default") = py::none(),
+          "The value of a key, written first if absent.")
       .def(
           "pop",
           [](ConfigMap& self, const std::string& key, const py::args& otherwise) -> py::object {
@@ -240,11 +257,14 @@ void register_config_maps(py::module_& module) {
           py::arg("key"), "Remove a key and return its value.");
   def_dict_methods<ConfigMap>(config, &ConfigMap::to_dict, &ConfigMap::to_dict);
 
-  py::class_<GroupMap> groups(module, "GroupMap",
-                              "The configs of all groups by name, as a live dict of live dicts. Groups come and\n"
-                              "go by add_data() and remove_data() only.",
-                              collected<GroupMap, SparsifierAccess<GroupMap>>());
-  groups.def("__getitem__", [](const GroupMap& self, const std::string& name) { return self.get(name); })
+  py::class_<GroupMap> groups(
+      module, "GroupMap",
+      "The configs of all groups by name, as a live dict of live dicts. Groups come and\n"
+      "go by add_data() and remove_data() only.",
+      collected<GroupMap, SparsifierAccess<GroupMap>>());
+  groups
+      .def("__getitem__",
+           [](const GroupMap& self, const std::string& name) { return self.get(name); })
       .def("__setitem__",
            [](GroupMap& self, const std::string& name, const py::object& config_of_group) {
              self.set(name, to_dict(config_of_group, "the config of '" + name + "' is a " +
@@ -252,7 +272,8 @@ void register_config_maps(py::module_& module) {
            })
       .def("__delitem__",
            [](GroupMap&, const std::string& name) {
-             throw datasparse::TypeError("a group is removed by remove_data('" + name + "'), not by del");
+             throw datasparse::TypeError("a group is removed by remove_data('" + name +
+                                         "'), not by del");
            })
       .def("__contains__",
            [](const GroupMap& self, const py::object& name) {
@@ -263,9 +284,11 @@ void register_config_maps(py::module_& module) {
           "update",
           [](GroupMap& self, const py::object& other, const py::kwargs& more) {
             for (const auto& item : merged(other, more)) {
-              self.set(item.first.cast<std::string>(), to_dict(item.second, "a config is a " + class_name(item.second)));
+              self.set(item.first.cast<std::string>(),
+                       to_dict(item.second, "a config is a " + class_name(item.second)));
             }
           },
-          py::arg("other") = py::none(), py::pos_only(), "Replace the configs of several groups, one after another.");
+          py::arg("other") = py::none(), py::pos_only(),
+          "Replace the configs of several groups, one after another.");
   def_dict_methods<GroupMap>(groups, &GroupMap::to_dict, &GroupMap::to_dicts);
 }

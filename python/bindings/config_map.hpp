@@ -31,7 +31,8 @@ class ConfigMap {
 /// The ConfigMaps of all groups, by name.
 class GroupMap {
  public:
-  GroupMap(pybind11::object sparsifier, Shows shows) : sparsifier_(std::move(sparsifier)), shows_(shows) {}
+  GroupMap(pybind11::object sparsifier, Shows shows)
+      : sparsifier_(std::move(sparsifier)), shows_(shows) {}
 
   ConfigMap get(const std::string& name) const;
   void set(const std::string& name, const pybind11::dict& values);

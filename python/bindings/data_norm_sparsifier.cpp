@@ -14,8 +14,8 @@ namespace {
 
 using Trampoline = PySparsifier<DataNormSparsifier>;
 
-void update_mask(const Self<DataNormSparsifier>& self, const std::string& name, const py::object& data,
-                 const py::kwargs& config) {
+void update_mask(const Self<DataNormSparsifier>& self, const std::string& name,
+                 const py::object& data, const py::kwargs& config) {
   const auto source = make_source(data, name, nullptr);
   const datasparse::Pin pin(*source);
   const ParamMap given = to_param_map(config, name);
@@ -64,9 +64,10 @@ array([4., 0., 3., 0.]))",
   def_initialise(
       cls,
       [](const py::object& construct) {
-        return [construct](const py::object& self, const py::object& data_list, const py::object& sparsity_level,
-                           const py::object& sparse_block_shape, const py::object& zeros_per_block,
-                           const py::object& norm, const py::kwargs& own) {
+        return [construct](const py::object& self, const py::object& data_list,
+                           const py::object& sparsity_level, const py::object& sparse_block_shape,
+                           const py::object& zeros_per_block, const py::object& norm,
+                           const py::kwargs& own) {
           refuse_second_init(self);
           py::dict block;
           block["sparsity_level"] = sparsity_level;
@@ -88,9 +89,11 @@ An override may call this first and then edit get_mask(name). Config keys that a
 group's.)")
       .def(
           "check_config",
-          [](const Self<DataNormSparsifier>& self, const std::string& name, const py::object& config) {
+          [](const Self<DataNormSparsifier>& self, const std::string& name,
+             const py::object& config) {
             self->DataNormSparsifier::check_config(name, to_param_map(config, name));
           },
           py::arg("name"), py::arg("config"),
-          "TypeError for a key that is not one of the four, TypeError or ValueError for a wrong value.");
+          "TypeError for a key that is not one of the four, TypeError or ValueError for a wrong "
+          "value.");
 }

@@ -18,9 +18,10 @@ namespace {
 
 class PyScheduler final : public BaseDataScheduler, public py::trampoline_self_life_support {
  public:
-  PyScheduler(const py::object& sparsifier, const std::string& schedule_param, std::int64_t last_epoch,
-              bool verbose)
-      : BaseDataScheduler(borrowed(sparsifier), schedule_param, last_epoch, verbose), sparsifier_(sparsifier) {}
+  PyScheduler(const py::object& sparsifier, const std::string& schedule_param,
+              std::int64_t last_epoch, bool verbose)
+      : BaseDataScheduler(borrowed(sparsifier), schedule_param, last_epoch, verbose),
+        sparsifier_(sparsifier) {}
 
   using BaseDataScheduler::start;
 
@@ -54,7 +55,8 @@ class PyScheduler final : public BaseDataScheduler, public py::trampoline_self_l
   /// sees sparsifier_ instead.
   static std::shared_ptr<BaseDataSparsifier> borrowed(const py::object& sparsifier) {
     if (!py::isinstance<BaseDataSparsifier>(sparsifier)) {
-      throw datasparse::TypeError("data_sparsifier must be a BaseDataSparsifier, got " + class_name(sparsifier));
+      throw datasparse::TypeError("data_sparsifier must be a BaseDataSparsifier, got " +
+                                  class_name(sparsifier));
     }
     return {std::shared_ptr<void>(), &*Self<BaseDataSparsifier>(sparsifier)};
   }
@@ -73,7 +75,8 @@ PyScheduler& live(const Self<BaseDataScheduler>& self) {
 
 struct SchedulerAccess {
   static int traverse(BaseDataScheduler& scheduler, visitproc visit, void* arg) {
-    if (auto* const owner = dynamic_cast<PyScheduler*>(&scheduler)) Py_VISIT(owner->sparsifier().ptr());
+    if (auto* const owner = dynamic_cast<PyScheduler*>(&scheduler))
+      Py_VISIT(owner->sparsifier().ptr());
     return 0;
   }
   static void clear(BaseDataScheduler& scheduler) {
@@ -115,8 +118,10 @@ The constructor makes the initial step: last_epoch advances by one, and get_sche
 {'w': 0.2})",
       collected<BaseDataScheduler, SchedulerAccess>());
 
-  cls.def(py::init([](const py::object& sparsifier, const std::string& schedule_param, std::int64_t last_epoch,
-                      bool verbose) { return new PyScheduler(sparsifier, schedule_param, last_epoch, verbose); }));
+  cls.def(py::init([](const py::object& sparsifier, const std::string& schedule_param,
+                      std::int64_t last_epoch, bool verbose) {
+    return new PyScheduler(sparsifier, schedule_param, last_epoch, verbose);
+  }));
   def_initialise(
       cls,
       [](const py::object& construct) {
@@ -135,8 +140,9 @@ The constructor makes the initial step: last_epoch advances by one, and get_sche
   cls.def(
          "get_schedule_param",
          [](const SelfScheduler& self) -> py::object {
-           py::set_error(PyExc_NotImplementedError,
-                         (class_name(self.handle()) + " must override get_schedule_param()").c_str());
+           py::set_error(
+               PyExc_NotImplementedError,
+               (class_name(self.handle()) + " must override get_schedule_param()").c_str());
            throw py::error_already_set();
          },
          R"(The values for the next step, {name: value}: override this. Called by step() only.
@@ -198,6 +204,7 @@ ValueError, naming the entry, if anything does not fit; nothing has changed then
             without_gil([&] { self->set_last_epoch(epoch); });
           },
           "Steps made so far, the initial one not counted.")
-      .def_property_readonly("verbose", [](const SelfScheduler& self) { return self->verbose(); },
-                             "Whether each new value is printed.");
+      .def_property_readonly(
+          "verbose", [](const SelfScheduler& self) { return self->verbose(); },
+          "Whether each new value is printed.");
 }

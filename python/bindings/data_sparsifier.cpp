@@ -33,6 +33,12 @@ std::shared_ptr<PySource> source_of(const SelfSparsifier& self, const std::strin
   return std::dynamic_pointer_cast<PySource>(source);
 }
 
+/// PySource::adopt_mask() for one group, if it is there and has a source.
+void adopt_mask(const SelfSparsifier& self, const std::string& name) {
+  const bool attached = without_gil([&] { return self->contains(name) && !self->squashed(name); });
+  if (attached) source_of(self, name)->adopt_mask();
+}
+
 /// The names that `names` stands for: None for all, one, or several.
 std::optional<std::vector<std::string>> to_names(const py::object& names) {
   if (names.is_none()) return std::nullopt;
@@ -40,7 +46,8 @@ std::optional<std::vector<std::string>> to_names(const py::object& names) {
   std::vector<std::string> result;
   for (const auto& name : names) {
     if (!py::isinstance<py::str>(name)) {
-      throw datasparse::TypeError("names must be None, a str or several, got " + std::string(py::repr(name)));
+      throw datasparse::TypeError("names must be None, a str or several, got " +
+                                  std::string(py::repr(name)));
     }
     result.push_back(name.cast<std::string>());
   }
@@ -48,7 +55,8 @@ std::optional<std::vector<std::string>> to_names(const py::object& names) {
 }
 
 /// A user's mask as bytes of 0 and 1 in C order.
-py::array_t<bool> checked_mask(const std::string& name, py::object mask, const datasparse::Axes& shape) {
+py::array_t<bool> checked_mask(const std::string& name, py::object mask,
+                               const datasparse::Axes& shape) {
   const auto* const torch = Torch::if_imported();
   if (torch != nullptr && torch->is_tensor(mask)) {
     mask = mask.attr("detach")();
@@ -56,14 +64,15 @@ py::array_t<bool> checked_mask(const std::string& name, py::object mask, const d
     mask = mask.attr("numpy")();
   }
   if (!py::isinstance<py::array>(mask)) {
-    throw datasparse::TypeError("mask of '" + name + "' must be an array or a tensor, got " + class_name(mask));
+    throw datasparse::TypeError("mask of '" + name + "' must be an array or a tensor, got " +
+                                class_name(mask));
   }
   const auto array = py::reinterpret_borrow<py::array>(mask);
   datasparse::Axes given;
   for (py::ssize_t axis = 0; axis < array.ndim(); ++axis) given.push_back(array.shape(axis));
   if (given != shape) {
-    throw datasparse::ValueError("mask of '" + name + "' must have the shape of its data, " + to_string(shape) +
-                                 ", got " + to_string(given));
+    throw datasparse::ValueError("mask of '" + name + "' must have the shape of its data, " +
+                                 to_string(shape) + ", got " + to_string(given));
   }
   const auto numpy = py::module_::import("numpy");
   const py::object valid = numpy.attr("isin")(array, py::make_tuple(0, 1));
@@ -75,17 +84,19 @@ py::array_t<bool> checked_mask(const std::string& name, py::object mask, const d
   return numpy.attr("ascontiguousarray")(array, py::arg("dtype") = py::dtype::of<bool>());
 }
 
-py::object add_data(const SelfSparsifier& self, const std::string& name, const py::object& data, bool reuse_mask,
-                    const py::object& mask, const py::kwargs& config) {
+py::object add_data(const SelfSparsifier& self, const std::string& name, const py::object& data,
+                    bool reuse_mask, const py::object& mask, const py::kwargs& config) {
   auto& side = side_of(self);
   const auto source = make_source(data, name, &side);
   const ParamMap params = to_param_map(config, name);
   py::array_t<bool> bytes;
   if (!mask.is_none()) bytes = checked_mask(name, mask, datasparse::Pin(*source).view().shape());
-  const auto* const given = mask.is_none() ? nullptr : reinterpret_cast<const std::uint8_t*>(bytes.data());
+  const auto* const given =
+      mask.is_none() ? nullptr : reinterpret_cast<const std::uint8_t*>(bytes.data());
 
-  side.adopt_masks();
-  const bool has_mask = without_gil([&] { return self->add_data(name, source, params, reuse_mask, given); });
+  adopt_mask(self, name);
+  const bool has_mask =
+      without_gil([&] { return self->add_data(name, source, params, reuse_mask, given); });
   side.squashed_masks.attr("pop")(name, py::none());
   if (!has_mask) return source->array();
   const auto held = without_gil([&] { return self->get_mask(name); });
@@ -94,9 +105,10 @@ py::object add_data(const SelfSparsifier& self, const std::string& name, const p
 
 py::object get_mask(const SelfSparsifier& self, const std::string& name) {
   auto& side = side_of(self);
-  side.adopt_masks();
+  adopt_mask(self, name);
   const auto mask = without_gil([&] { return self->get_mask(name); });
-  if (!without_gil([&] { return self->squashed(name); })) return source_of(self, name)->mask_object(mask);
+  if (!without_gil([&] { return self->squashed(name); }))
+    return source_of(self, name)->mask_object(mask);
   const py::str key(name);
   if (!side.squashed_masks.contains(key)) side.squashed_masks[key] = numpy_mask(mask);
   return side.squashed_masks[key];
@@ -105,7 +117,7 @@ py::object get_mask(const SelfSparsifier& self, const std::string& name) {
 py::object get_data(const SelfSparsifier& self, const std::string& name, bool return_original) {
   const auto source = source_of(self, name);
   if (return_original) return source->array();
-  side_of(self).adopt_masks();
+  source->adopt_mask();
   const auto mask = without_gil([&] { return self->get_mask(name); });
   return source->masked_copy(mask);
 }
@@ -155,9 +167,11 @@ void finish_init(const py::object& self, const py::object& data_list) {
   if (data_list.is_none()) return;
   const py::object pairs = py::hasattr(data_list, "items") ? data_list.attr("items")() : data_list;
   for (const auto& item : pairs) {
-    const auto pair = py::isinstance<py::tuple>(item) ? py::reinterpret_borrow<py::tuple>(item) : py::tuple();
+    const auto pair =
+        py::isinstance<py::tuple>(item) ? py::reinterpret_borrow<py::tuple>(item) : py::tuple();
     if (pair.size() != 2) {
-      throw datasparse::TypeError("data_list must hold (name, data) pairs, got " + std::string(py::repr(item)));
+      throw datasparse::TypeError("data_list must hold (name, data) pairs, got " +
+                                  std::string(py::repr(item)));
     }
     self.attr("add_data")(pair[0], pair[1]);
   }
@@ -176,11 +190,13 @@ A step is a transaction: if anything raises, an override among it, every mask is
 are thread-safe; from inside an override, reading is allowed and changing groups is a RuntimeError.)",
       collected<BaseDataSparsifier, SparsifierAccess>());
 
-  cls.def(py::init([](const py::dict& defaults) { return new Trampoline(to_param_map(defaults, "")); }));
+  cls.def(py::init(
+      [](const py::dict& defaults) { return new Trampoline(to_param_map(defaults, "")); }));
   def_initialise(
       cls,
       [](const py::object& construct) {
-        return [construct](const py::object& self, const py::object& data_list, const py::kwargs& defaults) {
+        return [construct](const py::object& self, const py::object& data_list,
+                           const py::kwargs& defaults) {
           refuse_second_init(self);
           construct(self, defaults);
           finish_init(self, data_list);
@@ -188,8 +204,8 @@ are thread-safe; from inside an override, reading is allowed and changing groups
       },
       py::arg("data_list") = py::none());
 
-  cls.def("add_data", &add_data, py::arg("name"), py::arg("data"), py::arg("reuse_mask") = true, py::kw_only(),
-          py::arg("mask") = py::none(),
+  cls.def("add_data", &add_data, py::arg("name"), py::arg("data"), py::arg("reuse_mask") = true,
+          py::kw_only(), py::arg("mask") = py::none(),
           R"(Add a tensor under any non-empty name; config beats the defaults. Nothing is copied.
 
 data: NumPy array, torch tensor, nn.Parameter, nn.Embedding, nn.EmbeddingBag or an object with __dlpack__,
@@ -219,9 +235,8 @@ Returns the tensor, or a masked copy of it when a mask was given or reused.)")
 step() calls it for each group with the user's array (torch: detached, under no_grad) and the group's
 config as keywords.)")
       .def(
-          "check_config",
-          [](const SelfSparsifier&, const py::object&, const py::object&) {}, py::arg("name"),
-          py::arg("config"),
+          "check_config", [](const SelfSparsifier&, const py::object&, const py::object&) {},
+          py::arg("name"), py::arg("config"),
           R"(Raise unless config, a dict, is one that update_mask() can work with.
 
 Called with the whole config before any of it is written; name is '' for the defaults. Accepts all
@@ -231,12 +246,14 @@ unless overridden.)")
 
 Every tensor is looked up where it is now: param.data = ... or a reloaded model are followed.
 ValueError where a tensor has changed its shape. The GIL is released while masks are computed.)")
-      .def("get_data", &get_data, py::arg("name"), py::arg("return_original") = true,
-           R"(The tensor of a group itself; with return_original=False a fresh copy with zeros where masked.
+      .def(
+          "get_data", &get_data, py::arg("name"), py::arg("return_original") = true,
+          R"(The tensor of a group itself; with return_original=False a fresh copy with zeros where masked.
 
 ValueError where the group was squashed.)")
-      .def("get_mask", &get_mask, py::arg("name"),
-           R"(The mask of a group, True where kept: the sparsifier's own memory, the same object at each call.
+      .def(
+          "get_mask", &get_mask, py::arg("name"),
+          R"(The mask of a group, True where kept: the sparsifier's own memory, the same object at each call.
 
 A NumPy bool array for NumPy data, a torch bool tensor for torch data. Writing to it changes the mask.)")
       .def("apply_mask", &apply_mask, py::arg("names") = py::none(),
@@ -277,24 +294,29 @@ attached, unless none is. ValueError, naming the entry, if anything does not fit
       .def_property_readonly(
           "defaults",
           [](const SelfSparsifier& self) {
-            return ConfigMap(py::reinterpret_borrow<py::object>(self.handle()), Shows::defaults, "");
+            return ConfigMap(py::reinterpret_borrow<py::object>(self.handle()), Shows::defaults,
+                             "");
           },
           "The config of groups added from now on, as a live dict.")
       .def_property(
           "enable_mask_update",
-          [](const SelfSparsifier& self) { return without_gil([&] { return self->enable_mask_update(); }); },
+          [](const SelfSparsifier& self) {
+            return without_gil([&] { return self->enable_mask_update(); });
+          },
           [](const SelfSparsifier& self, bool enable) {
             without_gil([&] { self->set_enable_mask_update(enable); });
           },
           "While False, step() counts but changes no mask.")
       .def_property_readonly(
           "step_count",
-          [](const SelfSparsifier& self) { return without_gil([&] { return self->step_count(); }); },
+          [](const SelfSparsifier& self) {
+            return without_gil([&] { return self->step_count(); });
+          },
           "How often step() has succeeded.")
       .def("__repr__", [](const SelfSparsifier& self) {
         return class_name(self.handle()) + "(" +
-               std::string(py::repr(py::cast(GroupMap(py::reinterpret_borrow<py::object>(self.handle()),
-                                                      Shows::config)))) +
+               std::string(py::repr(py::cast(
+                   GroupMap(py::reinterpret_borrow<py::object>(self.handle()), Shows::config)))) +
                ")";
       });
 }

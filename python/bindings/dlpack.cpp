@@ -12,13 +12,14 @@ namespace {
 constexpr const char* versioned_name = "dltensor_versioned";
 constexpr const char* plain_name = "dltensor";
 
-const ExchangeApi* exchange_api_of(py::handle object) {
+const ExchangeTable* exchange_table_of(py::handle object) {
   const py::handle type = py::type::handle_of(object);
   const py::object capsule = py::getattr(type, "__dlpack_c_exchange_api__", py::none());
   if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return nullptr;
-  const auto* api = static_cast<const ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
-  while (api != nullptr && api->version.major > 1) api = api->previous;
-  return api != nullptr && api->version.major == 1 ? api : nullptr;
+  const auto* table =
+      static_cast<const ExchangeTable*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+  while (table != nullptr && table->version.major > 1) table = table->previous;
+  return table != nullptr && table->version.major == 1 ? table : nullptr;
 }
 
 py::object capsule_of(py::handle object) {
@@ -33,14 +34,17 @@ py::object capsule_of(py::handle object) {
 
 }  // namespace
 
+bool has_exchange_table(py::handle object) { return exchange_table_of(object) != nullptr; }
+
 Loan::Loan(py::handle object) {
-  if (const auto* api = exchange_api_of(object)) {
-    if (api->from_object(object.ptr(), &versioned_) != 0) throw py::error_already_set();
+  if (const auto* table = exchange_table_of(object)) {
+    if (table->from_object(object.ptr(), &versioned_) != 0) throw py::error_already_set();
     return;
   }
   const py::object capsule = capsule_of(object);
   if (PyCapsule_IsValid(capsule.ptr(), versioned_name)) {
-    auto* lent = static_cast<ManagedTensorVersioned*>(PyCapsule_GetPointer(capsule.ptr(), versioned_name));
+    auto* lent =
+        static_cast<ManagedTensorVersioned*>(PyCapsule_GetPointer(capsule.ptr(), versioned_name));
     if (lent->version.major != 1) {
       throw datasparse::TypeError("data must speak version 1 of DLPack, got version " +
                                   std::to_string(lent->version.major));
@@ -57,7 +61,8 @@ Loan::Loan(py::handle object) {
 }
 
 Loan::Loan(Loan&& other) noexcept
-    : versioned_(std::exchange(other.versioned_, nullptr)), plain_(std::exchange(other.plain_, nullptr)) {}
+    : versioned_(std::exchange(other.versioned_, nullptr)),
+      plain_(std::exchange(other.plain_, nullptr)) {}
 
 Loan& Loan::operator=(Loan&& other) noexcept {
   std::swap(versioned_, other.versioned_);
@@ -73,7 +78,8 @@ void Loan::release() noexcept {
 }
 
 std::string name_of(const DataType& dtype) {
-  static constexpr const char* kinds[] = {"int", "uint", "float", "opaque", "bfloat", "complex", "bool"};
+  static constexpr const char* kinds[] = {"int",    "uint",    "float", "opaque",
+                                          "bfloat", "complex", "bool"};
   constexpr std::size_t known = sizeof(kinds) / sizeof(*kinds);
   if (dtype.code >= known) return "DLPack type " + std::to_string(dtype.code);
   return dtype.code == 6 ? "bool" : kinds[dtype.code] + std::to_string(dtype.bits);

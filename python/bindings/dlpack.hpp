@@ -1,4 +1,5 @@
-/// DLPack, the protocol by which array libraries share memory: https://dmlc.github.io/dlpack/latest/
+/// DLPack, the protocol by which array libraries share memory:
+/// https://dmlc.github.io/dlpack/latest/
 ///
 /// The structures of version 1 are declared here: they are small, and fixed by the protocol's ABI.
 #pragma once
@@ -58,9 +59,9 @@ constexpr std::uint64_t copied_flag = 2;
 
 /// The beginning of the table behind `__dlpack_c_exchange_api__`: a tensor in one C call, where the
 /// Python protocol takes microseconds.
-struct ExchangeApi {
+struct ExchangeTable {
   Version version;
-  ExchangeApi* previous;
+  ExchangeTable* previous;
   void* allocate;
   int (*from_object)(void* object, ManagedTensorVersioned** out);
 };
@@ -68,7 +69,10 @@ struct ExchangeApi {
 static_assert(sizeof(Tensor) == 48 && offsetof(Tensor, shape) == 24);
 static_assert(offsetof(ManagedTensor, deleter) == 56);
 static_assert(offsetof(ManagedTensorVersioned, tensor) == 32);
-static_assert(offsetof(ExchangeApi, from_object) == 24);
+static_assert(offsetof(ExchangeTable, from_object) == 24);
+
+/// Whether the object's type offers that table.
+bool has_exchange_table(pybind11::handle object);
 
 /// A tensor lent by another library until release().
 class Loan {
@@ -80,9 +84,11 @@ class Loan {
   Loan& operator=(Loan&& other) noexcept;
   ~Loan() { release(); }
 
-  const Tensor& tensor() const noexcept { return versioned_ != nullptr ? versioned_->tensor : plain_->tensor; }
-  /// Whether the lender forbids writing. A lender of the unversioned protocol cannot say, and counts
-  /// as one that does.
+  const Tensor& tensor() const noexcept {
+    return versioned_ != nullptr ? versioned_->tensor : plain_->tensor;
+  }
+  /// Whether the lender forbids writing. A lender of the unversioned protocol cannot say, and
+  /// counts as one that does.
   bool read_only() const noexcept {
     return versioned_ == nullptr || (versioned_->flags & (read_only_flag | copied_flag)) != 0;
   }

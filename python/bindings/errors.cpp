@@ -10,11 +10,13 @@ namespace {
 py::object make_unknown_name_error(const py::module_& module) {
   py::dict body;
   body["__module__"] = "datasparse";
-  body["__doc__"] = "No data, or no config key, has that name; the message holds the nearest known one.";
+  body["__doc__"] =
+      "No data, or no config key, has that name; the message holds the nearest known one.";
   // KeyError would show its message in quotes.
   body["__str__"] = py::handle(PyExc_Exception).attr("__str__");
   const auto bases = py::make_tuple(py::handle(PyExc_KeyError), py::handle(PyExc_ValueError));
-  py::object error = py::handle(reinterpret_cast<PyObject*>(&PyType_Type))("UnknownNameError", bases, body);
+  py::object error =
+      py::handle(reinterpret_cast<PyObject*>(&PyType_Type))("UnknownNameError", bases, body);
   module.attr("UnknownNameError") = error;
   return error;
 }

@@ -7,8 +7,8 @@
 #include "self.hpp"
 
 /// Replaces the __init__ that py::init has bound: `make(construct)` returns the function to bind,
-/// which calls construct(self, ...) to build the C++ object and goes on afterwards, when the overrides
-/// of a Python subclass can be reached.
+/// which calls construct(self, ...) to build the C++ object and goes on afterwards, when the
+/// overrides of a Python subclass can be reached.
 template <class Class, class Make, class... Extra>
 void def_initialise(Class& cls, const Make& make, const Extra&... extra) {
   const pybind11::object construct = cls.attr("__init__");

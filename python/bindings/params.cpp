@@ -19,14 +19,17 @@ PyObject* imported(const char* module, const char* name) {
 [[noreturn]] void refuse(py::handle value, const std::string& what) {
   std::string message = what + " must be None, bool, int, float, str or a tuple of numbers, got " +
                         std::string(py::repr(value)) + " (" + class_name(value) + ")";
-  if (py::isinstance<py::list>(value)) message += "; write a tuple: " + std::string(py::repr(py::tuple(py::reinterpret_borrow<py::object>(value))));
+  if (py::isinstance<py::list>(value))
+    message += "; write a tuple: " +
+               std::string(py::repr(py::tuple(py::reinterpret_borrow<py::object>(value))));
   throw datasparse::TypeError(message);
 }
 
 /// NumPy's scalars hold a Python value of the same meaning.
 py::object without_numpy(py::handle value) {
   static PyObject* const numpy_scalar = imported("numpy", "generic");
-  if (py::isinstance(value, numpy_scalar) && !PyFloat_Check(value.ptr()) && !PyUnicode_Check(value.ptr())) {
+  if (py::isinstance(value, numpy_scalar) && !PyFloat_Check(value.ptr()) &&
+      !PyUnicode_Check(value.ptr())) {
     return value.attr("item")();
   }
   return py::reinterpret_borrow<py::object>(value);
@@ -36,7 +39,8 @@ std::int64_t to_integer(py::handle value, const std::string& what) {
   int overflow = 0;
   const std::int64_t integer = PyLong_AsLongLongAndOverflow(value.ptr(), &overflow);
   if (overflow != 0) {
-    throw datasparse::ValueError(what + " must fit into 64 bits, got " + std::string(py::repr(value)));
+    throw datasparse::ValueError(what + " must fit into 64 bits, got " +
+                                 std::string(py::repr(value)));
   }
   if (integer == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
   return integer;
@@ -48,7 +52,8 @@ ParamValue to_numbers(const py::tuple& values, const std::string& what) {
   for (const auto item : values) {
     items.push_back(without_numpy(item));
     PyObject* const number = items.back().ptr();
-    if (PyBool_Check(number) || !(PyLong_Check(number) || PyFloat_Check(number))) refuse(values, what);
+    if (PyBool_Check(number) || !(PyLong_Check(number) || PyFloat_Check(number)))
+      refuse(values, what);
     integers = integers && PyLong_Check(number);
   }
   if (integers) {
@@ -98,20 +103,22 @@ py::dict to_dict(py::handle mapping, const std::string& what) {
   if (!PyDict_Check(mapping.ptr()) && !py::isinstance(mapping, abstract)) {
     throw datasparse::TypeError(what + ", expected a mapping");
   }
-  const py::dict items = PyDict_CheckExact(mapping.ptr()) ? py::reinterpret_borrow<py::dict>(mapping)
-                                                          : py::dict(py::reinterpret_borrow<py::object>(mapping));
+  const py::dict items = PyDict_CheckExact(mapping.ptr())
+                             ? py::reinterpret_borrow<py::dict>(mapping)
+                             : py::dict(py::reinterpret_borrow<py::object>(mapping));
   for (const auto& item : items) {
     if (!PyUnicode_Check(item.first.ptr())) {
-      throw datasparse::TypeError(what + " with the key " + std::string(py::repr(item.first)) + " (" +
-                                  class_name(item.first) + "), expected str");
+      throw datasparse::TypeError(what + " with the key " + std::string(py::repr(item.first)) +
+                                  " (" + class_name(item.first) + "), expected str");
     }
   }
   return items;
 }
 
 ParamMap to_param_map(py::handle mapping, const std::string& group) {
-  const std::string what = (group.empty() ? "the defaults are" : "the config of '" + group + "' is") + " a " +
-                           class_name(mapping);
+  const std::string what =
+      (group.empty() ? "the defaults are" : "the config of '" + group + "' is") + " a " +
+      class_name(mapping);
   ParamMap result;
   for (const auto& item : to_dict(mapping, what)) {
     const auto key = item.first.cast<std::string>();

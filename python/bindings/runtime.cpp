@@ -36,11 +36,13 @@ void register_runtime(py::module_& module) {
   datasparse::set_message_handler(handle_message);
   module.attr("__version__") = datasparse::version();
   module.def("set_num_threads", &datasparse::set_num_threads, py::arg("threads"),
-             "Limit the threads of a step; the effective number is the least of this, OMP_NUM_THREADS and\n"
+             "Limit the threads of a step; the effective number is the least of this, "
+             "OMP_NUM_THREADS and\n"
              "what omp_set_num_threads (torch.set_num_threads) has set for the calling thread.\n\n"
              "threads: at least 0; 0 removes the limit. ValueError if negative.");
   module.def("get_num_threads", &datasparse::get_num_threads,
              "The number of threads that a large step called from here would use; at least 1.");
   module.def("runtime_info", &runtime_info,
-             "What runs: a dict of version, instruction set, those available, threads and OpenMP version.");
+             "What runs: a dict of version, instruction set, those available, threads and OpenMP "
+             "version.");
 }

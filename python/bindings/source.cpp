@@ -23,9 +23,12 @@ namespace {
 
 constexpr const char* supported = "must be float16, bfloat16, float32 or float64";
 
-std::vector<py::ssize_t> shape_of(const Mask& mask) { return {mask.shape().begin(), mask.shape().end()}; }
+std::vector<py::ssize_t> shape_of(const Mask& mask) {
+  return {mask.shape().begin(), mask.shape().end()};
+}
 
-// --- NumPy ------------------------------------------------------------------------------------------
+// --- NumPy
+// ------------------------------------------------------------------------------------------
 
 DType dtype_of(const py::dtype& dtype, const std::string& what) {
   const std::string got = py::str(static_cast<const py::object&>(dtype));
@@ -40,7 +43,8 @@ DType dtype_of(const py::dtype& dtype, const std::string& what) {
   if (dtype.kind() == 'f' && dtype.itemsize() == 4) return DType::float32;
   if (dtype.kind() == 'f' && dtype.itemsize() == 2) return DType::float16;
   if (got == "bfloat16") return DType::bfloat16;  // of ml_dtypes
-  throw TypeError(what + " " + supported + ", got " + got + "; convert it with .astype(np.float32)");
+  throw TypeError(what + " " + supported + ", got " + got +
+                  "; convert it with .astype(np.float32)");
 }
 
 ArrayView view_of(const py::array& array, DType dtype) {
@@ -81,7 +85,8 @@ class NumpySource final : public PySource {
   DType kind_ = DType::float32;
 };
 
-// --- anything with __dlpack__ -----------------------------------------------------------------------
+// --- anything with __dlpack__
+// -----------------------------------------------------------------------
 
 class DLPackSource : public PySource {
  public:
@@ -110,12 +115,15 @@ class DLPackSource : public PySource {
   std::vector<dlpack::Loan> loans_;  // one per pin
 };
 
-// --- torch ------------------------------------------------------------------------------------------
+// --- torch
+// ------------------------------------------------------------------------------------------
 
 class TorchSource final : public DLPackSource {
  public:
   TorchSource(py::object data, const std::string& name, SourceOwner* owner, const Torch& torch)
-      : DLPackSource(std::move(data), name, owner), torch_(torch), is_module_(!torch.is_tensor(data_)) {
+      : DLPackSource(std::move(data), name, owner),
+        torch_(torch),
+        is_module_(!torch.is_tensor(data_)) {
     check(tensor());
   }
 
@@ -135,7 +143,8 @@ class TorchSource final : public DLPackSource {
     if (!py::cast<bool>(written.attr("is_inference")())) torch_.increment_version(written);
   }
 
-  py::object call(const py::object& override, const py::tuple& args, const py::dict& kwargs) const override {
+  py::object call(const py::object& override, const py::tuple& args,
+                  const py::dict& kwargs) const override {
     const py::object context = torch_.no_grad();
     context.attr("__enter__")();
     try {
@@ -156,8 +165,9 @@ class TorchSource final : public DLPackSource {
     restore_mask_object();
     const auto elements = py::cast<std::int64_t>(foreign.attr("numel")());
     if (elements != mask_.size()) {
-      throw datasparse::ValueError("mask.data for the " + what_ + " must have " + std::to_string(mask_.size()) +
-                                   " elements, got " + std::to_string(elements));
+      throw datasparse::ValueError("mask.data for the " + what_ + " must have " +
+                                   std::to_string(mask_.size()) + " elements, got " +
+                                   std::to_string(elements));
     }
     const py::object keep = foreign.attr("ne")(0).attr("reshape")(mask_object_.attr("shape"));
     mask_object_.attr("copy_")(keep);
@@ -170,12 +180,18 @@ class TorchSource final : public DLPackSource {
  protected:
   dlpack::Loan borrow() const override {
     const py::object now = tensor();
-    check_place(now);
-    const bool tracked = py::cast<bool>(now.attr("requires_grad"));
-    return dlpack::Loan(tracked ? py::object(now.attr("detach")()) : now);
+    try {
+      // __dlpack__, unlike the C table, refuses tensors that require a gradient.
+      return dlpack::Loan(dlpack::has_exchange_table(now) ? now : py::object(now.attr("detach")()));
+    } catch (py::error_already_set&) {
+      check_place(now);  // where it can say more, it throws its own error
+      throw;
+    }
   }
 
-  py::object make_mask_object(const Mask& mask) const override { return torch_.from_numpy(numpy_mask(mask)); }
+  py::object make_mask_object(const Mask& mask) const override {
+    return torch_.from_numpy(numpy_mask(mask));
+  }
 
  private:
   /// A module's weight is looked up each time: it may have been replaced.
@@ -187,21 +203,24 @@ class TorchSource final : public DLPackSource {
   void check_place(const py::object& tensor) const {
     if (!py::object(tensor.attr("layout")).is(torch_.strided)) {
       throw TypeError(what_ + " must be a dense (strided) tensor, got layout " +
-                      std::string(py::str(tensor.attr("layout"))) + "; convert it with .to_dense()");
+                      std::string(py::str(tensor.attr("layout"))) +
+                      "; convert it with .to_dense()");
     }
     const std::string device = py::str(tensor.attr("device").attr("type"));
     if (device != "cpu") {
       throw TypeError(what_ + " must be a tensor in CPU memory, got one on device '" + device +
-                      (device == "meta" ? "'; materialise it first, with model.to_empty(device='cpu') say"
-                                        : "'; move it with .cpu(), or compute the mask of a copy"));
+                      (device == "meta"
+                           ? "'; materialise it first, with model.to_empty(device='cpu') say"
+                           : "'; move it with .cpu(), or compute the mask of a copy"));
     }
   }
 
   void check(const py::object& tensor) const {
     check_place(tensor);
-    if (!py::cast<bool>(tensor.attr("is_floating_point")()) || py::cast<bool>(tensor.attr("is_neg")())) {
-      throw TypeError(what_ + " " + supported + ", got " + std::string(py::str(tensor.attr("dtype"))) +
-                      "; convert it with .float()");
+    if (!py::cast<bool>(tensor.attr("is_floating_point")()) ||
+        py::cast<bool>(tensor.attr("is_neg")())) {
+      throw TypeError(what_ + " " + supported + ", got " +
+                      std::string(py::str(tensor.attr("dtype"))) + "; convert it with .float()");
     }
   }
 
@@ -211,14 +230,27 @@ class TorchSource final : public DLPackSource {
 
 }  // namespace
 
-// --- what all have in common ------------------------------------------------------------------------
+// --- what all have in common
+// ------------------------------------------------------------------------
 
 SourceOwner::~SourceOwner() {
   for (auto* source : sources_) source->owner_ = nullptr;
 }
 
+void SourceOwner::adopt_masks() const {
+  // Adopting runs Python code, which may let go of sources: they are held, and the set is left
+  // alone.
+  std::vector<std::shared_ptr<PySource>> held;
+  for (auto* source : sources_) {
+    if (source->mask_object_) held.push_back(source->shared_from_this());
+  }
+  for (const auto& source : held) source->adopt_mask();
+}
+
 PySource::PySource(py::object data, std::string name, SourceOwner* owner)
-    : data_(std::move(data)), what_(name.empty() ? "data" : "data of '" + name + "'"), owner_(owner) {
+    : data_(std::move(data)),
+      what_(name.empty() ? "data" : "data of '" + name + "'"),
+      owner_(owner) {
   if (owner_ != nullptr) owner_->sources_.insert(this);
 }
 
@@ -233,7 +265,8 @@ PySource::~PySource() {
   clear();
 }
 
-py::object PySource::call(const py::object& override, const py::tuple& args, const py::dict& kwargs) const {
+py::object PySource::call(const py::object& override, const py::tuple& args,
+                          const py::dict& kwargs) const {
   return override(*args, **kwargs);
 }
 
@@ -264,7 +297,8 @@ py::array numpy_mask(const Mask& mask) {
   return py::array(py::dtype::of<bool>(), shape_of(mask), mask.data(), owner);
 }
 
-std::shared_ptr<PySource> make_source(py::object data, const std::string& name, SourceOwner* owner) {
+std::shared_ptr<PySource> make_source(py::object data, const std::string& name,
+                                      SourceOwner* owner) {
   if (py::isinstance<py::array>(data)) {
     return std::make_shared<NumpySource>(std::move(data), name, owner);
   }
@@ -273,9 +307,11 @@ std::shared_ptr<PySource> make_source(py::object data, const std::string& name, 
       return std::make_shared<TorchSource>(std::move(data), name, owner, *torch);
     }
   }
-  if (py::hasattr(data, "__dlpack__")) return std::make_shared<DLPackSource>(std::move(data), name, owner);
-  throw TypeError((name.empty() ? "data" : "data of '" + name + "'") +
-                  " must be a NumPy array, a torch tensor, nn.Parameter, nn.Embedding or nn.EmbeddingBag, or "
-                  "an object with __dlpack__, got " +
-                  class_name(data));
+  if (py::hasattr(data, "__dlpack__"))
+    return std::make_shared<DLPackSource>(std::move(data), name, owner);
+  throw TypeError(
+      (name.empty() ? "data" : "data of '" + name + "'") +
+      " must be a NumPy array, a torch tensor, nn.Parameter, nn.Embedding or nn.EmbeddingBag, or "
+      "an object with __dlpack__, got " +
+      class_name(data));
 }

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <unordered_set>
+#include <vector>
 
 #include "datasparse/data_source.hpp"
 #include "datasparse/mask.hpp"
@@ -19,6 +20,9 @@ class SourceOwner {
  public:
   const std::unordered_set<PySource*>& sources() const noexcept { return sources_; }
 
+  /// PySource::adopt_mask() for all of them.
+  void adopt_masks() const;
+
  protected:
   SourceOwner() = default;
   ~SourceOwner();
@@ -28,9 +32,9 @@ class SourceOwner {
   std::unordered_set<PySource*> sources_;
 };
 
-/// The tensor of one group, and the mask object that the user sees. All calls need the interpreter's
-/// lock, which the destructor takes itself.
-class PySource : public datasparse::DataSource {
+/// The tensor of one group, and the mask object that the user sees. All calls need the
+/// interpreter's lock, which the destructor takes itself.
+class PySource : public datasparse::DataSource, public std::enable_shared_from_this<PySource> {
  public:
   PySource(const PySource&) = delete;
   PySource& operator=(const PySource&) = delete;
@@ -45,8 +49,8 @@ class PySource : public datasparse::DataSource {
 
   /// One object over the mask's memory, made when first asked for.
   pybind11::object mask_object(const datasparse::Mask& mask);
-  /// Where the user has pointed a torch mask elsewhere (`mask.data = ...`): copies what is there into
-  /// the mask and points the tensor back. ValueError for another number of elements.
+  /// Where the user has pointed a torch mask elsewhere (`mask.data = ...`): copies what is there
+  /// into the mask and points the tensor back. ValueError for another number of elements.
   virtual void adopt_mask() {}
   /// Points it back without looking at what is there.
   virtual void restore_mask_object() {}
@@ -75,7 +79,8 @@ class PySource : public datasparse::DataSource {
 
 /// The source for an object; TypeError that says what is supported for one that is none. `name` is
 /// for messages and may be empty.
-std::shared_ptr<PySource> make_source(pybind11::object data, const std::string& name, SourceOwner* owner);
+std::shared_ptr<PySource> make_source(pybind11::object data, const std::string& name,
+                                      SourceOwner* owner);
 
 /// A NumPy bool array over the mask's memory, which it keeps alive.
 pybind11::array numpy_mask(const datasparse::Mask& mask);

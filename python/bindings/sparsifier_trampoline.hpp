@@ -26,11 +26,6 @@ class PySparsifierSide : public SourceOwner {
   /// BaseDataSparsifier::run_as_update().
   virtual void run_as_update(const std::function<void()>& work) = 0;
 
-  /// Takes over what the user has put in place of torch masks by `mask.data = ...`.
-  void adopt_masks() const {
-    for (auto* source : sources()) source->adopt_mask();
-  }
-
  protected:
   PySparsifierSide() = default;
   ~PySparsifierSide() = default;
@@ -40,12 +35,14 @@ class PySparsifierSide : public SourceOwner {
 inline void require_none(const pybind11::object& result, pybind11::handle self, const char* method,
                          const char* hint) {
   if (result.is_none()) return;
-  throw datasparse::TypeError(class_name(self) + "." + method + "() returned " + class_name(result) +
-                              ", expected None" + hint);
+  throw datasparse::TypeError(class_name(self) + "." + method + "() returned " +
+                              class_name(result) + ", expected None" + hint);
 }
 
 template <class Base>
-class PySparsifier : public Base, public PySparsifierSide, public pybind11::trampoline_self_life_support {
+class PySparsifier : public Base,
+                     public PySparsifierSide,
+                     public pybind11::trampoline_self_life_support {
  public:
   using Base::Base;
 

@@ -27,7 +27,8 @@ class Entries {
     if constexpr (std::is_same_v<T, bool>) {
       if (!PyBool_Check(value.ptr())) refuse(path(key), "a bool", value);
     } else if constexpr (std::is_same_v<T, std::int64_t>) {
-      if (PyBool_Check(value.ptr()) || !PyLong_Check(value.ptr())) refuse(path(key), "an int", value);
+      if (PyBool_Check(value.ptr()) || !PyLong_Check(value.ptr()))
+        refuse(path(key), "an int", value);
       return fitting(key, value);
     } else {
       static_assert(std::is_same_v<T, std::string>);
@@ -47,7 +48,8 @@ class Entries {
 
   datasparse::Axes shape(const char* key) const {
     const py::object value = at(key);
-    if (!PyTuple_Check(value.ptr()) && !PyList_Check(value.ptr())) refuse(path(key), "a tuple of int", value);
+    if (!PyTuple_Check(value.ptr()) && !PyList_Check(value.ptr()))
+      refuse(path(key), "a tuple of int", value);
     datasparse::Axes axes;
     for (const auto item : value) {
       if (!PyLong_Check(item.ptr())) refuse(path(key), "a tuple of int", value);
@@ -66,14 +68,16 @@ class Entries {
   py::dict dict(const char* key) const { return Entries(at(key), path(key)).dict_; }
 
  private:
-  [[noreturn]] static void refuse(const std::string& where, const char* expected, py::handle value) {
+  [[noreturn]] static void refuse(const std::string& where, const char* expected,
+                                  py::handle value) {
     throw ValueError(where + " must be " + expected + ", got " + class_name(value));
   }
 
   std::int64_t fitting(const char* key, py::handle value) const {
     int overflow = 0;
     const std::int64_t integer = PyLong_AsLongLongAndOverflow(value.ptr(), &overflow);
-    if (overflow != 0) throw ValueError(path(key) + " must fit into 64 bits, got " + std::string(py::repr(value)));
+    if (overflow != 0)
+      throw ValueError(path(key) + " must fit into 64 bits, got " + std::string(py::repr(value)));
     return integer;
   }
 
@@ -94,11 +98,13 @@ py::dict to_state_dict(const datasparse::SparsifierState& state) {
   py::dict groups;
   for (const auto& group : state.groups) {
     py::tuple shape(static_cast<std::size_t>(group.shape.size()));
-    for (int axis = 0; axis < group.shape.size(); ++axis) shape[static_cast<std::size_t>(axis)] = group.shape[axis];
+    for (int axis = 0; axis < group.shape.size(); ++axis)
+      shape[static_cast<std::size_t>(axis)] = group.shape[axis];
     py::dict entry;
     entry["config"] = to_python(group.config);
     entry["shape"] = shape;
-    entry["mask"] = py::bytes(reinterpret_cast<const char*>(group.mask_bits.data()), group.mask_bits.size());
+    entry["mask"] =
+        py::bytes(reinterpret_cast<const char*>(group.mask_bits.data()), group.mask_bits.size());
     entry["squashed"] = group.squashed;
     entry["state"] = to_python(group.state);
     groups[py::str(group.name)] = entry;
@@ -126,13 +132,15 @@ datasparse::SparsifierState to_sparsifier_state(const py::object& state_dict) {
   const Entries entries(state_dict, "state_dict");
   datasparse::SparsifierState state;
   state.version = entries.get<std::int64_t>("version");
-  if (state.version != datasparse::SparsifierState::current_version) return state;  // the core refuses it
+  if (state.version != datasparse::SparsifierState::current_version)
+    return state;  // the core refuses it
   state.step_count = entries.get<std::int64_t>("step_count");
   state.enable_mask_update = entries.get<bool>("enable_mask_update");
   state.defaults = entries.params("defaults");
   for (const auto& item : entries.dict("data_groups")) {
     if (!PyUnicode_Check(item.first.ptr())) {
-      throw ValueError("state_dict['data_groups'] must have names as keys, got " + std::string(py::repr(item.first)));
+      throw ValueError("state_dict['data_groups'] must have names as keys, got " +
+                       std::string(py::repr(item.first)));
     }
     const auto name = item.first.cast<std::string>();
     const Entries entry(py::reinterpret_borrow<py::object>(item.second),
@@ -147,7 +155,8 @@ datasparse::SchedulerState to_scheduler_state(const py::object& state_dict) {
   const Entries entries(state_dict, "state_dict");
   datasparse::SchedulerState state;
   state.version = entries.get<std::int64_t>("version");
-  if (state.version != datasparse::SchedulerState::current_version) return state;  // the core refuses it
+  if (state.version != datasparse::SchedulerState::current_version)
+    return state;  // the core refuses it
   state.schedule_param = entries.get<std::string>("schedule_param");
   state.last_epoch = entries.get<std::int64_t>("last_epoch");
   state.base_param = entries.params("base_param");

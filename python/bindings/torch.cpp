@@ -3,7 +3,8 @@
 namespace py = pybind11;
 
 const Torch* Torch::if_imported() {
-  static const Torch* torch = nullptr;  // never destroyed: its objects must not outlive the interpreter
+  static const Torch* torch =
+      nullptr;  // never destroyed: its objects must not outlive the interpreter
   if (torch != nullptr) return torch;
   const py::dict modules = py::module_::import("sys").attr("modules");
   // The last one of torch's modules that we use: before it is there, torch is still being imported.

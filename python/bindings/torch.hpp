@@ -4,16 +4,18 @@
 #include <pybind11/pybind11.h>
 
 struct Torch {
-  pybind11::object tensor;            // torch.Tensor
-  pybind11::object embedding;         // (nn.Embedding, nn.EmbeddingBag)
-  pybind11::object strided;           // torch.strided
-  pybind11::object from_numpy;        // torch.from_numpy
-  pybind11::object no_grad;           // torch.no_grad
-  pybind11::object increment_version; // torch.autograd.graph.increment_version
+  pybind11::object tensor;             // torch.Tensor
+  pybind11::object embedding;          // (nn.Embedding, nn.EmbeddingBag)
+  pybind11::object strided;            // torch.strided
+  pybind11::object from_numpy;         // torch.from_numpy
+  pybind11::object no_grad;            // torch.no_grad
+  pybind11::object increment_version;  // torch.autograd.graph.increment_version
 
   /// nullptr while the process has not imported torch; then nobody can hold a tensor.
   static const Torch* if_imported();
 
   bool is_tensor(pybind11::handle object) const { return pybind11::isinstance(object, tensor); }
-  bool is_embedding(pybind11::handle object) const { return pybind11::isinstance(object, embedding); }
+  bool is_embedding(pybind11::handle object) const {
+    return pybind11::isinstance(object, embedding);
+  }
 };

@@ -27,7 +27,9 @@ class Axes {
   explicit Axes(const std::vector<std::int64_t>& values);
 
   int size() const noexcept { return size_; }
-  std::int64_t operator[](int axis) const noexcept { return values_[static_cast<std::size_t>(axis)]; }
+  std::int64_t operator[](int axis) const noexcept {
+    return values_[static_cast<std::size_t>(axis)];
+  }
   const std::int64_t* begin() const noexcept { return values_.data(); }
   const std::int64_t* end() const noexcept { return values_.data() + size_; }
   /// ValueError beyond 32 axes.
@@ -71,9 +73,9 @@ class ArrayView {
   bool read_only() const noexcept { return read_only_; }
   std::int64_t size() const noexcept { return element_count(shape_); }
 
-  /// Whether two elements share a byte, as in a broadcast view. Cheap for every layout that slicing,
-  /// transposing or broadcasting makes; O(n log n) in time and memory for hand-made strides that
-  /// interleave.
+  /// Whether two elements share a byte, as in a broadcast view. Cheap for every layout that
+  /// slicing, transposing or broadcasting makes; O(n log n) in time and memory for hand-made
+  /// strides that interleave.
   bool overlaps_itself() const;
 
   friend bool operator==(const ArrayView& a, const ArrayView& b) noexcept;

@@ -11,8 +11,8 @@
 namespace datasparse {
 
 /// Masks the share `sparsity_level` of the blocks of each tensor, those of least L1 or L2 norm: see
-/// block_mask() for the exact rule. The four fields of BlockSpec are the config keys; each group may
-/// have its own.
+/// block_mask() for the exact rule. The four fields of BlockSpec are the config keys; each group
+/// may have its own.
 ///
 /// A subclass that overrides update_mask() may call this one first and then edit get_mask(name).
 /// A subclass with keys of its own overrides check_config(), checks them, and passes the rest on.
@@ -22,8 +22,8 @@ class DataNormSparsifier : public BaseDataSparsifier {
   explicit DataNormSparsifier(const BlockSpec& defaults = {}, const ParamMap& own = {});
   ~DataNormSparsifier() override;
 
-  /// With the group's own pinned data the work is put off to the end of the step, so that many small
-  /// groups share the threads; with any other data the mask is computed at once.
+  /// With the group's own pinned data the work is put off to the end of the step, so that many
+  /// small groups share the threads; with any other data the mask is computed at once.
   void update_mask(const std::string& name, const ArrayView& data, const ParamMap& config) override;
   void check_config(const std::string& name, const ParamMap& config) const override;
 

@@ -23,8 +23,8 @@ struct SchedulerState {
   ParamMap last_param;
 };
 
-/// Subclass it, override get_schedule_param(), and create it with make_scheduler<T>(...), which also
-/// makes the initial step (last_epoch −1 becomes 0). Call step() after the sparsifier's.
+/// Subclass it, override get_schedule_param(), and create it with make_scheduler<T>(...), which
+/// also makes the initial step (last_epoch −1 becomes 0). Call step() after the sparsifier's.
 ///
 ///     struct Halving : BaseDataScheduler {
 ///       explicit Halving(std::shared_ptr<BaseDataSparsifier> sparsifier)
@@ -49,8 +49,8 @@ class BaseDataScheduler {
   virtual ParamMap get_schedule_param() = 0;
 
   /// Advances last_epoch and writes what get_schedule_param() returns into the sparsifier. If the
-  /// override throws, or the sparsifier refuses a value, everything is as before the call. Warns once
-  /// when called before the sparsifier's first step.
+  /// override throws, or the sparsifier refuses a value, everything is as before the call. Warns
+  /// once when called before the sparsifier's first step.
   void step();
 
   /// The parameter's value of each group after the last step.
@@ -63,12 +63,14 @@ class BaseDataScheduler {
   void set_last_epoch(std::int64_t epoch);
   bool verbose() const noexcept { return verbose_; }
 
-  const std::shared_ptr<BaseDataSparsifier>& data_sparsifier() const noexcept { return sparsifier_; }
+  const std::shared_ptr<BaseDataSparsifier>& data_sparsifier() const noexcept {
+    return sparsifier_;
+  }
   const std::string& schedule_param() const noexcept { return param_; }
 
   SchedulerState save_state() const;
-  /// Restores the state and writes its last values into the sparsifier; groups that are not there are
-  /// left out. ValueError for another version or parameter; nothing has changed then.
+  /// Restores the state and writes its last values into the sparsifier; groups that are not there
+  /// are left out. ValueError for another version or parameter; nothing has changed then.
   void load_state(const SchedulerState& state);
 
  protected:

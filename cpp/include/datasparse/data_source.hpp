@@ -21,7 +21,8 @@ class DataSource {
   virtual ArrayView pin() = 0;
   virtual void unpin() noexcept = 0;
 
-  /// Called, while pinned, after the memory was written to: an owner that counts versions counts here.
+  /// Called, while pinned, after the memory was written to: an owner that counts versions counts
+  /// here.
   virtual void mark_written() {}
 };
 

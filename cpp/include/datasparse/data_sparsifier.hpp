@@ -1,4 +1,5 @@
-/// The base of every data sparsifier: named tensors, their masks, and the step that recomputes them.
+/// The base of every data sparsifier: named tensors, their masks, and the step that recomputes
+/// them.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,7 @@ namespace datasparse {
 /// What is saved of one group: everything but the user's data.
 struct GroupState {
   std::string name;
-  ParamMap config;                      ///< as it was written: an automatic zeros_per_block is None
+  ParamMap config;  ///< as it was written: an automatic zeros_per_block is None
   Axes shape;
   std::vector<std::uint8_t> mask_bits;  ///< Mask::pack()
   bool squashed = false;
@@ -41,10 +42,10 @@ struct SparsifierState {
 /// subclass's own use. The sparsifier copies no data: it holds a DataSource, and asks it at every
 /// step where the memory is now.
 ///
-/// Errors: everything is checked when it arrives; a call that throws has changed nothing. An unknown
-/// name is an UnknownNameError, a call that the moment forbids a StateError.
-/// Thread-safe: one lock serialises all calls. From inside an override, the same thread may read, and
-/// may change masks; step(), add_data() and everything else that changes groups is a StateError.
+/// Errors: everything is checked when it arrives; a call that throws has changed nothing. An
+/// unknown name is an UnknownNameError, a call that the moment forbids a StateError. Thread-safe:
+/// one lock serialises all calls. From inside an override, the same thread may read, and may change
+/// masks; step(), add_data() and everything else that changes groups is a StateError.
 class BaseDataSparsifier {
  public:
   /// `defaults` is the config of every group that says nothing else.
@@ -58,12 +59,14 @@ class BaseDataSparsifier {
   /// Adds a tensor under any non-empty name; `config` beats the defaults.
   ///
   /// A name that is already there is replaced. It keeps its config where `config` does not say
-  /// otherwise, and with `reuse_mask` its mask (the shapes must agree) and its state. A squashed name
-  /// starts afresh. A name for which load_state() left a state takes it over, as if it were there.
+  /// otherwise, and with `reuse_mask` its mask (the shapes must agree) and its state. A squashed
+  /// name starts afresh. A name for which load_state() left a state takes it over, as if it were
+  /// there.
   /// @param mask  data.size() bytes in C order, each 0 or 1, copied; beats reuse_mask.
   /// @return  whether the mask was given or reused; else it is all ones.
-  bool add_data(const std::string& name, std::shared_ptr<DataSource> data, const ParamMap& config = {},
-                bool reuse_mask = true, const std::uint8_t* mask = nullptr);
+  bool add_data(const std::string& name, std::shared_ptr<DataSource> data,
+                const ParamMap& config = {}, bool reuse_mask = true,
+                const std::uint8_t* mask = nullptr);
   /// The same for memory that stays where it is until the group is removed.
   bool add_data(const std::string& name, const ArrayView& data, const ParamMap& config = {}) {
     return add_data(name, make_source(data), config);
@@ -117,8 +120,8 @@ class BaseDataSparsifier {
   /// How often step() has succeeded.
   std::int64_t step_count() const;
 
-  /// Zeroes the masked elements in the owner's memory; the masks stay. Read-only or self-overlapping
-  /// memory is a ValueError, before anything is written.
+  /// Zeroes the masked elements in the owner's memory; the masks stay. Read-only or
+  /// self-overlapping memory is a ValueError, before anything is written.
   void apply_mask(const std::vector<std::string>& names);
   void apply_mask();
   /// apply_mask(), and the tensors are released: step() skips them, their names and masks remain.
@@ -129,24 +132,28 @@ class BaseDataSparsifier {
 
   SparsifierState save_state() const;
   /// Restores masks, configs and states by name; attached data stay attached. A state for a name
-  /// without data waits for add_data(). With `strict`, the names must be those attached, unless none
-  /// is. ValueError, naming the entry, for anything that does not fit; nothing has changed then.
+  /// without data waits for add_data(). With `strict`, the names must be those attached, unless
+  /// none is. ValueError, naming the entry, for anything that does not fit; nothing has changed
+  /// then.
   void load_state(const SparsifierState& state, bool strict = true);
 
   // --- to override ----------------------------------------------------------------------------
 
-  /// Computes the mask of one group: change get_mask(name) in place. Called by step() for every group
-  /// in turn, with the pinned data and the group's config.
-  virtual void update_mask(const std::string& name, const ArrayView& data, const ParamMap& config) = 0;
+  /// Computes the mask of one group: change get_mask(name) in place. Called by step() for every
+  /// group in turn, with the pinned data and the group's config.
+  virtual void update_mask(const std::string& name, const ArrayView& data,
+                           const ParamMap& config) = 0;
   /// Throws unless `config` is a config that update_mask() can work with. Called with the whole
   /// config before any of it is written; `name` is empty for the defaults. Accepts all by default.
   virtual void check_config(const std::string& name, const ParamMap& config) const;
 
  protected:
-  /// check_config() on the defaults: a constructor cannot call it, because the override is not there.
+  /// check_config() on the defaults: a constructor cannot call it, because the override is not
+  /// there.
   void check_defaults() const;
 
-  /// `config` as it is shown: a subclass fills in what is automatic. `shape` is nullptr for defaults.
+  /// `config` as it is shown: a subclass fills in what is automatic. `shape` is nullptr for
+  /// defaults.
   virtual ParamMap effective_config(const std::string& name, const ParamMap& config,
                                     const Axes* shape) const;
   /// Called at the end of a step, and before a mask is handed out within one: the moment to do what
@@ -157,8 +164,8 @@ class BaseDataSparsifier {
   /// Whether update_mask() can throw once the data are pinned, or leave a mask half written. If it
   /// can, a step saves the masks first, one bit per element. Called once at the start of each step.
   virtual bool updates_can_fail() const { return true; }
-  /// Runs `work`, which pins, unpins or marks many sources in a row. A binding whose owner guards the
-  /// tensors by a lock takes it here once.
+  /// Runs `work`, which pins, unpins or marks many sources in a row. A binding whose owner guards
+  /// the tensors by a lock takes it here once.
   virtual void access_data(const std::function<void()>& work) const { work(); }
 
   /// The group's pinned data within a step, else nullptr.

@@ -16,7 +16,8 @@ class ParamValue {
  public:
   using Ints = std::vector<std::int64_t>;
   using Floats = std::vector<double>;
-  using Variant = std::variant<std::monostate, bool, std::int64_t, double, std::string, Ints, Floats>;
+  using Variant =
+      std::variant<std::monostate, bool, std::int64_t, double, std::string, Ints, Floats>;
 
   ParamValue() = default;  ///< None
   ParamValue(std::monostate) {}
@@ -36,11 +37,11 @@ class ParamValue {
     return std::get_if<T>(&value_);
   }
 
-  /// The value as a double where it is an integer or a float (a bool is neither), else TypeError
-  /// beginning with `what`.
-  double as_number(const std::string& what) const;
+  /// The value as a double where it is an integer or a float (a bool is neither), else TypeError.
+  /// The message begins with label(key, group).
+  double as_number(const std::string& key, const std::string& group) const;
   /// The value as an integer; 2.0 is one, 1.5 is a ValueError, "2" a TypeError.
-  std::int64_t as_integer(const std::string& what) const;
+  std::int64_t as_integer(const std::string& key, const std::string& group) const;
 
   /// Equal in kind and value; NaN equals nothing.
   friend bool operator==(const ParamValue& a, const ParamValue& b) { return a.value_ == b.value_; }
@@ -57,9 +58,9 @@ const char* kind_of(const ParamValue& value) noexcept;
 /// Whether the value is, or holds, a NaN.
 bool holds_nan(const ParamValue& value) noexcept;
 
-/// String to ParamValue in order of insertion, as a Python dict. Used for a group's config (a handful
-/// of keys) and for a scheduler's values (one per group, up to many thousands): lookups are linear in
-/// the first case and hashed in the second.
+/// String to ParamValue in order of insertion, as a Python dict. Used for a group's config (a
+/// handful of keys) and for a scheduler's values (one per group, up to many thousands): lookups are
+/// linear in the first case and hashed in the second.
 class ParamMap {
  public:
   using Item = std::pair<std::string, ParamValue>;
@@ -97,7 +98,8 @@ class ParamMap {
   std::unordered_map<std::string, std::size_t> index_;  // kept only beyond a few items
 };
 
-/// "sparsity_level of 'emb'": how every message names a config value. `group` is empty for defaults.
+/// "sparsity_level of 'emb'": how every message names a config value. `group` is empty for
+/// defaults.
 std::string label(const std::string& key, const std::string& group);
 
 /// "; did you mean 'emb'?" with the nearest candidate by edit distance, or "" where none is near.

@@ -10,8 +10,8 @@ namespace datasparse {
 /// "1.2.3".
 const char* version() noexcept;
 
-/// Threads that a step uses at most: min(this setting, OMP_NUM_THREADS or omp_set_num_threads of the
-/// calling thread). 0 means no limit of our own. ValueError if negative.
+/// Threads that a step uses at most: min(this setting, OMP_NUM_THREADS or omp_set_num_threads of
+/// the calling thread). 0 means no limit of our own. ValueError if negative.
 void set_num_threads(int threads);
 /// The number of threads a large step would use if called now; at least 1.
 int get_num_threads() noexcept;
@@ -30,7 +30,7 @@ enum class Severity { info, warning };
 using MessageHandler = std::function<void(Severity, const std::string&)>;
 
 /// Where warnings, and the lines of a verbose scheduler, go. The library itself never prints:
-/// without a handler they are dropped. The handler may throw: the call that sent the message then
+/// without a handler they are dropped. A handler may throw on a warning: the call that sent it then
 /// fails without having changed anything. Returns the handler that was set before.
 MessageHandler set_message_handler(MessageHandler handler);
 

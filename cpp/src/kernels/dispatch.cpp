@@ -18,8 +18,8 @@ const Kernels& choose() {
     if (std::string(forced) == table->name) return *table;
     names += (names.empty() ? "" : ", ") + std::string(table->name);
   }
-  throw ValueError(std::string(environment_name) + " must be one of those available here (" + names +
-                   "), got '" + forced + "'");
+  throw ValueError(std::string(environment_name) + " must be one of those available here (" +
+                   names + "), got '" + forced + "'");
 }
 
 }  // namespace

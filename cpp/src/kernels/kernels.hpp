@@ -1,8 +1,8 @@
 /// The table of kernels: everything that touches elements one by one.
 ///
 /// Kernels are plain: noexcept, raw pointers, no allocation, no check; they rely on what the layer
-/// above has checked. One file per instruction set fills one table; dispatch.cpp chooses. Every table
-/// gives the same bits as the scalar one.
+/// above has checked. One file per instruction set fills one table; dispatch.cpp chooses. Every
+/// table gives the same bits as the scalar one.
 #pragma once
 
 #include <cstddef>
@@ -13,9 +13,9 @@ namespace datasparse {
 constexpr int dtype_count = 4;  // in the order of DType
 constexpr int norm_count = 2;   // in the order of Norm
 
-/// Scores are sums of |x| or x·x, taken in float (double for float64 data). Keys are their bit patterns:
-/// for numbers without a sign these order as unsigned integers, Inf above all numbers, and every NaN
-/// is made the same key, above Inf.
+/// Scores are sums of |x| or x·x, taken in float (double for float64 data). Keys are their bit
+/// patterns: for numbers without a sign these order as unsigned integers, Inf above all numbers,
+/// and every NaN is made the same key, above Inf.
 template <class Key>
 struct KeyTraits;
 template <>
@@ -45,7 +45,8 @@ struct SelectionKernels {
   /// How many keys equal `key`.
   std::int64_t (*count_equal)(const Key* keys, std::int64_t n, Key key) noexcept;
 
-  /// keep[i] = 0 for the keys below `threshold` and the first `ties` of those that equal it, else 1.
+  /// keep[i] = 0 for the keys below `threshold` and the first `ties` of those that equal it,
+  /// else 1.
   void (*threshold)(std::uint8_t* keep, const Key* keys, std::int64_t n, Key threshold,
                     std::int64_t ties) noexcept;
 };
@@ -53,11 +54,12 @@ struct SelectionKernels {
 struct Kernels {
   const char* name;
 
-  /// sums[(phase + i) / block_width] += |x_i| or x_i·x_i for i in [0, n), one after another. `sums` is
-  /// float*, double* for float64. x_i lies at src + i × stride bytes, at any alignment.
-  /// 0 <= phase < block_width.
-  using Accumulate = void (*)(void* sums, const std::byte* src, std::ptrdiff_t stride, std::int64_t n,
-                              std::int64_t phase, std::int64_t block_width) noexcept;
+  /// sums[(phase + i) / block_width] += |x_i| or x_i·x_i for i in [0, n), one after another. `sums`
+  /// is float*, double* for float64. x_i lies at src + i × stride bytes, at any alignment. 0 <=
+  /// phase < block_width.
+  using Accumulate = void (*)(void* sums, const std::byte* src, std::ptrdiff_t stride,
+                              std::int64_t n, std::int64_t phase,
+                              std::int64_t block_width) noexcept;
   Accumulate accumulate[dtype_count][norm_count];
 
   SelectionKernels<std::uint32_t> select32;
@@ -65,8 +67,8 @@ struct Kernels {
 
   /// Writes zero bytes over the i-th element where mask[i] is 0. Elements of `item` bytes lie at
   /// dst + i × stride bytes.
-  void (*zero_masked)(std::byte* dst, std::ptrdiff_t stride, std::size_t item, const std::uint8_t* mask,
-                      std::int64_t n) noexcept;
+  void (*zero_masked)(std::byte* dst, std::ptrdiff_t stride, std::size_t item,
+                      const std::uint8_t* mask, std::int64_t n) noexcept;
 };
 
 /// The one symbol of scalar.cpp.

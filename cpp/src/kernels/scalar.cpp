@@ -1,4 +1,5 @@
-// The reference kernels: portable C++, one element at a time. Every other table must give these bits.
+// The reference kernels: portable C++, one element at a time. Every other table must give these
+// bits.
 
 #include "kernels/kernels.hpp"
 
@@ -50,7 +51,8 @@ struct Float16 {
     const std::uint32_t half = read<std::uint16_t>(src);
     const std::uint32_t sign = (half & 0x8000U) << 16;
     const std::uint32_t magnitude = half & 0x7FFFU;
-    if (magnitude >= 0x7C00U) return bits_as<float>(sign | 0x7F800000U | (magnitude << 13));  // Inf, NaN
+    if (magnitude >= 0x7C00U)
+      return bits_as<float>(sign | 0x7F800000U | (magnitude << 13));  // Inf, NaN
     if (magnitude >= 0x0400U) return bits_as<float>(sign | ((magnitude << 13) + (112U << 23)));
     const float denormal = static_cast<float>(magnitude) * 0x1p-24F;  // exact
     return bits_as<float>(sign | bits_as<std::uint32_t>(denormal));
@@ -127,7 +129,8 @@ std::int64_t count_equal(const Key* keys, std::int64_t n, Key key) noexcept {
 }
 
 template <class Key>
-void threshold(std::uint8_t* keep, const Key* keys, std::int64_t n, Key cut, std::int64_t ties) noexcept {
+void threshold(std::uint8_t* keep, const Key* keys, std::int64_t n, Key cut,
+               std::int64_t ties) noexcept {
   for (std::int64_t i = 0; i < n; ++i) {
     const bool tie = keys[i] == cut;
     keep[i] = keys[i] > cut || (tie && ties <= 0) ? 1 : 0;

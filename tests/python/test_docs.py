@@ -1,0 +1,51 @@
+"""What is written is run: the README's samples and the examples in docstrings."""
+
+import contextlib
+import doctest
+import io
+import re
+from pathlib import Path
+
+import datasparse
+import pytest
+from datasparse import _core
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTED = [_core.block_mask, *(v for v in vars(_core).values() if isinstance(v, type))]
+
+
+def python_samples(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_samples_of_a_page_run_in_order(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {}
+    for sample in python_samples(page):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(sample, str(page), "exec"), namespace)
+        # A comment behind a print says what it prints.
+        expected = re.findall(r"^ *print\(.*\)  # (.*)$", sample, re.MULTILINE)
+        assert printed.getvalue().splitlines() == expected
+
+
+def test_the_readme_has_samples():
+    assert python_samples(ROOT / "README.md")
+
+
+@pytest.mark.parametrize("documented", DOCUMENTED, ids=lambda documented: documented.__name__)
+def test_docstring_examples(documented):
+    finder = doctest.DocTestFinder(recurse=False)
+    names = {name: getattr(datasparse, name) for name in datasparse.__all__}
+    for test in finder.find(documented, documented.__name__, module=False, globs=names):
+        result = doctest.DocTestRunner(verbose=False).run(test)
+        assert result.failed == 0
+
+
+def test_every_public_method_is_documented():
+    for cls in DOCUMENTED[1:]:
+        for name, member in vars(cls).items():
+            if not name.startswith("_"):
+                assert member.__doc__, f"{cls.__name__}.{name} has no docstring"
