@@ -39,9 +39,9 @@ class ParamValue {
 
   /// The value as a double where it is an integer or a float (a bool is neither), else TypeError.
   /// The message begins with label(key, group).
-  double as_number(const std::string& key, const std::string& group) const;
+  double as_number(const std::string& key, const std::string& group = "") const;
   /// The value as an integer; 2.0 is one, 1.5 is a ValueError, "2" a TypeError.
-  std::int64_t as_integer(const std::string& key, const std::string& group) const;
+  std::int64_t as_integer(const std::string& key, const std::string& group = "") const;
 
   /// Equal in kind and value; NaN equals nothing.
   friend bool operator==(const ParamValue& a, const ParamValue& b) { return a.value_ == b.value_; }
