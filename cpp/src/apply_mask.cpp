@@ -13,7 +13,7 @@ namespace {
 constexpr std::int64_t chunk = 65536;  // elements that a thread takes at a time
 
 int threads_for(std::int64_t elements) noexcept {
-  return elements < chunk ? 1 : available_threads();
+  return elements < parallel_from ? 1 : available_threads();
 }
 
 }  // namespace
@@ -21,7 +21,7 @@ int threads_for(std::int64_t elements) noexcept {
 void zero_masked(const Kernels& table, const ArrayView& data, const std::uint8_t* mask) noexcept {
   if (data.size() == 0) return;
   const Matrix matrix(data);
-  const std::size_t item = item_size(data.dtype());
+  const auto write = table.zero_masked[static_cast<int>(data.dtype())];
   const std::int64_t columns = matrix.columns();
   // Long rows are cut, short ones taken together.
   const std::int64_t width = std::min(columns, chunk);
@@ -34,11 +34,9 @@ void zero_masked(const Kernels& table, const ArrayView& data, const std::uint8_t
     const std::int64_t first = i / across * height;
     for (std::int64_t r = first; r < std::min(first + height, matrix.rows()); ++r) {
       const std::uint8_t* const row = mask + r * columns + column;
-      matrix.for_each_run(
-          r, column, n,
-          [&](std::byte* run, std::ptrdiff_t stride, std::int64_t count, std::int64_t offset) {
-            table.zero_masked(run, stride, item, row + offset, count);
-          });
+      matrix.for_each_run(r, column, n,
+                          [&](std::byte* run, std::ptrdiff_t stride, std::int64_t count,
+                              std::int64_t offset) { write(run, stride, row + offset, count); });
     }
   });
 }

@@ -18,7 +18,6 @@ namespace {
 constexpr std::int64_t tile_blocks_max = 4096;
 constexpr std::int64_t tile_elements = 65536;  // so that a tile of wide blocks stays in the cache
 constexpr std::int64_t small_block_max = 4096;
-constexpr std::int64_t serial_below = 32768;  // elements: less is done before a thread wakes up
 constexpr int radix_bits = 11;
 
 template <class Key>
@@ -425,7 +424,7 @@ class Batch {
   void add(const MaskJob& job) {
     const Plan plan(job);
     // A large one needs all threads, and the engine's shared memory, for itself.
-    const bool alone = plan.elements() >= serial_below || plan.has_large_blocks();
+    const bool alone = plan.elements() >= parallel_from || plan.has_large_blocks();
     (alone ? large_ : small_).push_back(plan);
     elements_ += plan.elements();
     tiles_ = std::max(tiles_, plan.tiles());
@@ -433,7 +432,7 @@ class Batch {
   }
 
   void allocate(const Kernels& table, int threads) {
-    threads_ = elements_ < serial_below ? 1 : threads;
+    threads_ = elements_ < parallel_from ? 1 : threads;
     if (elements_ > 0) engine_.allocate(table, threads_, tiles_, large_blocks_);
   }
 
@@ -442,7 +441,7 @@ class Batch {
                  [this](std::int64_t i, int worker) {
                    prune(small_[static_cast<std::size_t>(i)], worker, 1);
                  });
-    for (const Plan& plan : large_) prune(plan, 0, plan.elements() < serial_below ? 1 : threads_);
+    for (const Plan& plan : large_) prune(plan, 0, plan.elements() < parallel_from ? 1 : threads_);
   }
 
  private:

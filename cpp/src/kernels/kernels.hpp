@@ -65,10 +65,10 @@ struct Kernels {
   SelectionKernels<std::uint32_t> select32;
   SelectionKernels<std::uint64_t> select64;
 
-  /// Writes zero bytes over the i-th element where mask[i] is 0. Elements of `item` bytes lie at
-  /// dst + i × stride bytes.
-  void (*zero_masked)(std::byte* dst, std::ptrdiff_t stride, std::size_t item,
-                      const std::uint8_t* mask, std::int64_t n) noexcept;
+  /// Writes zero bytes over the i-th element where mask[i] is 0, for i in [0, n), and nothing else.
+  /// Elements lie at dst + i × stride bytes, at any alignment.
+  void (*zero_masked[dtype_count])(std::byte* dst, std::ptrdiff_t stride, const std::uint8_t* mask,
+                                   std::int64_t n) noexcept;
 };
 
 /// The one symbol of scalar.cpp.

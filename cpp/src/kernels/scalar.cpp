@@ -138,8 +138,10 @@ void threshold(std::uint8_t* keep, const Key* keys, std::int64_t n, Key cut,
   }
 }
 
-void zero_masked(std::byte* dst, std::ptrdiff_t stride, std::size_t item, const std::uint8_t* mask,
+template <std::size_t item>
+void zero_masked(std::byte* dst, std::ptrdiff_t stride, const std::uint8_t* mask,
                  std::int64_t n) noexcept {
+  // Only masked elements are written: others may belong to a thread that is training.
   for (std::int64_t i = 0; i < n; ++i) {
     if (mask[i] == 0) __builtin_memset(dst + i * stride, 0, item);
   }
@@ -159,7 +161,7 @@ constexpr Kernels table{
     },
     selection<std::uint32_t>,
     selection<std::uint64_t>,
-    zero_masked,
+    {zero_masked<2>, zero_masked<2>, zero_masked<4>, zero_masked<8>},
 };
 
 }  // namespace
