@@ -39,17 +39,15 @@ DataNormSparsifier::~DataNormSparsifier() = default;
 
 void DataNormSparsifier::update_mask(const std::string& name, const ArrayView& data,
                                      const ParamMap& config) {
-  const Mask mask = mask_of(name);
+  const Mask mask = get_mask(name);
   if (data.shape() != mask.shape()) {
     throw ValueError("data of '" + name + "' must have the shape of its mask, " +
                      to_string(mask.shape()) + ", got " + to_string(data.shape()));
   }
   const auto spec = BlockSpec::from_config(block_config(config), name).resolved(data.shape(), name);
-  const ArrayView* const pinned = pinned_data(name);
-  if (pinned != nullptr && *pinned == data) {
+  if (may_put_off()) {
     updates_->jobs.push_back({data, spec, mask.data()});
   } else {
-    finish_updates();  // an earlier call for the same group must not overwrite this one
     compute_masks({{data, spec, mask.data()}});
   }
 }
@@ -82,7 +80,7 @@ void DataNormSparsifier::finish_updates() {
 
 void DataNormSparsifier::drop_updates() noexcept { updates_->jobs.clear(); }
 
-bool DataNormSparsifier::updates_can_fail() const {
+bool DataNormSparsifier::is_overridden() const {
   return typeid(*this) != typeid(DataNormSparsifier);
 }
 

@@ -23,7 +23,6 @@ struct BaseDataSparsifier::Group {
   ParamMap effective;                  // with automatic values filled in: shown, and used by a step
   Mask mask;
   ParamMap state;
-  const ArrayView* pinned = nullptr;  // within a step
 
   bool squashed() const noexcept { return source == nullptr; }
 };
@@ -38,6 +37,7 @@ struct BaseDataSparsifier::Impl {
   std::unordered_map<std::string, Group*> by_name;
   std::unordered_map<std::string, GroupState> waiting;  // loaded, for names without data
   bool enable_mask_update = true;
+  bool may_put_off = false;
   std::int64_t step_count = 0;
 
   std::vector<std::string> names() const {
@@ -297,11 +297,9 @@ std::shared_ptr<DataSource> BaseDataSparsifier::get_data(const std::string& name
   return group.source;
 }
 
-Mask BaseDataSparsifier::get_mask(const std::string& name) {
+Mask BaseDataSparsifier::get_mask(const std::string& name) const {
   const Entry entry(*this, Entry::reads, "get_mask()");
-  Group& group = impl_->at(name);
-  if (group.pinned != nullptr) finish_updates();
-  return group.mask;
+  return impl_->at(name).mask;
 }
 
 // --- config
@@ -317,55 +315,62 @@ ParamValue BaseDataSparsifier::config_value(const std::string& name, const std::
   return impl_->at(name).effective.at(key);
 }
 
+/// The one place where configs of groups change: all are checked before any is written.
+void BaseDataSparsifier::write_configs(std::vector<std::pair<Group*, ParamMap>> written) {
+  std::vector<ParamMap> effective;
+  effective.reserve(written.size());
+  for (const auto& [group, config] : written) {
+    effective.push_back(checked_config(group->name, config, &group->mask.shape()));
+  }
+  for (std::size_t i = 0; i < written.size(); ++i) {
+    written[i].first->written = std::move(written[i].second);
+    written[i].first->effective = std::move(effective[i]);
+  }
+}
+
 void BaseDataSparsifier::update_config(const std::string& name, const ParamMap& changes) {
   const Entry entry(*this, Entry::changes, "writing a config");
   Group& group = impl_->at(name);
-  ParamMap written = group.written;
-  written.update(changes);
-  group.effective = checked_config(name, written, &group.mask.shape());
-  group.written = std::move(written);
+  ParamMap config = group.written;
+  config.update(changes);
+  write_configs({{&group, std::move(config)}});
 }
 
-void BaseDataSparsifier::replace_config(const std::string& name, const ParamMap& config) {
+void BaseDataSparsifier::replace_configs(
+    const std::vector<std::pair<std::string, ParamMap>>& configs) {
   const Entry entry(*this, Entry::changes, "writing a config");
-  Group& group = impl_->at(name);
-  ParamMap written = impl_->defaults;
-  written.update(config);
-  group.effective = checked_config(name, written, &group.mask.shape());
-  group.written = std::move(written);
+  std::vector<std::pair<Group*, ParamMap>> written;
+  for (const auto& [name, given] : configs) {
+    ParamMap config = impl_->defaults;
+    config.update(given);
+    written.emplace_back(&impl_->at(name), std::move(config));
+  }
+  write_configs(std::move(written));
 }
 
 void BaseDataSparsifier::erase_config_key(const std::string& name, const std::string& key) {
   const Entry entry(*this, Entry::changes, "writing a config");
   Group& group = impl_->at(name);
-  ParamMap written = group.written;
   group.effective.at(key);  // for its message
-  written.erase(key);
-  group.effective = checked_config(name, written, &group.mask.shape());
-  group.written = std::move(written);
+  ParamMap config = group.written;
+  config.erase(key);
+  write_configs({{&group, std::move(config)}});
 }
 
 void BaseDataSparsifier::set_param(const std::string& key, const ParamMap& values) {
   const Entry entry(*this, Entry::changes, "writing a config");
-  struct Change {
-    Group* group;
-    ParamMap written, effective;
-  };
-  std::vector<Change> changes;
-  changes.reserve(values.size());
+  std::vector<std::pair<Group*, ParamMap>> written;
+  written.reserve(values.size());
   for (const auto& [name, value] : values) {
     Group& group = impl_->at(name);
-    if (holds_nan(value))
+    if (holds_nan(value)) {
       throw ValueError(label(key, name) + " must not be NaN, got " + to_string(value));
-    ParamMap written = group.written;
-    written.set(key, value);
-    ParamMap effective = checked_config(name, written, &group.mask.shape());
-    changes.push_back({&group, std::move(written), std::move(effective)});
+    }
+    ParamMap config = group.written;
+    config.set(key, value);
+    written.emplace_back(&group, std::move(config));
   }
-  for (auto& change : changes) {
-    change.group->written = std::move(change.written);
-    change.group->effective = std::move(change.effective);
-  }
+  write_configs(std::move(written));
 }
 
 ParamMap BaseDataSparsifier::get_param(const std::string& key) const {
@@ -434,27 +439,27 @@ void BaseDataSparsifier::step() {
     ParamMap state;
   };
   std::vector<Saved> saved;
-  if (updates_can_fail()) {
+  const bool overridden = is_overridden();
+  if (overridden) {
     for (const auto* group : groups) saved.push_back({group->mask.pack(), group->state});
   }
-  for (std::size_t i = 0; i < groups.size(); ++i) groups[i]->pinned = &pins.views()[i];
   const Inside inside(impl_->inside, "update_mask()");
-  const auto leave = [&groups] {
-    for (auto* group : groups) group->pinned = nullptr;
-  };
+  impl_->may_put_off = !overridden;
   try {
-    for (const auto* group : groups) update_mask(group->name, *group->pinned, group->effective);
+    for (std::size_t i = 0; i < groups.size(); ++i) {
+      update_mask(groups[i]->name, pins.views()[i], groups[i]->effective);
+    }
     finish_updates();
   } catch (...) {
+    impl_->may_put_off = false;
     drop_updates();
-    leave();
     for (std::size_t i = 0; i < saved.size(); ++i) {
       groups[i]->mask.unpack(saved[i].mask_bits.data());
       groups[i]->state = std::move(saved[i].state);
     }
     throw;
   }
-  leave();
+  impl_->may_put_off = false;
   ++impl_->step_count;
 }
 
@@ -679,11 +684,7 @@ ParamMap BaseDataSparsifier::checked_config(const std::string& name, const Param
   return effective_config(name, config, shape);
 }
 
-const ArrayView* BaseDataSparsifier::pinned_data(const std::string& name) const {
-  return impl_->at(name).pinned;
-}
-
-Mask BaseDataSparsifier::mask_of(const std::string& name) const { return impl_->at(name).mask; }
+bool BaseDataSparsifier::may_put_off() const noexcept { return impl_->may_put_off; }
 
 void BaseDataSparsifier::run_as_update(const std::function<void()>& work) {
   const Entry entry(*this, Entry::reads, "update_mask()");

@@ -158,15 +158,17 @@ ConfigMap GroupMap::get(const std::string& name) const {
   return {sparsifier_, shows_, name};
 }
 
-void GroupMap::set(const std::string& name, const py::dict& values) {
+void GroupMap::replace(const py::dict& groups) {
   auto& sparsifier = core(sparsifier_);
-  const ParamMap map = to_param_map(values, name);
+  std::vector<std::pair<std::string, ParamMap>> maps;
+  for (const auto& item : groups) {
+    const std::string name = py::str(item.first);
+    maps.emplace_back(name, to_param_map(item.second, name));
+  }
   without_gil([&] {
-    if (shows_ == Shows::state) {
-      sparsifier.replace_state(name, map);
-    } else {
-      sparsifier.replace_config(name, map);
-    }
+    if (shows_ == Shows::config) return sparsifier.replace_configs(maps);
+    for (const auto& item : maps) sparsifier.state(item.first);  // throws for an unknown name
+    for (const auto& [name, map] : maps) sparsifier.replace_state(name, map);
   });
 }
 
@@ -205,17 +207,15 @@ void register_config_maps(py::module_& module) {
       "checks the\n"
       "whole config and raises TypeError or ValueError without having written anything.\n\n"
       "Values are None, bool, int, float, str or tuples of numbers.",
-      collected<ConfigMap, SparsifierAccess<ConfigMap>>());
-  config
-      .def("__getitem__",
-           [](const ConfigMap& self, const std::string& key) { return self.get(key); })
+      collected<ConfigMap, SparsifierAccess<ConfigMap>, Created::by_us>());
+  config.def("__getitem__", [](const ConfigMap& self, const Name& key) { return self.get(key); })
       .def("__setitem__",
            [](ConfigMap& self, const py::str& key, const py::object& value) {
              py::dict change;
              change[key] = value;
              self.update(change);
            })
-      .def("__delitem__", [](ConfigMap& self, const std::string& key) { self.erase(key); })
+      .def("__delitem__", [](ConfigMap& self, const Name& key) { self.erase(key); })
       .def("__contains__", [](const ConfigMap& self,
                               const py::object& key) { return self.to_dict().contains(key); })
       .def("__len__", [](const ConfigMap& self) { return self.to_dict().size(); })
@@ -245,14 +245,14 @@ void register_config_maps(py::module_& module) {
           "The value of a key, written first if absent.")
       .def(
           "pop",
-          [](ConfigMap& self, const std::string& key, const py::args& otherwise) -> py::object {
+          [](ConfigMap& self, const Name& key, const py::args& otherwise) -> py::object {
             const py::dict now = self.to_dict();
-            if (!now.contains(key)) {
+            if (!now.contains(py::str(key))) {
               if (otherwise.size() == 1) return otherwise[0];
               raise_key_error(key);
             }
             self.erase(key);
-            return now[py::str(key)];
+            return now[py::str(static_cast<const std::string&>(key))];
           },
           py::arg("key"), "Remove a key and return its value.");
   def_dict_methods<ConfigMap>(config, &ConfigMap::to_dict, &ConfigMap::to_dict);
@@ -261,17 +261,16 @@ void register_config_maps(py::module_& module) {
       module, "GroupMap",
       "The configs of all groups by name, as a live dict of live dicts. Groups come and\n"
       "go by add_data() and remove_data() only.",
-      collected<GroupMap, SparsifierAccess<GroupMap>>());
-  groups
-      .def("__getitem__",
-           [](const GroupMap& self, const std::string& name) { return self.get(name); })
+      collected<GroupMap, SparsifierAccess<GroupMap>, Created::by_us>());
+  groups.def("__getitem__", [](const GroupMap& self, const Name& name) { return self.get(name); })
       .def("__setitem__",
-           [](GroupMap& self, const std::string& name, const py::object& config_of_group) {
-             self.set(name, to_dict(config_of_group, "the config of '" + name + "' is a " +
-                                                         class_name(config_of_group)));
+           [](GroupMap& self, const py::str& name, const py::object& config_of_group) {
+             py::dict change;
+             change[name] = config_of_group;
+             self.replace(change);
            })
       .def("__delitem__",
-           [](GroupMap&, const std::string& name) {
+           [](GroupMap&, const Name& name) {
              throw datasparse::TypeError("a group is removed by remove_data('" + name +
                                          "'), not by del");
            })
@@ -283,12 +282,9 @@ void register_config_maps(py::module_& module) {
       .def(
           "update",
           [](GroupMap& self, const py::object& other, const py::kwargs& more) {
-            for (const auto& item : merged(other, more)) {
-              self.set(item.first.cast<std::string>(),
-                       to_dict(item.second, "a config is a " + class_name(item.second)));
-            }
+            self.replace(merged(other, more));
           },
           py::arg("other") = py::none(), py::pos_only(),
-          "Replace the configs of several groups, one after another.");
+          "Replace the configs of several groups, all or none.");
   def_dict_methods<GroupMap>(groups, &GroupMap::to_dict, &GroupMap::to_dicts);
 }

@@ -35,7 +35,8 @@ class GroupMap {
       : sparsifier_(std::move(sparsifier)), shows_(shows) {}
 
   ConfigMap get(const std::string& name) const;
-  void set(const std::string& name, const pybind11::dict& values);
+  /// All of them or none.
+  void replace(const pybind11::dict& groups);
   bool contains(const std::string& name) const;
   std::size_t size() const;
   /// Name to ConfigMap.

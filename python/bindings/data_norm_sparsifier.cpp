@@ -14,8 +14,8 @@ namespace {
 
 using Trampoline = PySparsifier<DataNormSparsifier>;
 
-void update_mask(const Self<DataNormSparsifier>& self, const std::string& name,
-                 const py::object& data, const py::kwargs& config) {
+void update_mask(const Self<DataNormSparsifier>& self, const Name& name, const py::object& data,
+                 const py::kwargs& config) {
   const auto source = make_source(data, name, nullptr);
   const datasparse::Pin pin(*source);
   const ParamMap given = to_param_map(config, name);
@@ -24,7 +24,6 @@ void update_mask(const Self<DataNormSparsifier>& self, const std::string& name,
     trampoline->run_as_update([&] {
       ParamMap complete = self->config(name);
       complete.update(given);
-      // Put off until the end of the step where the data are the group's own; else done at once.
       self->DataNormSparsifier::update_mask(name, pin.view(), complete);
     });
   });
@@ -89,8 +88,7 @@ An override may call this first and then edit get_mask(name). Config keys that a
 group's.)")
       .def(
           "check_config",
-          [](const Self<DataNormSparsifier>& self, const std::string& name,
-             const py::object& config) {
+          [](const Self<DataNormSparsifier>& self, const Name& name, const py::object& config) {
             self->DataNormSparsifier::check_config(name, to_param_map(config, name));
           },
           py::arg("name"), py::arg("config"),

@@ -4,6 +4,7 @@
 #include "datasparse/error.hpp"
 #include "gil.hpp"
 #include "initialise.hpp"
+#include "override.hpp"
 #include "params.hpp"
 #include "register.hpp"
 #include "self.hpp"
@@ -32,8 +33,7 @@ class PyScheduler final : public BaseDataScheduler, public py::trampoline_self_l
     const py::gil_scoped_acquire gil;
     const py::object self = py::cast(static_cast<const BaseDataScheduler*>(this));
     const std::string method = class_name(self) + ".get_schedule_param()";
-    const py::function override =
-        py::get_override(static_cast<const BaseDataScheduler*>(this), "get_schedule_param");
+    const auto override = override_of(self, "get_schedule_param");
     if (!override) {
       py::set_error(PyExc_NotImplementedError,
                     (class_name(self) + " must override get_schedule_param()").c_str());
@@ -158,6 +158,11 @@ last_epoch is already advanced. Groups that are left out keep their value.)")
 
 If the override raises, or the sparsifier refuses a value, everything is as before the call. Warns once
 when called before the sparsifier's first step.)")
+      .def("__reduce__",
+           [](const SelfScheduler& self) -> py::object {
+             throw datasparse::TypeError("cannot pickle or copy a " + class_name(self.handle()) +
+                                         "; save its state_dict()");
+           })
       .def(
           "get_last_param",
           [](const SelfScheduler& self) {

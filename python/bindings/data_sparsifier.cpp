@@ -84,7 +84,7 @@ py::array_t<bool> checked_mask(const std::string& name, py::object mask,
   return numpy.attr("ascontiguousarray")(array, py::arg("dtype") = py::dtype::of<bool>());
 }
 
-py::object add_data(const SelfSparsifier& self, const std::string& name, const py::object& data,
+py::object add_data(const SelfSparsifier& self, const Name& name, const py::object& data,
                     bool reuse_mask, const py::object& mask, const py::kwargs& config) {
   auto& side = side_of(self);
   const auto source = make_source(data, name, &side);
@@ -97,7 +97,7 @@ py::object add_data(const SelfSparsifier& self, const std::string& name, const p
   adopt_mask(self, name);
   const bool has_mask =
       without_gil([&] { return self->add_data(name, source, params, reuse_mask, given); });
-  side.squashed_masks.attr("pop")(name, py::none());
+  side.squashed_masks.attr("pop")(py::str(name), py::none());
   if (!has_mask) return source->array();
   const auto held = without_gil([&] { return self->get_mask(name); });
   return source->masked_copy(held);
@@ -217,14 +217,14 @@ mask: zeros and ones of data's shape, copied; beats reuse_mask.
 Returns the tensor, or a masked copy of it when a mask was given or reused.)")
       .def(
           "remove_data",
-          [](const SelfSparsifier& self, const std::string& name) {
+          [](const SelfSparsifier& self, const Name& name) {
             without_gil([&] { self->remove_data(name); });
-            side_of(self).squashed_masks.attr("pop")(name, py::none());
+            side_of(self).squashed_masks.attr("pop")(py::str(name), py::none());
           },
           py::arg("name"), "Forget a group: data, mask, config and state.")
       .def(
           "update_mask",
-          [](const SelfSparsifier& self, const std::string&, const py::object&, const py::kwargs&) {
+          [](const SelfSparsifier& self, const Name&, const py::object&, const py::kwargs&) {
             py::set_error(PyExc_NotImplementedError,
                           (class_name(self.handle()) + " must override update_mask()").c_str());
             throw py::error_already_set();
@@ -313,6 +313,11 @@ attached, unless none is. ValueError, naming the entry, if anything does not fit
             return without_gil([&] { return self->step_count(); });
           },
           "How often step() has succeeded.")
+      .def("__reduce__",
+           [](const SelfSparsifier& self) -> py::object {
+             throw datasparse::TypeError("cannot pickle or copy a " + class_name(self.handle()) +
+                                         "; save its state_dict()");
+           })
       .def("__repr__", [](const SelfSparsifier& self) {
         return class_name(self.handle()) + "(" +
                std::string(py::repr(py::cast(

@@ -34,7 +34,12 @@ py::object capsule_of(py::handle object) {
 
 }  // namespace
 
-bool has_exchange_table(py::handle object) { return exchange_table_of(object) != nullptr; }
+void require_cpu(std::int32_t device_type, const std::string& what) {
+  if (device_type == cpu) return;
+  throw datasparse::TypeError(what +
+                              " must lie in CPU memory, got an array on DLPack device type " +
+                              std::to_string(device_type) + "; copy it to the CPU first");
+}
 
 Loan::Loan(py::handle object) {
   if (const auto* table = exchange_table_of(object)) {
@@ -87,10 +92,7 @@ std::string name_of(const DataType& dtype) {
 
 datasparse::ArrayView view_of(const Tensor& tensor, bool read_only, const std::string& what) {
   using datasparse::DType;
-  if (tensor.device.type != cpu) {
-    throw datasparse::TypeError(what + " must lie in CPU memory, got a tensor on device type " +
-                                std::to_string(tensor.device.type) + "; copy it to the CPU first");
-  }
+  require_cpu(tensor.device.type, what);
   const auto is = [&tensor](std::uint8_t code, std::uint8_t bits) {
     return tensor.dtype.code == code && tensor.dtype.bits == bits && tensor.dtype.lanes == 1;
   };

@@ -71,9 +71,6 @@ static_assert(offsetof(ManagedTensor, deleter) == 56);
 static_assert(offsetof(ManagedTensorVersioned, tensor) == 32);
 static_assert(offsetof(ExchangeTable, from_object) == 24);
 
-/// Whether the object's type offers that table.
-bool has_exchange_table(pybind11::handle object);
-
 /// A tensor lent by another library until release().
 class Loan {
  public:
@@ -98,6 +95,9 @@ class Loan {
   ManagedTensorVersioned* versioned_ = nullptr;
   ManagedTensor* plain_ = nullptr;
 };
+
+/// TypeError, naming `what`, for any device but the CPU.
+void require_cpu(std::int32_t device_type, const std::string& what);
 
 /// "int32", "complex64": as NumPy would call it.
 std::string name_of(const DataType& dtype);

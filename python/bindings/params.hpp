@@ -7,6 +7,19 @@
 
 #include "datasparse/param.hpp"
 
+/// A str argument; pybind11's std::string takes bytes too.
+struct Name : std::string {};
+
+template <>
+struct pybind11::detail::type_caster<Name> {
+  PYBIND11_TYPE_CASTER(Name, const_name("str"));
+  bool load(handle source, bool) {
+    if (!PyUnicode_Check(source.ptr())) return false;
+    value.assign(source.cast<std::string>());
+    return true;
+  }
+};
+
 /// None, bool, int, float, str, a tuple of numbers, or a NumPy scalar; anything else is a TypeError
 /// that begins with `what`.
 datasparse::ParamValue to_param(pybind11::handle value, const std::string& what);

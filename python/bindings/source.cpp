@@ -1,7 +1,8 @@
 #include "source.hpp"
 
-#include <algorithm>
-#include <cstring>
+#include <pybind11/stl.h>
+
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -109,7 +110,12 @@ class DLPackSource : public PySource {
   }
 
  protected:
-  virtual dlpack::Loan borrow() const { return dlpack::Loan(data_); }
+  virtual dlpack::Loan borrow() const {
+    // Asked first: for memory on a device, __dlpack__() may want a stream, or fail in its own way.
+    const auto device = py::tuple(data_.attr("__dlpack_device__")());
+    dlpack::require_cpu(device[0].cast<std::int32_t>(), what_);
+    return dlpack::Loan(data_);
+  }
 
  private:
   std::vector<dlpack::Loan> loans_;  // one per pin
@@ -117,6 +123,23 @@ class DLPackSource : public PySource {
 
 // --- torch
 // ------------------------------------------------------------------------------------------
+
+/// A Python context for the length of a scope.
+class Within {
+ public:
+  explicit Within(py::object context) : context_(std::move(context)) {
+    context_.attr("__enter__")();
+  }
+  Within(const Within&) = delete;
+  Within& operator=(const Within&) = delete;
+  ~Within() {
+    const py::error_scope pending;
+    context_.attr("__exit__")(py::none(), py::none(), py::none());
+  }
+
+ private:
+  py::object context_;
+};
 
 class TorchSource final : public DLPackSource {
  public:
@@ -145,32 +168,21 @@ class TorchSource final : public DLPackSource {
 
   py::object call(const py::object& override, const py::tuple& args,
                   const py::dict& kwargs) const override {
-    const py::object context = torch_.no_grad();
-    context.attr("__enter__")();
-    try {
-      py::object result = override(*args, **kwargs);
-      context.attr("__exit__")(py::none(), py::none(), py::none());
-      return result;
-    } catch (...) {
-      context.attr("__exit__")(py::none(), py::none(), py::none());
-      throw;
-    }
+    const Within no_grad(torch_.no_grad());
+    return override(*args, **kwargs);
   }
 
   void adopt_mask() override {
-    if (!mask_object_ || mask_.size() == 0) return;
-    const auto pointer = py::cast<std::uintptr_t>(mask_object_.attr("data_ptr")());
-    if (pointer == reinterpret_cast<std::uintptr_t>(mask_.data())) return;
-    const py::object foreign = mask_object_.attr("detach")();
+    if (!mask_object_ || is_ours(mask_object_)) return;
+    const py::object keep = mask_object_.attr("detach")().attr("ne")(0);
     restore_mask_object();
-    const auto elements = py::cast<std::int64_t>(foreign.attr("numel")());
+    const auto elements = py::cast<std::int64_t>(keep.attr("numel")());
     if (elements != mask_.size()) {
       throw datasparse::ValueError("mask.data for the " + what_ + " must have " +
                                    std::to_string(mask_.size()) + " elements, got " +
                                    std::to_string(elements));
     }
-    const py::object keep = foreign.attr("ne")(0).attr("reshape")(mask_object_.attr("shape"));
-    mask_object_.attr("copy_")(keep);
+    mask_object_.attr("copy_")(keep.attr("reshape")(mask_object_.attr("shape")));
   }
 
   void restore_mask_object() override {
@@ -181,8 +193,9 @@ class TorchSource final : public DLPackSource {
   dlpack::Loan borrow() const override {
     const py::object now = tensor();
     try {
-      // __dlpack__, unlike the C table, refuses tensors that require a gradient.
-      return dlpack::Loan(dlpack::has_exchange_table(now) ? now : py::object(now.attr("detach")()));
+      // A detached tensor keeps today's storage; the tensor itself would take a loan along to the
+      // next one when the user writes param.data = ...
+      return dlpack::Loan(now.attr("detach")());
     } catch (py::error_already_set&) {
       check_place(now);  // where it can say more, it throws its own error
       throw;
@@ -190,6 +203,8 @@ class TorchSource final : public DLPackSource {
   }
 
   py::object make_mask_object(const Mask& mask) const override {
+    // Within torch.inference_mode() it would be a tensor that may not be written to outside.
+    const Within normal_mode(torch_.inference_mode(false));
     return torch_.from_numpy(numpy_mask(mask));
   }
 
@@ -217,11 +232,26 @@ class TorchSource final : public DLPackSource {
 
   void check(const py::object& tensor) const {
     check_place(tensor);
-    if (!py::cast<bool>(tensor.attr("is_floating_point")()) ||
-        py::cast<bool>(tensor.attr("is_neg")())) {
-      throw TypeError(what_ + " " + supported + ", got " +
-                      std::string(py::str(tensor.attr("dtype"))) + "; convert it with .float()");
+    const std::string dtype = py::str(tensor.attr("dtype"));
+    static const std::set<std::string> known{"torch.float16", "torch.bfloat16", "torch.float32",
+                                             "torch.float64"};
+    if (known.count(dtype) == 0) {
+      throw TypeError(what_ + " " + supported + ", got " + dtype + "; convert it with .float()");
     }
+    if (py::cast<bool>(tensor.attr("is_neg")())) {
+      throw TypeError(what_ +
+                      " must be a plain tensor, got a negated view of another one; copy it "
+                      "with .resolve_neg()");
+    }
+  }
+
+  /// Whether the mask tensor still is what make_mask_object() returns.
+  bool is_ours(const py::object& tensor) const {
+    const auto pointer = py::cast<std::uintptr_t>(tensor.attr("data_ptr")());
+    return (mask_.size() == 0 || pointer == reinterpret_cast<std::uintptr_t>(mask_.data())) &&
+           py::object(tensor.attr("dtype")).is(torch_.bool_dtype) &&
+           py::tuple(tensor.attr("shape")).equal(py::tuple(py::cast(shape_of(mask_)))) &&
+           py::cast<bool>(tensor.attr("is_contiguous")());
   }
 
   const Torch& torch_;

@@ -11,6 +11,7 @@
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/data_sparsifier.hpp"
 #include "datasparse/error.hpp"
+#include "override.hpp"
 #include "params.hpp"
 #include "self.hpp"
 #include "source.hpp"
@@ -87,10 +88,10 @@ class PySparsifier : public Base,
 
  protected:
   /// A step asks this first, which spares every group the look for an override.
-  bool updates_can_fail() const override {
+  bool is_overridden() const override {
     const pybind11::gil_scoped_acquire gil;
-    overridden_ = static_cast<bool>(override_of("update_mask"));
-    return overridden_ || is_abstract;
+    overridden_ = is_abstract || static_cast<bool>(override_of("update_mask"));
+    return overridden_;
   }
 
   void access_data(const std::function<void()>& work) const override {
@@ -100,7 +101,7 @@ class PySparsifier : public Base,
 
  private:
   pybind11::function override_of(const char* method) const {
-    return pybind11::get_override(static_cast<const Base*>(this), method);
+    return ::override_of(pybind11::cast(static_cast<const Base*>(this)), method);
   }
 
   mutable bool overridden_ = true;

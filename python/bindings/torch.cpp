@@ -16,6 +16,8 @@ const Torch* Torch::if_imported() {
                     py::make_tuple(nn.attr("Embedding"), nn.attr("EmbeddingBag")),
                     module.attr("strided"),
                     module.attr("from_numpy"),
+                    module.attr("inference_mode"),
+                    module.attr("bool"),
                     module.attr("no_grad"),
                     py::object(modules["torch.autograd.graph"]).attr("increment_version")};
   return torch;

@@ -8,6 +8,8 @@ struct Torch {
   pybind11::object embedding;          // (nn.Embedding, nn.EmbeddingBag)
   pybind11::object strided;            // torch.strided
   pybind11::object from_numpy;         // torch.from_numpy
+  pybind11::object inference_mode;     // torch.inference_mode
+  pybind11::object bool_dtype;         // torch.bool
   pybind11::object no_grad;            // torch.no_grad
   pybind11::object increment_version;  // torch.autograd.graph.increment_version
 

@@ -22,8 +22,9 @@ class DataNormSparsifier : public BaseDataSparsifier {
   explicit DataNormSparsifier(const BlockSpec& defaults = {}, const ParamMap& own = {});
   ~DataNormSparsifier() override;
 
-  /// With the group's own pinned data the work is put off to the end of the step, so that many
-  /// small groups share the threads; with any other data the mask is computed at once.
+  /// In a step of this class itself, the work is put off to the end of the step, so that many small
+  /// groups share the threads. Called by an override, or from outside, the mask is computed at
+  /// once.
   void update_mask(const std::string& name, const ArrayView& data, const ParamMap& config) override;
   void check_config(const std::string& name, const ParamMap& config) const override;
 
@@ -32,7 +33,7 @@ class DataNormSparsifier : public BaseDataSparsifier {
                             const Axes* shape) const override;
   void finish_updates() override;
   void drop_updates() noexcept override;
-  bool updates_can_fail() const override;
+  bool is_overridden() const override;
 
  private:
   struct Updates;

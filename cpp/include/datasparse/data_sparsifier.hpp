@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "datasparse/array_view.hpp"
@@ -81,7 +82,7 @@ class BaseDataSparsifier {
   /// The group's source. ValueError where it was squashed.
   std::shared_ptr<DataSource> get_data(const std::string& name) const;
   /// The group's own mask, not a copy: what is written there is the mask.
-  Mask get_mask(const std::string& name);
+  Mask get_mask(const std::string& name) const;
 
   // --- config ---------------------------------------------------------------------------------
 
@@ -91,8 +92,8 @@ class BaseDataSparsifier {
   ParamValue config_value(const std::string& name, const std::string& key) const;
   /// Writes all of `changes`, or nothing if check_config() refuses the result.
   void update_config(const std::string& name, const ParamMap& changes);
-  /// Replaces the whole config, on top of the defaults.
-  void replace_config(const std::string& name, const ParamMap& config);
+  /// Replaces whole configs, on top of the defaults; all of them or none.
+  void replace_configs(const std::vector<std::pair<std::string, ParamMap>>& configs);
   void erase_config_key(const std::string& name, const std::string& key);
   /// Writes `key` for every group named in `values`, all or none: how a scheduler writes.
   void set_param(const std::string& key, const ParamMap& values);
@@ -156,22 +157,20 @@ class BaseDataSparsifier {
   /// defaults.
   virtual ParamMap effective_config(const std::string& name, const ParamMap& config,
                                     const Axes* shape) const;
-  /// Called at the end of a step, and before a mask is handed out within one: the moment to do what
-  /// update_mask() put off.
+  /// Called at the end of a step: the moment to do what update_mask() put off.
   virtual void finish_updates() {}
   /// Called when a step failed: forget what was put off.
   virtual void drop_updates() noexcept {}
-  /// Whether update_mask() can throw once the data are pinned, or leave a mask half written. If it
-  /// can, a step saves the masks first, one bit per element. Called once at the start of each step.
-  virtual bool updates_can_fail() const { return true; }
+  /// Whether update_mask() runs code of a subclass, which may throw, and look at masks while others
+  /// are still to come. If so, a step saves the masks first, one bit per element, and nothing may
+  /// be put off. Called once at the start of each step.
+  virtual bool is_overridden() const { return true; }
   /// Runs `work`, which pins, unpins or marks many sources in a row. A binding whose owner guards
   /// the tensors by a lock takes it here once.
   virtual void access_data(const std::function<void()>& work) const { work(); }
 
-  /// The group's pinned data within a step, else nullptr.
-  const ArrayView* pinned_data(const std::string& name) const;
-  /// The mask without finish_updates().
-  Mask mask_of(const std::string& name) const;
+  /// Within a step of a class that is not overridden: update_mask() may put work off.
+  bool may_put_off() const noexcept;
   /// Holds the lock as an override does, so that update_mask() can be called from outside a step.
   void run_as_update(const std::function<void()>& work);
 
@@ -181,6 +180,7 @@ class BaseDataSparsifier {
   class Entry;
 
   ParamMap checked_config(const std::string& name, const ParamMap& config, const Axes* shape) const;
+  void write_configs(std::vector<std::pair<Group*, ParamMap>> written);
   std::vector<Group*> unsquashed(const std::vector<std::string>& names, const char* call) const;
   void zero_masked(const std::vector<Group*>& groups, const char* call);
 

@@ -1,0 +1,117 @@
+"""Fixtures for all test files, and the two tiers of tests.
+
+A plain `pytest` runs the default tier. Tests marked `full` are long proofs: they are deselected
+unless a `-m` expression is given, and the summary says which were left out.
+"""
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import datasparse
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+# Deterministic unless asked otherwise: pytest --hypothesis-profile=explore.
+settings.register_profile(
+    "ci",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("explore", deadline=None, max_examples=1000)
+settings.load_profile("ci")
+
+NOT_RUN = pytest.StashKey[Counter]()
+
+
+def pytest_configure(config):
+    config.stash[NOT_RUN] = Counter()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    if config.option.markexpr:
+        return
+    full = [item for item in items if item.get_closest_marker("full")]
+    if full:
+        config.stash[NOT_RUN].update(item.path.name for item in full)
+        config.hook.pytest_deselected(items=full)
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    not_run = config.stash[NOT_RUN]
+    if not_run:
+        files = ", ".join(f"{name} ({count})" for name, count in sorted(not_run.items()))
+        terminalreporter.write_line(
+            f"full tier: {not_run.total()} tests were not run, in {files}; "
+            "`pytest -m full` runs them"
+        )
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20130)
+
+
+def as_numpy(mask):
+    return mask.numpy() if isinstance(mask, torch.Tensor) else mask
+
+
+def observe(sparsifier, scheduler=None):
+    """Everything that a failed call must leave alone, as plain values that compare with ==."""
+    seen = {
+        "config": {name: dict(config) for name, config in sparsifier.data_groups.items()},
+        "masks": {name: as_numpy(sparsifier.get_mask(name)).tolist()
+                  for name in sparsifier.data_groups},
+        "step_count": sparsifier.step_count,
+        "enable_mask_update": sparsifier.enable_mask_update,
+    }  # fmt: skip
+    if scheduler is not None:
+        seen["last_epoch"] = scheduler.last_epoch
+        seen["base_param"] = dict(scheduler.base_param)
+        seen["last_param"] = dict(scheduler.get_last_param())
+    return seen
+
+
+@pytest.fixture(name="observe")
+def observe_fixture():
+    return observe
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads that a step may use; the old numbers come back afterwards."""
+    torch_threads = torch.get_num_threads()
+
+    def set_threads(number):
+        torch.set_num_threads(number)  # the process's OpenMP maximum, which caps ours
+        datasparse.set_num_threads(number)
+
+    yield set_threads
+    torch.set_num_threads(torch_threads)
+    datasparse.set_num_threads(0)  # no limit
+
+
+@pytest.fixture
+def run_python():
+    """Runs a script in a fresh interpreter, fails unless it exits with 0, returns its stdout."""
+
+    def run(script, *options):
+        done = subprocess.run(
+            [sys.executable, *options, "-c", script],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=Path(__file__).parent,
+        )
+        assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    return run

@@ -1,0 +1,569 @@
+"""BaseDataScheduler: what a subclass sees, when it is asked, and what is written."""
+
+import collections
+import inspect
+import types
+import warnings
+
+import datasparse
+import numpy as np
+import pytest
+
+
+def sparsifier_of(*names, level=0.8):
+    return datasparse.DataNormSparsifier(
+        [(name, np.ones((4, 8), np.float32)) for name in names], sparsity_level=level
+    )
+
+
+def levels(sparsifier):
+    return {name: config["sparsity_level"] for name, config in sparsifier.data_groups.items()}
+
+
+class Halving(datasparse.BaseDataScheduler):
+    def __init__(self, data_sparsifier, **options):
+        super().__init__(data_sparsifier, "sparsity_level", **options)
+
+    def get_schedule_param(self):
+        if self.last_epoch > 0:
+            return {
+                name: config["sparsity_level"] * 0.5
+                for name, config in self.data_sparsifier.data_groups.items()
+            }
+        return self.base_param
+
+
+class Returns(datasparse.BaseDataScheduler):
+    """Returns what it was given: first at the initial step, then the others one by one."""
+
+    def __init__(self, data_sparsifier, schedule_param, *maps):
+        self.maps = list(maps)
+        super().__init__(data_sparsifier, schedule_param)
+
+    def get_schedule_param(self):
+        return self.maps.pop(0) if self.maps else {}
+
+
+# --- the constructor's initial step ---------------------------------------------------------------
+
+
+def test_constructor_makes_the_initial_step():
+    assert Halving(sparsifier_of("a")).last_epoch == 0
+
+
+@pytest.mark.parametrize("last_epoch", [0, 1, 7])
+def test_constructor_continues_after_a_given_epoch(last_epoch):
+    scheduler = Halving(sparsifier_of("a"), last_epoch=last_epoch)
+    assert scheduler.last_epoch == last_epoch + 1
+
+
+def test_initial_step_asks_the_override_once():
+    class Count(datasparse.BaseDataScheduler):
+        calls = 0
+
+        def get_schedule_param(self):
+            Count.calls += 1
+            return {}
+
+    Count(sparsifier_of("a"), "sparsity_level")
+    assert Count.calls == 1
+
+
+def test_initial_step_writes_what_the_override_returns():
+    sparsifier = sparsifier_of("a", "b")
+    Returns(sparsifier, "sparsity_level", {"a": 0.125})
+    assert levels(sparsifier) == {"a": 0.125, "b": 0.8}
+
+
+def test_initial_step_sees_attributes_set_before_the_base_constructor():
+    class Factor(datasparse.BaseDataScheduler):
+        def __init__(self, data_sparsifier):
+            self.factor = 0.25
+            super().__init__(data_sparsifier, "sparsity_level")
+
+        def get_schedule_param(self):
+            return {name: base * self.factor for name, base in self.base_param.items()}
+
+    sparsifier = sparsifier_of("a")
+    Factor(sparsifier)
+    assert levels(sparsifier) == {"a": 0.2}
+
+
+def test_initial_step_sees_everything_the_base_class_offers():
+    class See(datasparse.BaseDataScheduler):
+        def get_schedule_param(self):
+            seen.append(
+                (self.last_epoch, self.schedule_param, self.base_param, self.data_sparsifier)
+            )
+            return {}
+
+    seen = []
+    sparsifier = sparsifier_of("a")
+    See(sparsifier, "sparsity_level")
+    assert seen[0][:3] == (0, "sparsity_level", {"a": 0.8})
+    assert seen[0][3] is sparsifier
+
+
+def test_positional_order_of_the_constructor():
+    class Plain(datasparse.BaseDataScheduler):
+        def get_schedule_param(self):
+            return {}
+
+    sparsifier = sparsifier_of("a")
+    scheduler = Plain(sparsifier, "zeros_per_block", 4, False)
+    assert scheduler.data_sparsifier is sparsifier
+    assert scheduler.schedule_param == "zeros_per_block"
+    assert scheduler.last_epoch == 5
+
+
+def test_constructor_takes_keywords():
+    class Plain(datasparse.BaseDataScheduler):
+        def get_schedule_param(self):
+            return {}
+
+    scheduler = Plain(
+        data_sparsifier=sparsifier_of("a"), schedule_param="norm", last_epoch=-1, verbose=False
+    )
+    assert scheduler.last_epoch == 0
+
+
+def test_constructor_does_not_warn():
+    Halving(sparsifier_of("a"))  # warnings are errors here
+
+
+def test_constructor_does_not_step_the_sparsifier():
+    sparsifier = sparsifier_of("a")
+    Halving(sparsifier)
+    assert sparsifier.step_count == 0
+    assert sparsifier.get_mask("a").all()
+
+
+@pytest.mark.parametrize("wrong", [None, object(), 3, "sparsifier", {}])
+def test_constructor_wants_a_sparsifier(wrong):
+    with pytest.raises(TypeError):
+        Halving(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["1", 1.5, None])
+def test_last_epoch_must_be_an_integer(wrong):
+    with pytest.raises(TypeError):
+        Halving(sparsifier_of("a"), last_epoch=wrong)
+
+
+# --- step -----------------------------------------------------------------------------------------
+
+
+def test_epoch_is_already_advanced_in_the_override():
+    class Epochs(datasparse.BaseDataScheduler):
+        def get_schedule_param(self):
+            epochs.append(self.last_epoch)
+            return {}
+
+    epochs = []
+    sparsifier = sparsifier_of("a")
+    scheduler = Epochs(sparsifier, "sparsity_level")
+    for _ in range(3):
+        sparsifier.step()
+        scheduler.step()
+    assert epochs == [0, 1, 2, 3]
+    assert scheduler.last_epoch == 3
+
+
+def test_each_step_halves():
+    sparsifier = sparsifier_of("a", "b")
+    sparsifier.data_groups["b"]["sparsity_level"] = 0.4
+    scheduler = Halving(sparsifier)
+    seen = [levels(sparsifier)]
+    for _ in range(3):
+        sparsifier.step()
+        scheduler.step()
+        seen.append(levels(sparsifier))
+    assert seen == [{"a": 0.8 / 2**k, "b": 0.4 / 2**k} for k in range(4)]
+
+
+def test_partial_map_leaves_the_other_groups():
+    sparsifier = sparsifier_of("a", "b", "c")
+    scheduler = Returns(sparsifier, "sparsity_level", {}, {"b": 0.25})
+    sparsifier.step()
+    scheduler.step()
+    assert levels(sparsifier) == {"a": 0.8, "b": 0.25, "c": 0.8}
+
+
+def test_empty_map_changes_nothing_but_the_epoch():
+    sparsifier = sparsifier_of("a")
+    scheduler = Returns(sparsifier, "sparsity_level")
+    sparsifier.step()
+    scheduler.step()
+    assert levels(sparsifier) == {"a": 0.8}
+    assert scheduler.last_epoch == 1
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [types.MappingProxyType, collections.OrderedDict, collections.UserDict, collections.ChainMap],
+    ids=lambda wrap: wrap.__name__,
+)
+def test_any_mapping_may_be_returned(wrap):
+    sparsifier = sparsifier_of("a")
+    scheduler = Returns(sparsifier, "sparsity_level", {}, wrap({"a": 0.25}))
+    sparsifier.step()
+    scheduler.step()
+    assert levels(sparsifier) == {"a": 0.25}
+
+
+@pytest.mark.parametrize("value", [np.float32(0.25), np.float64(0.25), np.float16(0.25)])
+def test_numpy_scalars_may_be_returned(value):
+    sparsifier = sparsifier_of("a")
+    scheduler = Returns(sparsifier, "sparsity_level", {}, {"a": value})
+    sparsifier.step()
+    scheduler.step()
+    assert levels(sparsifier) == {"a": 0.25}
+    assert scheduler.get_last_param() == {"a": 0.25}
+
+
+def test_step_returns_none():
+    sparsifier = sparsifier_of("a")
+    scheduler = Halving(sparsifier)
+    sparsifier.step()
+    assert scheduler.step() is None
+
+
+def test_step_does_not_step_the_sparsifier():
+    sparsifier = sparsifier_of("a")
+    scheduler = Halving(sparsifier)
+    sparsifier.step()
+    scheduler.step()
+    assert sparsifier.step_count == 1
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_enable_mask_update_is_never_touched(enabled):
+    sparsifier = sparsifier_of("a")
+    sparsifier.enable_mask_update = enabled
+    scheduler = Halving(sparsifier)
+    assert sparsifier.enable_mask_update is enabled
+    sparsifier.step()
+    scheduler.step()
+    assert sparsifier.enable_mask_update is enabled
+
+
+def test_squashed_group_may_still_be_scheduled():
+    sparsifier = sparsifier_of("a", "b")
+    scheduler = Halving(sparsifier)
+    sparsifier.step()
+    sparsifier.squash_mask(names=["a"])
+    scheduler.step()
+    assert levels(sparsifier)["b"] == 0.4
+
+
+# --- base_param and get_last_param ----------------------------------------------------------------
+
+
+def test_base_param_is_a_dict():
+    scheduler = Halving(sparsifier_of("a", "b"))
+    assert type(scheduler.base_param) is dict
+    assert scheduler.base_param == {"a": 0.8, "b": 0.8}
+
+
+def test_base_param_stays_while_the_values_move():
+    sparsifier = sparsifier_of("a")
+    scheduler = Halving(sparsifier)
+    for _ in range(3):
+        sparsifier.step()
+        scheduler.step()
+    assert scheduler.base_param == {"a": 0.8}
+
+
+def test_base_param_is_what_each_group_had():
+    sparsifier = sparsifier_of("a", "b")
+    sparsifier.data_groups["b"]["sparsity_level"] = 0.3
+    assert Halving(sparsifier).base_param == {"a": 0.8, "b": 0.3}
+
+
+def test_base_param_of_the_initial_step_is_the_value_before_it():
+    assert Returns(sparsifier_of("a"), "sparsity_level", {"a": 0.1}).base_param == {"a": 0.8}
+
+
+class ScaledBase(datasparse.BaseDataScheduler):
+    def get_schedule_param(self):
+        return {name: base / (1 + self.last_epoch) for name, base in self.base_param.items()}
+
+
+def test_group_added_later_is_picked_up():
+    sparsifier = sparsifier_of("a")
+    scheduler = ScaledBase(sparsifier, "sparsity_level")
+    sparsifier.add_data("late", np.ones((4, 8)), sparsity_level=0.6)
+    sparsifier.step()
+    scheduler.step()
+    assert scheduler.base_param == {"a": 0.8, "late": 0.6}
+    assert levels(sparsifier) == {"a": 0.4, "late": 0.3}
+
+
+def test_groups_may_all_be_added_later():
+    sparsifier = sparsifier_of()
+    scheduler = ScaledBase(sparsifier, "sparsity_level")
+    assert scheduler.base_param == {}
+    sparsifier.add_data("late", np.ones((4, 8)), sparsity_level=0.6)
+    sparsifier.step()
+    scheduler.step()
+    assert levels(sparsifier) == {"late": 0.3}
+
+
+def test_removed_group_is_dropped():
+    sparsifier = sparsifier_of("a", "b")
+    scheduler = ScaledBase(sparsifier, "sparsity_level")
+    sparsifier.remove_data("a")
+    sparsifier.step()
+    scheduler.step()
+    assert scheduler.base_param == {"b": 0.8}
+    assert scheduler.get_last_param() == {"b": 0.4}
+
+
+def test_last_param_after_the_initial_step():
+    assert Halving(sparsifier_of("a", "b")).get_last_param() == {"a": 0.8, "b": 0.8}
+
+
+def test_last_param_follows_each_step():
+    sparsifier = sparsifier_of("a", "b")
+    scheduler = Halving(sparsifier)
+    sparsifier.step()
+    scheduler.step()
+    assert scheduler.get_last_param() == {"a": 0.4, "b": 0.4}
+
+
+def test_last_param_after_a_partial_map_names_every_group():
+    sparsifier = sparsifier_of("a", "b")
+    scheduler = Returns(sparsifier, "sparsity_level", {"b": 0.25})
+    assert scheduler.get_last_param() == {"a": 0.8, "b": 0.25}
+
+
+def test_changing_the_last_param_changes_nothing():
+    sparsifier = sparsifier_of("a")
+    scheduler = Halving(sparsifier)
+    scheduler.get_last_param()["a"] = 0.1
+    assert scheduler.get_last_param() == {"a": 0.8}
+    assert levels(sparsifier) == {"a": 0.8}
+
+
+# --- the warning ----------------------------------------------------------------------------------
+
+
+def recorded(call):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    return caught
+
+
+def test_step_before_the_sparsifiers_first_step_warns():
+    scheduler = Halving(sparsifier_of("a"))
+    with pytest.warns(UserWarning, match=r"sparsifier.*step"):
+        scheduler.step()
+
+
+def test_warning_points_at_the_callers_line():
+    scheduler = Halving(sparsifier_of("a"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        line = inspect.currentframe().f_lineno + 1
+        scheduler.step()
+    assert caught[0].filename == __file__
+    assert caught[0].lineno == line
+
+
+def test_warning_comes_once():
+    scheduler = Halving(sparsifier_of("a"))
+    assert len(recorded(scheduler.step)) == 1
+    assert recorded(scheduler.step) == []
+    assert recorded(scheduler.step) == []
+
+
+def test_step_that_warns_still_steps():
+    sparsifier = sparsifier_of("a")
+    scheduler = Halving(sparsifier)
+    recorded(scheduler.step)
+    assert scheduler.last_epoch == 1
+    assert levels(sparsifier) == {"a": 0.4}
+
+
+def test_step_after_the_sparsifiers_first_step_does_not_warn():
+    sparsifier = sparsifier_of("a")
+    scheduler = Halving(sparsifier)
+    sparsifier.step()
+    assert recorded(scheduler.step) == []
+
+
+def test_step_of_a_sparsifier_that_stepped_before_the_scheduler_was_made_does_not_warn():
+    sparsifier = sparsifier_of("a")
+    sparsifier.step()
+    scheduler = Halving(sparsifier)
+    assert recorded(scheduler.step) == []
+
+
+def test_warning_that_is_an_error_is_raised_and_leaves_all_as_before(observe):
+    sparsifier = sparsifier_of("a")
+    scheduler = Halving(sparsifier)
+    before = observe(sparsifier, scheduler)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning):
+            scheduler.step()
+    assert observe(sparsifier, scheduler) == before
+
+
+# --- mistakes in a subclass -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("returned", "kind"),
+    [
+        ([0.5], "list"),
+        (None, "NoneType"),
+        (0.5, "float"),
+        ("a", "str"),
+        ({("a", 0.5)}, "set"),
+    ],
+)
+def test_wrong_return_type_is_named(returned, kind):
+    class Halving(datasparse.BaseDataScheduler):
+        def get_schedule_param(self):
+            return returned if self.last_epoch else {}
+
+    sparsifier = sparsifier_of("a")
+    scheduler = Halving(sparsifier, "sparsity_level")
+    sparsifier.step()
+    with pytest.raises(TypeError) as caught:
+        scheduler.step()
+    message = f"Halving.get_schedule_param() returned {kind}, expected a mapping"
+    assert message in str(caught.value)
+
+
+def test_name_that_is_no_string_is_refused():
+    sparsifier = sparsifier_of("a")
+    with pytest.raises(TypeError):
+        Returns(sparsifier, "sparsity_level", {3: 0.5})
+    assert levels(sparsifier) == {"a": 0.8}
+
+
+def test_missing_override_is_reported_by_class_and_method():
+    class Unfinished(datasparse.BaseDataScheduler):
+        pass
+
+    with pytest.raises(NotImplementedError, match=r"Unfinished.*get_schedule_param"):
+        Unfinished(sparsifier_of("a"), "sparsity_level")
+
+
+def test_base_class_itself_has_no_schedule():
+    with pytest.raises((NotImplementedError, TypeError), match="get_schedule_param"):
+        datasparse.BaseDataScheduler(sparsifier_of("a"), "sparsity_level")
+
+
+def test_unknown_schedule_param_is_refused_with_the_nearest_key():
+    with pytest.raises(ValueError, match="sparsity_level") as caught:
+        Returns(sparsifier_of("a"), "sparsity_levl")
+    assert "sparsity_levl" in str(caught.value)
+
+
+def test_unknown_schedule_param_is_refused_without_groups_too():
+    with pytest.raises(ValueError, match="sparsity_level"):
+        Returns(sparsifier_of(), "sparsity_levl")
+
+
+def test_schedule_param_must_be_a_string():
+    with pytest.raises(TypeError):
+        Returns(sparsifier_of("a"), 3)
+
+
+# --- other parameters, other sparsifiers ----------------------------------------------------------
+
+
+def test_zeros_per_block_can_be_scheduled(rng):
+    data = rng.normal(size=(4, 8)).astype(np.float32)
+    sparsifier = datasparse.DataNormSparsifier([("a", data)], 1.0, (1, 4), 1)
+    scheduler = Returns(sparsifier, "zeros_per_block", {}, {"a": 2}, {"a": 3.0})
+    for zeros in (1, 2, 3):
+        assert sparsifier.data_groups["a"]["zeros_per_block"] == zeros
+        sparsifier.step()
+        assert np.count_nonzero(~sparsifier.get_mask("a")) == 8 * zeros
+        scheduler.step()
+    assert scheduler.base_param == {"a": 1}
+
+
+def test_norm_can_be_scheduled():
+    sparsifier = sparsifier_of("a")
+    Returns(sparsifier, "norm", {"a": "L2"})
+    assert sparsifier.data_groups["a"]["norm"] == "L2"
+
+
+def test_block_shape_can_be_scheduled():
+    sparsifier = sparsifier_of("a")
+    scheduler = Returns(sparsifier, "sparse_block_shape", {"a": (2, 2)})
+    assert sparsifier.data_groups["a"]["sparse_block_shape"] == (2, 2)
+    assert sparsifier.data_groups["a"]["zeros_per_block"] == 4
+    assert scheduler.base_param == {"a": (1, 4)}
+
+
+def test_two_schedulers_drive_two_parameters():
+    sparsifier = datasparse.DataNormSparsifier([("a", np.ones((4, 8)))], 0.8, (1, 4), 4)
+    first = Halving(sparsifier)
+    second = Returns(sparsifier, "zeros_per_block", {}, {"a": 2}, {"a": 1})
+    for _ in range(2):
+        sparsifier.step()
+        first.step()
+        second.step()
+    assert sparsifier.data_groups["a"]["sparsity_level"] == 0.2
+    assert sparsifier.data_groups["a"]["zeros_per_block"] == 1
+    assert (first.get_last_param(), second.get_last_param()) == ({"a": 0.2}, {"a": 1})
+
+
+class Threshold(datasparse.BaseDataSparsifier):
+    def update_mask(self, name, data, threshold, **config):
+        self.get_mask(name)[...] = np.abs(data) > threshold
+
+
+def test_key_of_a_custom_sparsifier_can_be_scheduled(rng):
+    data = rng.normal(size=(6, 8))
+    sparsifier = Threshold([("a", data)], threshold=0.1)
+    scheduler = Returns(sparsifier, "threshold", {}, {"a": 1.0})
+    sparsifier.step()
+    scheduler.step()
+    sparsifier.step()
+    assert np.array_equal(sparsifier.get_mask("a"), np.abs(data) > 1.0)
+    assert scheduler.base_param == {"a": 0.1}
+
+
+def test_unknown_key_of_a_custom_sparsifier_is_refused():
+    sparsifier = Threshold([("a", np.ones((2, 2)))], threshold=0.1)
+    with pytest.raises(ValueError, match="threshold"):
+        Returns(sparsifier, "treshold")
+
+
+def test_values_of_a_custom_key_keep_their_type():
+    sparsifier = Threshold([("a", np.ones((2, 2)))], threshold=0.1, mode="soft", window=(1, 2))
+    Returns(sparsifier, "mode", {"a": "hard"})
+    Returns(sparsifier, "window", {"a": (3, 4)})
+    Returns(sparsifier, "threshold", {"a": 2})
+    config = dict(sparsifier.data_groups["a"])
+    assert config == {"threshold": 2, "mode": "hard", "window": (3, 4)}
+    assert type(config["threshold"]) is int
+
+
+def test_override_may_write_other_config_itself():
+    class Both(datasparse.BaseDataScheduler):
+        def get_schedule_param(self):
+            self.data_sparsifier.data_groups["a"]["norm"] = "L2"
+            return {"a": 0.5}
+
+    sparsifier = sparsifier_of("a")
+    Both(sparsifier, "sparsity_level")
+    assert sparsifier.data_groups["a"]["norm"] == "L2"
+    assert levels(sparsifier) == {"a": 0.5}
+
+
+def test_scheduler_reads_values_written_by_the_user_in_between():
+    sparsifier = sparsifier_of("a")
+    scheduler = Halving(sparsifier)
+    sparsifier.step()
+    sparsifier.data_groups["a"]["sparsity_level"] = 0.4
+    scheduler.step()
+    assert levels(sparsifier) == {"a": 0.2}
