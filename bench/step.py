@@ -17,13 +17,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
+import datasparse
 import numpy as np
 import torch
 from bound import Bound
 from torch.ao.pruning._experimental.data_sparsifier import data_norm_sparsifier
-
-import datasparse
 
 ROWS = 1024  # of the matrix; the columns follow from the number of elements
 JITTER = (0.0, -0.004, 0.003, -0.002, 0.001)  # added to the level, round by round
@@ -58,7 +58,7 @@ class Row:
     case: str
     what: str
     milliseconds: float
-    spread: float  # (slowest − fastest) / median
+    spread: float  # (slowest - fastest) / median
     times_bound: float
     right: bool | None  # None: this candidate gives no mask
 
@@ -79,7 +79,7 @@ def run_case(case: Case, data: np.ndarray, threads: int, rounds: int, slow: bool
     tensor = torch.from_numpy(data)
     sparsifier = datasparse.DataNormSparsifier([("w", data)], **case.config)
     # |x| of the element at which an element-wise selection cuts; any value does for the bound.
-    cut = int(round(case.level_of(0) * data.size)) - 1
+    cut = round(case.level_of(0) * data.size) - 1
     threshold = float(np.partition(np.abs(data), cut, axis=None)[cut])
 
     def step(round_: int) -> None:
@@ -96,12 +96,12 @@ def run_case(case: Case, data: np.ndarray, threads: int, rounds: int, slow: bool
 
         def numpy_partition(round_: int) -> np.ndarray:
             scores = np.abs(data).reshape(-1)
-            k = int(round(case.level_of(round_) * data.size)) - 1
+            k = round(case.level_of(round_) * data.size) - 1
             return np.abs(data) > np.partition(scores, k)[k]
 
         def torch_kthvalue(round_: int) -> torch.Tensor:
             scores = tensor.abs()
-            k = int(round(case.level_of(round_) * data.size))
+            k = round(case.level_of(round_) * data.size)
             return scores > scores.flatten().kthvalue(k).values
 
         candidates |= {"numpy.partition": numpy_partition, "torch.kthvalue": torch_kthvalue}
@@ -154,7 +154,7 @@ def gigabytes_per_second(row: Row, elements: int) -> str:
 
 
 def print_table(rows: list[Row], elements: int) -> None:
-    print("| case | what | ms | spread | × bound | GB/s | answer |")
+    print("| case | what | ms | spread | x bound | GB/s | answer |")
     print("|---|---|---:|---:|---:|---:|---|")
     for row in rows:
         answer = {None: "", True: "right", False: "WRONG"}[row.right]
@@ -186,13 +186,10 @@ def main() -> int:
         rows += run_case(case, data, arguments.threads, arguments.rounds, not arguments.fast)
     print_table(rows, arguments.elements)
     if arguments.json:
-        with open(arguments.json, "w") as file:
-            result = {
-                "elements": arguments.elements,
-                "info": info,
-                "rows": [asdict(r) for r in rows],
-            }
-            json.dump(result, file, indent=1)
+        summary = {"elements": arguments.elements, "info": info}
+        Path(arguments.json).write_text(
+            json.dumps(summary | {"rows": [asdict(row) for row in rows]}, indent=1)
+        )
     return 1 if any(row.right is False for row in rows) else 0
 
 
