@@ -1,8 +1,9 @@
 // The yardstick of the benchmarks: what a mask costs at least.
 //
 // Two loops read every element once and write one mask byte per element, with the threshold already
-// known: one with ordinary stores, one with stores that go past the cache. The better one is the bound.
-// A plain copy stands beside it, so that a slow bound shows. Built by bound.py, used through ctypes.
+// known: one with ordinary stores, one with stores that go past the cache. The better one is the
+// bound. A plain copy stands beside it, so that a slow bound shows. Built by bound.py, used through
+// ctypes.
 
 #include <immintrin.h>
 
@@ -27,14 +28,14 @@ inline void store_past_cache(std::uint8_t* mask, const std::uint8_t* block) {
 }  // namespace
 
 // n is a multiple of 64, mask aligned to 64 bytes.
-extern "C" void bound_ordinary(std::uint8_t* mask, const float* data, std::int64_t n, float threshold,
-                               int threads) {
+extern "C" void bound_ordinary(std::uint8_t* mask, const float* data, std::int64_t n,
+                               float threshold, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (std::int64_t i = 0; i < n; i += 64) compare(mask + i, data + i, threshold);
 }
 
-extern "C" void bound_streaming(std::uint8_t* mask, const float* data, std::int64_t n, float threshold,
-                                int threads) {
+extern "C" void bound_streaming(std::uint8_t* mask, const float* data, std::int64_t n,
+                                float threshold, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (std::int64_t i = 0; i < n; i += 64) {
     alignas(64) std::uint8_t block[64];
@@ -44,7 +45,8 @@ extern "C" void bound_streaming(std::uint8_t* mask, const float* data, std::int6
   }
 }
 
-extern "C" void copy(std::uint8_t* target, const std::uint8_t* source, std::int64_t n, int threads) {
+extern "C" void copy(std::uint8_t* target, const std::uint8_t* source, std::int64_t n,
+                     int threads) {
   constexpr std::int64_t chunk = 1 << 20;
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (std::int64_t i = 0; i < n; i += chunk) {

@@ -1,6 +1,7 @@
-// Trains a linear regression while a scheduler halves the share of its weights that is pruned.
+// Trains a linear regression while a scheduler halves, after every epoch, the share of its weights
+// that are kept at zero.
 
-#include <array>
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -14,11 +15,9 @@
 
 namespace {
 
-using datasparse::BaseDataScheduler;
-using datasparse::BaseDataSparsifier;
-using datasparse::ParamMap;
+using namespace datasparse;
 
-/// Halves every group's sparsity level at each step.
+/// Halves the sparsity level of every tensor.
 class Halving : public BaseDataScheduler {
  public:
   explicit Halving(std::shared_ptr<BaseDataSparsifier> sparsifier)
@@ -27,20 +26,14 @@ class Halving : public BaseDataScheduler {
   ParamMap get_schedule_param() override {
     if (last_epoch() == 0) return base_param();
     ParamMap levels;
-    for (const auto& [name, level] : data_sparsifier()->get_param("sparsity_level")) {
-      levels.set(name, 0.5 * level.as_number(name));
+    for (const auto& [name, level] : get_last_param()) {
+      levels.set(name, 0.5 * level.as_number(schedule_param(), name));
     }
     return levels;
   }
 };
 
-constexpr std::size_t features = 64;
-constexpr std::int64_t block_width = 4;
-using Vector = std::array<float, features>;
-
-float dot(const Vector& a, const Vector& b) {
-  return std::inner_product(a.begin(), a.end(), b.begin(), 0.0F);
-}
+using Vector = std::vector<float>;
 
 /// An input, and what a hidden linear rule makes of it.
 struct Sample {
@@ -48,57 +41,64 @@ struct Sample {
   float target;
 };
 
-std::vector<Sample> generate(std::size_t count) {
+float dot(const Vector& a, const Vector& b) {
+  return std::inner_product(a.begin(), a.end(), b.begin(), 0.0F);
+}
+
+std::vector<Sample> generate(std::size_t count, std::size_t features) {
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
-  const auto fill = [&](Vector& vector) {
+  const auto draw = [&] {
+    Vector vector(features);
     for (float& x : vector) x = normal(random);
+    return vector;
   };
-  Vector rule;
-  fill(rule);
-  std::vector<Sample> samples(count);
-  for (auto& [input, target] : samples) {
-    fill(input);
-    target = dot(rule, input) + 0.1F * normal(random);
+  const Vector rule = draw();
+  std::vector<Sample> samples;
+  for (std::size_t i = 0; i < count; ++i) {
+    Vector input = draw();
+    const float target = dot(rule, input);
+    samples.push_back({std::move(input), target});
   }
   return samples;
 }
 
-/// One step of gradient descent on the squared error; returns that error.
-float descend(Vector& weights, const Sample& sample, float rate) {
+/// One step of stochastic gradient descent; returns the squared error before it.
+float descend(Vector& weights, const Sample& sample) {
+  constexpr float rate = 0.002F;
   const float error = dot(weights, sample.input) - sample.target;
-  for (std::size_t i = 0; i < features; ++i) weights[i] -= rate * error * sample.input[i];
+  for (std::size_t i = 0; i < weights.size(); ++i) weights[i] -= rate * error * sample.input[i];
   return error * error;
 }
 
 }  // namespace
 
 int main() {
-  const auto samples = generate(500);
-  Vector weights{};
+  constexpr std::int64_t features = 256, block_width = 4, blocks = features / block_width;
+  const std::vector<Sample> samples = generate(500, features);
+  Vector weights(features);
 
-  datasparse::BlockSpec spec;
+  BlockSpec spec;
   spec.sparsity_level = 0.75;
   spec.block_width = block_width;
-  const auto sparsifier = std::make_shared<datasparse::DataNormSparsifier>(spec);
-  sparsifier->add_data("weights", datasparse::ArrayView(weights.data(), {features}));
-  const auto scheduler = datasparse::make_scheduler<Halving>(sparsifier);
+  const auto sparsifier = std::make_shared<DataNormSparsifier>(spec);
+  sparsifier->add_data("weights", ArrayView(weights.data(), {features}));
+  const auto scheduler = make_scheduler<Halving>(sparsifier);
 
   bool as_scheduled = true;
-  std::puts("epoch     level  zeros      loss");
-  for (int epoch = 0; epoch < 6; ++epoch) {
-    const double level = 0.75 / std::pow(2, epoch);
-    double loss = 0;
+  double level = spec.sparsity_level;
+  std::puts("epoch     level  zeros    loss");
+  for (int epoch = 0; epoch < 6; ++epoch, level *= 0.5) {
+    float loss = 0;
     for (const Sample& sample : samples) {
-      loss += static_cast<double>(descend(weights, sample, 0.005F));
+      loss += descend(weights, sample);
       sparsifier->step();
       sparsifier->apply_mask();
     }
-    const auto zeros = sparsifier->get_mask("weights").zeros();
-    std::printf("%5d  %8.6f  %5d  %8.3f\n", epoch, level, static_cast<int>(zeros),
-                loss / static_cast<double>(samples.size()));
+    const auto zeros = std::count(weights.begin(), weights.end(), 0.0F);
+    std::printf("%5d  %8.6f  %5d  %6.1f\n", epoch, level, static_cast<int>(zeros),
+                static_cast<double>(loss) / static_cast<double>(samples.size()));
 
-    const double blocks = static_cast<double>(features) / block_width;
     as_scheduled &= zeros == block_width * std::llrint(level * blocks);
     scheduler->step();
   }

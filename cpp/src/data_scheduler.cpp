@@ -76,6 +76,17 @@ void BaseDataScheduler::pick_up_groups() {
   base_param_ = std::move(base);
 }
 
+void BaseDataScheduler::restore(std::shared_ptr<BaseDataSparsifier> data_sparsifier,
+                                const SchedulerState& state, bool verbose) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  sparsifier_ = std::move(data_sparsifier);
+  param_ = state.schedule_param;
+  base_param_ = state.base_param;
+  last_param_ = state.last_param;
+  last_epoch_ = state.last_epoch;
+  verbose_ = verbose;
+}
+
 ParamMap BaseDataScheduler::get_last_param() const {
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   return last_param_;

@@ -206,8 +206,7 @@ BaseDataSparsifier::BaseDataSparsifier(ParamMap defaults) : impl_(std::make_uniq
 
 BaseDataSparsifier::~BaseDataSparsifier() = default;
 
-// --- groups
-// -----------------------------------------------------------------------------------------
+// --- groups -----------------------------------------------------------------------------------
 
 bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataSource> data,
                                   const ParamMap& config, bool reuse_mask,
@@ -302,8 +301,7 @@ Mask BaseDataSparsifier::get_mask(const std::string& name) const {
   return impl_->at(name).mask;
 }
 
-// --- config
-// -----------------------------------------------------------------------------------------
+// --- config -----------------------------------------------------------------------------------
 
 ParamMap BaseDataSparsifier::config(const std::string& name) const {
   const Entry entry(*this, Entry::reads, "config()");
@@ -413,8 +411,7 @@ std::vector<std::string> BaseDataSparsifier::known_params() const {
   return keys;
 }
 
-// --- masks
-// ------------------------------------------------------------------------------------------
+// --- masks ------------------------------------------------------------------------------------
 
 void BaseDataSparsifier::step() {
   const Entry entry(*this, Entry::changes, "step()");
@@ -546,8 +543,20 @@ void BaseDataSparsifier::apply_mask() {
 
 void BaseDataSparsifier::squash_mask() { squash_mask(unsquashed_names(*this)); }
 
-// --- saving
-// -----------------------------------------------------------------------------------------
+// --- saving -----------------------------------------------------------------------------------
+
+/// The saved group, without a source.
+std::unique_ptr<BaseDataSparsifier::Group> BaseDataSparsifier::restored_group(
+    const GroupState& saved, ParamMap effective) {
+  auto group = std::make_unique<Group>();
+  group->name = saved.name;
+  group->written = saved.config;
+  group->effective = std::move(effective);
+  group->mask = Mask(saved.shape);
+  group->mask.unpack(saved.mask_bits.data());
+  group->state = saved.state;
+  return group;
+}
 
 SparsifierState BaseDataSparsifier::save_state() const {
   const Entry entry(*this, Entry::reads, "save_state()");
@@ -624,14 +633,7 @@ void BaseDataSparsifier::load_state(const SparsifierState& state, bool strict) {
       changes.push_back(
           {attached->second, &saved, saved.config, std::move(effective), saved.state});
     } else if (saved.squashed) {
-      auto group = std::make_unique<Group>();
-      group->name = saved.name;
-      group->written = saved.config;
-      group->effective = std::move(effective);
-      group->mask = Mask(saved.shape);
-      group->mask.unpack(saved.mask_bits.data());
-      group->state = saved.state;
-      squashed_groups.push_back(std::move(group));
+      squashed_groups.push_back(restored_group(saved, std::move(effective)));
     } else {
       waiting.emplace(saved.name, saved);
     }
@@ -662,8 +664,28 @@ void BaseDataSparsifier::load_state(const SparsifierState& state, bool strict) {
   impl_->step_count = state.step_count;
 }
 
-// --- to override
-// ------------------------------------------------------------------------------------
+void BaseDataSparsifier::restore(
+    const SparsifierState& state,
+    std::unordered_map<std::string, std::shared_ptr<DataSource>> sources) {
+  const Entry entry(*this, Entry::changes, "restoring");
+  if (!impl_->groups.empty()) throw StateError("only an empty sparsifier can be restored");
+  for (const auto& saved : state.groups) {
+    check_state(saved);
+    const auto source = sources.find(saved.name);
+    if (source == sources.end() && !saved.squashed) {
+      impl_->waiting.emplace(saved.name, saved);
+      continue;
+    }
+    auto group = restored_group(saved, effective_config(saved.name, saved.config, &saved.shape));
+    if (!saved.squashed) group->source = std::move(source->second);
+    impl_->put(std::move(group));
+  }
+  impl_->defaults = state.defaults;
+  impl_->enable_mask_update = state.enable_mask_update;
+  impl_->step_count = state.step_count;
+}
+
+// --- to override ------------------------------------------------------------------------------
 
 void BaseDataSparsifier::check_config(const std::string&, const ParamMap&) const {}
 

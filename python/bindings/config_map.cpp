@@ -99,8 +99,7 @@ struct SparsifierAccess {
 
 }  // namespace
 
-// --- one config
-// -------------------------------------------------------------------------------------
+// --- one config -------------------------------------------------------------------------------
 
 py::dict ConfigMap::to_dict() const { return to_python(read(core(sparsifier_), shows_, name_)); }
 
@@ -149,8 +148,7 @@ void ConfigMap::erase(const std::string& key) {
   });
 }
 
-// --- all groups
-// -------------------------------------------------------------------------------------
+// --- all groups -------------------------------------------------------------------------------
 
 ConfigMap GroupMap::get(const std::string& name) const {
   const auto& sparsifier = core(sparsifier_);

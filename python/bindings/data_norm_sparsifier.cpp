@@ -60,27 +60,28 @@ array([4., 0., 3., 0.]))",
   cls.def(py::init([](const py::dict& block, const py::dict& own) {
     return new Trampoline(BlockSpec::from_config(to_param_map(block, "")), to_param_map(own, ""));
   }));
-  def_initialise(
-      cls,
-      [](const py::object& construct) {
-        return [construct](const py::object& self, const py::object& data_list,
-                           const py::object& sparsity_level, const py::object& sparse_block_shape,
-                           const py::object& zeros_per_block, const py::object& norm,
-                           const py::kwargs& own) {
-          refuse_second_init(self);
-          py::dict block;
-          block["sparsity_level"] = sparsity_level;
-          block["sparse_block_shape"] = sparse_block_shape;
-          block["zeros_per_block"] = zeros_per_block;
-          block["norm"] = norm;
-          construct(self, block, own);
-          finish_init(self, data_list);
-        };
+  const py::object construct = cls.attr("__init__");
+  def_plainly(
+      cls, "__init__",
+      [construct](const py::object& self, const py::object& data_list,
+                  const py::object& sparsity_level, const py::object& sparse_block_shape,
+                  const py::object& zeros_per_block, const py::object& norm,
+                  const py::kwargs& own) {
+        refuse_second_init(self);
+        py::dict block;
+        block["sparsity_level"] = sparsity_level;
+        block["sparse_block_shape"] = sparse_block_shape;
+        block["zeros_per_block"] = zeros_per_block;
+        block["norm"] = norm;
+        construct(self, block, own);
+        finish_init(self, data_list);
       },
       py::arg("data_list") = py::none(), py::arg("sparsity_level") = 0.5,
       py::arg("sparse_block_shape") = py::make_tuple(1, 4), py::arg("zeros_per_block") = py::none(),
       py::arg("norm") = "L1");
 
+  cls.def("_construct_empty",
+          [construct](const py::object& self) { construct(self, py::dict(), py::dict()); });
   cls.def("update_mask", &update_mask, py::arg("name"), py::arg("data"),
           R"(Compute the mask of one group from data of its shape: the group's own, or any scores.
 

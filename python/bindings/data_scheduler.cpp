@@ -1,6 +1,7 @@
 #include "datasparse/data_scheduler.hpp"
 
 #include "collector.hpp"
+#include "copying.hpp"
 #include "datasparse/error.hpp"
 #include "gil.hpp"
 #include "initialise.hpp"
@@ -24,7 +25,15 @@ class PyScheduler final : public BaseDataScheduler, public py::trampoline_self_l
       : BaseDataScheduler(borrowed(sparsifier), schedule_param, last_epoch, verbose),
         sparsifier_(sparsifier) {}
 
+  PyScheduler() = default;
+
   using BaseDataScheduler::start;
+
+  void restore(const py::object& sparsifier, const datasparse::SchedulerState& state,
+               bool verbose) {
+    BaseDataScheduler::restore(borrowed(sparsifier), state, verbose);
+    sparsifier_ = sparsifier;
+  }
 
   /// The Python object, which this one keeps alive; empty once the collector has cleared it.
   py::object& sparsifier() noexcept { return sparsifier_; }
@@ -122,20 +131,26 @@ The constructor makes the initial step: last_epoch advances by one, and get_sche
                       std::int64_t last_epoch, bool verbose) {
     return new PyScheduler(sparsifier, schedule_param, last_epoch, verbose);
   }));
-  def_initialise(
-      cls,
-      [](const py::object& construct) {
-        return [construct](const py::object& self, const py::object& data_sparsifier,
-                           const py::object& schedule_param, const py::object& last_epoch,
-                           const py::object& verbose) {
-          refuse_second_init(self);
-          construct(self, data_sparsifier, schedule_param, last_epoch, verbose);
-          auto& scheduler = live(SelfScheduler(self));
-          without_gil([&] { scheduler.start(); });
-        };
+  cls.def(py::init([] { return new PyScheduler(); }));
+  const py::object construct = cls.attr("__init__");
+  def_plainly(
+      cls, "__init__",
+      [construct](const py::object& self, const py::object& data_sparsifier,
+                  const py::object& schedule_param, const py::object& last_epoch,
+                  const py::object& verbose) {
+        refuse_second_init(self);
+        construct(self, data_sparsifier, schedule_param, last_epoch, verbose);
+        auto& scheduler = live(SelfScheduler(self));
+        without_gil([&] { scheduler.start(); });
       },
       py::arg("data_sparsifier"), py::arg("schedule_param"), py::arg("last_epoch") = -1,
       py::arg("verbose") = false);
+
+  def_plainly(cls, "__setstate__", [](const SelfScheduler& self, const py::tuple& full_state) {
+    set_attributes(self.handle(), full_state[3]);
+    dynamic_cast<PyScheduler&>(*self).restore(full_state[1], to_scheduler_state(full_state[0]),
+                                              full_state[2].cast<bool>());
+  });
 
   cls.def(
          "get_schedule_param",
@@ -159,10 +174,14 @@ last_epoch is already advanced. Groups that are left out keep their value.)")
 If the override raises, or the sparsifier refuses a value, everything is as before the call. Warns once
 when called before the sparsifier's first step.)")
       .def("__reduce__",
-           [](const SelfScheduler& self) -> py::object {
-             throw datasparse::TypeError("cannot pickle or copy a " + class_name(self.handle()) +
-                                         "; save its state_dict()");
+           [](const SelfScheduler& self) {
+             auto& scheduler = live(self);
+             const auto state = without_gil([&] { return scheduler.save_state(); });
+             return reduce(self.handle(),
+                           py::make_tuple(to_state_dict(state), scheduler.sparsifier(),
+                                          scheduler.verbose(), attributes_of(self.handle())));
            })
+      .def("_construct_empty", [construct](const py::object& self) { construct(self); })
       .def(
           "get_last_param",
           [](const SelfScheduler& self) {
@@ -172,15 +191,23 @@ when called before the sparsifier's first step.)")
       .def(
           "state_dict",
           [](const SelfScheduler& self) {
-            return to_state_dict(without_gil([&] { return self->save_state(); }));
+            live(self);
+            py::dict state = to_state_dict(without_gil([&] { return self->save_state(); }));
+            state["attributes"] = plain_attributes_of(self.handle());
+            return state;
           },
-          "last_epoch, base and last values as plain data, so that torch.load takes it by default.")
+          R"(last_epoch, base and last values as plain data, so that torch.load takes it by default.
+
+Attributes that a Python subclass has set are saved too, those that begin with '_' aside; TypeError
+names one that is not plain.)")
       .def(
           "load_state_dict",
           [](const SelfScheduler& self, const py::object& state_dict) {
             const auto state = to_scheduler_state(state_dict);
+            const auto attributes = saved_attributes(state_dict);
             auto& scheduler = live(self);
             without_gil([&] { scheduler.load_state(state); });
+            set_attributes(self.handle(), attributes);
           },
           py::arg("state_dict"),
           R"(Restore what state_dict() returned, and write its last values into the sparsifier.

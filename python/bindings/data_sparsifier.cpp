@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "config_map.hpp"
+#include "copying.hpp"
 #include "gil.hpp"
 #include "initialise.hpp"
 #include "register.hpp"
@@ -151,11 +152,45 @@ void squash_mask(const SelfSparsifier& self, const py::object& names) {
   side.squashed_masks.attr("update")(masks);
 }
 
+py::dict state_dict(const SelfSparsifier& self) {
+  side_of(self).adopt_masks();
+  py::dict state = to_state_dict(without_gil([&] { return self->save_state(); }));
+  state["attributes"] = plain_attributes_of(self.handle());
+  return state;
+}
+
 void load_state_dict(const SelfSparsifier& self, const py::object& state_dict, bool strict) {
   const auto state = to_sparsifier_state(state_dict);
-  auto& side = side_of(self);
-  side.adopt_masks();
+  const auto attributes = saved_attributes(state_dict);
+  side_of(self).adopt_masks();
   without_gil([&] { self->load_state(state, strict); });
+  set_attributes(self.handle(), attributes);
+}
+
+/// What a copy or a pickle holds: the state, the data by name, the attributes of a subclass.
+py::tuple full_state(const SelfSparsifier& self) {
+  side_of(self).adopt_masks();
+  const auto state = without_gil([&] { return self->save_state(); });
+  py::dict data;
+  for (const auto& name : without_gil([&] { return self->names(); })) {
+    if (!without_gil([&] { return self->squashed(name); })) {
+      data[py::str(name)] = source_of(self, name)->object();
+    }
+  }
+  return py::make_tuple(to_state_dict(state), data, attributes_of(self.handle()));
+}
+
+void set_full_state(const SelfSparsifier& self, const py::tuple& full_state) {
+  auto& side = side_of(self);
+  set_attributes(self.handle(), full_state[2]);
+  std::unordered_map<std::string, std::shared_ptr<datasparse::DataSource>> sources;
+  for (const auto& item : py::dict(full_state[1])) {
+    const std::string name = py::str(item.first);
+    const auto data = py::reinterpret_borrow<py::object>(item.second);
+    sources.emplace(name, make_unchecked_source(data, name, &side));
+  }
+  const auto state = to_sparsifier_state(full_state[0]);
+  without_gil([&] { side.restore(state, std::move(sources)); });
 }
 
 }  // namespace
@@ -192,17 +227,17 @@ are thread-safe; from inside an override, reading is allowed and changing groups
 
   cls.def(py::init(
       [](const py::dict& defaults) { return new Trampoline(to_param_map(defaults, "")); }));
-  def_initialise(
-      cls,
-      [](const py::object& construct) {
-        return [construct](const py::object& self, const py::object& data_list,
-                           const py::kwargs& defaults) {
-          refuse_second_init(self);
-          construct(self, defaults);
-          finish_init(self, data_list);
-        };
+  const py::object construct = cls.attr("__init__");
+  def_plainly(
+      cls, "__init__",
+      [construct](const py::object& self, const py::object& data_list, const py::kwargs& defaults) {
+        refuse_second_init(self);
+        construct(self, defaults);
+        finish_init(self, data_list);
       },
       py::arg("data_list") = py::none());
+
+  def_plainly(cls, "__setstate__", &set_full_state);
 
   cls.def("add_data", &add_data, py::arg("name"), py::arg("data"), py::arg("reuse_mask") = true,
           py::kw_only(), py::arg("mask") = py::none(),
@@ -265,15 +300,12 @@ ValueError for read-only or self-overlapping memory, before anything is written.
            R"(apply_mask(), and release the tensors: step() skips them from then on.
 
 Names and masks remain readable; adding a name again starts afresh.)")
-      .def(
-          "state_dict",
-          [](const SelfSparsifier& self) {
-            side_of(self).adopt_masks();
-            return to_state_dict(without_gil([&] { return self->save_state(); }));
-          },
-          R"(Masks (one bit per element), configs and counters as plain data; no user data.
+      .def("state_dict", &state_dict,
+           R"(Masks (one bit per element), configs and counters as plain data; no user data.
 
-Holds only None, bool, int, float, str, bytes, tuple and dict, so that torch.load takes it by default.)")
+Attributes that a Python subclass has set are saved too, those that begin with '_' aside; TypeError
+names one that is not plain. All of it is None, bool, int, float, str, bytes, tuple, list and dict, so
+that torch.load takes it by default.)")
       .def("load_state_dict", &load_state_dict, py::arg("state_dict"), py::arg("strict") = true,
            R"(Restore what state_dict() returned; attached data stay attached.
 
@@ -314,10 +346,8 @@ attached, unless none is. ValueError, naming the entry, if anything does not fit
           },
           "How often step() has succeeded.")
       .def("__reduce__",
-           [](const SelfSparsifier& self) -> py::object {
-             throw datasparse::TypeError("cannot pickle or copy a " + class_name(self.handle()) +
-                                         "; save its state_dict()");
-           })
+           [](const SelfSparsifier& self) { return reduce(self.handle(), full_state(self)); })
+      .def("_construct_empty", [construct](const py::object& self) { construct(self, py::dict()); })
       .def("__repr__", [](const SelfSparsifier& self) {
         return class_name(self.handle()) + "(" +
                std::string(py::repr(py::cast(

@@ -6,14 +6,15 @@
 #include "datasparse/error.hpp"
 #include "self.hpp"
 
-/// Replaces the __init__ that py::init has bound: `make(construct)` returns the function to bind,
-/// which calls construct(self, ...) to build the C++ object and goes on afterwards, when the
-/// overrides of a Python subclass can be reached.
-template <class Class, class Make, class... Extra>
-void def_initialise(Class& cls, const Make& make, const Extra&... extra) {
-  const pybind11::object construct = cls.attr("__init__");
-  cls.attr("__init__") =
-      pybind11::cpp_function(make(construct), pybind11::is_method(cls), extra...);
+/// Binds a method under `name` without what pybind11 reads into the names __init__ and
+/// __setstate__.
+///
+/// For __init__: py::init has bound the making of the C++ object, which the caller has kept as
+/// `construct`; `function` calls construct(self, ...), and goes on when the overrides of a Python
+/// subclass can be reached.
+template <class Class, class Function, class... Extra>
+void def_plainly(Class& cls, const char* name, const Function& function, const Extra&... extra) {
+  cls.attr(name) = pybind11::cpp_function(function, pybind11::is_method(cls), extra...);
 }
 
 /// A second __init__ would build a second object over the first.

@@ -28,8 +28,7 @@ std::vector<py::ssize_t> shape_of(const Mask& mask) {
   return {mask.shape().begin(), mask.shape().end()};
 }
 
-// --- NumPy
-// ------------------------------------------------------------------------------------------
+// --- NumPy ------------------------------------------------------------------------------------
 
 DType dtype_of(const py::dtype& dtype, const std::string& what) {
   const std::string got = py::str(static_cast<const py::object&>(dtype));
@@ -86,8 +85,7 @@ class NumpySource final : public PySource {
   DType kind_ = DType::float32;
 };
 
-// --- anything with __dlpack__
-// -----------------------------------------------------------------------
+// --- anything with __dlpack__ -----------------------------------------------------------------
 
 class DLPackSource : public PySource {
  public:
@@ -121,8 +119,7 @@ class DLPackSource : public PySource {
   std::vector<dlpack::Loan> loans_;  // one per pin
 };
 
-// --- torch
-// ------------------------------------------------------------------------------------------
+// --- torch ------------------------------------------------------------------------------------
 
 /// A Python context for the length of a scope.
 class Within {
@@ -146,8 +143,22 @@ class TorchSource final : public DLPackSource {
   TorchSource(py::object data, const std::string& name, SourceOwner* owner, const Torch& torch)
       : DLPackSource(std::move(data), name, owner),
         torch_(torch),
-        is_module_(!torch.is_tensor(data_)) {
-    check(tensor());
+        is_module_(!torch.is_tensor(data_)) {}
+
+  void check() const override {
+    const py::object tensor = this->tensor();
+    check_place(tensor);
+    const std::string dtype = py::str(tensor.attr("dtype"));
+    static const std::set<std::string> known{"torch.float16", "torch.bfloat16", "torch.float32",
+                                             "torch.float64"};
+    if (known.count(dtype) == 0) {
+      throw TypeError(what_ + " " + supported + ", got " + dtype + "; convert it with .float()");
+    }
+    if (py::cast<bool>(tensor.attr("is_neg")())) {
+      throw TypeError(what_ +
+                      " must be a plain tensor, got a negated view of another one; copy it "
+                      "with .resolve_neg()");
+    }
   }
 
   py::object array() const override { return tensor(); }
@@ -230,21 +241,6 @@ class TorchSource final : public DLPackSource {
     }
   }
 
-  void check(const py::object& tensor) const {
-    check_place(tensor);
-    const std::string dtype = py::str(tensor.attr("dtype"));
-    static const std::set<std::string> known{"torch.float16", "torch.bfloat16", "torch.float32",
-                                             "torch.float64"};
-    if (known.count(dtype) == 0) {
-      throw TypeError(what_ + " " + supported + ", got " + dtype + "; convert it with .float()");
-    }
-    if (py::cast<bool>(tensor.attr("is_neg")())) {
-      throw TypeError(what_ +
-                      " must be a plain tensor, got a negated view of another one; copy it "
-                      "with .resolve_neg()");
-    }
-  }
-
   /// Whether the mask tensor still is what make_mask_object() returns.
   bool is_ours(const py::object& tensor) const {
     const auto pointer = py::cast<std::uintptr_t>(tensor.attr("data_ptr")());
@@ -260,8 +256,7 @@ class TorchSource final : public DLPackSource {
 
 }  // namespace
 
-// --- what all have in common
-// ------------------------------------------------------------------------
+// --- what all have in common ------------------------------------------------------------------
 
 SourceOwner::~SourceOwner() {
   for (auto* source : sources_) source->owner_ = nullptr;
@@ -329,6 +324,13 @@ py::array numpy_mask(const Mask& mask) {
 
 std::shared_ptr<PySource> make_source(py::object data, const std::string& name,
                                       SourceOwner* owner) {
+  auto source = make_unchecked_source(std::move(data), name, owner);
+  source->check();
+  return source;
+}
+
+std::shared_ptr<PySource> make_unchecked_source(py::object data, const std::string& name,
+                                                SourceOwner* owner) {
   if (py::isinstance<py::array>(data)) {
     return std::make_shared<NumpySource>(std::move(data), name, owner);
   }

@@ -40,12 +40,17 @@ class PySource : public datasparse::DataSource, public std::enable_shared_from_t
   PySource& operator=(const PySource&) = delete;
   ~PySource() override;
 
+  /// What add_data() was given.
+  const pybind11::object& object() const noexcept { return data_; }
   /// What get_data() returns: the user's array or tensor.
   virtual pybind11::object array() const { return data_; }
   /// What an override of update_mask() gets.
   virtual pybind11::object array_for_override() const { return array(); }
   /// A copy of the array, of its kind, with zeros where the mask is 0.
   virtual pybind11::object masked_copy(const datasparse::Mask& mask) const = 0;
+
+  /// TypeError for an array that pin() would refuse, where it takes more than pin() to see it.
+  virtual void check() const {}
 
   /// One object over the mask's memory, made when first asked for.
   pybind11::object mask_object(const datasparse::Mask& mask);
@@ -81,6 +86,9 @@ class PySource : public datasparse::DataSource, public std::enable_shared_from_t
 /// for messages and may be empty.
 std::shared_ptr<PySource> make_source(pybind11::object data, const std::string& name,
                                       SourceOwner* owner);
+/// The same without a look at the object, which may be half restored from a copy or a pickle.
+std::shared_ptr<PySource> make_unchecked_source(pybind11::object data, const std::string& name,
+                                                SourceOwner* owner);
 
 /// A NumPy bool array over the mask's memory, which it keeps alive.
 pybind11::array numpy_mask(const datasparse::Mask& mask);

@@ -6,6 +6,8 @@
 #include <functional>
 #include <string>
 #include <type_traits>
+#include <unordered_map>
+#include <utility>
 
 #include "collector.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
@@ -26,6 +28,10 @@ class PySparsifierSide : public SourceOwner {
   virtual void check_defaults() const = 0;
   /// BaseDataSparsifier::run_as_update().
   virtual void run_as_update(const std::function<void()>& work) = 0;
+  /// BaseDataSparsifier::restore().
+  virtual void restore(
+      const datasparse::SparsifierState& state,
+      std::unordered_map<std::string, std::shared_ptr<datasparse::DataSource>> sources) = 0;
 
  protected:
   PySparsifierSide() = default;
@@ -49,6 +55,11 @@ class PySparsifier : public Base,
 
   void check_defaults() const override { Base::check_defaults(); }
   void run_as_update(const std::function<void()>& work) override { Base::run_as_update(work); }
+  void restore(
+      const datasparse::SparsifierState& state,
+      std::unordered_map<std::string, std::shared_ptr<datasparse::DataSource>> sources) override {
+    Base::restore(state, std::move(sources));
+  }
 
   static constexpr bool is_abstract = std::is_same_v<Base, datasparse::BaseDataSparsifier>;
 

@@ -163,3 +163,14 @@ datasparse::SchedulerState to_scheduler_state(const py::object& state_dict) {
   state.last_param = entries.params("last_param");
   return state;
 }
+
+py::dict saved_attributes(const py::object& state_dict) {
+  const py::dict attributes = Entries(state_dict, "state_dict").dict("attributes");
+  for (const auto& item : attributes) {
+    if (!PyUnicode_Check(item.first.ptr())) {
+      throw ValueError("state_dict['attributes'] must have names as keys, got " +
+                       std::string(py::repr(item.first)));
+    }
+  }
+  return py::module_::import("copy").attr("deepcopy")(attributes);
+}

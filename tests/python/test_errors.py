@@ -39,11 +39,11 @@ class Scheduled(datasparse.BaseDataScheduler):
     """Does at each step after the initial one what the test wants."""
 
     def __init__(self, data_sparsifier, then, schedule_param="sparsity_level"):
-        self.then = then
+        self._then = then
         super().__init__(data_sparsifier, schedule_param)
 
     def get_schedule_param(self):
-        return self.then(self) if self.last_epoch else self.base_param
+        return self._then(self) if self.last_epoch else self.base_param
 
 
 # --- UnknownNameError -----------------------------------------------------------------------------

@@ -74,6 +74,12 @@ class BaseDataScheduler {
   void load_state(const SchedulerState& state);
 
  protected:
+  /// Without a sparsifier, to be filled by restore(): every other call needs that first.
+  BaseDataScheduler() = default;
+  /// Fills an empty scheduler from what another one saved: how a binding copies and unpickles. Does
+  /// not look at the sparsifier, which may itself be half restored.
+  void restore(std::shared_ptr<BaseDataSparsifier> data_sparsifier, const SchedulerState& state,
+               bool verbose);
   /// The initial step. make_scheduler() calls it; so does a binding once its object is complete.
   void start();
 
@@ -93,8 +99,8 @@ class BaseDataScheduler {
   std::string param_;
   ParamMap base_param_;
   ParamMap last_param_;
-  std::int64_t last_epoch_;
-  bool verbose_;
+  std::int64_t last_epoch_ = -1;
+  bool verbose_ = false;
   bool warned_ = false;
 };
 

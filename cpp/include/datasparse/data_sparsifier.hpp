@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -171,6 +172,11 @@ class BaseDataSparsifier {
 
   /// Within a step of a class that is not overridden: update_mask() may put work off.
   bool may_put_off() const noexcept;
+  /// Fills an empty sparsifier from what another one saved, and the sources of its groups by name:
+  /// how a binding copies and unpickles. Neither pins a source nor asks check_config(): what they
+  /// refer to may itself be half restored.
+  void restore(const SparsifierState& state,
+               std::unordered_map<std::string, std::shared_ptr<DataSource>> sources);
   /// Holds the lock as an override does, so that update_mask() can be called from outside a step.
   void run_as_update(const std::function<void()>& work);
 
@@ -180,6 +186,7 @@ class BaseDataSparsifier {
   class Entry;
 
   ParamMap checked_config(const std::string& name, const ParamMap& config, const Axes* shape) const;
+  static std::unique_ptr<Group> restored_group(const GroupState& saved, ParamMap effective);
   void write_configs(std::vector<std::pair<Group*, ParamMap>> written);
   std::vector<Group*> unsquashed(const std::vector<std::string>& names, const char* call) const;
   void zero_masked(const std::vector<Group*>& groups, const char* call);

@@ -1,0 +1,133 @@
+"""The command line, run as a user runs it: in a process of its own."""
+
+import subprocess
+import sys
+from importlib.metadata import entry_points
+
+import datasparse
+import pytest
+from datasparse import cli
+
+
+def python(*arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=120,
+    )
+
+
+def run(*arguments, cwd=None):
+    return python("-W", "error", "-m", "datasparse", *arguments, cwd=cwd)
+
+
+def run_without(module, *arguments, cwd):
+    """Runs the command where `import module` fails."""
+    program = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        f"from datasparse.cli import main; sys.exit(main({list(arguments)!r}))"
+    )
+    return python("-c", program, cwd=cwd)
+
+
+def test_version():
+    done = run("--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"datasparse {datasparse.__version__}\n"
+
+
+def test_info_lists_every_fact_aligned():
+    done = run("info")
+    assert (done.returncode, done.stderr) == (0, "")
+    facts = datasparse.runtime_info()
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(facts)
+    columns = set()
+    for line, (name, value) in zip(lines, facts.items(), strict=True):
+        assert line.startswith(f"{name}  ")
+        assert line.endswith(f"  {value}")
+        columns.add(len(line) - len(str(value)))
+    assert len(columns) == 1
+
+
+def test_demo_shows_the_table_and_writes_the_plot(tmp_path):
+    done = run("demo", "--seed", "5", "--epochs", "3", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "seed 5" in done.stdout
+    assert "90.0% of 134,000 weights are zero" in done.stdout
+    png = tmp_path / "datasparse-demo.png"
+    assert png.name in done.stdout
+    assert png.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_demo_writes_the_plot_where_told(tmp_path):
+    done = run("demo", "--epochs", "2", "--png", "curves.png", cwd=tmp_path)
+    assert done.returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+
+
+def test_no_plot_needs_no_matplotlib(tmp_path):
+    done = run_without("matplotlib", "demo", "--epochs", "2", "--no-plot", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [
+        ("sklearn", "scikit-learn"),
+        ("threadpoolctl", "threadpoolctl"),
+        ("rich", "rich"),
+        ("matplotlib", "matplotlib"),
+    ],
+)
+def test_missing_extra_says_what_to_install(module, package, tmp_path):
+    done = run_without(module, "demo", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"datasparse demo needs {package}: install with pip install 'datasparse[demo]'\n"
+    )
+
+
+def test_plot_that_cannot_be_written_is_one_line(tmp_path):
+    done = run("demo", "--epochs", "2", "--png", "missing/curves.png", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "weights are zero" in done.stdout
+    assert done.stderr.startswith("datasparse demo could not write the plot: ")
+    assert "missing/curves.png" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "COMMAND"),
+        (["dance"], "dance"),
+        (["demo", "--seed", "-1"], "argument --seed: must be at least 0, got -1"),
+        (["demo", "--epochs", "1"], "argument --epochs: must be at least 2, got 1"),
+        (["demo", "--epochs", "ten"], "argument --epochs: invalid integer value: 'ten'"),
+        (["demo", "--png", "a.png", "--no-plot"], "not allowed with"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, complaint, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(arguments)
+    assert exit_info.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_info_loads_nothing_heavy():
+    heavy = ["matplotlib", "numpy", "rich", "sklearn", "torch"]
+    done = python(
+        "-c",
+        "import sys; from datasparse.cli import main; main(['info'])\n"
+        f"sys.exit(', '.join(sorted(set({heavy}) & set(sys.modules))))",
+    )
+    assert done.stderr.strip() == ""
+
+
+def test_console_script_is_main():
+    (script,) = entry_points(group="console_scripts", name="datasparse")
+    assert script.load() is cli.main

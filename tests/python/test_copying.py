@@ -1,0 +1,204 @@
+"""copy, deepcopy and pickle of sparsifiers, schedulers and their Python subclasses."""
+
+import copy
+import gc
+import io
+import pickle
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from datasparse import BaseDataScheduler, DataNormSparsifier
+
+
+class Halving(BaseDataScheduler):
+    def __init__(self, sparsifier):
+        self.calls = 0
+        super().__init__(sparsifier, "sparsity_level")
+
+    def get_schedule_param(self):
+        self.calls += 1
+        if self.last_epoch == 0:
+            return self.base_param
+        return {name: level * 0.5 for name, level in self.get_last_param().items()}
+
+
+class Tagged(DataNormSparsifier):
+    """A sparsifier with attributes of its own, and no __init__ that could be called again."""
+
+    def __init__(self, tag):
+        super().__init__(sparsity_level=0.8, sparse_block_shape=(1, 1))
+        self.tag = tag
+
+    def check_config(self, name, config):
+        own = {"temperature"}
+        super().check_config(name, {k: v for k, v in config.items() if k not in own})
+
+
+def through_pickle(protocol):
+    return lambda thing: pickle.loads(pickle.dumps(thing, protocol))
+
+
+PROTOCOLS = [through_pickle(p) for p in range(2, pickle.HIGHEST_PROTOCOL + 1)]
+DEEP = pytest.mark.parametrize("deep", [copy.deepcopy, *PROTOCOLS])
+ALL = pytest.mark.parametrize("any_copy", [copy.copy, copy.deepcopy, *PROTOCOLS])
+
+
+def make_pair():
+    rng = np.random.default_rng(0)
+    sparsifier = Tagged("first")
+    sparsifier.add_data("a", rng.standard_normal((8, 10)), temperature=2.0)
+    sparsifier.add_data("b", rng.standard_normal(20), zeros_per_block=None)
+    sparsifier.state["a"]["seen"] = 3
+    scheduler = Halving(sparsifier)
+    sparsifier.step()
+    scheduler.step()
+    return sparsifier, scheduler
+
+
+@ALL
+def test_a_copy_holds_what_the_original_holds(any_copy):
+    sparsifier, _ = make_pair()
+    other = any_copy(sparsifier)
+    assert type(other) is Tagged
+    assert other.tag == "first"
+    assert other.data_groups == sparsifier.data_groups
+    assert list(other.data_groups) == ["a", "b"]
+    assert other.state == {"a": {"seen": 3}, "b": {}}
+    assert other.step_count == 1
+    for name in "ab":
+        np.testing.assert_array_equal(other.get_mask(name), sparsifier.get_mask(name))
+        np.testing.assert_array_equal(other.get_data(name), sparsifier.get_data(name))
+
+
+@ALL
+def test_a_copy_has_masks_and_configs_of_its_own(any_copy):
+    sparsifier, _ = make_pair()
+    other = any_copy(sparsifier)
+    before = sparsifier.get_mask("a").copy()
+    other.data_groups["a"]["sparsity_level"] = 0.1
+    other.get_mask("a")[...] = True
+    assert sparsifier.data_groups["a"]["sparsity_level"] == 0.4
+    np.testing.assert_array_equal(sparsifier.get_mask("a"), before)
+
+
+def test_a_shallow_copy_shares_the_data_and_a_deep_one_does_not():
+    sparsifier, _ = make_pair()
+    assert copy.copy(sparsifier).get_data("a") is sparsifier.get_data("a")
+    assert copy.deepcopy(sparsifier).get_data("a") is not sparsifier.get_data("a")
+
+
+def test_an_automatic_zeros_per_block_stays_automatic():
+    other = copy.deepcopy(make_pair()[0])
+    other.data_groups["b"]["sparse_block_shape"] = (1, 4)
+    assert other.data_groups["b"]["zeros_per_block"] == 4
+
+
+@DEEP
+def test_a_pair_stays_a_pair(deep):
+    sparsifier, scheduler = deep(make_pair())
+    assert scheduler.data_sparsifier is sparsifier
+    assert (scheduler.calls, scheduler.last_epoch) == (2, 1)
+    scheduler.step()
+    assert sparsifier.data_groups["a"]["sparsity_level"] == 0.2
+    assert scheduler.base_param == {"a": 0.8, "b": 0.8}
+
+
+@DEEP
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_sparsifier_that_holds_its_scheduler(deep, first):
+    pair = make_pair()
+    pair[0].scheduler = pair[1]
+    other = deep(pair[first])
+    sparsifier, scheduler = (
+        (other, other.scheduler) if first == 0 else (other.data_sparsifier, other)
+    )
+    assert sparsifier.scheduler is scheduler
+    assert scheduler.data_sparsifier is sparsifier
+    scheduler.step()
+    assert sparsifier.data_groups["b"]["sparsity_level"] == 0.2
+    died = weakref.ref(sparsifier)
+    del sparsifier, scheduler, other
+    gc.collect()
+    assert died() is None
+
+
+@DEEP
+def test_model_and_sparsifier_copied_together_stay_tied(deep):
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Embedding(6, 4))
+    sparsifier = DataNormSparsifier(sparse_block_shape=(1, 1))
+    sparsifier.add_data("linear", model[0].weight)
+    sparsifier.add_data("embedding", model[1])
+    sparsifier.step()
+    model2, sparsifier2 = deep((model, sparsifier))
+    assert sparsifier2.get_data("linear") is model2[0].weight
+    assert sparsifier2.get_data("embedding") is model2[1].weight
+    sparsifier2.apply_mask()
+    assert int((model2[0].weight == 0).sum()) == 32
+    assert int((model[0].weight == 0).sum()) == 0
+
+
+class Holder(torch.nn.Embedding):
+    """A module that holds the sparsifier that holds the module."""
+
+
+@DEEP
+def test_a_module_that_holds_the_sparsifier_that_holds_it(deep):
+    module = Holder(6, 4)
+    module.sparsifier = DataNormSparsifier([("self", module)], sparse_block_shape=(1, 1))
+    other = deep(module)
+    other.sparsifier.step()
+    other.sparsifier.apply_mask()
+    assert int((other.weight == 0).sum()) == 12
+    assert int((module.weight == 0).sum()) == 0
+
+
+@DEEP
+def test_squashed_groups_and_waiting_states_are_kept(deep):
+    sparsifier, _ = make_pair()
+    state = sparsifier.state_dict()
+    loaded = Tagged("second")
+    loaded.load_state_dict(state)
+    loaded.add_data("b", np.ones(20))
+    loaded.squash_mask("b")
+    other = deep(loaded)
+    np.testing.assert_array_equal(other.get_mask("b"), sparsifier.get_mask("b"))
+    with pytest.raises(ValueError, match="squashed"):
+        other.get_data("b")
+    other.add_data("a", np.ones((8, 10)))
+    np.testing.assert_array_equal(other.get_mask("a"), sparsifier.get_mask("a"))
+
+
+def test_attributes_of_a_subclass_are_in_its_state_dict():
+    sparsifier, scheduler = make_pair()
+    scheduler.history = [{"level": 0.4}, (1, 2)]
+    other_sparsifier, other = make_pair()
+    other_sparsifier.load_state_dict(sparsifier.state_dict() | {"attributes": {"tag": "loaded"}})
+    other.load_state_dict(scheduler.state_dict())
+    assert other_sparsifier.tag == "loaded"
+    assert other.history == [{"level": 0.4}, (1, 2)]
+    assert other.history is not scheduler.history
+
+
+def test_an_attribute_that_is_not_plain_is_named():
+    sparsifier, scheduler = make_pair()
+    scheduler.best = [np.float64(0.5)]
+    with pytest.raises(TypeError, match=r"Halving\.best\[0\] cannot be saved.*got float64"):
+        scheduler.state_dict()
+    sparsifier.scheduler = scheduler
+    with pytest.raises(TypeError, match=r"Tagged\.scheduler cannot be saved.*begins with '_'"):
+        sparsifier.state_dict()
+    del sparsifier.scheduler
+    sparsifier._scheduler = scheduler
+    assert sparsifier.state_dict()["attributes"] == {"tag": "first"}
+
+
+def test_torch_load_takes_both_states_by_default():
+    sparsifier, scheduler = make_pair()
+    file = io.BytesIO()
+    torch.save({"sparsifier": sparsifier.state_dict(), "scheduler": scheduler.state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file)
+    assert saved["sparsifier"] == sparsifier.state_dict()
+    assert saved["scheduler"] == scheduler.state_dict()
