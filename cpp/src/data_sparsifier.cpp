@@ -234,8 +234,7 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
   } else if (loaded != impl_->waiting.end()) {
     group->written = loaded->second.config;
     if (reuse_mask) {
-      if (shape != loaded->second.shape) require_shape(name, shape, loaded->second.shape);
-      group->mask = Mask(shape);
+      group->mask = Mask(loaded->second.shape);
       group->mask.unpack(loaded->second.mask_bits.data());
       group->state = loaded->second.state;
     }
@@ -261,7 +260,7 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
 }
 
 void BaseDataSparsifier::remove_data(const std::string& name) {
-  std::unique_ptr<Group> removed;  // destroyed last: its source may need the interpreter's lock
+  std::unique_ptr<Group> removed;  // destroyed last, outside the lock: its source may wait
   const Entry entry(*this, Entry::changes, "remove_data()");
   Group* const group = &impl_->at(name);
   const auto place = std::find_if(impl_->groups.begin(), impl_->groups.end(),
