@@ -110,6 +110,7 @@ void BlockSpec::check(const std::string& group) const {
 }
 
 BlockSpec BlockSpec::resolved(const Axes& shape, const std::string& group) const {
+  check(group);
   const std::int64_t rows = shape.size() > 1 ? shape[0] : 1;
   std::int64_t columns = 1;
   for (int axis = shape.size() > 1 ? 1 : 0; axis < shape.size(); ++axis) columns *= shape[axis];
@@ -124,7 +125,6 @@ BlockSpec BlockSpec::resolved(const Axes& shape, const std::string& group) const
 }
 
 void block_mask(const ArrayView& data, const BlockSpec& spec, std::uint8_t* mask) {
-  spec.check();
   compute_masks({{data, spec.resolved(data.shape()), mask}});
 }
 

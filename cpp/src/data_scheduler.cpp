@@ -33,36 +33,58 @@ void BaseDataScheduler::start() { advance(false); }
 
 void BaseDataScheduler::step() { advance(true); }
 
+/// Holds step_mutex_, for calls that change both the scheduler and its sparsifier.
+class BaseDataScheduler::Stepping {
+ public:
+  Stepping(BaseDataScheduler& scheduler, const char* call) : scheduler_(scheduler) {
+    const auto refuse = [call](const char* where) {
+      throw StateError(std::string(call) + " of a scheduler must not be called from inside " +
+                       where);
+    };
+    if (scheduler.stepper_.load() == std::this_thread::get_id()) refuse("its get_schedule_param()");
+    if (scheduler.sparsifier_->in_override()) refuse("an override of its sparsifier");
+    scheduler_.step_mutex_.lock();
+    scheduler_.stepper_.store(std::this_thread::get_id());
+  }
+  Stepping(const Stepping&) = delete;
+  Stepping& operator=(const Stepping&) = delete;
+  ~Stepping() {
+    scheduler_.stepper_.store(std::thread::id());
+    scheduler_.step_mutex_.unlock();
+  }
+
+ private:
+  BaseDataScheduler& scheduler_;
+};
+
 void BaseDataScheduler::advance(bool warn_if_early) {
-  const std::lock_guard<std::recursive_mutex> lock(mutex_);
-  if (stepping_) {
-    throw StateError(
-        "step() must not be called from inside get_schedule_param() of the same scheduler");
-  }
+  const Stepping stepping(*this, "step()");
   if (warn_if_early && !warned_ && sparsifier_->step_count() == 0) {
+    send_message(Severity::warning,
+                 "scheduler.step() was called before the first sparsifier.step(): call the "
+                 "sparsifier's step() first, or the first value of the schedule is never used");
     warned_ = true;
-    send_message(
-        Severity::warning,
-        "scheduler.step() was called before the first sparsifier.step(): call the sparsifier's "
-        "step() first, or the first value of the schedule is never used");
   }
-  const ParamMap base_before = base_param_;
+  ParamMap base_before = base_param();
+  const std::int64_t epoch_before = last_epoch();
   pick_up_groups();
-  ++last_epoch_;
-  stepping_ = true;
+  set_last_epoch(epoch_before + 1);
+  ParamMap last;
   try {
-    sparsifier_->set_param(param_, get_schedule_param());
-    last_param_ = sparsifier_->get_param(param_);
+    last = sparsifier_->set_param(param_, get_schedule_param());
   } catch (...) {
-    stepping_ = false;
-    --last_epoch_;
-    base_param_ = base_before;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    last_epoch_ = epoch_before;
+    base_param_ = std::move(base_before);
     throw;
   }
-  stepping_ = false;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    last_param_ = std::move(last);
+  }
   if (!verbose_) return;
-  for (const auto& [name, value] : last_param_) {
-    send_message(Severity::info, "epoch " + std::to_string(last_epoch_) + ": " +
+  for (const auto& [name, value] : get_last_param()) {
+    send_message(Severity::info, "epoch " + std::to_string(last_epoch()) + ": " +
                                      label(param_, name) + " = " + to_string(value));
   }
 }
@@ -70,15 +92,15 @@ void BaseDataScheduler::advance(bool warn_if_early) {
 /// New groups enter base_param with their present value, removed ones leave it.
 void BaseDataScheduler::pick_up_groups() {
   ParamMap base = sparsifier_->get_param(param_);
-  for (const auto& [name, value] : base_param_) {
+  for (const auto& [name, value] : base_param()) {
     if (base.contains(name)) base.set(name, value);
   }
-  base_param_ = std::move(base);
+  set_base_param(std::move(base));
 }
 
 void BaseDataScheduler::restore(std::shared_ptr<BaseDataSparsifier> data_sparsifier,
                                 const SchedulerState& state, bool verbose) {
-  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   sparsifier_ = std::move(data_sparsifier);
   param_ = state.schedule_param;
   base_param_ = state.base_param;
@@ -88,38 +110,38 @@ void BaseDataScheduler::restore(std::shared_ptr<BaseDataSparsifier> data_sparsif
 }
 
 ParamMap BaseDataScheduler::get_last_param() const {
-  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   return last_param_;
 }
 
 ParamMap BaseDataScheduler::base_param() const {
-  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   return base_param_;
 }
 
 void BaseDataScheduler::set_base_param(ParamMap values) {
-  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   base_param_ = std::move(values);
 }
 
 std::int64_t BaseDataScheduler::last_epoch() const {
-  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   return last_epoch_;
 }
 
 void BaseDataScheduler::set_last_epoch(std::int64_t epoch) {
-  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   if (epoch < -1) throw ValueError("last_epoch must be at least -1, got " + std::to_string(epoch));
+  const std::lock_guard<std::mutex> lock(mutex_);
   last_epoch_ = epoch;
 }
 
 SchedulerState BaseDataScheduler::save_state() const {
-  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   return {SchedulerState::current_version, param_, last_epoch_, base_param_, last_param_};
 }
 
 void BaseDataScheduler::load_state(const SchedulerState& state) {
-  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  const Stepping stepping(*this, "load_state_dict()");
   if (state.version != SchedulerState::current_version) {
     throw ValueError("version of the state must be " +
                      std::to_string(SchedulerState::current_version) + ", got " +
@@ -139,6 +161,7 @@ void BaseDataScheduler::load_state(const SchedulerState& state) {
   }
   ParamMap base = state.base_param, last = state.last_param;
   sparsifier_->set_param(param_, values);
+  const std::lock_guard<std::mutex> lock(mutex_);
   base_param_ = std::move(base);
   last_param_ = std::move(last);
   last_epoch_ = state.last_epoch;

@@ -53,11 +53,12 @@ struct BaseDataSparsifier::Impl {
     throw UnknownNameError("no data named '" + name + "'" + did_you_mean(name, names()));
   }
 
-  /// Adds the group, or puts it in the place of the one with its name. Strong guarantee.
-  void put(std::unique_ptr<Group> group) {
+  /// Adds the group, or exchanges it for the one with its name, which the caller then destroys
+  /// outside the lock. Strong guarantee.
+  void put(std::unique_ptr<Group>& group) {
     const auto found = by_name.find(group->name);
     if (found != by_name.end()) {
-      *found->second = std::move(*group);
+      std::swap(*found->second, *group);
       return;
     }
     groups.reserve(groups.size() + 1);
@@ -73,7 +74,7 @@ class BaseDataSparsifier::Entry {
   enum Access { reads, changes };
 
   Entry(const BaseDataSparsifier& sparsifier, Access access, const char* call)
-      : impl_(*sparsifier.impl_), nested_(impl_.owner.load() == std::this_thread::get_id()) {
+      : impl_(*sparsifier.impl_), nested_(sparsifier.in_override()) {
     if (!nested_) {
       impl_.mutex.lock();
       impl_.owner.store(std::this_thread::get_id());
@@ -211,6 +212,8 @@ BaseDataSparsifier::~BaseDataSparsifier() = default;
 bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataSource> data,
                                   const ParamMap& config, bool reuse_mask,
                                   const std::uint8_t* mask) {
+  if (data == nullptr) throw TypeError("data of '" + name + "' must be a source, got none");
+  auto group = std::make_unique<Group>();
   const Entry entry(*this, Entry::changes, "add_data()");
   if (name.empty()) throw ValueError("name of data must not be empty");
 
@@ -222,7 +225,6 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
   const Group* const replaced =
       old != impl_->by_name.end() && !old->second->squashed() ? old->second : nullptr;
   const auto loaded = impl_->waiting.find(name);
-  auto group = std::make_unique<Group>();
   group->name = name;
   group->written = impl_->defaults;
   if (replaced != nullptr) {
@@ -254,7 +256,7 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
                      "; pass reuse_mask=False");
   }
   group->source = std::move(data);
-  impl_->put(std::move(group));
+  impl_->put(group);
   if (loaded != impl_->waiting.end()) impl_->waiting.erase(loaded);
   return has_mask;
 }
@@ -312,17 +314,26 @@ ParamValue BaseDataSparsifier::config_value(const std::string& name, const std::
   return impl_->at(name).effective.at(key);
 }
 
-/// The one place where configs of groups change: all are checked before any is written.
-void BaseDataSparsifier::write_configs(std::vector<std::pair<Group*, ParamMap>> written) {
-  std::vector<ParamMap> effective;
-  effective.reserve(written.size());
+/// The one place where configs of groups change: all are checked before any is written. Returns
+/// what get_param(key) returns from then on, where a key is given.
+ParamMap BaseDataSparsifier::write_configs(std::vector<std::pair<Group*, ParamMap>> written,
+                                           const std::string* key) {
+  std::unordered_map<const Group*, ParamMap> effective;
   for (const auto& [group, config] : written) {
-    effective.push_back(checked_config(group->name, config, &group->mask.shape()));
+    effective[group] = checked_config(group->name, config, &group->mask.shape());
   }
-  for (std::size_t i = 0; i < written.size(); ++i) {
-    written[i].first->written = std::move(written[i].second);
-    written[i].first->effective = std::move(effective[i]);
+  ParamMap values;
+  for (std::size_t i = 0; key != nullptr && i < impl_->groups.size(); ++i) {
+    const Group* const group = impl_->groups[i].get();
+    const auto changed = effective.find(group);
+    const auto& shown = changed != effective.end() ? changed->second : group->effective;
+    if (const auto* value = shown.find(*key)) values.set(group->name, *value);
   }
+  for (auto& [group, config] : written) {
+    group->written = std::move(config);
+    group->effective = std::move(effective.find(group)->second);
+  }
+  return values;
 }
 
 void BaseDataSparsifier::update_config(const std::string& name, const ParamMap& changes) {
@@ -354,7 +365,7 @@ void BaseDataSparsifier::erase_config_key(const std::string& name, const std::st
   write_configs({{&group, std::move(config)}});
 }
 
-void BaseDataSparsifier::set_param(const std::string& key, const ParamMap& values) {
+ParamMap BaseDataSparsifier::set_param(const std::string& key, const ParamMap& values) {
   const Entry entry(*this, Entry::changes, "writing a config");
   std::vector<std::pair<Group*, ParamMap>> written;
   written.reserve(values.size());
@@ -367,7 +378,7 @@ void BaseDataSparsifier::set_param(const std::string& key, const ParamMap& value
     config.set(key, value);
     written.emplace_back(&group, std::move(config));
   }
-  write_configs(std::move(written));
+  return write_configs(std::move(written), &key);
 }
 
 ParamMap BaseDataSparsifier::get_param(const std::string& key) const {
@@ -401,6 +412,10 @@ void BaseDataSparsifier::replace_state(const std::string& name, const ParamMap& 
   impl_->at(name).state = state;
 }
 
+bool BaseDataSparsifier::in_override() const noexcept {
+  return impl_->owner.load() == std::this_thread::get_id();
+}
+
 std::vector<std::string> BaseDataSparsifier::known_params() const {
   const Entry entry(*this, Entry::reads, "known_params()");
   ParamMap known = impl_->defaults;
@@ -418,13 +433,9 @@ void BaseDataSparsifier::step() {
     ++impl_->step_count;
     return;
   }
-  std::vector<Group*> groups;
+  const auto groups = unsquashed();
   std::vector<DataSource*> sources;
-  for (const auto& group : impl_->groups) {
-    if (group->squashed()) continue;
-    groups.push_back(group.get());
-    sources.push_back(group->source.get());
-  }
+  for (const auto* group : groups) sources.push_back(group->source.get());
   const Pins pins(sources, [this](const auto& work) { access_data(work); });
   for (std::size_t i = 0; i < groups.size(); ++i) {
     require_shape(groups[i]->name, pins.views()[i].shape(), groups[i]->mask.shape());
@@ -437,7 +448,7 @@ void BaseDataSparsifier::step() {
   std::vector<Saved> saved;
   const bool overridden = is_overridden();
   if (overridden) {
-    for (const auto* group : groups) saved.push_back({group->mask.pack(), group->state});
+    for (const auto& group : impl_->groups) saved.push_back({group->mask.pack(), group->state});
   }
   const Inside inside(impl_->inside, "update_mask()");
   impl_->may_put_off = !overridden;
@@ -450,8 +461,8 @@ void BaseDataSparsifier::step() {
     impl_->may_put_off = false;
     drop_updates();
     for (std::size_t i = 0; i < saved.size(); ++i) {
-      groups[i]->mask.unpack(saved[i].mask_bits.data());
-      groups[i]->state = std::move(saved[i].state);
+      impl_->groups[i]->mask.unpack(saved[i].mask_bits.data());
+      impl_->groups[i]->state = std::move(saved[i].state);
     }
     throw;
   }
@@ -472,6 +483,14 @@ void BaseDataSparsifier::set_enable_mask_update(bool enable) {
 std::int64_t BaseDataSparsifier::step_count() const {
   const Entry entry(*this, Entry::reads, "step_count");
   return impl_->step_count;
+}
+
+std::vector<BaseDataSparsifier::Group*> BaseDataSparsifier::unsquashed() const {
+  std::vector<Group*> groups;
+  for (const auto& group : impl_->groups) {
+    if (!group->squashed()) groups.push_back(group.get());
+  }
+  return groups;
 }
 
 std::vector<BaseDataSparsifier::Group*> BaseDataSparsifier::unsquashed(
@@ -505,42 +524,37 @@ void BaseDataSparsifier::zero_masked(const std::vector<Group*>& groups, const ch
   });
 }
 
+/// Zeroes, and hands the sources out, so that the caller lets them go outside the lock.
+std::vector<std::shared_ptr<DataSource>> BaseDataSparsifier::squash(
+    const std::vector<Group*>& groups) {
+  std::vector<std::shared_ptr<DataSource>> released;
+  released.reserve(groups.size());
+  zero_masked(groups, "squash_mask");
+  for (auto* group : groups) released.push_back(std::move(group->source));
+  return released;
+}
+
 void BaseDataSparsifier::apply_mask(const std::vector<std::string>& names) {
   const Entry entry(*this, Entry::changes, "apply_mask()");
   zero_masked(unsquashed(names, "apply_mask"), "apply_mask");
 }
 
-void BaseDataSparsifier::squash_mask(const std::vector<std::string>& names) {
-  std::vector<std::shared_ptr<DataSource>> released;  // destroyed last, outside the lock
-  const Entry entry(*this, Entry::changes, "squash_mask()");
-  const auto groups = unsquashed(names, "squash_mask");
-  released.reserve(groups.size());
-  zero_masked(groups, "squash_mask");
-  for (auto* group : groups) released.push_back(std::move(group->source));
-}
-
-namespace {
-
-std::vector<std::string> unsquashed_names(const BaseDataSparsifier& sparsifier) {
-  std::vector<std::string> names;
-  for (auto& name : sparsifier.names()) {
-    if (!sparsifier.squashed(name)) names.push_back(std::move(name));
-  }
-  return names;
-}
-
-}  // namespace
-
 void BaseDataSparsifier::apply_mask() {
   const Entry entry(*this, Entry::changes, "apply_mask()");
-  std::vector<Group*> groups;
-  for (const auto& group : impl_->groups) {
-    if (!group->squashed()) groups.push_back(group.get());
-  }
-  zero_masked(groups, "apply_mask");
+  zero_masked(unsquashed(), "apply_mask");
 }
 
-void BaseDataSparsifier::squash_mask() { squash_mask(unsquashed_names(*this)); }
+void BaseDataSparsifier::squash_mask(const std::vector<std::string>& names) {
+  std::vector<std::shared_ptr<DataSource>> released;
+  const Entry entry(*this, Entry::changes, "squash_mask()");
+  released = squash(unsquashed(names, "squash_mask"));
+}
+
+void BaseDataSparsifier::squash_mask() {
+  std::vector<std::shared_ptr<DataSource>> released;
+  const Entry entry(*this, Entry::changes, "squash_mask()");
+  released = squash(unsquashed());
+}
 
 // --- saving -----------------------------------------------------------------------------------
 
@@ -629,6 +643,8 @@ void BaseDataSparsifier::load_state(const SparsifierState& state, bool strict) {
                          to_string(attached->second->mask.shape()) + ", got " +
                          to_string(saved.shape));
       }
+      // A squashed group has no data: like a new name, it waits for them.
+      if (attached->second->squashed() && !saved.squashed) waiting.emplace(saved.name, saved);
       changes.push_back(
           {attached->second, &saved, saved.config, std::move(effective), saved.state});
     } else if (saved.squashed) {
@@ -641,7 +657,7 @@ void BaseDataSparsifier::load_state(const SparsifierState& state, bool strict) {
   released.reserve(changes.size());
   const auto size_before = impl_->groups.size();
   try {
-    for (auto& group : squashed_groups) impl_->put(std::move(group));
+    for (auto& group : squashed_groups) impl_->put(group);
   } catch (...) {
     for (; impl_->groups.size() > size_before; impl_->groups.pop_back()) {
       impl_->by_name.erase(impl_->groups.back()->name);
@@ -677,7 +693,7 @@ void BaseDataSparsifier::restore(
     }
     auto group = restored_group(saved, effective_config(saved.name, saved.config, &saved.shape));
     if (!saved.squashed) group->source = std::move(source->second);
-    impl_->put(std::move(group));
+    impl_->put(group);
   }
   impl_->defaults = state.defaults;
   impl_->enable_mask_update = state.enable_mask_update;

@@ -52,8 +52,9 @@ struct Lane {
   std::unique_ptr<Key[]> keys, spare;
   std::unique_ptr<std::uint8_t[]> keep;
   std::unique_ptr<std::int64_t[]> counts;
+  std::unique_ptr<std::int64_t[]> ties;  // by tile, of the matrix whose first lane this is
 
-  void allocate() {
+  void allocate(std::int64_t tiles) {
     constexpr auto room = static_cast<std::size_t>(std::max(tile_blocks_max, small_block_max));
     // Not value-initialised: every byte is written before it is read.
     sums.reset(new typename KeyTraits<Key>::Score[room]);
@@ -61,6 +62,7 @@ struct Lane {
     spare.reset(new Key[room]);
     keep.reset(new std::uint8_t[room]);
     counts.reset(new std::int64_t[std::size_t{1} << radix_bits]);
+    ties.reset(new std::int64_t[static_cast<std::size_t>(tiles)]);
   }
 };
 
@@ -138,20 +140,20 @@ struct Quota {
 template <class Key>
 class Engine {
  public:
-  /// Room for any matrix of at most `tiles` tiles and `large_blocks` blocks of more than
-  /// small_block_max elements.
-  void allocate(const Kernels& table, int threads, std::int64_t tiles, std::int64_t large_blocks) {
+  /// Room for matrices of at most `shared_tiles` tiles on any lane, and of `tiles` tiles and
+  /// `large_blocks` blocks of more than small_block_max elements from the first lane on.
+  void allocate(const Kernels& table, int threads, std::int64_t shared_tiles, std::int64_t tiles,
+                std::int64_t large_blocks) {
     table_ = &table;
     select_ = &selection_of<Key>(table);
     lanes_.resize(static_cast<std::size_t>(threads));
-    for (auto& lane : lanes_) lane.allocate();
-    ties_.reset(new std::int64_t[static_cast<std::size_t>(tiles)]);
+    for (auto& lane : lanes_) lane.allocate(&lane == &lanes_.front() ? tiles : shared_tiles);
     block_keep_.reset(new std::uint8_t[static_cast<std::size_t>(large_blocks)]);
   }
 
-  /// Writes the whole mask, on `threads` threads from lane `first_lane` on. ties_ and block_keep_
-  /// are shared, so that only one call with more than one tile, or with large blocks, may run at a
-  /// time.
+  /// Writes the whole mask, on `threads` threads from lane `first_lane` on. Calls that share no
+  /// lane may run at the same time, but for matrices with large blocks: those need the engine for
+  /// themselves.
   void prune(const Matrix& matrix, Norm norm, std::int64_t block_height, std::int64_t block_width,
              Quota quota, MaskWindow mask, int first_lane, int threads) noexcept {
     const Grid grid(matrix, block_height, block_width);
@@ -174,7 +176,7 @@ class Engine {
       } else {
         if (grid.tiles() > 1) score(task, tile, lane);  // a single tile still holds its keys
         select_->threshold(keep, lane.keys.get(), grid.tile_size(tile), cut.threshold,
-                           ties_at(tile, cut, grid));
+                           ties_at(task, tile, cut));
       }
       if (large) return;
       if (whole) {
@@ -224,8 +226,8 @@ class Engine {
     });
   }
 
-  /// The cut that prunes the k lowest blocks, 1 <= k < blocks. Where ties are cut through, ties_
-  /// then holds the number of ties before each tile.
+  /// The cut that prunes the k lowest blocks, 1 <= k < blocks. Where it goes through ties, the
+  /// first lane's `ties` then hold how many come before each tile.
   Cut<Key> find_cut(const Task& task, std::int64_t k) noexcept {
     const std::int64_t n = task.grid.blocks();
     if (task.grid.tiles() == 1) {
@@ -273,22 +275,24 @@ class Engine {
   }
 
   void count_ties(const Task& task, Key threshold) noexcept {
+    std::int64_t* const ties = lane_at(task.first_lane).ties.get();
     parallel_for(task.grid.tiles(), task.threads, [&](std::int64_t tile, int worker) {
       Lane<Key>& lane = lane_at(task.first_lane + worker);
       score(task, tile, lane);
-      ties_[static_cast<std::size_t>(tile)] =
-          select_->count_equal(lane.keys.get(), task.grid.tile_size(tile), threshold);
+      ties[tile] = select_->count_equal(lane.keys.get(), task.grid.tile_size(tile), threshold);
     });
     std::int64_t before = 0;
     for (std::int64_t tile = 0; tile < task.grid.tiles(); ++tile) {
-      before += std::exchange(ties_[static_cast<std::size_t>(tile)], before);
+      before += std::exchange(ties[tile], before);
     }
   }
 
   /// How many ties are still to be pruned from this tile on.
-  std::int64_t ties_at(std::int64_t tile, const Cut<Key>& cut, const Grid& grid) const noexcept {
-    if (grid.tiles() == 1 || cut.ties == std::numeric_limits<std::int64_t>::max()) return cut.ties;
-    return cut.ties - ties_[static_cast<std::size_t>(tile)];
+  std::int64_t ties_at(const Task& task, std::int64_t tile, const Cut<Key>& cut) const noexcept {
+    const bool all = cut.ties == std::numeric_limits<std::int64_t>::max();
+    if (task.grid.tiles() == 1 || all) return cut.ties;
+    return cut.ties -
+           lanes_[static_cast<std::size_t>(task.first_lane)].ties[static_cast<std::size_t>(tile)];
   }
 
   /// Pruned blocks become zeros, all others ones.
@@ -371,7 +375,6 @@ class Engine {
   const Kernels* table_ = nullptr;
   const SelectionKernels<Key>* select_ = nullptr;
   std::vector<Lane<Key>> lanes_;
-  std::unique_ptr<std::int64_t[]> ties_;        // by tile
   std::unique_ptr<std::uint8_t[]> block_keep_;  // by block, for large blocks only
 };
 
@@ -410,7 +413,7 @@ struct Plan {
   std::int64_t elements() const noexcept { return matrix.rows() * matrix.columns(); }
   Grid grid() const noexcept { return Grid(matrix, height, width); }
   bool has_large_blocks() const noexcept { return height * width > small_block_max; }
-  /// Room needed in Engine::ties_, the selections within large blocks included.
+  /// Room needed in Lane::ties, the selections within large blocks included.
   std::int64_t tiles() const noexcept {
     const Grid within(matrix.part(0, 0, height, width), 1, 1);
     return std::max(grid().tiles(), has_large_blocks() ? within.tiles() : 1);
@@ -423,17 +426,18 @@ class Batch {
  public:
   void add(const MaskJob& job) {
     const Plan plan(job);
-    // A large one needs all threads, and the engine's shared memory, for itself.
+    // A large one gets all threads for itself.
     const bool alone = plan.elements() >= parallel_from || plan.has_large_blocks();
     (alone ? large_ : small_).push_back(plan);
     elements_ += plan.elements();
+    if (!alone) shared_tiles_ = std::max(shared_tiles_, plan.tiles());
     tiles_ = std::max(tiles_, plan.tiles());
     if (plan.has_large_blocks()) large_blocks_ = std::max(large_blocks_, plan.grid().blocks());
   }
 
   void allocate(const Kernels& table, int threads) {
     threads_ = elements_ < parallel_from ? 1 : threads;
-    if (elements_ > 0) engine_.allocate(table, threads_, tiles_, large_blocks_);
+    if (elements_ > 0) engine_.allocate(table, threads_, shared_tiles_, tiles_, large_blocks_);
   }
 
   void run() noexcept {
@@ -451,7 +455,7 @@ class Batch {
   }
 
   std::vector<Plan> small_, large_;
-  std::int64_t elements_ = 0, tiles_ = 1, large_blocks_ = 0;
+  std::int64_t elements_ = 0, shared_tiles_ = 1, tiles_ = 1, large_blocks_ = 0;
   int threads_ = 1;
   Engine<Key> engine_;
 };

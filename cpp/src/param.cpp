@@ -1,10 +1,9 @@
 #include "datasparse/param.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
-#include <limits>
 #include <numeric>
-#include <sstream>
 
 #include "datasparse/error.hpp"
 
@@ -18,23 +17,26 @@ struct Overloaded : Ts... {
 template <class... Ts>
 Overloaded(Ts...) -> Overloaded<Ts...>;
 
-/// The shortest text that reads back as the same double, as Python's repr.
+/// The shortest text that reads back as the same double, laid out as Python's repr does it.
 std::string to_string(double value) {
   if (std::isnan(value)) return "nan";
   if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
-  std::string text;
-  for (int digits = 1; digits <= std::numeric_limits<double>::max_digits10; ++digits) {
-    std::ostringstream out;
-    out.imbue(std::locale::classic());
-    out.precision(digits);
-    out << value;
-    text = out.str();
-    std::istringstream in(text);
-    in.imbue(std::locale::classic());
-    double back = 0;
-    if (in >> back && back == value) break;
-  }
-  return text.find_first_of(".e") == std::string::npos ? text + ".0" : text;
+  char buffer[40];  // d.ddddddddddddddddde+ddd
+  const auto end =
+      std::to_chars(buffer, buffer + sizeof(buffer), value, std::chars_format::scientific).ptr;
+  const std::string scientific(buffer, end);
+  const auto e = scientific.find('e');
+  const int exponent = std::stoi(scientific.substr(e + 1));
+  if (exponent < -4 || exponent >= 16) return scientific;
+
+  const std::string sign = std::signbit(value) ? "-" : "";
+  std::string digits = scientific.substr(sign.size(), e - sign.size());
+  digits.erase(std::remove(digits.begin(), digits.end(), '.'), digits.end());
+  if (exponent < 0)
+    return sign + "0." + std::string(static_cast<std::size_t>(-exponent - 1), '0') + digits;
+  const auto point = static_cast<std::size_t>(exponent) + 1;
+  if (digits.size() <= point) return sign + digits + std::string(point - digits.size(), '0') + ".0";
+  return sign + digits.substr(0, point) + "." + digits.substr(point);
 }
 
 template <class T>
@@ -120,6 +122,11 @@ ParamMap::ParamMap(std::initializer_list<Item> items) {
   for (const auto& item : items) set(item.first, item.second);
 }
 
+ParamMap& ParamMap::operator=(const ParamMap& other) {
+  ParamMap copy(other);  // so that items and index change together, or not at all
+  return *this = std::move(copy);
+}
+
 std::size_t ParamMap::position(const std::string& key) const {
   if (items_.size() > linear_search_limit) {
     const auto found = index_.find(key);
@@ -132,7 +139,6 @@ std::size_t ParamMap::position(const std::string& key) const {
 
 void ParamMap::rebuild_index() {
   index_.clear();
-  if (items_.size() <= linear_search_limit) return;
   for (std::size_t i = 0; i < items_.size(); ++i) index_.emplace(items_[i].first, i);
 }
 
@@ -155,10 +161,15 @@ void ParamMap::set(const std::string& key, ParamValue value) {
     return;
   }
   items_.emplace_back(key, std::move(value));
-  if (items_.size() == linear_search_limit + 1) {
-    rebuild_index();
-  } else if (items_.size() > linear_search_limit) {
-    index_.emplace(key, i);
+  try {
+    if (items_.size() == linear_search_limit + 1) {
+      rebuild_index();
+    } else if (items_.size() > linear_search_limit) {
+      index_.emplace(key, i);
+    }
+  } catch (...) {
+    items_.pop_back();
+    throw;
   }
 }
 
@@ -170,7 +181,8 @@ bool ParamMap::erase(const std::string& key) {
   const auto i = position(key);
   if (i == items_.size()) return false;
   items_.erase(items_.begin() + static_cast<std::ptrdiff_t>(i));
-  rebuild_index();
+  index_.erase(key);
+  for (auto& entry : index_) entry.second -= entry.second > i ? 1 : 0;
   return true;
 }
 

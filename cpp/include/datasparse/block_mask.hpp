@@ -29,7 +29,7 @@ struct BlockSpec {
   ParamMap to_config() const;
 
   /// The spec for data of that shape: −1 axes and an absent zeros_per_block are filled in.
-  /// ValueError where zeros_per_block exceeds the block.
+  /// ValueError from check(), or where zeros_per_block exceeds the block.
   BlockSpec resolved(const Axes& shape, const std::string& group = "") const;
 
   /// ValueError unless every field is in its range.

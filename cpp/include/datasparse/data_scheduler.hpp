@@ -1,10 +1,12 @@
 /// The base of every data scheduler: varies one config parameter of a sparsifier over the training.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "datasparse/data_sparsifier.hpp"
@@ -33,7 +35,8 @@ struct SchedulerState {
 ///     };
 ///     auto scheduler = make_scheduler<Halving>(sparsifier);
 ///
-/// Thread-safe: a lock serialises step(), save_state() and load_state().
+/// Thread-safe: step() and load_state() are serialised; both are a StateError from inside an
+/// override of this scheduler or of its sparsifier. Reading never waits for a step.
 class BaseDataScheduler {
  public:
   /// ValueError, with the nearest known key, where neither a group nor the defaults have
@@ -90,11 +93,18 @@ class BaseDataScheduler {
   // initial step, does not compile: use make_scheduler<Halving>(...).
   virtual void use_make_scheduler() const = 0;
 
+  class Stepping;
+
   void advance(bool warn_if_early);
   void pick_up_groups();
 
-  mutable std::recursive_mutex mutex_;
-  bool stepping_ = false;
+  // Two locks: one held through a step, which waits for the sparsifier and calls the override; and
+  // one held for moments only, so that whoever reads, an override in another thread say, never
+  // waits long.
+  std::mutex step_mutex_;
+  std::atomic<std::thread::id> stepper_{};  // who holds step_mutex_
+  mutable std::mutex mutex_;                // guards what follows
+
   std::shared_ptr<BaseDataSparsifier> sparsifier_;
   std::string param_;
   ParamMap base_param_;

@@ -96,8 +96,9 @@ class BaseDataSparsifier {
   /// Replaces whole configs, on top of the defaults; all of them or none.
   void replace_configs(const std::vector<std::pair<std::string, ParamMap>>& configs);
   void erase_config_key(const std::string& name, const std::string& key);
-  /// Writes `key` for every group named in `values`, all or none: how a scheduler writes.
-  void set_param(const std::string& key, const ParamMap& values);
+  /// Writes `key` for every group named in `values`, all or none: how a scheduler writes. Returns
+  /// what get_param(key) returns from then on.
+  ParamMap set_param(const std::string& key, const ParamMap& values);
   /// `key` of every group that has it, by group name.
   ParamMap get_param(const std::string& key) const;
 
@@ -108,6 +109,8 @@ class BaseDataSparsifier {
   ParamMap state(const std::string& name) const;
   void replace_state(const std::string& name, const ParamMap& state);
 
+  /// Whether the calling thread is in an override of this sparsifier, where nothing may be changed.
+  bool in_override() const noexcept;
   /// Every key that a group or the defaults have, for "did you mean".
   std::vector<std::string> known_params() const;
 
@@ -187,9 +190,12 @@ class BaseDataSparsifier {
 
   ParamMap checked_config(const std::string& name, const ParamMap& config, const Axes* shape) const;
   static std::unique_ptr<Group> restored_group(const GroupState& saved, ParamMap effective);
-  void write_configs(std::vector<std::pair<Group*, ParamMap>> written);
+  ParamMap write_configs(std::vector<std::pair<Group*, ParamMap>> written,
+                         const std::string* key = nullptr);
+  std::vector<Group*> unsquashed() const;
   std::vector<Group*> unsquashed(const std::vector<std::string>& names, const char* call) const;
   void zero_masked(const std::vector<Group*>& groups, const char* call);
+  std::vector<std::shared_ptr<DataSource>> squash(const std::vector<Group*>& groups);
 
   std::unique_ptr<Impl> impl_;
 };

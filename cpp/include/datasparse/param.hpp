@@ -67,6 +67,11 @@ class ParamMap {
 
   ParamMap() = default;
   ParamMap(std::initializer_list<Item> items);
+  ParamMap(const ParamMap& other) = default;
+  ParamMap(ParamMap&& other) = default;
+  ParamMap& operator=(const ParamMap& other);
+  ParamMap& operator=(ParamMap&& other) = default;
+  ~ParamMap() = default;
 
   std::size_t size() const noexcept { return items_.size(); }
   bool empty() const noexcept { return items_.empty(); }
@@ -95,7 +100,7 @@ class ParamMap {
   void rebuild_index();
 
   std::vector<Item> items_;
-  std::unordered_map<std::string, std::size_t> index_;  // kept only beyond a few items
+  std::unordered_map<std::string, std::size_t> index_;  // made, and used, only beyond a few items
 };
 
 /// "sparsity_level of 'emb'": how every message names a config value. `group` is empty for

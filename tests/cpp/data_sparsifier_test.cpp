@@ -1,0 +1,1109 @@
+#include "datasparse/data_sparsifier.hpp"
+
+#include <atomic>
+#include <thread>
+
+#include "datasparse/apply_mask.hpp"
+#include "datasparse/data_norm_sparsifier.hpp"
+#include "datasparse/error.hpp"
+#include "support.hpp"
+
+namespace datasparse {
+namespace {
+
+using Names = std::vector<std::string>;
+
+/// Masks the first element of every group; counts the calls.
+void mask_first(Scripted& sparsifier, const std::string& name, const ArrayView& data) {
+  if (data.size() > 0) sparsifier.get_mask(name).data()[0] = 0;
+}
+
+/// Expects that `work` throws an Error, and that the sparsifier is as it was.
+template <class Error, class Work>
+std::string expect_refused(const BaseDataSparsifier& sparsifier, const Work& work) {
+  const auto before = sparsifier.save_state();
+  const auto names = sparsifier.names();
+  std::string message = message_of<Error>(work);
+  EXPECT_EQ(sparsifier.save_state(), before);
+  EXPECT_EQ(sparsifier.names(), names);
+  return message;
+}
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+// --- groups
+// -----------------------------------------------------------------------------------------
+
+TEST(DataSparsifier, KeepsGroupsInTheOrderInWhichTheyCame) {
+  float numbers[6] = {};
+  Scripted sparsifier;
+  for (const char* name : {"zeta", "alpha", "layer.0.weight", " "}) {
+    sparsifier.add_data(name, ArrayView(numbers, {2, 3}));
+  }
+  EXPECT_EQ(sparsifier.names(), (Names{"zeta", "alpha", "layer.0.weight", " "}));
+  EXPECT_TRUE(sparsifier.contains("alpha"));
+  EXPECT_FALSE(sparsifier.contains("beta"));
+  sparsifier.remove_data("alpha");
+  EXPECT_EQ(sparsifier.names(), (Names{"zeta", "layer.0.weight", " "}));
+  sparsifier.add_data("alpha", ArrayView(numbers, {6}));
+  EXPECT_EQ(sparsifier.names().back(), "alpha");
+}
+
+TEST(DataSparsifier, BeginsWithAMaskOfOnesInTheShapeOfTheData) {
+  float numbers[6] = {};
+  Scripted sparsifier;
+  sparsifier.add_data("a", ArrayView(numbers, {2, 3}));
+  EXPECT_EQ(sparsifier.get_mask("a").shape(), (Axes{2, 3}));
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), Bytes(6, 1));
+}
+
+TEST(DataSparsifier, HandsOutItsOwnMaskNotACopy) {
+  float numbers[2] = {};
+  Scripted sparsifier;
+  sparsifier.add_data("a", ArrayView(numbers, {2}));
+  Mask outlives;
+  {
+    const Mask mask = sparsifier.get_mask("a");
+    mask.data()[1] = 0;
+    outlives = mask;
+  }
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), (Bytes{1, 0}));
+  sparsifier.remove_data("a");
+  EXPECT_EQ(bytes_of(outlives), (Bytes{1, 0}));
+}
+
+TEST(DataSparsifier, GivesBackTheSourceItWasGiven) {
+  float number = 0;
+  const auto source = std::make_shared<CountingSource>(ArrayView(&number, {1}));
+  Scripted sparsifier;
+  sparsifier.add_data("a", source);
+  EXPECT_EQ(sparsifier.get_data("a"), source);
+  EXPECT_EQ(source->pins, source->unpins);
+}
+
+TEST(DataSparsifier, RefusesAnEmptyNameAndNoData) {
+  float number = 0;
+  Scripted sparsifier;
+  expect_refused<ValueError>(sparsifier, [&] { sparsifier.add_data("", ArrayView(&number, {1})); });
+}
+
+TEST(DataSparsifier, RefusesASourceThatIsNull) {
+  Scripted sparsifier;
+  expect_refused<Error>(sparsifier,
+                        [&] { sparsifier.add_data("a", std::shared_ptr<DataSource>()); });
+}
+
+TEST(DataSparsifier, NamesTheNearestNameWhereOneIsUnknown) {
+  float number = 0;
+  Scripted sparsifier;
+  sparsifier.add_data("embedding", ArrayView(&number, {1}));
+  const std::vector<std::function<void()>> calls{
+      [&] { sparsifier.get_mask("embeding"); },
+      [&] { sparsifier.get_data("embeding"); },
+      [&] { sparsifier.remove_data("embeding"); },
+      [&] { sparsifier.squashed("embeding"); },
+      [&] { sparsifier.config("embeding"); },
+      [&] { sparsifier.config_value("embeding", "x"); },
+      [&] { sparsifier.update_config("embeding", {}); },
+      [&] { sparsifier.replace_configs({{"embedding", {}}, {"embeding", {}}}); },
+      [&] { sparsifier.erase_config_key("embeding", "x"); },
+      [&] { sparsifier.set_param("x", {{"embedding", 1}, {"embeding", 1}}); },
+      [&] { sparsifier.state("embeding"); },
+      [&] { sparsifier.replace_state("embeding", {}); },
+      [&] { sparsifier.apply_mask({"embedding", "embeding"}); },
+      [&] { sparsifier.squash_mask({"embedding", "embeding"}); }};
+  for (const auto& call : calls) {
+    EXPECT_EQ(expect_refused<UnknownNameError>(sparsifier, call),
+              "no data named 'embeding'; did you mean 'embedding'?");
+  }
+}
+
+TEST(DataSparsifier, PinFailureAddsNothing) {
+  float number = 0;
+  const auto source = std::make_shared<CountingSource>(ArrayView(&number, {1}));
+  source->fails = true;
+  Scripted sparsifier;
+  expect_refused<std::runtime_error>(sparsifier, [&] { sparsifier.add_data("a", source); });
+  EXPECT_EQ(source->unpins, 0);
+}
+
+// --- adding a name again
+// ----------------------------------------------------------------------------
+
+class Readding : public ::testing::Test {
+ protected:
+  Readding() : sparsifier(mask_first, {{"level", 1}, {"other", 2}}) {
+    sparsifier.add_data("a", ArrayView(numbers, {4}), {{"level", 7}});
+    sparsifier.step();
+    sparsifier.replace_state("a", {{"seen", 3}});
+  }
+
+  float numbers[4] = {}, more[4] = {};
+  Scripted sparsifier;
+};
+
+TEST_F(Readding, KeepsConfigMaskAndState) {
+  const Mask before = sparsifier.get_mask("a");
+  sparsifier.add_data("a", ArrayView(more, {4}), {{"other", 9}});
+  EXPECT_EQ(sparsifier.config("a"), (ParamMap{{"level", 7}, {"other", 9}}));
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), (Bytes{0, 1, 1, 1}));
+  EXPECT_EQ(sparsifier.state("a"), (ParamMap{{"seen", 3}}));
+  EXPECT_EQ(sparsifier.names(), Names{"a"});
+  EXPECT_EQ(sparsifier.get_data("a")->pin().data(), more);
+  EXPECT_EQ(before.data(), sparsifier.get_mask("a").data()) << "handles stay good";
+}
+
+TEST_F(Readding, WithoutReuseKeepsTheConfigOnly) {
+  sparsifier.add_data("a", make_source(ArrayView(more, {2, 2})), {}, false);
+  EXPECT_EQ(sparsifier.config("a"), (ParamMap{{"level", 7}, {"other", 2}}));
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), Bytes(4, 1));
+  EXPECT_EQ(sparsifier.get_mask("a").shape(), (Axes{2, 2}));
+  EXPECT_EQ(sparsifier.state("a"), ParamMap());
+}
+
+TEST_F(Readding, RefusesToReuseAMaskOfAnotherShape) {
+  const auto message = expect_refused<ValueError>(
+      sparsifier, [&] { sparsifier.add_data("a", ArrayView(more, {2, 2})); });
+  EXPECT_TRUE(contains(message, "(4,)") && contains(message, "(2, 2)")) << message;
+  EXPECT_EQ(sparsifier.get_data("a")->pin().data(), numbers);
+}
+
+TEST_F(Readding, TakesAMaskGivenRatherThanTheOldOne) {
+  const Bytes mask{1, 1, 0, 0};
+  sparsifier.add_data("a", make_source(ArrayView(more, {2, 2})), {}, true, mask.data());
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), mask);
+  EXPECT_EQ(sparsifier.get_mask("a").shape(), (Axes{2, 2}));
+  EXPECT_NE(sparsifier.get_mask("a").data(), mask.data()) << "copied";
+}
+
+TEST_F(Readding, RefusesAMaskOfOtherValuesThan0And1) {
+  const Bytes mask{1, 0, 2, 0};
+  const auto message = expect_refused<ValueError>(sparsifier, [&] {
+    sparsifier.add_data("a", make_source(ArrayView(more, {4})), {}, true, mask.data());
+  });
+  EXPECT_TRUE(contains(message, "mask of 'a'") && contains(message, "got 2")) << message;
+}
+
+TEST_F(Readding, OfASquashedNameStartsAfresh) {
+  sparsifier.squash_mask({"a"});
+  sparsifier.add_data("b", ArrayView(numbers, {4}));
+  sparsifier.add_data("a", ArrayView(more, {2, 2}));
+  EXPECT_FALSE(sparsifier.squashed("a"));
+  EXPECT_EQ(sparsifier.config("a"), (ParamMap{{"level", 1}, {"other", 2}}));
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), Bytes(4, 1));
+  EXPECT_EQ(sparsifier.state("a"), ParamMap());
+}
+
+// --- config
+// -----------------------------------------------------------------------------------------
+
+/// Accepts the integer "level" of at most 10 and nothing else.
+class Strict : public Scripted {
+ public:
+  explicit Strict(Update script = {}) : Scripted(std::move(script), {{"level", 1}}) {}
+  void check_config(const std::string& name, const ParamMap& config) const override {
+    for (const auto& [key, value] : config) {
+      if (key != "level") throw TypeError("unknown config key '" + key + "'");
+      if (value.as_integer(key, name) > 10) throw ValueError(label(key, name) + " is too high");
+    }
+    if (!config.contains("level")) throw ValueError("level is missing");
+  }
+};
+
+TEST(Config, BeatsTheDefaults) {
+  float number = 0;
+  Scripted sparsifier({}, {{"x", 1}, {"y", 2}});
+  sparsifier.add_data("a", ArrayView(&number, {1}), {{"y", 3}, {"z", 4}});
+  EXPECT_EQ(sparsifier.config("a"), (ParamMap{{"x", 1}, {"y", 3}, {"z", 4}}));
+  EXPECT_EQ(sparsifier.config_value("a", "y"), ParamValue(3));
+  EXPECT_THROW(sparsifier.config_value("a", "w"), UnknownNameError);
+  EXPECT_EQ(sparsifier.defaults(), (ParamMap{{"x", 1}, {"y", 2}}));
+}
+
+TEST(Config, IsUpdatedReplacedAndErased) {
+  float number = 0;
+  Scripted sparsifier({}, {{"x", 1}, {"y", 2}});
+  sparsifier.add_data("a", ArrayView(&number, {1}), {{"y", 3}});
+  sparsifier.update_config("a", {{"x", 5}, {"z", 6}});
+  EXPECT_EQ(sparsifier.config("a"), (ParamMap{{"x", 5}, {"y", 3}, {"z", 6}}));
+  sparsifier.erase_config_key("a", "z");
+  EXPECT_EQ(sparsifier.config("a"), (ParamMap{{"x", 5}, {"y", 3}}));
+  expect_refused<UnknownNameError>(sparsifier, [&] { sparsifier.erase_config_key("a", "z"); });
+  sparsifier.replace_configs({{"a", {{"y", 9}}}});
+  EXPECT_EQ(sparsifier.config("a"), (ParamMap{{"x", 1}, {"y", 9}}));
+}
+
+TEST(Config, OfLaterGroupsTakesTheNewDefaults) {
+  float number = 0;
+  Scripted sparsifier({}, {{"x", 1}});
+  sparsifier.add_data("a", ArrayView(&number, {1}));
+  sparsifier.replace_defaults({{"x", 2}});
+  sparsifier.add_data("b", ArrayView(&number, {1}));
+  EXPECT_EQ(sparsifier.get_param("x"), (ParamMap{{"a", 1}, {"b", 2}}));
+}
+
+TEST(Config, IsCheckedWhereverItIsWritten) {
+  float number = 0;
+  Strict sparsifier;
+  sparsifier.add_data("a", ArrayView(&number, {1}));
+  sparsifier.add_data("b", ArrayView(&number, {1}));
+  const std::vector<std::function<void()>> wrong_values{
+      [&] { sparsifier.add_data("c", ArrayView(&number, {1}), {{"level", 11}}); },
+      [&] { sparsifier.add_data("a", ArrayView(&number, {1}), {{"level", 11}}); },
+      [&] { sparsifier.update_config("a", {{"level", 11}}); },
+      [&] { sparsifier.replace_configs({{"b", {{"level", 5}}}, {"a", {{"level", 11}}}}); },
+      [&] { sparsifier.erase_config_key("a", "level"); },
+      [&] { sparsifier.set_param("level", {{"a", 5}, {"b", 11}}); },
+      [&] { sparsifier.replace_defaults({{"level", 11}}); }};
+  for (const auto& call : wrong_values) expect_refused<ValueError>(sparsifier, call);
+  expect_refused<TypeError>(sparsifier, [&] { sparsifier.update_config("a", {{"levle", 1}}); });
+  expect_refused<TypeError>(sparsifier, [&] { sparsifier.set_param("levle", {{"a", 1}}); });
+}
+
+TEST(Config, OfManyGroupsIsWrittenAllOrNone) {
+  float number = 0;
+  Strict sparsifier;
+  for (const char* name : {"a", "b", "c"}) sparsifier.add_data(name, ArrayView(&number, {1}));
+  sparsifier.set_param("level", {{"c", 3}, {"a", 2}});
+  EXPECT_EQ(sparsifier.get_param("level"), (ParamMap{{"a", 2}, {"b", 1}, {"c", 3}}));
+  expect_refused<UnknownNameError>(sparsifier,
+                                   [&] { sparsifier.set_param("level", {{"a", 9}, {"cc", 9}}); });
+  EXPECT_EQ(sparsifier.get_param("level"), (ParamMap{{"a", 2}, {"b", 1}, {"c", 3}}));
+}
+
+TEST(Config, OfASchedulerMustNotBeNaN) {
+  float number = 0;
+  Scripted sparsifier({}, {{"x", 1.0}});
+  sparsifier.add_data("a", ArrayView(&number, {1}));
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const auto message =
+      expect_refused<ValueError>(sparsifier, [&] { sparsifier.set_param("x", {{"a", nan}}); });
+  EXPECT_TRUE(contains(message, "x of 'a'")) << message;
+}
+
+TEST(Config, ParamsAreThoseOfGroupsAndDefaults) {
+  float number = 0;
+  Scripted sparsifier({}, {{"x", 1}});
+  sparsifier.add_data("a", ArrayView(&number, {1}), {{"y", 1}});
+  sparsifier.add_data("b", ArrayView(&number, {1}));
+  const Names known = sparsifier.known_params();
+  EXPECT_EQ(std::set<std::string>(known.begin(), known.end()), (std::set<std::string>{"x", "y"}));
+  EXPECT_EQ(sparsifier.get_param("y"), (ParamMap{{"a", 1}})) << "only those that have it";
+  EXPECT_EQ(sparsifier.get_param("z"), ParamMap());
+}
+
+TEST(State, IsTheSubclassesOwn) {
+  float number = 0;
+  Scripted sparsifier([](Scripted& self, const std::string& name, const ArrayView&) {
+    const ParamMap state = self.state(name);
+    const auto* count = state.find("count");
+    self.replace_state(name, {{"count", count == nullptr ? 1 : count->as_integer("count") + 1}});
+  });
+  sparsifier.add_data("a", ArrayView(&number, {1}));
+  sparsifier.step();
+  sparsifier.step();
+  EXPECT_EQ(sparsifier.state("a"), (ParamMap{{"count", 2}}));
+}
+
+// --- the step
+// ---------------------------------------------------------------------------------------
+
+TEST(Step, UpdatesEveryGroupInTurnWithItsDataAndConfig) {
+  float a = 0, b[2] = {};
+  struct Recording : BaseDataSparsifier {
+    void update_mask(const std::string& name, const ArrayView& data,
+                     const ParamMap& config) override {
+      names.push_back(name);
+      pointers.push_back(data.data());
+      configs.push_back(config);
+    }
+    Names names;
+    std::vector<void*> pointers;
+    std::vector<ParamMap> configs;
+  } sparsifier;
+  sparsifier.add_data("b", ArrayView(b, {2}), {{"k", 2}});
+  sparsifier.add_data("a", ArrayView(&a, {}), {{"k", 1}});
+  sparsifier.step();
+  EXPECT_EQ(sparsifier.names, (Names{"b", "a"}));
+  EXPECT_EQ(sparsifier.pointers, (std::vector<void*>{b, &a}));
+  EXPECT_EQ(sparsifier.configs, (std::vector<ParamMap>{{{"k", 2}}, {{"k", 1}}}));
+  EXPECT_EQ(sparsifier.step_count(), 1);
+}
+
+TEST(Step, CountsButChangesNothingWhileUpdatesAreOff) {
+  float number = 0;
+  const auto source = std::make_shared<CountingSource>(ArrayView(&number, {1}));
+  Scripted sparsifier(mask_first);
+  sparsifier.add_data("a", source);
+  const int pins = source->pins;
+  EXPECT_TRUE(sparsifier.enable_mask_update());
+  sparsifier.set_enable_mask_update(false);
+  sparsifier.step();
+  EXPECT_EQ(sparsifier.step_count(), 1);
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), Bytes{1});
+  EXPECT_EQ(source->pins, pins);
+  sparsifier.set_enable_mask_update(true);
+  sparsifier.step();
+  EXPECT_EQ(sparsifier.step_count(), 2);
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), Bytes{0});
+}
+
+TEST(Step, PinsAllSourcesBeforeTheFirstUpdateAndUnpinsThemAfterTheLast) {
+  float number = 0;
+  std::vector<std::shared_ptr<CountingSource>> sources;
+  int updates = 0;
+  Scripted sparsifier([&](Scripted&, const std::string&, const ArrayView&) {
+    ++updates;
+    for (const auto& source : sources) EXPECT_EQ(source->pins, source->unpins + 1);
+  });
+  for (const char* name : {"a", "b", "c"}) {
+    sources.push_back(std::make_shared<CountingSource>(ArrayView(&number, {1})));
+    sparsifier.add_data(name, sources.back());
+  }
+  sparsifier.step();
+  EXPECT_EQ(updates, 3);
+  for (const auto& source : sources) {
+    EXPECT_EQ(source->pins, source->unpins);
+    EXPECT_EQ(source->writes, 0);
+  }
+}
+
+TEST(Step, AsksEverySourceAnewWhereItsMemoryIs) {
+  float here[2] = {1, 2}, there[2] = {2, 1};
+  const auto source = std::make_shared<CountingSource>(ArrayView(here, {2}));
+  DataNormSparsifier sparsifier(spec(0.5, 1, 1));
+  sparsifier.add_data("a", source);
+  sparsifier.step();
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), (Bytes{0, 1}));
+  source->view = ArrayView(there, {2});
+  sparsifier.step();
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), (Bytes{1, 0}));
+}
+
+TEST(Step, UnpinsEverythingWhereOneSourceCannotBePinned) {
+  float number = 0;
+  std::vector<std::shared_ptr<CountingSource>> sources;
+  Scripted sparsifier([](Scripted&, const std::string&, const ArrayView&) { ADD_FAILURE(); });
+  for (const char* name : {"a", "b", "c", "d"}) {
+    sources.push_back(std::make_shared<CountingSource>(ArrayView(&number, {1})));
+    sparsifier.add_data(name, sources.back());
+  }
+  sources[2]->fails = true;
+  expect_refused<std::runtime_error>(sparsifier, [&] { sparsifier.step(); });
+  expect_refused<std::runtime_error>(sparsifier, [&] { sparsifier.apply_mask(); });
+  expect_refused<std::runtime_error>(sparsifier, [&] { sparsifier.squash_mask(); });
+  for (const auto& source : sources) EXPECT_EQ(source->pins, source->unpins);
+  EXPECT_EQ(sources[0]->pins, 4) << "add_data, and the three attempts";
+  EXPECT_EQ(sources[3]->pins, 1) << "add_data only";
+}
+
+TEST(Step, RefusesDataThatChangedTheirShape) {
+  float numbers[4] = {4, 3, 2, 1};
+  const auto source = std::make_shared<CountingSource>(ArrayView(numbers, {4}));
+  DataNormSparsifier sparsifier(spec(0.5, 1, 1));
+  sparsifier.add_data("first", ArrayView(numbers, {4}));
+  sparsifier.add_data("a", source);
+  source->view = ArrayView(numbers, {2, 2});
+  for (const auto& call : std::vector<std::function<void()>>{[&] { sparsifier.step(); },
+                                                             [&] { sparsifier.apply_mask(); }}) {
+    const auto message = expect_refused<ValueError>(sparsifier, call);
+    EXPECT_TRUE(contains(message, "'a'") && contains(message, "(4,)") &&
+                contains(message, "(2, 2)"))
+        << message;
+  }
+  EXPECT_EQ(source->pins, source->unpins);
+}
+
+TEST(Step, TakesDataThatChangedTheirType) {
+  float numbers[2] = {1, 2};
+  double doubles[2] = {2, 1};
+  const auto source = std::make_shared<CountingSource>(ArrayView(numbers, {2}));
+  DataNormSparsifier sparsifier(spec(0.5, 1, 1));
+  sparsifier.add_data("a", source);
+  source->view = ArrayView(doubles, {2});
+  sparsifier.step();
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), (Bytes{1, 0}));
+}
+
+// --- one step is one transaction
+// --------------------------------------------------------------------
+
+class Transaction : public ::testing::Test {
+ protected:
+  /// Scribbles over its group and, for the second one, over the others; then throws.
+  static void scribble_then_throw(Scripted& self, const std::string& name, const ArrayView& data) {
+    for (std::int64_t i = 0; i < data.size(); ++i)
+      self.get_mask(name).data()[i] = i % 3 == 0 ? 0 : 1;
+    self.replace_state(name, {{"scribbled", true}});
+    if (name != "b") return;
+    self.get_mask("c").data()[0] = 0;
+    self.replace_state("c", {{"scribbled", true}});
+    throw std::runtime_error("the second group");
+  }
+
+  Transaction() : sparsifier(mask_first, {{"x", 1}}) {
+    for (const char* name : {"a", "b", "c"}) {
+      sources.push_back(std::make_shared<CountingSource>(ArrayView(numbers, {9})));
+      sparsifier.add_data(name, sources.back());
+      sparsifier.replace_state(name, {{"old", name}});
+    }
+    sparsifier.step();
+    sparsifier.update = scribble_then_throw;
+  }
+
+  float numbers[9] = {};
+  std::vector<std::shared_ptr<CountingSource>> sources;
+  Scripted sparsifier;
+};
+
+TEST_F(Transaction, ThatFailsInTheSecondGroupChangesNothing) {
+  EXPECT_EQ(expect_refused<std::runtime_error>(sparsifier, [&] { sparsifier.step(); }),
+            "the second group");
+  EXPECT_EQ(sparsifier.step_count(), 1);
+  for (const auto& source : sources) EXPECT_EQ(source->pins, source->unpins);
+}
+
+TEST_F(Transaction, ThatFailedCanBeFollowedByOneThatSucceeds) {
+  EXPECT_THROW(sparsifier.step(), std::runtime_error);
+  sparsifier.update = [](Scripted& self, const std::string& name, const ArrayView&) {
+    self.get_mask(name).data()[8] = 0;
+  };
+  sparsifier.step();
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), (Bytes{0, 1, 1, 1, 1, 1, 1, 1, 0}));
+  EXPECT_EQ(sparsifier.step_count(), 2);
+}
+
+TEST_F(Transaction, KeepsHandlesToItsMasksGood) {
+  const Mask before = sparsifier.get_mask("a");
+  EXPECT_THROW(sparsifier.step(), std::runtime_error);
+  EXPECT_EQ(sparsifier.get_mask("a").data(), before.data());
+}
+
+TEST_F(Transaction, CoversTheMasksOfSquashedGroupsToo) {
+  sparsifier.squash_mask({"c"});
+  expect_refused<std::runtime_error>(sparsifier, [&] { sparsifier.step(); });
+}
+
+TEST_F(Transaction, PassesOnExceptionsThatAreNotStandard) {
+  sparsifier.update = [](Scripted& self, const std::string& name, const ArrayView&) {
+    self.get_mask(name).data()[3] = 0;
+    throw 42;
+  };
+  const auto before = sparsifier.save_state();
+  EXPECT_THROW(sparsifier.step(), int);
+  EXPECT_EQ(sparsifier.save_state(), before);
+}
+
+// --- what an override may do
+// ------------------------------------------------------------------------
+
+TEST(Override, MayReadEverything) {
+  float numbers[4] = {1, 2, 3, 4};
+  int updates = 0;
+  Scripted sparsifier({}, {{"x", 1}});
+  sparsifier.update = [&](Scripted& self, const std::string& name, const ArrayView& data) {
+    ++updates;
+    EXPECT_EQ(self.names(), (Names{"a", "b"}));
+    EXPECT_TRUE(self.contains("b"));
+    EXPECT_FALSE(self.squashed(name));
+    EXPECT_EQ(self.get_data(name)->pin().data(), data.data());
+    EXPECT_EQ(self.get_mask("b").size(), 4);
+    EXPECT_EQ(self.config(name), (ParamMap{{"x", 1}}));
+    EXPECT_EQ(self.config_value(name, "x"), ParamValue(1));
+    EXPECT_EQ(self.get_param("x").size(), 2U);
+    EXPECT_EQ(self.defaults().size(), 1U);
+    EXPECT_EQ(self.known_params(), Names{"x"});
+    EXPECT_EQ(self.state(name), ParamMap());
+    EXPECT_TRUE(self.enable_mask_update());
+    EXPECT_EQ(self.step_count(), 0);
+    EXPECT_EQ(self.save_state().groups.size(), 2U);
+  };
+  sparsifier.add_data("a", ArrayView(numbers, {4}));
+  sparsifier.add_data("b", ArrayView(numbers, {4}));
+  sparsifier.step();
+  EXPECT_EQ(updates, 2);
+}
+
+TEST(Override, MustNotChangeGroups) {
+  float number = 0;
+  Scripted sparsifier({}, {{"x", 1}});
+  int refused = 0;
+  sparsifier.update = [&](Scripted& self, const std::string&, const ArrayView&) {
+    const auto state = self.save_state();
+    const std::vector<std::pair<std::string, std::function<void()>>> calls{
+        {"step()", [&] { self.step(); }},
+        {"add_data()", [&] { self.add_data("b", ArrayView(&number, {1})); }},
+        {"remove_data()", [&] { self.remove_data("a"); }},
+        {"apply_mask()", [&] { self.apply_mask(); }},
+        {"apply_mask()", [&] { self.apply_mask({"a"}); }},
+        {"squash_mask()", [&] { self.squash_mask(); }},
+        {"squash_mask()", [&] { self.squash_mask({"a"}); }},
+        {"writing a config", [&] { self.update_config("a", {{"x", 2}}); }},
+        {"writing a config", [&] { self.replace_configs({{"a", {{"x", 2}}}}); }},
+        {"writing a config", [&] { self.erase_config_key("a", "x"); }},
+        {"writing a config", [&] { self.set_param("x", {{"a", 2}}); }},
+        {"writing the defaults", [&] { self.replace_defaults({}); }},
+        {"writing enable_mask_update", [&] { self.set_enable_mask_update(false); }},
+        {"load_state_dict()", [&] { self.load_state(state); }}};
+    for (const auto& [name, call] : calls) {
+      EXPECT_EQ(message_of<StateError>(call),
+                name + " must not be called from inside update_mask() of the same sparsifier");
+      ++refused;
+    }
+  };
+  sparsifier.add_data("a", ArrayView(&number, {1}));
+  sparsifier.step();
+  EXPECT_EQ(refused, 14);
+  EXPECT_EQ(sparsifier.names(), Names{"a"});
+  EXPECT_EQ(sparsifier.config("a"), (ParamMap{{"x", 1}}));
+}
+
+TEST(Override, MayUseAnotherSparsifier) {
+  float numbers[4] = {1, 2, 3, 4};
+  DataNormSparsifier inner(spec(0.5, 1, 1));
+  inner.add_data("a", ArrayView(numbers, {4}));
+  Scripted outer([&](Scripted& self, const std::string& name, const ArrayView&) {
+    inner.step();
+    std::copy_n(inner.get_mask("a").data(), 4, self.get_mask(name).data());
+  });
+  outer.add_data("a", ArrayView(numbers, {4}));
+  outer.step();
+  EXPECT_EQ(bytes_of(outer.get_mask("a")), (Bytes{0, 0, 1, 1}));
+}
+
+TEST(Override, OfCheckConfigMayReadAndMustNotChange) {
+  float number = 0;
+  struct Curious : Scripted {
+    void check_config(const std::string&, const ParamMap&) const override {
+      reads += static_cast<int>(names().size());
+      auto& self = const_cast<Curious&>(*this);
+      EXPECT_TRUE(contains(message_of<StateError>([&self] { self.step(); }), "check_config()"));
+    }
+    static bool contains(const std::string& text, const std::string& part) {
+      return text.find(part) != std::string::npos;
+    }
+    mutable int reads = 0;
+  } sparsifier;
+  sparsifier.add_data("a", ArrayView(&number, {1}));
+  sparsifier.update_config("a", {{"x", 1}});
+  EXPECT_EQ(sparsifier.reads, 1);
+}
+
+TEST(Source, MustNotChangeTheSparsifierThatPinsIt) {
+  float number = 0;
+  Scripted sparsifier;
+  struct Reentrant : CountingSource {
+    Reentrant(const ArrayView& where, Scripted& owner) : CountingSource(where), sparsifier(owner) {}
+    ArrayView pin() override {
+      EXPECT_THROW(sparsifier.step(), StateError);
+      return CountingSource::pin();
+    }
+    Scripted& sparsifier;
+  };
+  sparsifier.add_data("a", std::make_shared<Reentrant>(ArrayView(&number, {1}), sparsifier));
+  sparsifier.step();
+}
+
+// A source's end may take other locks, such as an interpreter's: it must not come within ours.
+TEST(Source, IsLetGoOutsideTheLock) {
+  float numbers[2] = {};
+  Scripted sparsifier;
+  int within = 0, outside = 0;
+  struct Parting : CountingSource {
+    Parting(const ArrayView& where, std::function<void()> last_call)
+        : CountingSource(where), last(std::move(last_call)) {}
+    ~Parting() override { last(); }
+    std::function<void()> last;
+  };
+  const auto add = [&] {
+    sparsifier.add_data("a", std::make_shared<Parting>(ArrayView(numbers, {2}), [&] {
+                          try {
+                            sparsifier.set_enable_mask_update(true);
+                            ++outside;
+                          } catch (const StateError&) {
+                            ++within;
+                          }
+                        }));
+  };
+  add();
+  sparsifier.remove_data("a");
+  EXPECT_EQ(outside, 1) << "removed";
+  add();
+  sparsifier.squash_mask();
+  EXPECT_EQ(outside, 2) << "squashed";
+  const auto squashed = sparsifier.save_state();
+  add();
+  sparsifier.load_state(squashed);
+  EXPECT_EQ(outside, 3) << "loaded";
+  add();
+  add();
+  EXPECT_EQ(outside, 4) << "replaced";
+  sparsifier.remove_data("a");
+  EXPECT_EQ(within, 0);
+}
+
+// --- applying and squashing
+// -------------------------------------------------------------------------
+
+TEST(Apply, ZeroesTheOwnersMemoryAndKeepsTheMask) {
+  float numbers[4] = {1, 2, 3, 4};
+  const auto source = std::make_shared<CountingSource>(ArrayView(numbers, {4}));
+  const Bytes mask{1, 0, 1, 0};
+  Scripted sparsifier;
+  sparsifier.add_data("a", source, {}, true, mask.data());
+  sparsifier.apply_mask({"a"});
+  EXPECT_EQ(numbers[0], 1);
+  EXPECT_EQ(numbers[1], 0);
+  EXPECT_EQ(numbers[3], 0);
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), mask);
+  EXPECT_EQ(source->writes, 1);
+  EXPECT_FALSE(sparsifier.squashed("a"));
+  sparsifier.apply_mask({"a", "a"});
+  EXPECT_EQ(source->writes, 2) << "a name given twice counts once";
+}
+
+class Writing : public ::testing::Test {
+ protected:
+  Writing() : good(std::make_shared<CountingSource>(ArrayView(numbers, {4}))) {
+    const Bytes mask(4, 0);
+    sparsifier.add_data("good", good, {}, true, mask.data());
+  }
+  void add(const ArrayView& view) {
+    const Bytes mask(static_cast<std::size_t>(view.size()), 0);
+    sparsifier.add_data("bad", make_source(view), {}, true, mask.data());
+  }
+  void expect_both_refused() {
+    for (const auto& call : std::vector<std::function<void()>>{
+             [&] { sparsifier.apply_mask(); }, [&] { sparsifier.apply_mask({"good", "bad"}); },
+             [&] { sparsifier.squash_mask(); }, [&] { sparsifier.squash_mask({"good", "bad"}); }}) {
+      const auto message = expect_refused<ValueError>(sparsifier, call);
+      EXPECT_TRUE(contains(message, "_mask of 'bad'")) << message;
+    }
+    EXPECT_EQ(numbers[0], 1) << "no group was written to";
+    EXPECT_EQ(good->pins, good->unpins);
+    EXPECT_EQ(good->writes, 0);
+    EXPECT_FALSE(sparsifier.squashed("good"));
+  }
+
+  float numbers[4] = {1, 2, 3, 4};
+  std::shared_ptr<CountingSource> good;
+  Scripted sparsifier;
+};
+
+TEST_F(Writing, RefusesReadOnlyMemoryBeforeAnythingIsWritten) {
+  const float constant[2] = {1, 2};
+  add(ArrayView(constant, {2}));
+  expect_both_refused();
+}
+
+TEST_F(Writing, RefusesOverlappingMemoryBeforeAnythingIsWritten) {
+  float number = 1;
+  add(ArrayView(&number, DType::float32, {3}, {0}, false));
+  expect_both_refused();
+  sparsifier.step();  // reading is fine
+}
+
+TEST(Squash, ReleasesTheTensorAndKeepsNameAndMask) {
+  float numbers[4] = {1, 2, 3, 4};
+  auto source = std::make_shared<CountingSource>(ArrayView(numbers, {4}));
+  const std::weak_ptr<CountingSource> watch = source;
+  Scripted sparsifier(mask_first, {{"x", 1}});
+  sparsifier.add_data("a", std::move(source));
+  sparsifier.step();
+  sparsifier.squash_mask({"a"});
+  EXPECT_EQ(numbers[0], 0);
+  EXPECT_EQ(numbers[1], 2);
+  EXPECT_TRUE(watch.expired());
+  EXPECT_TRUE(sparsifier.squashed("a"));
+  EXPECT_TRUE(sparsifier.contains("a"));
+  EXPECT_EQ(sparsifier.names(), Names{"a"});
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), (Bytes{0, 1, 1, 1}));
+  EXPECT_EQ(sparsifier.config("a"), (ParamMap{{"x", 1}}));
+  const auto message = message_of<ValueError>([&] { sparsifier.get_data("a"); });
+  EXPECT_TRUE(contains(message, "squashed")) << message;
+}
+
+TEST(Squash, IsSkippedByStepAndByTheCallsForAll) {
+  float numbers[4] = {1, 2, 3, 4};
+  int updates = 0;
+  Scripted sparsifier([&](Scripted&, const std::string&, const ArrayView&) { ++updates; });
+  sparsifier.add_data("a", ArrayView(numbers, {4}));
+  sparsifier.add_data("b", ArrayView(numbers, {4}));
+  sparsifier.squash_mask({"a"});
+  sparsifier.step();
+  EXPECT_EQ(updates, 1);
+  sparsifier.apply_mask();
+  sparsifier.squash_mask();
+  EXPECT_TRUE(sparsifier.squashed("b"));
+  sparsifier.squash_mask();
+  sparsifier.step();
+  EXPECT_EQ(updates, 1);
+  EXPECT_EQ(sparsifier.step_count(), 2);
+}
+
+TEST(Squash, OfASquashedNameIsRefused) {
+  float number = 1;
+  Scripted sparsifier;
+  sparsifier.add_data("a", ArrayView(&number, {1}));
+  sparsifier.add_data("b", ArrayView(&number, {1}));
+  sparsifier.squash_mask({"a"});
+  expect_refused<ValueError>(sparsifier, [&] { sparsifier.squash_mask({"b", "a"}); });
+  expect_refused<ValueError>(sparsifier, [&] { sparsifier.apply_mask({"b", "a"}); });
+}
+
+TEST(Remove, ReleasesTheSourceAndForgetsTheGroup) {
+  float number = 0;
+  auto source = std::make_shared<CountingSource>(ArrayView(&number, {1}));
+  const std::weak_ptr<CountingSource> watch = source;
+  Scripted sparsifier(mask_first, {{"x", 1}});
+  sparsifier.add_data("a", std::move(source), {{"x", 2}});
+  sparsifier.step();
+  sparsifier.remove_data("a");
+  EXPECT_TRUE(watch.expired());
+  EXPECT_TRUE(sparsifier.names().empty());
+  sparsifier.add_data("a", ArrayView(&number, {1}));
+  EXPECT_EQ(sparsifier.config("a"), (ParamMap{{"x", 1}}));
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), Bytes{1});
+}
+
+TEST(Remove, OfOneAmongManyFindsTheOthersStill) {
+  float number = 0;
+  Scripted sparsifier;
+  for (int i = 0; i < 50; ++i) sparsifier.add_data(std::to_string(i), ArrayView(&number, {1}));
+  for (int i = 0; i < 50; i += 2) sparsifier.remove_data(std::to_string(i));
+  ASSERT_EQ(sparsifier.names().size(), 25U);
+  for (int i = 0; i < 50; ++i) EXPECT_EQ(sparsifier.contains(std::to_string(i)), i % 2 == 1);
+  sparsifier.step();
+}
+
+// --- saving
+// -----------------------------------------------------------------------------------------
+
+class Saving : public ::testing::Test {
+ protected:
+  Saving() : original(mask_first, {{"x", 1}}) {
+    original.add_data("a", ArrayView(numbers, {9}), {{"x", 2}});
+    original.add_data("b", ArrayView(numbers, {3, 3}));
+    original.step();
+    original.replace_state("a", {{"n", 5}});
+    original.set_enable_mask_update(false);
+    saved = original.save_state();
+  }
+  void attach(BaseDataSparsifier& sparsifier, const Names& names) {
+    for (const auto& name : names) {
+      sparsifier.add_data(name, ArrayView(numbers, name == "b" ? Axes{3, 3} : Axes{9}));
+    }
+  }
+
+  float numbers[9] = {1, 1, 1, 1, 1, 1, 1, 1, 1};
+  Scripted original;
+  SparsifierState saved;
+};
+
+TEST_F(Saving, HoldsEverythingButTheData) {
+  EXPECT_EQ(saved.version, SparsifierState::current_version);
+  EXPECT_EQ(saved.step_count, 1);
+  EXPECT_FALSE(saved.enable_mask_update);
+  EXPECT_EQ(saved.defaults, (ParamMap{{"x", 1}}));
+  ASSERT_EQ(saved.groups.size(), 2U);
+  EXPECT_EQ(saved.groups[0].name, "a");
+  EXPECT_EQ(saved.groups[0].config, (ParamMap{{"x", 2}}));
+  EXPECT_EQ(saved.groups[0].shape, Axes{9});
+  EXPECT_EQ(saved.groups[0].mask_bits, (Bytes{0xFE, 0x01}));
+  EXPECT_EQ(saved.groups[0].state, (ParamMap{{"n", 5}}));
+  EXPECT_EQ(saved.groups[1].shape, (Axes{3, 3}));
+}
+
+TEST_F(Saving, IsACopyThatLaterChangesDoNotReach) {
+  original.set_enable_mask_update(true);
+  original.update = [](Scripted& self, const std::string& name, const ArrayView&) {
+    self.get_mask(name).data()[8] = 0;
+  };
+  original.step();
+  original.update_config("a", {{"x", 3}});
+  EXPECT_EQ(saved.groups[0].mask_bits, (Bytes{0xFE, 0x01}));
+  original.load_state(saved);
+  EXPECT_EQ(original.save_state(), saved);
+}
+
+TEST_F(Saving, RestoresByNameAndKeepsTheDataAttached) {
+  Scripted other;
+  attach(other, {"b", "a"});
+  const Mask handle = other.get_mask("a");
+  other.load_state(saved);
+  EXPECT_EQ(other.config("a"), (ParamMap{{"x", 2}}));
+  EXPECT_EQ(bytes_of(handle), (Bytes{0, 1, 1, 1, 1, 1, 1, 1, 1})) << "in the memory handed out";
+  EXPECT_EQ(other.state("a"), (ParamMap{{"n", 5}}));
+  EXPECT_EQ(other.step_count(), 1);
+  EXPECT_FALSE(other.enable_mask_update());
+  EXPECT_EQ(other.defaults(), (ParamMap{{"x", 1}}));
+  EXPECT_EQ(other.get_data("a")->pin().data(), numbers);
+  EXPECT_EQ(other.names(), (Names{"b", "a"}));
+}
+
+TEST_F(Saving, WaitsForDataThatAreAddedLater) {
+  Scripted other;
+  other.load_state(saved);
+  EXPECT_TRUE(other.names().empty());
+  EXPECT_EQ(other.save_state(), saved) << "what waits is saved as well";
+  attach(other, {"a"});
+  EXPECT_EQ(other.config("a"), (ParamMap{{"x", 2}}));
+  EXPECT_EQ(bytes_of(other.get_mask("a")), (Bytes{0, 1, 1, 1, 1, 1, 1, 1, 1}));
+  EXPECT_EQ(other.state("a"), (ParamMap{{"n", 5}}));
+  attach(other, {"b"});
+  EXPECT_EQ(other.save_state(), saved);
+  other.remove_data("a");
+  attach(other, {"a"});
+  EXPECT_EQ(bytes_of(other.get_mask("a")), Bytes(9, 1)) << "claimed once";
+}
+
+TEST_F(Saving, WaitingStateIsTakenOverAsIfItWereThere) {
+  Scripted other;
+  other.load_state(saved);
+  other.add_data("a", make_source(ArrayView(numbers, {9})), {{"y", 7}}, false);
+  EXPECT_EQ(other.config("a"), (ParamMap{{"x", 2}, {"y", 7}}));
+  EXPECT_EQ(bytes_of(other.get_mask("a")), Bytes(9, 1)) << "reuse_mask is off";
+  EXPECT_EQ(other.state("a"), ParamMap());
+}
+
+TEST_F(Saving, WaitingStateOfAnotherShapeIsRefusedAndWaitsOn) {
+  Scripted other;
+  other.load_state(saved);
+  const auto message =
+      expect_refused<ValueError>(other, [&] { other.add_data("a", ArrayView(numbers, {3, 3})); });
+  EXPECT_TRUE(contains(message, "'a'") && contains(message, "(9,)")) << message;
+  attach(other, {"a"});
+  EXPECT_EQ(other.state("a"), (ParamMap{{"n", 5}}));
+}
+
+TEST_F(Saving, AMaskGivenBeatsTheOneThatWaitsAlsoInAnotherShape) {
+  const Bytes mask{0, 0, 1, 1, 1, 1, 1, 1, 0};
+  Scripted same_shape, other_shape;
+  same_shape.load_state(saved);
+  same_shape.add_data("a", make_source(ArrayView(numbers, {9})), {}, true, mask.data());
+  EXPECT_EQ(bytes_of(same_shape.get_mask("a")), mask);
+  EXPECT_EQ(same_shape.state("a"), (ParamMap{{"n", 5}}));
+  other_shape.load_state(saved);
+  EXPECT_NO_THROW(
+      other_shape.add_data("a", make_source(ArrayView(numbers, {3, 3})), {}, true, mask.data()));
+}
+
+TEST_F(Saving, StrictWantsTheNamesThatAreAttached) {
+  Scripted fewer, more;
+  attach(fewer, {"a"});
+  attach(more, {"a", "b", "c"});
+  const auto unexpected = expect_refused<ValueError>(fewer, [&] { fewer.load_state(saved); });
+  EXPECT_TRUE(contains(unexpected, "'b'")) << unexpected;
+  const auto missing = expect_refused<ValueError>(more, [&] { more.load_state(saved); });
+  EXPECT_TRUE(contains(missing, "'c'")) << missing;
+
+  fewer.load_state(saved, false);
+  EXPECT_EQ(fewer.names(), Names{"a"});
+  attach(fewer, {"b"});
+  EXPECT_EQ(bytes_of(fewer.get_mask("b"))[0], 0);
+  more.load_state(saved, false);
+  EXPECT_EQ(bytes_of(more.get_mask("c")), Bytes(9, 1));
+  EXPECT_EQ(bytes_of(more.get_mask("a"))[0], 0);
+}
+
+TEST_F(Saving, RestoresSquashedGroups) {
+  original.squash_mask({"a"});
+  const auto with_squashed = original.save_state();
+  EXPECT_TRUE(with_squashed.groups[0].squashed);
+
+  Scripted empty;
+  empty.load_state(with_squashed);
+  EXPECT_TRUE(empty.squashed("a"));
+  EXPECT_EQ(bytes_of(empty.get_mask("a"))[0], 0);
+  EXPECT_FALSE(empty.contains("b")) << "it waits";
+
+  Scripted attached;
+  attach(attached, {"a", "b"});
+  attached.load_state(with_squashed);
+  EXPECT_TRUE(attached.squashed("a"));
+  EXPECT_FALSE(attached.squashed("b"));
+  EXPECT_EQ(attached.save_state(), with_squashed);
+}
+
+TEST_F(Saving, AStateFromBeforeASquashIsClaimedWhenTheDataComeBack) {
+  original.squash_mask({"a"});
+  original.load_state(saved);
+  original.add_data("a", ArrayView(numbers, {9}));
+  EXPECT_EQ(original.config("a"), (ParamMap{{"x", 2}}));
+  EXPECT_EQ(bytes_of(original.get_mask("a")), (Bytes{0, 1, 1, 1, 1, 1, 1, 1, 1}));
+}
+
+/// A state, with one thing wrong in it.
+using Damage = std::function<void(SparsifierState&)>;
+
+TEST_F(Saving, RefusesEveryDamagedEntryAndChangesNothing) {
+  const std::vector<std::pair<std::string, Damage>> damages{
+      {"version", [](auto& s) { s.version = 2; }},
+      {"version", [](auto& s) { s.version = 0; }},
+      {"step_count", [](auto& s) { s.step_count = -1; }},
+      {"'b' twice", [](auto& s) { s.groups.push_back(s.groups[1]); }},
+      {"", [](auto& s) { s.groups[1].name = ""; }},
+      {"'b'", [](auto& s) { s.groups[1].mask_bits.pop_back(); }},
+      {"'b'", [](auto& s) { s.groups[1].mask_bits.push_back(0); }},
+      {"'b'", [](auto& s) { s.groups[1].mask_bits.clear(); }},
+      {"'b'", [](auto& s) { s.groups[1].mask_bits[1] = 0x03; }},
+      {"'b'", [](auto& s) { s.groups[1].shape = Axes{9}; }},
+      {"'b'", [](auto& s) { s.groups[1].shape = Axes{3, 4}; }},
+      {"'b'", [](auto& s) { s.groups[1].shape = Axes{-3, -3}; }},
+      {"'b'",
+       [](auto& s) { s.groups[1].shape = Axes{std::int64_t{1} << 40, std::int64_t{1} << 40}; }},
+      {"'b'", [](auto& s) { s.groups[1].shape = Axes{0, 3}; }},
+      {"level of 'b'", [](auto& s) { s.groups[1].config.set("level", 11); }},
+      {"level of 'b'", [](auto& s) { s.groups[1].config.set("level", "1"); }},
+      {"levle", [](auto& s) { s.groups[1].config.set("levle", 1); }},
+      {"level", [](auto& s) { s.groups[1].config.erase("level"); }},
+      {"level", [](auto& s) { s.defaults.set("level", 11); }},
+      {"level", [](auto& s) { s.defaults = {}; }},
+  };
+  Strict strict(mask_first);
+  attach(strict, {"a", "b"});
+  strict.step();
+  const auto whole = strict.save_state();
+  strict.step();
+  strict.update_config("a", {{"level", 7}});
+  for (const auto& [part, damage] : damages) {
+    auto state = whole;
+    damage(state);
+    for (const bool names_must_match : {true, false}) {
+      const auto message =
+          expect_refused<Error>(strict, [&] { strict.load_state(state, names_must_match); });
+      EXPECT_TRUE(contains(message, part)) << message;
+    }
+    const auto& shape = state.groups[1].shape;
+    if (shape == Axes{9} || shape == Axes{3, 4}) continue;  // fit the bits, where there are no data
+    Strict empty;
+    expect_refused<Error>(empty, [&] { empty.load_state(state); });
+  }
+  strict.load_state(whole);
+  EXPECT_EQ(strict.save_state(), whole);
+}
+
+TEST_F(Saving, TakesEmptyShapesOfAnyLengths) {
+  // No elements, but lengths whose product would leave 63 bits.
+  const std::int64_t large = std::int64_t{1} << 40;
+  for (const Axes& shape : {Axes{0, large, large}, Axes{large, large, 0}}) {
+    SparsifierState state;
+    state.defaults = DataNormSparsifier().defaults();
+    state.groups.push_back({"a", state.defaults, shape, {}, false, {}});
+    DataNormSparsifier sparsifier;
+    try {
+      sparsifier.load_state(state);
+    } catch (const ValueError& refused) {
+      EXPECT_TRUE(contains(refused.what(), "'a'")) << refused.what();
+    }
+  }
+}
+
+// --- threads
+// ----------------------------------------------------------------------------------------
+
+TEST(SparsifierThreads, TwoSparsifiersStepSideBySide) {
+  Random random(500);
+  std::vector<Tensor> tensors;
+  for (int i = 0; i < 2; ++i) {
+    tensors.emplace_back(DType::float32, parallel_matrix(300));
+    fill(tensors.back(), Values::few, random);
+  }
+  std::vector<Bytes> masks(2);
+  std::vector<std::thread> threads;
+  for (std::size_t i = 0; i < 2; ++i) {
+    threads.emplace_back([&, i] {
+      const Threads scope(2);
+      DataNormSparsifier sparsifier(spec(0.3, 1, 4));
+      sparsifier.add_data("a", tensors[i].view());
+      for (int step = 0; step < 10; ++step) sparsifier.step();
+      masks[i] = bytes_of(sparsifier.get_mask("a"));
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  for (std::size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(difference(masks[i], reference::mask(tensors[i].view(), rules_of(spec(0.3, 1, 4)))),
+              "");
+  }
+}
+
+TEST(SparsifierThreads, OneSparsifierServesFour) {
+  Random random(501);
+  Tensor tensor(DType::float32, {200, 200});
+  fill(tensor, Values::numbers, random);
+  DataNormSparsifier sparsifier(spec(0.5, 1, 1));
+  sparsifier.add_data("shared", tensor.view());
+  constexpr int rounds = 50;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      const std::string own = "own" + std::to_string(t);
+      for (int i = 0; i < rounds; ++i) {
+        sparsifier.add_data(own, tensor.view(), {{"sparsity_level", 0.25}});
+        sparsifier.step();
+        EXPECT_EQ(sparsifier.get_mask(own).zeros(), 10000);
+        EXPECT_EQ(sparsifier.get_mask("shared").size(), 40000);
+        sparsifier.update_config(own, {{"sparsity_level", 0.5}});
+        EXPECT_EQ(sparsifier.config_value(own, "sparsity_level"), ParamValue(0.5));
+        EXPECT_GE(sparsifier.save_state().groups.size(), 2U);
+        sparsifier.remove_data(own);
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(sparsifier.step_count(), 4 * rounds);
+  EXPECT_EQ(sparsifier.names(), Names{"shared"});
+  EXPECT_EQ(sparsifier.get_mask("shared").zeros(), 20000);
+}
+
+TEST(SparsifierThreads, OverridesOfOneSparsifierNeverOverlap) {
+  float number = 0;
+  std::atomic<int> inside{0};
+  std::atomic<bool> overlapped{false};
+  Scripted sparsifier([&](Scripted&, const std::string&, const ArrayView&) {
+    if (++inside > 1) overlapped = true;
+    std::this_thread::yield();
+    --inside;
+  });
+  sparsifier.add_data("a", ArrayView(&number, {1}));
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 200; ++i) sparsifier.step();
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_FALSE(overlapped);
+  EXPECT_EQ(sparsifier.step_count(), 800);
+}
+
+TEST(SparsifierThreads, SquashingAllIsOneCallAlsoWhileGroupsComeAndGo) {
+  float number = 0;
+  const auto source = make_source(ArrayView(&number, {1}));
+  Scripted sparsifier;
+  for (int i = 0; i < 500; ++i) sparsifier.add_data("group" + std::to_string(i), source);
+  sparsifier.squash_mask();  // many names to look at, before the one that comes and goes
+  std::atomic<bool> done{false};
+  std::thread other([&] {
+    while (!done) {
+      sparsifier.add_data("a", source);
+      sparsifier.remove_data("a");
+    }
+  });
+  std::string failure;
+  for (int i = 0; i < 2000 && failure.empty(); ++i) {
+    try {
+      sparsifier.squash_mask();
+    } catch (const std::exception& error) {
+      failure = error.what();
+    }
+  }
+  done = true;
+  other.join();
+  EXPECT_EQ(failure, "");
+}
+
+}  // namespace
+}  // namespace datasparse
