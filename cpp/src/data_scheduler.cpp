@@ -155,12 +155,16 @@ void BaseDataScheduler::load_state(const SchedulerState& state) {
     throw ValueError("last_epoch of the state must be at least -1, got " +
                      std::to_string(state.last_epoch));
   }
-  ParamMap values;
-  for (const auto& [name, value] : state.last_param) {
-    if (sparsifier_->contains(name)) values.set(name, value);
-  }
+  const auto present = [this](const ParamMap& saved) {
+    ParamMap values;
+    for (const auto& [name, value] : saved) {
+      if (sparsifier_->contains(name)) values.set(name, value);
+    }
+    return values;
+  };
   ParamMap base = state.base_param, last = state.last_param;
-  sparsifier_->set_param(param_, values);
+  sparsifier_->check_param(param_, present(base));
+  sparsifier_->set_param(param_, present(last));
   const std::lock_guard<std::mutex> lock(mutex_);
   base_param_ = std::move(base);
   last_param_ = std::move(last);

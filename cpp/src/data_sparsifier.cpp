@@ -365,10 +365,11 @@ void BaseDataSparsifier::erase_config_key(const std::string& name, const std::st
   write_configs({{&group, std::move(config)}});
 }
 
-ParamMap BaseDataSparsifier::set_param(const std::string& key, const ParamMap& values) {
-  const Entry entry(*this, Entry::changes, "writing a config");
-  std::vector<std::pair<Group*, ParamMap>> written;
-  written.reserve(values.size());
+/// The configs of the groups named in `values`, with `key` changed.
+std::vector<std::pair<BaseDataSparsifier::Group*, ParamMap>> BaseDataSparsifier::with_param(
+    const std::string& key, const ParamMap& values) const {
+  std::vector<std::pair<Group*, ParamMap>> changed;
+  changed.reserve(values.size());
   for (const auto& [name, value] : values) {
     Group& group = impl_->at(name);
     if (holds_nan(value)) {
@@ -376,9 +377,21 @@ ParamMap BaseDataSparsifier::set_param(const std::string& key, const ParamMap& v
     }
     ParamMap config = group.written;
     config.set(key, value);
-    written.emplace_back(&group, std::move(config));
+    changed.emplace_back(&group, std::move(config));
   }
-  return write_configs(std::move(written), &key);
+  return changed;
+}
+
+ParamMap BaseDataSparsifier::set_param(const std::string& key, const ParamMap& values) {
+  const Entry entry(*this, Entry::changes, "writing a config");
+  return write_configs(with_param(key, values), &key);
+}
+
+void BaseDataSparsifier::check_param(const std::string& key, const ParamMap& values) const {
+  const Entry entry(*this, Entry::changes, "checking a config");
+  for (const auto& [group, config] : with_param(key, values)) {
+    checked_config(group->name, config, &group->mask.shape());
+  }
 }
 
 ParamMap BaseDataSparsifier::get_param(const std::string& key) const {

@@ -55,6 +55,13 @@ void set_attributes(py::handle self, const py::dict& attributes) {
   self.attr("__dict__").attr("update")(attributes);
 }
 
+void require_room_for(py::handle self, const py::dict& attributes) {
+  if (attributes.empty() || py::hasattr(self, "__dict__")) return;
+  throw datasparse::ValueError("state_dict['attributes'] must be empty for a " + class_name(self) +
+                               ", which has none of its own, got " +
+                               std::string(py::repr(attributes)));
+}
+
 py::dict plain_attributes_of(py::handle self) {
   py::dict plain;
   for (const auto& item : attributes_of(self)) {

@@ -8,6 +8,8 @@ pybind11::tuple reduce(pybind11::handle self, const pybind11::object& state);
 
 /// The attributes that a Python subclass has given to self; empty for our own classes.
 pybind11::dict attributes_of(pybind11::handle self);
+/// ValueError where there are some and self's class is not a Python subclass.
+void require_room_for(pybind11::handle self, const pybind11::dict& attributes);
 void set_attributes(pybind11::handle self, const pybind11::dict& attributes);
 
 /// A copy of attributes_of(self) for a state dict: None, bool, int, float, str, bytes, and tuples,

@@ -188,6 +188,11 @@ when called before the sparsifier's first step.)")
             return to_python(without_gil([&] { return self->get_last_param(); }));
           },
           "Each group's value after the last step, as a dict.")
+      .def("__repr__",
+           [](const SelfScheduler& self) {
+             return class_name(self.handle()) + "(schedule_param='" + self->schedule_param() +
+                    "', last_epoch=" + std::to_string(self->last_epoch()) + ")";
+           })
       .def(
           "state_dict",
           [](const SelfScheduler& self) {
@@ -205,6 +210,7 @@ names one that is not plain.)")
           [](const SelfScheduler& self, const py::object& state_dict) {
             const auto state = to_scheduler_state(state_dict);
             const auto attributes = saved_attributes(state_dict);
+            require_room_for(self.handle(), attributes);
             auto& scheduler = live(self);
             without_gil([&] { scheduler.load_state(state); });
             set_attributes(self.handle(), attributes);

@@ -44,6 +44,10 @@ void adopt_mask(const SelfSparsifier& self, const std::string& name) {
 std::optional<std::vector<std::string>> to_names(const py::object& names) {
   if (names.is_none()) return std::nullopt;
   if (py::isinstance<py::str>(names)) return std::vector<std::string>{names.cast<std::string>()};
+  if (!py::hasattr(names, "__iter__")) {
+    throw datasparse::TypeError("names must be None, a str or several, got " +
+                                std::string(py::repr(names)));
+  }
   std::vector<std::string> result;
   for (const auto& name : names) {
     if (!py::isinstance<py::str>(name)) {
@@ -134,20 +138,24 @@ void apply_mask(const SelfSparsifier& self, const py::object& names) {
   without_gil([&] { chosen ? self->apply_mask(*chosen) : self->apply_mask(); });
 }
 
+/// The mask objects of those names that still have data. They outlive the sources, so that a torch
+/// user still reads a torch mask.
+py::dict masks_before_squashing(const SelfSparsifier& self, const std::vector<std::string>& names) {
+  py::dict masks;
+  for (const auto& name : names) {
+    if (without_gil([&] { return self->contains(name) && !self->squashed(name); })) {
+      masks[py::str(name)] = get_mask(self, name);
+    }
+  }
+  return masks;
+}
+
 void squash_mask(const SelfSparsifier& self, const py::object& names) {
   auto& side = side_of(self);
   const auto chosen = to_names(names);
   side.adopt_masks();
-  const auto squashed_before = without_gil([&] {
-    std::vector<std::string> unsquashed;
-    for (const auto& name : chosen ? *chosen : self->names()) {
-      if (!self->squashed(name)) unsquashed.push_back(name);
-    }
-    return unsquashed;
-  });
-  // The mask objects outlive the sources, so that a torch user still reads a torch mask.
-  py::dict masks;
-  for (const auto& name : squashed_before) masks[py::str(name)] = get_mask(self, name);
+  const py::dict masks =
+      masks_before_squashing(self, chosen ? *chosen : without_gil([&] { return self->names(); }));
   without_gil([&] { chosen ? self->squash_mask(*chosen) : self->squash_mask(); });
   side.squashed_masks.attr("update")(masks);
 }
@@ -162,8 +170,16 @@ py::dict state_dict(const SelfSparsifier& self) {
 void load_state_dict(const SelfSparsifier& self, const py::object& state_dict, bool strict) {
   const auto state = to_sparsifier_state(state_dict);
   const auto attributes = saved_attributes(state_dict);
-  side_of(self).adopt_masks();
+  require_room_for(self.handle(), attributes);
+  auto& side = side_of(self);
+  side.adopt_masks();
+  std::vector<std::string> squashed;
+  for (const auto& group : state.groups) {
+    if (group.squashed) squashed.push_back(group.name);
+  }
+  const py::dict masks = masks_before_squashing(self, squashed);
   without_gil([&] { self->load_state(state, strict); });
+  side.squashed_masks.attr("update")(masks);
   set_attributes(self.handle(), attributes);
 }
 

@@ -56,6 +56,15 @@ ArrayView view_of(const py::array& array, DType dtype) {
   return {const_cast<void*>(array.data()), dtype, shape, strides, !array.writeable()};
 }
 
+/// Zeroes what the mask prunes in a fresh copy.
+void zero(const ArrayView& copy, const Mask& mask, const std::string& what) {
+  if (copy.shape() != mask.shape()) {
+    throw datasparse::ValueError(what + " must have the shape of the mask, " +
+                                 to_string(mask.shape()) + ", got " + to_string(copy.shape()));
+  }
+  datasparse::apply_mask(copy, mask.data());
+}
+
 class NumpySource final : public PySource {
  public:
   NumpySource(py::object data, const std::string& name, SourceOwner* owner)
@@ -76,7 +85,7 @@ class NumpySource final : public PySource {
 
   py::object masked_copy(const Mask& mask) const override {
     const py::array copy = data_.attr("copy")();
-    datasparse::apply_mask(view_of(copy, dtype_of(copy.dtype(), what_)), mask.data());
+    zero(view_of(copy, dtype_of(copy.dtype(), what_)), mask, what_);
     return copy;
   }
 
@@ -103,7 +112,7 @@ class DLPackSource : public PySource {
 
   py::object masked_copy(const Mask& mask) const override {
     const py::array copy = py::module_::import("numpy").attr("from_dlpack")(data_).attr("copy")();
-    datasparse::apply_mask(view_of(copy, dtype_of(copy.dtype(), what_)), mask.data());
+    zero(view_of(copy, dtype_of(copy.dtype(), what_)), mask, what_);
     return copy;
   }
 
@@ -167,7 +176,7 @@ class TorchSource final : public DLPackSource {
   py::object masked_copy(const Mask& mask) const override {
     const py::object copy = tensor().attr("detach")().attr("clone")();
     const dlpack::Loan loan = dlpack::Loan(copy);
-    datasparse::apply_mask(dlpack::view_of(loan.tensor(), loan.read_only(), what_), mask.data());
+    zero(dlpack::view_of(loan.tensor(), loan.read_only(), what_), mask, what_);
     return copy;
   }
 

@@ -99,6 +99,8 @@ class BaseDataSparsifier {
   /// Writes `key` for every group named in `values`, all or none: how a scheduler writes. Returns
   /// what get_param(key) returns from then on.
   ParamMap set_param(const std::string& key, const ParamMap& values);
+  /// Throws what set_param() would throw, and writes nothing.
+  void check_param(const std::string& key, const ParamMap& values) const;
   /// `key` of every group that has it, by group name.
   ParamMap get_param(const std::string& key) const;
 
@@ -190,6 +192,8 @@ class BaseDataSparsifier {
 
   ParamMap checked_config(const std::string& name, const ParamMap& config, const Axes* shape) const;
   static std::unique_ptr<Group> restored_group(const GroupState& saved, ParamMap effective);
+  std::vector<std::pair<Group*, ParamMap>> with_param(const std::string& key,
+                                                      const ParamMap& values) const;
   ParamMap write_configs(std::vector<std::pair<Group*, ParamMap>> written,
                          const std::string* key = nullptr);
   std::vector<Group*> unsquashed() const;

@@ -1,0 +1,829 @@
+"""Saving and loading: a run that is resumed goes on as if it had never stopped."""
+
+import copy
+import gc
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from conftest import as_numpy
+from datasparse import BaseDataScheduler, BaseDataSparsifier, DataNormSparsifier
+from torch import nn
+
+# --- a training that can be stopped and resumed ---------------------------------------------------
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.words = nn.Embedding(10, 8)
+        self.hidden = nn.Linear(8, 12)
+        self.out = nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.hidden(self.words(x).sum(1))))
+
+
+class Ramp(BaseDataScheduler):
+    """Its next value depends on attributes of its own: without them the levels go astray."""
+
+    def __init__(self, sparsifier):
+        self.speed = 0.1
+        self.history = []
+        self.seen = {"epochs": (0,), "name": "ramp"}
+        super().__init__(sparsifier, "sparsity_level")
+
+    def get_schedule_param(self):
+        self.speed *= 0.9
+        self.history.append(self.last_epoch)
+        self.seen["epochs"] = (*self.seen["epochs"], self.last_epoch)
+        if self.last_epoch == 0:
+            return self.base_param
+        late = len(self.seen["epochs"]) / 1000
+        return {
+            name: level + (self.base_param[name] + self.speed) * 0.1 + late
+            for name, level in self.get_last_param().items()
+        }
+
+
+class Patient(DataNormSparsifier):
+    """Keeps a count per group in `state` and one as an attribute; both decide about its masks."""
+
+    def __init__(self):
+        self.turns = 0
+        super().__init__(sparsity_level=0.2, sparse_block_shape=(1, 2))
+
+    def update_mask(self, name, data, **config):
+        super().update_mask(name, data, **config)
+        self.turns += 1
+        count = self.state[name].get("count", 0) + 1
+        self.state[name]["count"] = count
+        mask = self.get_mask(name)
+        mask.reshape(-1)[(count * 7 + self.turns) % mask.numel()] = count % 2
+
+
+class Training:
+    """Model, optimizer, sparsifier and scheduler; `attach=False` leaves the sparsifier empty."""
+
+    def __init__(self, sparsifier_class, attach=True):
+        self.model = Net()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.3, momentum=0.9)
+        if sparsifier_class is Patient:
+            self.sparsifier = Patient()
+        else:
+            self.sparsifier = DataNormSparsifier(sparsity_level=0.2, sparse_block_shape=(1, 2))
+        self.steps = 0
+        if attach:
+            self.attach()
+            self.sparsifier.data_groups["out.weight"].update(
+                sparse_block_shape=(-1, 1), zeros_per_block=2, norm="L2", sparsity_level=0.1
+            )
+
+    def attach(self):
+        for name, parameter in self.model.named_parameters():
+            if parameter.dim() > 1:
+                self.sparsifier.add_data(name, parameter)
+
+    def schedule(self):
+        self.scheduler = Ramp(self.sparsifier)
+
+    def step(self):
+        generator = torch.Generator().manual_seed(100 + self.steps)
+        x = torch.randint(0, 10, (6, 4), generator=generator)
+        y = torch.randint(0, 3, (6,), generator=generator)
+        self.optimizer.zero_grad()
+        nn.functional.cross_entropy(self.model(x), y).backward()
+        self.optimizer.step()
+        self.sparsifier.step()
+        self.sparsifier.apply_mask()
+        self.scheduler.step()
+        self.steps += 1
+
+    def record(self):
+        groups = self.sparsifier.data_groups
+        return {
+            "steps": self.steps,
+            "levels": {name: config["sparsity_level"] for name, config in groups.items()},
+            "config": {name: dict(config) for name, config in groups.items()},
+            "masks": {name: as_numpy(self.sparsifier.get_mask(name)).tolist() for name in groups},
+            "state": {name: dict(state) for name, state in self.sparsifier.state.items()},
+            "weights": {name: w.tolist() for name, w in self.model.state_dict().items()},
+            "step_count": self.sparsifier.step_count,
+            "turns": getattr(self.sparsifier, "turns", None),
+            "last_epoch": self.scheduler.last_epoch,
+            "base_param": self.scheduler.base_param,
+            "last_param": self.scheduler.get_last_param(),
+            "own": [self.scheduler.speed, list(self.scheduler.history), dict(self.scheduler.seen)],
+        }
+
+    def ten_steps(self):
+        records = [self.record()]
+        for _ in range(10):
+            self.step()
+            records.append(self.record())
+        return records
+
+    def save(self, file):
+        parts = ("model", "optimizer", "sparsifier", "scheduler")
+        checkpoint = {part: getattr(self, part).state_dict() for part in parts}
+        torch.save({**checkpoint, "steps": self.steps}, file)
+
+
+ORDERS = {
+    "sparsifier first": ("attach", "schedule", "sparsifier", "scheduler"),
+    "scheduler first": ("attach", "schedule", "scheduler", "sparsifier"),
+    "scheduler made last": ("attach", "sparsifier", "schedule", "scheduler"),
+    "data added last, sparsifier first": ("schedule", "sparsifier", "scheduler", "attach"),
+    "data added last, scheduler first": ("schedule", "scheduler", "sparsifier", "attach"),
+    "data added between": ("schedule", "sparsifier", "attach", "scheduler"),
+}
+
+
+def resume(file, sparsifier_class, order):
+    """Training as a new process makes it from a checkpoint; also run by the tests' scripts."""
+    checkpoint = torch.load(file)
+    training = Training(sparsifier_class, attach=False)
+    training.model.load_state_dict(checkpoint["model"])
+    training.optimizer.load_state_dict(checkpoint["optimizer"])
+    training.steps = checkpoint["steps"]
+    for action in ORDERS[order]:
+        if action in ("attach", "schedule"):
+            getattr(training, action)()
+        else:
+            getattr(training, action).load_state_dict(checkpoint[action])
+    return training.ten_steps()
+
+
+def stopped_and_unbroken(tmp_path, sparsifier_class):
+    """The checkpoint of a training after six steps, and how that training went on."""
+    training = Training(sparsifier_class)
+    training.schedule()
+    for _ in range(6):
+        training.step()
+    file = tmp_path / f"{sparsifier_class.__name__}.pt"
+    training.save(file)
+    return file, training.ten_steps()
+
+
+def test_resumed_in_a_new_process(tmp_path, run_python):
+    classes = (DataNormSparsifier, Patient)
+    stopped = {c.__name__: stopped_and_unbroken(tmp_path, c) for c in classes}
+    files = {name: str(file) for name, (file, _) in stopped.items()}
+    results = tmp_path / "results.pickle"
+    run_python(
+        f"""
+import pickle
+from test_state import ORDERS, resume, DataNormSparsifier, Patient
+results = {{}}
+for sparsifier_class in (DataNormSparsifier, Patient):
+    name = sparsifier_class.__name__
+    for order in ORDERS:
+        results[name, order] = resume({files!r}[name], sparsifier_class, order)
+with open({str(results)!r}, "wb") as file:
+    pickle.dump(results, file)
+"""
+    )
+    resumed = pickle.loads(results.read_bytes())
+    assert len(resumed) == len(classes) * len(ORDERS)
+    for (name, order), records in resumed.items():
+        for step, (record, expected) in enumerate(zip(records, stopped[name][1], strict=True)):
+            assert record == expected, (name, order, step)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_resumed_in_the_same_process(tmp_path, order):
+    file, unbroken = stopped_and_unbroken(tmp_path, Patient)
+    assert resume(file, Patient, order) == unbroken
+
+
+def test_the_training_is_not_trivial(tmp_path):
+    """What the tests above compare does change from step to step, the weights' zeros too."""
+    _, unbroken = stopped_and_unbroken(tmp_path, Patient)
+    for entry in ("levels", "masks", "weights", "state", "own"):
+        values = [repr(record[entry]) for record in unbroken]
+        assert len(set(values)) == len(values), entry
+
+
+def test_a_state_that_is_not_loaded_is_noticed(tmp_path):
+    """Leaving out either state gives another training: the comparison can fail."""
+    file, unbroken = stopped_and_unbroken(tmp_path, Patient)
+    checkpoint = torch.load(file)
+    for left_out in ("sparsifier", "scheduler"):
+        training = Training(Patient, attach=False)
+        training.model.load_state_dict(checkpoint["model"])
+        training.optimizer.load_state_dict(checkpoint["optimizer"])
+        training.steps = checkpoint["steps"]
+        training.attach()
+        training.schedule()
+        loaded = {"sparsifier", "scheduler"} - {left_out}
+        for part in loaded:
+            getattr(training, part).load_state_dict(checkpoint[part])
+        assert training.ten_steps() != unbroken
+
+
+def test_rolled_back_in_place(tmp_path):
+    """The same objects go back to the checkpoint; masks that the user holds follow."""
+    training = Training(Patient)
+    training.schedule()
+    for _ in range(3):
+        training.step()
+    file = tmp_path / "checkpoint.pt"
+    training.save(file)
+    masks = {name: training.sparsifier.get_mask(name) for name in training.sparsifier.data_groups}
+    unbroken = training.ten_steps()
+    checkpoint = torch.load(file)
+    for part in ("model", "optimizer", "scheduler", "sparsifier"):
+        getattr(training, part).load_state_dict(checkpoint[part])
+    training.steps = 3
+    for name, mask in masks.items():
+        assert training.sparsifier.get_mask(name) is mask
+        assert mask.tolist() == unbroken[0]["masks"][name]
+        assert training.sparsifier.get_data(name) is training.model.get_parameter(name)
+    assert training.ten_steps() == unbroken
+
+
+def test_a_state_is_a_snapshot():
+    """Later steps and writes do not reach it, and writing to it does not reach the sparsifier."""
+    training = Training(Patient)
+    training.schedule()
+    training.step()
+    parts = training.sparsifier, training.scheduler
+    states = [part.state_dict() for part in parts]
+    kept = copy.deepcopy(states)
+    training.step()
+    training.sparsifier.defaults["norm"] = "L2"
+    assert states == kept
+    before = training.record()
+    for state in [part.state_dict() for part in parts]:
+        state["attributes"].clear()
+        for value in state.values():
+            if isinstance(value, dict):
+                value.clear()
+    assert training.record() == before
+
+
+def test_loading_leaves_the_state_alone_and_shares_nothing_with_it():
+    training = Training(Patient)
+    training.schedule()
+    training.step()
+    states = training.sparsifier.state_dict(), training.scheduler.state_dict()
+    kept = copy.deepcopy(states)
+    training.sparsifier.load_state_dict(states[0])
+    training.scheduler.load_state_dict(states[1])
+    for _ in range(3):
+        training.step()
+    assert states == kept
+
+
+# --- what is in a state ---------------------------------------------------------------------------
+
+
+def plain(value):
+    if isinstance(value, dict):
+        return all(plain(item) for pair in value.items() for item in pair)
+    if isinstance(value, tuple | list):
+        return all(plain(item) for item in value)
+    return value is None or type(value) in (bool, int, float, str, bytes)
+
+
+def test_states_hold_plain_data_only():
+    training = Training(Patient)
+    training.schedule()
+    training.step()
+    training.sparsifier.data_groups["out.weight"]["sparsity_level"] = np.float32(0.25)
+    assert plain(training.sparsifier.state_dict())
+    assert plain(training.scheduler.state_dict())
+
+
+@pytest.mark.parametrize("shape", [(10**6,), (1000, 1000), (999_999,)])
+def test_a_million_elements_cost_one_bit_each(shape):
+    sparsifier = DataNormSparsifier([("w", np.zeros(shape, np.float32))])
+    sparsifier.step()
+    for protocol in range(3, pickle.HIGHEST_PROTOCOL + 1):
+        size = len(pickle.dumps(sparsifier.state_dict(), protocol))
+        assert 124_000 < size <= 126_000
+
+
+def test_torch_save_with_its_default_protocol_costs_at_most_two_bits_each(rng):
+    """Pickle's protocol 2 writes bytes as text: those from 128 on cost two."""
+    sparsifier = DataNormSparsifier([("w", np.zeros(10**6, np.float32))])
+    sparsifier.get_mask("w")[...] = True
+    for options, limit in [({}, 252_000), ({"pickle_protocol": 4}, 127_000)]:
+        file = io.BytesIO()
+        torch.save(sparsifier.state_dict(), file, **options)
+        assert file.tell() <= limit
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 63, 64, 65])
+def test_masks_of_any_length_survive(rng, size):
+    sparsifier = DataNormSparsifier([("w", np.zeros(size, np.float32))])
+    bits = rng.integers(0, 2, size).astype(bool)
+    sparsifier.get_mask("w")[...] = bits
+    state = sparsifier.state_dict()
+    sparsifier.get_mask("w")[...] = ~bits
+    sparsifier.load_state_dict(state)
+    assert sparsifier.get_mask("w").tolist() == bits.tolist()
+
+
+# --- a load that fails changes nothing ------------------------------------------------------------
+
+
+class Tagged(DataNormSparsifier):
+    def __init__(self, *args, **config):
+        self.tag = "made"
+        super().__init__(*args, **config)
+
+
+class Still(BaseDataScheduler):
+    def __init__(self, sparsifier):
+        self.mood = "made"
+        super().__init__(sparsifier, "sparsity_level")
+
+    def get_schedule_param(self):
+        return {"emb": 0.25, "a.b": 0.75} if self.last_epoch else {}
+
+
+class Pair:
+    """A sparsifier and its scheduler, and states of them that differ from what they are now."""
+
+    def __init__(self):
+        rng = np.random.default_rng(7)
+        self.emb = rng.standard_normal((3, 5), dtype=np.float32)
+        self.sparsifier = Tagged([("emb", self.emb)], sparse_block_shape=(1, 1))
+        parameter = nn.Parameter(torch.from_numpy(rng.standard_normal(11)))
+        self.sparsifier.add_data("a.b", parameter, norm="L2", zeros_per_block=1)
+        self.sparsifier.state["emb"].update(seen=3, mean=0.5)
+        self.sparsifier.step()
+        self.scheduler = Still(self.sparsifier)
+        self.states = {
+            "sparsifier": self.sparsifier.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+        }
+        self.scheduler.step()
+        self.scheduler.mood = self.sparsifier.tag = "now"
+        self.sparsifier.data_groups["emb"].update(sparse_block_shape=(1, 2), norm="L2")
+        self.sparsifier.state["emb"]["seen"] = 4
+        self.sparsifier.defaults["sparsity_level"] = 0.875
+        self.sparsifier.step()
+        self.emb += 1
+
+    def everything(self):
+        return [
+            self.sparsifier.state_dict(),
+            self.scheduler.state_dict(),
+            self.emb.tobytes(),
+            {name: dict(config) for name, config in self.sparsifier.data_groups.items()},
+            {name: id(self.sparsifier.get_mask(name)) for name in self.sparsifier.data_groups},
+        ]
+
+    def refuses(self, part, state, match=None, **how):
+        before = self.everything()
+        with pytest.raises((TypeError, ValueError), match=match) as caught:
+            getattr(self, part).load_state_dict(state, **how)
+        assert self.everything() == before, caught.value
+        return str(caught.value)
+
+
+@pytest.fixture
+def pair():
+    return Pair()
+
+
+PARTS = pytest.mark.parametrize("part", ["sparsifier", "scheduler"])
+
+
+def entries(node, path=()):
+    """The path and value of everything in a nest of dicts and tuples, inner nodes too."""
+    if path:
+        yield path, node
+    items = node.items() if isinstance(node, dict) else ()
+    if isinstance(node, tuple | list):
+        items = enumerate(node)
+    for key, value in items:
+        yield from entries(value, (*path, key))
+
+
+def changed(node, path, change):
+    """A copy of the nest in which change(container, key) was called for the place at path."""
+    node = copy.deepcopy(node)
+    *way, key = path
+    containers = [node]
+    for step in way:
+        containers.append(containers[-1][step])
+    if isinstance(containers[-1], dict):
+        change(containers[-1], key)
+        return node
+    # tuples are rebuilt from the inside out
+    inner = list(containers[-1])
+    change(inner, key)
+    replaced = type(containers[-1])(inner)
+    return changed(node, path[:-1], lambda container, k: container.__setitem__(k, replaced))
+
+
+def removed(node, path):
+    return changed(node, path, lambda container, key: container.__delitem__(key))
+
+
+def replaced(node, path, value):
+    return changed(node, path, lambda container, key: container.__setitem__(key, value))
+
+
+def is_free(path):
+    """Inside a user's own values: a state without one, or with another plain one, is good."""
+    depth = 1 if path[0] == "attributes" else 3
+    return len(path) > depth and path[depth - 1] in ("attributes", "state")
+
+
+def is_group_of_a_schedule(path):
+    """A scheduler's state that was saved when there were fewer groups is good."""
+    return path[0] in ("base_param", "last_param") and len(path) > 1
+
+
+@PARTS
+def test_the_unchanged_state_is_loaded(pair, part):
+    """What is refused below is refused for its change alone."""
+    before = pair.everything()
+    getattr(pair, part).load_state_dict(pair.states[part])
+    assert pair.everything() != before
+    assert getattr(pair, part).state_dict() == pair.states[part]
+
+
+@PARTS
+def test_each_entry_removed(pair, part):
+    tried = 0
+    for path, _ in entries(pair.states[part]):
+        if is_free(path) or is_group_of_a_schedule(path):
+            continue
+        message = pair.refuses(part, removed(pair.states[part], path))
+        names = [key for key in path if isinstance(key, str)]
+        assert names[-1] in message or names[1] in message, (path, message)
+        tried += 1
+    assert tried == {"sparsifier": 39, "scheduler": 6}[part]
+
+
+OTHERS = [None, True, -5, 0.3, "text", b"bytes", (), (1, 2, 3, 4), [], object()]
+
+
+def fits(path, other):
+    """Whether `other` is a good value in the place at path."""
+    if path[-1] == "zeros_per_block":
+        return other is None
+    if path[-1] == "sparsity_level" or is_group_of_a_schedule(path):
+        return type(other) is float
+    return path[-1] in ("enable_mask_update", "squashed") and other is True
+
+
+@PARTS
+def test_each_entry_of_another_type_or_value(pair, part):
+    accepted = []
+    for path, _ in entries(pair.states[part]):
+        if is_free(path) or path[:-1] == ("base_param",):
+            continue
+        for other in OTHERS:
+            if fits(path, other):
+                continue
+            fresh = Pair()
+            try:
+                fresh.refuses(part, replaced(fresh.states[part], path, other))
+            except pytest.fail.Exception:
+                accepted.append((path, other))
+    assert accepted == []
+
+
+def test_base_values_of_a_type_that_the_parameter_could_not_have(pair):
+    accepted = []
+    for value in (None, True, "text", (), (1, 2), float("nan")):
+        state = replaced(pair.states["scheduler"], ("base_param", "emb"), value)
+        try:
+            pair.refuses("scheduler", state, match="emb")
+        except pytest.fail.Exception:
+            accepted.append(value)
+    assert accepted == []
+
+
+@PARTS
+def test_messages_name_the_entry(pair, part):
+    wrong = {
+        "sparsifier": [
+            ("version", 2),
+            ("version", "1"),
+            ("step_count", -1),
+            ("step_count", 2.5),
+            ("step_count", 2**70),
+            ("enable_mask_update", 1),
+            ("defaults", []),
+            ("defaults", "sparsity_level", 1.5),
+            ("defaults", "sparsity_level", float("nan")),
+            ("data_groups", None),
+            ("data_groups", "emb", 3),
+            ("data_groups", "emb", "config", None),
+            ("data_groups", "emb", "config", "sparsity_level", "0.5"),
+            ("data_groups", "a.b", "config", "zeros_per_block", 2),
+            ("data_groups", "a.b", "config", "sparse_block_shape", [1, 4]),
+            ("data_groups", "emb", "config", "sparse_block_shape", (1, 0)),
+            ("data_groups", "emb", "config", "norm", "L3"),
+            ("data_groups", "emb", "config", "nrom", "L2"),
+            ("data_groups", "a.b", "shape", (12,)),
+            ("data_groups", "a.b", "shape", (11, 1)),
+            ("data_groups", "a.b", "shape", ("11",)),
+            ("data_groups", "a.b", "shape", (-11,)),
+            ("data_groups", "a.b", "shape", (2**40, 2**40)),
+            ("data_groups", "a.b", "shape", (2**70,)),
+            ("data_groups", "emb", "mask", b"\0"),
+            ("data_groups", "emb", "mask", b"\0" * 3),
+            ("data_groups", "emb", "mask", "\0\0"),
+            ("data_groups", "emb", "mask", bytearray(2)),
+            ("data_groups", "emb", "squashed", 0),
+            ("data_groups", "emb", "state", [1]),
+            ("data_groups", "emb", "state", "seen", [1]),
+            ("attributes", ["tag"]),
+        ],
+        "scheduler": [
+            ("version", 0),
+            ("version", None),
+            ("schedule_param", "norm"),
+            ("schedule_param", None),
+            ("last_epoch", -2),
+            ("last_epoch", 1.0),
+            ("base_param", None),
+            ("base_param", "emb", [0.5]),
+            ("last_param", ()),
+            ("last_param", "emb", 1.5),
+            ("last_param", "a.b", float("nan")),
+            ("last_param", "emb", "0.5"),
+            ("attributes", None),
+        ],
+    }[part]
+    for *path, value in wrong:
+        state = replaced(pair.states[part], path, value)
+        message = pair.refuses(part, state)
+        names = [path[-1], *(name for name in path if name in ("emb", "a.b"))]
+        for name in names:
+            # the shape and the bytes of a mask belong together: either is named
+            known = [name, "mask"] if name == "shape" else [name]
+            assert any(word in message for word in known), (path, value, message)
+
+
+@pytest.mark.parametrize(("name", "used"), [("emb", 15), ("a.b", 11)])
+def test_mask_bits_beyond_the_last_element(pair, name, used):
+    state = pair.states["sparsifier"]
+    mask = state["data_groups"][name]["mask"]
+    for bit in range(used % 8, 8):
+        damaged = mask[:-1] + bytes([mask[-1] | 1 << bit])
+        assert damaged != mask
+        damaged = replaced(state, ("data_groups", name, "mask"), damaged)
+        assert name in pair.refuses("sparsifier", damaged)
+
+
+def test_a_good_entry_before_a_bad_one_is_not_kept(pair):
+    """Defaults, counters and the first group come before the last group, which is the bad one."""
+    last = list(pair.states["sparsifier"]["data_groups"])[-1]
+    state = replaced(pair.states["sparsifier"], ("data_groups", last, "mask"), b"")
+    pair.refuses("sparsifier", state, match=last)
+    bad_last = replaced(pair.states["scheduler"], ("last_param", "a.b"), 2.0)
+    pair.refuses("scheduler", bad_last, match=r"'a\.b'")
+
+
+@PARTS
+@pytest.mark.parametrize("state", [None, (), [], "state", 3, b"state", {}], ids=repr)
+def test_what_is_no_state_at_all(pair, part, state):
+    pair.refuses(part, state)
+
+
+def test_each_others_states(pair):
+    pair.refuses("sparsifier", pair.states["scheduler"])
+    pair.refuses("scheduler", pair.states["sparsifier"])
+
+
+def test_names_missing_or_unexpected_with_strict(pair):
+    state = pair.states["sparsifier"]
+    missing = removed(state, ("data_groups", "emb"))
+    unexpected = replaced(state, ("data_groups", "guest"), state["data_groups"]["emb"])
+    pair.refuses("sparsifier", missing, match=r"missing.*'emb'")
+    pair.refuses("sparsifier", missing, match=r"missing.*'emb'", strict=True)
+    pair.refuses("sparsifier", unexpected, match=r"'guest'")
+    both = replaced(missing, ("data_groups", "guest"), state["data_groups"]["emb"])
+    message = pair.refuses("sparsifier", both)
+    assert "'emb'" in message
+    assert "'guest'" in message
+
+
+def test_names_missing_without_strict_keep_what_they_have(pair):
+    before = pair.sparsifier.state_dict()
+    state = removed(pair.states["sparsifier"], ("data_groups", "emb"))
+    pair.sparsifier.load_state_dict(state, strict=False)
+    now = pair.sparsifier.state_dict()
+    assert now["data_groups"]["emb"] == before["data_groups"]["emb"]
+    assert now["data_groups"]["a.b"] == state["data_groups"]["a.b"]
+
+
+def test_shapes_are_checked_without_strict_too(pair):
+    other = DataNormSparsifier([("emb", np.ones((5, 3))), ("x", np.ones(4))])
+    state = other.state_dict()
+    state["attributes"] = {"tag": "loaded"}
+    pair.refuses("sparsifier", state, match="emb", strict=False)
+
+
+def test_attributes_of_a_subclass_cannot_be_loaded_into_a_class_without():
+    """A load either takes all of a state or raises and takes nothing."""
+    saved = Tagged([("emb", np.ones((2, 4), np.float32))], sparsity_level=0.25)
+    saved.step()
+    saved.step()
+    other = DataNormSparsifier([("emb", np.ones((2, 4), np.float32))])
+    before = other.state_dict()
+    error = None
+    try:
+        other.load_state_dict(saved.state_dict())
+    except (TypeError, ValueError, AttributeError) as caught:
+        error = caught
+    if error is None:
+        assert other.step_count == 2
+    else:
+        assert other.state_dict() == before, error
+        assert "attributes" in str(error)
+
+
+def test_a_check_config_that_refuses_a_state():
+    class Even(BaseDataSparsifier):
+        def check_config(self, name, config):
+            if config["turn"] % 2:
+                raise ValueError(f"turn of {name!r} must be even, got {config['turn']}")
+
+    data = [("a", np.ones(3)), ("b", np.ones(5))]
+    sparsifier = Even(data, turn=2)
+    sparsifier.get_mask("a")[0] = False
+    state = sparsifier.state_dict()
+    before = copy.deepcopy(state)
+    state["data_groups"]["a"]["config"]["turn"] = 4
+    state["data_groups"]["b"]["config"]["turn"] = 5
+    with pytest.raises(ValueError, match="turn of 'b' must be even, got 5"):
+        sparsifier.load_state_dict(state)
+    assert sparsifier.state_dict() == before
+
+
+# --- state that waits for its data ----------------------------------------------------------------
+
+
+@pytest.fixture
+def waiting(pair):
+    """An empty sparsifier that has loaded the pair's state."""
+    sparsifier = Tagged(sparse_block_shape=(4, 4))
+    sparsifier.load_state_dict(pair.states["sparsifier"])
+    return sparsifier
+
+
+def test_waiting_state_is_claimed_with_config_mask_and_own_state(pair, waiting):
+    saved = pair.states["sparsifier"]
+    assert len(waiting.data_groups) == 0
+    assert waiting.tag == "made"
+    returned = waiting.add_data("emb", pair.emb)
+    assert list(waiting.data_groups) == ["emb"]
+    assert waiting.get_data("emb") is pair.emb
+    assert waiting.state["emb"] == {"seen": 3, "mean": 0.5}
+    assert waiting.data_groups["emb"]["sparse_block_shape"] == (1, 1)
+    np.testing.assert_array_equal(returned, pair.emb * waiting.get_mask("emb"))
+    waiting.add_data("a.b", pair.sparsifier.get_data("a.b"))
+    assert waiting.state_dict() == saved
+
+
+def test_data_of_another_shape_are_refused_and_the_state_still_waits(pair, waiting):
+    before = waiting.state_dict()
+    for shape in [(5, 3), (15,), (3, 5, 1), (3, 4), (0,), ()]:
+        with pytest.raises(ValueError, match=r"'emb'.*shape.*\(3, 5\)"):
+            waiting.add_data("emb", np.ones(shape, np.float32))
+        assert len(waiting.data_groups) == 0
+        assert waiting.state_dict() == before
+    waiting.add_data("emb", pair.emb)
+    assert waiting.state["emb"]["seen"] == 3
+    saved = pair.states["sparsifier"]["data_groups"]["emb"]
+    assert waiting.state_dict()["data_groups"]["emb"] == saved
+
+
+def test_other_refused_data_leave_the_state_waiting(pair, waiting):
+    before = waiting.state_dict()
+    good = pair.emb
+    for data, more in [
+        (good.astype(np.int32), {}),
+        ([1.0], {}),
+        (good, {"sparsity_level": 2.0}),
+        (good, {"nrom": "L1"}),
+        (good, {"mask": np.full(good.shape, 2)}),
+        (good, {"mask": np.ones((5, 3), bool)}),
+    ]:
+        with pytest.raises((TypeError, ValueError), match="emb"):
+            waiting.add_data("emb", data, **more)
+        assert waiting.state_dict() == before
+    waiting.add_data("emb", good)
+    assert waiting.state["emb"]["seen"] == 3
+
+
+def test_what_a_call_says_beats_what_waits(pair, waiting):
+    mask = np.zeros((3, 5), bool)
+    waiting.add_data("emb", pair.emb, mask=mask, sparsity_level=0.125)
+    assert not waiting.get_mask("emb").any()
+    assert waiting.data_groups["emb"]["sparsity_level"] == 0.125
+    assert waiting.data_groups["emb"]["sparse_block_shape"] == (1, 1)
+
+
+def test_waiting_state_without_reuse_gives_its_config_only(pair, waiting):
+    data = np.ones((2, 2))
+    assert waiting.add_data("emb", data, reuse_mask=False) is data
+    assert waiting.get_mask("emb").all()
+    assert waiting.state["emb"] == {}
+    assert waiting.data_groups["emb"]["sparse_block_shape"] == (1, 1)
+
+
+def test_waiting_state_is_claimed_once(pair, waiting):
+    waiting.add_data("emb", pair.emb)
+    waiting.remove_data("emb")
+    data = np.ones((2, 2))
+    assert waiting.add_data("emb", data) is data
+    assert waiting.state["emb"] == {}
+    assert waiting.data_groups["emb"]["sparse_block_shape"] == (1, 1)  # the loaded defaults
+    assert waiting.get_mask("emb").all()
+
+
+def test_waiting_state_is_saved_again(pair, waiting):
+    saved = pair.states["sparsifier"]
+    assert waiting.state_dict()["data_groups"] == saved["data_groups"]
+    waiting.add_data("a.b", pair.sparsifier.get_data("a.b"))
+    assert waiting.state_dict()["data_groups"] == saved["data_groups"]
+    third = Tagged()
+    third.load_state_dict(waiting.state_dict())
+    third.add_data("emb", pair.emb)
+    assert third.state["emb"]["seen"] == 3
+
+
+def test_a_step_leaves_waiting_state_alone(pair, waiting):
+    waiting.add_data("a.b", pair.sparsifier.get_data("a.b"))
+    waiting.step()
+    waiting.apply_mask()
+    saved = pair.states["sparsifier"]["data_groups"]["emb"]
+    assert waiting.state_dict()["data_groups"]["emb"] == saved
+
+
+def test_loading_again_replaces_what_waits(pair, waiting):
+    other = DataNormSparsifier([("z", np.ones(4))])
+    other.step()
+    waiting.load_state_dict(other.state_dict())
+    assert list(waiting.state_dict()["data_groups"]) == ["z"]
+    data = np.ones((2, 2))
+    assert waiting.add_data("emb", data) is data
+
+
+def test_unexpected_names_wait_without_strict(pair):
+    state = pair.states["sparsifier"]
+    state["data_groups"]["guest"] = copy.deepcopy(state["data_groups"]["a.b"])
+    pair.sparsifier.load_state_dict(state, strict=False)
+    assert list(pair.sparsifier.data_groups) == ["emb", "a.b"]
+    pair.sparsifier.add_data("guest", np.ones(11))
+    assert pair.sparsifier.data_groups["guest"]["norm"] == "L2"
+    np.testing.assert_array_equal(
+        pair.sparsifier.get_mask("guest"), as_numpy(pair.sparsifier.get_mask("a.b"))
+    )
+
+
+# --- squashed groups ------------------------------------------------------------------------------
+
+
+def test_squashed_group_is_saved_and_loaded(pair):
+    expected = pair.sparsifier.get_mask("emb").tolist()
+    pair.sparsifier.squash_mask("emb")
+    state = pair.sparsifier.state_dict()
+    other = Tagged()
+    other.load_state_dict(state)
+    assert list(other.data_groups) == ["emb"]
+    assert other.get_mask("emb").tolist() == expected
+    with pytest.raises(ValueError, match="squashed"):
+        other.get_data("emb")
+    other.add_data("a.b", pair.sparsifier.get_data("a.b"))
+    assert other.state_dict() == state
+
+
+def test_loading_a_squashed_state_releases_the_data(pair):
+    pair.sparsifier.squash_mask("a.b")
+    state = pair.sparsifier.state_dict()
+    fresh = Pair()
+    mask = fresh.sparsifier.get_mask("a.b")
+    fresh.sparsifier.load_state_dict(state)
+    gc.collect()
+    with pytest.raises(ValueError, match="squashed"):
+        fresh.sparsifier.get_data("a.b")
+    expected = as_numpy(pair.sparsifier.get_mask("a.b"))
+    np.testing.assert_array_equal(as_numpy(mask), expected)
+    fresh.sparsifier.step()
+    np.testing.assert_array_equal(as_numpy(fresh.sparsifier.get_mask("a.b")), expected)
+
+
+def test_mask_of_a_group_squashed_by_loading_stays_the_same_object(pair):
+    """get_mask() returns the same object at each call, torch for torch data."""
+    pair.sparsifier.squash_mask("a.b")
+    state = pair.sparsifier.state_dict()
+    fresh = Pair()
+    mask = fresh.sparsifier.get_mask("a.b")
+    fresh.sparsifier.load_state_dict(state)
+    assert isinstance(fresh.sparsifier.get_mask("a.b"), torch.Tensor)
+    assert fresh.sparsifier.get_mask("a.b") is mask

@@ -1,0 +1,626 @@
+"""Many threads at once: no call hangs, none is lost, and the masks are those of one thread."""
+
+import contextlib
+import copy
+import gc
+import itertools
+import pickle
+import sys
+import threading
+import time
+
+import datasparse
+import numpy as np
+import pytest
+import reference
+import torch
+from conftest import as_numpy
+
+LEVELS = (0.25, 0.5, 0.75)
+
+# A hang fails after this time, with the stacks of all threads.
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(autouse=True)
+def _quick_collections():
+    """gc.collect() holds up every thread: spare it the objects of the imported libraries."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
+def hasty():
+    """Threads interrupt each other as often as the interpreter can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def values(seed, shape=(12, 16)):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def mask_of(data, level=0.5, block=(1, 4)):
+    return reference.whole_block_mask_by_stable_sort(data, level, block)
+
+
+def run_together(*functions, beside=()):
+    """Starts all at the same moment and waits for `functions`; those `beside` are called again and
+    again until then. Fails if one raises or hangs."""
+    barrier = threading.Barrier(len(functions) + len(beside))
+    done = threading.Event()
+    errors = []
+
+    def once(function):
+        barrier.wait(60)
+        function()
+
+    def again(function):
+        barrier.wait(60)
+        while not done.is_set():
+            function()
+
+    def guarded(run, function):
+        try:
+            run(function)
+        except BaseException as error:
+            errors.append(error)
+
+    workers = [threading.Thread(target=guarded, args=(once, f), daemon=True) for f in functions]
+    others = [threading.Thread(target=guarded, args=(again, f), daemon=True) for f in beside]
+    for thread in (*workers, *others):
+        thread.start()
+    for thread in workers:
+        thread.join(240)
+    done.set()
+    for thread in others:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in (*workers, *others)), "a thread hangs"
+    if errors:
+        raise errors[0]
+
+
+def repeat(times, function):
+    return lambda: [function() for _ in range(times)] and None
+
+
+class Override(datasparse.DataNormSparsifier):
+    """The built-in rule and an edit of its own, in Python: the first row is always kept."""
+
+    def __init__(self, *args, **config):
+        self.calls = 0
+        super().__init__(*args, **config)
+
+    def update_mask(self, name, data, **config):
+        super().update_mask(name, data, **config)
+        self.get_mask(name)[0] = True
+        self.calls += 1
+
+
+class Custom(datasparse.BaseDataSparsifier):
+    """Lets the other threads in while the mask is half written."""
+
+    def update_mask(self, name, data, **config):
+        mask = self.get_mask(name)
+        mask[...] = False
+        time.sleep(0)
+        mask[...] = data > 0
+
+
+class Levels(datasparse.BaseDataScheduler):
+    """Goes round LEVELS; all groups have the same level at any time."""
+
+    def __init__(self, sparsifier):
+        self.calls = 0
+        super().__init__(sparsifier, "sparsity_level")
+
+    def get_schedule_param(self):
+        self.calls += 1
+        level = LEVELS[self.last_epoch % 3]
+        return dict.fromkeys(self.data_sparsifier.data_groups, level)
+
+
+# --- steps ----------------------------------------------------------------------------------------
+
+
+def eight_sparsifiers():
+    """Of all kinds, each with data of its own, and the masks that one thread gets."""
+    made, expected = [], []
+    for index in range(8):
+        first, second = values(2 * index), values(2 * index + 1, (9, 11))
+        groups = [("numpy", first), ("torch", torch.from_numpy(second.copy()))]
+        kind = (datasparse.DataNormSparsifier, Override, Custom)[index % 3]
+        masks = [first > 0, second > 0]
+        if kind is not Custom:
+            masks = [mask_of(first), mask_of(second)]
+        if kind is Override:
+            for mask in masks:
+                mask[0] = True
+        made.append(kind(groups))
+        expected.append(masks)
+    return made, expected
+
+
+def check_eight_sparsifiers(steps):
+    made, expected = eight_sparsifiers()
+    run_together(*(repeat(steps, sparsifier.step) for sparsifier in made))
+    for sparsifier, masks in zip(made, expected, strict=True):
+        assert sparsifier.step_count == steps
+        for name, mask in zip(sparsifier.data_groups, masks, strict=True):
+            np.testing.assert_array_equal(as_numpy(sparsifier.get_mask(name)), mask)
+
+
+def check_one_sparsifier(kind, steps):
+    made, expected = eight_sparsifiers()
+    index = [type(sparsifier) for sparsifier in made].index(kind)
+    sparsifier = made[index]
+    run_together(*[repeat(steps, sparsifier.step)] * 8)
+    assert sparsifier.step_count == 8 * steps
+    for name, mask in zip(sparsifier.data_groups, expected[index], strict=True):
+        np.testing.assert_array_equal(as_numpy(sparsifier.get_mask(name)), mask)
+    if kind is Override:
+        assert sparsifier.calls == 2 * 8 * steps
+
+
+KINDS = pytest.mark.parametrize("kind", [datasparse.DataNormSparsifier, Override, Custom])
+
+
+def test_eight_threads_step_different_sparsifiers():
+    check_eight_sparsifiers(40)
+
+
+@pytest.mark.full
+def test_eight_threads_step_different_sparsifiers_500_times():
+    check_eight_sparsifiers(500)
+
+
+@KINDS
+def test_eight_threads_step_one_sparsifier(kind):
+    check_one_sparsifier(kind, 40)
+
+
+@pytest.mark.full
+@KINDS
+def test_eight_threads_step_one_sparsifier_500_times(kind):
+    check_one_sparsifier(kind, 500)
+
+
+def test_large_and_small_steps_together():
+    """Steps that use several threads of their own, beside others that use one."""
+    large = [values(seed, (600, 700)) for seed in range(2)]
+    small = [values(10 + seed) for seed in range(4)]
+    sparsifiers = [datasparse.DataNormSparsifier([("w", data)]) for data in (*large, *small)]
+    run_together(*(repeat(10, sparsifier.step) for sparsifier in sparsifiers))
+    for sparsifier, data in zip(sparsifiers, (*large, *small), strict=True):
+        np.testing.assert_array_equal(sparsifier.get_mask("w"), mask_of(data))
+
+
+@pytest.mark.parametrize("kind", [datasparse.DataNormSparsifier, Override])
+def test_steps_over_the_same_data(kind):
+    """Several sparsifiers share one array and one tensor."""
+    first, second = values(0), torch.from_numpy(values(1))
+    made = [kind([("a", first), ("b", second)], LEVELS[index % 3]) for index in range(6)]
+    run_together(*(repeat(20, sparsifier.step) for sparsifier in made))
+    for index, sparsifier in enumerate(made):
+        for name, data in (("a", first), ("b", second.numpy())):
+            mask = mask_of(data, LEVELS[index % 3])
+            mask[0] |= kind is Override
+            np.testing.assert_array_equal(as_numpy(sparsifier.get_mask(name)), mask)
+
+
+def test_failing_steps_beside_good_ones():
+    """Every second call raises; what raised changed nothing and counted nothing."""
+
+    class Fails(datasparse.BaseDataSparsifier):
+        def __init__(self, data):
+            self.turns = itertools.count()
+            super().__init__(data)
+
+        def update_mask(self, name, data, **config):
+            mask = self.get_mask(name)
+            if next(self.turns) % 2:
+                mask[...] = False
+                raise ZeroDivisionError
+            mask[...] = data > 0
+
+    data = values(0)
+    sparsifier = Fails([("a", data)])
+    raised = []
+
+    def step():
+        for _ in range(50):
+            try:
+                sparsifier.step()
+            except ZeroDivisionError:
+                raised.append(True)
+
+    run_together(*[step] * 6)
+    assert len(raised) == 150
+    assert sparsifier.step_count == 150
+    np.testing.assert_array_equal(sparsifier.get_mask("a"), data > 0)
+
+
+# --- readers beside a step ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [datasparse.DataNormSparsifier, Override])
+def test_readers_see_whole_steps_and_whole_configs(kind):
+    """A state is of before or after a step; what is written as a unit is read as one."""
+    arrays = {"a": values(0), "b": values(1)}
+    tensor = torch.from_numpy(arrays["b"])
+    sparsifier = kind([("a", arrays["a"]), ("b", tensor)], LEVELS[0])
+    scheduler = Levels(sparsifier)
+    allowed = {}
+    for name, data in arrays.items():
+        masks = [mask_of(data, level) for level in LEVELS]
+        for mask in masks:
+            mask[0] |= kind is Override
+        packed = [np.packbits(mask, axis=None, bitorder="little").tobytes() for mask in masks]
+        allowed[name] = [*packed, b"\xff" * len(packed[0])]
+    sparsifier.step()
+    counts = [0]
+
+    def train():
+        for _ in range(60):
+            sparsifier.step()
+            scheduler.step()
+
+    def read_state():
+        state = sparsifier.state_dict()
+        groups = state["data_groups"]
+        found = [allowed[name].index(groups[name]["mask"]) for name in arrays]
+        assert found[0] == found[1]  # both masks are of the same step
+        levels = {group["config"]["sparsity_level"] for group in groups.values()}
+        assert len(levels) == 1
+        assert state["step_count"] >= counts[0]
+        counts[0] = state["step_count"]
+
+    def read_groups():
+        for name, config in sparsifier.data_groups.items():
+            shown = dict(config)
+            assert shown["sparsity_level"] in LEVELS
+            assert shown["zeros_per_block"] == 4
+            assert name in sparsifier.data_groups
+        assert len(sparsifier.data_groups) == 2
+
+    def read_masks():
+        for name, data in arrays.items():
+            mask = sparsifier.get_mask(name)
+            assert mask is sparsifier.get_mask(name)
+            assert tuple(mask.shape) == data.shape
+            assert as_numpy(mask).view(np.uint8).max() <= 1
+
+    def read_data():
+        assert sparsifier.get_data("a") is arrays["a"]
+        assert sparsifier.get_data("b") is tensor
+        masked = as_numpy(sparsifier.get_data("b", return_original=False))
+        assert ((masked == 0) | (masked == arrays["b"])).all()
+
+    def read_scheduler():
+        assert set(scheduler.get_last_param().values()) <= set(LEVELS)
+        assert set(scheduler.base_param) == {"a", "b"}
+        assert 0 <= scheduler.last_epoch <= 60
+
+    readers = (read_state, read_groups, read_masks, read_data, read_scheduler)
+    run_together(train, beside=readers)
+    assert sparsifier.step_count == 61
+    assert scheduler.last_epoch == 60
+    for name in arrays:
+        assert sparsifier.state_dict()["data_groups"][name]["mask"] == allowed[name][59 % 3]
+
+
+def test_copies_of_a_sparsifier_that_steps():
+    data = values(0)
+    sparsifier = Override([("a", data), ("b", torch.from_numpy(data.copy()))])
+    sparsifier.step()
+    mask = mask_of(data)
+    mask[0] = True
+
+    def check(copied):
+        for name in "ab":
+            np.testing.assert_array_equal(as_numpy(copied.get_mask(name)), mask)
+        copied.step()
+
+    run_together(
+        repeat(100, sparsifier.step),
+        beside=[
+            lambda: check(copy.deepcopy(sparsifier)),
+            lambda: check(pickle.loads(pickle.dumps(sparsifier))),
+        ],
+    )
+
+
+def test_states_saved_and_loaded_while_stepping():
+    """Each load is whole: after it, and after the steps since, all groups have one level."""
+    arrays = {"a": values(0), "b": values(1)}
+    sparsifier = datasparse.DataNormSparsifier(arrays)
+    states = []
+    for level in LEVELS:
+        for name in arrays:
+            sparsifier.data_groups[name]["sparsity_level"] = level
+        sparsifier.step()
+        states.append(sparsifier.state_dict())
+    turns = itertools.count()
+
+    def load():
+        sparsifier.load_state_dict(states[next(turns) % 3])
+
+    def check():
+        groups = sparsifier.state_dict()["data_groups"].values()
+        assert len({group["config"]["sparsity_level"] for group in groups}) == 1
+        assert groups is not None
+
+    run_together(repeat(150, sparsifier.step), repeat(150, load), repeat(150, load), beside=[check])
+    sparsifier.step()
+    for name, config in sparsifier.data_groups.items():
+        expected = mask_of(arrays[name], config["sparsity_level"])
+        np.testing.assert_array_equal(sparsifier.get_mask(name), expected)
+
+
+# --- groups that come and go ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [np.array, torch.tensor])
+def test_mask_object_read_while_its_group_is_replaced(hasty, make):
+    """Whatever get_mask() has handed out in between, it ends up with the mask that steps write."""
+    sparsifier = datasparse.DataNormSparsifier([("a", make(values(0)))])
+    arrays = [make(values(seed)) for seed in range(8)]
+    expected = mask_of(values(7))
+
+    def replace():
+        for data in arrays * 5:
+            sparsifier.add_data("a", data, reuse_mask=False)
+
+    for _ in range(200):
+        run_together(replace, beside=[lambda: sparsifier.get_mask("a")] * 2)
+        sparsifier.step()
+        np.testing.assert_array_equal(as_numpy(sparsifier.get_mask("a")), expected)
+
+
+def test_masked_copy_read_while_its_group_is_replaced_by_another_shape(hasty):
+    """A copy has the shape of one of the data and the zeros of its mask, or the call is refused."""
+    shapes = [(4, 4), (300, 400)]
+    arrays = [np.ones(shape, np.float32) for shape in shapes]
+    sparsifier = datasparse.DataNormSparsifier([("a", arrays[0])])
+
+    def replace():
+        for turn in range(3000):
+            sparsifier.add_data("a", arrays[turn % 2], reuse_mask=False)
+
+    def read():
+        with contextlib.suppress(ValueError):
+            masked = sparsifier.get_data("a", return_original=False)
+            assert masked.shape in shapes
+            assert masked.all()  # no step: every mask keeps everything
+
+    run_together(replace, beside=[read, read])
+
+
+def test_groups_come_and_go_beside_steps_and_readers(hasty):
+    fixed = values(0)
+    sparsifier = Override([("fixed", fixed)])
+
+    def come_and_go(name):
+        def turn():
+            for index in range(60):
+                sparsifier.add_data(name, values(index, (3 + index % 5, 8)), sparsity_level=0.25)
+                sparsifier.data_groups[name].update(norm="L2", sparsity_level=0.75)
+                sparsifier.state[name]["turn"] = index
+                sparsifier.apply_mask(name)
+                if index % 3 == 0:
+                    sparsifier.squash_mask(name)
+                sparsifier.remove_data(name)
+
+        return turn
+
+    def read():
+        for name in list(sparsifier.data_groups):
+            with contextlib.suppress(datasparse.UnknownNameError, ValueError):
+                assert sparsifier.data_groups[name]["sparsity_level"] in (0.5, 0.25, 0.75)
+                sparsifier.get_mask(name)
+                sparsifier.get_data(name)
+        sparsifier.state_dict()
+        len(sparsifier.data_groups)
+
+    run_together(
+        repeat(60, sparsifier.step), come_and_go("x"), come_and_go("y"), beside=[read, gc.collect]
+    )
+    assert list(sparsifier.data_groups) == ["fixed"]
+    expected = mask_of(fixed)
+    expected[0] = True
+    np.testing.assert_array_equal(sparsifier.get_mask("fixed"), expected)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        repr,
+        copy.copy,
+        lambda sparsifier: sparsifier.data_groups.copy(),
+        lambda sparsifier: sparsifier.data_groups == {},
+        lambda sparsifier: sparsifier.state.copy(),
+        lambda sparsifier: sparsifier.squash_mask([]),
+        lambda sparsifier: sparsifier.apply_mask(),
+    ],
+    ids=["repr", "copy", "data_groups.copy", "data_groups ==", "state.copy", "squash", "apply"],
+)
+def test_calls_about_all_groups_while_some_come_and_go(hasty, read):
+    """Such a call names no group: it must not fail because one has just gone."""
+    sparsifier = datasparse.DataNormSparsifier([(f"fixed {i}", values(i)) for i in range(5)])
+    data = values(9)
+
+    def come_and_go():
+        for _ in range(300):
+            sparsifier.add_data("guest", data)
+            sparsifier.remove_data("guest")
+
+    run_together(come_and_go, beside=[lambda: read(sparsifier)] * 2)
+    assert len(sparsifier.data_groups) == 5
+
+
+# --- schedulers -----------------------------------------------------------------------------------
+
+
+def check_four_threads_step_one_scheduler(steps):
+    sparsifier = datasparse.DataNormSparsifier([("a", values(0)), ("b", values(1))])
+    sparsifier.step()
+    scheduler = Levels(sparsifier)
+    run_together(*[repeat(steps, scheduler.step)] * 4)
+    assert scheduler.last_epoch == 4 * steps
+    assert scheduler.calls == 4 * steps + 1
+    level = LEVELS[4 * steps % 3]
+    assert scheduler.get_last_param() == {"a": level, "b": level}
+    assert sparsifier.data_groups["b"]["sparsity_level"] == level
+
+
+def test_four_threads_step_one_scheduler():
+    check_four_threads_step_one_scheduler(250)
+
+
+@pytest.mark.full
+def test_four_threads_step_one_scheduler_5000_times():
+    check_four_threads_step_one_scheduler(5000)
+
+
+def test_values_are_neither_lost_nor_doubled():
+    """Each step builds on the last one's value: an interleaved one would skip or repeat."""
+
+    class Counts(datasparse.BaseDataScheduler):
+        def get_schedule_param(self):
+            if self.last_epoch == 0:
+                return {}
+            last = self.data_sparsifier.data_groups["a"]["turn"]
+            time.sleep(0)
+            return {"a": last + 1}
+
+    sparsifier = Custom([("a", values(0))], turn=0)
+    sparsifier.step()
+    scheduler = Counts(sparsifier, "turn")
+    run_together(*[repeat(100, scheduler.step)] * 4, beside=[sparsifier.step])
+    assert sparsifier.data_groups["a"]["turn"] == scheduler.last_epoch == 400
+
+
+def test_failing_schedules_are_not_counted():
+    class Fails(datasparse.BaseDataScheduler):
+        def __init__(self, sparsifier):
+            self.turns = itertools.count()
+            super().__init__(sparsifier, "sparsity_level")
+
+        def get_schedule_param(self):
+            turn = next(self.turns)
+            if turn % 3 == 1:
+                raise ZeroDivisionError
+            return {"a": 2.0} if turn % 3 == 2 else {"a": 0.25}
+
+    sparsifier = datasparse.DataNormSparsifier([("a", values(0))])
+    sparsifier.step()
+    scheduler = Fails(sparsifier)
+    good = []
+
+    def step():
+        for _ in range(60):
+            with contextlib.suppress(ZeroDivisionError, ValueError):
+                scheduler.step()
+                good.append(True)
+
+    run_together(*[step] * 4)
+    assert len(good) == 80
+    assert scheduler.last_epoch == 80
+
+
+def test_two_schedulers_of_one_sparsifier():
+    class Norms(datasparse.BaseDataScheduler):
+        def get_schedule_param(self):
+            return dict.fromkeys(
+                self.data_sparsifier.data_groups, ("L1", "L2")[self.last_epoch % 2]
+            )
+
+    sparsifier = Override([("a", values(0)), ("b", values(1))])
+    sparsifier.step()
+    schedulers = [Levels(sparsifier), Norms(sparsifier, "norm")]
+    run_together(
+        *(repeat(50, scheduler.step) for scheduler in schedulers),
+        repeat(50, sparsifier.step),
+        beside=[gc.collect],
+    )
+    assert [scheduler.last_epoch for scheduler in schedulers] == [50, 50]
+    assert sparsifier.data_groups["a"]["norm"] == "L1"
+    assert sparsifier.data_groups["a"]["sparsity_level"] == LEVELS[50 % 3]
+
+
+def test_update_mask_reads_its_scheduler_while_another_thread_steps_that(run_python):
+    """In a process of its own, which says where it hangs."""
+    script = """
+import faulthandler
+import threading
+import time
+import numpy as np
+import datasparse
+
+faulthandler.dump_traceback_later(20, exit=True)
+
+class Reads(datasparse.DataNormSparsifier):
+    def update_mask(self, name, data, **config):
+        time.sleep(0.001)
+        assert self._scheduler.last_epoch >= 0
+        assert self._scheduler.get_last_param() == self._scheduler.base_param == {"a": 0.5}
+        self._scheduler.state_dict()
+        super().update_mask(name, data, **config)
+
+class Still(datasparse.BaseDataScheduler):
+    def get_schedule_param(self):
+        return {}
+
+sparsifier = Reads([("a", np.ones((4, 4)))])
+sparsifier._scheduler = Still(sparsifier, "sparsity_level")
+
+def schedule():
+    for _ in range(100):
+        sparsifier._scheduler.step()
+        time.sleep(0.0005)
+
+sparsifier.step()
+thread = threading.Thread(target=schedule)
+thread.start()
+for _ in range(50):
+    sparsifier.step()
+thread.join()
+assert sparsifier._scheduler.last_epoch == 100
+print("done")
+"""
+    assert run_python(script) == "done\n"
+
+
+# --- the collector --------------------------------------------------------------------------------
+
+
+def test_collector_beside_short_lives_and_steps():
+    """Sparsifiers in cycles are made, stepped and dropped while the collector runs."""
+    data = values(0)
+    mask = mask_of(data)
+    mask[0] = True
+
+    def live():
+        for _ in range(40):
+            sparsifier = Override([("a", data), ("b", torch.from_numpy(data))])
+            sparsifier.scheduler = Levels(sparsifier)
+            sparsifier.kept = [sparsifier, sparsifier.data_groups, sparsifier.get_mask("b")]
+            sparsifier.data_groups["a"]["sparsity_level"] = 0.5
+            sparsifier.step()
+            np.testing.assert_array_equal(sparsifier.get_mask("a"), mask)
+
+    run_together(*[live] * 4, beside=[gc.collect])
+
+
+def test_collector_beside_steps_of_one_sparsifier():
+    data = values(0)
+    sparsifier = Custom([(str(index), data.copy()) for index in range(10)])
+    sparsifier.itself = sparsifier
+    run_together(*[repeat(15, sparsifier.step)] * 3, beside=[gc.collect])
+    assert sparsifier.step_count == 45
+    for name in sparsifier.data_groups:
+        np.testing.assert_array_equal(sparsifier.get_mask(name), data > 0)
