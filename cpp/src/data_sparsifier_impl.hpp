@@ -1,0 +1,114 @@
+/// What a sparsifier holds, and the lock around it: shared by its two sources.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "datasparse/data_sparsifier.hpp"
+#include "datasparse/error.hpp"
+
+namespace datasparse {
+
+/// What the user wrote, and what it means.
+struct BaseDataSparsifier::Group {
+  std::string name;
+  std::shared_ptr<DataSource> source;  // none once squashed
+  ParamMap written;                    // as written: saved, and kept when data are replaced
+  ParamMap effective;                  // with automatic values filled in: shown, and used by a step
+  Mask mask;
+  ParamMap state;
+
+  bool squashed() const noexcept { return source == nullptr; }
+};
+
+struct BaseDataSparsifier::Impl {
+  std::mutex mutex;
+  std::atomic<std::thread::id> owner{};  // who holds the mutex
+  const char* inside = nullptr;          // the override that the owner is in
+
+  ParamMap defaults;
+  std::vector<std::unique_ptr<Group>> groups;  // in the order in which they were added
+  std::unordered_map<std::string, Group*> by_name;
+  std::unordered_map<std::string, GroupState> waiting;  // loaded, for names without data
+  bool enable_mask_update = true;
+  bool may_put_off = false;
+  std::int64_t step_count = 0;
+
+  std::vector<std::string> names() const {
+    std::vector<std::string> result;
+    result.reserve(groups.size());
+    for (const auto& group : groups) result.push_back(group->name);
+    return result;
+  }
+
+  Group& at(const std::string& name) const {
+    const auto found = by_name.find(name);
+    if (found != by_name.end()) return *found->second;
+    throw UnknownNameError("no data named '" + name + "'" + did_you_mean(name, names()));
+  }
+
+  /// Adds the group, or exchanges it for the one with its name, which the caller then destroys
+  /// outside the lock. Strong guarantee.
+  void put(std::unique_ptr<Group>& group) {
+    const auto found = by_name.find(group->name);
+    if (found != by_name.end()) {
+      std::swap(*found->second, *group);
+      return;
+    }
+    groups.reserve(groups.size() + 1);
+    by_name.emplace(group->name, group.get());
+    groups.push_back(std::move(group));
+  }
+};
+
+/// Every public call holds one. The lock is not waited for by the thread that holds it already,
+/// which is in an override then: there, reading is allowed, changing is not.
+class BaseDataSparsifier::Entry {
+ public:
+  enum Access { reads, changes };
+
+  Entry(const BaseDataSparsifier& sparsifier, Access access, const char* call)
+      : impl_(*sparsifier.impl_), nested_(sparsifier.in_override()) {
+    if (!nested_) {
+      impl_.mutex.lock();
+      impl_.owner.store(std::this_thread::get_id());
+    } else if (access == changes) {
+      throw StateError(std::string(call) + " must not be called from inside " +
+                       (impl_.inside != nullptr ? impl_.inside : "another call") +
+                       " of the same sparsifier");
+    }
+  }
+  Entry(const Entry&) = delete;
+  Entry& operator=(const Entry&) = delete;
+  ~Entry() {
+    if (nested_) return;
+    impl_.owner.store(std::thread::id());
+    impl_.mutex.unlock();
+  }
+
+ private:
+  Impl& impl_;
+  bool nested_;
+};
+
+/// Names the override that runs for the length of a scope.
+class Inside {
+ public:
+  Inside(const char*& place, const char* name)
+      : place_(place), before_(std::exchange(place, name)) {}
+  Inside(const Inside&) = delete;
+  Inside& operator=(const Inside&) = delete;
+  ~Inside() { place_ = before_; }
+
+ private:
+  const char*& place_;
+  const char* before_;
+};
+
+}  // namespace datasparse

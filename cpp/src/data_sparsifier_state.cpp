@@ -1,0 +1,182 @@
+// Saving, loading and restoring a sparsifier.
+
+#include <algorithm>
+#include <map>
+
+#include "data_sparsifier_impl.hpp"
+
+namespace datasparse {
+namespace {
+
+/// Throws unless the entry is whole, so that unpacking its mask stays within its bytes.
+void check_state(const GroupState& group) {
+  const std::string entry = "state of '" + group.name + "'";
+  if (group.name.empty()) throw ValueError("state must not hold an empty name");
+  std::int64_t elements = 1;
+  for (const auto length : group.shape) {
+    if (length < 0 || (length > 0 && elements > (std::int64_t{1} << 60) / length)) {
+      throw ValueError(entry + " has an impossible shape " + to_string(group.shape));
+    }
+    elements *= length;
+  }
+  const auto bytes = static_cast<std::size_t>((elements + 7) / 8);
+  if (group.mask_bits.size() != bytes) {
+    throw ValueError(entry + " must hold " + std::to_string(bytes) + " bytes of mask for shape " +
+                     to_string(group.shape) + ", got " + std::to_string(group.mask_bits.size()));
+  }
+  if (elements % 8 != 0 && group.mask_bits.back() >> (elements % 8) != 0) {
+    throw ValueError(entry + " has mask bits beyond its last element");
+  }
+}
+
+std::string listed(const std::vector<std::string>& names) {
+  std::string text;
+  for (const auto& name : names) text += (text.empty() ? "'" : ", '") + name + "'";
+  return text;
+}
+
+}  // namespace
+
+/// The saved group, without a source.
+std::unique_ptr<BaseDataSparsifier::Group> BaseDataSparsifier::restored_group(
+    const GroupState& saved, ParamMap effective) {
+  auto group = std::make_unique<Group>();
+  group->name = saved.name;
+  group->written = saved.config;
+  group->effective = std::move(effective);
+  group->mask = Mask(saved.shape);
+  group->mask.unpack(saved.mask_bits.data());
+  group->state = saved.state;
+  return group;
+}
+
+SparsifierState BaseDataSparsifier::save_state() const {
+  const Entry entry(*this, Entry::reads, "save_state()");
+  SparsifierState saved;
+  saved.step_count = impl_->step_count;
+  saved.enable_mask_update = impl_->enable_mask_update;
+  saved.defaults = impl_->defaults;
+  for (const auto& group : impl_->groups) {
+    saved.groups.push_back({group->name, group->written, group->mask.shape(), group->mask.pack(),
+                            group->squashed(), group->state});
+  }
+  for (const auto& item :
+       std::map<std::string, GroupState>(impl_->waiting.begin(), impl_->waiting.end())) {
+    saved.groups.push_back(item.second);
+  }
+  return saved;
+}
+
+void BaseDataSparsifier::load_state(const SparsifierState& state, bool strict) {
+  std::vector<std::shared_ptr<DataSource>> released;
+  const Entry entry(*this, Entry::changes, "load_state_dict()");
+  if (state.version != SparsifierState::current_version) {
+    throw ValueError("version of the state must be " +
+                     std::to_string(SparsifierState::current_version) + ", got " +
+                     std::to_string(state.version));
+  }
+  if (state.step_count < 0) {
+    throw ValueError("step_count of the state must be at least 0, got " +
+                     std::to_string(state.step_count));
+  }
+  checked_config("", state.defaults, nullptr);
+
+  std::vector<std::string> saved_names;
+  for (const auto& saved : state.groups) saved_names.push_back(saved.name);
+  auto sorted = saved_names;
+  std::sort(sorted.begin(), sorted.end());
+  const auto twice = std::adjacent_find(sorted.begin(), sorted.end());
+  if (twice != sorted.end()) throw ValueError("state holds '" + *twice + "' twice");
+  if (strict && !impl_->groups.empty()) {
+    std::vector<std::string> missing, unexpected;
+    for (const auto& name : impl_->names()) {
+      if (!std::binary_search(sorted.begin(), sorted.end(), name)) missing.push_back(name);
+    }
+    for (const auto& name : saved_names) {
+      if (impl_->by_name.count(name) == 0) unexpected.push_back(name);
+    }
+    if (!missing.empty() || !unexpected.empty()) {
+      throw ValueError("names of the state must be those of the sparsifier" +
+                       (missing.empty() ? "" : "; missing from the state: " + listed(missing)) +
+                       (unexpected.empty() ? "" : "; without data here: " + listed(unexpected)) +
+                       "; pass strict=False to load what fits");
+    }
+  }
+
+  // Everything that can fail comes first; what was checked is kept aside, then moved into place.
+  struct Change {
+    Group* group;
+    const GroupState* saved;
+    ParamMap written, effective, state;
+  };
+  std::vector<Change> changes;
+  std::vector<std::unique_ptr<Group>> squashed_groups;
+  std::unordered_map<std::string, GroupState> waiting;
+  for (const auto& saved : state.groups) {
+    check_state(saved);
+    auto effective = checked_config(saved.name, saved.config, &saved.shape);
+    const auto attached = impl_->by_name.find(saved.name);
+    if (attached != impl_->by_name.end()) {
+      if (attached->second->mask.shape() != saved.shape) {
+        throw ValueError("state of '" + saved.name + "' must have the shape of its data, " +
+                         to_string(attached->second->mask.shape()) + ", got " +
+                         to_string(saved.shape));
+      }
+      // A squashed group has no data: like a new name, it waits for them.
+      if (attached->second->squashed() && !saved.squashed) waiting.emplace(saved.name, saved);
+      changes.push_back(
+          {attached->second, &saved, saved.config, std::move(effective), saved.state});
+    } else if (saved.squashed) {
+      squashed_groups.push_back(restored_group(saved, std::move(effective)));
+    } else {
+      waiting.emplace(saved.name, saved);
+    }
+  }
+  ParamMap defaults = state.defaults;
+  released.reserve(changes.size());
+  const auto size_before = impl_->groups.size();
+  try {
+    for (auto& group : squashed_groups) impl_->put(group);
+  } catch (...) {
+    for (; impl_->groups.size() > size_before; impl_->groups.pop_back()) {
+      impl_->by_name.erase(impl_->groups.back()->name);
+    }
+    throw;
+  }
+
+  for (auto& change : changes) {
+    Group& group = *change.group;
+    group.written = std::move(change.written);
+    group.effective = std::move(change.effective);
+    group.state = std::move(change.state);
+    group.mask.unpack(change.saved->mask_bits.data());
+    if (change.saved->squashed) released.push_back(std::move(group.source));
+  }
+  impl_->waiting = std::move(waiting);
+  impl_->defaults = std::move(defaults);
+  impl_->enable_mask_update = state.enable_mask_update;
+  impl_->step_count = state.step_count;
+}
+
+void BaseDataSparsifier::restore(
+    const SparsifierState& state,
+    std::unordered_map<std::string, std::shared_ptr<DataSource>> sources) {
+  const Entry entry(*this, Entry::changes, "restoring");
+  if (!impl_->groups.empty()) throw StateError("only an empty sparsifier can be restored");
+  for (const auto& saved : state.groups) {
+    check_state(saved);
+    const auto source = sources.find(saved.name);
+    if (source == sources.end() && !saved.squashed) {
+      impl_->waiting.emplace(saved.name, saved);
+      continue;
+    }
+    auto group = restored_group(saved, effective_config(saved.name, saved.config, &saved.shape));
+    if (!saved.squashed) group->source = std::move(source->second);
+    impl_->put(group);
+  }
+  impl_->defaults = state.defaults;
+  impl_->enable_mask_update = state.enable_mask_update;
+  impl_->step_count = state.step_count;
+}
+
+}  // namespace datasparse
