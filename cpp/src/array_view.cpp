@@ -50,6 +50,18 @@ std::int64_t element_count(const Axes& shape) noexcept {
   return count;
 }
 
+void require_possible(const Axes& shape, const std::string& what) {
+  constexpr std::int64_t limit = std::int64_t{1} << 59;
+  std::int64_t product = 1;
+  for (auto length : shape) {
+    if (length < 0) throw ValueError(what + " must not be negative, got " + to_string(shape));
+    if (length > 1 && product > limit / length) {
+      throw ValueError(what + " must have at most 2^59 elements, got " + to_string(shape));
+    }
+    product *= length > 1 ? length : 1;
+  }
+}
+
 std::string to_string(const Axes& shape) {
   std::string text = "(";
   for (int axis = 0; axis < shape.size(); ++axis) {
@@ -62,6 +74,7 @@ std::string to_string(const Axes& shape) {
 namespace {
 
 Axes contiguous_strides(DType dtype, const Axes& shape) {
+  require_possible(shape, "shape");
   std::array<std::int64_t, Axes::max_size> strides{};
   auto step = static_cast<std::int64_t>(item_size(dtype));
   for (int axis = shape.size() - 1; axis >= 0; --axis) {
@@ -106,9 +119,7 @@ ArrayView::ArrayView(void* data, DType dtype, const Axes& shape, const Axes& str
     throw ValueError("strides must have one entry per axis, got " + to_string(strides) +
                      " for shape " + to_string(shape));
   }
-  for (auto length : shape) {
-    if (length < 0) throw ValueError("shape must not be negative, got " + to_string(shape));
-  }
+  require_possible(shape, "shape");
   if (data == nullptr && size() > 0) {
     throw ValueError("data must not be null for shape " + to_string(shape));
   }

@@ -111,6 +111,7 @@ void BlockSpec::check(const std::string& group) const {
 
 BlockSpec BlockSpec::resolved(const Axes& shape, const std::string& group) const {
   check(group);
+  require_possible(shape, "shape");
   const std::int64_t rows = shape.size() > 1 ? shape[0] : 1;
   std::int64_t columns = 1;
   for (int axis = shape.size() > 1 ? 1 : 0; axis < shape.size(); ++axis) columns *= shape[axis];

@@ -139,6 +139,7 @@ void BaseDataSparsifier::remove_data(const std::string& name) {
   removed = std::move(*place);
   impl_->groups.erase(place);
   impl_->by_name.erase(name);
+  impl_->waiting.erase(name);
 }
 
 std::vector<std::string> BaseDataSparsifier::names() const {

@@ -12,13 +12,8 @@ namespace {
 void check_state(const GroupState& group) {
   const std::string entry = "state of '" + group.name + "'";
   if (group.name.empty()) throw ValueError("state must not hold an empty name");
-  std::int64_t elements = 1;
-  for (const auto length : group.shape) {
-    if (length < 0 || (length > 0 && elements > (std::int64_t{1} << 60) / length)) {
-      throw ValueError(entry + " has an impossible shape " + to_string(group.shape));
-    }
-    elements *= length;
-  }
+  require_possible(group.shape, "shape in the " + entry);
+  const std::int64_t elements = element_count(group.shape);
   const auto bytes = static_cast<std::size_t>((elements + 7) / 8);
   if (group.mask_bits.size() != bytes) {
     throw ValueError(entry + " must hold " + std::to_string(bytes) + " bytes of mask for shape " +
@@ -57,6 +52,7 @@ SparsifierState BaseDataSparsifier::save_state() const {
   saved.enable_mask_update = impl_->enable_mask_update;
   saved.defaults = impl_->defaults;
   for (const auto& group : impl_->groups) {
+    if (impl_->waiting.count(group->name) != 0) continue;  // squashed, and loaded since: saved below
     saved.groups.push_back({group->name, group->written, group->mask.shape(), group->mask.pack(),
                             group->squashed(), group->state});
   }

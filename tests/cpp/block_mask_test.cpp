@@ -27,8 +27,7 @@ Bytes row_mask(const std::vector<float>& values, const BlockSpec& spec) {
   return mask_of(values, {static_cast<std::int64_t>(values.size())}, spec);
 }
 
-// --- the rules, one by one
-// --------------------------------------------------------------------------
+// --- the rules, one by one -------------------------------------------------------------------
 
 TEST(BlockMask, PrunesTheBlocksOfLeastMean) {
   EXPECT_EQ(row_mask({3, -3, 1, 1, -2, 2, 4, 4}, spec(0.5, 1, 2)), (Bytes{1, 1, 0, 0, 0, 0, 1, 1}));
@@ -197,8 +196,7 @@ TEST(BlockMask, ReadsOnlyTheElementsOfTheView) {
   EXPECT_EQ(mask_of(view, spec(0.5, 1, 1)), (Bytes{1, 1, 0, 0}));
 }
 
-// --- errors
-// -----------------------------------------------------------------------------------------
+// --- errors ----------------------------------------------------------------------------------
 
 TEST(BlockMask, WritesNothingWhereTheSpecIsWrong) {
   float values[4] = {1, 2, 3, 4};
@@ -304,8 +302,7 @@ TEST(BlockSpec, ResolvedRefusesABlockOfNoWidth) {
   EXPECT_THROW(spec(0.5, 0, 1).resolved({2, 2}), ValueError);
 }
 
-// --- random cases against the reference
-// -------------------------------------------------------------
+// --- random cases against the reference ------------------------------------------------------
 
 Axes random_shape(Random& random) {
   switch (random.below(8)) {
@@ -470,8 +467,7 @@ TEST(BlockMask, IsTheSameForEveryCall) {
   for (int i = 0; i < 20; ++i) EXPECT_EQ(mask_of(tensor.view(), spec(0.37, 1, 2, 1)), first);
 }
 
-// --- the caller's floating-point settings
-// -----------------------------------------------------------
+// --- the caller's floating-point settings ----------------------------------------------------
 
 /// Data on which every setting would show: sums that round, and denormals.
 Tensor sensitive_data(DType dtype, std::int64_t n) {

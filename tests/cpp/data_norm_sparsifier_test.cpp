@@ -162,8 +162,7 @@ TEST(DataNormSparsifier, MasksGroupsThatShareTheirMemory) {
   EXPECT_EQ(bytes_of(sparsifier.get_mask("b")), (Bytes{0, 1, 1, 1}));
 }
 
-// --- subclasses
-// -------------------------------------------------------------------------------------
+// --- subclasses ------------------------------------------------------------------------------
 
 /// Calls the base, then keeps the first element of every group.
 class KeepsTheFirst : public DataNormSparsifier {

@@ -79,8 +79,7 @@ bool contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
 }
 
-// --- construction
-// -----------------------------------------------------------------------------------
+// --- construction ----------------------------------------------------------------------------
 
 static_assert(std::is_abstract_v<Halving>, "a scheduler without its initial step must not compile");
 static_assert(!std::is_abstract_v<StartedScheduler<Halving>>);
@@ -145,8 +144,7 @@ TEST_F(DataScheduler, ThatFailsItsInitialStepChangesNothing) {
   EXPECT_EQ(sparsifier->save_state(), before);
 }
 
-// --- the step
-// ---------------------------------------------------------------------------------------
+// --- the step --------------------------------------------------------------------------------
 
 TEST_F(DataScheduler, HalvesLikeTheDocumentedExample) {
   const auto scheduler = make_scheduler<Halving>(sparsifier);
@@ -267,8 +265,7 @@ TEST_F(DataScheduler, NeverTouchesEnableMaskUpdate) {
   EXPECT_FALSE(sparsifier->enable_mask_update());
 }
 
-// --- messages
-// ---------------------------------------------------------------------------------------
+// --- messages --------------------------------------------------------------------------------
 
 TEST_F(DataScheduler, WarnsOnceWhereItIsSteppedFirst) {
   const auto scheduler = make_scheduler<Halving>(sparsifier);
@@ -325,8 +322,7 @@ TEST_F(DataScheduler, SaysWhatItSetsWhereItIsVerbose) {
   EXPECT_EQ(messages.items[1].second, "epoch 0: sparsity_level of 'b' = 0.4");
 }
 
-// --- settings and saving
-// ----------------------------------------------------------------------------
+// --- settings and saving ---------------------------------------------------------------------
 
 TEST_F(DataScheduler, TakesAnotherEpochAndBase) {
   const auto scheduler = make_scheduler<ScriptedScheduler>(sparsifier, nothing);
@@ -397,6 +393,52 @@ TEST_F(DataScheduler, RefusesEveryDamagedStateAndChangesNothing) {
     EXPECT_EQ(scheduler->get_last_param(), own.last_param);
     EXPECT_EQ(sparsifier->save_state(), before);
   }
+}
+
+/// As a binding makes one: empty at first.
+struct Restorable : BaseDataScheduler {
+  using BaseDataScheduler::restore;
+  ParamMap get_schedule_param() override { return {{"a", 0.3}}; }
+
+ private:
+  void use_make_scheduler() const override {}
+};
+
+TEST_F(DataScheduler, RestoresACopyWithoutLookingAtItsSparsifier) {
+  auto state = make_scheduler<Halving>(sparsifier, 4)->save_state();
+  state.last_param.set("a", 0.123);
+  const auto before = sparsifier->save_state();
+  Restorable copy;
+  copy.restore(sparsifier, state, true);
+  EXPECT_EQ(sparsifier->save_state(), before);
+  EXPECT_EQ(copy.last_epoch(), 5);
+  EXPECT_EQ(copy.schedule_param(), "sparsity_level");
+  EXPECT_EQ(copy.get_last_param(), state.last_param);
+  EXPECT_EQ(copy.base_param(), state.base_param);
+  EXPECT_TRUE(copy.verbose());
+  sparsifier->step();
+  copy.step();
+  EXPECT_EQ(copy.last_epoch(), 6);
+  EXPECT_EQ(level("a"), 0.3);
+}
+
+TEST_F(DataScheduler, RefusesToLoadFromInsideAnOverride) {
+  const auto scripted =
+      std::make_shared<Scripted>(Scripted::Update(), ParamMap{{"sparsity_level", 0.5}});
+  scripted->add_data("a", ArrayView(numbers, {10}));
+  const auto scheduler = make_scheduler<ScriptedScheduler>(scripted, nothing);
+  const auto state = scheduler->save_state();
+  scripted->update = [&](Scripted&, const std::string&, const ArrayView&) {
+    EXPECT_THROW(scheduler->load_state(state), StateError);
+  };
+  scripted->step();
+  scheduler->script = [&](ScriptedScheduler& self) {
+    EXPECT_THROW(self.load_state(state), StateError);
+    EXPECT_EQ(self.save_state().last_epoch, 1) << "reading is allowed";
+    return ParamMap();
+  };
+  scheduler->step();
+  EXPECT_EQ(scheduler->last_epoch(), 1);
 }
 
 TEST_F(DataScheduler, CanBeSteppedFromManyThreads) {

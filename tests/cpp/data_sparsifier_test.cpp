@@ -33,8 +33,7 @@ bool contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
 }
 
-// --- groups
-// -----------------------------------------------------------------------------------------
+// --- groups ----------------------------------------------------------------------------------
 
 TEST(DataSparsifier, KeepsGroupsInTheOrderInWhichTheyCame) {
   float numbers[6] = {};
@@ -129,8 +128,7 @@ TEST(DataSparsifier, PinFailureAddsNothing) {
   EXPECT_EQ(source->unpins, 0);
 }
 
-// --- adding a name again
-// ----------------------------------------------------------------------------
+// --- adding a name again ---------------------------------------------------------------------
 
 class Readding : public ::testing::Test {
  protected:
@@ -196,8 +194,19 @@ TEST_F(Readding, OfASquashedNameStartsAfresh) {
   EXPECT_EQ(sparsifier.state("a"), ParamMap());
 }
 
-// --- config
-// -----------------------------------------------------------------------------------------
+TEST_F(Readding, SaysWhetherTheMaskWasGivenOrReused) {
+  const Bytes mask(4, 1);
+  const auto source = make_source(ArrayView(more, {4}));
+  EXPECT_FALSE(sparsifier.add_data("new", source));
+  EXPECT_TRUE(sparsifier.add_data("new", source));
+  EXPECT_FALSE(sparsifier.add_data("new", source, {}, false));
+  EXPECT_TRUE(sparsifier.add_data("new", source, {}, false, mask.data()));
+  EXPECT_TRUE(sparsifier.add_data("other", source, {}, true, mask.data()));
+  sparsifier.squash_mask({"other"});
+  EXPECT_FALSE(sparsifier.add_data("other", source));
+}
+
+// --- config ----------------------------------------------------------------------------------
 
 /// Accepts the integer "level" of at most 10 and nothing else.
 class Strict : public Scripted {
@@ -273,6 +282,31 @@ TEST(Config, OfManyGroupsIsWrittenAllOrNone) {
   EXPECT_EQ(sparsifier.get_param("level"), (ParamMap{{"a", 2}, {"b", 1}, {"c", 3}}));
 }
 
+TEST(Config, ThatWasWrittenIsReturnedAsItIsReadFromThenOn) {
+  float number = 0;
+  Strict sparsifier;
+  for (const char* name : {"a", "b"}) sparsifier.add_data(name, ArrayView(&number, {1}));
+  EXPECT_EQ(sparsifier.set_param("level", {{"b", 3}}), (ParamMap{{"a", 1}, {"b", 3}}));
+  EXPECT_EQ(sparsifier.set_param("level", {}), sparsifier.get_param("level"));
+}
+
+TEST(Config, CanBeCheckedWithoutBeingWritten) {
+  float number = 0;
+  Strict sparsifier;
+  for (const char* name : {"a", "b"}) sparsifier.add_data(name, ArrayView(&number, {1}));
+  const auto before = sparsifier.save_state();
+  sparsifier.check_param("level", {{"a", 5}, {"b", 6}});
+  EXPECT_EQ(sparsifier.save_state(), before);
+  const auto check = [&](const std::string& key, const ParamMap& values) {
+    return [&sparsifier, key, values] { sparsifier.check_param(key, values); };
+  };
+  expect_refused<ValueError>(sparsifier, check("level", {{"a", 5}, {"b", 11}}));
+  expect_refused<TypeError>(sparsifier, check("levle", {{"a", 5}}));
+  expect_refused<UnknownNameError>(sparsifier, check("level", {{"c", 5}}));
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  expect_refused<ValueError>(sparsifier, check("level", {{"a", nan}}));
+}
+
 TEST(Config, OfASchedulerMustNotBeNaN) {
   float number = 0;
   Scripted sparsifier({}, {{"x", 1.0}});
@@ -307,8 +341,7 @@ TEST(State, IsTheSubclassesOwn) {
   EXPECT_EQ(sparsifier.state("a"), (ParamMap{{"count", 2}}));
 }
 
-// --- the step
-// ---------------------------------------------------------------------------------------
+// --- the step --------------------------------------------------------------------------------
 
 TEST(Step, UpdatesEveryGroupInTurnWithItsDataAndConfig) {
   float a = 0, b[2] = {};
@@ -427,8 +460,7 @@ TEST(Step, TakesDataThatChangedTheirType) {
   EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), (Bytes{1, 0}));
 }
 
-// --- one step is one transaction
-// --------------------------------------------------------------------
+// --- one step is one transaction -------------------------------------------------------------
 
 class Transaction : public ::testing::Test {
  protected:
@@ -496,8 +528,7 @@ TEST_F(Transaction, PassesOnExceptionsThatAreNotStandard) {
   EXPECT_EQ(sparsifier.save_state(), before);
 }
 
-// --- what an override may do
-// ------------------------------------------------------------------------
+// --- what an override may do -----------------------------------------------------------------
 
 TEST(Override, MayReadEverything) {
   float numbers[4] = {1, 2, 3, 4};
@@ -558,6 +589,21 @@ TEST(Override, MustNotChangeGroups) {
   EXPECT_EQ(refused, 14);
   EXPECT_EQ(sparsifier.names(), Names{"a"});
   EXPECT_EQ(sparsifier.config("a"), (ParamMap{{"x", 1}}));
+}
+
+TEST(Override, IsKnownToItsThreadOnly) {
+  float number = 0;
+  bool inside = false, in_other_thread = true;
+  Scripted sparsifier([&](Scripted& self, const std::string&, const ArrayView&) {
+    inside = self.in_override();
+    std::thread([&] { in_other_thread = self.in_override(); }).join();
+  });
+  sparsifier.add_data("a", ArrayView(&number, {1}));
+  EXPECT_FALSE(sparsifier.in_override());
+  sparsifier.step();
+  EXPECT_TRUE(inside);
+  EXPECT_FALSE(in_other_thread);
+  EXPECT_FALSE(sparsifier.in_override());
 }
 
 TEST(Override, MayUseAnotherSparsifier) {
@@ -644,8 +690,7 @@ TEST(Source, IsLetGoOutsideTheLock) {
   EXPECT_EQ(within, 0);
 }
 
-// --- applying and squashing
-// -------------------------------------------------------------------------
+// --- applying and squashing ------------------------------------------------------------------
 
 TEST(Apply, ZeroesTheOwnersMemoryAndKeepsTheMask) {
   float numbers[4] = {1, 2, 3, 4};
@@ -778,8 +823,7 @@ TEST(Remove, OfOneAmongManyFindsTheOthersStill) {
   sparsifier.step();
 }
 
-// --- saving
-// -----------------------------------------------------------------------------------------
+// --- saving ----------------------------------------------------------------------------------
 
 class Saving : public ::testing::Test {
  protected:
@@ -935,6 +979,26 @@ TEST_F(Saving, AStateFromBeforeASquashIsClaimedWhenTheDataComeBack) {
   EXPECT_EQ(bytes_of(original.get_mask("a")), (Bytes{0, 1, 1, 1, 1, 1, 1, 1, 1}));
 }
 
+TEST_F(Saving, AStateThatWaitsForASquashedNameIsSavedOnce) {
+  original.squash_mask({"a"});
+  original.load_state(saved);
+  const auto again = original.save_state();
+  Scripted other;
+  EXPECT_NO_THROW(other.load_state(again));
+  other.add_data("a", ArrayView(numbers, {9}));
+  EXPECT_EQ(bytes_of(other.get_mask("a")), (Bytes{0, 1, 1, 1, 1, 1, 1, 1, 1}));
+  EXPECT_NO_THROW(original.load_state(again));
+}
+
+TEST_F(Saving, AStateThatWaitsForASquashedNameIsForgottenWithIt) {
+  original.squash_mask({"a"});
+  original.load_state(saved);
+  original.remove_data("a");
+  original.add_data("a", ArrayView(numbers, {9}));
+  EXPECT_EQ(original.config("a"), (ParamMap{{"x", 1}}));
+  EXPECT_EQ(bytes_of(original.get_mask("a")), Bytes(9, 1));
+}
+
 /// A state, with one thing wrong in it.
 using Damage = std::function<void(SparsifierState&)>;
 
@@ -1001,8 +1065,36 @@ TEST_F(Saving, TakesEmptyShapesOfAnyLengths) {
   }
 }
 
-// --- threads
-// ----------------------------------------------------------------------------------------
+/// Lets a test call what bindings call.
+struct Restorable : Scripted {
+  using BaseDataSparsifier::restore;
+  void check_config(const std::string&, const ParamMap&) const override { ++checks; }
+  mutable int checks = 0;
+};
+
+TEST_F(Saving, RestoresACopyWithItsSourcesUntouched) {
+  original.squash_mask({"b"});
+  original.add_data("c", ArrayView(numbers, {9}));
+  const auto with_three = original.save_state();
+  const auto source = std::make_shared<CountingSource>(ArrayView(numbers, {9}));
+  Restorable copy;
+  copy.restore(with_three, {{"a", source}});
+  EXPECT_EQ(copy.names(), (Names{"a", "b"})) << "c waits for its data";
+  EXPECT_EQ(copy.get_data("a"), source);
+  EXPECT_TRUE(copy.squashed("b"));
+  EXPECT_EQ(copy.save_state(), with_three);
+  EXPECT_EQ(source->pins, 0);
+  EXPECT_EQ(copy.checks, 0);
+  EXPECT_TRUE(copy.add_data("c", ArrayView(numbers, {9})));
+}
+
+TEST_F(Saving, RestoresOnlyIntoAnEmptySparsifier) {
+  Restorable other;
+  attach(other, {"a"});
+  expect_refused<StateError>(other, [&] { other.restore(saved, {}); });
+}
+
+// --- threads ---------------------------------------------------------------------------------
 
 TEST(SparsifierThreads, TwoSparsifiersStepSideBySide) {
   Random random(500);

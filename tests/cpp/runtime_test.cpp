@@ -36,8 +36,7 @@ TEST(OpenMPRuntime, SaysWhetherThereIsOne) {
 #endif
 }
 
-// --- threads
-// ----------------------------------------------------------------------------------------
+// --- threads ---------------------------------------------------------------------------------
 
 class NumThreads : public ::testing::Test {
  protected:
@@ -82,8 +81,7 @@ TEST_F(NumThreads, OfOpenMPBelongToTheCallingThread) {
 }
 #endif
 
-// --- messages
-// ---------------------------------------------------------------------------------------
+// --- messages --------------------------------------------------------------------------------
 
 TEST(MessageHandler, IsDroppedWithoutAHandler) {
   const auto before = set_message_handler({});
@@ -113,8 +111,7 @@ TEST(MessageHandler, MayThrowAndMaySetAnother) {
   set_message_handler(before);
 }
 
-// --- instruction sets
-// -------------------------------------------------------------------------------
+// --- instruction sets ------------------------------------------------------------------------
 
 TEST(InstructionSet, IsTheBestThatIsAvailableOrTheOneForced) {
   const auto available = instruction_sets_available();
@@ -182,8 +179,7 @@ TEST_F(ForcedIsaDeathTest, UnavailableIsAnErrorOfEveryCallThatNeedsKernels) {
   EXPECT_EXIT(exit_with_isa("mmx", all_refuse), ::testing::ExitedWithCode(0), "");
 }
 
-// --- fork
-// -------------------------------------------------------------------------------------------
+// --- fork ------------------------------------------------------------------------------------
 
 class Fork : public ::testing::Test {
  protected:

@@ -827,3 +827,24 @@ def test_mask_of_a_group_squashed_by_loading_stays_the_same_object(pair):
     fresh.sparsifier.load_state_dict(state)
     assert isinstance(fresh.sparsifier.get_mask("a.b"), torch.Tensor)
     assert fresh.sparsifier.get_mask("a.b") is mask
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.copy, copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))],
+    ids=["copy", "deepcopy", "pickle"],
+)
+def test_copy_of_a_squashed_group_whose_loaded_state_waits(pair, copied):
+    """Such a group is both: its mask can be read, and new data claim the loaded state."""
+    sparsifier = pair.sparsifier
+    sparsifier.squash_mask()
+    sparsifier.load_state_dict(pair.states["sparsifier"])
+    other = copied(sparsifier)
+    assert list(other.data_groups) == ["emb", "a.b"]
+    for name in other.data_groups:
+        expected = as_numpy(sparsifier.get_mask(name))
+        np.testing.assert_array_equal(as_numpy(other.get_mask(name)), expected)
+        with pytest.raises(ValueError, match="squashed"):
+            other.get_data(name)
+    other.add_data("emb", pair.emb)
+    assert other.state["emb"]["seen"] == 3

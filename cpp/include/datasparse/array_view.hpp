@@ -45,6 +45,10 @@ class Axes {
 
 /// Number of elements of that shape: the product of its axes, 1 for no axis at all.
 std::int64_t element_count(const Axes& shape) noexcept;
+/// ValueError, beginning with `what`, for a negative length, or lengths whose product, zeros left
+/// out, is above 2^59: no memory holds so much, and below it no product of lengths or strides
+/// overflows.
+void require_possible(const Axes& shape, const std::string& what);
 /// "(3, 4)", "(5,)", "()": as Python writes a shape.
 std::string to_string(const Axes& shape);
 
@@ -54,7 +58,8 @@ std::string to_string(const Axes& shape);
 class ArrayView {
  public:
   ArrayView() = default;
-  /// C-contiguous memory. ValueError for a negative length, or null memory with elements in it.
+  /// C-contiguous memory. ValueError from require_possible(), or for null memory with elements in
+  /// it.
   ArrayView(void* data, DType dtype, const Axes& shape, bool read_only = false);
   /// Any strides, one per axis, in bytes.
   ArrayView(void* data, DType dtype, const Axes& shape, const Axes& strides, bool read_only);
