@@ -91,8 +91,9 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
 
   // What the new group starts from: the group that it replaces, a loaded state, or the defaults.
   const auto old = impl_->by_name.find(name);
-  const Group* const replaced =
-      old != impl_->by_name.end() && !old->second->squashed() ? old->second : nullptr;
+  const bool goes_on =
+      old != impl_->by_name.end() && (!old->second->squashed() || old->second->awaits_data);
+  const Group* const replaced = goes_on ? old->second : nullptr;
   const auto loaded = impl_->waiting.find(name);
   group->name = name;
   group->written = impl_->defaults;
@@ -139,7 +140,6 @@ void BaseDataSparsifier::remove_data(const std::string& name) {
   removed = std::move(*place);
   impl_->groups.erase(place);
   impl_->by_name.erase(name);
-  impl_->waiting.erase(name);
 }
 
 std::vector<std::string> BaseDataSparsifier::names() const {
@@ -167,6 +167,13 @@ std::shared_ptr<DataSource> BaseDataSparsifier::get_data(const std::string& name
   return group.source;
 }
 
+std::pair<std::shared_ptr<DataSource>, Mask> BaseDataSparsifier::get_data_and_mask(
+    const std::string& name) const {
+  const Entry entry(*this, Entry::reads, "get_data_and_mask()");
+  const Group& group = impl_->at(name);
+  return {group.source, group.mask};
+}
+
 Mask BaseDataSparsifier::get_mask(const std::string& name) const {
   const Entry entry(*this, Entry::reads, "get_mask()");
   return impl_->at(name).mask;
@@ -177,6 +184,13 @@ Mask BaseDataSparsifier::get_mask(const std::string& name) const {
 ParamMap BaseDataSparsifier::config(const std::string& name) const {
   const Entry entry(*this, Entry::reads, "config()");
   return impl_->at(name).effective;
+}
+
+std::vector<std::pair<std::string, ParamMap>> BaseDataSparsifier::configs() const {
+  const Entry entry(*this, Entry::reads, "configs()");
+  std::vector<std::pair<std::string, ParamMap>> result;
+  for (const auto& group : impl_->groups) result.emplace_back(group->name, group->effective);
+  return result;
 }
 
 ParamValue BaseDataSparsifier::config_value(const std::string& name, const std::string& key) const {
@@ -287,6 +301,13 @@ void BaseDataSparsifier::replace_defaults(const ParamMap& defaults) {
 ParamMap BaseDataSparsifier::state(const std::string& name) const {
   const Entry entry(*this, Entry::reads, "state()");
   return impl_->at(name).state;
+}
+
+std::vector<std::pair<std::string, ParamMap>> BaseDataSparsifier::states() const {
+  const Entry entry(*this, Entry::reads, "states()");
+  std::vector<std::pair<std::string, ParamMap>> result;
+  for (const auto& group : impl_->groups) result.emplace_back(group->name, group->state);
+  return result;
 }
 
 void BaseDataSparsifier::replace_state(const std::string& name, const ParamMap& state) {

@@ -24,6 +24,9 @@ struct BaseDataSparsifier::Group {
   Mask mask;
   ParamMap state;
 
+  /// Squashed, but a state from before that was loaded since: add_data() takes it over.
+  bool awaits_data = false;
+
   bool squashed() const noexcept { return source == nullptr; }
 };
 
@@ -61,9 +64,13 @@ struct BaseDataSparsifier::Impl {
       std::swap(*found->second, *group);
       return;
     }
-    groups.reserve(groups.size() + 1);
-    by_name.emplace(group->name, group.get());
-    groups.push_back(std::move(group));
+    const auto place = by_name.emplace(group->name, group.get()).first;
+    try {
+      groups.push_back(std::move(group));
+    } catch (...) {
+      by_name.erase(place);
+      throw;
+    }
   }
 };
 

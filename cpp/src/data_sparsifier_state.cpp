@@ -52,9 +52,8 @@ SparsifierState BaseDataSparsifier::save_state() const {
   saved.enable_mask_update = impl_->enable_mask_update;
   saved.defaults = impl_->defaults;
   for (const auto& group : impl_->groups) {
-    if (impl_->waiting.count(group->name) != 0) continue;  // squashed, and loaded since: saved below
     saved.groups.push_back({group->name, group->written, group->mask.shape(), group->mask.pack(),
-                            group->squashed(), group->state});
+                            group->squashed() && !group->awaits_data, group->state});
   }
   for (const auto& item :
        std::map<std::string, GroupState>(impl_->waiting.begin(), impl_->waiting.end())) {
@@ -118,8 +117,6 @@ void BaseDataSparsifier::load_state(const SparsifierState& state, bool strict) {
                          to_string(attached->second->mask.shape()) + ", got " +
                          to_string(saved.shape));
       }
-      // A squashed group has no data: like a new name, it waits for them.
-      if (attached->second->squashed() && !saved.squashed) waiting.emplace(saved.name, saved);
       changes.push_back(
           {attached->second, &saved, saved.config, std::move(effective), saved.state});
     } else if (saved.squashed) {
@@ -147,6 +144,7 @@ void BaseDataSparsifier::load_state(const SparsifierState& state, bool strict) {
     group.state = std::move(change.state);
     group.mask.unpack(change.saved->mask_bits.data());
     if (change.saved->squashed) released.push_back(std::move(group.source));
+    group.awaits_data = group.squashed() && !change.saved->squashed;
   }
   impl_->waiting = std::move(waiting);
   impl_->defaults = std::move(defaults);
@@ -168,6 +166,7 @@ void BaseDataSparsifier::restore(
     }
     auto group = restored_group(saved, effective_config(saved.name, saved.config, &saved.shape));
     if (!saved.squashed) group->source = std::move(source->second);
+    group->awaits_data = group->squashed() && !saved.squashed;
     impl_->put(group);
   }
   impl_->defaults = state.defaults;

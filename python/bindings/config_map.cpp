@@ -191,10 +191,10 @@ py::dict GroupMap::to_dict() const {
 
 py::dict GroupMap::to_dicts() const {
   const auto& sparsifier = core(sparsifier_);
+  const auto maps = without_gil(
+      [&] { return shows_ == Shows::state ? sparsifier.states() : sparsifier.configs(); });
   py::dict result;
-  for (const auto& name : without_gil([&] { return sparsifier.names(); })) {
-    result[py::str(name)] = to_python(read(sparsifier, shows_, name));
-  }
+  for (const auto& [name, map] : maps) result[py::str(name)] = to_python(map);
   return result;
 }
 

@@ -29,15 +29,16 @@ PySparsifierSide& side_of(const SelfSparsifier& self) {
   return *side;
 }
 
-std::shared_ptr<PySource> source_of(const SelfSparsifier& self, const std::string& name) {
-  auto source = without_gil([&] { return self->get_data(name); });
-  return std::dynamic_pointer_cast<PySource>(source);
+/// A group's source, null where it was squashed, and its mask; both of the same moment, so that a
+/// mask object made from them stays right while another thread replaces the group.
+std::pair<std::shared_ptr<PySource>, datasparse::Mask> source_and_mask(const SelfSparsifier& self,
+                                                                       const std::string& name) {
+  auto [source, mask] = without_gil([&] { return self->get_data_and_mask(name); });
+  return {std::dynamic_pointer_cast<PySource>(source), mask};
 }
 
-/// PySource::adopt_mask() for one group, if it is there and has a source.
-void adopt_mask(const SelfSparsifier& self, const std::string& name) {
-  const bool attached = without_gil([&] { return self->contains(name) && !self->squashed(name); });
-  if (attached) source_of(self, name)->adopt_mask();
+std::shared_ptr<PySource> source_of(const SelfSparsifier& self, const std::string& name) {
+  return std::dynamic_pointer_cast<PySource>(without_gil([&] { return self->get_data(name); }));
 }
 
 /// The names that `names` stands for: None for all, one, or several.
@@ -99,31 +100,33 @@ py::object add_data(const SelfSparsifier& self, const Name& name, const py::obje
   const auto* const given =
       mask.is_none() ? nullptr : reinterpret_cast<const std::uint8_t*>(bytes.data());
 
-  adopt_mask(self, name);
+  if (without_gil([&] { return self->contains(name); })) {
+    if (const auto replaced = source_and_mask(self, name).first) replaced->adopt_mask();
+  }
   const bool has_mask =
       without_gil([&] { return self->add_data(name, source, params, reuse_mask, given); });
   side.squashed_masks.attr("pop")(py::str(name), py::none());
   if (!has_mask) return source->array();
-  const auto held = without_gil([&] { return self->get_mask(name); });
-  return source->masked_copy(held);
+  return source->masked_copy(source_and_mask(self, name).second);
 }
 
 py::object get_mask(const SelfSparsifier& self, const std::string& name) {
   auto& side = side_of(self);
-  adopt_mask(self, name);
-  const auto mask = without_gil([&] { return self->get_mask(name); });
-  if (!without_gil([&] { return self->squashed(name); }))
-    return source_of(self, name)->mask_object(mask);
+  const auto [source, mask] = source_and_mask(self, name);
+  if (source != nullptr) {
+    source->adopt_mask();
+    return source->mask_object(mask);
+  }
   const py::str key(name);
   if (!side.squashed_masks.contains(key)) side.squashed_masks[key] = numpy_mask(mask);
   return side.squashed_masks[key];
 }
 
 py::object get_data(const SelfSparsifier& self, const std::string& name, bool return_original) {
-  const auto source = source_of(self, name);
-  if (return_original) return source->array();
+  if (return_original) return source_of(self, name)->array();
+  const auto [source, mask] = source_and_mask(self, name);
+  if (source == nullptr) return source_of(self, name)->array();  // throws: squashed
   source->adopt_mask();
-  const auto mask = without_gil([&] { return self->get_mask(name); });
   return source->masked_copy(mask);
 }
 
@@ -189,9 +192,8 @@ py::tuple full_state(const SelfSparsifier& self) {
   const auto state = without_gil([&] { return self->save_state(); });
   py::dict data;
   for (const auto& name : without_gil([&] { return self->names(); })) {
-    if (!without_gil([&] { return self->squashed(name); })) {
-      data[py::str(name)] = source_of(self, name)->object();
-    }
+    const auto source = source_and_mask(self, name).first;
+    data[py::str(name)] = source != nullptr ? source->object() : py::none();
   }
   return py::make_tuple(to_state_dict(state), data, attributes_of(self.handle()));
 }
@@ -203,7 +205,7 @@ void set_full_state(const SelfSparsifier& self, const py::tuple& full_state) {
   for (const auto& item : py::dict(full_state[1])) {
     const std::string name = py::str(item.first);
     const auto data = py::reinterpret_borrow<py::object>(item.second);
-    sources.emplace(name, make_unchecked_source(data, name, &side));
+    sources.emplace(name, data.is_none() ? nullptr : make_unchecked_source(data, name, &side));
   }
   const auto state = to_sparsifier_state(full_state[0]);
   without_gil([&] { side.restore(state, std::move(sources)); });

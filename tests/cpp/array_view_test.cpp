@@ -51,6 +51,22 @@ TEST(Axes, CountTheElements) {
   EXPECT_EQ(element_count(Axes{1 << 20, 1 << 20}), std::int64_t{1} << 40);
 }
 
+TEST(RequirePossible, RefusesShapesWhoseProductsWouldOverflow) {
+  const std::int64_t large = std::int64_t{1} << 40, limit = std::int64_t{1} << 59;
+  for (const Axes& shape : {Axes{}, Axes{0}, Axes{limit}, Axes{0, limit}, Axes{2, limit / 2}}) {
+    EXPECT_NO_THROW(require_possible(shape, "shape")) << to_string(shape);
+  }
+  for (const Axes& shape :
+       {Axes{-1}, Axes{0, -1}, Axes{limit + 1}, Axes{2, limit}, Axes{large, large},
+        Axes{0, large, large}, Axes{large, large, 0}, Axes{large, 0, large}}) {
+    const auto message = message_of<ValueError>([&] { require_possible(shape, "shape of 'a'"); });
+    EXPECT_EQ(message.rfind("shape of 'a' must", 0), 0U) << message;
+    EXPECT_NE(message.find(to_string(shape)), std::string::npos) << message;
+    EXPECT_THROW(ArrayView(static_cast<float*>(nullptr), shape), ValueError);
+    EXPECT_THROW(BlockSpec().resolved(shape), ValueError);
+  }
+}
+
 TEST(ArrayView, IsEmptyByDefault) {
   const ArrayView view;
   EXPECT_EQ(view.size(), 0);

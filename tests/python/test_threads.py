@@ -445,8 +445,20 @@ def test_groups_come_and_go_beside_steps_and_readers(hasty):
         lambda sparsifier: sparsifier.state.copy(),
         lambda sparsifier: sparsifier.squash_mask([]),
         lambda sparsifier: sparsifier.apply_mask(),
+        lambda sparsifier: sparsifier.step(),
+        lambda sparsifier: sparsifier.state_dict(),
     ],
-    ids=["repr", "copy", "data_groups.copy", "data_groups ==", "state.copy", "squash", "apply"],
+    ids=[
+        "repr",
+        "copy",
+        "data_groups.copy",
+        "data_groups ==",
+        "state.copy",
+        "squash",
+        "apply",
+        "step",
+        "state_dict",
+    ],
 )
 def test_calls_about_all_groups_while_some_come_and_go(hasty, read):
     """Such a call names no group: it must not fail because one has just gone."""
@@ -454,8 +466,9 @@ def test_calls_about_all_groups_while_some_come_and_go(hasty, read):
     data = values(9)
 
     def come_and_go():
-        for _ in range(300):
+        for _ in range(1000):
             sparsifier.add_data("guest", data)
+            sparsifier.get_mask("guest")
             sparsifier.remove_data("guest")
 
     run_together(come_and_go, beside=[lambda: read(sparsifier)] * 2)

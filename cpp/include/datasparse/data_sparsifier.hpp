@@ -82,6 +82,8 @@ class BaseDataSparsifier {
   bool squashed(const std::string& name) const;
   /// The group's source. ValueError where it was squashed.
   std::shared_ptr<DataSource> get_data(const std::string& name) const;
+  /// Source and mask of the same moment; no source where the group was squashed.
+  std::pair<std::shared_ptr<DataSource>, Mask> get_data_and_mask(const std::string& name) const;
   /// The group's own mask, not a copy: what is written there is the mask.
   Mask get_mask(const std::string& name) const;
 
@@ -89,6 +91,8 @@ class BaseDataSparsifier {
 
   /// The config with automatic values filled in.
   ParamMap config(const std::string& name) const;
+  /// config() of all groups, of the same moment.
+  std::vector<std::pair<std::string, ParamMap>> configs() const;
   /// One value of it; nothing else is copied.
   ParamValue config_value(const std::string& name, const std::string& key) const;
   /// Writes all of `changes`, or nothing if check_config() refuses the result.
@@ -109,6 +113,8 @@ class BaseDataSparsifier {
 
   /// The subclass's own values for a group, saved with its mask.
   ParamMap state(const std::string& name) const;
+  /// state() of all groups, of the same moment.
+  std::vector<std::pair<std::string, ParamMap>> states() const;
   void replace_state(const std::string& name, const ParamMap& state);
 
   /// Whether the calling thread is in an override of this sparsifier, where nothing may be changed.

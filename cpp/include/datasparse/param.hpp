@@ -27,6 +27,8 @@ class ParamValue {
   ParamValue(double value) : value_(value) {}
   ParamValue(const char* value) : value_(std::string(value)) {}
   ParamValue(std::string value) : value_(std::move(value)) {}
+  template <class T>
+  ParamValue(T*) = delete;  // would be a bool
   ParamValue(Ints values) : value_(std::move(values)) {}
   ParamValue(Floats values) : value_(std::move(values)) {}
 
@@ -107,7 +109,8 @@ class ParamMap {
 /// defaults.
 std::string label(const std::string& key, const std::string& group);
 
-/// "; did you mean 'emb'?" with the nearest candidate by edit distance, or "" where none is near.
+/// "; did you mean 'emb'?" with the nearest candidate by edit distance; where none is near, a list
+/// of them if it is short, else "".
 std::string did_you_mean(const std::string& name, const std::vector<std::string>& candidates);
 
 }  // namespace datasparse
