@@ -45,13 +45,15 @@ std::unique_ptr<BaseDataSparsifier::Group> BaseDataSparsifier::restored_group(
   return group;
 }
 
-SparsifierState BaseDataSparsifier::save_state() const {
+SparsifierState BaseDataSparsifier::save_state(
+    std::unordered_map<std::string, std::shared_ptr<DataSource>>* sources) const {
   const Entry entry(*this, Entry::reads, "save_state()");
   SparsifierState saved;
   saved.step_count = impl_->step_count;
   saved.enable_mask_update = impl_->enable_mask_update;
   saved.defaults = impl_->defaults;
   for (const auto& group : impl_->groups) {
+    if (sources != nullptr) sources->emplace(group->name, group->source);
     saved.groups.push_back({group->name, group->written, group->mask.shape(), group->mask.pack(),
                             group->squashed() && !group->awaits_data, group->state});
   }

@@ -189,11 +189,12 @@ void load_state_dict(const SelfSparsifier& self, const py::object& state_dict, b
 /// What a copy or a pickle holds: the state, the data by name, the attributes of a subclass.
 py::tuple full_state(const SelfSparsifier& self) {
   side_of(self).adopt_masks();
-  const auto state = without_gil([&] { return self->save_state(); });
+  std::unordered_map<std::string, std::shared_ptr<datasparse::DataSource>> sources;
+  const auto state = without_gil([&] { return self->save_state(&sources); });
   py::dict data;
-  for (const auto& name : without_gil([&] { return self->names(); })) {
-    const auto source = source_and_mask(self, name).first;
-    data[py::str(name)] = source != nullptr ? source->object() : py::none();
+  for (const auto& [name, source] : sources) {
+    const auto held = std::dynamic_pointer_cast<PySource>(source);
+    data[py::str(name)] = held != nullptr ? held->object() : py::none();
   }
   return py::make_tuple(to_state_dict(state), data, attributes_of(self.handle()));
 }

@@ -276,7 +276,9 @@ void SourceOwner::adopt_masks() const {
   // alone.
   std::vector<std::shared_ptr<PySource>> held;
   for (auto* source : sources_) {
-    if (source->mask_object_) held.push_back(source->shared_from_this());
+    if (!source->mask_object_) continue;
+    // One that another thread has let go of waits for the interpreter's lock to die.
+    if (auto alive = source->weak_from_this().lock()) held.push_back(std::move(alive));
   }
   for (const auto& source : held) source->adopt_mask();
 }
@@ -289,14 +291,7 @@ PySource::PySource(py::object data, std::string name, SourceOwner* owner)
 }
 
 PySource::~PySource() {
-  if (Py_IsInitialized() == 0) {
-    data_.release();
-    mask_object_.release();
-    return;
-  }
-  const py::gil_scoped_acquire gil;
   if (owner_ != nullptr) owner_->sources_.erase(this);
-  clear();
 }
 
 py::object PySource::call(const py::object& override, const py::tuple& args,
@@ -338,18 +333,31 @@ std::shared_ptr<PySource> make_source(py::object data, const std::string& name,
   return source;
 }
 
+namespace {
+
+/// Sources are let go of without the interpreter's lock, and die with it. After the interpreter's
+/// end they are left alone.
+std::shared_ptr<PySource> held(PySource* source) {
+  return std::shared_ptr<PySource>(source, [](PySource* last) {
+    if (Py_IsInitialized() == 0) return;
+    const py::gil_scoped_acquire gil;
+    delete last;
+  });
+}
+
+}  // namespace
+
 std::shared_ptr<PySource> make_unchecked_source(py::object data, const std::string& name,
                                                 SourceOwner* owner) {
   if (py::isinstance<py::array>(data)) {
-    return std::make_shared<NumpySource>(std::move(data), name, owner);
+    return held(new NumpySource(std::move(data), name, owner));
   }
   if (const auto* torch = Torch::if_imported()) {
     if (torch->is_tensor(data) || torch->is_embedding(data)) {
-      return std::make_shared<TorchSource>(std::move(data), name, owner, *torch);
+      return held(new TorchSource(std::move(data), name, owner, *torch));
     }
   }
-  if (py::hasattr(data, "__dlpack__"))
-    return std::make_shared<DLPackSource>(std::move(data), name, owner);
+  if (py::hasattr(data, "__dlpack__")) return held(new DLPackSource(std::move(data), name, owner));
   throw TypeError(
       (name.empty() ? "data" : "data of '" + name + "'") +
       " must be a NumPy array, a torch tensor, nn.Parameter, nn.Embedding or nn.EmbeddingBag, or "

@@ -33,7 +33,7 @@ class SourceOwner {
 };
 
 /// The tensor of one group, and the mask object that the user sees. All calls need the
-/// interpreter's lock, which the destructor takes itself.
+/// interpreter's lock; the pointers that make_source() returns take it when the last one goes.
 class PySource : public datasparse::DataSource, public std::enable_shared_from_this<PySource> {
  public:
   PySource(const PySource&) = delete;

@@ -143,7 +143,10 @@ class BaseDataSparsifier {
 
   // --- saving ---------------------------------------------------------------------------------
 
-  SparsifierState save_state() const;
+  /// With `sources`, fills in the sources of all groups by name, null for squashed ones, of the
+  /// same moment.
+  SparsifierState save_state(
+      std::unordered_map<std::string, std::shared_ptr<DataSource>>* sources = nullptr) const;
   /// Restores masks, configs and states by name; attached data stay attached. A state for a name
   /// without data waits for add_data(). With `strict`, the names must be those attached, unless
   /// none is. ValueError, naming the entry, for anything that does not fit; nothing has changed
