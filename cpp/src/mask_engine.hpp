@@ -1,8 +1,11 @@
 /// Computes masks, one or many at once. See block_mask.hpp for what a mask is.
 ///
-/// How: the matrix is cut into tiles of at most 4,096 blocks. A tile is scored on demand, never
-/// stored: once per round of a radix selection that finds the score of the last block to prune, and
-/// once more when the mask is written. Few bytes are kept, and every stage is parallel over tiles.
+/// How: the matrix is cut into tiles of at most 4,096 blocks. Up to 32,768 blocks are scored once
+/// and their keys kept. Above, a sample brackets the key at which pruning stops; one pass scores
+/// every tile, writes the mask as if the whole bracket were kept, counts, and collects the few
+/// candidates inside; the exact cut is selected among those, and their places are corrected. What
+/// defeats the sample is counted instead, 11 bits of the keys a round. Scores are never stored for
+/// the whole tensor; every stage but the selection is parallel over tiles.
 #pragma once
 
 #include <cstdint>

@@ -1121,6 +1121,16 @@ TEST(SparsifierThreads, TwoSparsifiersStepSideBySide) {
   }
 }
 
+Mask saved_mask(const BaseDataSparsifier& sparsifier, const std::string& name) {
+  Mask mask;
+  for (const auto& group : sparsifier.save_state().groups) {
+    if (group.name != name) continue;
+    mask = Mask(group.shape);
+    mask.unpack(group.mask_bits.data());
+  }
+  return mask;
+}
+
 TEST(SparsifierThreads, OneSparsifierServesFour) {
   Random random(501);
   Tensor tensor(DType::float32, {200, 200});
@@ -1135,8 +1145,9 @@ TEST(SparsifierThreads, OneSparsifierServesFour) {
       for (int i = 0; i < rounds; ++i) {
         sparsifier.add_data(own, tensor.view(), {{"sparsity_level", 0.25}});
         sparsifier.step();
-        EXPECT_EQ(sparsifier.get_mask(own).zeros(), 10000);
-        EXPECT_EQ(sparsifier.get_mask("shared").size(), 40000);
+        // Another thread's step may be writing the mask itself: a saved one is of one moment.
+        EXPECT_EQ(saved_mask(sparsifier, own).zeros(), 10000);
+        EXPECT_EQ(saved_mask(sparsifier, "shared").zeros(), 20000);
         sparsifier.update_config(own, {{"sparsity_level", 0.5}});
         EXPECT_EQ(sparsifier.config_value(own, "sparsity_level"), ParamValue(0.5));
         EXPECT_GE(sparsifier.save_state().groups.size(), 2U);

@@ -220,6 +220,80 @@ TEST_P(KernelsTest, HistogramCountsTheKeysOfThePrefix) {
 }
 
 template <class Key>
+void expect_plain_ranges(const Kernels& table) {
+  Selection<Key> selection(table);
+  const auto& select = selection.select;
+  for (const std::int64_t n : edge_sizes) {
+    const auto keys = selection.random_keys(n);
+    if (n > 0) {
+      const auto [least, greatest] = select.range(keys.data(), n);
+      EXPECT_EQ(least, *std::min_element(keys.begin(), keys.end()));
+      EXPECT_EQ(greatest, *std::max_element(keys.begin(), keys.end()));
+    }
+    for (const Key lo : {Key{0}, Key{1}, Key{5}, KeyTraits<Key>::nan}) {
+      EXPECT_EQ(select.count_below(keys.data(), n, lo),
+                std::count_if(keys.begin(), keys.end(), [lo](Key key) { return key < lo; }));
+      for (const Key hi : {lo, Key{5}, Key{77}, KeyTraits<Key>::nan, KeyTraits<Key>::nan + 1}) {
+        std::vector<Key> expected, kept(keys.size() + 1, selection.untouched);
+        std::copy_if(keys.begin(), keys.end(), std::back_inserter(expected),
+                     [lo, hi](Key key) { return lo <= key && key < hi; });
+        std::vector<Key> in_place = keys;
+        select.keep_range(kept.data(), keys.data(), n, lo, hi);
+        select.keep_range(in_place.data(), in_place.data(), n, lo, hi);
+        in_place.resize(expected.size());
+        EXPECT_EQ(in_place, expected);
+        expected.resize(kept.size(), selection.untouched);
+        EXPECT_EQ(kept, expected) << "n " << n << " from " << lo << " to " << hi;
+      }
+    }
+  }
+}
+
+TEST_P(KernelsTest, RangesCountAndKeep) {
+  expect_plain_ranges<std::uint32_t>(table());
+  expect_plain_ranges<std::uint64_t>(table());
+}
+
+template <class Key>
+void expect_plain_bracket(const Kernels& table) {
+  Selection<Key> selection(table);
+  for (const std::int64_t n : {0, 1, 15, 16, 17, 33, 63, 64, 65, 1023, 4096}) {
+    const auto keys = selection.random_keys(n);
+    for (const Key lo : {Key{0}, Key{1}, Key{5}, KeyTraits<Key>::nan}) {
+      for (const Key hi : {lo, Key{5}, KeyTraits<Key>::nan - 1, KeyTraits<Key>::nan}) {
+        if (hi < lo) continue;
+        Bytes keep(keys.size() + 1, 7), expected_keep;
+        std::vector<std::uint16_t> inside(keys.size() + 1, 7), expected_inside;
+        BracketCounts expected{};
+        for (std::size_t i = 0; i < keys.size(); ++i) {
+          expected_keep.push_back(keys[i] > lo ? 1 : 0);
+          if (keys[i] < lo) ++expected.below;
+          if (keys[i] == lo) ++expected.at_lo;
+          if (keys[i] == hi && hi > lo) ++expected.at_hi;
+          if (keys[i] > lo && keys[i] < hi)
+            expected_inside.push_back(static_cast<std::uint16_t>(i));
+        }
+        expected_keep.push_back(7);
+        const BracketCounts found =
+            selection.select.bracket(keep.data(), inside.data(), keys.data(), n, lo, hi);
+        EXPECT_EQ(keep, expected_keep);
+        EXPECT_EQ(found.below, expected.below);
+        EXPECT_EQ(found.at_lo, expected.at_lo);
+        EXPECT_EQ(found.at_hi, expected.at_hi);
+        ASSERT_EQ(found.inside, static_cast<std::int64_t>(expected_inside.size()));
+        inside.resize(expected_inside.size());
+        EXPECT_EQ(inside, expected_inside);
+      }
+    }
+  }
+}
+
+TEST_P(KernelsTest, BracketSortsKeysOutAroundTwo) {
+  expect_plain_bracket<std::uint32_t>(table());
+  expect_plain_bracket<std::uint64_t>(table());
+}
+
+template <class Key>
 void expect_plain_count(const Kernels& table) {
   Selection<Key> selection(table);
   for (const std::int64_t n : edge_sizes) {

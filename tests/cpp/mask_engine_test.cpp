@@ -1,5 +1,7 @@
 #include "mask_engine.hpp"
 
+#include <limits>
+
 #include "support.hpp"
 
 namespace datasparse {
@@ -81,6 +83,77 @@ TEST(ComputeMasks, ManySmallGroupsAgree) {
     jobs.push_back({std::move(tensor), spec(random.unit(), 1, 2, random.between(0, 2)), {}});
   }
   expect_reference(jobs);
+}
+
+/// Values that are hard on a selection by sampling.
+void fill_hard(Tensor& tensor, int kind, Random& random) {
+  const std::int64_t n = tensor.size();
+  const auto quiet_nan = std::numeric_limits<float>::quiet_NaN();
+  for (std::int64_t i = 0; i < n; ++i) {
+    float x = 0;
+    switch (kind) {
+      case 0: x = static_cast<float>(random.unit() - 0.5); break;
+      case 1: x = static_cast<float>(i); break;                // sorted
+      case 2: x = static_cast<float>(n - i); break;            // reversed
+      case 3: x = static_cast<float>(random.below(3)); break;  // ties at both ends
+      case 4: x = static_cast<float>(random.below(256)); break;
+      case 5: x = random.below(10) < 9 ? 0.F : 1.F + static_cast<float>(random.unit()); break;
+      case 6: x = i == n / 3 ? 1e30F : static_cast<float>(random.unit()); break;
+      case 7: x = random.one_in(2) ? quiet_nan : static_cast<float>(random.unit()); break;
+      case 8: x = 1.F / static_cast<float>(1 + i % 512); break;             // Zipf by column
+      case 9: x = 1.F / static_cast<float>(1 + i / 512); break;             // Zipf by row
+      case 10: x = static_cast<float>(random.below(1000)) * 1e-42F; break;  // denormals
+      case 11:  // clusters: most of the bracket in one narrow spot
+        x = random.below(100) < 60 ? 1.F + static_cast<float>(random.below(64)) * 0x1p-23F
+                                   : static_cast<float>(random.unit() * 2);
+        break;
+      case 12: x = quiet_nan; break;
+      default: x = i % 16 == 0 ? 1.F : static_cast<float>(random.unit()); break;
+    }
+    std::uint32_t bits = 0;
+    std::memcpy(&bits, &x, sizeof(bits));
+    tensor.set_bits(i, bits);
+  }
+}
+constexpr int hard_kinds = 14;
+
+TEST(ComputeMasks, OfManyTilesWithHardValuesAgreeWithAStableSort) {
+  Random random(403);
+  for (int round = 0; round < 280; ++round) {
+    const Threads scope(static_cast<int>(1 + round / hard_kinds % 4));
+    const std::int64_t n =
+        round % 20 == 0 ? parallel_from + random.below(5000) : random.between(32769, 60000);
+    std::vector<Job> jobs;
+    Tensor tensor(DType::float32, {n});
+    fill_hard(tensor, round % hard_kinds, random);
+    const double level =
+        random.one_in(4) ? static_cast<double>(random.between(1, 9)) / 10 : random.unit();
+    jobs.push_back({std::move(tensor), spec(level, 1, 1), {}});
+    expect_reference(jobs);
+  }
+}
+
+// One value where the sample looks, at a place that it cannot know of elsewhere: the bracket
+// misses, and counting must take over.
+TEST(ComputeMasks, SurviveABracketThatMisses) {
+  Random random(404);
+  constexpr std::int64_t n = 40000;
+  for (const double level : {0.1, 0.5, 0.9}) {
+    // A quarter of the tensor, in one piece, differs from what every stratum shows but the last.
+    for (const float spike : {0.F, 2.F}) {
+      Tensor tensor(DType::float32, {n});
+      for (std::int64_t i = 0; i < n; ++i) {
+        const auto part = static_cast<float>(random.unit());
+        const float x = i % 256 < 64 ? spike : part;
+        std::uint32_t bits = 0;
+        std::memcpy(&bits, &x, sizeof(bits));
+        tensor.set_bits(i, bits);
+      }
+      std::vector<Job> jobs;
+      jobs.push_back({std::move(tensor), spec(level, 1, 1), {}});
+      expect_reference(jobs);
+    }
+  }
 }
 
 }  // namespace

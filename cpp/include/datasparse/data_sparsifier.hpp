@@ -84,7 +84,8 @@ class BaseDataSparsifier {
   std::shared_ptr<DataSource> get_data(const std::string& name) const;
   /// Source and mask of the same moment; no source where the group was squashed.
   std::pair<std::shared_ptr<DataSource>, Mask> get_data_and_mask(const std::string& name) const;
-  /// The group's own mask, not a copy: what is written there is the mask.
+  /// The group's own mask, not a copy: what is written there is the mask. While another thread's
+  /// step() runs it is half written; read it from one thread, or from save_state().
   Mask get_mask(const std::string& name) const;
 
   // --- config ---------------------------------------------------------------------------------

@@ -31,6 +31,17 @@ struct KeyTraits<std::uint64_t> {
   static constexpr std::uint64_t nan = 0x7FF0000000000001ULL;
 };
 
+/// The least and the greatest of some keys.
+template <class Key>
+struct KeyRange {
+  Key least, greatest;
+};
+
+/// How many keys lie where relative to a bracket [lo, hi]. Counts of parts add up.
+struct BracketCounts {
+  std::int64_t below, at_lo, inside, at_hi;  // key < lo; == lo; lo < key < hi; == hi > lo
+};
+
 template <class Key>
 struct SelectionKernels {
   using Score = typename KeyTraits<Key>::Score;
@@ -41,6 +52,20 @@ struct SelectionKernels {
   /// ++counts[(key >> shift) & (2^bits − 1)] for every key with key >> (shift + bits) == prefix.
   void (*histogram)(std::int64_t* counts, const Key* keys, std::int64_t n, Key prefix, int shift,
                     int bits) noexcept;
+
+  /// The least and the greatest of n >= 1 keys.
+  KeyRange<Key> (*range)(const Key* keys, std::int64_t n) noexcept;
+
+  /// How many keys are less than `pivot`.
+  std::int64_t (*count_below)(const Key* keys, std::int64_t n, Key pivot) noexcept;
+
+  /// Copies the keys in [lo, hi) to `out`, in order, and nothing beyond them. `out` may be `keys`.
+  void (*keep_range)(Key* out, const Key* keys, std::int64_t n, Key lo, Key hi) noexcept;
+
+  /// keep[i] = keys[i] > lo. The places of the keys between lo and hi go to `inside`, in order;
+  /// n <= 4096, and `inside` has room for n.
+  BracketCounts (*bracket)(std::uint8_t* keep, std::uint16_t* inside, const Key* keys,
+                           std::int64_t n, Key lo, Key hi) noexcept;
 
   /// How many keys equal `key`.
   std::int64_t (*count_equal)(const Key* keys, std::int64_t n, Key key) noexcept;

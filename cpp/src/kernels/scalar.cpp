@@ -122,6 +122,45 @@ void histogram(std::int64_t* counts, const Key* keys, std::int64_t n, Key prefix
 }
 
 template <class Key>
+KeyRange<Key> range(const Key* keys, std::int64_t n) noexcept {
+  KeyRange<Key> range{keys[0], keys[0]};
+  for (std::int64_t i = 1; i < n; ++i) {
+    range.least = keys[i] < range.least ? keys[i] : range.least;
+    range.greatest = keys[i] > range.greatest ? keys[i] : range.greatest;
+  }
+  return range;
+}
+
+template <class Key>
+std::int64_t count_below(const Key* keys, std::int64_t n, Key pivot) noexcept {
+  std::int64_t count = 0;
+  for (std::int64_t i = 0; i < n; ++i) count += keys[i] < pivot ? 1 : 0;
+  return count;
+}
+
+template <class Key>
+void keep_range(Key* out, const Key* keys, std::int64_t n, Key lo, Key hi) noexcept {
+  for (std::int64_t i = 0; i < n; ++i) {
+    if (keys[i] >= lo && keys[i] < hi) *out++ = keys[i];
+  }
+}
+
+template <class Key>
+BracketCounts bracket(std::uint8_t* keep, std::uint16_t* inside, const Key* keys, std::int64_t n,
+                      Key lo, Key hi) noexcept {
+  BracketCounts counts{};
+  for (std::int64_t i = 0; i < n; ++i) {
+    const Key key = keys[i];
+    keep[i] = key > lo ? 1 : 0;
+    counts.below += key < lo ? 1 : 0;
+    counts.at_lo += key == lo ? 1 : 0;
+    counts.at_hi += key > lo && key == hi ? 1 : 0;
+    if (key > lo && key < hi) inside[counts.inside++] = static_cast<std::uint16_t>(i);
+  }
+  return counts;
+}
+
+template <class Key>
 std::int64_t count_equal(const Key* keys, std::int64_t n, Key key) noexcept {
   std::int64_t count = 0;
   for (std::int64_t i = 0; i < n; ++i) count += keys[i] == key ? 1 : 0;
@@ -148,8 +187,9 @@ void zero_masked(std::byte* dst, std::ptrdiff_t stride, const std::uint8_t* mask
 }
 
 template <class Key>
-constexpr SelectionKernels<Key> selection{make_keys<Key>, histogram<Key>, count_equal<Key>,
-                                          threshold<Key>};
+constexpr SelectionKernels<Key> selection{make_keys<Key>,   histogram<Key>,  range<Key>,
+                                          count_below<Key>, keep_range<Key>, bracket<Key>,
+                                          count_equal<Key>, threshold<Key>};
 
 constexpr Kernels table{
     "scalar",
