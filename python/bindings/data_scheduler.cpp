@@ -20,14 +20,25 @@ namespace {
 
 class PyScheduler final : public BaseDataScheduler, public py::trampoline_self_life_support {
  public:
-  PyScheduler(const py::object& sparsifier, const std::string& schedule_param,
-              std::int64_t last_epoch, bool verbose)
-      : BaseDataScheduler(borrowed(sparsifier), schedule_param, last_epoch, verbose),
-        sparsifier_(sparsifier) {}
+  /// `core` is borrowed(sparsifier). Needs no interpreter's lock: it waits for the sparsifier's.
+  PyScheduler(py::object&& sparsifier, std::shared_ptr<BaseDataSparsifier> core,
+              const std::string& schedule_param, std::int64_t last_epoch, bool verbose)
+      : BaseDataScheduler(std::move(core), schedule_param, last_epoch, verbose),
+        sparsifier_(std::move(sparsifier)) {}
 
   PyScheduler() = default;
 
   using BaseDataScheduler::start;
+
+  /// The core's pointer owns nothing: a cycle through it would be invisible to the collector, which
+  /// sees sparsifier_ instead.
+  static std::shared_ptr<BaseDataSparsifier> borrowed(const py::object& sparsifier) {
+    if (!py::isinstance<BaseDataSparsifier>(sparsifier)) {
+      throw datasparse::TypeError("data_sparsifier must be a BaseDataSparsifier, got " +
+                                  class_name(sparsifier));
+    }
+    return {std::shared_ptr<void>(), &*Self<BaseDataSparsifier>(sparsifier)};
+  }
 
   void restore(const py::object& sparsifier, const datasparse::SchedulerState& state,
                bool verbose) {
@@ -59,16 +70,6 @@ class PyScheduler final : public BaseDataScheduler, public py::trampoline_self_l
 
  private:
   void use_make_scheduler() const override {}
-
-  /// The core's pointer owns nothing: a cycle through it would be invisible to the collector, which
-  /// sees sparsifier_ instead.
-  static std::shared_ptr<BaseDataSparsifier> borrowed(const py::object& sparsifier) {
-    if (!py::isinstance<BaseDataSparsifier>(sparsifier)) {
-      throw datasparse::TypeError("data_sparsifier must be a BaseDataSparsifier, got " +
-                                  class_name(sparsifier));
-    }
-    return {std::shared_ptr<void>(), &*Self<BaseDataSparsifier>(sparsifier)};
-  }
 
   py::object sparsifier_;
 };
@@ -127,9 +128,13 @@ The constructor makes the initial step: last_epoch advances by one, and get_sche
 {'w': 0.2})",
       collected<BaseDataScheduler, SchedulerAccess>());
 
-  cls.def(py::init([](const py::object& sparsifier, const std::string& schedule_param,
+  cls.def(py::init([](py::object sparsifier, const std::string& schedule_param,
                       std::int64_t last_epoch, bool verbose) {
-    return new PyScheduler(sparsifier, schedule_param, last_epoch, verbose);
+    auto core = PyScheduler::borrowed(sparsifier);
+    return without_gil([&] {
+      return new PyScheduler(std::move(sparsifier), std::move(core), schedule_param, last_epoch,
+                             verbose);
+    });
   }));
   cls.def(py::init([] { return new PyScheduler(); }));
   const py::object construct = cls.attr("__init__");
