@@ -63,7 +63,7 @@ class PyScheduler final : public BaseDataScheduler, public py::trampoline_self_l
     ParamMap values;
     for (const auto& item : to_dict(returned, method + " returned " + class_name(returned))) {
       const auto name = item.first.cast<std::string>();
-      values.set(name, to_param(item.second, datasparse::label(schedule_param(), name)));
+      values.set(name, to_param(item.second, schedule_param(), name));
     }
     return values;
   }
@@ -99,6 +99,8 @@ struct SchedulerAccess {
 }  // namespace
 
 void register_data_scheduler(py::module_& module) {
+  // What a scheduler itself holds is read under the interpreter's lock: nobody waits for that lock
+  // while holding the scheduler's inner one.
   using SelfScheduler = Self<BaseDataScheduler>;
   py::class_<BaseDataScheduler, PyScheduler, py::smart_holder> cls(
       module, "BaseDataScheduler",
@@ -181,17 +183,15 @@ when called before the sparsifier's first step.)")
       .def("__reduce__",
            [](const SelfScheduler& self) {
              auto& scheduler = live(self);
-             const auto state = without_gil([&] { return scheduler.save_state(); });
-             return reduce(self.handle(),
-                           py::make_tuple(to_state_dict(state), scheduler.sparsifier(),
-                                          scheduler.verbose(), attributes_of(self.handle())));
+             return reduce(
+                 self.handle(),
+                 py::make_tuple(to_state_dict(scheduler.save_state()), scheduler.sparsifier(),
+                                scheduler.verbose(), attributes_of(self.handle())));
            })
       .def("_construct_empty", [construct](const py::object& self) { construct(self); })
       .def(
           "get_last_param",
-          [](const SelfScheduler& self) {
-            return to_python(without_gil([&] { return self->get_last_param(); }));
-          },
+          [](const SelfScheduler& self) { return to_python(self->get_last_param()); },
           "Each group's value after the last step, as a dict.")
       .def("__repr__",
            [](const SelfScheduler& self) {
@@ -202,7 +202,7 @@ when called before the sparsifier's first step.)")
           "state_dict",
           [](const SelfScheduler& self) {
             live(self);
-            py::dict state = to_state_dict(without_gil([&] { return self->save_state(); }));
+            py::dict state = to_state_dict(self->save_state());
             state["attributes"] = plain_attributes_of(self.handle());
             return state;
           },
@@ -231,21 +231,14 @@ ValueError, naming the entry, if anything does not fit; nothing has changed then
           "schedule_param", [](const SelfScheduler& self) { return self->schedule_param(); },
           "The config key that is scheduled.")
       .def_property(
-          "base_param",
-          [](const SelfScheduler& self) {
-            return to_python(without_gil([&] { return self->base_param(); }));
-          },
+          "base_param", [](const SelfScheduler& self) { return to_python(self->base_param()); },
           [](const SelfScheduler& self, const py::object& values) {
-            const ParamMap map = to_param_map(values, "base_param");
-            without_gil([&] { self->set_base_param(map); });
+            self->set_base_param(to_param_map(values, "base_param"));
           },
           "Each group's value when this scheduler first saw it: a copy, as a dict.")
       .def_property(
-          "last_epoch",
-          [](const SelfScheduler& self) { return without_gil([&] { return self->last_epoch(); }); },
-          [](const SelfScheduler& self, std::int64_t epoch) {
-            without_gil([&] { self->set_last_epoch(epoch); });
-          },
+          "last_epoch", [](const SelfScheduler& self) { return self->last_epoch(); },
+          [](const SelfScheduler& self, std::int64_t epoch) { self->set_last_epoch(epoch); },
           "Steps made so far, the initial one not counted.")
       .def_property_readonly(
           "verbose", [](const SelfScheduler& self) { return self->verbose(); },
