@@ -33,42 +33,49 @@ std::int64_t block_size(std::int64_t height, std::int64_t width, const std::stri
 
 }  // namespace
 
+bool BlockSpec::set(const std::string& key, const ParamValue& value, const std::string& group) {
+  const auto what = [&] { return label(key, group); };
+  if (key == "sparsity_level") {
+    sparsity_level = value.as_number(key, group);
+  } else if (key == "sparse_block_shape") {
+    const auto* integers = value.get_if<ParamValue::Ints>();
+    const auto* floats = value.get_if<ParamValue::Floats>();
+    if (integers == nullptr && floats == nullptr) {
+      throw TypeError(what() + " must be a tuple of two integers, got " + to_string(value) + " (" +
+                      kind_of(value) + ")");
+    }
+    if ((integers != nullptr ? integers->size() : floats->size()) != 2) {
+      throw ValueError(what() + " must be a tuple of two integers, got " + to_string(value));
+    }
+    block_height = block_axis(value.variant(), 0, group);
+    block_width = block_axis(value.variant(), 1, group);
+  } else if (key == "zeros_per_block") {
+    zeros_per_block.reset();
+    if (!value.is_none()) zeros_per_block = value.as_integer(key, group);
+  } else if (key == "norm") {
+    const auto* text = value.get_if<std::string>();
+    if (text == nullptr) {
+      throw TypeError(what() + " must be 'L1' or 'L2', got " + to_string(value) + " (" +
+                      kind_of(value) + ")");
+    }
+    if (*text != "L1" && *text != "L2") {
+      throw ValueError(what() + " must be 'L1' or 'L2', got " + to_string(value));
+    }
+    norm = *text == "L1" ? Norm::L1 : Norm::L2;
+  } else {
+    return false;
+  }
+  return true;
+}
+
 BlockSpec BlockSpec::from_config(const ParamMap& config, const std::string& group) {
   BlockSpec spec;
   for (const auto& [key, value] : config) {
-    const auto what = [&key = key, &group] { return label(key, group); };
-    if (key == "sparsity_level") {
-      spec.sparsity_level = value.as_number(key, group);
-    } else if (key == "sparse_block_shape") {
-      const auto* integers = value.get_if<ParamValue::Ints>();
-      const auto* floats = value.get_if<ParamValue::Floats>();
-      if (integers == nullptr && floats == nullptr) {
-        throw TypeError(what() + " must be a tuple of two integers, got " + to_string(value) +
-                        " (" + kind_of(value) + ")");
-      }
-      if ((integers != nullptr ? integers->size() : floats->size()) != 2) {
-        throw ValueError(what() + " must be a tuple of two integers, got " + to_string(value));
-      }
-      spec.block_height = block_axis(value.variant(), 0, group);
-      spec.block_width = block_axis(value.variant(), 1, group);
-    } else if (key == "zeros_per_block") {
-      if (!value.is_none()) spec.zeros_per_block = value.as_integer(key, group);
-    } else if (key == "norm") {
-      const auto* text = value.get_if<std::string>();
-      if (text == nullptr) {
-        throw TypeError(what() + " must be 'L1' or 'L2', got " + to_string(value) + " (" +
-                        kind_of(value) + ")");
-      }
-      if (*text != "L1" && *text != "L2") {
-        throw ValueError(what() + " must be 'L1' or 'L2', got " + to_string(value));
-      }
-      spec.norm = *text == "L1" ? Norm::L1 : Norm::L2;
-    } else {
-      std::vector<std::string> known;
-      for (const auto& item : BlockSpec().to_config()) known.push_back(item.first);
-      throw TypeError("unknown config key '" + key + "'" +
-                      (group.empty() ? "" : " of '" + group + "'") + did_you_mean(key, known));
-    }
+    if (spec.set(key, value, group)) continue;
+    std::vector<std::string> known;
+    for (const auto& item : BlockSpec().to_config()) known.push_back(item.first);
+    throw TypeError("unknown config key '" + key + "'" +
+                    (group.empty() ? "" : " of '" + group + "'") + did_you_mean(key, known));
   }
   spec.check(group);
   return spec;

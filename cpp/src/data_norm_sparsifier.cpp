@@ -8,14 +8,12 @@
 namespace datasparse {
 namespace {
 
-/// The keys of BlockSpec, without those of a subclass.
-ParamMap block_config(const ParamMap& config) {
-  static const ParamMap known = BlockSpec().to_config();
-  ParamMap result;
-  for (const auto& [key, value] : config) {
-    if (known.contains(key)) result.set(key, value);
-  }
-  return result;
+/// The spec in a config that may hold keys of a subclass too.
+BlockSpec spec_in(const ParamMap& config, const std::string& name) {
+  BlockSpec spec;
+  for (const auto& [key, value] : config) spec.set(key, value, name);
+  spec.check(name);
+  return spec;
 }
 
 ParamMap joined(ParamMap map, const ParamMap& more) {
@@ -25,17 +23,10 @@ ParamMap joined(ParamMap map, const ParamMap& more) {
 
 }  // namespace
 
-/// Masks to compute at the end of the step.
-struct DataNormSparsifier::Updates {
-  std::vector<MaskJob> jobs;
-};
-
 DataNormSparsifier::DataNormSparsifier(const BlockSpec& defaults, const ParamMap& own)
-    : BaseDataSparsifier(joined(defaults.to_config(), own)), updates_(std::make_unique<Updates>()) {
+    : BaseDataSparsifier(joined(defaults.to_config(), own)) {
   defaults.check();
 }
-
-DataNormSparsifier::~DataNormSparsifier() = default;
 
 void DataNormSparsifier::update_mask(const std::string& name, const ArrayView& data,
                                      const ParamMap& config) {
@@ -44,41 +35,40 @@ void DataNormSparsifier::update_mask(const std::string& name, const ArrayView& d
     throw ValueError("data of '" + name + "' must have the shape of its mask, " +
                      to_string(mask.shape()) + ", got " + to_string(data.shape()));
   }
-  const auto spec = BlockSpec::from_config(block_config(config), name).resolved(data.shape(), name);
-  if (may_put_off()) {
-    updates_->jobs.push_back({data, spec, mask.data()});
-  } else {
-    compute_masks({{data, spec, mask.data()}});
-  }
+  compute_masks({{data, spec_in(config, name).resolved(data.shape(), name), mask.data()}});
 }
 
 void DataNormSparsifier::check_config(const std::string& name, const ParamMap& config) const {
   BlockSpec::from_config(config, name);
 }
 
-ParamMap DataNormSparsifier::effective_config(const std::string& name, const ParamMap& config,
-                                              const Axes* shape) const {
-  auto spec = BlockSpec::from_config(block_config(config), name);
-  if (shape != nullptr) spec = spec.resolved(*shape, name);
-  ParamMap shown = spec.to_config();
-  // Lengths are shown as written: −1 stays −1.
-  for (const auto& item : shown) {
-    const auto* written = config.find(item.first);
-    if (written == nullptr) throw ValueError(label(item.first, name) + " is missing");
-    if (item.first == "sparse_block_shape") shown.set(item.first, *written);
+std::any DataNormSparsifier::compile_config(const std::string& name, const ParamMap& config,
+                                            const Axes* shape) const {
+  static const ParamMap required = BlockSpec().to_config();
+  const BlockSpec spec = spec_in(config, name);
+  const BlockSpec compiled = shape != nullptr ? spec.resolved(*shape, name) : spec;
+  for (const auto& item : required) {
+    if (!config.contains(item.first)) throw ValueError(label(item.first, name) + " is missing");
   }
-  ParamMap result = config;
-  result.update(shown);
-  return result;
+  return compiled;
 }
 
-void DataNormSparsifier::finish_updates() {
-  if (updates_->jobs.empty()) return;
-  compute_masks(updates_->jobs);
-  updates_->jobs.clear();
+ParamValue DataNormSparsifier::effective_value(const std::string& key, const ParamValue& written,
+                                               const std::any& compiled) const {
+  const auto& spec = std::any_cast<const BlockSpec&>(compiled);
+  if (key == "sparsity_level") return spec.sparsity_level;
+  if (key == "zeros_per_block") return *spec.zeros_per_block;
+  return written;  // lengths among them: −1 stays −1
 }
 
-void DataNormSparsifier::drop_updates() noexcept { updates_->jobs.clear(); }
+void DataNormSparsifier::update_masks(const std::vector<Update>& updates) {
+  std::vector<MaskJob> jobs;
+  jobs.reserve(updates.size());
+  for (const auto& update : updates) {
+    jobs.push_back({update.data, std::any_cast<const BlockSpec&>(update.config), update.mask});
+  }
+  compute_masks(jobs);
+}
 
 bool DataNormSparsifier::is_overridden() const {
   return typeid(*this) != typeid(DataNormSparsifier);

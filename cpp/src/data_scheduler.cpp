@@ -65,9 +65,8 @@ void BaseDataScheduler::advance(bool warn_if_early) {
                  "sparsifier's step() first, or the first value of the schedule is never used");
     warned_ = true;
   }
-  ParamMap base_before = base_param();
   const std::int64_t epoch_before = last_epoch();
-  pick_up_groups();
+  ParamMap base_before = pick_up_groups();
   set_last_epoch(epoch_before + 1);
   ParamMap last;
   try {
@@ -89,13 +88,15 @@ void BaseDataScheduler::advance(bool warn_if_early) {
   }
 }
 
-/// New groups enter base_param with their present value, removed ones leave it.
-void BaseDataScheduler::pick_up_groups() {
+/// New groups enter base_param with their present value, removed ones leave it. Returns what it
+/// was.
+ParamMap BaseDataScheduler::pick_up_groups() {
   ParamMap base = sparsifier_->get_param(param_);
-  for (const auto& [name, value] : base_param()) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (const auto& [name, value] : base_param_) {
     if (base.contains(name)) base.set(name, value);
   }
-  set_base_param(std::move(base));
+  return std::exchange(base_param_, std::move(base));
 }
 
 void BaseDataScheduler::restore(std::shared_ptr<BaseDataSparsifier> data_sparsifier,

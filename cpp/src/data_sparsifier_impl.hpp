@@ -1,6 +1,7 @@
-/// What a sparsifier holds, and the lock around it: shared by its two sources.
+/// What a sparsifier holds, and the lock around it: shared by its sources.
 #pragma once
 
+#include <any>
 #include <atomic>
 #include <memory>
 #include <mutex>
@@ -15,12 +16,16 @@
 
 namespace datasparse {
 
-/// What the user wrote, and what it means.
+/// A group's config: the two are replaced together or not at all.
+struct BaseDataSparsifier::Config {
+  ParamMap written;   // by the user: saved, and kept when data are replaced
+  std::any compiled;  // compile_config() of it
+};
+
 struct BaseDataSparsifier::Group {
   std::string name;
   std::shared_ptr<DataSource> source;  // none once squashed
-  ParamMap written;                    // as written: saved, and kept when data are replaced
-  ParamMap effective;                  // with automatic values filled in: shown, and used by a step
+  Config config;
   Mask mask;
   ParamMap state;
 
@@ -28,6 +33,12 @@ struct BaseDataSparsifier::Group {
   bool awaits_data = false;
 
   bool squashed() const noexcept { return source == nullptr; }
+};
+
+/// A config that was checked for a group, and waits until all others are checked too.
+struct BaseDataSparsifier::Change {
+  Group* group;
+  Config config;
 };
 
 struct BaseDataSparsifier::Impl {
@@ -40,7 +51,6 @@ struct BaseDataSparsifier::Impl {
   std::unordered_map<std::string, Group*> by_name;
   std::unordered_map<std::string, GroupState> waiting;  // loaded, for names without data
   bool enable_mask_update = true;
-  bool may_put_off = false;
   std::int64_t step_count = 0;
 
   std::vector<std::string> names() const {
@@ -116,6 +126,26 @@ class Inside {
  private:
   const char*& place_;
   const char* before_;
+};
+
+/// Checks configs, any number of them.
+class BaseDataSparsifier::Checker {
+ public:
+  explicit Checker(const BaseDataSparsifier& sparsifier)
+      : sparsifier_(sparsifier), inside_(sparsifier.impl_->inside, "check_config()") {
+    sparsifier.look_up_overrides();
+  }
+
+  /// Throws what check_config() or compile_config() throw.
+  Config operator()(const std::string& name, ParamMap written, const Axes* shape) const {
+    sparsifier_.check_config(name, written);
+    auto compiled = sparsifier_.compile_config(name, written, shape);
+    return {std::move(written), std::move(compiled)};
+  }
+
+ private:
+  const BaseDataSparsifier& sparsifier_;
+  Inside inside_;
 };
 
 }  // namespace datasparse

@@ -34,11 +34,10 @@ std::string listed(const std::vector<std::string>& names) {
 
 /// The saved group, without a source.
 std::unique_ptr<BaseDataSparsifier::Group> BaseDataSparsifier::restored_group(
-    const GroupState& saved, ParamMap effective) {
+    const GroupState& saved, Config config) {
   auto group = std::make_unique<Group>();
   group->name = saved.name;
-  group->written = saved.config;
-  group->effective = std::move(effective);
+  group->config = std::move(config);
   group->mask = Mask(saved.shape);
   group->mask.unpack(saved.mask_bits.data());
   group->state = saved.state;
@@ -54,8 +53,9 @@ SparsifierState BaseDataSparsifier::save_state(
   saved.defaults = impl_->defaults;
   for (const auto& group : impl_->groups) {
     if (sources != nullptr) sources->emplace(group->name, group->source);
-    saved.groups.push_back({group->name, group->written, group->mask.shape(), group->mask.pack(),
-                            group->squashed() && !group->awaits_data, group->state});
+    saved.groups.push_back({group->name, group->config.written, group->mask.shape(),
+                            group->mask.pack(), group->squashed() && !group->awaits_data,
+                            group->state});
   }
   for (const auto& item :
        std::map<std::string, GroupState>(impl_->waiting.begin(), impl_->waiting.end())) {
@@ -76,7 +76,8 @@ void BaseDataSparsifier::load_state(const SparsifierState& state, bool strict) {
     throw ValueError("step_count of the state must be at least 0, got " +
                      std::to_string(state.step_count));
   }
-  checked_config("", state.defaults, nullptr);
+  const Checker checked(*this);
+  checked("", state.defaults, nullptr);
 
   std::vector<std::string> saved_names;
   for (const auto& saved : state.groups) saved_names.push_back(saved.name);
@@ -101,17 +102,18 @@ void BaseDataSparsifier::load_state(const SparsifierState& state, bool strict) {
   }
 
   // Everything that can fail comes first; what was checked is kept aside, then moved into place.
-  struct Change {
+  struct Loaded {
     Group* group;
     const GroupState* saved;
-    ParamMap written, effective, state;
+    Config config;
+    ParamMap state;
   };
-  std::vector<Change> changes;
+  std::vector<Loaded> loaded;
   std::vector<std::unique_ptr<Group>> squashed_groups;
   std::unordered_map<std::string, GroupState> waiting;
   for (const auto& saved : state.groups) {
     check_state(saved);
-    auto effective = checked_config(saved.name, saved.config, &saved.shape);
+    auto config = checked(saved.name, saved.config, &saved.shape);
     const auto attached = impl_->by_name.find(saved.name);
     if (attached != impl_->by_name.end()) {
       if (attached->second->mask.shape() != saved.shape) {
@@ -119,16 +121,15 @@ void BaseDataSparsifier::load_state(const SparsifierState& state, bool strict) {
                          to_string(attached->second->mask.shape()) + ", got " +
                          to_string(saved.shape));
       }
-      changes.push_back(
-          {attached->second, &saved, saved.config, std::move(effective), saved.state});
+      loaded.push_back({attached->second, &saved, std::move(config), saved.state});
     } else if (saved.squashed) {
-      squashed_groups.push_back(restored_group(saved, std::move(effective)));
+      squashed_groups.push_back(restored_group(saved, std::move(config)));
     } else {
       waiting.emplace(saved.name, saved);
     }
   }
   ParamMap defaults = state.defaults;
-  released.reserve(changes.size());
+  released.reserve(loaded.size());
   const auto size_before = impl_->groups.size();
   try {
     for (auto& group : squashed_groups) impl_->put(group);
@@ -139,14 +140,12 @@ void BaseDataSparsifier::load_state(const SparsifierState& state, bool strict) {
     throw;
   }
 
-  for (auto& change : changes) {
-    Group& group = *change.group;
-    group.written = std::move(change.written);
-    group.effective = std::move(change.effective);
-    group.state = std::move(change.state);
-    group.mask.unpack(change.saved->mask_bits.data());
-    if (change.saved->squashed) released.push_back(std::move(group.source));
-    group.awaits_data = group.squashed() && !change.saved->squashed;
+  for (auto& [group, saved, config, values] : loaded) {
+    group->config = std::move(config);
+    group->state = std::move(values);
+    group->mask.unpack(saved->mask_bits.data());
+    if (saved->squashed) released.push_back(std::move(group->source));
+    group->awaits_data = group->squashed() && !saved->squashed;
   }
   impl_->waiting = std::move(waiting);
   impl_->defaults = std::move(defaults);
@@ -166,7 +165,8 @@ void BaseDataSparsifier::restore(
       impl_->waiting.emplace(saved.name, saved);
       continue;
     }
-    auto group = restored_group(saved, effective_config(saved.name, saved.config, &saved.shape));
+    auto compiled = compile_config(saved.name, saved.config, &saved.shape);
+    auto group = restored_group(saved, {saved.config, std::move(compiled)});
     if (!saved.squashed) group->source = std::move(source->second);
     group->awaits_data = group->squashed() && !saved.squashed;
     impl_->put(group);

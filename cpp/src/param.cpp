@@ -128,18 +128,32 @@ ParamMap& ParamMap::operator=(const ParamMap& other) {
 }
 
 std::size_t ParamMap::position(const std::string& key) const {
-  if (items_.size() > linear_search_limit) {
-    const auto found = index_.find(key);
-    return found == index_.end() ? items_.size() : found->second;
+  if (!slots_.empty()) {
+    const std::size_t found = slots_[slot_of(key)];
+    return found == 0 ? items_.size() : found - 1;
   }
   const auto found = std::find_if(items_.begin(), items_.end(),
                                   [&key](const Item& item) { return item.first == key; });
   return static_cast<std::size_t>(found - items_.begin());
 }
 
+/// The slot that holds the key, or the free one where it belongs.
+std::size_t ParamMap::slot_of(const std::string& key) const {
+  const std::size_t last = slots_.size() - 1;  // all bits set: sizes are powers of two
+  std::size_t slot = std::hash<std::string>()(key) & last;
+  while (slots_[slot] != 0 && items_[slots_[slot] - 1].first != key) slot = (slot + 1) & last;
+  return slot;
+}
+
+/// Between a quarter and a half of the slots are used then. Throws before anything has changed, and
+/// not at all for fewer items than before.
 void ParamMap::rebuild_index() {
-  index_.clear();
-  for (std::size_t i = 0; i < items_.size(); ++i) index_.emplace(items_[i].first, i);
+  std::size_t slots = items_.size() > linear_search_limit ? 1 : 0;
+  while (slots != 0 && slots < 2 * items_.size()) slots *= 2;
+  slots_.assign(slots, 0);
+  for (std::size_t i = 0; i < items_.size() && slots != 0; ++i) {
+    slots_[slot_of(items_[i].first)] = static_cast<std::uint32_t>(i + 1);
+  }
 }
 
 const ParamValue* ParamMap::find(const std::string& key) const {
@@ -161,12 +175,13 @@ void ParamMap::set(const std::string& key, ParamValue value) {
     return;
   }
   items_.emplace_back(key, std::move(value));
+  if (items_.size() <= linear_search_limit) return;
+  if (2 * items_.size() <= slots_.size()) {
+    slots_[slot_of(key)] = static_cast<std::uint32_t>(items_.size());
+    return;
+  }
   try {
-    if (items_.size() == linear_search_limit + 1) {
-      rebuild_index();
-    } else if (items_.size() > linear_search_limit) {
-      index_.emplace(key, i);
-    }
+    rebuild_index();
   } catch (...) {
     items_.pop_back();
     throw;
@@ -181,8 +196,7 @@ bool ParamMap::erase(const std::string& key) {
   const auto i = position(key);
   if (i == items_.size()) return false;
   items_.erase(items_.begin() + static_cast<std::ptrdiff_t>(i));
-  index_.erase(key);
-  for (auto& entry : index_) entry.second -= entry.second > i ? 1 : 0;
+  rebuild_index();
   return true;
 }
 

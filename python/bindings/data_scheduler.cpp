@@ -20,14 +20,25 @@ namespace {
 
 class PyScheduler final : public BaseDataScheduler, public py::trampoline_self_life_support {
  public:
-  PyScheduler(const py::object& sparsifier, const std::string& schedule_param,
-              std::int64_t last_epoch, bool verbose)
-      : BaseDataScheduler(borrowed(sparsifier), schedule_param, last_epoch, verbose),
-        sparsifier_(sparsifier) {}
+  /// `core` is borrowed(sparsifier). Needs no interpreter's lock: it waits for the sparsifier's.
+  PyScheduler(py::object&& sparsifier, std::shared_ptr<BaseDataSparsifier> core,
+              const std::string& schedule_param, std::int64_t last_epoch, bool verbose)
+      : BaseDataScheduler(std::move(core), schedule_param, last_epoch, verbose),
+        sparsifier_(std::move(sparsifier)) {}
 
   PyScheduler() = default;
 
   using BaseDataScheduler::start;
+
+  /// The core's pointer owns nothing: a cycle through it would be invisible to the collector, which
+  /// sees sparsifier_ instead.
+  static std::shared_ptr<BaseDataSparsifier> borrowed(const py::object& sparsifier) {
+    if (!py::isinstance<BaseDataSparsifier>(sparsifier)) {
+      throw datasparse::TypeError("data_sparsifier must be a BaseDataSparsifier, got " +
+                                  class_name(sparsifier));
+    }
+    return {std::shared_ptr<void>(), &*Self<BaseDataSparsifier>(sparsifier)};
+  }
 
   void restore(const py::object& sparsifier, const datasparse::SchedulerState& state,
                bool verbose) {
@@ -52,23 +63,13 @@ class PyScheduler final : public BaseDataScheduler, public py::trampoline_self_l
     ParamMap values;
     for (const auto& item : to_dict(returned, method + " returned " + class_name(returned))) {
       const auto name = item.first.cast<std::string>();
-      values.set(name, to_param(item.second, datasparse::label(schedule_param(), name)));
+      values.set(name, to_param(item.second, schedule_param(), name));
     }
     return values;
   }
 
  private:
   void use_make_scheduler() const override {}
-
-  /// The core's pointer owns nothing: a cycle through it would be invisible to the collector, which
-  /// sees sparsifier_ instead.
-  static std::shared_ptr<BaseDataSparsifier> borrowed(const py::object& sparsifier) {
-    if (!py::isinstance<BaseDataSparsifier>(sparsifier)) {
-      throw datasparse::TypeError("data_sparsifier must be a BaseDataSparsifier, got " +
-                                  class_name(sparsifier));
-    }
-    return {std::shared_ptr<void>(), &*Self<BaseDataSparsifier>(sparsifier)};
-  }
 
   py::object sparsifier_;
 };
@@ -98,6 +99,8 @@ struct SchedulerAccess {
 }  // namespace
 
 void register_data_scheduler(py::module_& module) {
+  // What a scheduler itself holds is read under the interpreter's lock: nobody waits for that lock
+  // while holding the scheduler's inner one.
   using SelfScheduler = Self<BaseDataScheduler>;
   py::class_<BaseDataScheduler, PyScheduler, py::smart_holder> cls(
       module, "BaseDataScheduler",
@@ -127,9 +130,13 @@ The constructor makes the initial step: last_epoch advances by one, and get_sche
 {'w': 0.2})",
       collected<BaseDataScheduler, SchedulerAccess>());
 
-  cls.def(py::init([](const py::object& sparsifier, const std::string& schedule_param,
+  cls.def(py::init([](py::object sparsifier, const std::string& schedule_param,
                       std::int64_t last_epoch, bool verbose) {
-    return new PyScheduler(sparsifier, schedule_param, last_epoch, verbose);
+    auto core = PyScheduler::borrowed(sparsifier);
+    return without_gil([&] {
+      return new PyScheduler(std::move(sparsifier), std::move(core), schedule_param, last_epoch,
+                             verbose);
+    });
   }));
   cls.def(py::init([] { return new PyScheduler(); }));
   const py::object construct = cls.attr("__init__");
@@ -176,17 +183,15 @@ when called before the sparsifier's first step.)")
       .def("__reduce__",
            [](const SelfScheduler& self) {
              auto& scheduler = live(self);
-             const auto state = without_gil([&] { return scheduler.save_state(); });
-             return reduce(self.handle(),
-                           py::make_tuple(to_state_dict(state), scheduler.sparsifier(),
-                                          scheduler.verbose(), attributes_of(self.handle())));
+             return reduce(
+                 self.handle(),
+                 py::make_tuple(to_state_dict(scheduler.save_state()), scheduler.sparsifier(),
+                                scheduler.verbose(), attributes_of(self.handle())));
            })
       .def("_construct_empty", [construct](const py::object& self) { construct(self); })
       .def(
           "get_last_param",
-          [](const SelfScheduler& self) {
-            return to_python(without_gil([&] { return self->get_last_param(); }));
-          },
+          [](const SelfScheduler& self) { return to_python(self->get_last_param()); },
           "Each group's value after the last step, as a dict.")
       .def("__repr__",
            [](const SelfScheduler& self) {
@@ -197,7 +202,7 @@ when called before the sparsifier's first step.)")
           "state_dict",
           [](const SelfScheduler& self) {
             live(self);
-            py::dict state = to_state_dict(without_gil([&] { return self->save_state(); }));
+            py::dict state = to_state_dict(self->save_state());
             state["attributes"] = plain_attributes_of(self.handle());
             return state;
           },
@@ -226,21 +231,14 @@ ValueError, naming the entry, if anything does not fit; nothing has changed then
           "schedule_param", [](const SelfScheduler& self) { return self->schedule_param(); },
           "The config key that is scheduled.")
       .def_property(
-          "base_param",
-          [](const SelfScheduler& self) {
-            return to_python(without_gil([&] { return self->base_param(); }));
-          },
+          "base_param", [](const SelfScheduler& self) { return to_python(self->base_param()); },
           [](const SelfScheduler& self, const py::object& values) {
-            const ParamMap map = to_param_map(values, "base_param");
-            without_gil([&] { self->set_base_param(map); });
+            self->set_base_param(to_param_map(values, "base_param"));
           },
           "Each group's value when this scheduler first saw it: a copy, as a dict.")
       .def_property(
-          "last_epoch",
-          [](const SelfScheduler& self) { return without_gil([&] { return self->last_epoch(); }); },
-          [](const SelfScheduler& self, std::int64_t epoch) {
-            without_gil([&] { self->set_last_epoch(epoch); });
-          },
+          "last_epoch", [](const SelfScheduler& self) { return self->last_epoch(); },
+          [](const SelfScheduler& self, std::int64_t epoch) { self->set_last_epoch(epoch); },
           "Steps made so far, the initial one not counted.")
       .def_property_readonly(
           "verbose", [](const SelfScheduler& self) { return self->verbose(); },

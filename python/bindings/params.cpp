@@ -16,8 +16,9 @@ PyObject* imported(const char* module, const char* name) {
   return py::object(py::module_::import(module).attr(name)).release().ptr();
 }
 
-[[noreturn]] void refuse(py::handle value, const std::string& what) {
-  std::string message = what + " must be None, bool, int, float, str or a tuple of numbers, got " +
+[[noreturn]] void refuse(py::handle value, const std::string& key, const std::string& group) {
+  std::string message = datasparse::label(key, group) +
+                        " must be None, bool, int, float, str or a tuple of numbers, got " +
                         std::string(py::repr(value)) + " (" + class_name(value) + ")";
   if (py::isinstance<py::list>(value))
     message += "; write a tuple: " +
@@ -27,6 +28,7 @@ PyObject* imported(const char* module, const char* name) {
 
 /// NumPy's scalars hold a Python value of the same meaning.
 py::object without_numpy(py::handle value) {
+  if (PyFloat_CheckExact(value.ptr())) return py::reinterpret_borrow<py::object>(value);
   static PyObject* const numpy_scalar = imported("numpy", "generic");
   if (py::isinstance(value, numpy_scalar) && !PyFloat_Check(value.ptr()) &&
       !PyUnicode_Check(value.ptr())) {
@@ -35,30 +37,30 @@ py::object without_numpy(py::handle value) {
   return py::reinterpret_borrow<py::object>(value);
 }
 
-std::int64_t to_integer(py::handle value, const std::string& what) {
+std::int64_t to_integer(py::handle value, const std::string& key, const std::string& group) {
   int overflow = 0;
   const std::int64_t integer = PyLong_AsLongLongAndOverflow(value.ptr(), &overflow);
   if (overflow != 0) {
-    throw datasparse::ValueError(what + " must fit into 64 bits, got " +
+    throw datasparse::ValueError(datasparse::label(key, group) + " must fit into 64 bits, got " +
                                  std::string(py::repr(value)));
   }
   if (integer == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
   return integer;
 }
 
-ParamValue to_numbers(const py::tuple& values, const std::string& what) {
+ParamValue to_numbers(const py::tuple& values, const std::string& key, const std::string& group) {
   bool integers = true;
   std::vector<py::object> items;
   for (const auto item : values) {
     items.push_back(without_numpy(item));
     PyObject* const number = items.back().ptr();
     if (PyBool_Check(number) || !(PyLong_Check(number) || PyFloat_Check(number)))
-      refuse(values, what);
+      refuse(values, key, group);
     integers = integers && PyLong_Check(number);
   }
   if (integers) {
     ParamValue::Ints result;
-    for (const auto& item : items) result.push_back(to_integer(item, what));
+    for (const auto& item : items) result.push_back(to_integer(item, key, group));
     return result;
   }
   ParamValue::Floats result;
@@ -68,16 +70,17 @@ ParamValue to_numbers(const py::tuple& values, const std::string& what) {
 
 }  // namespace
 
-ParamValue to_param(py::handle given, const std::string& what) {
+ParamValue to_param(py::handle given, const std::string& key, const std::string& group) {
   const py::object value = without_numpy(given);
   PyObject* const object = value.ptr();
   if (object == Py_None) return {};
   if (PyBool_Check(object)) return object == Py_True;
   if (PyFloat_Check(object)) return PyFloat_AS_DOUBLE(object);
-  if (PyLong_Check(object)) return to_integer(value, what);
+  if (PyLong_Check(object)) return to_integer(value, key, group);
   if (PyUnicode_Check(object)) return value.cast<std::string>();
-  if (PyTuple_Check(object)) return to_numbers(py::reinterpret_borrow<py::tuple>(value), what);
-  refuse(value, what);
+  if (PyTuple_Check(object))
+    return to_numbers(py::reinterpret_borrow<py::tuple>(value), key, group);
+  refuse(value, key, group);
 }
 
 py::object to_python(const ParamValue& value) {
@@ -122,7 +125,7 @@ ParamMap to_param_map(py::handle mapping, const std::string& group) {
   ParamMap result;
   for (const auto& item : to_dict(mapping, what)) {
     const auto key = item.first.cast<std::string>();
-    result.set(key, to_param(item.second, datasparse::label(key, group)));
+    result.set(key, to_param(item.second, key, group));
   }
   return result;
 }

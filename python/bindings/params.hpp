@@ -21,8 +21,9 @@ struct pybind11::detail::type_caster<Name> {
 };
 
 /// None, bool, int, float, str, a tuple of numbers, or a NumPy scalar; anything else is a TypeError
-/// that begins with `what`.
-datasparse::ParamValue to_param(pybind11::handle value, const std::string& what);
+/// that begins with label(key, group).
+datasparse::ParamValue to_param(pybind11::handle value, const std::string& key,
+                                const std::string& group);
 pybind11::object to_python(const datasparse::ParamValue& value);
 
 /// Any mapping with string keys. `group` is for messages.

@@ -65,13 +65,11 @@ class PySparsifier : public Base,
 
   void update_mask(const std::string& name, const datasparse::ArrayView& data,
                    const datasparse::ParamMap& config) override {
-    if constexpr (!is_abstract) {
-      if (!overridden_) return Base::update_mask(name, data, config);
-    }
     const pybind11::gil_scoped_acquire gil;
     const auto override = override_of("update_mask");
     const pybind11::object self = pybind11::cast(static_cast<const Base*>(this));
     if (!override) {
+      if constexpr (!is_abstract) return Base::update_mask(name, data, config);
       pybind11::set_error(PyExc_NotImplementedError,
                           (class_name(self) + " must override update_mask()").c_str());
       throw pybind11::error_already_set();
@@ -89,21 +87,24 @@ class PySparsifier : public Base,
   }
 
   void check_config(const std::string& name, const datasparse::ParamMap& config) const override {
-    const pybind11::gil_scoped_acquire gil;
-    if (const auto override = override_of("check_config")) {
-      override(name, to_python(config));
-    } else {
-      Base::check_config(name, config);
+    if (check_config_overridden_) {
+      const pybind11::gil_scoped_acquire gil;
+      if (const auto override = override_of("check_config")) {
+        override(name, to_python(config));
+        return;
+      }
     }
+    Base::check_config(name, config);
   }
 
  protected:
-  /// A step asks this first, which spares every group the look for an override.
-  bool is_overridden() const override {
+  void look_up_overrides() const override {
     const pybind11::gil_scoped_acquire gil;
-    overridden_ = is_abstract || static_cast<bool>(override_of("update_mask"));
-    return overridden_;
+    update_mask_overridden_ = static_cast<bool>(override_of("update_mask"));
+    check_config_overridden_ = static_cast<bool>(override_of("check_config"));
   }
+
+  bool is_overridden() const override { return is_abstract || update_mask_overridden_; }
 
   void access_data(const std::function<void()>& work) const override {
     const pybind11::gil_scoped_acquire gil;
@@ -115,7 +116,9 @@ class PySparsifier : public Base,
     return ::override_of(pybind11::cast(static_cast<const Base*>(this)), method);
   }
 
-  mutable bool overridden_ = true;
+  // Written, and read, under the sparsifier's lock.
+  mutable bool update_mask_overridden_ = false;
+  mutable bool check_config_overridden_ = false;
 };
 
 /// How the collector sees a sparsifier: through its sources to the arrays and masks.

@@ -25,6 +25,9 @@ struct BlockSpec {
   /// TypeError or ValueError, naming `group`, for a value of the wrong kind or out of range, and
   /// for keys that are not `sparsity_level`, `sparse_block_shape`, `zeros_per_block` or `norm`.
   static BlockSpec from_config(const ParamMap& config, const std::string& group = "");
+  /// Sets the field that a config key stands for; false for any other key, which is then ignored.
+  /// TypeError or ValueError, naming `group`, for a value of the wrong kind.
+  bool set(const std::string& key, const ParamValue& value, const std::string& group = "");
   /// The inverse of from_config.
   ParamMap to_config() const;
 

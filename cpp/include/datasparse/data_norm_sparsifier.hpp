@@ -1,7 +1,7 @@
 /// The sparsifier that prunes the blocks of least norm.
 #pragma once
 
-#include <memory>
+#include <any>
 #include <string>
 #include <vector>
 
@@ -20,24 +20,20 @@ class DataNormSparsifier : public BaseDataSparsifier {
  public:
   /// `own` are the defaults of a subclass's own keys.
   explicit DataNormSparsifier(const BlockSpec& defaults = {}, const ParamMap& own = {});
-  ~DataNormSparsifier() override;
 
-  /// In a step of this class itself, the work is put off to the end of the step, so that many small
-  /// groups share the threads. Called by an override, or from outside, the mask is computed at
-  /// once.
+  /// Computes the mask at once, from data of the mask's shape: the group's own, or any scores.
   void update_mask(const std::string& name, const ArrayView& data, const ParamMap& config) override;
   void check_config(const std::string& name, const ParamMap& config) const override;
 
  protected:
-  ParamMap effective_config(const std::string& name, const ParamMap& config,
-                            const Axes* shape) const override;
-  void finish_updates() override;
-  void drop_updates() noexcept override;
+  /// A BlockSpec, resolved for the shape.
+  std::any compile_config(const std::string& name, const ParamMap& config,
+                          const Axes* shape) const override;
+  ParamValue effective_value(const std::string& key, const ParamValue& written,
+                             const std::any& compiled) const override;
+  /// So that many small groups share the threads.
+  void update_masks(const std::vector<Update>& updates) override;
   bool is_overridden() const override;
-
- private:
-  struct Updates;
-  std::unique_ptr<Updates> updates_;
 };
 
 }  // namespace datasparse

@@ -96,7 +96,7 @@ class BaseDataScheduler {
   class Stepping;
 
   void advance(bool warn_if_early);
-  void pick_up_groups();
+  ParamMap pick_up_groups();
 
   // Two locks: one held through a step, which waits for the sparsifier and calls the override; and
   // one held for moments only, so that whoever reads, an override in another thread say, never

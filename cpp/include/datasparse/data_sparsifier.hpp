@@ -2,6 +2,7 @@
 /// them.
 #pragma once
 
+#include <any>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -47,7 +48,9 @@ struct SparsifierState {
 /// Errors: everything is checked when it arrives; a call that throws has changed nothing. An
 /// unknown name is an UnknownNameError, a call that the moment forbids a StateError. Thread-safe:
 /// one lock serialises all calls. From inside an override, the same thread may read, and may change
-/// masks; step(), add_data() and everything else that changes groups is a StateError.
+/// masks; step(), add_data() and everything else that changes groups is a StateError. An override
+/// that reads another sparsifier waits for that one's lock: two whose overrides read each other
+/// must not be stepped by two threads at once.
 class BaseDataSparsifier {
  public:
   /// `defaults` is the config of every group that says nothing else.
@@ -169,24 +172,36 @@ class BaseDataSparsifier {
   /// there.
   void check_defaults() const;
 
-  /// `config` as it is shown: a subclass fills in what is automatic. `shape` is nullptr for
-  /// defaults.
-  virtual ParamMap effective_config(const std::string& name, const ParamMap& config,
-                                    const Axes* shape) const;
-  /// Called at the end of a step: the moment to do what update_mask() put off.
-  virtual void finish_updates() {}
-  /// Called when a step failed: forget what was put off.
-  virtual void drop_updates() noexcept {}
+  /// Called before update_mask() or check_config() is called for any number of groups: a binding
+  /// looks here which of them a script has overridden.
+  virtual void look_up_overrides() const {}
+
+  /// What update_masks() needs of a config: made once, when it is written. Throws for a config that
+  /// cannot be used. `shape` is nullptr for defaults, which are made for nothing but the check.
+  virtual std::any compile_config(const std::string& name, const ParamMap& config,
+                                  const Axes* shape) const;
+  /// A value as it is shown, and given to update_mask(): a subclass fills in what is automatic.
+  virtual ParamValue effective_value(const std::string& key, const ParamValue& written,
+                                     const std::any& compiled) const;
+
+  /// One group of a step.
+  struct Update {
+    const ArrayView& data;   ///< pinned
+    const std::any& config;  ///< from compile_config()
+    std::uint8_t* mask;
+  };
+  /// Computes the masks of all groups of a step, or throws and has changed none. Called instead of
+  /// update_mask() where is_overridden() is false.
+  virtual void update_masks(const std::vector<Update>&) {}
   /// Whether update_mask() runs code of a subclass, which may throw, and look at masks while others
-  /// are still to come. If so, a step saves the masks first, one bit per element, and nothing may
-  /// be put off. Called once at the start of each step.
+  /// are still to come. If so, a step saves the masks, one bit per element, and calls it for one
+  /// group after another.
   virtual bool is_overridden() const { return true; }
+
   /// Runs `work`, which pins, unpins or marks many sources in a row. A binding whose owner guards
   /// the tensors by a lock takes it here once.
   virtual void access_data(const std::function<void()>& work) const { work(); }
 
-  /// Within a step of a class that is not overridden: update_mask() may put work off.
-  bool may_put_off() const noexcept;
   /// Fills an empty sparsifier from what another one saved, and the sources of its groups by name:
   /// how a binding copies and unpickles. Neither pins a source nor asks check_config(): what they
   /// refer to may itself be half restored.
@@ -196,20 +211,27 @@ class BaseDataSparsifier {
   void run_as_update(const std::function<void()>& work);
 
  private:
+  struct Config;
   struct Group;
+  struct Change;
   struct Impl;
   class Entry;
+  class Checker;
+  class Pins;
 
-  ParamMap checked_config(const std::string& name, const ParamMap& config, const Axes* shape) const;
-  static std::unique_ptr<Group> restored_group(const GroupState& saved, ParamMap effective);
-  std::vector<std::pair<Group*, ParamMap>> with_param(const std::string& key,
-                                                      const ParamMap& values) const;
-  ParamMap write_configs(std::vector<std::pair<Group*, ParamMap>> written,
-                         const std::string* key = nullptr);
+  ParamMap effective(const Config& config) const;
+  ParamMap param_of_groups(const std::string& key) const;
+  std::vector<Change> with_param(const std::string& key, const ParamMap& values) const;
+  static void exchange(std::vector<Change>& changes) noexcept;
+
   std::vector<Group*> unsquashed() const;
   std::vector<Group*> unsquashed(const std::vector<std::string>& names, const char* call) const;
+  void update_together(const std::vector<Group*>& groups, const std::vector<ArrayView>& data);
+  void update_in_turn(const std::vector<Group*>& groups, const std::vector<ArrayView>& data);
   void zero_masked(const std::vector<Group*>& groups, const char* call);
   std::vector<std::shared_ptr<DataSource>> squash(const std::vector<Group*>& groups);
+
+  static std::unique_ptr<Group> restored_group(const GroupState& saved, Config config);
 
   std::unique_ptr<Impl> impl_;
 };

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <initializer_list>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -99,10 +98,13 @@ class ParamMap {
 
  private:
   std::size_t position(const std::string& key) const;
+  std::size_t slot_of(const std::string& key) const;
   void rebuild_index();
 
   std::vector<Item> items_;
-  std::unordered_map<std::string, std::size_t> index_;  // made, and used, only beyond a few items
+  // A hash table of positions in items_, counted from 1; 0 is a free slot. Empty while the items
+  // are few: then they are searched one after another.
+  std::vector<std::uint32_t> slots_;
 };
 
 /// "sparsity_level of 'emb'": how every message names a config value. `group` is empty for
