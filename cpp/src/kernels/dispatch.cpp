@@ -24,7 +24,15 @@ const Kernels& choose() {
 
 }  // namespace
 
-KernelList available_kernels() noexcept { return {{&scalar_kernels(), nullptr}}; }
+KernelList available_kernels() noexcept {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+    return {{&avx512_kernels(), &scalar_kernels(), nullptr}};
+  }
+#endif
+  return {{&scalar_kernels(), nullptr, nullptr}};
+}
 
 const Kernels& kernels() {
   static const Kernels& chosen = choose();

@@ -99,9 +99,14 @@ struct Kernels {
 /// The one symbol of scalar.cpp.
 const Kernels& scalar_kernels() noexcept;
 
+#if defined(__x86_64__)
+/// The one symbol of avx512.cpp. To be called where the processor has AVX-512 F, BW, VL and DQ.
+const Kernels& avx512_kernels() noexcept;
+#endif
+
 /// The tables that run on this machine, best first, up to a nullptr.
 struct KernelList {
-  const Kernels* tables[2];
+  const Kernels* tables[3];
   const Kernels* const* begin() const noexcept { return tables; }
   const Kernels* const* end() const noexcept {
     const Kernels* const* last = tables;
