@@ -37,7 +37,14 @@ Axes::Axes(const std::vector<std::int64_t>& values) {
 
 void Axes::push_back(std::int64_t value) {
   if (size_ == max_size) throw ValueError("data may have at most 32 axes, got more");
-  values_[static_cast<std::size_t>(size_++)] = value;
+  if (size_ < max_few) {
+    few_[static_cast<std::size_t>(size_)] = value;
+  } else {
+    const auto longer = std::make_shared<std::array<std::int64_t, max_size>>();
+    *std::copy(begin(), end(), longer->begin()) = value;
+    many_ = longer;
+  }
+  ++size_;
 }
 
 bool operator==(const Axes& a, const Axes& b) noexcept {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "datasparse/error.hpp"
@@ -35,9 +36,10 @@ std::int64_t block_size(std::int64_t height, std::int64_t width, const std::stri
 
 bool BlockSpec::set(const std::string& key, const ParamValue& value, const std::string& group) {
   const auto what = [&] { return label(key, group); };
-  if (key == "sparsity_level") {
+  const std::string_view field = key;  // whose comparison with a literal looks at the length first
+  if (field == "sparsity_level") {
     sparsity_level = value.as_number(key, group);
-  } else if (key == "sparse_block_shape") {
+  } else if (field == "sparse_block_shape") {
     const auto* integers = value.get_if<ParamValue::Ints>();
     const auto* floats = value.get_if<ParamValue::Floats>();
     if (integers == nullptr && floats == nullptr) {
@@ -49,10 +51,10 @@ bool BlockSpec::set(const std::string& key, const ParamValue& value, const std::
     }
     block_height = block_axis(value.variant(), 0, group);
     block_width = block_axis(value.variant(), 1, group);
-  } else if (key == "zeros_per_block") {
+  } else if (field == "zeros_per_block") {
     zeros_per_block.reset();
     if (!value.is_none()) zeros_per_block = value.as_integer(key, group);
-  } else if (key == "norm") {
+  } else if (field == "norm") {
     const auto* text = value.get_if<std::string>();
     if (text == nullptr) {
       throw TypeError(what() + " must be 'L1' or 'L2', got " + to_string(value) + " (" +

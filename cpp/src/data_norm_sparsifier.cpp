@@ -1,5 +1,7 @@
 #include "datasparse/data_norm_sparsifier.hpp"
 
+#include <algorithm>
+#include <string_view>
 #include <typeinfo>
 
 #include "datasparse/error.hpp"
@@ -8,12 +10,13 @@
 namespace datasparse {
 namespace {
 
-/// The spec in a config that may hold keys of a subclass too.
-BlockSpec spec_in(const ParamMap& config, const std::string& name) {
+/// The spec in a config that may hold keys of a subclass too, and how many keys are the spec's.
+std::pair<BlockSpec, std::size_t> spec_in(const ParamMap& config, const std::string& name) {
   BlockSpec spec;
-  for (const auto& [key, value] : config) spec.set(key, value, name);
+  std::size_t keys = 0;
+  for (const auto& [key, value] : config) keys += spec.set(key, value, name) ? 1 : 0;
   spec.check(name);
-  return spec;
+  return {spec, keys};
 }
 
 ParamMap joined(ParamMap map, const ParamMap& more) {
@@ -35,7 +38,7 @@ void DataNormSparsifier::update_mask(const std::string& name, const ArrayView& d
     throw ValueError("data of '" + name + "' must have the shape of its mask, " +
                      to_string(mask.shape()) + ", got " + to_string(data.shape()));
   }
-  compute_masks({{data, spec_in(config, name).resolved(data.shape(), name), mask.data()}});
+  compute_masks({{data, spec_in(config, name).first.resolved(data.shape(), name), mask.data()}});
 }
 
 void DataNormSparsifier::check_config(const std::string& name, const ParamMap& config) const {
@@ -45,19 +48,22 @@ void DataNormSparsifier::check_config(const std::string& name, const ParamMap& c
 std::any DataNormSparsifier::compile_config(const std::string& name, const ParamMap& config,
                                             const Axes* shape) const {
   static const ParamMap required = BlockSpec().to_config();
-  const BlockSpec spec = spec_in(config, name);
-  const BlockSpec compiled = shape != nullptr ? spec.resolved(*shape, name) : spec;
-  for (const auto& item : required) {
-    if (!config.contains(item.first)) throw ValueError(label(item.first, name) + " is missing");
+  const auto [spec, keys] = spec_in(config, name);
+  if (keys < required.size()) {
+    const auto missing = std::find_if(required.begin(), required.end(), [&](const auto& item) {
+      return !config.contains(item.first);
+    });
+    throw ValueError(label(missing->first, name) + " is missing");
   }
-  return compiled;
+  return shape != nullptr ? spec.resolved(*shape, name) : spec;
 }
 
 ParamValue DataNormSparsifier::effective_value(const std::string& key, const ParamValue& written,
                                                const std::any& compiled) const {
   const auto& spec = std::any_cast<const BlockSpec&>(compiled);
-  if (key == "sparsity_level") return spec.sparsity_level;
-  if (key == "zeros_per_block") return *spec.zeros_per_block;
+  const std::string_view field = key;
+  if (field == "sparsity_level") return spec.sparsity_level;
+  if (field == "zeros_per_block") return *spec.zeros_per_block;
   return written;  // lengths among them: −1 stays −1
 }
 

@@ -94,7 +94,7 @@ ParamMap BaseDataScheduler::pick_up_groups() {
   ParamMap base = sparsifier_->get_param(param_);
   const std::lock_guard<std::mutex> lock(mutex_);
   for (const auto& [name, value] : base_param_) {
-    if (base.contains(name)) base.set(name, value);
+    if (auto* const now = base.find(name)) *now = value;
   }
   return std::exchange(base_param_, std::move(base));
 }

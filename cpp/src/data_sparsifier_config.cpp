@@ -53,6 +53,7 @@ ParamMap BaseDataSparsifier::get_param(const std::string& key) const {
 
 ParamMap BaseDataSparsifier::param_of_groups(const std::string& key) const {
   ParamMap values;
+  values.reserve(impl_->groups.size());
   for (const auto& group : impl_->groups) {
     const auto& [written, compiled] = group->config;
     if (const auto* value = written.find(key)) {

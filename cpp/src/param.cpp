@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "datasparse/error.hpp"
 
@@ -127,10 +128,13 @@ ParamMap& ParamMap::operator=(const ParamMap& other) {
   return *this = std::move(copy);
 }
 
-std::size_t ParamMap::position(const std::string& key) const {
+/// Where the key is, else size(). `slot` becomes its slot, or the free one where it belongs, if
+/// there is a table.
+std::size_t ParamMap::position(const std::string& key, std::size_t* slot) const {
   if (!slots_.empty()) {
-    const std::size_t found = slots_[slot_of(key)];
-    return found == 0 ? items_.size() : found - 1;
+    const std::size_t found = slot_of(key);
+    if (slot != nullptr) *slot = found;
+    return slots_[found] == 0 ? items_.size() : slots_[found] - 1;
   }
   const auto found = std::find_if(items_.begin(), items_.end(),
                                   [&key](const Item& item) { return item.first == key; });
@@ -145,11 +149,11 @@ std::size_t ParamMap::slot_of(const std::string& key) const {
   return slot;
 }
 
-/// Between a quarter and a half of the slots are used then. Throws before anything has changed, and
-/// not at all for fewer items than before.
-void ParamMap::rebuild_index() {
-  std::size_t slots = items_.size() > linear_search_limit ? 1 : 0;
-  while (slots != 0 && slots < 2 * items_.size()) slots *= 2;
+/// Makes the table large enough for `count` items, which leave at least half of it free. Throws
+/// before anything has changed, and not at all for fewer items than before.
+void ParamMap::rebuild_index(std::size_t count) {
+  std::size_t slots = count > linear_search_limit ? 1 : 0;
+  while (slots != 0 && slots < 2 * count) slots *= 2;
   slots_.assign(slots, 0);
   for (std::size_t i = 0; i < items_.size() && slots != 0; ++i) {
     slots_[slot_of(items_[i].first)] = static_cast<std::uint32_t>(i + 1);
@@ -161,6 +165,10 @@ const ParamValue* ParamMap::find(const std::string& key) const {
   return i == items_.size() ? nullptr : &items_[i].second;
 }
 
+ParamValue* ParamMap::find(const std::string& key) {
+  return const_cast<ParamValue*>(std::as_const(*this).find(key));
+}
+
 const ParamValue& ParamMap::at(const std::string& key) const {
   if (const auto* value = find(key)) return *value;
   std::vector<std::string> keys;
@@ -168,24 +176,22 @@ const ParamValue& ParamMap::at(const std::string& key) const {
   throw UnknownNameError("unknown key '" + key + "'" + did_you_mean(key, keys));
 }
 
+void ParamMap::reserve(std::size_t count) {
+  items_.reserve(count);
+  if (count > linear_search_limit && slots_.size() < 2 * count) rebuild_index(count);
+}
+
 void ParamMap::set(const std::string& key, ParamValue value) {
-  const auto i = position(key);
+  const std::size_t count = items_.size() + 1;
+  if (count > linear_search_limit && slots_.size() < 2 * count) rebuild_index(count);
+  std::size_t slot = 0;
+  const std::size_t i = position(key, &slot);
   if (i < items_.size()) {
     items_[i].second = std::move(value);
     return;
   }
   items_.emplace_back(key, std::move(value));
-  if (items_.size() <= linear_search_limit) return;
-  if (2 * items_.size() <= slots_.size()) {
-    slots_[slot_of(key)] = static_cast<std::uint32_t>(items_.size());
-    return;
-  }
-  try {
-    rebuild_index();
-  } catch (...) {
-    items_.pop_back();
-    throw;
-  }
+  if (!slots_.empty()) slots_[slot] = static_cast<std::uint32_t>(count);
 }
 
 void ParamMap::update(const ParamMap& other) {
@@ -196,7 +202,7 @@ bool ParamMap::erase(const std::string& key) {
   const auto i = position(key);
   if (i == items_.size()) return false;
   items_.erase(items_.begin() + static_cast<std::ptrdiff_t>(i));
-  rebuild_index();
+  rebuild_index(items_.size());
   return true;
 }
 

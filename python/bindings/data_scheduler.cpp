@@ -60,8 +60,10 @@ class PyScheduler final : public BaseDataScheduler, public py::trampoline_self_l
       throw py::error_already_set();
     }
     const py::object returned = override();
+    const py::dict items = to_dict(returned, method + " returned " + class_name(returned));
     ParamMap values;
-    for (const auto& item : to_dict(returned, method + " returned " + class_name(returned))) {
+    values.reserve(items.size());
+    for (const auto& item : items) {
       const auto name = item.first.cast<std::string>();
       values.set(name, to_param(item.second, schedule_param(), name));
     }

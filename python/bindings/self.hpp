@@ -38,7 +38,9 @@ template <class T>
 struct pybind11::detail::type_caster<Self<T>> {
   PYBIND11_TYPE_CASTER(Self<T>, make_caster<T>::name);
   bool load(handle source, bool) {
-    if (!pybind11::isinstance<T>(source)) return false;
+    // What isinstance() does, without its look for an __instancecheck__.
+    static auto* const type = reinterpret_cast<PyTypeObject*>(type::handle_of<T>().ptr());
+    if (!PyObject_TypeCheck(source.ptr(), type)) return false;
     value = Self<T>(source);
     return true;
   }

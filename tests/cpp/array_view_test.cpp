@@ -30,6 +30,23 @@ TEST(Axes, HoldsUpTo32) {
   EXPECT_THROW(Axes(std::vector<std::int64_t>(33, 1)), ValueError);
 }
 
+TEST(Axes, AreIndependentOfTheirCopies) {
+  for (int size = 0; size < Axes::max_size; ++size) {
+    Axes axes;
+    for (int i = 0; i < size; ++i) axes.push_back(i);
+    const Axes before = axes;
+    Axes other = axes;
+    axes.push_back(7);
+    other.push_back(8);
+    ASSERT_EQ(before.size(), size);
+    for (int i = 0; i < size; ++i) ASSERT_TRUE(before[i] == i && axes[i] == i && other[i] == i);
+    ASSERT_EQ(axes[size], 7);
+    ASSERT_EQ(other[size], 8);
+    other = before;
+    ASSERT_EQ(other, before);
+  }
+}
+
 TEST(Axes, AreEqualWhereLengthsAndNumberAgree) {
   EXPECT_EQ(Axes({2, 3}), Axes(std::vector<std::int64_t>{2, 3}));
   EXPECT_NE(Axes({2, 3}), Axes({2}));

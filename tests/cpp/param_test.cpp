@@ -176,6 +176,7 @@ TEST(ParamMap, BehavesAsAPlainListThroughItsHashedSizes) {
       if (place != expected.end()) expected.erase(place);
     }
     if (random.one_in(50)) map = ParamMap(map);
+    if (random.one_in(50)) map.reserve(static_cast<std::size_t>(random.below(60)));
     ASSERT_EQ(map.size(), expected.size());
     const std::string probe = "key" + std::to_string(random.below(40));
     const auto* found = map.find(probe);
@@ -210,6 +211,13 @@ TEST(ParamMap, FindsEveryKeyAfterErasingAroundTheBorder) {
       ASSERT_EQ((map.end() - 1)->first, std::to_string(erased));
     }
   }
+}
+
+TEST(ParamMap, FindsAValueToBeChangedInPlace) {
+  ParamMap map{{"a", 1}};
+  *map.find("a") = 2;
+  EXPECT_EQ(map.at("a"), ParamValue(2));
+  EXPECT_EQ(map.find("b"), nullptr);
 }
 
 TEST(ParamMap, CanBeMovedAndUsedAgain) {

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -17,7 +18,7 @@ std::size_t item_size(DType dtype) noexcept;
 /// "float16", "bfloat16", "float32" or "float64".
 const char* name_of(DType dtype) noexcept;
 
-/// Lengths or byte strides of up to 32 axes, held in place: copying one allocates nothing.
+/// Lengths or byte strides of up to 32 axes. Small, and copying one allocates nothing.
 class Axes {
  public:
   static constexpr int max_size = 32;
@@ -25,13 +26,16 @@ class Axes {
   Axes() = default;
   Axes(std::initializer_list<std::int64_t> values);
   explicit Axes(const std::vector<std::int64_t>& values);
+  Axes(const Axes&) noexcept = default;
+  Axes& operator=(const Axes&) noexcept = default;
+  ~Axes() = default;
 
   int size() const noexcept { return size_; }
-  std::int64_t operator[](int axis) const noexcept {
-    return values_[static_cast<std::size_t>(axis)];
+  std::int64_t operator[](int axis) const noexcept { return begin()[axis]; }
+  const std::int64_t* begin() const noexcept {
+    return many_ == nullptr ? few_.data() : many_->data();
   }
-  const std::int64_t* begin() const noexcept { return values_.data(); }
-  const std::int64_t* end() const noexcept { return values_.data() + size_; }
+  const std::int64_t* end() const noexcept { return begin() + size_; }
   /// ValueError beyond 32 axes.
   void push_back(std::int64_t value);
 
@@ -39,8 +43,12 @@ class Axes {
   friend bool operator!=(const Axes& a, const Axes& b) noexcept { return !(a == b); }
 
  private:
-  std::array<std::int64_t, max_size> values_{};
+  static constexpr int max_few = 5;
+
+  std::array<std::int64_t, max_few> few_{};
   int size_ = 0;
+  // All values, where there are more than a few. Shared by copies, and never changed.
+  std::shared_ptr<const std::array<std::int64_t, max_size>> many_;
 };
 
 /// Number of elements of that shape: the product of its axes, 1 for no axis at all.
@@ -54,7 +62,7 @@ std::string to_string(const Axes& shape);
 
 /// N-D strided view. Strides are in bytes, may be negative or zero, and need not be multiples of
 /// the element's size; memory need not be aligned. The view owns nothing: the memory must outlive
-/// every use. Copying costs a few hundred bytes and allocates nothing.
+/// every use. Copying one allocates nothing.
 class ArrayView {
  public:
   ArrayView() = default;

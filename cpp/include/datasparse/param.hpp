@@ -81,10 +81,13 @@ class ParamMap {
 
   /// nullptr where the key is absent.
   const ParamValue* find(const std::string& key) const;
+  ParamValue* find(const std::string& key);
   bool contains(const std::string& key) const { return find(key) != nullptr; }
   /// UnknownNameError, with the nearest known key, where it is absent.
   const ParamValue& at(const std::string& key) const;
 
+  /// Makes room for that many items in all.
+  void reserve(std::size_t count);
   /// Inserts at the end, or overwrites in place.
   void set(const std::string& key, ParamValue value);
   /// set() for every item of `other`, in its order.
@@ -97,9 +100,9 @@ class ParamMap {
   friend bool operator!=(const ParamMap& a, const ParamMap& b) { return !(a == b); }
 
  private:
-  std::size_t position(const std::string& key) const;
+  std::size_t position(const std::string& key, std::size_t* slot = nullptr) const;
   std::size_t slot_of(const std::string& key) const;
-  void rebuild_index();
+  void rebuild_index(std::size_t count);
 
   std::vector<Item> items_;
   // A hash table of positions in items_, counted from 1; 0 is a free slot. Empty while the items
