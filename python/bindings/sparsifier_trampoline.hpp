@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "collector.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
@@ -104,7 +105,13 @@ class PySparsifier : public Base,
     check_config_overridden_ = static_cast<bool>(override_of("check_config"));
   }
 
-  bool is_overridden() const override { return is_abstract || update_mask_overridden_; }
+  /// A class without an update_masks() of its own is updated group by group, as an override is.
+  bool is_overridden() const override {
+    using Inherited =
+        void (datasparse::BaseDataSparsifier::*)(const std::vector<typename Base::Update>&);
+    constexpr bool in_turn = std::is_same_v<decltype(&PySparsifier::update_masks), Inherited>;
+    return in_turn || update_mask_overridden_;
+  }
 
   void access_data(const std::function<void()>& work) const override {
     const pybind11::gil_scoped_acquire gil;
