@@ -4,6 +4,7 @@ A plain `pytest` runs the default tier. Tests marked `full` are long proofs: the
 unless a `-m` expression is given, and the summary says which were left out.
 """
 
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -83,6 +84,12 @@ def observe(sparsifier, scheduler=None):
 @pytest.fixture(name="observe")
 def observe_fixture():
     return observe
+
+
+@pytest.fixture
+def measurable_memory():
+    if "libasan" in os.environ.get("LD_PRELOAD", ""):
+        pytest.skip("AddressSanitizer keeps freed memory for a while, and peaks count it")
 
 
 @pytest.fixture

@@ -594,6 +594,7 @@ print(warnings.filters == before)
     assert run_python(script) == "True\n", "importing has changed the filters"
 
 
+@pytest.mark.usefixtures("measurable_memory")
 @fault(AssertionError, r"a step took 2\d\.\d bytes an element", kinds=("tensor",))
 def test_extra_memory_of_a_step(api, run_python):
     """A step takes 28 bytes of extra memory per element."""

@@ -691,6 +691,26 @@ print("leaving")
     assert run_python(script) == "leaving\n"
 
 
+def test_interpreter_releases_data_that_are_alive_at_its_end(run_python):
+    # No function of the script's own: a cycle through its globals would go another way, by the
+    # collector.
+    script = """
+import sys
+import weakref
+from functools import partial
+import numpy as np
+import datasparse
+
+data = np.ones((4, 4))
+sys.witness = weakref.ref(data, partial(print, "released"))
+sparsifier = datasparse.DataNormSparsifier([("a", data)])
+sparsifier.step()
+del data
+print("leaving")
+"""
+    assert run_python(script).startswith("leaving\nreleased ")
+
+
 def test_child_of_a_fork_can_step(run_python):
     script = """
 import os
@@ -852,6 +872,7 @@ import numpy as np
 import reference
 import datasparse
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 data = np.random.default_rng(0).standard_normal((3000, 1000), dtype=np.float32)
 expected = reference.whole_block_mask_by_stable_sort(data, 0.5)
 sparsifier = datasparse.DataNormSparsifier(
