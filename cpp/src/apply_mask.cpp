@@ -46,10 +46,8 @@ void apply_mask(const ArrayView& data, const std::uint8_t* mask) {
   zero_masked(kernels(), data, mask);
 }
 
-std::int64_t count_zeros(const std::uint8_t* mask, std::int64_t n) noexcept {
-  std::int64_t total = 0;
-  for (std::int64_t i = 0; i < n; ++i) total += mask[i] == 0 ? 1 : 0;
-  return total;
+std::int64_t count_zeros(const std::uint8_t* mask, std::int64_t n) {
+  return kernels().count_zeros(mask, n);
 }
 
 }  // namespace datasparse

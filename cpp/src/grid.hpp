@@ -9,54 +9,123 @@
 
 namespace datasparse {
 
-constexpr std::int64_t tile_blocks_max = 4096;
+constexpr std::int64_t tile_blocks_max = 16384;
 constexpr std::int64_t tile_elements = 65536;  // so that a tile of wide blocks stays in the cache
+constexpr std::int64_t tile_blocks_min = 16;   // so that vectors of sums are full, however wide
+constexpr std::int64_t chunk_blocks_max = 512;
 
-/// The grid of blocks over a matrix that is at least one block in size, and its tiles.
+/// The grid of blocks over a matrix that is at least one block in size, and its tiles: the parts
+/// that threads take at a time, and for which they count.
 struct Grid {
   Matrix matrix;
-  std::int64_t height, width;    // of a block
-  std::int64_t bands, per_band;  // rows of blocks, and blocks in each
-  std::int64_t per_tile;
+  std::int64_t height, width;           // of a block
+  std::int64_t bands, per_band;         // rows of blocks, and blocks in each
+  std::int64_t across;                  // tiles side by side
+  std::int64_t tile_bands, tile_width;  // of a tile, in blocks; less at the edges
 
   Grid(const Matrix& m, std::int64_t block_height, std::int64_t block_width) noexcept
-      : matrix(m), height(block_height), width(block_width) {
-    const auto divide_up = [](std::int64_t a, std::int64_t b) {
-      return a / b + (a % b != 0 ? 1 : 0);
-    };
-    bands = divide_up(m.rows(), height);
-    per_band = divide_up(m.columns(), width);
-    const auto by_elements = tile_elements / (height * width);
-    per_tile = std::clamp<std::int64_t>(by_elements, 1, tile_blocks_max);
+      : matrix(m),
+        height(block_height),
+        width(block_width),
+        bands(divide_up(m.rows(), height)),
+        per_band(divide_up(m.columns(), width)) {
+    // Elements that do not follow each other are packed first, those of some rows at a time.
+    const std::int64_t elements = m.is_unit() ? tile_elements : tile_elements / stacked();
+    const std::int64_t wanted =
+        std::clamp(elements / height / width, m.is_unit() ? tile_blocks_min : 1, tile_blocks_max);
+    if (per_band <= wanted) {
+      tile_bands = wanted / per_band;
+      tile_width = per_band;
+    } else {
+      constexpr std::int64_t cache_line = 64;  // of mask bytes, where blocks are single elements
+      tile_bands = 1;
+      tile_width = divide_up(per_band, divide_up(per_band, wanted));
+      const std::int64_t whole_lines = divide_up(tile_width, cache_line) * cache_line;
+      if (whole_lines <= wanted) tile_width = whole_lines;
+    }
+    across = divide_up(per_band, tile_width);
   }
 
   std::int64_t blocks() const noexcept { return bands * per_band; }
-  std::int64_t tiles() const noexcept { return (blocks() + per_tile - 1) / per_tile; }
-  std::int64_t tile_begin(std::int64_t tile) const noexcept { return tile * per_tile; }
-  std::int64_t tile_size(std::int64_t tile) const noexcept {
-    return std::min(per_tile, blocks() - tile_begin(tile));
+  std::int64_t tiles() const noexcept { return divide_up(bands, tile_bands) * across; }
+
+  static constexpr std::int64_t stacked_max = 16;
+  /// Tiles above each other whose elements are packed together, so that a cache line of a
+  /// transposed matrix is used up at once.
+  std::int64_t stacked() const noexcept { return std::max<std::int64_t>(1, stacked_max / height); }
+
+  /// How many elements are packed together at the most; 0 where none are: they lie right as they
+  /// are, or a block is too large.
+  std::int64_t packed_elements() const noexcept {
+    if (matrix.is_unit()) return 0;
+    const std::int64_t tile = tile_bands * height * tile_width * width;
+    return tile * stacked() <= tile_elements ? tile * stacked() : 0;
   }
 
-  /// Blocks of one band that lie side by side.
-  struct Strip {
-    std::int64_t row, rows;        // elements
-    std::int64_t column, columns;  // elements
-    std::int64_t first, blocks;    // first counts from `begin`
-  };
+  /// A part of one band, or a number of whole bands: either way, blocks that follow each other in
+  /// row-major order.
+  struct Part {
+    std::int64_t band, bands;
+    std::int64_t block, width;  // of each band
 
-  /// Calls visit(Strip) for the strips that make up blocks [begin, begin + n), in order.
+    std::int64_t size() const noexcept { return bands * width; }  // in blocks
+  };
+  std::int64_t begin(const Part& part) const noexcept { return part.band * per_band + part.block; }
+
+  Part tile(std::int64_t index) const noexcept {
+    const std::int64_t band = index / across * tile_bands;
+    const std::int64_t block = index % across * tile_width;
+    return {band, std::min(tile_bands, bands - band), block,
+            std::min(tile_width, per_band - block)};
+  }
+
+  /// Blocks [begin, begin + n) of a band, or fewer where the band ends.
+  Part run(std::int64_t begin, std::int64_t n) const noexcept {
+    const std::int64_t block = begin % per_band;
+    return {begin / per_band, 1, block, std::min(n, per_band - block)};
+  }
+
+  /// The same in elements.
+  struct Rectangle {
+    std::int64_t row, rows;
+    std::int64_t column, columns;
+  };
+  Rectangle elements(const Part& part) const noexcept {
+    const std::int64_t row = part.band * height;
+    const std::int64_t column = part.block * width;
+    return {row, std::min(part.bands * height, matrix.rows() - row), column,
+            std::min(part.width * width, matrix.columns() - column)};
+  }
+
+  /// Calls visit(part) for parts of at most chunk_blocks_max blocks that make up a part, in order:
+  /// few enough for what is made of them to stay in the nearest cache.
   template <class Visit>
-  void for_each_strip(std::int64_t begin, std::int64_t n, const Visit& visit) const {
-    for (std::int64_t done = 0; done < n;) {
-      const std::int64_t band = (begin + done) / per_band;
-      const std::int64_t block = (begin + done) % per_band;
-      const std::int64_t count = std::min(n - done, per_band - block);
-      const std::int64_t row = band * height;
-      const std::int64_t column = block * width;
-      visit(Strip{row, std::min(height, matrix.rows() - row), column,
-                  std::min(count * width, matrix.columns() - column), done, count});
-      done += count;
+  static void for_each_chunk(const Part& part, const Visit& visit) {
+    if (part.width <= chunk_blocks_max) {
+      const std::int64_t some = chunk_blocks_max / part.width;
+      for (std::int64_t done = 0; done < part.bands; done += some) {
+        visit(Part{part.band + done, std::min(some, part.bands - done), part.block, part.width});
+      }
+      return;
     }
+    for (std::int64_t band = 0; band < part.bands; ++band) {
+      for (std::int64_t done = 0; done < part.width; done += chunk_blocks_max) {
+        visit(Part{part.band + band, 1, part.block + done,
+                   std::min(chunk_blocks_max, part.width - done)});
+      }
+    }
+  }
+
+  /// Calls visit(part, first) for each band of a part; `first` counts its blocks before the band.
+  template <class Visit>
+  static void for_each_band(const Part& part, const Visit& visit) {
+    for (std::int64_t band = 0; band < part.bands; ++band) {
+      visit(Part{part.band + band, 1, part.block, part.width}, band * part.width);
+    }
+  }
+
+  static std::int64_t divide_up(std::int64_t a, std::int64_t b) noexcept {
+    return a / b + (a % b != 0 ? 1 : 0);
   }
 };
 

@@ -1,6 +1,7 @@
 #include "mask_engine.hpp"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -8,47 +9,55 @@
 #include <memory>
 #include <utility>
 
+#include "buffer.hpp"
 #include "grid.hpp"
 #include "kernels/kernels.hpp"
 #include "matrix.hpp"
 #include "parallel.hpp"
+#include "patch.hpp"
+#include "scorer.hpp"
 #include "selection.hpp"
 
 namespace datasparse {
 namespace {
 
 constexpr std::int64_t small_block_max = 4096;
-constexpr std::int64_t in_memory_max = 32768;  // blocks whose keys are all kept
+constexpr std::int64_t in_memory_max = 32768;                    // blocks whose keys are all kept
+constexpr std::int64_t past_cache_from = std::int64_t{1} << 22;  // elements
 constexpr int radix_bits = 11;
-
-template <class Key>
-const SelectionKernels<Key>& selection_of(const Kernels& table) noexcept {
-  if constexpr (sizeof(Key) == sizeof(std::uint32_t)) {
-    return table.select32;
-  } else {
-    return table.select64;
-  }
-}
+constexpr std::int64_t group_tiles_max = 4;                         // that a thread takes at a time
+constexpr std::int64_t group_candidates_max = 2 * tile_blocks_max;  // that a thread gathers
 
 /// Blocks to sample of n, in runs of up to `run_max`. With s samples the cut's place is known to
-/// about n / sqrt(s) blocks: the share that costs a sample, and then as many candidates.
+/// about n / sqrt(s) blocks, which become candidates: this many cost as much as those.
 constexpr std::int64_t run_max = 16;
 std::int64_t sample_size(std::int64_t n) noexcept {
-  const auto size = static_cast<std::int64_t>(32 * std::sqrt(static_cast<double>(n)));
-  return std::min(size, n / 16) / run_max * run_max;
+  const auto size = static_cast<std::int64_t>(std::pow(static_cast<double>(n), 2.0 / 3.0));
+  return size / run_max * run_max;
 }
 
-/// Candidates that are kept of n blocks; with more, the bracket counts as missed. Natural data need
-/// under 1%.
-std::int64_t candidates_max(std::int64_t n) noexcept { return n / 40 + 16384; }
+/// Candidates that are kept of n blocks: twice as many as where blocks that are near each other are
+/// not alike. With more, the bracket counts as missed.
+std::int64_t candidates_max(std::int64_t n) noexcept {
+  const auto samples = static_cast<double>(sample_size(n));
+  return static_cast<std::int64_t>(7 * static_cast<double>(n) / std::sqrt(samples)) + 4096;
+}
+
+/// How the cut is bracketed, should the first try miss.
+struct Sampling {
+  std::int64_t sizes;  // of the sample, in sample_size()
+  double deviations;   // from the middle of the bracket to its ends
+};
+constexpr Sampling samplings[]{{1, 3.5}, {4, 6}};
 
 /// The largest matrix that is computed from some lane on.
 struct Room {
-  std::int64_t blocks = 1, tiles = 1;
+  std::int64_t blocks = 1, tiles = 1, packed = 0;
 
   void include(const Room& other) noexcept {
     blocks = std::max(blocks, other.blocks);
     tiles = std::max(tiles, other.tiles);
+    packed = std::max(packed, other.packed);
   }
 };
 
@@ -59,41 +68,67 @@ struct TileCounts {
   std::int64_t ties_before;  // of those that equal the threshold, in the tiles before
 };
 
+/// What a pass over some blocks found out.
+struct PassCounts {
+  std::int64_t below, at_lo, inside, at_hi;  // the bracket
+
+  void add(const PassCounts& more) noexcept {
+    below += more.below;
+    at_lo += more.at_lo;
+    inside += more.inside;
+    at_hi += more.at_hi;
+  }
+};
+
 /// Memory of one thread.
 template <class Key>
 struct Lane {
-  std::unique_ptr<typename KeyTraits<Key>::Score[]> sums;
-  std::unique_ptr<Key[]> keys, spare;
-  std::unique_ptr<std::uint8_t[]> keep;
-  std::unique_ptr<std::uint16_t[]> inside;
-  std::unique_ptr<std::int64_t[]> counts;
+  /// Aligned to a cache line: a vector that crosses the border of two costs as much as two.
+  template <class T, std::int64_t n>
+  struct alignas(64) Array : std::array<T, static_cast<std::size_t>(n)> {};
+
+  // Of a chunk:
+  Array<typename KeyTraits<Key>::Score, chunk_blocks_max> sums;  // where there is no patch
+  Array<Key, chunk_blocks_max> keys;
+  Array<std::uint8_t, tile_blocks_max> keep;
+  Array<std::uint8_t, small_block_max> bytes;
+  Array<Key, small_block_max> element_keys;
+  Array<Key, 2 * small_block_max> block_keys;
+  // Of a tile:
+  Array<std::uint8_t, tile_blocks_max> tile_keep;
+  Array<std::uint16_t, tile_blocks_max + places_slack> wrong;  // candidates
+  Array<std::int64_t, std::int64_t{1} << radix_bits> counts;
+  Buffer<std::byte> packed;
+  // Of a group of tiles:
+  PassCounts group{};
+  int group_size = 0;
+  Array<std::int64_t, std::max<std::int64_t>(group_tiles_max, Grid::stacked_max)> group_tiles;
+  Array<Key, group_candidates_max> group_candidates;
+  Array<std::uint16_t, group_candidates_max + places_slack> group_places;
 
   // Of the matrix whose first lane this is:
-  std::unique_ptr<TileCounts[]> tiles;
-  std::unique_ptr<Key[]> sample, candidates;
-  std::unique_ptr<std::uint16_t[]> places;  // of the candidates, each in its tile
+  Buffer<Key> all_keys, spare;
+  Buffer<std::uint8_t> all_keep;
+  Buffer<TileCounts> tiles;
+  Buffer<Key> sample, candidates;
+  Buffer<std::uint16_t> places;  // of the candidates, each in its tile
 
-  void allocate(const Room& room) {
-    const std::int64_t tile = std::max(tile_blocks_max, small_block_max);
-    const std::int64_t in_memory = std::max(tile, std::min(room.blocks, in_memory_max));
-    make(sums, in_memory);
-    make(keys, in_memory);
-    make(spare, std::max(in_memory, 2 * small_block_max));
-    make(keep, in_memory);
-    make(inside, tile_blocks_max);
-    make(counts, std::int64_t{1} << radix_bits);
+  void require(const Room& room) {
+    packed.require(room.packed);
+    const std::int64_t in_memory = std::min(room.blocks, in_memory_max);
+    all_keys.require(in_memory);
+    spare.require(in_memory);
+    all_keep.require(in_memory);
     if (room.blocks <= in_memory_max) return;
-    make(tiles, room.tiles);
-    make(sample, sample_size(room.blocks));
-    make(candidates, candidates_max(room.blocks));
-    make(places, candidates_max(room.blocks));
+    tiles.require(room.tiles);
+    sample.require(samplings[1].sizes * sample_size(room.blocks));
+    candidates.require(candidates_max(room.blocks));
+    places.require(candidates_max(room.blocks));
   }
 
- private:
-  /// Not value-initialised: every byte is written before it is read.
-  template <class T>
-  static void make(std::unique_ptr<T[]>& memory, std::int64_t size) {
-    memory.reset(new T[static_cast<std::size_t>(size)]);
+  /// What it holds for the tensors that were large.
+  std::int64_t bytes_held() const noexcept {
+    return packed.bytes() + tiles.bytes() + sample.bytes() + candidates.bytes() + places.bytes();
   }
 };
 
@@ -113,9 +148,21 @@ class Engine {
                 std::int64_t large_blocks) {
     table_ = &table;
     select_ = &selection_of<Key>(table);
-    lanes_.resize(static_cast<std::size_t>(threads));
-    for (auto& lane : lanes_) lane.allocate(&lane == &lanes_.front() ? largest : shared);
-    block_keep_.reset(new std::uint8_t[static_cast<std::size_t>(large_blocks)]);
+    while (lanes_.size() < static_cast<std::size_t>(threads)) {
+      lanes_.push_back(std::unique_ptr<Lane<Key>>(new Lane<Key>));  // arrays left as they are
+    }
+    for (int i = 0; i < threads; ++i) {
+      Room room = i == 0 ? largest : shared;
+      room.packed = std::max(shared.packed, largest.packed);
+      lane_at(i).require(room);
+    }
+    block_keep_.require(large_blocks);
+  }
+
+  std::int64_t bytes_held() const noexcept {
+    std::int64_t bytes = block_keep_.bytes();
+    for (const auto& lane : lanes_) bytes += lane->bytes_held();
+    return bytes;
   }
 
   /// Writes the whole mask, on `threads` threads from lane `first_lane` on. Calls that share no
@@ -128,7 +175,7 @@ class Engine {
       mask.fill(matrix.rows(), matrix.columns(), 1);
       return;
     }
-    const Task task{grid, norm, quota, mask, first_lane, threads};
+    const Task task{grid, {*table_, grid.matrix, norm}, quota, mask, first_lane, threads};
     if (quota.blocks == grid.blocks()) {
       prune_all(task);
     } else if (grid.blocks() <= in_memory_max) {
@@ -136,13 +183,13 @@ class Engine {
     } else if (task.large() || !prune_by_sample(task)) {
       prune_by_counting(task);
     }
-    if (task.large()) write_within_large_blocks(task);
+    if (task.large()) write_within_large_blocks(task, norm);
   }
 
  private:
   struct Task {
     const Grid& grid;
-    Norm norm;
+    Scorer<Key> scorer;
     Quota quota;
     MaskWindow mask;
     int first_lane, threads;
@@ -150,80 +197,106 @@ class Engine {
     std::int64_t block_size() const noexcept { return grid.height * grid.width; }
     bool whole() const noexcept { return quota.zeros == block_size(); }
     bool large() const noexcept { return !whole() && block_size() > small_block_max; }
-    MaskWindow window(const Grid::Strip& strip) const noexcept {
-      return {mask.at(strip.row, strip.column), mask.pitch};
+    /// A mask that would not stay in a cache need not go through it.
+    Store store() const noexcept {
+      const bool large = grid.matrix.rows() * grid.matrix.columns() >= past_cache_from;
+      return large && direct() ? Store::past_cache : Store::ordinary;
+    }
+    /// Whether what is decided on the blocks is the mask itself.
+    bool direct() const noexcept {
+      return block_size() == 1 && mask.pitch == grid.matrix.columns();
+    }
+    MaskWindow window(const Grid::Rectangle& elements) const noexcept {
+      return {mask.at(elements.row, elements.column), mask.pitch};
     }
   };
 
-  Lane<Key>& lane_at(int index) noexcept { return lanes_[static_cast<std::size_t>(index)]; }
+  Lane<Key>& lane_at(int index) const noexcept { return *lanes_[static_cast<std::size_t>(index)]; }
 
-  /// Calls work(tile, lane) for all tiles, in parallel.
-  template <class Work>
-  void for_each_tile(const Task& task, const Work& work) noexcept {
-    parallel_for(task.grid.tiles(), task.threads, [&](std::int64_t tile, int worker) {
-      work(tile, lane_at(task.first_lane + worker));
-    });
-  }
-
-  Kernels::Accumulate accumulate(const Task& task) const noexcept {
-    return table_
-        ->accumulate[static_cast<int>(task.grid.matrix.dtype())][static_cast<int>(task.norm)];
-  }
-
-  /// The keys of blocks [begin, begin + n), by way of as many sums.
-  void score(const Task& task, std::int64_t begin, std::int64_t n,
-             typename KeyTraits<Key>::Score* all_sums, Key* all_keys) const noexcept {
-    using Score = typename KeyTraits<Key>::Score;
+  /// Calls work(tile, patch, lane) for all tiles, in parallel; the patch holds the tile's elements.
+  /// A thread takes a group of tiles at a time, and then calls finish(lane).
+  template <class Work, class Finish>
+  void for_each_tile(const Task& task, const Work& work, const Finish& finish) const noexcept {
     const Grid& grid = task.grid;
-    const auto add = accumulate(task);
-    std::fill_n(all_sums, n, Score{0});
-    grid.for_each_strip(begin, n, [&](const Grid::Strip& strip) {
-      Score* const sums = all_sums + strip.first;
-      for (std::int64_t r = 0; r < strip.rows; ++r) {
-        grid.matrix.for_each_run(strip.row + r, strip.column, strip.columns,
-                                 [&](const std::byte* data, std::ptrdiff_t stride,
-                                     std::int64_t count, std::int64_t offset) {
-                                   add(sums + offset / grid.width, data, stride, count,
-                                       offset % grid.width, grid.width);
-                                 });
-      }
-      Key* const keys = all_keys + strip.first;
-      const std::int64_t full = strip.columns / grid.width;
-      const std::int64_t rest = strip.columns % grid.width;
-      select_->make_keys(keys, sums, full, strip.rows * grid.width);
-      if (rest > 0) select_->make_keys(keys + full, sums + full, 1, strip.rows * rest);
-    });
+    if (const Patch whole = Patch::of(grid.matrix); whole || grid.packed_elements() == 0) {
+      // Neighbours, so that each thread reads on where it was.
+      const std::int64_t group =
+          std::clamp<std::int64_t>(grid.tiles() / (8 * task.threads), 1, group_tiles_max);
+      parallel_for(Grid::divide_up(grid.tiles(), group), task.threads,
+                   [&](std::int64_t i, int worker) {
+                     Lane<Key>& lane = lane_at(task.first_lane + worker);
+                     const std::int64_t end = std::min(grid.tiles(), (i + 1) * group);
+                     for (std::int64_t tile = i * group; tile < end; ++tile) {
+                       work(tile, whole, lane);
+                     }
+                     finish(lane);
+                   });
+      return;
+    }
+    const std::int64_t down = Grid::divide_up(grid.bands, grid.tile_bands);
+    const std::int64_t stacked = grid.stacked();
+    parallel_for(Grid::divide_up(down, stacked) * grid.across, task.threads,
+                 [&](std::int64_t i, int worker) {
+                   Lane<Key>& lane = lane_at(task.first_lane + worker);
+                   const std::int64_t first = i / grid.across * stacked;
+                   const std::int64_t end = std::min(down, first + stacked);
+                   Grid::Part part = grid.tile(first * grid.across + i % grid.across);
+                   part.bands = std::min(end * grid.tile_bands, grid.bands) - part.band;
+                   const Patch patch = pack(lane.packed.get(), grid.matrix, grid.elements(part));
+                   for (std::int64_t tile = first; tile < end; ++tile) {
+                     work(tile * grid.across + i % grid.across, patch, lane);
+                   }
+                   finish(lane);
+                 });
   }
 
-  void score_tile(const Task& task, std::int64_t tile, Lane<Key>& lane) const noexcept {
-    score(task, task.grid.tile_begin(tile), task.grid.tile_size(tile), lane.sums.get(),
-          lane.keys.get());
+  template <class Work>
+  void for_each_tile(const Task& task, const Work& work) const noexcept {
+    for_each_tile(task, work, [](Lane<Key>&) {});
+  }
+
+  /// Calls work(chunk, keys) for a tile's chunks in turn, with the keys of its blocks.
+  template <class Work>
+  void for_each_scored_chunk(const Task& task, std::int64_t tile, const Patch& patch,
+                             Lane<Key>& lane, const Work& work) const noexcept {
+    Grid::for_each_chunk(task.grid.tile(tile), [&](const Grid::Part& chunk) {
+      task.scorer.blocks(lane.keys.data(), task.grid, chunk, patch, lane.sums.data());
+      work(chunk, lane.keys.data());
+    });
   }
 
   // --- three ways to find the cut --------------------------------------------------------------
 
   void prune_all(const Task& task) noexcept {
-    for_each_tile(task, [&](std::int64_t tile, Lane<Key>& lane) {
-      std::uint8_t* const keep = keep_of(task, tile, lane);
-      std::memset(keep, 0, static_cast<std::size_t>(task.grid.tile_size(tile)));
-      write(task, tile, keep, lane);
+    for_each_tile(task, [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
+      Grid::for_each_chunk(task.grid.tile(tile), [&](const Grid::Part& chunk) {
+        std::uint8_t* const keep = keep_of(task, chunk, lane);
+        std::memset(keep, 0, static_cast<std::size_t>(chunk.size()));
+        write(task, chunk, patch, keep, lane);
+      });
     });
   }
 
   /// Scores once, and keeps all keys.
   void prune_in_memory(const Task& task) noexcept {
-    const std::int64_t n = task.grid.blocks();
+    const Grid& grid = task.grid;
+    const std::int64_t n = grid.blocks();
     Lane<Key>& first = lane_at(task.first_lane);
-    for_each_tile(task, [&](std::int64_t tile, Lane<Key>& lane) {
-      const std::int64_t begin = task.grid.tile_begin(tile);
-      score(task, begin, task.grid.tile_size(tile), lane.sums.get(), first.keys.get() + begin);
+    Key* const keys = first.all_keys.get();
+    for_each_tile(task, [&](std::int64_t index, const Patch& patch, Lane<Key>& lane) {
+      const Grid::Part tile = grid.tile(index);
+      task.scorer.blocks(keys + grid.begin(tile), grid, tile, patch, lane.sums.data());
     });
-    const Cut<Key> cut =
-        cut_of(*select_, first.keys.get(), n, task.quota.blocks, first.spare.get(), n);
-    std::uint8_t* const keep = task.large() ? block_keep_.get() : first.keep.get();
-    select_->threshold(keep, first.keys.get(), n, cut.threshold, cut.ties);
-    for_each_tile(task, [&](std::int64_t tile, Lane<Key>& lane) {
-      write(task, tile, keep + task.grid.tile_begin(tile), lane);
+    const Cut<Key> cut = cut_of(*select_, keys, n, task.quota.blocks, first.spare.get(), n);
+    std::uint8_t* const keep = task.large()    ? block_keep_.get()
+                               : task.direct() ? task.mask.bytes
+                                               : first.all_keep.get();
+    select_->threshold(keep, keys, n, cut.threshold, cut.ties);
+    if (task.direct()) return;
+    for_each_tile(task, [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
+      Grid::for_each_chunk(grid.tile(tile), [&](const Grid::Part& chunk) {
+        write(task, chunk, patch, keep + grid.begin(chunk), lane);
+      });
     });
   }
 
@@ -242,19 +315,22 @@ class Engine {
       among = counts[bucket];
       prefix = (prefix << bits) | bucket;
     }
-    TileCounts* const tiles = lane_at(task.first_lane).tiles.get();
     if (left < among) {
-      for_each_tile(task, [&](std::int64_t tile, Lane<Key>& lane) {
-        score_tile(task, tile, lane);
-        tiles[tile].at_lo = static_cast<std::int32_t>(
-            select_->count_equal(lane.keys.get(), task.grid.tile_size(tile), prefix));
+      TileCounts* const tiles = lane_at(task.first_lane).tiles.get();
+      for_each_tile(task, [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
+        std::int64_t ties = 0;
+        for_each_scored_chunk(task, tile, patch, lane,
+                              [&](const Grid::Part& chunk, const Key* keys) {
+                                ties += select_->count_equal(keys, chunk.size(), prefix);
+                              });
+        tiles[tile].at_lo = static_cast<std::int32_t>(ties);
       });
       count_ties_before(task, [](const TileCounts& tile) { return tile.at_lo; });
     } else {
       count_ties_before(task, [](const TileCounts&) { return 0; });
     }
-    for_each_tile(task, [&](std::int64_t tile, Lane<Key>& lane) {
-      write_by_cut(task, tile, {prefix, left}, lane);
+    for_each_tile(task, [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
+      write_by_cut(task, tile, patch, {prefix, left}, lane);
     });
   }
 
@@ -264,16 +340,16 @@ class Engine {
     const std::int64_t buckets = std::int64_t{1} << bits;
     const int used = static_cast<int>(std::min<std::int64_t>(task.threads, task.grid.tiles()));
     for (int w = 0; w < used; ++w) {
-      std::fill_n(lane_at(task.first_lane + w).counts.get(), buckets, 0);
+      std::fill_n(lane_at(task.first_lane + w).counts.data(), buckets, 0);
     }
-    for_each_tile(task, [&](std::int64_t tile, Lane<Key>& lane) {
-      score_tile(task, tile, lane);
-      select_->histogram(lane.counts.get(), lane.keys.get(), task.grid.tile_size(tile), prefix,
-                         shift, bits);
+    for_each_tile(task, [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
+      for_each_scored_chunk(task, tile, patch, lane, [&](const Grid::Part& chunk, const Key* keys) {
+        select_->histogram(lane.counts.data(), keys, chunk.size(), prefix, shift, bits);
+      });
     });
-    std::int64_t* const total = lane_at(task.first_lane).counts.get();
+    std::int64_t* const total = lane_at(task.first_lane).counts.data();
     for (int w = 1; w < used; ++w) {
-      const std::int64_t* const more = lane_at(task.first_lane + w).counts.get();
+      const std::int64_t* const more = lane_at(task.first_lane + w).counts.data();
       std::transform(total, total + buckets, more, total, std::plus<>());
     }
     return total;
@@ -290,52 +366,97 @@ class Engine {
     }
   }
 
-  /// Keys between which the cut lies, in all likelihood.
+  /// What a sample says of the cut.
   struct Bracket {
-    Key lo, hi;
+    Key lo, hi;                   // it lies in between, or at one of these, in all likelihood
+    bool ties_at_lo, ties_at_hi;  // so many keys equal this end that they are counted, not kept
+    Key guess;                    // where it lies most likely
+    std::int64_t pruned_tiles;    // how many tiles lose their keys that equal the guess
+
+    bool counts_ties() const noexcept { return ties_at_lo || ties_at_hi; }
+    Key first() const noexcept { return ties_at_lo ? lo + 1 : lo; }  // of the candidates
+    Key width() const noexcept { return (ties_at_hi ? hi : hi + 1) - first(); }
+    /// What the pass over a tile keeps: all keys from this one on.
+    Key from(std::int64_t tile) const noexcept {
+      const bool ties = (ties_at_lo && guess == lo) || (ties_at_hi && guess == hi);
+      return ties && tile >= pruned_tiles ? guess : guess + 1;
+    }
   };
 
-  /// Brackets the cut by a sample. One pass then writes the mask as if all of the bracket were
-  /// kept, counts, and collects the candidates inside; the exact cut is selected among those, and
-  /// their places are corrected. False where the bracket missed the cut: part of the mask is
-  /// written then, but wrong.
+  /// Brackets the cut by a sample. One pass then writes the mask as if the cut were where it lies
+  /// most likely, counts, and collects the candidates in the bracket; the exact cut is selected
+  /// among those, and their places are corrected. False where the bracket missed the cut, or held
+  /// too many candidates: the mask is written then, but wrong.
   bool prune_by_sample(const Task& task) noexcept {
-    const Bracket bracket = sample_bracket(task);
-    const PassCounts counts = pass(task, bracket);
-    return correct(task, bracket, counts);
+    for (const Sampling& sampling : samplings) {
+      const Bracket bracket = sample_bracket(task, sampling);
+      const PassCounts counts = pass(task, bracket);
+      if (correct(task, bracket, counts)) return true;
+    }
+    return false;
   }
 
-  Bracket sample_bracket(const Task& task) noexcept {
+  /// The keys of `n` blocks from `begin` on.
+  void sample_run(const Task& task, Key* keys, std::int64_t begin, std::int64_t n,
+                  const Patch& patch, Lane<Key>& lane) const noexcept {
+    for (std::int64_t done = 0; done < n;) {
+      const Grid::Part part = task.grid.run(begin + done, n - done);
+      task.scorer.blocks(keys + done, task.grid, part, patch, lane.sums.data());
+      done += part.width;
+    }
+  }
+
+  Bracket sample_bracket(const Task& task, const Sampling& sampling) const noexcept {
     const std::int64_t n = task.grid.blocks();
     const std::int64_t run = std::clamp<std::int64_t>(run_max / task.grid.width, 1, run_max);
-    const std::int64_t runs = sample_size(n) / run;
+    const std::int64_t runs = sampling.sizes * sample_size(n) / run;
     const std::int64_t size = runs * run;
     Lane<Key>& first = lane_at(task.first_lane);
     Key* const sample = first.sample.get();
+    const Patch patch = Patch::of(task.grid.matrix);
 
-    // One run of neighbours from each of as many equal parts, at a place that looks random.
-    constexpr std::int64_t group = 64;
-    parallel_for((runs + group - 1) / group, task.threads, [&](std::int64_t i, int worker) {
+    // One run of neighbours from each of as many equal parts, at a place that looks random; whole
+    // cache lines, where the matrix begins with one.
+    const std::int64_t part = n / runs;
+    const auto place = [&](std::int64_t r) {
+      const auto choices = static_cast<std::uint64_t>(part - run + 1);
+      const std::uint64_t hash = (static_cast<std::uint64_t>(r) * 0x9E3779B97F4A7C15ULL) >> 32;
+      return (r * part + static_cast<std::int64_t>((hash * choices) >> 32)) / run * run;
+    };
+    constexpr std::int64_t batch = 32;  // whose memory is waited for together
+    parallel_for(Grid::divide_up(runs, batch), task.threads, [&](std::int64_t i, int worker) {
       Lane<Key>& lane = lane_at(task.first_lane + worker);
-      const std::int64_t part = n / runs;
-      for (std::int64_t r = i * group; r < std::min(runs, (i + 1) * group); ++r) {
-        const auto jitter = static_cast<std::int64_t>(
-            (static_cast<std::uint64_t>(r) * 0x9E3779B97F4A7C15ULL >> 32) %
-            static_cast<std::uint64_t>(part - run + 1));
-        score(task, r * part + jitter, run, lane.sums.get(), sample + r * run);
+      const std::int64_t end = std::min(runs, (i + 1) * batch);
+      for (std::int64_t r = i * batch; r < end; ++r) {
+        task.scorer.prefetch(task.grid, task.grid.run(place(r), run), patch);
+      }
+      for (std::int64_t r = i * batch; r < end; ++r) {
+        sample_run(task, sample + r * run, place(r), run, patch, lane);
       }
     });
 
     const auto select = [&](std::int64_t rank) {
       return cut_of(*select_, sample, size, rank, first.candidates.get(), size).threshold;
     };
+    const auto count = [&](Key key) {
+      return static_cast<double>(select_->count_equal(sample, size, key));
+    };
     const double rank =
         static_cast<double>(task.quota.blocks) / static_cast<double>(n) * static_cast<double>(size);
-    const auto middle = std::clamp<std::int64_t>(static_cast<std::int64_t>(rank), 1, size);
-    const double margin = 3.5 * deviation(sample, run, runs, select(middle)) + 4;
+    const Key guess = select(std::clamp<std::int64_t>(static_cast<std::int64_t>(rank), 1, size));
+    const double margin = sampling.deviations * deviation(sample, run, runs, guess) + 4;
     const auto low = static_cast<std::int64_t>(std::floor(rank - margin));
     const auto high = static_cast<std::int64_t>(std::ceil(rank + margin));
-    return {low < 1 ? Key{0} : select(low), high > size ? KeyTraits<Key>::nan : select(high)};
+    const Key lo = low < 1 ? Key{0} : select(low);
+    const Key hi = high > size ? KeyTraits<Key>::nan : select(high);
+
+    constexpr double many = 3;  // hardly any two of so few numbers are equal by chance
+    const double below = static_cast<double>(select_->count_below(sample, size, guess));
+    const double share = std::clamp((rank - below) / count(guess), 0.0, 1.0);
+    const auto pruned_tiles =
+        static_cast<std::int64_t>(share * static_cast<double>(task.grid.tiles()));
+    return {lo,    hi,          lo == hi || count(lo) >= many, lo < hi && count(hi) >= many,
+            guess, pruned_tiles};
   }
 
   /// The standard deviation of the sample's number of keys below the cut. Neighbours are alike, so
@@ -352,218 +473,325 @@ class Engine {
     return std::sqrt(squares / 2);
   }
 
-  struct PassCounts {
-    std::int64_t below, at_lo, inside, at_hi;
-    bool all_candidates;  // none was lost
-  };
-
-  PassCounts pass(const Task& task, const Bracket& bracket) noexcept {
-    Lane<Key>& first = lane_at(task.first_lane);
+  PassCounts pass(const Task& task, const Bracket& bracket) const noexcept {
+    const Lane<Key>& first = lane_at(task.first_lane);
     const std::int64_t room = candidates_max(task.grid.blocks());
-    std::atomic<std::int64_t> below{0}, at_lo{0}, candidates{0}, at_hi{0};
-    for_each_tile(task, [&](std::int64_t tile, Lane<Key>& lane) {
-      std::uint8_t* const keep = keep_of(task, tile, lane);
-      score_tile(task, tile, lane);
-      const BracketCounts found =
-          select_->bracket(keep, lane.inside.get(), lane.keys.get(), task.grid.tile_size(tile),
-                           bracket.lo, bracket.hi);
-      below.fetch_add(found.below, std::memory_order_relaxed);
-      at_lo.fetch_add(found.at_lo, std::memory_order_relaxed);
-      at_hi.fetch_add(found.at_hi, std::memory_order_relaxed);
-      const std::int64_t begin = candidates.fetch_add(found.inside, std::memory_order_relaxed);
-      first.tiles[static_cast<std::size_t>(tile)] = {begin, static_cast<std::int32_t>(found.inside),
-                                                     static_cast<std::int32_t>(found.at_lo),
-                                                     static_cast<std::int32_t>(found.at_hi), 0};
-      if (begin + found.inside <= room) {
-        for (std::int64_t i = 0; i < found.inside; ++i) {
-          first.candidates[static_cast<std::size_t>(begin + i)] = lane.keys[lane.inside[i]];
-          first.places[static_cast<std::size_t>(begin + i)] = lane.inside[i];
-        }
+    std::atomic<std::int64_t> below{0}, at_lo{0}, inside{0}, at_hi{0};
+    // Not for each tile: an atomic addition waits for all that was written past the cache.
+    const auto hand_in = [&](Lane<Key>& lane) {
+      const PassCounts& group = lane.group;
+      below.fetch_add(group.below);
+      at_lo.fetch_add(group.at_lo);
+      at_hi.fetch_add(group.at_hi);
+      const std::int64_t begin = inside.fetch_add(group.inside);
+      for (int i = 0; i < lane.group_size; ++i) {
+        first.tiles[lane.group_tiles[static_cast<std::size_t>(i)]].candidates += begin;
       }
-      write(task, tile, keep, lane);
+      if (begin + group.inside <= room) {
+        std::copy_n(lane.group_candidates.data(), group.inside, first.candidates.get() + begin);
+        std::copy_n(lane.group_places.data(), group.inside, first.places.get() + begin);
+      }
+      lane.group = {};
+      lane.group_size = 0;
+    };
+    for_each_tile(
+        task,
+        [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
+          if (lane.group.inside + tile_blocks_max > group_candidates_max) hand_in(lane);
+          pass_tile(task, bracket, tile, patch, lane);
+        },
+        hand_in);
+    return {below, at_lo, inside, at_hi};
+  }
+
+  /// Writes the provisional mask of a tile, and adds to what its group has found.
+  void pass_tile(const Task& task, const Bracket& bracket, std::int64_t tile, const Patch& patch,
+                 Lane<Key>& lane) const noexcept {
+    const Key from = bracket.from(tile);
+    const Key* const candidates = lane.group_candidates.data() + lane.group.inside;
+    PassCounts found = patch && !bracket.counts_ties()
+                           ? pass_at_once(task, bracket, from, tile, patch, lane)
+                           : pass_in_chunks(task, bracket, from, tile, patch, lane);
+    // Of what is pruned now, some is not below the bracket.
+    found.below -= select_->count_below(candidates, found.inside, from);
+    if (bracket.lo < from) found.below -= found.at_lo;
+    if (bracket.hi < from) found.below -= found.at_hi;
+
+    lane_at(task.first_lane).tiles[tile] = {
+        lane.group.inside, static_cast<std::int32_t>(found.inside),
+        static_cast<std::int32_t>(found.at_lo), static_cast<std::int32_t>(found.at_hi), 0};
+    lane.group_tiles[static_cast<std::size_t>(lane.group_size++)] = tile;
+    lane.group.add(found);
+  }
+
+  /// The pass over a tile of natural data, without keys in memory. `below` counts all it prunes,
+  /// and candidates are appended to those of the group.
+  PassCounts pass_at_once(const Task& task, const Bracket& bracket, Key from, std::int64_t tile,
+                          const Patch& patch, Lane<Key>& lane) const noexcept {
+    PassCounts found{};
+    Grid::for_each_band(task.grid.tile(tile), [&](const Grid::Part& band, std::int64_t first) {
+      std::uint8_t* const keep = keep_of(task, band, lane);
+      const std::int64_t before = lane.group.inside + found.inside;
+      const BracketCounts counts = task.scorer.bracket(
+          keep, lane.group_candidates.data() + before, lane.group_places.data() + before, task.grid,
+          band, first, patch, from, bracket.first(), bracket.width(), task.store());
+      found.below += band.width - counts.kept;
+      found.inside += counts.inside;
+      write(task, band, patch, keep, lane);
     });
-    return {below, at_lo, candidates, at_hi, candidates <= room};
+    return found;
+  }
+
+  /// The same where ties are counted, which needs the keys.
+  PassCounts pass_in_chunks(const Task& task, const Bracket& bracket, Key from, std::int64_t tile,
+                            const Patch& patch, Lane<Key>& lane) const noexcept {
+    PassCounts found{};
+    std::int64_t blocks = 0;
+    for_each_scored_chunk(task, tile, patch, lane, [&](const Grid::Part& chunk, const Key* keys) {
+      const std::int64_t n = chunk.size();
+      const std::int64_t before = lane.group.inside + found.inside;
+      Key* const candidates = lane.group_candidates.data() + before;
+      std::uint16_t* const places = lane.group_places.data() + before;
+      std::uint8_t* const keep = keep_of(task, chunk, lane);
+      const BracketCounts counts =
+          select_->bracket(keep, places, keys, n, from, bracket.first(), bracket.width());
+      for (std::int64_t i = 0; i < counts.inside; ++i) {
+        candidates[i] = keys[places[i]];
+        places[i] = static_cast<std::uint16_t>(blocks + places[i]);
+      }
+      found.below += n - counts.kept;
+      found.inside += counts.inside;
+      if (bracket.ties_at_lo) found.at_lo += select_->count_equal(keys, n, bracket.lo);
+      if (bracket.ties_at_hi) found.at_hi += select_->count_equal(keys, n, bracket.hi);
+      write(task, chunk, patch, keep, lane);
+      blocks += n;
+    });
+    return found;
   }
 
   /// Turns the mask of a pass into the right one.
   bool correct(const Task& task, const Bracket& bracket, const PassCounts& counts) noexcept {
-    std::int64_t k = task.quota.blocks - counts.below;
-    if (k < 1) return false;
-    if (k <= counts.at_lo) {  // the pass has pruned all of these
-      count_ties_before(task, [](const TileCounts& tile) { return tile.at_lo; });
-      for_each_tile(task, [&](std::int64_t tile, Lane<Key>& lane) {
-        const TileCounts& found = tile_counts(task, tile);
-        if (found.at_lo == 0 || found.ties_before + found.at_lo <= k) return;
-        write_by_cut(task, tile, {bracket.lo, k}, lane);
-      });
-      return true;
-    }
-    k -= counts.at_lo;
-    if (!counts.all_candidates) return false;
     Lane<Key>& first = lane_at(task.first_lane);
-    if (k > counts.inside) {  // the pass has kept all of those at hi, and all candidates
-      k -= counts.inside;
-      if (k > counts.at_hi) return false;
-      count_ties_before(task, [](const TileCounts& tile) { return tile.at_hi; });
-      for_each_tile(task, [&](std::int64_t tile, Lane<Key>& lane) {
-        const TileCounts& found = tile_counts(task, tile);
-        if (found.at_hi > 0 && found.ties_before < k) {
-          write_by_cut(task, tile, {bracket.hi, k}, lane);
-        } else {
-          prune_candidates(task, tile, {bracket.hi, 0}, lane);
-        }
-      });
-      return true;
+    Cut<Key> cut{bracket.lo, task.quota.blocks - counts.below};
+    std::int64_t among = counts.at_lo;  // keys that equal the threshold
+    if (cut.ties < 1 || counts.inside > candidates_max(task.grid.blocks())) return false;
+    if (cut.ties > counts.at_lo + counts.inside) {
+      cut = {bracket.hi, cut.ties - counts.at_lo - counts.inside};
+      among = counts.at_hi;
+      if (cut.ties > among) return false;
+    } else if (cut.ties > counts.at_lo) {
+      cut = cut_of(*select_, first.candidates.get(), counts.inside, cut.ties - counts.at_lo,
+                   first.sample.get(), sample_size(task.grid.blocks()));
+      among = select_->count_equal(first.candidates.get(), counts.inside, cut.threshold);
     }
-    const Cut<Key> cut = cut_of(*select_, first.candidates.get(), counts.inside, k,
-                                first.sample.get(), sample_size(task.grid.blocks()));
-    count_ties_before(task, [&](const TileCounts& tile) {
-      return select_->count_equal(first.candidates.get() + tile.candidates, tile.inside,
-                                  cut.threshold);
+    if (cut.ties == among) cut = {cut.threshold + 1, 0};  // all of them: no need to count
+    if (cut.ties > 0) {
+      count_ties_before(task, [&](const TileCounts& tile) -> std::int64_t {
+        if (bracket.ties_at_lo && cut.threshold == bracket.lo) return tile.at_lo;
+        if (bracket.ties_at_hi && cut.threshold == bracket.hi) return tile.at_hi;
+        return select_->count_equal(first.candidates.get() + tile.candidates, tile.inside,
+                                    cut.threshold);
+      });
+    }
+    for_each_tile(task, [&](std::int64_t index, const Patch& patch, Lane<Key>& lane) {
+      const TileCounts& found = tile_counts(task, index);
+      const Key from = bracket.from(index);
+      const auto wrong = [&](Key key, std::int64_t ties) {
+        const std::int64_t pruned =
+            key < cut.threshold   ? ties
+            : key > cut.threshold ? 0
+                                  : std::clamp<std::int64_t>(cut.ties - found.ties_before, 0, ties);
+        return pruned != (key < from ? ties : 0);
+      };
+      if (wrong(bracket.lo, found.at_lo) || wrong(bracket.hi, found.at_hi)) {
+        write_by_cut(task, index, patch, cut, lane);
+      } else {
+        correct_candidates(task, index, patch, from, cut, lane);
+      }
     });
-    for_each_tile(
-        task, [&](std::int64_t tile, Lane<Key>& lane) { prune_candidates(task, tile, cut, lane); });
     return true;
   }
 
   // --- writing the mask ------------------------------------------------------------------------
 
   const TileCounts& tile_counts(const Task& task, std::int64_t tile) const noexcept {
-    return lanes_[static_cast<std::size_t>(task.first_lane)].tiles[static_cast<std::size_t>(tile)];
+    return lane_at(task.first_lane).tiles[tile];
   }
 
-  /// Where the decisions on a tile's blocks go: a byte per block, kept for large blocks only.
-  std::uint8_t* keep_of(const Task& task, std::int64_t tile, Lane<Key>& lane) const noexcept {
-    return task.large() ? block_keep_.get() + task.grid.tile_begin(tile) : lane.keep.get();
+  /// Where the decisions on a chunk's blocks go, a byte per block: with single elements, right into
+  /// the mask; those on large blocks are kept.
+  std::uint8_t* keep_of(const Task& task, const Grid::Part& chunk, Lane<Key>& lane) const noexcept {
+    if (task.large()) return block_keep_.get() + task.grid.begin(chunk);
+    if (task.direct()) return task.mask.bytes + task.grid.begin(chunk);
+    return lane.keep.data();
   }
 
   /// Writes a tile anew; `cut.ties` counts from the first tile.
-  void write_by_cut(const Task& task, std::int64_t tile, const Cut<Key>& cut,
+  void write_by_cut(const Task& task, std::int64_t tile, const Patch& patch, const Cut<Key>& cut,
                     Lane<Key>& lane) const noexcept {
-    std::uint8_t* const keep = keep_of(task, tile, lane);
-    score_tile(task, tile, lane);
-    select_->threshold(keep, lane.keys.get(), task.grid.tile_size(tile), cut.threshold,
-                       cut.ties - tile_counts(task, tile).ties_before);
-    write(task, tile, keep, lane);
+    std::int64_t ties = cut.ties - tile_counts(task, tile).ties_before;
+    for_each_scored_chunk(task, tile, patch, lane, [&](const Grid::Part& chunk, const Key* keys) {
+      std::uint8_t* const keep = keep_of(task, chunk, lane);
+      select_->threshold(keep, keys, chunk.size(), cut.threshold, ties);
+      if (ties > 0) ties -= select_->count_equal(keys, chunk.size(), cut.threshold);
+      write(task, chunk, patch, keep, lane);
+    });
   }
 
-  /// The mask of a tile, given which of its blocks to keep. Large blocks come later.
-  void write(const Task& task, std::int64_t tile, const std::uint8_t* keep,
-             Lane<Key>& lane) const noexcept {
-    if (task.large()) return;
-    task.grid.for_each_strip(task.grid.tile_begin(tile), task.grid.tile_size(tile),
-                             [&](const Grid::Strip& strip) {
-                               if (task.whole()) {
-                                 write_blocks(task, strip, keep + strip.first);
-                               } else {
-                                 task.window(strip).fill(strip.rows, strip.columns, 1);
-                                 for (std::int64_t block = 0; block < strip.blocks; ++block) {
-                                   if (keep[strip.first + block] == 0)
-                                     prune_block(task, strip, block, lane);
-                                 }
-                               }
-                             });
+  /// The mask of a chunk, given which of its blocks to keep. Large blocks come later.
+  void write(const Task& task, const Grid::Part& chunk, const Patch& patch,
+             const std::uint8_t* keep, Lane<Key>& lane) const noexcept {
+    if (task.large() || task.direct()) return;
+    Grid::for_each_band(chunk, [&](const Grid::Part& band, std::int64_t first) {
+      if (task.whole()) {
+        write_blocks(task, band, keep + first);
+      } else {
+        write_within_blocks(task, band, patch, keep + first, lane);
+      }
+    });
   }
 
   /// Whole blocks: pruned ones become zeros, all others ones.
-  static void write_blocks(const Task& task, const Grid::Strip& strip,
-                           const std::uint8_t* keep) noexcept {
+  void write_blocks(const Task& task, const Grid::Part& band,
+                    const std::uint8_t* keep) const noexcept {
     const std::int64_t width = task.grid.width;
-    const MaskWindow window = task.window(strip);
-    std::uint8_t* const first_row = window.at(0, 0);
-    if (width == 1) {
-      std::memcpy(first_row, keep, static_cast<std::size_t>(strip.columns));
-    } else {
-      for (std::int64_t b = 0; b < strip.blocks; ++b) {
-        const std::int64_t n = std::min(width, strip.columns - b * width);
-        std::memset(first_row + b * width, keep[b], static_cast<std::size_t>(n));
+    const Grid::Rectangle elements = task.grid.elements(band);
+    const MaskWindow window = task.window(elements);
+    const std::int64_t rest = band.width * width - elements.columns;
+    const std::int64_t full = rest > 0 ? band.width - 1 : band.width;
+    for (std::int64_t r = 0; r < elements.rows; ++r) {
+      table_->repeat(window.at(r, 0), keep, full, width);
+      if (rest > 0) {
+        std::memset(window.at(r, full * width), keep[full], static_cast<std::size_t>(width - rest));
       }
-    }
-    for (std::int64_t r = 1; r < strip.rows; ++r) {
-      std::memcpy(window.at(r, 0), first_row, static_cast<std::size_t>(strip.columns));
     }
   }
 
-  /// Prunes those candidates of a tile that lie before the cut, whose ties count from the first
-  /// tile. All were kept.
-  void prune_candidates(const Task& task, std::int64_t tile, const Cut<Key>& cut,
-                        Lane<Key>& lane) const noexcept {
-    const Lane<Key>& first = lanes_[static_cast<std::size_t>(task.first_lane)];
-    const TileCounts& found = tile_counts(task, tile);
+  /// Blocks that lose some of their elements only, as many at a time as keys stay in the cache.
+  void write_within_blocks(const Task& task, const Grid::Part& band, const Patch& patch,
+                           const std::uint8_t* keep, Lane<Key>& lane) const noexcept {
+    const std::int64_t together = std::max<std::int64_t>(1, chunk_blocks_max / task.block_size());
+    for (std::int64_t b = 0; b < band.width; b += together) {
+      const Grid::Part some{band.band, 1, band.block + b, std::min(together, band.width - b)};
+      const Grid::Rectangle elements = task.grid.elements(some);
+      task.scorer.elements(lane.element_keys.data(), elements, patch, lane.sums.data());
+      zero_least(task, elements, keep + b, lane);
+    }
+  }
+
+  /// The mask of blocks side by side, whose element keys are in the lane.
+  void zero_least(const Task& task, const Grid::Rectangle& elements, const std::uint8_t* keep,
+                  Lane<Key>& lane) const noexcept {
+    const std::int64_t width = task.grid.width;
+    const MaskWindow window = task.window(elements);
+    std::int64_t done = 0;
+    const bool a_power = width == 2 || width == 4 || width == 8 || width == 16;
+    if (elements.rows == 1 && a_power && task.quota.zeros < width) {
+      const std::int64_t blocks = elements.columns / width;
+      done = blocks * width;
+      std::uint8_t* const mask = window.at(0, 0);
+      select_->zero_least(mask, lane.element_keys.data(), blocks, width, task.quota.zeros);
+      if (std::memchr(keep, 1, static_cast<std::size_t>(blocks)) != nullptr) {
+        std::uint8_t* const kept = lane.bytes.data();
+        table_->repeat(kept, keep, blocks, width);
+        std::transform(mask, mask + done, kept, mask, std::bit_or<>());
+      }
+    }
+    for (; done < elements.columns; done += width) {
+      const std::int64_t columns = std::min(width, elements.columns - done);
+      const MaskWindow block{window.at(0, done), window.pitch};
+      if (keep[done / width] != 0) {
+        block.fill(elements.rows, columns, 1);
+      } else {
+        zero_least_of_block(task, lane.element_keys.data() + done, elements, columns, block, lane);
+      }
+    }
+  }
+
+  /// One block; its element keys are among those of all elements.
+  void zero_least_of_block(const Task& task, const Key* all, const Grid::Rectangle& elements,
+                           std::int64_t columns, MaskWindow block, Lane<Key>& lane) const noexcept {
+    const std::int64_t rows = elements.rows;
+    const std::int64_t n = rows * columns;
+    const std::int64_t zeros = std::min(task.quota.zeros, n);
+    Key* const keys = lane.block_keys.data();
+    std::uint8_t* const keep = lane.bytes.data();
+    for (std::int64_t r = 0; r < rows; ++r) {
+      std::copy_n(all + r * elements.columns, columns, keys + r * columns);
+    }
+    constexpr std::int64_t few = 16;
+    if (n <= few && zeros < few) {
+      std::fill(keys + n, keys + few, static_cast<Key>(-2));  // above all others
+      select_->zero_least(keep, keys, 1, few, zeros);
+    } else {
+      const Cut<Key> cut = cut_of(*select_, keys, n, zeros, keys + n, n);
+      select_->threshold(keep, keys, n, cut.threshold, cut.ties);
+    }
+    for (std::int64_t r = 0; r < rows; ++r) {
+      std::copy_n(keep + r * columns, columns, block.at(r, 0));
+    }
+  }
+
+  /// Puts right those candidates of a tile that the pass took for others; ties count from the first
+  /// tile.
+  void correct_candidates(const Task& task, std::int64_t index, const Patch& patch, Key from,
+                          const Cut<Key>& cut, Lane<Key>& lane) const noexcept {
+    const Lane<Key>& first = lane_at(task.first_lane);
+    const TileCounts& found = tile_counts(task, index);
     const Key* const keys = first.candidates.get() + found.candidates;
     const std::uint16_t* const places = first.places.get() + found.candidates;
+    const Grid::Part tile = task.grid.tile(index);
+    // Only those between what the pass assumed and the cut can be wrong.
+    const Key low = std::min(from, cut.threshold);
+    const Key high = std::max(from, cut.ties > 0 ? cut.threshold + 1 : cut.threshold);
+    const BracketCounts wrong = select_->bracket(lane.tile_keep.data(), lane.wrong.data(), keys,
+                                                 found.inside, 0, low, high - low);
     std::int64_t ties = cut.ties - found.ties_before;
-    std::int32_t i = 0;
-    task.grid.for_each_strip(
-        task.grid.tile_begin(tile), task.grid.tile_size(tile), [&](const Grid::Strip& strip) {
-          for (; i < found.inside && places[i] < strip.first + strip.blocks; ++i) {
-            if (keys[i] < cut.threshold || (keys[i] == cut.threshold && ties-- > 0)) {
-              prune_block(task, strip, places[i] - strip.first, lane);
-            }
-          }
-        });
-  }
-
-  /// Prunes a block whose mask holds ones. Clobbers the lane's sums and spare keys.
-  void prune_block(const Task& task, const Grid::Strip& strip, std::int64_t block,
-                   Lane<Key>& lane) const noexcept {
-    const std::int64_t column = block * task.grid.width;
-    const std::int64_t columns = std::min(task.grid.width, strip.columns - column);
-    const MaskWindow strip_window = task.window(strip);
-    const MaskWindow window{strip_window.at(0, column), strip_window.pitch};
-    if (task.whole()) {
-      window.fill(strip.rows, columns, 0);
-    } else {
-      const Matrix& matrix = task.grid.matrix;
-      zero_least(task, matrix.part(strip.row, strip.column + column, strip.rows, columns), window,
-                 lane);
-    }
-  }
-
-  /// Zeroes the quota's least elements of one block of at most small_block_max elements.
-  void zero_least(const Task& task, const Matrix& block, MaskWindow mask,
-                  Lane<Key>& lane) const noexcept {
-    const std::int64_t n = block.rows() * block.columns();
-    const auto add = accumulate(task);
-    auto* const all_sums = lane.sums.get();
-    std::fill_n(all_sums, n, typename KeyTraits<Key>::Score{0});
-    for (std::int64_t r = 0; r < block.rows(); ++r) {
-      auto* const sums = all_sums + r * block.columns();
-      block.for_each_run(
-          r, 0, block.columns(),
-          [&](const std::byte* data, std::ptrdiff_t stride, std::int64_t count,
-              std::int64_t offset) { add(sums + offset, data, stride, count, 0, 1); });
-    }
-    Key* const keys = lane.spare.get();
-    select_->make_keys(keys, all_sums, n, 1);
-    const std::int64_t zeros = std::min(task.quota.zeros, n);
-    auto [threshold, ties] = cut_of(*select_, keys, n, zeros, keys + n, n);
-    for (std::int64_t r = 0, i = 0; r < block.rows(); ++r) {
-      for (std::int64_t c = 0; c < block.columns(); ++c, ++i) {
-        if (keys[i] < threshold || (keys[i] == threshold && ties-- > 0)) *mask.at(r, c) = 0;
+    for (std::int64_t i = 0; i < wrong.inside; ++i) {
+      const std::size_t candidate = lane.wrong[static_cast<std::size_t>(i)];
+      const Key key = keys[candidate];
+      const bool keep = key > cut.threshold || (key == cut.threshold && ties-- <= 0);
+      if (keep == (key >= from)) continue;
+      const std::int64_t place = places[candidate];
+      if (task.direct()) {
+        task.mask.bytes[task.grid.begin(tile) + place] = keep ? 1 : 0;
+      } else {
+        rewrite_block(task, {tile.band + place / tile.width, 1, tile.block + place % tile.width, 1},
+                      patch, keep, lane);
       }
+    }
+  }
+
+  void rewrite_block(const Task& task, const Grid::Part& block, const Patch& patch, bool keep,
+                     Lane<Key>& lane) const noexcept {
+    if (keep || task.whole()) {
+      const Grid::Rectangle elements = task.grid.elements(block);
+      task.window(elements).fill(elements.rows, elements.columns, keep ? 1 : 0);
+    } else {
+      const std::uint8_t none = 0;
+      write_within_blocks(task, block, patch, &none, lane);
     }
   }
 
   /// The same for blocks that do not fit into a lane: each is a selection of its own.
-  void write_within_large_blocks(const Task& task) noexcept {
+  void write_within_large_blocks(const Task& task, Norm norm) noexcept {
     const Grid& grid = task.grid;
     for (std::int64_t block = 0; block < grid.blocks(); ++block) {
       const std::int64_t row = block / grid.per_band * grid.height;
       const std::int64_t column = block % grid.per_band * grid.width;
       const std::int64_t rows = std::min(grid.height, grid.matrix.rows() - row);
       const std::int64_t columns = std::min(grid.width, grid.matrix.columns() - column);
-      const bool keep = block_keep_[static_cast<std::size_t>(block)] != 0;
+      const bool keep = block_keep_[block] != 0;
       const Quota quota{keep ? 0 : std::min(task.quota.zeros, rows * columns), 1};
-      prune(grid.matrix.part(row, column, rows, columns), task.norm, 1, 1, quota,
+      prune(grid.matrix.part(row, column, rows, columns), norm, 1, 1, quota,
             {task.mask.at(row, column), task.mask.pitch}, task.first_lane, task.threads);
     }
   }
 
   const Kernels* table_ = nullptr;
   const SelectionKernels<Key>* select_ = nullptr;
-  std::vector<Lane<Key>> lanes_;
-  std::unique_ptr<std::uint8_t[]> block_keep_;  // by block, for large blocks only
+  std::vector<std::unique_ptr<Lane<Key>>> lanes_;
+  Buffer<std::uint8_t> block_keep_;  // by block, for large blocks only
 };
 
 /// level × blocks in double, rounded half to even, whatever the rounding mode.
@@ -603,17 +831,32 @@ struct Plan {
   bool has_large_blocks() const noexcept { return height * width > small_block_max; }
   /// The selections within large blocks included.
   Room room() const noexcept {
-    Room room{grid().blocks(), grid().tiles()};
-    const Grid within(matrix.part(0, 0, height, width), 1, 1);
-    if (has_large_blocks()) room.include({within.blocks(), within.tiles()});
+    Room room = room_of(grid());
+    if (has_large_blocks()) room.include(room_of(Grid(matrix.part(0, 0, height, width), 1, 1)));
     return room;
   }
+  static Room room_of(const Grid& grid) noexcept {
+    return {grid.blocks(), grid.tiles(), grid.packed_elements() * grid.matrix.item_size()};
+  }
 };
+
+/// Scratch memory that a thread keeps from one step to the next, since fresh memory costs as much
+/// as a step: what would be more is given back.
+constexpr std::int64_t kept_bytes_max = std::int64_t{64} << 20;
 
 /// Jobs whose scores are of one type.
 template <class Key>
 class Batch {
  public:
+  /// Forgets the jobs of the last batch.
+  void clear() noexcept {
+    small_.clear();
+    large_.clear();
+    shared_ = largest_ = Room();
+    elements_ = large_blocks_ = 0;
+    if (engine_.bytes_held() > kept_bytes_max) engine_ = Engine<Key>();
+  }
+
   void add(const MaskJob& job) {
     const Plan plan(job);
     // A large one gets all threads for itself.
@@ -655,8 +898,10 @@ class Batch {
 
 void compute_masks(const std::vector<MaskJob>& jobs) {
   const DefaultFloatEnvironment environment;
-  Batch<std::uint32_t> narrow;
-  Batch<std::uint64_t> wide;
+  thread_local Batch<std::uint32_t> narrow;
+  thread_local Batch<std::uint64_t> wide;
+  narrow.clear();
+  wide.clear();
   for (const auto& job : jobs) {
     if (job.data.size() == 0) continue;
     if (job.data.dtype() == DType::float64) {
@@ -671,6 +916,8 @@ void compute_masks(const std::vector<MaskJob>& jobs) {
   wide.allocate(table, threads);
   narrow.run();
   wide.run();
+  narrow.clear();
+  wide.clear();
 }
 
 }  // namespace datasparse

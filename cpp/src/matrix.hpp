@@ -15,7 +15,9 @@ namespace datasparse {
 class Matrix {
  public:
   explicit Matrix(const ArrayView& view) noexcept
-      : data_(static_cast<std::byte*>(view.data())), dtype_(view.dtype()) {
+      : data_(static_cast<std::byte*>(view.data())),
+        dtype_(view.dtype()),
+        item_size_(static_cast<std::ptrdiff_t>(datasparse::item_size(view.dtype()))) {
     const auto& shape = view.shape();
     const auto& strides = view.strides();
     const int row_axes = shape.size() > 1 ? 1 : 0;
@@ -29,6 +31,16 @@ class Matrix {
   DType dtype() const noexcept { return dtype_; }
   std::int64_t rows() const noexcept { return rows_; }
   std::int64_t columns() const noexcept { return columns_; }
+
+  /// Whether the elements of a row follow each other without a gap; at() is for those.
+  bool is_unit() const noexcept {
+    return axis_count_ == 0 || (axis_count_ == 1 && axes_[0].stride == item_size_);
+  }
+  const std::byte* at(std::int64_t row, std::int64_t column) const noexcept {
+    return data_ + row * row_stride_ + (first_column_ + column) * item_size_;
+  }
+  std::ptrdiff_t row_stride() const noexcept { return row_stride_; }
+  std::ptrdiff_t item_size() const noexcept { return item_size_; }
 
   /// The same elements in the same order as one row, where the rows follow each other evenly.
   bool is_one_row() const noexcept {
@@ -105,6 +117,7 @@ class Matrix {
 
   std::byte* data_;
   DType dtype_;
+  std::ptrdiff_t item_size_;
   std::int64_t rows_ = 1;
   std::ptrdiff_t row_stride_ = 0;
   std::int64_t columns_ = 1;

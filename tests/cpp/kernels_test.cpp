@@ -4,13 +4,15 @@
 
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "support.hpp"
 
 namespace datasparse {
 namespace {
 
-const std::vector<std::int64_t> edge_sizes{0, 1, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33};
+const std::vector<std::int64_t> edge_sizes{0,  1,  3,  7,  8,  9,  15, 16,
+                                           17, 31, 32, 33, 63, 64, 65, 130};
 
 class KernelsTest : public ::testing::TestWithParam<const Kernels*> {
  protected:
@@ -220,75 +222,94 @@ TEST_P(KernelsTest, HistogramCountsTheKeysOfThePrefix) {
 }
 
 template <class Key>
-void expect_plain_ranges(const Kernels& table) {
+void expect_plain_split(const Kernels& table) {
   Selection<Key> selection(table);
   const auto& select = selection.select;
   for (const std::int64_t n : edge_sizes) {
     const auto keys = selection.random_keys(n);
-    if (n > 0) {
-      const auto [least, greatest] = select.range(keys.data(), n);
-      EXPECT_EQ(least, *std::min_element(keys.begin(), keys.end()));
-      EXPECT_EQ(greatest, *std::max_element(keys.begin(), keys.end()));
-    }
     for (const Key lo : {Key{0}, Key{1}, Key{5}, KeyTraits<Key>::nan}) {
-      EXPECT_EQ(select.count_below(keys.data(), n, lo),
-                std::count_if(keys.begin(), keys.end(), [lo](Key key) { return key < lo; }));
+      const auto below =
+          std::count_if(keys.begin(), keys.end(), [lo](Key key) { return key < lo; });
+      EXPECT_EQ(select.count_below(keys.data(), n, lo), below);
       for (const Key hi : {lo, Key{5}, Key{77}, KeyTraits<Key>::nan, KeyTraits<Key>::nan + 1}) {
-        std::vector<Key> expected, kept(keys.size() + 1, selection.untouched);
+        if (hi < lo) continue;
+        std::vector<Key> expected;
         std::copy_if(keys.begin(), keys.end(), std::back_inserter(expected),
                      [lo, hi](Key key) { return lo <= key && key < hi; });
+        const auto inside = static_cast<std::int64_t>(expected.size());
+        for (const std::int64_t room : {std::int64_t{0}, inside / 2, inside, n}) {
+          std::vector<Key> kept(static_cast<std::size_t>(room) + 1, selection.untouched);
+          const SplitCounts counts = select.split(kept.data(), room, keys.data(), n, lo, hi);
+          EXPECT_EQ(counts.below, below);
+          EXPECT_EQ(counts.inside, inside);
+          EXPECT_EQ(kept.back(), selection.untouched) << "n " << n << " room " << room;
+          const auto copied = static_cast<std::size_t>(std::min(room, inside));
+          EXPECT_TRUE(std::equal(kept.begin(), kept.begin() + static_cast<std::ptrdiff_t>(copied),
+                                 expected.begin()));
+        }
         std::vector<Key> in_place = keys;
-        select.keep_range(kept.data(), keys.data(), n, lo, hi);
-        select.keep_range(in_place.data(), in_place.data(), n, lo, hi);
+        select.split(in_place.data(), n, in_place.data(), n, lo, hi);
         in_place.resize(expected.size());
         EXPECT_EQ(in_place, expected);
-        expected.resize(kept.size(), selection.untouched);
-        EXPECT_EQ(kept, expected) << "n " << n << " from " << lo << " to " << hi;
       }
     }
   }
 }
 
-TEST_P(KernelsTest, RangesCountAndKeep) {
-  expect_plain_ranges<std::uint32_t>(table());
-  expect_plain_ranges<std::uint64_t>(table());
+TEST_P(KernelsTest, SplitCountsAndCopies) {
+  expect_plain_split<std::uint32_t>(table());
+  expect_plain_split<std::uint64_t>(table());
 }
+
+/// What bracket() must find among those keys, and write.
+template <class Key>
+struct PlainBracket {
+  Bytes keep;
+  std::vector<std::uint16_t> inside;
+  std::int64_t kept = 0;
+
+  PlainBracket(const std::vector<Key>& keys, Key from, Key first, Key width) {
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      keep.push_back(keys[i] >= from ? 1 : 0);
+      kept += keep.back();
+      if (keys[i] >= first && keys[i] - first < width) {
+        inside.push_back(static_cast<std::uint16_t>(i));
+      }
+    }
+  }
+
+  /// `keep` and `places` are what was written, with a byte beyond.
+  void expect(Bytes found_keep, std::vector<std::uint16_t> places, BracketCounts counts) const {
+    ASSERT_EQ(counts.kept, kept);
+    ASSERT_EQ(counts.inside, static_cast<std::int64_t>(inside.size()));
+    EXPECT_EQ(found_keep.back(), 7);
+    found_keep.pop_back();
+    EXPECT_EQ(found_keep, keep);
+    places.resize(inside.size());
+    EXPECT_EQ(places, inside);
+  }
+};
 
 template <class Key>
 void expect_plain_bracket(const Kernels& table) {
   Selection<Key> selection(table);
-  for (const std::int64_t n : {0, 1, 15, 16, 17, 33, 63, 64, 65, 1023, 4096}) {
+  for (const std::int64_t n : {0, 1, 15, 16, 17, 33, 63, 64, 65, 1023, 4096, 4097}) {
     const auto keys = selection.random_keys(n);
-    for (const Key lo : {Key{0}, Key{1}, Key{5}, KeyTraits<Key>::nan}) {
-      for (const Key hi : {lo, Key{5}, KeyTraits<Key>::nan - 1, KeyTraits<Key>::nan}) {
-        if (hi < lo) continue;
-        Bytes keep(keys.size() + 1, 7), expected_keep;
-        std::vector<std::uint16_t> inside(keys.size() + 1, 7), expected_inside;
-        BracketCounts expected{};
-        for (std::size_t i = 0; i < keys.size(); ++i) {
-          expected_keep.push_back(keys[i] > lo ? 1 : 0);
-          if (keys[i] < lo) ++expected.below;
-          if (keys[i] == lo) ++expected.at_lo;
-          if (keys[i] == hi && hi > lo) ++expected.at_hi;
-          if (keys[i] > lo && keys[i] < hi)
-            expected_inside.push_back(static_cast<std::uint16_t>(i));
+    for (const Key first : {Key{0}, Key{1}, Key{5}, KeyTraits<Key>::nan}) {
+      for (const Key width : {Key{0}, Key{1}, Key{4}, KeyTraits<Key>::nan}) {
+        for (const Key from : {Key{0}, first, first + 1, KeyTraits<Key>::nan + 1}) {
+          Bytes keep(keys.size() + 1, 7);
+          std::vector<std::uint16_t> places(keys.size() + places_slack, 7);
+          const BracketCounts counts = selection.select.bracket(keep.data(), places.data(),
+                                                                keys.data(), n, from, first, width);
+          PlainBracket<Key>(keys, from, first, width).expect(keep, places, counts);
         }
-        expected_keep.push_back(7);
-        const BracketCounts found =
-            selection.select.bracket(keep.data(), inside.data(), keys.data(), n, lo, hi);
-        EXPECT_EQ(keep, expected_keep);
-        EXPECT_EQ(found.below, expected.below);
-        EXPECT_EQ(found.at_lo, expected.at_lo);
-        EXPECT_EQ(found.at_hi, expected.at_hi);
-        ASSERT_EQ(found.inside, static_cast<std::int64_t>(expected_inside.size()));
-        inside.resize(expected_inside.size());
-        EXPECT_EQ(inside, expected_inside);
       }
     }
   }
 }
 
-TEST_P(KernelsTest, BracketSortsKeysOutAroundTwo) {
+TEST_P(KernelsTest, BracketKeepsAndFindsCandidates) {
   expect_plain_bracket<std::uint32_t>(table());
   expect_plain_bracket<std::uint64_t>(table());
 }
@@ -334,6 +355,155 @@ void expect_plain_threshold(const Kernels& table) {
 TEST_P(KernelsTest, ThresholdPrunesTheFirstTies) {
   expect_plain_threshold<std::uint32_t>(table());
   expect_plain_threshold<std::uint64_t>(table());
+}
+
+/// Blocks of some tensor, and the keys that a plain loop gives them.
+template <class Key>
+struct SomeBlocks {
+  using Sum = typename KeyTraits<Key>::Score;
+  Tensor tensor;
+  Blocks blocks;
+  std::vector<Key> keys;
+
+  /// `gap` elements are left out between blocks, or rows of them.
+  SomeBlocks(DType dtype, Norm norm, std::int64_t count, std::int64_t rows, std::int64_t width,
+             std::int64_t gap, bool stacked, Values kind, Random& random)
+      : tensor(dtype, Axes{count * rows * (width + gap) + 1}, Axes{item(dtype)}, random.below(8)) {
+    fill(tensor, kind, random);
+    const auto* const data = static_cast<const std::byte*>(tensor.view().data());
+    const std::int64_t across = stacked ? width + gap : count * (width + gap);
+    const std::int64_t step = stacked ? rows * (width + gap) : width + gap;
+    blocks = {data, across * item(dtype), step * item(dtype), count, rows, width};
+    const std::vector<double> values = reference::values_of(tensor.view());
+    for (std::int64_t b = 0; b < count; ++b) {
+      Sum sum = 0;
+      for (std::int64_t r = 0; r < rows; ++r) {
+        for (std::int64_t i = 0; i < width; ++i) {
+          const auto x =
+              static_cast<Sum>(values[static_cast<std::size_t>(b * step + r * across + i)]);
+          sum += norm == Norm::L2 ? x * x : std::abs(x);
+        }
+      }
+      const Sum mean = sum / static_cast<Sum>(rows * width);
+      keys.push_back(std::isnan(mean) ? KeyTraits<Key>::nan : static_cast<Key>(bits_of(mean)));
+    }
+  }
+
+ private:
+  static std::int64_t item(DType dtype) { return static_cast<std::int64_t>(item_size(dtype)); }
+};
+
+template <class Key>
+void expect_plain_scores(const Kernels& table, DType dtype) {
+  Random random(40 + static_cast<std::uint64_t>(dtype));
+  constexpr Key untouched = 0x55555555U;
+  for (const Norm norm : {Norm::L1, Norm::L2}) {
+    const auto at = [&](const auto& kernels) {
+      return kernels[static_cast<int>(dtype)][static_cast<int>(norm)];
+    };
+    for (const std::int64_t count : {0, 1, 3, 7, 8, 9, 15, 16, 17, 33, 63, 64, 65, 300}) {
+      for (const std::int64_t width : {1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33}) {
+        for (const std::int64_t rows : {1, 2, 5}) {
+          const auto kind =
+              random.pick<Values>({Values::numbers, Values::special, Values::any_bits});
+          const SomeBlocks<Key> some(dtype, norm, count, rows, width, random.below(3),
+                                     random.one_in(2), kind, random);
+          const std::string what = name_of(dtype) + std::string(" blocks ") +
+                                   std::to_string(count) + " of " + std::to_string(rows) + " x " +
+                                   std::to_string(width);
+          std::vector<Key> keys(some.keys.size() + 1, untouched);
+          at(table.score)(keys.data(), some.blocks);
+          ASSERT_EQ(keys.back(), untouched) << what;
+          keys.pop_back();
+          ASSERT_EQ(keys, some.keys) << what;
+
+          std::vector<std::uint16_t> places;
+          std::vector<Key> expected;
+          for (std::int64_t b = random.below(3); b < count; b += 1 + random.below(4)) {
+            places.push_back(static_cast<std::uint16_t>(b));
+            expected.push_back(some.keys[static_cast<std::size_t>(b)]);
+          }
+          std::vector<Key> chosen(places.size() + 1, untouched);
+          at(table.score_at)(chosen.data(), some.blocks, places.data(),
+                             static_cast<std::int64_t>(places.size()));
+          ASSERT_EQ(chosen.back(), untouched) << what;
+          chosen.pop_back();
+          ASSERT_EQ(chosen, expected) << what;
+
+          const Key first = count > 0 ? random.pick(some.keys) : Key{5};
+          const Key bound = static_cast<Key>(first + static_cast<Key>(random.below(1 << 20)));
+          const Key from = random.one_in(2) ? first : bound;
+          for (const Store store : {Store::ordinary, Store::past_cache}) {
+            Bytes keep(some.keys.size() + 1, 7);
+            std::vector<std::uint16_t> inside(some.keys.size() + places_slack);
+            const BracketCounts counts = at(table.bracket)(keep.data(), inside.data(), some.blocks,
+                                                           from, first, bound - first, store);
+            PlainBracket<Key>(some.keys, from, first, static_cast<Key>(bound - first))
+                .expect(keep, inside, counts);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(KernelsTest, ScoreAndBracketBlocksOfAnyShape) {
+  expect_plain_scores<std::uint32_t>(table(), DType::float16);
+  expect_plain_scores<std::uint32_t>(table(), DType::bfloat16);
+  expect_plain_scores<std::uint32_t>(table(), DType::float32);
+  expect_plain_scores<std::uint64_t>(table(), DType::float64);
+}
+
+template <class Key>
+void expect_plain_zeros(const Kernels& table) {
+  Selection<Key> selection(table);
+  for (const std::int64_t width : {2, 4, 8, 16}) {
+    for (std::int64_t zeros = 1; zeros < width; ++zeros) {
+      for (const std::int64_t blocks : {0, 1, 2, 3, 4, 5, 15, 16, 17, 33, 65}) {
+        const auto keys = selection.random_keys(blocks * width);
+        Bytes mask(keys.size() + 1, 7);
+        Bytes expected(keys.size(), 1);
+        for (std::int64_t b = 0; b < blocks; ++b) {
+          std::vector<std::int64_t> order(static_cast<std::size_t>(width));
+          std::iota(order.begin(), order.end(), b * width);
+          std::stable_sort(order.begin(), order.end(), [&](std::int64_t i, std::int64_t j) {
+            return keys[static_cast<std::size_t>(i)] < keys[static_cast<std::size_t>(j)];
+          });
+          for (std::int64_t i = 0; i < zeros; ++i) {
+            expected[static_cast<std::size_t>(order[static_cast<std::size_t>(i)])] = 0;
+          }
+        }
+        selection.select.zero_least(mask.data(), keys.data(), blocks, width, zeros);
+        ASSERT_EQ(mask.back(), 7);
+        mask.pop_back();
+        ASSERT_EQ(mask, expected) << zeros << " of " << width << " in " << blocks << " blocks";
+      }
+    }
+  }
+}
+
+TEST_P(KernelsTest, ZeroLeastZeroesTheFirstOfEqualOnes) {
+  expect_plain_zeros<std::uint32_t>(table());
+  expect_plain_zeros<std::uint64_t>(table());
+}
+
+TEST_P(KernelsTest, RepeatAndCountBytes) {
+  Random random(50);
+  for (const std::int64_t n : {0, 1, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 1000}) {
+    Bytes bytes;
+    for (std::int64_t i = 0; i < n; ++i)
+      bytes.push_back(static_cast<std::uint8_t>(random.below(2) * random.below(256)));
+    EXPECT_EQ(table().count_zeros(bytes.data(), n), std::count(bytes.begin(), bytes.end(), 0));
+    for (const std::int64_t times : {1, 2, 3, 4, 5, 8, 16, 17}) {
+      Bytes expected, out(static_cast<std::size_t>(n * times) + 1, 7);
+      for (const std::uint8_t byte : bytes) {
+        expected.insert(expected.end(), static_cast<std::size_t>(times), byte);
+      }
+      expected.push_back(7);
+      table().repeat(out.data(), bytes.data(), n, times);
+      ASSERT_EQ(out, expected) << n << " bytes, " << times << " times";
+    }
+  }
 }
 
 TEST_P(KernelsTest, ZeroMaskedWritesTheMaskedElementsOnly) {

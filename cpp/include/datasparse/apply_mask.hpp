@@ -14,6 +14,6 @@ namespace datasparse {
 void apply_mask(const ArrayView& data, const std::uint8_t* mask);
 
 /// How many of the n bytes are 0. Cost: O(n), on the calling thread.
-std::int64_t count_zeros(const std::uint8_t* mask, std::int64_t n) noexcept;
+std::int64_t count_zeros(const std::uint8_t* mask, std::int64_t n);
 
 }  // namespace datasparse

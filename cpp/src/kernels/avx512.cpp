@@ -1,5 +1,5 @@
-// Kernels for AVX-512 (F, BW, VL, DQ): a vector of keys at a time. What is not here is the scalar
-// one.
+// Kernels for AVX-512 (F, BW, VL, DQ, VBMI2; Ice Lake, Zen 4 and later): a vector of keys at a
+// time. What is not here is the scalar one.
 //
 // Every function carries its own target, and the file includes no header with code in it: a
 // template compiled here for AVX-512 could become the copy that the linker keeps for everyone.
@@ -8,12 +8,15 @@
 
 #include "kernels/kernels.hpp"
 
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512")))
+#define AVX512                                                                     \
+  __attribute__((                                                                  \
+      target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,prefer-vector-width=" \
+             "512")))
 
 namespace datasparse {
 namespace {
 
-// Vectors of either width of key under one set of names. `lanes` are those in use.
+// --- vectors of keys of either width, under one set of names; `lanes` are those in use ----------
 
 struct Vector32 {
   using Key = std::uint32_t;
@@ -31,22 +34,13 @@ struct Vector32 {
   AVX512 static __mmask16 equal(__mmask16 lanes, __m512i a, __m512i b) noexcept {
     return _mm512_mask_cmpeq_epi32_mask(lanes, a, b);
   }
+  AVX512 static __m512i add(__m512i a, __m512i b) noexcept { return _mm512_add_epi32(a, b); }
+  AVX512 static __m512i subtract(__m512i a, __m512i b) noexcept { return _mm512_sub_epi32(a, b); }
   AVX512 static __m512i compress(__mmask16 lanes, __m512i vector) noexcept {
     return _mm512_maskz_compress_epi32(lanes, vector);
   }
-  AVX512 static __m512i least(__m512i a, __mmask16 lanes, __m512i b) noexcept {
-    return _mm512_mask_min_epu32(a, lanes, a, b);
-  }
-  AVX512 static __m512i greatest(__m512i a, __mmask16 lanes, __m512i b) noexcept {
-    return _mm512_mask_max_epu32(a, lanes, a, b);
-  }
-  AVX512 static Key least_lane(__m512i a) noexcept { return _mm512_reduce_min_epu32(a); }
-  AVX512 static Key greatest_lane(__m512i a) noexcept { return _mm512_reduce_max_epu32(a); }
-  AVX512 static __m512i key_of_mean(__mmask16 lanes, const float* sums, float elements) noexcept {
-    const __m512 mean = _mm512_div_ps(_mm512_maskz_loadu_ps(lanes, sums), _mm512_set1_ps(elements));
-    const __m512i magnitude =
-        _mm512_and_si512(_mm512_castps_si512(mean), _mm512_set1_epi32(0x7FFFFFFF));
-    return _mm512_min_epu32(magnitude, all(KeyTraits<Key>::nan));
+  AVX512 static __m512i permute(__m512i order, __m512i vector) noexcept {
+    return _mm512_permutexvar_epi32(order, vector);
   }
 };
 
@@ -68,23 +62,13 @@ struct Vector64 {
   AVX512 static __mmask16 equal(__mmask16 lanes, __m512i a, __m512i b) noexcept {
     return _mm512_mask_cmpeq_epi64_mask(static_cast<__mmask8>(lanes), a, b);
   }
+  AVX512 static __m512i add(__m512i a, __m512i b) noexcept { return _mm512_add_epi64(a, b); }
+  AVX512 static __m512i subtract(__m512i a, __m512i b) noexcept { return _mm512_sub_epi64(a, b); }
   AVX512 static __m512i compress(__mmask16 lanes, __m512i vector) noexcept {
     return _mm512_maskz_compress_epi64(static_cast<__mmask8>(lanes), vector);
   }
-  AVX512 static __m512i least(__m512i a, __mmask16 lanes, __m512i b) noexcept {
-    return _mm512_mask_min_epu64(a, static_cast<__mmask8>(lanes), a, b);
-  }
-  AVX512 static __m512i greatest(__m512i a, __mmask16 lanes, __m512i b) noexcept {
-    return _mm512_mask_max_epu64(a, static_cast<__mmask8>(lanes), a, b);
-  }
-  AVX512 static Key least_lane(__m512i a) noexcept { return _mm512_reduce_min_epu64(a); }
-  AVX512 static Key greatest_lane(__m512i a) noexcept { return _mm512_reduce_max_epu64(a); }
-  AVX512 static __m512i key_of_mean(__mmask16 lanes, const double* sums, double elements) noexcept {
-    const __m512d sum = _mm512_maskz_loadu_pd(static_cast<__mmask8>(lanes), sums);
-    const __m512d mean = _mm512_div_pd(sum, _mm512_set1_pd(elements));
-    const __m512i magnitude =
-        _mm512_and_si512(_mm512_castpd_si512(mean), _mm512_set1_epi64(0x7FFFFFFFFFFFFFFFLL));
-    return _mm512_min_epu64(magnitude, all(KeyTraits<Key>::nan));
+  AVX512 static __m512i permute(__m512i order, __m512i vector) noexcept {
+    return _mm512_permutexvar_epi64(order, vector);
   }
 };
 
@@ -101,28 +85,27 @@ AVX512 __mmask16 lanes_of(std::int64_t left) noexcept {
 
 AVX512 int count(__mmask16 lanes) noexcept { return __builtin_popcount(lanes); }
 
-template <class Vector, class Key = typename Vector::Key>
-AVX512 void make_keys(Key* keys, const typename KeyTraits<Key>::Score* sums, std::int64_t n,
-                      std::int64_t elements) noexcept {
-  const auto divisor = static_cast<typename KeyTraits<Key>::Score>(elements);
-  for (std::int64_t i = 0; i < n; i += Vector::size) {
-    const __mmask16 lanes = lanes_of<Vector>(n - i);
-    Vector::store(keys + i, lanes, Vector::key_of_mean(lanes, sums + i, divisor));
+/// Sixty-four keys at a time, the last time fewer: bit i of a mask belongs to key i.
+constexpr int bundle = 64;
+
+AVX512 std::uint64_t first_bits(std::int64_t n) noexcept {
+  return n >= bundle ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1U;
+}
+
+/// A byte for each of the first n bits, at most 64. What goes past the cache is a whole line.
+AVX512 void store_bytes(std::uint8_t* bytes, std::int64_t n, std::uint64_t ones,
+                        Store store = Store::ordinary) noexcept {
+  const __m512i vector = _mm512_maskz_set1_epi8(ones, 1);
+  if (n < bundle) {
+    _mm512_mask_storeu_epi8(bytes, first_bits(n), vector);
+  } else if (store == Store::past_cache) {
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(bytes), vector);
+  } else {
+    _mm512_storeu_si512(bytes, vector);
   }
 }
 
-template <class Vector, class Key = typename Vector::Key>
-AVX512 KeyRange<Key> range(const Key* keys, std::int64_t n) noexcept {
-  __m512i least = Vector::all(keys[0]);
-  __m512i greatest = least;
-  for (std::int64_t i = 0; i < n; i += Vector::size) {
-    const __mmask16 lanes = lanes_of<Vector>(n - i);
-    const __m512i vector = Vector::load(lanes, keys + i);
-    least = Vector::least(least, lanes, vector);
-    greatest = Vector::greatest(greatest, lanes, vector);
-  }
-  return {Vector::least_lane(least), Vector::greatest_lane(greatest)};
-}
+// --- selection -----------------------------------------------------------------------------------
 
 template <class Vector, class Key = typename Vector::Key>
 AVX512 std::int64_t count_below(const Key* keys, std::int64_t n, Key pivot) noexcept {
@@ -147,163 +130,664 @@ AVX512 std::int64_t count_equal(const Key* keys, std::int64_t n, Key key) noexce
 }
 
 template <class Vector, class Key = typename Vector::Key>
-AVX512 void keep_range(Key* out, const Key* keys, std::int64_t n, Key lo, Key hi) noexcept {
+AVX512 SplitCounts split(Key* out, std::int64_t room, const Key* keys, std::int64_t n, Key lo,
+                         Key hi) noexcept {
   const __m512i low = Vector::all(lo);
-  const __m512i high = Vector::all(hi);
+  const __m512i width = Vector::all(hi - lo);
+  SplitCounts counts{};
   for (std::int64_t i = 0; i < n; i += Vector::size) {
     const __mmask16 lanes = lanes_of<Vector>(n - i);
     const __m512i vector = Vector::load(lanes, keys + i);
-    const __mmask16 not_low = static_cast<__mmask16>(lanes & ~Vector::less(lanes, vector, low));
-    const __mmask16 kept = Vector::less(not_low, vector, high);
-    Vector::store(out, first_lanes(count(kept)), Vector::compress(kept, vector));
-    out += count(kept);
+    const __mmask16 inside = Vector::less(lanes, Vector::subtract(vector, low), width);
+    counts.below += count(Vector::less(lanes, vector, low));
+    const std::int64_t left = room - counts.inside;
+    if (left >= Vector::size) {
+      _mm512_storeu_si512(out + counts.inside, Vector::compress(inside, vector));
+    } else if (left > 0) {
+      const std::int64_t copied = count(inside) < left ? count(inside) : left;
+      Vector::store(out + counts.inside, first_lanes(copied), Vector::compress(inside, vector));
+    }
+    counts.inside += count(inside);
   }
+  return counts;
 }
 
-/// A byte for each of the lanes in use: 1 for those in `ones`.
-AVX512 void store_bytes(std::uint8_t* bytes, __mmask16 lanes, __mmask16 ones) noexcept {
-  _mm_mask_storeu_epi8(bytes, lanes, _mm_maskz_set1_epi8(ones, 1));
+/// Stores the places of the bits in `within`, counted from `first` on. Where candidates are few,
+/// they come unpredictably: no branch depends on them unless there are many.
+AVX512 void store_places(std::uint16_t* places, std::int64_t first, std::uint64_t within) noexcept {
+  alignas(64) static constexpr std::uint8_t rising[64] = {
+      0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+      22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43,
+      44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+  const __m512i found = _mm512_maskz_compress_epi8(within, _mm512_load_si512(rising));
+  const __m512i firsts = _mm512_set1_epi16(static_cast<short>(first));
+  const __m256i low = _mm512_castsi512_si256(found);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(places),
+                      _mm256_add_epi16(_mm512_castsi512_si256(firsts),
+                                       _mm256_cvtepu8_epi16(_mm256_castsi256_si128(low))));
+  if (__builtin_popcountll(within) <= 16) return;
+  _mm512_storeu_si512(places, _mm512_add_epi16(firsts, _mm512_cvtepu8_epi16(low)));
+  const __m256i high = _mm512_extracti64x4_epi64(found, 1);
+  _mm512_storeu_si512(places + 32, _mm512_add_epi16(firsts, _mm512_cvtepu8_epi16(high)));
 }
+
+/// The bounds of a bracket in vectors, and what was found so far.
+template <class Vector>
+class Bracketing {
+ public:
+  using Key = typename Vector::Key;
+  AVX512 Bracketing(std::uint8_t* keep, std::uint16_t* inside, Key from, Key first, Key width,
+                    Store store = Store::ordinary) noexcept
+      : keep_(keep),
+        inside_(inside),
+        from_(Vector::all(from)),
+        first_(Vector::all(first)),
+        width_(Vector::all(width)),
+        store_(reinterpret_cast<std::uintptr_t>(keep) % 64 == 0 ? store : Store::ordinary) {}
+
+  /// Up to 64 keys from the i-th on; vector_at(v) loads those from the (i + v)-th on.
+  template <class Load>
+  AVX512 void add(std::int64_t i, std::int64_t n, const Load& vector_at) noexcept {
+    std::uint64_t below = 0;
+    std::uint64_t within = 0;
+    const auto compare = [&](int v, __mmask16 lanes) AVX512 {
+      const __m512i vector = vector_at(v, lanes);
+      below |= std::uint64_t{Vector::less(lanes, vector, from_)} << v;
+      within |= std::uint64_t{Vector::less(lanes, Vector::subtract(vector, first_), width_)} << v;
+    };
+    if (n == bundle) {
+      for (int v = 0; v < bundle; v += Vector::size) compare(v, first_lanes(Vector::size));
+    } else {
+      for (int v = 0; v < n; v += Vector::size) compare(v, lanes_of<Vector>(n - v));
+    }
+    store_bytes(keep_ + i, n, ~below, store_);
+    store_places(inside_ + counts_.inside, i, within);
+    counts_.kept += n - __builtin_popcountll(below);
+    counts_.inside += __builtin_popcountll(within);
+  }
+
+  /// Keys in memory, the i-th and those after it.
+  AVX512 void add_keys(std::int64_t i, const Key* keys, std::int64_t n) noexcept {
+    for (std::int64_t done = 0; done < n; done += bundle) {
+      add(i + done, n - done < bundle ? n - done : bundle,
+          [&](int v, __mmask16 lanes) AVX512 { return Vector::load(lanes, keys + done + v); });
+    }
+  }
+
+  AVX512 BracketCounts counts() const noexcept { return counts_; }
+
+ private:
+  std::uint8_t* keep_;
+  std::uint16_t* inside_;
+  __m512i from_, first_, width_;
+  Store store_;
+  BracketCounts counts_{};
+};
 
 template <class Vector, class Key = typename Vector::Key>
 AVX512 BracketCounts bracket(std::uint8_t* keep, std::uint16_t* inside, const Key* keys,
-                             std::int64_t n, Key lo, Key hi) noexcept {
-  const __m512i low = Vector::all(lo);
-  const __m512i high = Vector::all(hi);
-  const __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  std::int64_t above = 0;
-  BracketCounts counts{};
-  for (std::int64_t i = 0; i < n; i += Vector::size) {
-    const __mmask16 lanes = lanes_of<Vector>(n - i);
-    const __m512i vector = Vector::load(lanes, keys + i);
-    const __mmask16 kept = Vector::less(lanes, low, vector);
-    const __mmask16 within = Vector::less(kept, vector, high);
-    store_bytes(keep + i, lanes, kept);
-    above += count(kept);
-    counts.at_lo += count(Vector::equal(lanes, vector, low));
-    counts.at_hi += count(Vector::equal(kept, vector, high));
-    if (within != 0) {
-      const __m512i here = _mm512_add_epi32(places, _mm512_set1_epi32(static_cast<int>(i)));
-      const __m256i found = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(within, here));
-      _mm256_mask_storeu_epi16(inside + counts.inside, first_lanes(count(within)), found);
-      counts.inside += count(within);
-    }
-  }
-  counts.below = n - above - counts.at_lo;
-  return counts;
+                             std::int64_t n, Key from, Key first, Key width) noexcept {
+  Bracketing<Vector> bracketing(keep, inside, from, first, width);
+  bracketing.add_keys(0, keys, n);
+  return bracketing.counts();
 }
 
 template <class Vector, class Key = typename Vector::Key>
 AVX512 void threshold(std::uint8_t* keep, const Key* keys, std::int64_t n, Key cut,
                       std::int64_t ties) noexcept {
   const __m512i cuts = Vector::all(cut);
-  for (std::int64_t i = 0; i < n; i += Vector::size) {
-    const __mmask16 lanes = lanes_of<Vector>(n - i);
-    const __m512i vector = Vector::load(lanes, keys + i);
-    unsigned tied = Vector::equal(lanes, vector, cuts);
+  for (std::int64_t i = 0; i < n; i += bundle) {
+    const std::int64_t left = n - i < bundle ? n - i : bundle;
+    std::uint64_t kept = 0;
+    std::uint64_t tied = 0;
+    for (int v = 0; v < left; v += Vector::size) {
+      const __mmask16 lanes = lanes_of<Vector>(left - v);
+      const __m512i vector = Vector::load(lanes, keys + i + v);
+      kept |= std::uint64_t{Vector::less(lanes, cuts, vector)} << v;
+      tied |= std::uint64_t{Vector::equal(lanes, cuts, vector)} << v;
+    }
     for (; tied != 0 && ties > 0; --ties) tied &= tied - 1;  // the first go
-    const __mmask16 kept = Vector::less(lanes, cuts, vector);
-    store_bytes(keep + i, lanes, static_cast<__mmask16>(kept | tied));
+    store_bytes(keep + i, left, kept | tied);
   }
 }
 
-// Sixteen elements, widened to float.
+/// For each key, how many keys of its block come before it: each rotation of the blocks compares
+/// every key with another one of its block, and the answers of 64 keys are added up bit by bit.
+template <class Vector, int width>
+AVX512 void zero_least(std::uint8_t* mask, const typename Vector::Key* keys, std::int64_t n,
+                       std::int64_t zeros) noexcept {
+  using Key = typename Vector::Key;
+  constexpr int digits = width == 2 ? 1 : width == 4 ? 2 : width == 8 ? 3 : 4;
+  __m512i orders[width];
+  __m512i earlier[width];  // 1 where the other key stands before: it wins a tie
+  for (int r = 1; r < width; ++r) {
+    alignas(64) Key order[Vector::size];
+    alignas(64) Key first[Vector::size];
+    for (int lane = 0; lane < Vector::size; ++lane) {
+      const int place = lane % width;
+      order[lane] = static_cast<Key>(lane - place + (place + r) % width);
+      first[lane] = place + r >= width ? 1 : 0;
+    }
+    orders[r] = _mm512_load_si512(order);
+    earlier[r] = _mm512_load_si512(first);
+  }
+  for (std::int64_t i = 0; i < n; i += bundle) {
+    const std::int64_t left = n - i < bundle ? n - i : bundle;
+    __m512i vectors[bundle / Vector::size];
+    for (int v = 0; v < bundle / Vector::size; ++v) {
+      const std::int64_t here = left - v * Vector::size;
+      vectors[v] = Vector::load(here > 0 ? lanes_of<Vector>(here) : __mmask16{0},
+                                keys + i + v * Vector::size);
+    }
+    std::uint64_t sum[digits] = {};
+    for (int r = 1; r < width; ++r) {
+      std::uint64_t carry = 0;
+      for (int v = 0; v < bundle / Vector::size; ++v) {
+        const __mmask16 before = Vector::less(0xFFFF, Vector::permute(orders[r], vectors[v]),
+                                              Vector::add(vectors[v], earlier[r]));
+        carry |= std::uint64_t{before} << (v * Vector::size);
+      }
+      for (int d = 0; d < digits; ++d) {
+        const std::uint64_t next = sum[d] & carry;
+        sum[d] ^= carry;
+        carry = next;
+      }
+    }
+    std::uint64_t fewer = 0;
+    std::uint64_t same = ~std::uint64_t{0};
+    for (int d = digits - 1; d >= 0; --d) {
+      const std::uint64_t digit = (zeros >> d & 1) != 0 ? ~std::uint64_t{0} : 0;
+      fewer |= same & ~sum[d] & digit;
+      same &= ~(sum[d] ^ digit);
+    }
+    store_bytes(mask + i, left, ~fewer);
+  }
+}
 
-struct Float32 {
+template <class Vector, class Key = typename Vector::Key>
+AVX512 void zero_least(std::uint8_t* mask, const Key* keys, std::int64_t blocks, std::int64_t width,
+                       std::int64_t zeros) noexcept {
+  const std::int64_t n = blocks * width;
+  if (width == 2) {
+    zero_least<Vector, 2>(mask, keys, n, zeros);
+  } else if (width == 4) {
+    zero_least<Vector, 4>(mask, keys, n, zeros);
+  } else if (width == 8) {
+    zero_least<Vector, 8>(mask, keys, n, zeros);
+  } else if constexpr (Vector::size == 16) {
+    zero_least<Vector, 16>(mask, keys, n, zeros);
+  } else {
+    scalar_kernels().select64.zero_least(mask, keys, blocks, width, zeros);
+  }
+}
+
+// --- scores --------------------------------------------------------------------------------------
+
+/// Sums of sixteen blocks in a vector of floats, elements of 16 and 32 bits being widened to float.
+struct Floats {
+  using Sums = __m512;
+  using Vector = Vector32;
+  using Key = std::uint32_t;
+  using Number = float;
+  static constexpr int size = 16;
+  AVX512 static Sums zero() noexcept { return _mm512_setzero_ps(); }
+  AVX512 static Sums add(Sums a, Sums b) noexcept { return _mm512_add_ps(a, b); }
+  AVX512 static Sums absolute(Sums x) noexcept { return _mm512_abs_ps(x); }
+  AVX512 static Sums multiply(Sums a, Sums b) noexcept { return _mm512_mul_ps(a, b); }
+  AVX512 static Sums multiply(Sums a, float b) noexcept {
+    return _mm512_mul_ps(a, _mm512_set1_ps(b));
+  }
+  AVX512 static Sums divide(Sums a, float b) noexcept {
+    return _mm512_div_ps(a, _mm512_set1_ps(b));
+  }
+  AVX512 static __m512i key(Sums mean) noexcept {
+    const __m512i bits = _mm512_and_si512(_mm512_castps_si512(mean), Vector32::all(0x7FFFFFFFU));
+    return _mm512_min_epu32(bits, Vector32::all(KeyTraits<Key>::nan));
+  }
+  AVX512 static void store(Key* keys, std::int64_t n, __m512i vector) noexcept {
+    _mm512_mask_storeu_epi32(keys, first_lanes(n), vector);
+  }
+  AVX512 static Sums permute(__m512i order, Sums sums) noexcept {
+    return _mm512_permutexvar_ps(order, sums);
+  }
+  /// Vector i of `blocks` holds elements of block i; vector i of the result holds their i-th ones.
+  AVX512 static void transpose(Sums* blocks) noexcept;
+};
+
+struct Float32 : Floats {
   static constexpr int dtype = 2;
   static constexpr std::ptrdiff_t item = 4;
   AVX512 static __m512 load(const std::byte* data) noexcept { return _mm512_loadu_ps(data); }
-};
-
-struct BFloat16 {
-  static constexpr int dtype = 1;
-  static constexpr std::ptrdiff_t item = 2;
-  AVX512 static __m512 load(const std::byte* data) noexcept {
-    const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(data));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+  AVX512 static __m512 load(const std::byte* data, __mmask16 lanes) noexcept {
+    return _mm512_maskz_loadu_ps(lanes, data);
   }
 };
 
-struct Float16 {
+struct BFloat16 : Floats {
+  static constexpr int dtype = 1;
+  static constexpr std::ptrdiff_t item = 2;
+  AVX512 static __m512 widen(__m256i halves) noexcept {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+  }
+  AVX512 static __m512 load(const std::byte* data) noexcept {
+    return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(data)));
+  }
+  AVX512 static __m512 load(const std::byte* data, __mmask16 lanes) noexcept {
+    return widen(_mm256_maskz_loadu_epi16(lanes, data));
+  }
+};
+
+struct Float16 : Floats {
   static constexpr int dtype = 0;
   static constexpr std::ptrdiff_t item = 2;
   AVX512 static __m512 load(const std::byte* data) noexcept {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(data)));
   }
+  AVX512 static __m512 load(const std::byte* data, __mmask16 lanes) noexcept {
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, data));
+  }
 };
 
-template <int norm>
-AVX512 __m512 magnitude(__m512 x) noexcept {
-  if constexpr (norm == 0) {
-    return _mm512_abs_ps(x);
-  } else {
-    return _mm512_mul_ps(x, x);
+struct Float64 {
+  using Sums = __m512d;
+  using Vector = Vector64;
+  using Key = std::uint64_t;
+  using Number = double;
+  static constexpr int size = 8;
+  static constexpr int dtype = 3;
+  static constexpr std::ptrdiff_t item = 8;
+  AVX512 static Sums zero() noexcept { return _mm512_setzero_pd(); }
+  AVX512 static Sums add(Sums a, Sums b) noexcept { return _mm512_add_pd(a, b); }
+  AVX512 static Sums absolute(Sums x) noexcept { return _mm512_abs_pd(x); }
+  AVX512 static Sums multiply(Sums a, Sums b) noexcept { return _mm512_mul_pd(a, b); }
+  AVX512 static Sums multiply(Sums a, double b) noexcept {
+    return _mm512_mul_pd(a, _mm512_set1_pd(b));
   }
+  AVX512 static Sums divide(Sums a, double b) noexcept {
+    return _mm512_div_pd(a, _mm512_set1_pd(b));
+  }
+  AVX512 static __m512i key(Sums mean) noexcept {
+    const __m512i bits =
+        _mm512_and_si512(_mm512_castpd_si512(mean), Vector64::all(0x7FFFFFFFFFFFFFFFULL));
+    return _mm512_min_epu64(bits, Vector64::all(KeyTraits<Key>::nan));
+  }
+  AVX512 static void store(Key* keys, std::int64_t n, __m512i vector) noexcept {
+    _mm512_mask_storeu_epi64(keys, static_cast<__mmask8>(first_lanes(n)), vector);
+  }
+  AVX512 static Sums load(const std::byte* data) noexcept { return _mm512_loadu_pd(data); }
+  AVX512 static Sums load(const std::byte* data, __mmask16 lanes) noexcept {
+    return _mm512_maskz_loadu_pd(static_cast<__mmask8>(lanes), data);
+  }
+  AVX512 static void transpose(Sums* blocks) noexcept;
+};
+
+/// Transposes 4 × 4 quarters of vectors.
+AVX512 void transpose_quarters(__m512& a, __m512& b, __m512& c, __m512& d) noexcept {
+  const __m512 ab_low = _mm512_shuffle_f32x4(a, b, 0x44);
+  const __m512 ab_high = _mm512_shuffle_f32x4(a, b, 0xEE);
+  const __m512 cd_low = _mm512_shuffle_f32x4(c, d, 0x44);
+  const __m512 cd_high = _mm512_shuffle_f32x4(c, d, 0xEE);
+  a = _mm512_shuffle_f32x4(ab_low, cd_low, 0x88);
+  b = _mm512_shuffle_f32x4(ab_low, cd_low, 0xDD);
+  c = _mm512_shuffle_f32x4(ab_high, cd_high, 0x88);
+  d = _mm512_shuffle_f32x4(ab_high, cd_high, 0xDD);
 }
 
-/// sums[i] += |x_i| or x_i·x_i for sixteen blocks of one element.
-template <class Element, int norm>
-AVX512 void add_elements(float* sums, const std::byte* data) noexcept {
-  const __m512 sum = _mm512_add_ps(_mm512_loadu_ps(sums), magnitude<norm>(Element::load(data)));
-  _mm512_storeu_ps(sums, sum);
-}
-
-/// The same for sixteen blocks of four elements side by side, added one after another: a transpose
-/// in registers puts the first elements of all blocks into one vector, and so on.
-template <class Element, int norm>
-AVX512 void add_fours(float* sums, const std::byte* data) noexcept {
-  // Lane 4 l + v holds the block that stands at lane 4 v + l of its sums.
-  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  constexpr std::ptrdiff_t step = 16 * Element::item;
-  const __m512 a = magnitude<norm>(Element::load(data));
-  const __m512 b = magnitude<norm>(Element::load(data + step));
-  const __m512 c = magnitude<norm>(Element::load(data + 2 * step));
-  const __m512 d = magnitude<norm>(Element::load(data + 3 * step));
+/// Transposes 4 × 4 numbers within each quarter.
+AVX512 void transpose_within_quarters(__m512& a, __m512& b, __m512& c, __m512& d) noexcept {
   const __m512d ab_low = _mm512_castps_pd(_mm512_unpacklo_ps(a, b));
   const __m512d ab_high = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
   const __m512d cd_low = _mm512_castps_pd(_mm512_unpacklo_ps(c, d));
   const __m512d cd_high = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
-  __m512 sum = _mm512_permutexvar_ps(order, _mm512_loadu_ps(sums));
-  sum = _mm512_add_ps(sum, _mm512_castpd_ps(_mm512_unpacklo_pd(ab_low, cd_low)));
-  sum = _mm512_add_ps(sum, _mm512_castpd_ps(_mm512_unpackhi_pd(ab_low, cd_low)));
-  sum = _mm512_add_ps(sum, _mm512_castpd_ps(_mm512_unpacklo_pd(ab_high, cd_high)));
-  sum = _mm512_add_ps(sum, _mm512_castpd_ps(_mm512_unpackhi_pd(ab_high, cd_high)));
-  _mm512_storeu_ps(sums, _mm512_permutexvar_ps(order, sum));
+  a = _mm512_castpd_ps(_mm512_unpacklo_pd(ab_low, cd_low));
+  b = _mm512_castpd_ps(_mm512_unpackhi_pd(ab_low, cd_low));
+  c = _mm512_castpd_ps(_mm512_unpacklo_pd(ab_high, cd_high));
+  d = _mm512_castpd_ps(_mm512_unpackhi_pd(ab_high, cd_high));
+}
+
+AVX512 void Floats::transpose(__m512* v) noexcept {
+  for (int i = 0; i < 16; i += 4) transpose_within_quarters(v[i], v[i + 1], v[i + 2], v[i + 3]);
+  for (int i = 0; i < 4; ++i) transpose_quarters(v[i], v[i + 4], v[i + 8], v[i + 12]);
+}
+
+AVX512 void Float64::transpose(__m512d* v) noexcept {
+  for (int i = 0; i < 8; i += 2) {
+    const __m512d a = v[i];
+    v[i] = _mm512_unpacklo_pd(a, v[i + 1]);
+    v[i + 1] = _mm512_unpackhi_pd(a, v[i + 1]);
+  }
+  for (int i = 0; i < 2; ++i) {
+    __m512 a = _mm512_castpd_ps(v[i]);
+    __m512 b = _mm512_castpd_ps(v[i + 2]);
+    __m512 c = _mm512_castpd_ps(v[i + 4]);
+    __m512 d = _mm512_castpd_ps(v[i + 6]);
+    transpose_quarters(a, b, c, d);
+    v[i] = _mm512_castps_pd(a);
+    v[i + 2] = _mm512_castps_pd(b);
+    v[i + 4] = _mm512_castps_pd(c);
+    v[i + 6] = _mm512_castps_pd(d);
+  }
 }
 
 template <class Element, int norm>
-AVX512 void accumulate(void* out, const std::byte* src, std::ptrdiff_t stride, std::int64_t n,
-                       std::int64_t phase, std::int64_t block_width) noexcept {
-  auto* sums = static_cast<float*>(out);
-  if (stride == Element::item && phase == 0) {
-    if (block_width == 1) {
-      for (; n >= 16; n -= 16, sums += 16, src += 16 * stride) {
-        add_elements<Element, norm>(sums, src);
-      }
-    } else if (block_width == 4) {
-      for (; n >= 64; n -= 64, sums += 16, src += 64 * stride) add_fours<Element, norm>(sums, src);
-    }
-  }
-  if (n > 0) {
-    scalar_kernels().accumulate[Element::dtype][norm](sums, src, stride, n, phase, block_width);
+AVX512 typename Element::Sums magnitude(typename Element::Sums x) noexcept {
+  if constexpr (norm == 0) {
+    return Element::absolute(x);
+  } else {
+    return Element::multiply(x, x);
   }
 }
+
+/// Divides by the number of elements: by multiplication where that gives the same bits.
+template <class Element>
+class Mean {
+ public:
+  AVX512 explicit Mean(std::int64_t elements) noexcept
+      : elements_(static_cast<typename Element::Number>(elements)),
+        is_power_of_two_((elements & (elements - 1)) == 0) {}
+  AVX512 typename Element::Sums of(typename Element::Sums sums) const noexcept {
+    return is_power_of_two_ ? Element::multiply(sums, 1 / elements_)
+                            : Element::divide(sums, elements_);
+  }
+
+ private:
+  typename Element::Number elements_;
+  bool is_power_of_two_;
+};
+
+/// Adds a row of sixteen narrow blocks that lie side by side. A transpose in registers puts the
+/// first elements of all blocks into one vector, and so on; it leaves the blocks in an order that
+/// is undone once, for the sums.
+template <class Element, int norm, int width>
+AVX512 __m512 add_row(__m512 sums, const std::byte* data) noexcept {
+  __m512 v[width];
+  for (int i = 0; i < width; ++i) {
+    v[i] = magnitude<Element, norm>(Element::load(data + i * 16 * Element::item));
+  }
+  if constexpr (width == 2) {
+    const __m512 even = _mm512_shuffle_ps(v[0], v[1], 0x88);
+    v[1] = _mm512_shuffle_ps(v[0], v[1], 0xDD);
+    v[0] = even;
+  } else {
+    for (int i = 0; i < width; i += 4)
+      transpose_within_quarters(v[i], v[i + 1], v[i + 2], v[i + 3]);
+  }
+  if constexpr (width == 8) {  // even quarters hold elements 0 to 3 of a block, odd ones 4 to 7
+    for (int i = 0; i < 4; ++i) {
+      const __m512 even = _mm512_shuffle_f32x4(v[i], v[i + 4], 0x88);
+      v[i + 4] = _mm512_shuffle_f32x4(v[i], v[i + 4], 0xDD);
+      v[i] = even;
+    }
+  }
+  for (int i = 0; i < width; ++i) sums = _mm512_add_ps(sums, v[i]);
+  return sums;
+}
+
+/// Lane i of the sums in order is this lane of those that add_row has made.
+template <int width>
+AVX512 __m512i order_of_rows() noexcept {
+  alignas(64) int order[16];
+  for (int i = 0; i < 16; ++i) {
+    if (width == 2) order[i] = i % 8 / 2 * 4 + i / 8 * 2 + i % 2;
+    if (width == 4) order[i] = i % 4 * 4 + i / 4;
+    if (width == 8) order[i] = (i / 8 * 2 + i % 2) * 4 + i % 8 / 2;
+  }
+  return _mm512_load_si512(order);
+}
+
+/// Keys of blocks that lie side by side, a vector at a time.
+template <class Element, int norm, int width>
+class Narrow {
+ public:
+  AVX512 explicit Narrow(const Blocks& blocks) noexcept
+      : blocks_(blocks), order_(order_of_rows<width>()), mean_(blocks.rows * width) {}
+  AVX512 __m512i keys_at(std::int64_t block) const noexcept {
+    const std::byte* row = blocks_.data + block * blocks_.step;
+    __m512 sums = _mm512_setzero_ps();
+    for (std::int64_t r = 0; r < blocks_.rows; ++r, row += blocks_.pitch) {
+      sums = add_row<Element, norm, width>(sums, row);
+    }
+    return Element::key(mean_.of(_mm512_permutexvar_ps(order_, sums)));
+  }
+
+ private:
+  const Blocks& blocks_;
+  __m512i order_;
+  Mean<Element> mean_;
+};
+
+/// The same for blocks of one element.
+template <class Element, int norm>
+class Single {
+ public:
+  AVX512 explicit Single(const Blocks& blocks) noexcept : data_(blocks.data) {}
+  AVX512 __m512i keys_at(std::int64_t block) const noexcept {
+    return Element::key(magnitude<Element, norm>(Element::load(data_ + block * Element::item)));
+  }
+
+ private:
+  const std::byte* data_;
+};
+
+/// Calls work(keys) with the Single or Narrow that suits the blocks; if there is none, returns 0,
+/// else what work returns.
+template <class Element, int norm, class Work>
+AVX512 std::int64_t with_fast_keys(const Blocks& blocks, const Work& work) noexcept {
+  if (blocks.step != blocks.width * Element::item) return 0;
+  if (blocks.width == 1 && blocks.rows == 1) return work(Single<Element, norm>(blocks));
+  if constexpr (Element::size == 16) {
+    if (blocks.width == 2) return work(Narrow<Element, norm, 2>(blocks));
+    if (blocks.width == 4) return work(Narrow<Element, norm, 4>(blocks));
+    if (blocks.width == 8) return work(Narrow<Element, norm, 8>(blocks));
+  }
+  return 0;
+}
+
+/// Blocks of any width, as many at a time as there are sums in a vector: as many elements of each
+/// are transposed in registers. data_of(i) is where the i-th of n blocks begins.
+template <class Element, int norm, class DataOf>
+AVX512 void score_any(typename Element::Key* keys, const Blocks& blocks, std::int64_t n,
+                      const DataOf& data_of) noexcept {
+  constexpr int size = Element::size;
+  const Mean<Element> mean(blocks.rows * blocks.width);
+  for (std::int64_t b = 0; b < n; b += size) {
+    const std::int64_t together = n - b < size ? n - b : size;
+    const std::byte* data[size];
+    for (int t = 0; t < size; ++t) data[t] = data_of(b + (t < together ? t : together - 1));
+    auto sums = Element::zero();
+    for (std::int64_t r = 0; r < blocks.rows; ++r) {
+      for (std::int64_t i = 0; i < blocks.width; i += size) {
+        const std::int64_t left = blocks.width - i;
+        const __mmask16 lanes = first_lanes(left < size ? left : size);
+        typename Element::Sums v[size];
+        for (int t = 0; t < size; ++t) {
+          const std::byte* const from = data[t] + r * blocks.pitch + i * Element::item;
+          v[t] = magnitude<Element, norm>(Element::load(from, lanes));
+        }
+        Element::transpose(v);
+        for (int t = 0; t < size && t < left; ++t) sums = Element::add(sums, v[t]);
+      }
+    }
+    Element::store(keys + b, together, Element::key(mean.of(sums)));
+  }
+}
+
+template <class Element, int norm>
+AVX512 void score(void* out, const Blocks& blocks) noexcept {
+  auto* const keys = static_cast<typename Element::Key*>(out);
+  const std::int64_t done = with_fast_keys<Element, norm>(blocks, [&](const auto& fast) AVX512 {
+    std::int64_t b = 0;
+    for (; b + Element::size <= blocks.count; b += Element::size) {
+      _mm512_storeu_si512(keys + b, fast.keys_at(b));
+    }
+    return b;
+  });
+  score_any<Element, norm>(keys + done, blocks, blocks.count - done,
+                           [&](std::int64_t b) { return blocks.data + (done + b) * blocks.step; });
+}
+
+template <class Element, int norm>
+AVX512 void score_at(void* out, const Blocks& blocks, const std::uint16_t* places,
+                     std::int64_t n) noexcept {
+  auto* const keys = static_cast<typename Element::Key*>(out);
+  const auto data_of = [&](std::int64_t i) { return blocks.data + places[i] * blocks.step; };
+  if (blocks.width == 1 && blocks.rows == 1) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      const auto x = Element::load(data_of(i), first_lanes(1));
+      Element::store(keys + i, 1, Element::key(magnitude<Element, norm>(x)));
+    }
+  } else {
+    score_any<Element, norm>(keys, blocks, n, data_of);
+  }
+}
+
+/// Each vector of keys is compared as soon as it is there. Nothing branches on the data, so that
+/// the processor reads far ahead.
+template <class Element, int norm>
+AVX512 BracketCounts bracket_blocks(std::uint8_t* keep, std::uint16_t* inside, const Blocks& blocks,
+                                    std::uint64_t from, std::uint64_t first, std::uint64_t width,
+                                    Store store) noexcept {
+  using Vector = typename Element::Vector;
+  using Key = typename Element::Key;
+  Bracketing<Vector> bracketing(keep, inside, static_cast<Key>(from), static_cast<Key>(first),
+                                static_cast<Key>(width), store);
+  const std::int64_t done = with_fast_keys<Element, norm>(blocks, [&](const auto& fast) AVX512 {
+    std::int64_t b = 0;
+    for (; b + bundle <= blocks.count; b += bundle) {
+      bracketing.add(b, bundle, [&](int v, __mmask16) AVX512 { return fast.keys_at(b + v); });
+    }
+    return b;
+  });
+  constexpr std::int64_t together = 256;
+  alignas(64) Key keys[together];
+  for (std::int64_t b = done; b < blocks.count; b += together) {
+    Blocks some = blocks;
+    some.data += b * blocks.step;
+    some.count = blocks.count - b < together ? blocks.count - b : together;
+    score<Element, norm>(keys, some);
+    bracketing.add_keys(b, keys, some.count);
+  }
+  return bracketing.counts();
+}
+
+// --- bytes ---------------------------------------------------------------------------------------
+
+/// 64 / times bytes, each `times` times.
+template <int times>
+AVX512 __m512i repeated(const std::uint8_t* bytes, __m512i pattern) noexcept {
+  if constexpr (times == 1) {
+    return _mm512_loadu_si512(bytes);
+  } else if constexpr (times == 2) {  // 16 bytes to two quarters, 16 to the other two
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
+    const __m512i both = _mm512_castsi256_si512(half);
+    return _mm512_shuffle_epi8(_mm512_shuffle_i64x2(both, both, 0x50), pattern);
+  } else if constexpr (times == 4) {
+    const __m128i quarter = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(quarter), pattern);
+  } else {
+    long long few = 0;
+    __builtin_memcpy(&few, bytes, 64 / times);
+    return _mm512_shuffle_epi8(_mm512_set1_epi64(few), pattern);
+  }
+}
+
+template <int times>
+AVX512 void repeat(std::uint8_t* out, const std::uint8_t* bytes, std::int64_t n) noexcept {
+  constexpr int taken = 64 / times;
+  alignas(64) std::uint8_t order[64];  // within quarters, each of which holds all of up to 16 bytes
+  for (int i = 0; i < 64; ++i) order[i] = static_cast<std::uint8_t>(i / times % 16);
+  const __m512i pattern = _mm512_load_si512(order);
+  std::int64_t i = 0;
+  for (; i + taken <= n; i += taken) {
+    _mm512_storeu_si512(out + i * times, repeated<times>(bytes + i, pattern));
+  }
+  scalar_kernels().repeat(out + i * times, bytes + i, n - i, times);
+}
+
+AVX512 void repeat_any(std::uint8_t* out, const std::uint8_t* bytes, std::int64_t n,
+                       std::int64_t times) noexcept {
+  switch (times) {
+    case 1: return repeat<1>(out, bytes, n);
+    case 2: return repeat<2>(out, bytes, n);
+    case 4: return repeat<4>(out, bytes, n);
+    case 8: return repeat<8>(out, bytes, n);
+    case 16: return repeat<16>(out, bytes, n);
+    default: return scalar_kernels().repeat(out, bytes, n, times);
+  }
+}
+
+AVX512 std::int64_t count_zeros(const std::uint8_t* bytes, std::int64_t n) noexcept {
+  std::int64_t zeros = 0;
+  for (std::int64_t i = 0; i < n; i += bundle) {
+    const std::uint64_t here = first_bits(n - i);
+    const __m512i vector = _mm512_maskz_loadu_epi8(here, bytes + i);
+    zeros += __builtin_popcountll(_mm512_mask_testn_epi8_mask(here, vector, vector));
+  }
+  return zeros;
+}
+
+// Masked stores write the chosen elements only.
+
+AVX512 void zero_masked16(std::byte* dst, std::ptrdiff_t stride, const std::uint8_t* mask,
+                          std::int64_t n) noexcept {
+  std::int64_t i = 0;
+  if (stride == 2) {
+    for (; i + 32 <= n; i += 32) {
+      const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(mask + i));
+      const __mmask32 pruned = _mm256_testn_epi8_mask(bytes, bytes);
+      if (pruned != 0) _mm512_mask_storeu_epi16(dst + i * 2, pruned, _mm512_setzero_si512());
+    }
+  }
+  scalar_kernels().zero_masked[Float16::dtype](dst + i * stride, stride, mask + i, n - i);
+}
+
+AVX512 void zero_masked32(std::byte* dst, std::ptrdiff_t stride, const std::uint8_t* mask,
+                          std::int64_t n) noexcept {
+  std::int64_t i = 0;
+  if (stride == 4) {
+    for (; i + 16 <= n; i += 16) {
+      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(mask + i));
+      const __mmask16 pruned = _mm_testn_epi8_mask(bytes, bytes);
+      if (pruned != 0) _mm512_mask_storeu_epi32(dst + i * 4, pruned, _mm512_setzero_si512());
+    }
+  }
+  scalar_kernels().zero_masked[Float32::dtype](dst + i * stride, stride, mask + i, n - i);
+}
+
+AVX512 void zero_masked64(std::byte* dst, std::ptrdiff_t stride, const std::uint8_t* mask,
+                          std::int64_t n) noexcept {
+  std::int64_t i = 0;
+  if (stride == 8) {
+    for (; i + 8 <= n; i += 8) {
+      const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(mask + i));
+      const auto pruned = static_cast<__mmask8>(_mm_testn_epi8_mask(bytes, bytes));
+      if (pruned != 0) _mm512_mask_storeu_epi64(dst + i * 8, pruned, _mm512_setzero_si512());
+    }
+  }
+  scalar_kernels().zero_masked[Float64::dtype](dst + i * stride, stride, mask + i, n - i);
+}
+
+// --- the table -----------------------------------------------------------------------------------
 
 template <class Vector, class Key = typename Vector::Key>
 void use(SelectionKernels<Key>& kernels) noexcept {
-  kernels.make_keys = make_keys<Vector>;
-  kernels.range = range<Vector>;
   kernels.count_below = count_below<Vector>;
-  kernels.keep_range = keep_range<Vector>;
-  kernels.bracket = bracket<Vector>;
   kernels.count_equal = count_equal<Vector>;
+  kernels.split = split<Vector>;
+  kernels.bracket = bracket<Vector>;
   kernels.threshold = threshold<Vector>;
+  kernels.zero_least = zero_least<Vector>;
 }
 
 template <class Element>
-void use(Kernels::Accumulate (&kernels)[norm_count]) noexcept {
-  kernels[0] = accumulate<Element, 0>;
-  kernels[1] = accumulate<Element, 1>;
+void use(Kernels& table) noexcept {
+  constexpr int dtype = Element::dtype;
+  table.score[dtype][0] = score<Element, 0>;
+  table.score[dtype][1] = score<Element, 1>;
+  table.score_at[dtype][0] = score_at<Element, 0>;
+  table.score_at[dtype][1] = score_at<Element, 1>;
+  table.bracket[dtype][0] = bracket_blocks<Element, 0>;
+  table.bracket[dtype][1] = bracket_blocks<Element, 1>;
 }
 
 Kernels make_table() noexcept {
@@ -311,9 +795,16 @@ Kernels make_table() noexcept {
   table.name = "avx512";
   use<Vector32>(table.select32);
   use<Vector64>(table.select64);
-  use<Float16>(table.accumulate[Float16::dtype]);
-  use<BFloat16>(table.accumulate[BFloat16::dtype]);
-  use<Float32>(table.accumulate[Float32::dtype]);
+  use<Float16>(table);
+  use<BFloat16>(table);
+  use<Float32>(table);
+  use<Float64>(table);
+  table.repeat = repeat_any;
+  table.zero_masked[Float16::dtype] = zero_masked16;
+  table.zero_masked[BFloat16::dtype] = zero_masked16;
+  table.zero_masked[Float32::dtype] = zero_masked32;
+  table.zero_masked[Float64::dtype] = zero_masked64;
+  table.count_zeros = count_zeros;
   return table;
 }
 

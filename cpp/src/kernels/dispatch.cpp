@@ -27,7 +27,8 @@ const Kernels& choose() {
 KernelList available_kernels() noexcept {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vbmi2")) {
     return {{&avx512_kernels(), &scalar_kernels(), nullptr}};
   }
 #endif

@@ -31,15 +31,21 @@ struct KeyTraits<std::uint64_t> {
   static constexpr std::uint64_t nan = 0x7FF0000000000001ULL;
 };
 
-/// The least and the greatest of some keys.
-template <class Key>
-struct KeyRange {
-  Key least, greatest;
+/// What splitting keys by a range [lo, hi) found: how many lie below it, and how many inside.
+struct SplitCounts {
+  std::int64_t below, inside;
 };
 
-/// How many keys lie where relative to a bracket [lo, hi]. Counts of parts add up.
+/// How bytes of a mask are written: past the cache where they are not read again soon, as far as
+/// they are aligned. Other threads see those after the next fence only.
+enum class Store : bool { ordinary, past_cache };
+
+/// bracket() may write so many places beyond the last one found.
+constexpr std::int64_t places_slack = 64;
+
+/// What a pass over a tile found: how many keys it kept, and how many are candidates.
 struct BracketCounts {
-  std::int64_t below, at_lo, inside, at_hi;  // key < lo; == lo; lo < key < hi; == hi > lo
+  std::int64_t kept, inside;
 };
 
 template <class Key>
@@ -53,35 +59,64 @@ struct SelectionKernels {
   void (*histogram)(std::int64_t* counts, const Key* keys, std::int64_t n, Key prefix, int shift,
                     int bits) noexcept;
 
-  /// The least and the greatest of n >= 1 keys.
-  KeyRange<Key> (*range)(const Key* keys, std::int64_t n) noexcept;
-
   /// How many keys are less than `pivot`.
   std::int64_t (*count_below)(const Key* keys, std::int64_t n, Key pivot) noexcept;
 
-  /// Copies the keys in [lo, hi) to `out`, in order, and nothing beyond them. `out` may be `keys`.
-  void (*keep_range)(Key* out, const Key* keys, std::int64_t n, Key lo, Key hi) noexcept;
-
-  /// keep[i] = keys[i] > lo. The places of the keys between lo and hi go to `inside`, in order;
-  /// n <= 4096, and `inside` has room for n.
-  BracketCounts (*bracket)(std::uint8_t* keep, std::uint16_t* inside, const Key* keys,
-                           std::int64_t n, Key lo, Key hi) noexcept;
-
   /// How many keys equal `key`.
   std::int64_t (*count_equal)(const Key* keys, std::int64_t n, Key key) noexcept;
+
+  /// Copies the keys in [lo, hi) to `out`, in order, up to `room` of them, and counts them all.
+  /// Writes nothing beyond the last one copied. `out` may be `keys`.
+  SplitCounts (*split)(Key* out, std::int64_t room, const Key* keys, std::int64_t n, Key lo,
+                       Key hi) noexcept;
+
+  /// keep[i] = keys[i] >= from. The places of the `width` keys from `first` on go to `inside`, in
+  /// order; n <= 65536, and `inside` has room for n + places_slack.
+  BracketCounts (*bracket)(std::uint8_t* keep, std::uint16_t* inside, const Key* keys,
+                           std::int64_t n, Key from, Key first, Key width) noexcept;
 
   /// keep[i] = 0 for the keys below `threshold` and the first `ties` of those that equal it,
   /// else 1.
   void (*threshold)(std::uint8_t* keep, const Key* keys, std::int64_t n, Key threshold,
                     std::int64_t ties) noexcept;
+
+  /// mask[i] = 0 for the `zeros` least of each `width` keys, the first of equal ones, else 1. The
+  /// width is 2, 4, 8 or 16; 0 < zeros < width.
+  void (*zero_least)(std::uint8_t* mask, const Key* keys, std::int64_t blocks, std::int64_t width,
+                     std::int64_t zeros) noexcept;
+};
+
+/// Blocks in memory: `rows` × `width` elements each. The elements of a row follow each other
+/// without a gap, rows are `pitch` bytes apart, and blocks `step` bytes.
+struct Blocks {
+  const std::byte* data;
+  std::ptrdiff_t pitch, step;
+  std::int64_t count, rows, width;
 };
 
 struct Kernels {
   const char* name;
 
+  /// The keys of blocks: of the mean of |x| or x·x, summed row by row, one element after another.
+  /// `keys` is uint32_t*, uint64_t* for float64.
+  using Score = void (*)(void* keys, const Blocks& blocks) noexcept;
+  Score score[dtype_count][norm_count];
+
+  /// The same of n of the blocks only: those at `places`.
+  using ScoreAt = void (*)(void* keys, const Blocks& blocks, const std::uint16_t* places,
+                           std::int64_t n) noexcept;
+  ScoreAt score_at[dtype_count][norm_count];
+
+  /// SelectionKernels::bracket for the keys of blocks, which are never in memory: the pass over
+  /// large data. The bounds are as wide as the keys of the data.
+  using Bracket = BracketCounts (*)(std::uint8_t* keep, std::uint16_t* inside, const Blocks& blocks,
+                                    std::uint64_t from, std::uint64_t first, std::uint64_t width,
+                                    Store store) noexcept;
+  Bracket bracket[dtype_count][norm_count];
+
   /// sums[(phase + i) / block_width] += |x_i| or x_i·x_i for i in [0, n), one after another. `sums`
   /// is float*, double* for float64. x_i lies at src + i × stride bytes, at any alignment. 0 <=
-  /// phase < block_width.
+  /// phase < block_width. For what score() cannot take, and in no hurry.
   using Accumulate = void (*)(void* sums, const std::byte* src, std::ptrdiff_t stride,
                               std::int64_t n, std::int64_t phase,
                               std::int64_t block_width) noexcept;
@@ -90,17 +125,25 @@ struct Kernels {
   SelectionKernels<std::uint32_t> select32;
   SelectionKernels<std::uint64_t> select64;
 
+  /// Writes each of `n` bytes `times` times, one after another. The buffers do not overlap.
+  void (*repeat)(std::uint8_t* out, const std::uint8_t* bytes, std::int64_t n,
+                 std::int64_t times) noexcept;
+
   /// Writes zero bytes over the i-th element where mask[i] is 0, for i in [0, n), and nothing else.
   /// Elements lie at dst + i × stride bytes, at any alignment.
   void (*zero_masked[dtype_count])(std::byte* dst, std::ptrdiff_t stride, const std::uint8_t* mask,
                                    std::int64_t n) noexcept;
+
+  /// How many of n bytes are 0.
+  std::int64_t (*count_zeros)(const std::uint8_t* bytes, std::int64_t n) noexcept;
 };
 
 /// The one symbol of scalar.cpp.
 const Kernels& scalar_kernels() noexcept;
 
 #if defined(__x86_64__)
-/// The one symbol of avx512.cpp. To be called where the processor has AVX-512 F, BW, VL and DQ.
+/// The one symbol of avx512.cpp. To be called where the processor has AVX-512 F, BW, VL, DQ and
+/// VBMI2.
 const Kernels& avx512_kernels() noexcept;
 #endif
 

@@ -1,6 +1,8 @@
 // The reference kernels: portable C++, one element at a time. Every other table must give these
 // bits.
 
+#include <type_traits>
+
 #include "kernels/kernels.hpp"
 
 namespace datasparse {
@@ -101,13 +103,50 @@ void accumulate(void* out, const std::byte* src, std::ptrdiff_t stride, std::int
   }
 }
 
+template <class Score>
+auto key_of(Score mean) noexcept {
+  using Key = std::conditional_t<sizeof(Score) == 4, std::uint32_t, std::uint64_t>;
+  const Key key = bits_as<Key>(absolute(mean));  // a NaN may carry a sign
+  return key < KeyTraits<Key>::nan ? key : KeyTraits<Key>::nan;
+}
+
 template <class Key>
 void make_keys(Key* keys, const typename KeyTraits<Key>::Score* sums, std::int64_t n,
                std::int64_t elements) noexcept {
   const auto divisor = static_cast<typename KeyTraits<Key>::Score>(elements);
-  for (std::int64_t i = 0; i < n; ++i) {
-    const Key key = bits_as<Key>(absolute(sums[i] / divisor));  // a NaN may carry a sign
-    keys[i] = key < KeyTraits<Key>::nan ? key : KeyTraits<Key>::nan;
+  for (std::int64_t i = 0; i < n; ++i) keys[i] = key_of(sums[i] / divisor);
+}
+
+/// A few blocks at a time: the sum of each waits for its last element, but not for the other sums.
+template <class Element, class Norm>
+void score(void* out, const Blocks& blocks) noexcept {
+  using Sum = typename Element::Score;
+  constexpr auto item = static_cast<std::ptrdiff_t>(Element::item);
+  constexpr std::int64_t together = 4;
+  auto* const keys = static_cast<decltype(key_of(Sum{}))*>(out);
+  const auto elements = static_cast<Sum>(blocks.rows * blocks.width);
+  std::int64_t b = 0;
+  for (; b + together <= blocks.count; b += together) {
+    const std::byte* const data = blocks.data + b * blocks.step;
+    Sum sums[together] = {};
+    for (std::int64_t r = 0; r < blocks.rows; ++r) {
+      const std::byte* const row = data + r * blocks.pitch;
+      for (std::int64_t i = 0; i < blocks.width; ++i) {
+        for (std::int64_t t = 0; t < together; ++t) {
+          sums[t] += Norm::of(Element::load(row + t * blocks.step + i * item));
+        }
+      }
+    }
+    for (std::int64_t t = 0; t < together; ++t) keys[b + t] = key_of(sums[t] / elements);
+  }
+  for (; b < blocks.count; ++b) {
+    Sum sum = 0;
+    for (std::int64_t r = 0; r < blocks.rows; ++r) {
+      const std::byte* const row = blocks.data + b * blocks.step + r * blocks.pitch;
+      for (std::int64_t i = 0; i < blocks.width; ++i)
+        sum += Norm::of(Element::load(row + i * item));
+    }
+    keys[b] = key_of(sum / elements);
   }
 }
 
@@ -122,16 +161,6 @@ void histogram(std::int64_t* counts, const Key* keys, std::int64_t n, Key prefix
 }
 
 template <class Key>
-KeyRange<Key> range(const Key* keys, std::int64_t n) noexcept {
-  KeyRange<Key> range{keys[0], keys[0]};
-  for (std::int64_t i = 1; i < n; ++i) {
-    range.least = keys[i] < range.least ? keys[i] : range.least;
-    range.greatest = keys[i] > range.greatest ? keys[i] : range.greatest;
-  }
-  return range;
-}
-
-template <class Key>
 std::int64_t count_below(const Key* keys, std::int64_t n, Key pivot) noexcept {
   std::int64_t count = 0;
   for (std::int64_t i = 0; i < n; ++i) count += keys[i] < pivot ? 1 : 0;
@@ -139,23 +168,28 @@ std::int64_t count_below(const Key* keys, std::int64_t n, Key pivot) noexcept {
 }
 
 template <class Key>
-void keep_range(Key* out, const Key* keys, std::int64_t n, Key lo, Key hi) noexcept {
+SplitCounts split(Key* out, std::int64_t room, const Key* keys, std::int64_t n, Key lo,
+                  Key hi) noexcept {
+  SplitCounts counts{};
   for (std::int64_t i = 0; i < n; ++i) {
-    if (keys[i] >= lo && keys[i] < hi) *out++ = keys[i];
+    const Key key = keys[i];
+    counts.below += key < lo ? 1 : 0;
+    if (key < lo || key >= hi) continue;
+    if (counts.inside < room) out[counts.inside] = key;
+    ++counts.inside;
   }
+  return counts;
 }
 
 template <class Key>
 BracketCounts bracket(std::uint8_t* keep, std::uint16_t* inside, const Key* keys, std::int64_t n,
-                      Key lo, Key hi) noexcept {
+                      Key from, Key first, Key width) noexcept {
   BracketCounts counts{};
   for (std::int64_t i = 0; i < n; ++i) {
     const Key key = keys[i];
-    keep[i] = key > lo ? 1 : 0;
-    counts.below += key < lo ? 1 : 0;
-    counts.at_lo += key == lo ? 1 : 0;
-    counts.at_hi += key > lo && key == hi ? 1 : 0;
-    if (key > lo && key < hi) inside[counts.inside++] = static_cast<std::uint16_t>(i);
+    keep[i] = key >= from ? 1 : 0;
+    counts.kept += keep[i];
+    if (key - first < width) inside[counts.inside++] = static_cast<std::uint16_t>(i);
   }
   return counts;
 }
@@ -177,6 +211,65 @@ void threshold(std::uint8_t* keep, const Key* keys, std::int64_t n, Key cut,
   }
 }
 
+template <class Element, class Norm>
+void score_at(void* out, const Blocks& blocks, const std::uint16_t* places,
+              std::int64_t n) noexcept {
+  auto* const keys = static_cast<decltype(key_of(typename Element::Score{}))*>(out);
+  for (std::int64_t i = 0; i < n; ++i) {
+    Blocks one = blocks;
+    one.data += places[i] * blocks.step;
+    one.count = 1;
+    score<Element, Norm>(keys + i, one);
+  }
+}
+
+/// Some blocks at a time.
+template <class Element, class Norm>
+BracketCounts bracket_blocks(std::uint8_t* keep, std::uint16_t* inside, const Blocks& blocks,
+                             std::uint64_t from, std::uint64_t first, std::uint64_t width,
+                             Store) noexcept {
+  using Key = decltype(key_of(typename Element::Score{}));
+  constexpr std::int64_t together = 256;
+  Key keys[together];
+  BracketCounts counts{};
+  for (std::int64_t b = 0; b < blocks.count; b += together) {
+    Blocks some = blocks;
+    some.data += b * blocks.step;
+    some.count = blocks.count - b < together ? blocks.count - b : together;
+    score<Element, Norm>(keys, some);
+    std::uint16_t* const places = inside + counts.inside;
+    const BracketCounts found = bracket(keep + b, places, keys, some.count, static_cast<Key>(from),
+                                        static_cast<Key>(first), static_cast<Key>(width));
+    for (std::int64_t i = 0; i < found.inside; ++i) {
+      places[i] = static_cast<std::uint16_t>(places[i] + b);
+    }
+    counts.kept += found.kept;
+    counts.inside += found.inside;
+  }
+  return counts;
+}
+
+/// An element goes if fewer than `zeros` of its block come before it.
+template <class Key>
+void zero_least(std::uint8_t* mask, const Key* keys, std::int64_t blocks, std::int64_t width,
+                std::int64_t zeros) noexcept {
+  for (std::int64_t b = 0; b < blocks; ++b, mask += width, keys += width) {
+    for (std::int64_t i = 0; i < width; ++i) {
+      std::int64_t before = 0;
+      for (std::int64_t j = 0; j < i; ++j) before += keys[j] <= keys[i] ? 1 : 0;
+      for (std::int64_t j = i + 1; j < width; ++j) before += keys[j] < keys[i] ? 1 : 0;
+      mask[i] = before < zeros ? 0 : 1;
+    }
+  }
+}
+
+void repeat(std::uint8_t* out, const std::uint8_t* bytes, std::int64_t n,
+            std::int64_t times) noexcept {
+  for (std::int64_t i = 0; i < n; ++i, out += times) {
+    __builtin_memset(out, bytes[i], static_cast<std::size_t>(times));
+  }
+}
+
 template <std::size_t item>
 void zero_masked(std::byte* dst, std::ptrdiff_t stride, const std::uint8_t* mask,
                  std::int64_t n) noexcept {
@@ -186,13 +279,45 @@ void zero_masked(std::byte* dst, std::ptrdiff_t stride, const std::uint8_t* mask
   }
 }
 
+/// Eight bytes at a time: the high bit of each tells whether it is zero.
+std::int64_t count_zeros(const std::uint8_t* bytes, std::int64_t n) noexcept {
+  constexpr std::uint64_t low_bits = 0x7F7F7F7F7F7F7F7FU;
+  std::int64_t zeros = 0;
+  for (; n >= 8; n -= 8, bytes += 8) {
+    std::uint64_t eight;
+    __builtin_memcpy(&eight, bytes, sizeof(eight));
+    const std::uint64_t zero = ~(((eight & low_bits) + low_bits) | eight | low_bits);
+    zeros += static_cast<std::int64_t>((zero >> 7) * 0x0101010101010101U >> 56);
+  }
+  for (std::int64_t i = 0; i < n; ++i) zeros += bytes[i] == 0 ? 1 : 0;
+  return zeros;
+}
+
 template <class Key>
-constexpr SelectionKernels<Key> selection{make_keys<Key>,   histogram<Key>,  range<Key>,
-                                          count_below<Key>, keep_range<Key>, bracket<Key>,
-                                          count_equal<Key>, threshold<Key>};
+constexpr SelectionKernels<Key> selection{make_keys<Key>,   histogram<Key>, count_below<Key>,
+                                          count_equal<Key>, split<Key>,     bracket<Key>,
+                                          threshold<Key>,   zero_least<Key>};
 
 constexpr Kernels table{
     "scalar",
+    {
+        {score<Float16, L1>, score<Float16, L2>},
+        {score<BFloat16, L1>, score<BFloat16, L2>},
+        {score<Float32, L1>, score<Float32, L2>},
+        {score<Float64, L1>, score<Float64, L2>},
+    },
+    {
+        {score_at<Float16, L1>, score_at<Float16, L2>},
+        {score_at<BFloat16, L1>, score_at<BFloat16, L2>},
+        {score_at<Float32, L1>, score_at<Float32, L2>},
+        {score_at<Float64, L1>, score_at<Float64, L2>},
+    },
+    {
+        {bracket_blocks<Float16, L1>, bracket_blocks<Float16, L2>},
+        {bracket_blocks<BFloat16, L1>, bracket_blocks<BFloat16, L2>},
+        {bracket_blocks<Float32, L1>, bracket_blocks<Float32, L2>},
+        {bracket_blocks<Float64, L1>, bracket_blocks<Float64, L2>},
+    },
     {
         {accumulate<Float16, L1>, accumulate<Float16, L2>},
         {accumulate<BFloat16, L1>, accumulate<BFloat16, L2>},
@@ -201,7 +326,9 @@ constexpr Kernels table{
     },
     selection<std::uint32_t>,
     selection<std::uint64_t>,
+    repeat,
     {zero_masked<2>, zero_masked<2>, zero_masked<4>, zero_masked<8>},
+    count_zeros,
 };
 
 }  // namespace
