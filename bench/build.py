@@ -1,0 +1,52 @@
+"""Compiles what the benchmarks need in C++, once, into build/bench/."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NATIVE = Path(__file__).resolve().parent / "native"
+BUILT = ROOT / "build" / "bench"
+
+FLAGS = [
+    "-std=c++17", "-O3", "-fopenmp", "-shared", "-fPIC", "-mprefer-vector-width=512",
+    # GCC 12 takes the undefined vectors in its own intrinsics for ours.
+    "-Wno-uninitialized", "-Wno-maybe-uninitialized",
+]  # fmt: skip
+
+
+def _compile(name: str, sources: list[Path], flags: list[str]) -> ctypes.CDLL:
+    compiler = os.environ.get("CXX", "c++")
+    command = [compiler, *flags, *map(str, sources)]
+    # What goes into the library names it: a change of sources, flags or core makes another one.
+    digest = hashlib.sha256(" ".join(command).encode())
+    for source in [*sources, *sorted(NATIVE.glob("*.hpp"))]:
+        digest.update(source.read_bytes())
+    library = BUILT / f"{name}-{digest.hexdigest()[:16]}.so"
+    if not library.exists():
+        BUILT.mkdir(parents=True, exist_ok=True)
+        partial = library.with_suffix(f".{os.getpid()}")
+        subprocess.run([*command, "-o", str(partial)], check=True)
+        partial.rename(library)
+    return ctypes.CDLL(str(library))
+
+
+@functools.cache
+def yardstick() -> ctypes.CDLL:
+    """The bounds and their plain companions, for the machine that this runs on.
+
+    The variable DATASPARSE_BENCH_MARCH names another architecture to the compiler, such as
+    x86-64-v3, to test the loops without AVX-512.
+    """
+    march = os.environ.get("DATASPARSE_BENCH_MARCH", "native")
+    sources = [NATIVE / "yardstick.cpp", NATIVE / "plain.cpp"]
+    library = _compile("yardstick", sources, [*FLAGS, f"-march={march}"])
+    library.yardstick_mask.restype = ctypes.c_bool
+    library.yardstick_isa.restype = ctypes.c_char_p
+    library.plain_copy.restype = None
+    library.plain_apply.restype = None
+    library.plain_count.restype = ctypes.c_int64
+    return library
