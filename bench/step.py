@@ -77,12 +77,23 @@ def bound_of(input_: Input, case: Case, threads: int) -> Bound:
     if case.is_n_of_m:
         return Bound(input_, case, threads, 0, 0.0)
     key = check.cut(input_, case)
-    score = np.int64(key).view(np.float64)
-    if input_.dtype != "float64":
+    if input_.dtype == "float64":
+        score = np.int64(key).view(np.float64)
+    else:
         score = np.int32(key).view(np.float32)
     if np.isnan(score):  # the check takes all NaN for one; here nothing must lie above
         key = np.iinfo(f"i{input_.array.itemsize}").max
-    return Bound(input_, case, threads, int(key), float(score) * case.block[0] * case.block[1])
+    return Bound(input_, case, threads, int(key), float(largest_sum(score, case.block)))
+
+
+def largest_sum(score: np.floating, block: tuple[int, int]) -> np.floating:
+    """The largest sum over a block whose mean is not above the score."""
+    count = score.dtype.type(block[0] * block[1])
+    total = score * count
+    above = np.nextafter(total, score.dtype.type(np.inf))
+    while np.isfinite(above) and above / count <= score:  # where denormals round
+        total, above = above, np.nextafter(above, score.dtype.type(np.inf))
+    return total
 
 
 def bound_candidates(bound: Bound, inside: int) -> list[Candidate]:
@@ -94,15 +105,14 @@ def bound_candidates(bound: Bound, inside: int) -> list[Candidate]:
         def run(call: int) -> None:
             bound.run(loop, inside)
 
-        return Candidate(loop.name, run, inside=inside, check=checked)
+        return Candidate(f"bound, {loop.name}", run, inside=inside, check=checked)
 
     return [make(loop) for loop in bound.loops]
 
 
 def copy_candidates(copy: Copy, inside: int) -> list[Candidate]:
     def make(loop):
-        name = loop.name.replace("bound", "copy")
-        return Candidate(name, lambda call: copy.run(loop, inside), inside=inside)
+        return Candidate(f"copy, {loop.name}", lambda call: copy.run(loop, inside), inside=inside)
 
     return [make(loop) for loop in copy.loops]
 

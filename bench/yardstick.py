@@ -1,6 +1,6 @@
 """The streaming bound: what a mask costs at least. Everything else is divided by it.
 
-The better of two loops, with ordinary stores and with stores that go past the cache, that read
+The best of a few loops, with ordinary stores and with stores that go past the cache, that read
 every element once and write one mask byte per element, with the threshold known (for blocks: and
 sum |x|; for 2:4: with the best mask). Small tensors may take one thread where that is quicker.
 """
@@ -16,7 +16,8 @@ from bench.inputs import Input
 
 TYPES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
 RULES = {"(1,1)": 0, "(1,4)": 1, "(4,4)": 2, "2:4": 3}
-ONE_THREAD_BELOW = 1 << 20
+LOOPS = ("ordinary stores", "streaming stores", "prefetched, streaming stores", "four places")
+ONE_THREAD_UP_TO = 1 << 20
 
 
 class _Job(ctypes.Structure):
@@ -33,7 +34,7 @@ class _Job(ctypes.Structure):
         ("sum", ctypes.c_double),
         ("type", ctypes.c_int32),
         ("rule", ctypes.c_int32),
-        ("streaming", ctypes.c_int32),
+        ("loop", ctypes.c_int32),
         ("threads", ctypes.c_int32),
         ("repeats", ctypes.c_int32),
     )
@@ -50,13 +51,12 @@ def aligned(size: int) -> np.ndarray:
 class Loop:
     """One way to write the mask."""
 
-    streaming: bool
+    index: int  # in LOOPS
     threads: int
 
     @property
     def name(self) -> str:
-        stores = "streaming stores" if self.streaming else "ordinary stores"
-        return f"bound, {stores}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{LOOPS[self.index]}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 
 
 @dataclass
@@ -76,9 +76,9 @@ class Bound:
     @property
     def loops(self) -> list[Loop]:
         counts = {self.threads}
-        if self.input.array.size <= ONE_THREAD_BELOW:
+        if self.input.array.size <= ONE_THREAD_UP_TO:
             counts.add(1)
-        return [Loop(streaming, n) for n in sorted(counts) for streaming in (False, True)]
+        return [Loop(index, n) for n in sorted(counts) for index in range(len(LOOPS))]
 
     def run(self, loop: Loop, repeats: int = 1) -> None:
         array = self.input.array
@@ -87,7 +87,7 @@ class Bound:
         job = _Job(
             self.mask.ctypes.data, array.ctypes.data, rows, columns,
             array.strides[0] // width, array.strides[1] // width, self.key, self.sum,
-            TYPES[self.input.dtype], RULES[self.case.rule], loop.streaming, loop.threads, repeats,
+            TYPES[self.input.dtype], RULES[self.case.rule], loop.index, loop.threads, repeats,
         )  # fmt: skip
         if not yardstick().yardstick_mask(ctypes.byref(job)):
             raise ValueError(f"no bound for {self.case.rule} of {self.input.name} {array.shape}")
@@ -110,13 +110,13 @@ class Copy:
 
     @property
     def loops(self) -> list[Loop]:
-        return [Loop(streaming, self.threads) for streaming in (False, True)]
+        return [Loop(index, self.threads) for index in (0, 1)]
 
     def run(self, loop: Loop, repeats: int = 1) -> None:
         yardstick().plain_copy(
             ctypes.c_void_p(self.target.ctypes.data),
             ctypes.c_void_p(self.source.ctypes.data),
-            ctypes.c_int64(self.source.nbytes), int(loop.streaming), loop.threads, repeats,
+            ctypes.c_int64(self.source.nbytes), loop.index, loop.threads, repeats,
         )  # fmt: skip
 
     @property

@@ -80,8 +80,8 @@ inline __m256i largest_two(const float* data) {
   const __m256i a = _mm256_sub_epi32(_mm256_sub_epi32(_mm256_shuffle_epi32(k, 0x39), bias1), k);
   const __m256i b = _mm256_sub_epi32(_mm256_sub_epi32(_mm256_shuffle_epi32(k, 0x4E), bias2), k);
   const __m256i c = _mm256_sub_epi32(_mm256_sub_epi32(_mm256_shuffle_epi32(k, 0x93), bias3), k);
-  const __m256i two = _mm256_or_si256(_mm256_and_si256(a, b),
-                                      _mm256_and_si256(c, _mm256_or_si256(a, b)));
+  const __m256i two =
+      _mm256_or_si256(_mm256_and_si256(a, b), _mm256_and_si256(c, _mm256_or_si256(a, b)));
   return _mm256_srai_epi32(two, 31);
 }
 inline __m256i half_of_two_of_four(const float* data) {

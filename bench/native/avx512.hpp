@@ -60,9 +60,7 @@ inline __m512i elements(const BFloat* d, std::int16_t t) { return bytes_of(above
 
 // --- blocks ------------------------------------------------------------------------------------
 
-inline __m512 load_magnitudes(const float* data) {
-  return _mm512_castsi512_ps(load_keys32(data));
-}
+inline __m512 load_magnitudes(const float* data) { return _mm512_castsi512_ps(load_keys32(data)); }
 inline __m512 load_magnitudes(const Half* data) {
   return _mm512_abs_ps(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(data))));
 }

@@ -18,16 +18,16 @@ struct BFloat {
 };
 
 template <class T>
-using Key = std::conditional_t<
-    sizeof(T) == 8, std::int64_t,
-    std::conditional_t<sizeof(T) == 4, std::int32_t, std::int16_t>>;
+using Key = std::conditional_t<sizeof(T) == 8, std::int64_t,
+                               std::conditional_t<sizeof(T) == 4, std::int32_t, std::int16_t>>;
 
 /// The bits without the sign: they order as |x| does, NaN above everything.
 template <class T>
 inline Key<T> key_of(T value) {
   Key<T> key;
   std::memcpy(&key, &value, sizeof key);
-  return static_cast<Key<T>>(key & static_cast<Key<T>>(~(std::uint64_t{1} << (8 * sizeof key - 1))));
+  return static_cast<Key<T>>(key &
+                             static_cast<Key<T>>(~(std::uint64_t{1} << (8 * sizeof key - 1))));
 }
 
 inline double magnitude(double value) { return __builtin_fabs(value); }

@@ -1,9 +1,9 @@
 // The yardstick of the benchmarks: what a mask costs at least.
 //
 // Loops that read every element once and write one mask byte per element, with the threshold
-// already known: with ordinary stores, or with stores that go past the cache. The better one is the
-// bound that everything else is divided by. Compiled for the machine it runs on by build.py, used
-// through ctypes by yardstick.py.
+// already known: with ordinary stores, and in three ways with stores that go past the cache. The
+// best one is the bound that everything else is divided by. Compiled for the machine it runs on by
+// build.py, used through ctypes by yardstick.py.
 
 #include <cstddef>
 #include <cstdint>
@@ -20,60 +20,89 @@ namespace {
 // As yardstick.py numbers them.
 enum class Type : std::int32_t { float16, bfloat16, float32, float64 };
 enum class Rule : std::int32_t { elements, blocks_1x4, blocks_4x4, two_of_four };
+// Four places at a time: the processor's own prefetchers then follow four streams at once, which
+// lets a single thread read as fast as if it wrote nothing.
+enum class Loop : std::int32_t { ordinary, streaming, streaming_prefetched, streaming_four_places };
 
 struct Job {
   std::uint8_t* mask;  // rows x columns, in C order, aligned to 64 bytes
   const void* data;
-  std::int64_t rows, columns;  // columns: a multiple of 64 (transposed: rows, too)
+  std::int64_t rows, columns;              // columns: a multiple of 64 (transposed: rows, too)
   std::int64_t row_stride, column_stride;  // in elements; what lies between them may be read
-  std::int64_t key;  // keep what lies above: |x| as its bits,
-  double sum;        // or the sum of |x| over a block
+  std::int64_t key;                        // keep what lies above: |x| as its bits,
+  double sum;                              // or the sum of |x| over a block
   Type type;
   Rule rule;
-  std::int32_t streaming, threads, repeats;
+  Loop loop;
+  std::int32_t threads, repeats;
 };
 
-/// How far ahead of the loads memory is asked for where stores go past the cache.
+/// How far ahead of the loads memory is asked for.
 constexpr std::int64_t ahead = 8192;
 
-template <bool streaming>
+template <Loop loop>
 struct Target {
+  static constexpr bool four_places = loop == Loop::streaming_four_places;
+
   template <class Line>
   static void put(std::uint8_t* target, const Line& mask) {
-    if constexpr (streaming) {
-      stream(target, mask);
-    } else {
+    if constexpr (loop == Loop::ordinary) {
       store(target, mask);
+    } else {
+      stream(target, mask);
     }
   }
+  /// As many bytes as a line of the mask is made of.
   template <class T>
   static void prefetch(const T* data, std::int64_t bytes) {
-    if constexpr (streaming) {
+    if constexpr (loop == Loop::streaming_prefetched) {
       for (std::size_t i = 0; i < line * sizeof(T); i += line) {
         __builtin_prefetch(reinterpret_cast<const char*>(data) + bytes + i, 0, 0);
       }
     }
-  }
-  static void finish() {
-    if constexpr (streaming) finish_streams();
   }
 };
 
 /// Calls work(i) for all i, on as many threads.
 template <class Work>
 void each(std::int64_t n, int threads, const Work& work) {
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+#pragma omp for schedule(static)
+    for (std::int64_t i = 0; i < n; ++i) work(i);
+    finish_streams();
+  }
+}
+
+/// The same, each thread going through the four quarters of its share side by side.
+template <class Work>
+void each_in_four_places(std::int64_t n, int threads, const Work& work) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-  for (std::int64_t i = 0; i < n; ++i) work(i);
+  for (int thread = 0; thread < threads; ++thread) {
+    const std::int64_t begin = n * thread / threads, end = n * (thread + 1) / threads;
+    const std::int64_t quarter = (end - begin) / 4;
+    for (std::int64_t i = begin; i < begin + quarter; ++i) {
+      for (int place = 0; place < 4; ++place) work(i + place * quarter);
+    }
+    for (std::int64_t i = begin + 4 * quarter; i < end; ++i) work(i);
+    finish_streams();
+  }
 }
 
 /// Rows of neighbours: `make(data, pitch)` is the mask of 64 columns of `height` rows.
 template <int height, class To, class T, class Make>
 void along_rows(const Job& job, const T* data, To, const Make& make) {
   if (height == 1 && job.row_stride == job.columns) {  // all one row
-    each(job.rows * job.columns / line, job.threads, [&](std::int64_t i) {
+    const std::int64_t lines = job.rows * job.columns / line;
+    const auto work = [&](std::int64_t i) {
       To::prefetch(data + i * line, ahead);
       To::put(job.mask + i * line, make(data + i * line, 0));
-    });
+    };
+    if constexpr (To::four_places) {
+      each_in_four_places(lines, job.threads, work);
+    } else {
+      each(lines, job.threads, work);
+    }
     return;
   }
   each(job.rows / height, job.threads, [&](std::int64_t band) {
@@ -130,8 +159,8 @@ void every_other(const Job& job, const T* data, To) {
   const auto key = static_cast<Key<T>>(job.key);
   const auto make = [&](const T* source) {
     constexpr std::uint64_t even = 0x5555555555555555;
-    return bytes_of(_pext_u64(above(source, key), even) |
-                    _pext_u64(above(source + line, key), even) << 32);
+    return bytes_of(_pext_u64(above(source, key), even) | _pext_u64(above(source + line, key), even)
+                                                              << 32);
   };
   each(job.rows, job.threads, [&](std::int64_t row) {
     const T* const source = data + row * job.row_stride;
@@ -204,15 +233,23 @@ bool mask_once(const Job& job, const T* data, To to) {
   return false;
 }
 
-template <class T>
-bool mask_all(const Job& job) {
-  const auto* const data = static_cast<const T*>(job.data);
+template <Loop loop, class T>
+bool mask_repeatedly(const Job& job) {
   for (int i = 0; i < job.repeats; ++i) {
-    const bool done = job.streaming != 0 ? mask_once(job, data, Target<true>{})
-                                         : mask_once(job, data, Target<false>{});
-    if (!done) return false;
+    if (!mask_once(job, static_cast<const T*>(job.data), Target<loop>{})) return false;
   }
   return true;
+}
+
+template <class T>
+bool mask_by_loop(const Job& job) {
+  switch (job.loop) {
+    case Loop::ordinary: return mask_repeatedly<Loop::ordinary, T>(job);
+    case Loop::streaming: return mask_repeatedly<Loop::streaming, T>(job);
+    case Loop::streaming_prefetched: return mask_repeatedly<Loop::streaming_prefetched, T>(job);
+    case Loop::streaming_four_places: return mask_repeatedly<Loop::streaming_four_places, T>(job);
+  }
+  return false;
 }
 
 }  // namespace
@@ -221,10 +258,10 @@ bool mask_all(const Job& job) {
 extern "C" bool yardstick_mask(const Job* job) {
   if (job->columns % line != 0) return false;
   switch (job->type) {
-    case Type::float16: return mask_all<Half>(*job);
-    case Type::bfloat16: return mask_all<BFloat>(*job);
-    case Type::float32: return mask_all<float>(*job);
-    case Type::float64: return mask_all<double>(*job);
+    case Type::float16: return mask_by_loop<Half>(*job);
+    case Type::bfloat16: return mask_by_loop<BFloat>(*job);
+    case Type::float32: return mask_by_loop<float>(*job);
+    case Type::float64: return mask_by_loop<double>(*job);
   }
   return false;
 }
