@@ -20,7 +20,7 @@ from bench import report
 from bench.machine import describe
 from bench.options import Options, use_threads
 
-SECTIONS = ("rows", "dtypes", "hard")
+SECTIONS = ("rows", "dtypes", "hard", "peers", "groups", "schedulers", "apply", "count")
 QUICK = 1 << 20  # elements
 
 

@@ -4,6 +4,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -49,4 +50,24 @@ def yardstick() -> ctypes.CDLL:
     library.plain_copy.restype = None
     library.plain_apply.restype = None
     library.plain_count.restype = ctypes.c_int64
+    return library
+
+
+@functools.cache
+def core() -> ctypes.CDLL | None:
+    """The functions of native/core.cpp with the library's core in them; None without CMake."""
+    cmake = shutil.which("cmake")
+    if cmake is None:
+        return None
+    folder = BUILT / "core"
+    configure = [cmake, "-S", ROOT, "-B", folder]
+    options = ["-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_POSITION_INDEPENDENT_CODE=ON"]
+    build = [cmake, "--build", folder, "--target", "datasparse", "--parallel"]
+    for command in ([*configure, *options], build):
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    includes = [f"-I{ROOT / 'cpp/include'}", f"-I{folder / 'cpp/include'}"]
+    sources = [NATIVE / "core.cpp", folder / "cpp" / "libdatasparse.a"]
+    library = _compile("core", sources, [*FLAGS, *includes])
+    library.bench_groups.restype = ctypes.c_void_p
+    library.bench_count_zeros.restype = ctypes.c_int64
     return library

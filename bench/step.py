@@ -89,6 +89,8 @@ def bound_of(input_: Input, case: Case, threads: int) -> Bound:
 def largest_sum(score: np.floating, block: tuple[int, int]) -> np.floating:
     """The largest sum over a block whose mean is not above the score."""
     count = score.dtype.type(block[0] * block[1])
+    if not np.isfinite(score):
+        return score
     total = score * count
     above = np.nextafter(total, score.dtype.type(np.inf))
     while np.isfinite(above) and above / count <= score:  # where denormals round
@@ -175,3 +177,25 @@ def measure_step(
     for peer in peers or []:
         timed = times[peer.name]
         yield row(peer.name, timed, value=timed.median / fastest.median)
+
+
+def rows_of(
+    section: str,
+    name: str,
+    candidates: list[Candidate],
+    options: Options,
+    calls: int,
+    elements: int,
+    bytes_moved: int,
+) -> Iterator[Row]:
+    """Rows for candidates that all do the same, one of which is called the bound."""
+    times = time_all(candidates, options.rounds, calls)
+    for what, timed in times.items():
+        for fault in timed.faults:
+            progress(f"WRONG: {name}, {what}: {fault}")
+        ratio = None if what == "bound" else timed.median / times["bound"].median
+        yield Row(
+            section, name, what, timed.median, timed.spread, 1e9 * timed.median / elements,
+            bytes_moved / timed.median / 1e9, ratio, right=timed.right, elements=elements,
+            threads=options.threads, isa=options.isa,
+        )  # fmt: skip
