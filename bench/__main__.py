@@ -20,7 +20,10 @@ from bench import report
 from bench.machine import describe
 from bench.options import Options, use_threads
 
-SECTIONS = ("rows", "dtypes", "hard", "peers", "groups", "schedulers", "apply", "count")
+SECTIONS = (
+    "rows", "dtypes", "hard", "peers", "memory", "groups", "schedulers",
+    "curve", "threads", "isa", "apply", "count",
+)  # fmt: skip
 QUICK = 1 << 20  # elements
 
 
@@ -54,6 +57,8 @@ def run(arguments: list[str]) -> int:
     unknown = set(names) - set(SECTIONS)
     if unknown:
         parser.error(f"--only: no section {', '.join(sorted(unknown))}; there are {SECTIONS}")
+    if chosen.plot is not None and "curve" not in names:
+        parser.error("--plot: it draws the section curve, which --only leaves out")
     options = Options(
         rounds=chosen.rounds or (3 if chosen.quick else 7),
         threads=chosen.threads,
@@ -72,6 +77,10 @@ def run(arguments: list[str]) -> int:
         rows += found
         if chosen.json is not None:  # after every section: what was measured is kept
             report.write_json(chosen.json, machine, rows)
+    if chosen.plot is not None:
+        from bench.plot import plot
+
+        plot(rows, machine, chosen.plot)
     print("\n## Summary\n\n" + report.summary(rows))
     return 1 if any(row.right is False for row in rows) else 0
 

@@ -110,12 +110,14 @@ def write_json(path: Path, machine: dict[str, Any], rows: list[Row]) -> None:
     path.write_text(json.dumps(contents, indent=1, ensure_ascii=False) + "\n")
 
 
+def row_from(entry: dict[str, Any]) -> Row:
+    """A row from what asdict() made of it."""
+    goal = entry["goal"]
+    return Row(**entry | {"goal": None if goal is None else Goal(**goal)})
+
+
 def read_rows(path: Path) -> list[Row]:
-    rows = []
-    for entry in json.loads(path.read_text())["rows"]:
-        goal = entry.pop("goal")
-        rows.append(Row(**entry, goal=None if goal is None else Goal(**goal)))
-    return rows
+    return [row_from(entry) for entry in json.loads(path.read_text())["rows"]]
 
 
 def compare(before: Path, after: Path) -> str:

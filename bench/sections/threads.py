@@ -1,0 +1,26 @@
+"""step() on 1, 2, 4 ... threads, each beside the bound on as many."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from bench.cases import TWO_OF_FOUR, Case
+from bench.inputs import natural
+from bench.options import Options, use_threads
+from bench.report import Row
+from bench.step import ColdStep, WarmStep, measure_step
+
+TITLE = "Threads"
+CASES = [Case((1, 1), 0.5), Case((1, 4), 0.5), Case((4, 4), 0.5), TWO_OF_FOUR]
+
+
+def run(options: Options) -> Iterator[Row]:
+    input_ = natural(min(1 << 26, options.largest))
+    counts = [1 << i for i in range(options.threads.bit_length())]
+    for threads in dict.fromkeys([*counts, options.threads]):
+        use_threads(threads)
+        for case in CASES:
+            goals = {ColdStep: None, WarmStep: None}
+            yield from measure_step(
+                "threads", input_, case, replace(options, threads=threads), goals
+            )
+    use_threads(options.threads)
