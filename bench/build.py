@@ -48,6 +48,7 @@ def yardstick() -> ctypes.CDLL:
     library.yardstick_mask.restype = ctypes.c_bool
     library.yardstick_isa.restype = ctypes.c_char_p
     library.plain_copy.restype = None
+    library.plain_read.restype = ctypes.c_uint64
     library.plain_apply.restype = None
     library.plain_count.restype = ctypes.c_int64
     return library
@@ -60,9 +61,9 @@ def core() -> ctypes.CDLL | None:
     if cmake is None:
         return None
     folder = BUILT / "core"
-    configure = [cmake, "-S", ROOT, "-B", folder]
+    configure = [cmake, "-S", str(ROOT), "-B", str(folder)]
     options = ["-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_POSITION_INDEPENDENT_CODE=ON"]
-    build = [cmake, "--build", folder, "--target", "datasparse", "--parallel"]
+    build = [cmake, "--build", str(folder), "--target", "datasparse", "--parallel"]
     for command in ([*configure, *options], build):
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     includes = [f"-I{ROOT / 'cpp/include'}", f"-I{folder / 'cpp/include'}"]

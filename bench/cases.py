@@ -1,6 +1,7 @@
 """What is pruned in a benchmark: the blocks, and how many of them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 # Added to the level round by round, so that no branch predictor learns an answer.
 JITTER = (0.0, -0.004, 0.003, -0.002, 0.001, -0.003, 0.002)
@@ -29,7 +30,7 @@ class Case:
         return self.zeros_per_block is not None
 
     @property
-    def config(self) -> dict[str, object]:
+    def config(self) -> dict[str, Any]:
         return {"sparse_block_shape": self.block, "zeros_per_block": self.zeros_per_block}
 
     def level_of(self, call: int) -> float:

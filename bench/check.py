@@ -20,7 +20,8 @@ INFINITY = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000, "float
 def _magnitudes(array: np.ndarray, dtype: str) -> np.ndarray:
     """|x| in the type that a block is summed in."""
     if dtype == "bfloat16":
-        return ((array & np.uint16(0x7FFF)).astype(np.uint32) << 16).view(np.float32)
+        bits: np.ndarray = (array & np.uint16(0x7FFF)).astype(np.uint32) << 16
+        return bits.view(np.float32)
     return np.abs(array).astype(np.float64 if dtype == "float64" else np.float32)
 
 
@@ -28,7 +29,8 @@ def _bits(values: np.ndarray, dtype: str) -> np.ndarray:
     """Keys that order as |x| does: the bits without the sign, one and the same for every NaN."""
     integer = np.dtype(f"i{values.itemsize}").type
     keys = np.ascontiguousarray(values).view(integer) & np.iinfo(integer).max
-    return np.minimum(keys, integer(INFINITY[dtype] + 1))
+    clipped: np.ndarray = np.minimum(keys, integer(INFINITY[dtype] + 1))
+    return clipped
 
 
 def keys_of(array: np.ndarray, dtype: str, block: tuple[int, int]) -> np.ndarray:
@@ -98,12 +100,12 @@ def fault(mask: np.ndarray, input_: Input, case: Case, level: float) -> str | No
 
 
 def _fault_within_blocks(mask: np.ndarray, input_: Input, case: Case) -> str | None:
-    width = case.block[1]
+    width, zeros = case.block[1], case.zeros_per_block
     for piece, keys in _chunks(input_, (1, 1)):
         keep = mask[piece].reshape(-1, width)
         keys = keys.reshape(-1, width)
-        if (keep.sum(axis=1, dtype=np.int8) != width - case.zeros_per_block).any():
-            return f"a block has not {case.zeros_per_block} zeros"
+        if (keep.sum(axis=1, dtype=np.int8) != width - (zeros or 0)).any():
+            return f"a block has not {zeros} zeros"
         for i in range(width):
             for j in range(i + 1, width):
                 earlier, later = keys[:, i], keys[:, j]

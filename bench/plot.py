@@ -1,5 +1,6 @@
 """Nanoseconds per element over the size, from the rows of the section `curve`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from bench.report import Row
@@ -16,7 +17,7 @@ LINES = (
 )
 
 
-def plot(rows: list[Row], machine: dict[str, object], path: Path) -> None:
+def plot(rows: list[Row], machine: Mapping[str, object], path: Path) -> None:
     """One panel per dtype, logarithmic on both axes."""
     import matplotlib
 
@@ -44,7 +45,8 @@ def plot(rows: list[Row], machine: dict[str, object], path: Path) -> None:
         panel.grid(True, which="major", alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0][0].set_ylabel("ns per element")
-    panels[0][0].legend(frameon=False)
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(
         f"A mask of single elements on {machine['threads']} threads "
         f"({machine['processor']}, {machine['instruction set']})",

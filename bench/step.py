@@ -1,7 +1,8 @@
 """Times step() on one input, cold and warm, beside the bound and a copy."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import datasparse
 import numpy as np
@@ -12,7 +13,7 @@ from bench.inputs import Input
 from bench.measure import Candidate, Times, time_all
 from bench.options import Options
 from bench.report import Goal, Row, progress
-from bench.yardstick import Bound, Copy
+from bench.yardstick import Bound, Copy, Loop
 
 
 def mask_of(sparsifier: datasparse.DataNormSparsifier, name: str = "w") -> np.ndarray:
@@ -30,7 +31,7 @@ class ColdStep:
 
     def prepare(self, call: int) -> None:
         self.level = self.case.level_of(call)
-        self.sparsifier = None  # before the next one, which takes the same memory
+        self.sparsifier: Any = None  # before the next one, which takes the same memory
         self.sparsifier = datasparse.DataNormSparsifier(
             [("w", self.input.data)], self.level, **self.case.config
         )
@@ -68,6 +69,10 @@ class LevelStep(WarmStep):
         self.sparsifier.data_groups["w"]["sparsity_level"] = self.level
 
 
+# Cold and warm, where nothing is promised.
+NO_GOALS: Mapping[type[ColdStep], float | None] = {ColdStep: None, WarmStep: None}
+
+
 def candidate(step: ColdStep) -> Candidate:
     return Candidate(step.name, step.run, step.prepare, step.check)
 
@@ -78,7 +83,7 @@ def bound_of(input_: Input, case: Case, threads: int) -> Bound:
         return Bound(input_, case, threads, 0, 0.0)
     key = check.cut(input_, case)
     if input_.dtype == "float64":
-        score = np.int64(key).view(np.float64)
+        score: Any = np.int64(key).view(np.float64)
     else:
         score = np.int32(key).view(np.float32)
     if np.isnan(score):  # the check takes all NaN for one; here nothing must lie above
@@ -103,7 +108,7 @@ def bound_candidates(bound: Bound, inside: int) -> list[Candidate]:
         mask = bound.mask.view(np.bool_).reshape(bound.input.array.shape)
         return check.fault_of_threshold(mask, bound.input, bound.case, bound.key)
 
-    def make(loop):
+    def make(loop: Loop) -> Candidate:
         def run(call: int) -> None:
             bound.run(loop, inside)
 
@@ -113,10 +118,11 @@ def bound_candidates(bound: Bound, inside: int) -> list[Candidate]:
 
 
 def copy_candidates(copy: Copy, inside: int) -> list[Candidate]:
-    def make(loop):
+    def make(loop: Loop) -> Candidate:
         return Candidate(f"copy, {loop.name}", lambda call: copy.run(loop, inside), inside=inside)
 
-    return [make(loop) for loop in copy.loops]
+    read = Candidate("reads alone", lambda call: copy.read(inside), inside=inside)
+    return [read, *(make(loop) for loop in copy.loops)]
 
 
 def best_of(times: dict[str, Times], prefix: str) -> tuple[str, Times]:
@@ -137,7 +143,7 @@ def measure_step(
     input_: Input,
     case: Case,
     options: Options,
-    goals: dict[type[ColdStep], float | None],
+    goals: Mapping[type[ColdStep], float | None],
     peers: list[Candidate] | None = None,
     with_copy: bool = True,
 ) -> Iterator[Row]:
@@ -157,7 +163,7 @@ def measure_step(
         candidates += copy_candidates(copy, calls)
     times = time_all(candidates, options.rounds, calls)
 
-    def row(what: str, timed: Times, **more) -> Row:
+    def row(what: str, timed: Times, **more: Any) -> Row:
         return Row(
             section, name, what, timed.median, timed.spread, 1e9 * timed.median / elements,
             right=timed.right, elements=elements, threads=threads, isa=options.isa, **more,
@@ -166,6 +172,8 @@ def measure_step(
     best, fastest = best_of(times, "bound")
     yield row(best, fastest, gigabytes_a_second=bound.bytes_moved / fastest.median / 1e9)
     if copy is not None:
+        reads = times["reads alone"]
+        yield row("reads alone", reads, gigabytes_a_second=copy.source.nbytes / reads.median / 1e9)
         what, timed = best_of(times, "copy")
         yield row(what, timed, gigabytes_a_second=copy.bytes_moved / timed.median / 1e9)
     for kind, goal in goals.items():

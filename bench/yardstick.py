@@ -119,6 +119,13 @@ class Copy:
             ctypes.c_int64(self.source.nbytes), loop.index, loop.threads, repeats,
         )  # fmt: skip
 
+    def read(self, repeats: int = 1) -> None:
+        """Reads the source alone, the least of all."""
+        yardstick().plain_read(
+            ctypes.c_void_p(self.source.ctypes.data),
+            ctypes.c_int64(self.source.nbytes), self.threads, repeats,
+        )  # fmt: skip
+
     @property
     def bytes_moved(self) -> int:
         return 2 * self.source.nbytes

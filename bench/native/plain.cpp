@@ -1,5 +1,6 @@
-// Loops that stand beside the yardstick: a copy, which shows in GB/s what the memory gives, and the
-// least that applying and counting a mask can cost. Plain C++ that compilers vectorise.
+// Loops that stand beside the yardstick: a copy and reads alone, which show in GB/s what the memory
+// gives, and the least that applying and counting a mask can cost. Plain C++ that compilers
+// vectorise.
 
 #include <algorithm>
 #include <cstdint>
@@ -57,6 +58,19 @@ extern "C" void plain_copy(std::uint8_t* target, const std::uint8_t* source, std
     }
     if (streaming != 0) finish_streams();
   }
+}
+
+/// Reads alone: the sum of all bytes, taken as 64-bit integers.
+extern "C" std::uint64_t plain_read(const std::uint8_t* source, std::int64_t bytes, int threads,
+                                    int repeats) {
+  std::uint64_t total = 0;
+  for (int r = 0; r < repeats; ++r) {
+    const auto* const words = reinterpret_cast<const std::uint64_t*>(source);
+#pragma omp parallel for simd schedule(static) num_threads(threads) if (threads > 1) \
+    reduction(+ : total)
+    for (std::int64_t i = 0; i < bytes / 8; ++i) total += words[i];
+  }
+  return total;
 }
 
 /// Zeroes the elements of `width` bytes whose mask byte is 0; the others are 1.

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Iterator
+from typing import Any
 
 import datasparse
 import numpy as np
@@ -26,7 +27,7 @@ class Apply:
         self.attach()
 
     def attach(self) -> None:
-        self.sparsifier = None  # before the next one, which takes the same memory
+        self.sparsifier: Any = None  # before the next one, which takes the same memory
         self.sparsifier = datasparse.DataNormSparsifier([("w", self.data)], 0.5, (1, 1))
         self.sparsifier.step()
 

@@ -17,7 +17,9 @@ TITLE = "Counting zeros"
 SIZES = (1 << 26, 1 << 24, 1 << 20)
 
 
-def counters(mask: np.ndarray, threads: int, inside: int) -> dict[str, tuple[Callable, int]]:
+def counters(
+    mask: np.ndarray, threads: int, inside: int
+) -> dict[str, tuple[Callable[[], int], int]]:
     """Ways to count the zeros, and how often each does so in a call."""
     address, size = ctypes.c_void_p(mask.ctypes.data), ctypes.c_int64(mask.size)
     ways: dict[str, tuple[Callable[[], int], int]] = {

@@ -9,7 +9,7 @@ from bench.inputs import natural
 from bench.options import Options
 from bench.report import Row, progress
 from bench.sections.peers import element_peers
-from bench.step import ColdStep, WarmStep, measure_step
+from bench.step import NO_GOALS, measure_step
 
 TITLE = "Cost per element over the size"
 CASE = Case((1, 1), 0.9)
@@ -44,7 +44,6 @@ def run(options: Options) -> Iterator[Row]:
             if dtype == "float32" and size <= PEERS_UP_TO:
                 peers = element_peers(input_, CASE)[1:]  # those that end with a mask
             rounds = min(options.rounds, 3) if size > 10**8 else options.rounds
-            goals = {ColdStep: None, WarmStep: None}
             yield from measure_step(
-                "curve", input_, CASE, replace(options, rounds=rounds), goals, peers
+                "curve", input_, CASE, replace(options, rounds=rounds), NO_GOALS, peers
             )

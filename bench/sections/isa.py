@@ -12,7 +12,7 @@ from bench.child import run_child
 from bench.inputs import natural
 from bench.options import Options, use_threads
 from bench.report import Row, row_from
-from bench.step import ColdStep, WarmStep, measure_step
+from bench.step import NO_GOALS, measure_step
 
 TITLE = "Instruction sets"
 CASES = [Case((1, 1), 0.5), Case((1, 4), 0.5), Case((4, 4), 0.5), TWO_OF_FOUR]
@@ -30,10 +30,9 @@ def child(options: Options) -> list[Row]:
     """All rows for the instruction set in use."""
     use_threads(options.threads)
     input_ = natural(min(1 << 24, options.largest))
-    rows = []
+    rows: list[Row] = []
     for case in CASES:
-        goals = {ColdStep: None, WarmStep: None}
-        rows += measure_step("isa", input_, case, options, goals, with_copy=False)
+        rows += measure_step("isa", input_, case, options, NO_GOALS, with_copy=False)
     for row in rows:
         row.case += f", {row.isa}"
     return rows

@@ -9,11 +9,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasparse
+
 from bench.adversary import PLANTED
 from bench.cases import HEADLINE, Case
 from bench.child import run_child
 from bench.inputs import HARD, STRIDED, make, natural
-from bench.options import Options, use_threads
+from bench.options import Options
 from bench.report import Goal, Row, progress
 
 TITLE = "Extra memory during a step"
@@ -32,9 +34,7 @@ def resident(key: str) -> int:
 
 def extra_bytes(name: str, dtype: str, elements: int, case: Case, threads: int) -> int:
     """Of the first step of a sparsifier, whose mask is there already."""
-    import datasparse
-
-    use_threads(threads)
+    datasparse.set_num_threads(threads)
     input_ = natural(elements, dtype) if dtype != "float32" else make(name, elements)
     sparsifier = datasparse.DataNormSparsifier([("w", input_.data)], case.level, **case.config)
     sparsifier.apply_mask()  # starts the threads, allocates nothing, and masks nothing yet

@@ -7,7 +7,7 @@ from bench.cases import TWO_OF_FOUR, Case
 from bench.inputs import natural
 from bench.options import Options, use_threads
 from bench.report import Row
-from bench.step import ColdStep, WarmStep, measure_step
+from bench.step import NO_GOALS, measure_step
 
 TITLE = "Threads"
 CASES = [Case((1, 1), 0.5), Case((1, 4), 0.5), Case((4, 4), 0.5), TWO_OF_FOUR]
@@ -19,8 +19,7 @@ def run(options: Options) -> Iterator[Row]:
     for threads in dict.fromkeys([*counts, options.threads]):
         use_threads(threads)
         for case in CASES:
-            goals = {ColdStep: None, WarmStep: None}
-            yield from measure_step(
-                "threads", input_, case, replace(options, threads=threads), goals
-            )
+            alone = replace(options, threads=threads)
+            copy = case is CASES[0]  # once for an input
+            yield from measure_step("threads", input_, case, alone, NO_GOALS, with_copy=copy)
     use_threads(options.threads)
