@@ -112,7 +112,7 @@ def bound_candidates(bound: Bound, inside: int) -> list[Candidate]:
         def run(call: int) -> None:
             bound.run(loop, inside)
 
-        return Candidate(f"bound, {loop.name}", run, inside=inside, check=checked)
+        return Candidate(f"bound, {loop.name}", run, inside=inside, check=checked, check_once=True)
 
     return [make(loop) for loop in bound.loops]
 

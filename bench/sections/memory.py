@@ -57,7 +57,7 @@ def run(options: Options) -> Iterator[Row]:
     jobs = [("Gaussian", "float32", case) for case in HEADLINE]
     jobs += [("Gaussian", dtype, Case((1, 1), 0.5)) for dtype in DTYPES]
     jobs += [(name, "float32", Case((1, 1), 0.5)) for name in [*HARD, *STRIDED, *PLANTED]]
-    for name, dtype, case in jobs:
+    for name, dtype, case in jobs[:: 6 if options.quick else 1]:
         progress(f"[memory] {name} {dtype} {case.name}")
         arguments = [name, dtype, elements, case.block, case.level, case.zeros_per_block]
         extra = run_child("bench.sections.memory", [json.dumps([*arguments, options.threads])])

@@ -135,7 +135,7 @@ def run(options: Options) -> Iterator[Row]:
     full_size = elements == 1 << 24
     for threads in dict.fromkeys((options.threads, 1)):
         use_threads(threads)
-        for case in HEADLINE:
+        for case in HEADLINE[:1] if options.quick else HEADLINE:
             ours = ColdStep(input_, case)
             candidates = [candidate(ours)]
             if case.block == (1, 1):
