@@ -154,7 +154,6 @@ def measure_step(
     progress(f"[{section}] {name}, {threads} thread{'s' if threads > 1 else ''}")
     calls = calls_for(elements)
     bound = bound_of(input_, case, threads)
-    # LevelStep changes no data; the bound is checked before any drift.
     candidates = bound_candidates(bound, calls)
     steps = {kind.name: kind(input_, case) for kind in goals}
     candidates += [candidate(step) for step in steps.values()] + (peers or [])
@@ -162,6 +161,11 @@ def measure_step(
     if copy is not None:
         candidates += copy_candidates(copy, calls)
     times = time_all(candidates, options.rounds, calls)
+    disturbed = sum(timed.disturbed for timed in times.values())
+    if disturbed:
+        progress(
+            f"  other processes disturbed {disturbed} of {calls * options.rounds * len(times)}"
+        )
 
     def row(what: str, timed: Times, **more: Any) -> Row:
         return Row(

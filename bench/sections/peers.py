@@ -144,7 +144,7 @@ def run(options: Options) -> Iterator[Row]:
                 candidates.append(Incumbent(input_, case).candidate())
             if len(candidates) == 1:
                 continue
-            name = f"{input_.name_and_shape}, {case.name}, {threads} threads"
+            name = f"{input_.name_and_shape}, {case.name}, threads: {threads}"
             progress(f"[peers] {name}")
             times = time_all(candidates, options.rounds)
             for what, timed in times.items():
