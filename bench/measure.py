@@ -66,7 +66,6 @@ def time_all(
     for candidate in candidates:  # once to warm up
         candidate.prepare(0)
         candidate.run(0)
-    gc.collect()
     gc.disable()
     try:
         for round_ in range(rounds):
