@@ -1,197 +1,213 @@
-"""Times step() beside its yardstick and its peers, in one process, with every answer checked.
+"""Times step() on one input, cold and warm, beside the bound and a copy."""
 
-    python bench/step.py                         16 Mi elements, all threads
-    python bench/step.py --elements 1048576 --threads 1 --json result.json
-
-Needs torch (pip install 'datasparse[test]') and a C++ compiler for the streaming bound. Times are
-medians; the order of the candidates is shuffled in every round, and the level moves a little from
-round to round, so that no branch predictor learns an answer.
-"""
-
-import argparse
-import json
-import platform
-import random
-import statistics
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import datasparse
 import numpy as np
-import torch
-from bound import Bound
-from torch.ao.pruning._experimental.data_sparsifier import data_norm_sparsifier
 
-ROWS = 1024  # of the matrix; the columns follow from the number of elements
-JITTER = (0.0, -0.004, 0.003, -0.002, 0.001)  # added to the level, round by round
-
-
-@dataclass(frozen=True)
-class Case:
-    block: tuple[int, int]
-    level: float
-    zeros_per_block: int | None = None
-
-    @property
-    def name(self) -> str:
-        if self.zeros_per_block is not None:
-            return f"{self.zeros_per_block}:{self.block[1]}"
-        return f"({self.block[0]},{self.block[1]}) at {self.level}"
-
-    @property
-    def config(self) -> dict[str, object]:
-        return {"sparse_block_shape": self.block, "zeros_per_block": self.zeros_per_block}
-
-    def level_of(self, round_: int) -> float:
-        return self.level if self.level == 1.0 else self.level + JITTER[round_ % len(JITTER)]
+from bench import check
+from bench.cases import Case
+from bench.inputs import Input
+from bench.measure import Candidate, Times, time_all
+from bench.options import Options
+from bench.report import Goal, Row, progress
+from bench.yardstick import Bound, Copy, Loop
 
 
-CASES = [Case(block, level) for block in [(1, 1), (1, 4), (4, 4)] for level in (0.5, 0.9)]
-CASES.append(Case((1, 4), 1.0, zeros_per_block=2))
+def mask_of(sparsifier: datasparse.DataNormSparsifier, name: str = "w") -> np.ndarray:
+    """The mask as NumPy's bools."""
+    return np.asarray(sparsifier.get_mask(name))
 
 
 @dataclass
-class Row:
-    case: str
-    what: str
-    milliseconds: float
-    spread: float  # (slowest - fastest) / median
-    times_bound: float
-    right: bool | None  # None: this candidate gives no mask
+class ColdStep:
+    """A sparsifier that has seen nothing yet, made anew for every call."""
 
+    input: Input
+    case: Case
+    name: str = "step(), cold"
 
-def time_all(candidates: dict[str, Callable[[int], object]], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each candidate, called with the number of the round."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for round_ in range(rounds):
-        for name in random.sample(sorted(candidates), len(candidates)):
-            begin = time.perf_counter()
-            candidates[name](round_)
-            times[name].append(1e3 * (time.perf_counter() - begin))
-    return times
-
-
-def run_case(case: Case, data: np.ndarray, threads: int, rounds: int, slow: bool) -> list[Row]:
-    bound = Bound(data, threads)
-    tensor = torch.from_numpy(data)
-    sparsifier = datasparse.DataNormSparsifier([("w", data)], **case.config)
-    # |x| of the element at which an element-wise selection cuts; any value does for the bound.
-    cut = round(case.level_of(0) * data.size) - 1
-    threshold = float(np.partition(np.abs(data), cut, axis=None)[cut])
-
-    def step(round_: int) -> None:
-        sparsifier.data_groups["w"]["sparsity_level"] = case.level_of(round_)
-        sparsifier.step()
-
-    candidates: dict[str, Callable[[int], object]] = {
-        "bound, ordinary stores": lambda _: bound.ordinary(threshold),
-        "bound, streaming stores": lambda _: bound.streaming(threshold),
-        "copy": lambda _: bound.copy(),
-        "datasparse step()": step,
-    }
-    if case.block == (1, 1):
-
-        def numpy_partition(round_: int) -> np.ndarray:
-            scores = np.abs(data).reshape(-1)
-            k = round(case.level_of(round_) * data.size) - 1
-            return np.abs(data) > np.partition(scores, k)[k]
-
-        def torch_kthvalue(round_: int) -> torch.Tensor:
-            scores = tensor.abs()
-            k = round(case.level_of(round_) * data.size)
-            return scores > scores.flatten().kthvalue(k).values
-
-        candidates |= {"numpy.partition": numpy_partition, "torch.kthvalue": torch_kthvalue}
-    if slow:
-        incumbent = data_norm_sparsifier.DataNormSparsifier(
-            [("w", tensor)], case.level, case.block, case.zeros_per_block
+    def prepare(self, call: int) -> None:
+        self.level = self.case.level_of(call)
+        self.sparsifier: Any = None  # before the next one, which takes the same memory
+        self.sparsifier = datasparse.DataNormSparsifier(
+            [("w", self.input.data)], self.level, **self.case.config
         )
 
-        def incumbent_step(round_: int) -> None:
-            incumbent.data_groups["w"]["sparsity_level"] = case.level_of(round_)
-            incumbent.step()
+    def run(self, call: int) -> None:
+        self.sparsifier.step()
 
-        candidates["PyTorch's DataNormSparsifier"] = incumbent_step
+    def check(self, call: int) -> str | None:
+        return check.fault(mask_of(self.sparsifier), self.input, self.case, self.level)
 
-    for candidate in candidates.values():  # once to warm up, and for the answers
-        candidate(0)
-    mask = sparsifier.get_mask("w").copy()
-    right: dict[str, bool] = {}
-    if slow:
-        right["datasparse step()"] = bool((incumbent.get_mask("w").bool().numpy() == mask).all())
-    if case.block == (1, 1):
-        for peer in ("numpy.partition", "torch.kthvalue"):
-            right[peer] = bool((np.asarray(candidates[peer](0)) == mask).all())
-        right["bound, ordinary stores"] = bool((bound.mask == mask).all())
-        right.setdefault("datasparse step()", right["numpy.partition"])
 
-    times = time_all(candidates, rounds)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    best = min(medians["bound, ordinary stores"], medians["bound, streaming stores"])
-    return [
-        Row(
-            case.name,
-            name,
-            medians[name],
-            (max(values) - min(values)) / medians[name],
-            medians[name] / best,
-            right.get(name),
+class WarmStep(ColdStep):
+    """The next step of the same sparsifier, whose data have changed a bit."""
+
+    name = "step(), data moved"
+
+    def __init__(self, input_: Input, case: Case) -> None:
+        super().__init__(input_, case, self.name)
+        super().prepare(0)
+        self.sparsifier.step()
+
+    def prepare(self, call: int) -> None:
+        self.input.drift(call)
+
+
+class LevelStep(WarmStep):
+    """The next step of the same sparsifier, whose level has moved by 0.01."""
+
+    name = "step(), level moved"
+    up = False
+
+    def prepare(self, call: int) -> None:
+        self.up = not self.up
+        self.level = self.case.level + (0.01 if self.up else 0.0)
+        self.sparsifier.data_groups["w"]["sparsity_level"] = self.level
+
+
+# Cold and warm, where nothing is promised.
+NO_GOALS: Mapping[type[ColdStep], float | None] = {ColdStep: None, WarmStep: None}
+
+
+def candidate(step: ColdStep) -> Candidate:
+    return Candidate(step.name, step.run, step.prepare, step.check)
+
+
+def bound_of(input_: Input, case: Case, threads: int) -> Bound:
+    """A bound with the threshold of the case's level."""
+    if case.is_n_of_m:
+        return Bound(input_, case, threads, 0, 0.0)
+    key = check.cut(input_, case)
+    if input_.dtype == "float64":
+        score: Any = np.int64(key).view(np.float64)
+    else:
+        score = np.int32(key).view(np.float32)
+    if np.isnan(score):  # the check takes all NaN for one; here nothing must lie above
+        key = np.iinfo(f"i{input_.array.itemsize}").max
+    return Bound(input_, case, threads, int(key), float(largest_sum(score, case.block)))
+
+
+def largest_sum(score: np.floating, block: tuple[int, int]) -> np.floating:
+    """The largest sum over a block whose mean is not above the score."""
+    count = score.dtype.type(block[0] * block[1])
+    if not np.isfinite(score):
+        return score
+    total = score * count
+    above = np.nextafter(total, score.dtype.type(np.inf))
+    while np.isfinite(above) and above / count <= score:  # where denormals round
+        total, above = above, np.nextafter(above, score.dtype.type(np.inf))
+    return total
+
+
+def bound_candidates(bound: Bound, inside: int) -> list[Candidate]:
+    def checked(call: int) -> str | None:
+        mask = bound.mask.view(np.bool_).reshape(bound.input.array.shape)
+        return check.fault_of_threshold(mask, bound.input, bound.case, bound.key)
+
+    def make(loop: Loop) -> Candidate:
+        def run(call: int) -> None:
+            bound.run(loop, inside)
+
+        return Candidate(f"bound, {loop.name}", run, inside=inside, check=checked, check_once=True)
+
+    return [make(loop) for loop in bound.loops]
+
+
+def copy_candidates(copy: Copy, inside: int) -> list[Candidate]:
+    def make(loop: Loop) -> Candidate:
+        return Candidate(f"copy, {loop.name}", lambda call: copy.run(loop, inside), inside=inside)
+
+    read = Candidate("reads alone", lambda call: copy.read(inside), inside=inside)
+    return [read, *(make(loop) for loop in copy.loops)]
+
+
+def best_of(times: dict[str, Times], prefix: str) -> tuple[str, Times]:
+    """The fastest of the candidates whose names begin so."""
+    return min(
+        ((name, time) for name, time in times.items() if name.startswith(prefix)),
+        key=lambda item: item[1].median,
+    )
+
+
+def calls_for(elements: int) -> int:
+    """More calls a round where one is short."""
+    return max(1, min(40, (1 << 21) // elements))
+
+
+def measure_step(
+    section: str,
+    input_: Input,
+    case: Case,
+    options: Options,
+    goals: Mapping[type[ColdStep], float | None],
+    peers: list[Candidate] | None = None,
+    with_copy: bool = True,
+) -> Iterator[Row]:
+    """Rows for the best bound, the best copy, each kind of step in `goals`, and the peers."""
+    elements = input_.array.size
+    threads = options.threads
+    name = f"{input_.name_and_shape}, {case.name}"
+    progress(f"[{section}] {name}, {threads} thread{'s' if threads > 1 else ''}")
+    calls = calls_for(elements)
+    bound = bound_of(input_, case, threads)
+    candidates = bound_candidates(bound, calls)
+    steps = {kind.name: kind(input_, case) for kind in goals}
+    candidates += [candidate(step) for step in steps.values()] + (peers or [])
+    copy = Copy(input_.array, threads) if with_copy else None
+    if copy is not None:
+        candidates += copy_candidates(copy, calls)
+    times = time_all(candidates, options.rounds, calls)
+    disturbed = sum(timed.disturbed for timed in times.values())
+    if disturbed:
+        progress(
+            f"  other processes disturbed {disturbed} of {calls * options.rounds * len(times)}"
         )
-        for name, values in times.items()
-    ]
+
+    def row(what: str, timed: Times, **more: Any) -> Row:
+        return Row(
+            section, name, what, timed.median, timed.spread, 1e9 * timed.median / elements,
+            right=timed.right, elements=elements, threads=threads, isa=options.isa, **more,
+        )  # fmt: skip
+
+    best, fastest = best_of(times, "bound")
+    yield row(best, fastest, gigabytes_a_second=bound.bytes_moved / fastest.median / 1e9)
+    if copy is not None:
+        reads = times["reads alone"]
+        yield row("reads alone", reads, gigabytes_a_second=copy.source.nbytes / reads.median / 1e9)
+        what, timed = best_of(times, "copy")
+        yield row(what, timed, gigabytes_a_second=copy.bytes_moved / timed.median / 1e9)
+    for kind, goal in goals.items():
+        timed = times[kind.name]
+        for fault in timed.faults:
+            progress(f"WRONG: {name}, {kind.name}: {fault}")
+        ratio = timed.median / fastest.median
+        yield row(kind.name, timed, value=ratio, goal=None if goal is None else Goal(goal))
+    for peer in peers or []:
+        timed = times[peer.name]
+        yield row(peer.name, timed, value=timed.median / fastest.median)
 
 
-def gigabytes_per_second(row: Row, elements: int) -> str:
-    """What a bound or a copy moves; it shows whether the yardstick itself is slow."""
-    if row.what == "copy":
-        return f"{8 * elements / row.milliseconds / 1e6:.1f}"
-    if row.what.startswith("bound"):
-        return f"{5 * elements / row.milliseconds / 1e6:.1f}"
-    return ""
-
-
-def print_table(rows: list[Row], elements: int) -> None:
-    print("| case | what | ms | spread | x bound | GB/s | answer |")
-    print("|---|---|---:|---:|---:|---:|---|")
-    for row in rows:
-        answer = {None: "", True: "right", False: "WRONG"}[row.right]
-        print(
-            f"| {row.case} | {row.what} | {row.milliseconds:.2f} | {row.spread:.0%} "
-            f"| {row.times_bound:.2f} | {gigabytes_per_second(row, elements)} | {answer} |"
-        )
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--elements", type=int, default=1 << 24, help="a multiple of 65536")
-    parser.add_argument("--threads", type=int, default=datasparse.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--fast", action="store_true", help="leave PyTorch's sparsifier out")
-    parser.add_argument("--json", help="write the rows to this file too")
-    arguments = parser.parse_args()
-    if arguments.elements < 65536 or arguments.elements % 65536:
-        parser.error("--elements must be a multiple of 65536")
-
-    torch.set_num_threads(arguments.threads)
-    datasparse.set_num_threads(arguments.threads)
-    rng = np.random.default_rng(0)
-    data = rng.standard_normal((ROWS, arguments.elements // ROWS), dtype=np.float32)
-    info = datasparse.runtime_info() | {"processor": platform.processor() or platform.machine()}
-    print(f"{arguments.elements} float32 elements; {info}\n")
-    rows = []
-    for case in CASES:
-        rows += run_case(case, data, arguments.threads, arguments.rounds, not arguments.fast)
-    print_table(rows, arguments.elements)
-    if arguments.json:
-        summary = {"elements": arguments.elements, "info": info}
-        Path(arguments.json).write_text(
-            json.dumps(summary | {"rows": [asdict(row) for row in rows]}, indent=1)
-        )
-    return 1 if any(row.right is False for row in rows) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def rows_of(
+    section: str,
+    name: str,
+    candidates: list[Candidate],
+    options: Options,
+    calls: int,
+    elements: int,
+    bytes_moved: int,
+) -> Iterator[Row]:
+    """Rows for candidates that all do the same, one of which is called the bound."""
+    times = time_all(candidates, options.rounds, calls)
+    for what, timed in times.items():
+        for fault in timed.faults:
+            progress(f"WRONG: {name}, {what}: {fault}")
+        ratio = None if what == "bound" else timed.median / times["bound"].median
+        yield Row(
+            section, name, what, timed.median, timed.spread, 1e9 * timed.median / elements,
+            bytes_moved / timed.median / 1e9, ratio, right=timed.right, elements=elements,
+            threads=options.threads, isa=options.isa,
+        )  # fmt: skip

@@ -1,0 +1,94 @@
+"""A scheduler's step for ten thousand groups: an override in Python, and a built-in schedule."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import datasparse
+import numpy as np
+
+from bench.measure import Candidate, time_all
+from bench.options import Options
+from bench.report import Goal, Row, progress
+
+TITLE = "A scheduler's step for 10,000 groups"
+GROUPS = 10_000
+LEVEL = 0.5
+
+
+class Halving(datasparse.BaseDataScheduler):
+    """Halves the level at every step, as in the first description of the interface."""
+
+    def __init__(self, data_sparsifier: datasparse.BaseDataSparsifier) -> None:
+        super().__init__(data_sparsifier=data_sparsifier, schedule_param="sparsity_level")
+
+    def get_schedule_param(self) -> dict[str, float]:
+        if self.last_epoch > 0:
+            return {
+                name: config["sparsity_level"] * 0.5
+                for name, config in self.data_sparsifier.data_groups.items()
+            }
+        return self.base_param
+
+
+class Stepping:
+    """A scheduler with all its groups, made anew for every call."""
+
+    def __init__(self, groups: int) -> None:
+        self.groups = [(f"group{i}", np.zeros(4, np.float32)) for i in range(groups)]
+
+    def prepare(self, call: int) -> None:
+        self.scheduler: Any = None
+        self.sparsifier = datasparse.DataNormSparsifier(self.groups, LEVEL, (1, 1))
+        self.scheduler = self.make()
+        self.sparsifier.step()  # it warns of a step before this one
+
+    def make(self) -> Any:
+        return Halving(self.sparsifier)
+
+    def run(self, call: int) -> None:
+        self.scheduler.step()
+
+    def expected(self) -> float:
+        return 0.5 * LEVEL
+
+    def check(self, call: int) -> str | None:
+        values = set(self.scheduler.get_last_param().values())
+        right = values == {self.expected()}
+        return None if right else f"the levels are {sorted(values)[:3]}, not {self.expected()}"
+
+
+class BuiltIn(Stepping):
+    """A schedule of the library's own."""
+
+    def make(self) -> Any:
+        # Any: a build from before schedules has neither.
+        package: Any = datasparse
+        self.schedule = package.schedules.Polynomial(final=0.9, end=100)
+        return package.DataScheduler(self.sparsifier, "sparsity_level", self.schedule)
+
+    def expected(self) -> float:
+        return float(self.schedule(1, LEVEL))
+
+
+def run(options: Options) -> Iterator[Row]:
+    groups = min(GROUPS, options.largest)
+    ways = {"the first description's override in Python": (Stepping(groups), 1.0)}
+    built_in = BuiltIn(groups)
+    try:
+        built_in.prepare(0)
+        ways["a built-in schedule"] = (built_in, 0.2)
+    except AttributeError as error:
+        progress(f"No row for a built-in schedule: {error}")
+    progress("[schedulers]")
+    candidates = [
+        Candidate(what, way.run, way.prepare, way.check) for what, (way, _) in ways.items()
+    ]
+    for what, timed in time_all(candidates, options.rounds).items():
+        for fault in timed.faults:
+            progress(f"WRONG: {what}: {fault}")
+        yield Row(
+            "schedulers", f"{groups} groups", what, timed.median, timed.spread,
+            value=1e6 * timed.median / groups, unit="µs a group",
+            goal=Goal(ways[what][1]) if groups == GROUPS else None,
+            right=timed.right, threads=options.threads, isa=options.isa,
+        )  # fmt: skip
