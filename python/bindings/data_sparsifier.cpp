@@ -232,6 +232,21 @@ void finish_init(const py::object& self, const py::object& data_list) {
 }
 
 void register_data_sparsifier(py::module_& module) {
+  module.def(
+      "require_known_keys",
+      [](const std::string& name, const py::object& config, const std::vector<std::string>& known) {
+        datasparse::require_known_keys(to_param_map(config, name), known, name);
+      },
+      py::arg("name"), py::arg("config"), py::arg("known"),
+      R"(For a check_config() that accepts no keys but its own: TypeError for any other.
+
+name, config: as check_config() gets them.
+known: the keys, several str.
+
+>>> require_known_keys("emb", {"treshold": 0.5}, ["threshold"])
+Traceback (most recent call last):
+TypeError: unknown config key 'treshold' of 'emb'; did you mean 'threshold'?)");
+
   using Trampoline = PySparsifier<BaseDataSparsifier>;
   py::class_<BaseDataSparsifier, Trampoline, py::smart_holder> cls(
       module, "BaseDataSparsifier",
