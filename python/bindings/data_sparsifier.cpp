@@ -23,12 +23,6 @@ namespace {
 
 using SelfSparsifier = Self<BaseDataSparsifier>;
 
-PySparsifierSide& side_of(const SelfSparsifier& self) {
-  auto* const side = dynamic_cast<PySparsifierSide*>(&*self);
-  if (side == nullptr) throw datasparse::TypeError("this sparsifier was not made in Python");
-  return *side;
-}
-
 /// A group's source, null where it was squashed, and its mask; both of the same moment, so that a
 /// mask object made from them stays right while another thread replaces the group.
 std::pair<std::shared_ptr<PySource>, datasparse::Mask> source_and_mask(const SelfSparsifier& self,
@@ -259,6 +253,7 @@ A step is a transaction: if anything raises, an override among it, every mask is
 are thread-safe; from inside an override, reading is allowed and changing groups is a RuntimeError.)",
       collected<BaseDataSparsifier, SparsifierAccess>());
 
+  def_construct_empty<BaseDataSparsifier>(cls);
   cls.def(py::init(
       [](const py::dict& defaults) { return new Trampoline(to_param_map(defaults, "")); }));
   const py::object construct = cls.attr("__init__");
@@ -381,7 +376,6 @@ attached, unless none is. ValueError, naming the entry, if anything does not fit
           "How often step() has succeeded.")
       .def("__reduce__",
            [](const SelfSparsifier& self) { return reduce(self.handle(), full_state(self)); })
-      .def("_construct_empty", [construct](const py::object& self) { construct(self, py::dict()); })
       .def("__repr__", [](const SelfSparsifier& self) {
         return class_name(self.handle()) + "(" +
                std::string(py::repr(py::cast(

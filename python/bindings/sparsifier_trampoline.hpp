@@ -14,6 +14,7 @@
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/data_sparsifier.hpp"
 #include "datasparse/error.hpp"
+#include "gil.hpp"
 #include "override.hpp"
 #include "params.hpp"
 #include "self.hpp"
@@ -150,6 +151,52 @@ struct SparsifierAccess {
     side->squashed_masks.clear();
   }
 };
+
+/// The Python side of a sparsifier; TypeError for one that C++ has made.
+template <class T>
+PySparsifierSide& side_of(const Self<T>& self) {
+  auto* const side = dynamic_cast<PySparsifierSide*>(&*self);
+  if (side == nullptr) throw datasparse::TypeError("this sparsifier was not made in Python");
+  return *side;
+}
+
+/// Binds the making of an empty T, which copies and pickles fill. Before any other py::init.
+template <class T, class Class>
+void def_construct_empty(Class& cls) {
+  cls.def(pybind11::init([] { return new PySparsifier<T>(); }));
+  const pybind11::object construct = cls.attr("__init__");
+  cls.def("_construct_empty", [construct](const pybind11::object& self) { construct(self); });
+}
+
+/// Binds what every T with a rule of its own has beside its __init__: update_mask() and
+/// check_config(), which overrides in Python reach by super().
+template <class T, class Class>
+void def_sparsifier(Class& cls, const char* update_mask_doc, const char* check_config_doc) {
+  def_construct_empty<T>(cls);
+  cls.def(
+      "update_mask",
+      [](const Self<T>& self, const Name& name, const pybind11::object& data,
+         const pybind11::kwargs& config) {
+        const auto source = make_source(data, name, nullptr);
+        const datasparse::Pin pin(*source);
+        const datasparse::ParamMap given = to_param_map(config, name);
+        auto& side = side_of(self);
+        without_gil([&] {
+          side.run_as_update([&] {
+            datasparse::ParamMap complete = self->config(name);
+            complete.update(given);
+            self->T::update_mask(name, pin.view(), complete);
+          });
+        });
+      },
+      pybind11::arg("name"), pybind11::arg("data"), update_mask_doc);
+  cls.def(
+      "check_config",
+      [](const Self<T>& self, const Name& name, const pybind11::object& config) {
+        self->T::check_config(name, to_param_map(config, name));
+      },
+      pybind11::arg("name"), pybind11::arg("config"), check_config_doc);
+}
 
 /// What every sparsifier's __init__ does once its overrides can be reached.
 void finish_init(const pybind11::object& self, const pybind11::object& data_list);
