@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import reference
 import torch
-from conftest import as_numpy
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -28,6 +27,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from support import as_numpy
 from torch import nn
 
 # --- the model ------------------------------------------------------------------------------------
