@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from support import HALF
+from support import HALF, LAYOUTS
 from torch.ao.pruning._experimental import data_sparsifier as incumbent
 
 BLOCK_SHAPES = (
@@ -581,27 +581,6 @@ def test_wrong_out_is_refused_untouched(out, error):
     with pytest.raises(error, match="out"):
         datasparse.block_mask(np.ones((5, 8)), out=out, **HALF)
     assert np.array_equal(out, before)
-
-
-def misaligned_field(values):
-    """The same values as a field of a packed record array: 5, 3 or 9 bytes from one to the next."""
-    records = np.zeros(values.shape, dtype=[("tag", np.uint8), ("value", values.dtype)])
-    records["value"] = values
-    return records["value"]
-
-
-LAYOUTS = {
-    "Fortran order": np.asfortranarray,
-    "transpose of a transpose": lambda a: np.ascontiguousarray(a.T).T,
-    "every second column": lambda a: np.repeat(a, 2, axis=1)[:, ::2],
-    "every third row": lambda a: np.repeat(a, 3, axis=0)[::3],
-    "both axes strided": lambda a: np.repeat(np.repeat(a, 2, axis=0), 3, axis=1)[::2, ::3],
-    "columns backwards": lambda a: np.ascontiguousarray(a[:, ::-1])[:, ::-1],
-    "rows backwards": lambda a: np.ascontiguousarray(a[::-1])[::-1],
-    "both backwards": lambda a: np.ascontiguousarray(a[::-1, ::-1])[::-1, ::-1],
-    "misaligned field": misaligned_field,
-    "window of a larger array": lambda a: np.pad(a, ((3, 2), (1, 4)))[3:-2, 1:-4],
-}
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

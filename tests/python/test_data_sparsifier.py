@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from support import HALF, as_numpy
+from support import HALF, LAYOUTS, as_numpy
 from torch import nn
 from torch.ao.pruning._experimental import data_sparsifier as incumbent
 
@@ -57,19 +57,6 @@ class OldDLPack(DLPackOnly):
         return self._array.__dlpack__()
 
 
-def packed_records(array):
-    records = np.zeros(array.shape, dtype=[("tag", np.uint8), ("value", array.dtype)])
-    records["value"] = array
-    return records["value"]
-
-
-NUMPY_LAYOUTS = {
-    "C order": np.ascontiguousarray,
-    "Fortran order": np.asfortranarray,
-    "strided": lambda a: np.repeat(np.repeat(a, 2, axis=0), 3, axis=1)[::2, ::3],
-    "backwards": lambda a: np.ascontiguousarray(a[::-1, ::-1])[::-1, ::-1],
-    "misaligned field": packed_records,
-}
 TORCH_KINDS = {
     "tensor": lambda t: t,
     "transposed tensor": lambda t: t.t().contiguous().t(),
@@ -85,7 +72,7 @@ TORCH_DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 def kinds_of_data():
     """One parameter for each kind of data: a function from a generator to the data."""
-    for layout, arrange in NUMPY_LAYOUTS.items():
+    for layout, arrange in LAYOUTS.items():
         for dtype in (np.float16, np.float32, np.float64):
             yield pytest.param(
                 lambda rng, arrange=arrange, dtype=dtype: arrange(values(rng, dtype=dtype)),

@@ -305,16 +305,6 @@ def test_initial_step_that_is_refused_leaves_the_sparsifier_as_before(two_groups
     assert observe(two_groups) == before
 
 
-@pytest.mark.parametrize("bad", [5, 1.5, -1])
-def test_out_of_range_zeros_per_block_from_a_scheduler(two_groups, observe, bad):
-    """returns ... an out-of-range value | the exception with the group and value named"""
-    scheduler = Scheduled(two_groups, lambda self: {"emb": 2, "head": bad}, "zeros_per_block")
-    error = refused(scheduler, ValueError, observe)
-    assert "zeros_per_block" in str(error)
-    assert "'head'" in str(error)
-    assert str(bad) in str(error)
-
-
 # --- row 2: unknown keys --------------------------------------------------------------------------
 
 

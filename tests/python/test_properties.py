@@ -10,6 +10,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from support import LAYOUTS
 
 LEVELS = st.one_of(
     st.floats(0, 1), st.sampled_from([0.0, 0.25, 0.5, 1 / 3, 0.9, 1.0]), st.integers(0, 1)
@@ -195,13 +196,6 @@ def test_callers_flush_setting_is_put_back(threads, flush):
         datasparse.DataNormSparsifier([("data", data)]).step()
         flushed_after = bool((tiny * np.float32(1) == 0)[0])
     assert flushed_before is flushed_after is flush
-
-
-LAYOUTS = {
-    "Fortran": np.asfortranarray,
-    "strided": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
-    "backwards": lambda a: np.ascontiguousarray(a[::-1, ::-1])[::-1, ::-1],
-}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())

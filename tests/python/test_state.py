@@ -553,15 +553,6 @@ def test_mask_bits_beyond_the_last_element(pair, name, used):
         assert name in pair.refuses("sparsifier", damaged)
 
 
-def test_a_good_entry_before_a_bad_one_is_not_kept(pair):
-    """Defaults, counters and the first group come before the last group, which is the bad one."""
-    last = list(pair.states["sparsifier"]["data_groups"])[-1]
-    state = replaced(pair.states["sparsifier"], ("data_groups", last, "mask"), b"")
-    pair.refuses("sparsifier", state, match=last)
-    bad_last = replaced(pair.states["scheduler"], ("last_param", "a.b"), 2.0)
-    pair.refuses("scheduler", bad_last, match=r"'a\.b'")
-
-
 @PARTS
 @pytest.mark.parametrize("state", [None, (), [], "state", 3, b"state", {}], ids=repr)
 def test_what_is_no_state_at_all(pair, part, state):

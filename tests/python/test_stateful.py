@@ -744,17 +744,9 @@ class Machine(RuleBasedStateMachine):
             assert entry["mask"] == bits
 
 
-def check(sequences):
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("sequences", [300, pytest.param(2000, marks=pytest.mark.full)])
+def test_random_sequences_of_calls(sequences):
     run_state_machine_as_test(
         Machine, settings=settings(max_examples=sequences, stateful_step_count=60)
     )
-
-
-def test_random_sequences_of_calls():
-    check(300)
-
-
-@pytest.mark.full
-@pytest.mark.timeout(3600)
-def test_2000_random_sequences_of_calls():
-    check(2000)

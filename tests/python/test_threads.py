@@ -114,6 +114,9 @@ class Levels(datasparse.BaseDataScheduler):
 # --- steps ----------------------------------------------------------------------------------------
 
 
+FULL_500 = pytest.param(500, marks=pytest.mark.full)
+
+
 def eight_sparsifiers():
     """Of all kinds, each with data of its own, and the masks that one thread gets."""
     made, expected = [], []
@@ -132,7 +135,8 @@ def eight_sparsifiers():
     return made, expected
 
 
-def check_eight_sparsifiers(steps):
+@pytest.mark.parametrize("steps", [40, FULL_500])
+def test_eight_threads_step_different_sparsifiers(steps):
     made, expected = eight_sparsifiers()
     run_together(*(repeat(steps, sparsifier.step) for sparsifier in made))
     for sparsifier, masks in zip(made, expected, strict=True):
@@ -141,7 +145,9 @@ def check_eight_sparsifiers(steps):
             np.testing.assert_array_equal(as_numpy(sparsifier.get_mask(name)), mask)
 
 
-def check_one_sparsifier(kind, steps):
+@pytest.mark.parametrize("steps", [40, FULL_500])
+@pytest.mark.parametrize("kind", [datasparse.DataNormSparsifier, Override, Custom])
+def test_eight_threads_step_one_sparsifier(kind, steps):
     made, expected = eight_sparsifiers()
     index = [type(sparsifier) for sparsifier in made].index(kind)
     sparsifier = made[index]
@@ -151,29 +157,6 @@ def check_one_sparsifier(kind, steps):
         np.testing.assert_array_equal(as_numpy(sparsifier.get_mask(name)), mask)
     if kind is Override:
         assert sparsifier.calls == 2 * 8 * steps
-
-
-KINDS = pytest.mark.parametrize("kind", [datasparse.DataNormSparsifier, Override, Custom])
-
-
-def test_eight_threads_step_different_sparsifiers():
-    check_eight_sparsifiers(40)
-
-
-@pytest.mark.full
-def test_eight_threads_step_different_sparsifiers_500_times():
-    check_eight_sparsifiers(500)
-
-
-@KINDS
-def test_eight_threads_step_one_sparsifier(kind):
-    check_one_sparsifier(kind, 40)
-
-
-@pytest.mark.full
-@KINDS
-def test_eight_threads_step_one_sparsifier_500_times(kind):
-    check_one_sparsifier(kind, 500)
 
 
 def test_large_and_small_steps_together():
@@ -490,7 +473,8 @@ def test_calls_about_all_groups_while_some_come_and_go(hasty, read):
 # --- schedulers -----------------------------------------------------------------------------------
 
 
-def check_four_threads_step_one_scheduler(steps):
+@pytest.mark.parametrize("steps", [250, pytest.param(5000, marks=pytest.mark.full)])
+def test_four_threads_step_one_scheduler(steps):
     sparsifier = datasparse.DataNormSparsifier([("a", values(0)), ("b", values(1))])
     sparsifier.step()
     scheduler = Levels(sparsifier)
@@ -500,15 +484,6 @@ def check_four_threads_step_one_scheduler(steps):
     level = LEVELS[4 * steps % 3]
     assert scheduler.get_last_param() == {"a": level, "b": level}
     assert sparsifier.data_groups["b"]["sparsity_level"] == level
-
-
-def test_four_threads_step_one_scheduler():
-    check_four_threads_step_one_scheduler(250)
-
-
-@pytest.mark.full
-def test_four_threads_step_one_scheduler_5000_times():
-    check_four_threads_step_one_scheduler(5000)
 
 
 def test_values_are_neither_lost_nor_doubled():
