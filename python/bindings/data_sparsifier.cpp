@@ -23,6 +23,14 @@ namespace {
 
 using SelfSparsifier = Self<BaseDataSparsifier>;
 
+/// A sparsifier in C++ needs an update_mask() only. Bound to Python, it must not be taken for one
+/// that computes all masks together: they would stay as they are, without a word.
+struct UpdateMaskAlone : BaseDataSparsifier {
+  void update_mask(const std::string&, const datasparse::ArrayView&, const ParamMap&) override {}
+};
+static_assert(PySparsifier<UpdateMaskAlone>::updates_in_turn());
+static_assert(!PySparsifier<datasparse::DataNormSparsifier>::updates_in_turn());
+
 /// A group's source, null where it was squashed, and its mask; both of the same moment, so that a
 /// mask object made from them stays right while another thread replaces the group.
 std::pair<std::shared_ptr<PySource>, datasparse::Mask> source_and_mask(const SelfSparsifier& self,

@@ -63,6 +63,13 @@ class PySparsifier : public Base,
     Base::restore(state, std::move(sources));
   }
 
+  /// A class without an update_masks() of its own is updated group by group, as an override is.
+  static constexpr bool updates_in_turn() {
+    using Inherited =
+        void (datasparse::BaseDataSparsifier::*)(const std::vector<typename Base::Update>&);
+    return std::is_same_v<decltype(&PySparsifier::update_masks), Inherited>;
+  }
+
   static constexpr bool is_abstract = std::is_same_v<Base, datasparse::BaseDataSparsifier>;
 
   void update_mask(const std::string& name, const datasparse::ArrayView& data,
@@ -106,13 +113,7 @@ class PySparsifier : public Base,
     check_config_overridden_ = static_cast<bool>(override_of("check_config"));
   }
 
-  /// A class without an update_masks() of its own is updated group by group, as an override is.
-  bool is_overridden() const override {
-    using Inherited =
-        void (datasparse::BaseDataSparsifier::*)(const std::vector<typename Base::Update>&);
-    constexpr bool in_turn = std::is_same_v<decltype(&PySparsifier::update_masks), Inherited>;
-    return in_turn || update_mask_overridden_;
-  }
+  bool is_overridden() const override { return updates_in_turn() || update_mask_overridden_; }
 
   void access_data(const std::function<void()>& work) const override {
     const pybind11::gil_scoped_acquire gil;
