@@ -541,7 +541,7 @@ def test_array_whose_dtype_becomes_another_float():
 # --- memory that changes while a step runs --------------------------------------------------------
 
 
-@pytest.mark.parametrize("make_data", [nn.Parameter, nn.Embedding.from_pretrained])
+@pytest.mark.parametrize("make_data", [torch.clone, nn.Parameter, nn.Embedding.from_pretrained])
 def test_memory_replaced_by_another_thread_during_steps(make_data):
     """Each mask is that of one of the values, never of a mixture, and nothing crashes."""
     shape = (400, 500)  # large enough for a step to meet a replacement
