@@ -84,6 +84,7 @@ def observe(sparsifier, scheduler=None):
         "config": {name: dict(config) for name, config in sparsifier.data_groups.items()},
         "masks": {name: as_numpy(sparsifier.get_mask(name)).tolist()
                   for name in sparsifier.data_groups},
+        "state": {name: dict(state) for name, state in sparsifier.state.items()},
         "step_count": sparsifier.step_count,
         "enable_mask_update": sparsifier.enable_mask_update,
     }  # fmt: skip

@@ -503,12 +503,13 @@ def test_data_that_became_unsupported_are_refused_at_the_next_step(observe, spoi
 
 
 class FailsAtHead(datasparse.BaseDataSparsifier):
-    """Clears the first mask, then raises at the second group (and clears that one first)."""
+    """Clears masks and writes states, then raises at the second group."""
 
     error = ZeroDivisionError("mine")
     replaces = False
 
     def update_mask(self, name, data, **config):
+        self.state[name]["lost"] = 1
         if isinstance(data, torch.Tensor) and self.replaces:
             self.get_mask(name).data = torch.zeros(data.shape)
         else:

@@ -345,6 +345,7 @@ class Pair:
         self.sparsifier.state["emb"]["seen"] = 4
         self.sparsifier.defaults["sparsity_level"] = 0.875
         self.sparsifier.step()
+        self.sparsifier.enable_mask_update = False
         self.emb += 1
 
     def everything(self):
