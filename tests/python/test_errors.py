@@ -203,7 +203,9 @@ def test_get_schedule_param_raises(two_groups, observe, mine):
     def fail(scheduler):
         raise mine
 
-    assert refused(Scheduled(two_groups, fail), type(mine), observe) is mine
+    scheduler = Scheduled(two_groups, fail)
+    two_groups.add_data("late", ramp())  # it would enter base_param
+    assert refused(scheduler, type(mine), observe) is mine
 
 
 def test_get_schedule_param_raises_after_it_wrote_config_of_its_own(two_groups):
