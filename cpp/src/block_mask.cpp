@@ -73,11 +73,9 @@ bool BlockSpec::set(const std::string& key, const ParamValue& value, const std::
 BlockSpec BlockSpec::from_config(const ParamMap& config, const std::string& group) {
   BlockSpec spec;
   for (const auto& [key, value] : config) {
-    if (spec.set(key, value, group)) continue;
-    std::vector<std::string> known;
-    for (const auto& item : BlockSpec().to_config()) known.push_back(item.first);
-    throw TypeError("unknown config key '" + key + "'" +
-                    (group.empty() ? "" : " of '" + group + "'") + did_you_mean(key, known));
+    if (!spec.set(key, value, group)) {
+      require_known_keys(config, BlockSpec().to_config().keys(), group);
+    }
   }
   spec.check(group);
   return spec;

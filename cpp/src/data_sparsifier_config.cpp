@@ -67,9 +67,7 @@ std::vector<std::string> BaseDataSparsifier::known_params() const {
   const Entry entry(*this, Entry::reads, "known_params()");
   ParamMap known = impl_->defaults;
   for (const auto& group : impl_->groups) known.update(group->config.written);
-  std::vector<std::string> keys;
-  for (const auto& item : known) keys.push_back(item.first);
-  return keys;
+  return known.keys();
 }
 
 // --- writing ----------------------------------------------------------------------------------

@@ -169,11 +169,16 @@ ParamValue* ParamMap::find(const std::string& key) {
   return const_cast<ParamValue*>(std::as_const(*this).find(key));
 }
 
+std::vector<std::string> ParamMap::keys() const {
+  std::vector<std::string> keys;
+  keys.reserve(size());
+  for (const auto& item : items_) keys.push_back(item.first);
+  return keys;
+}
+
 const ParamValue& ParamMap::at(const std::string& key) const {
   if (const auto* value = find(key)) return *value;
-  std::vector<std::string> keys;
-  for (const auto& item : items_) keys.push_back(item.first);
-  throw UnknownNameError("unknown key '" + key + "'" + did_you_mean(key, keys));
+  throw UnknownNameError("unknown key '" + key + "'" + did_you_mean(key, keys()));
 }
 
 void ParamMap::reserve(std::size_t count) {
@@ -233,6 +238,15 @@ std::string did_you_mean(const std::string& name, const std::vector<std::string>
   std::string known = "; known: ";
   for (const auto& candidate : candidates) known += "'" + candidate + "', ";
   return known.substr(0, known.size() - 2);
+}
+
+void require_known_keys(const ParamMap& config, const std::vector<std::string>& known,
+                        const std::string& group) {
+  for (const auto& item : config) {
+    const std::string& key = item.first;
+    if (std::find(known.begin(), known.end(), key) != known.end()) continue;
+    throw TypeError(label("unknown config key '" + key + "'", group) + did_you_mean(key, known));
+  }
 }
 
 }  // namespace datasparse

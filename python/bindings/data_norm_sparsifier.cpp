@@ -1,6 +1,5 @@
 #include "datasparse/data_norm_sparsifier.hpp"
 
-#include "gil.hpp"
 #include "initialise.hpp"
 #include "register.hpp"
 #include "sparsifier_trampoline.hpp"
@@ -8,30 +7,9 @@
 namespace py = pybind11;
 using datasparse::BlockSpec;
 using datasparse::DataNormSparsifier;
-using datasparse::ParamMap;
-
-namespace {
-
-using Trampoline = PySparsifier<DataNormSparsifier>;
-
-void update_mask(const Self<DataNormSparsifier>& self, const Name& name, const py::object& data,
-                 const py::kwargs& config) {
-  const auto source = make_source(data, name, nullptr);
-  const datasparse::Pin pin(*source);
-  const ParamMap given = to_param_map(config, name);
-  auto* const trampoline = dynamic_cast<Trampoline*>(&*self);
-  without_gil([&] {
-    trampoline->run_as_update([&] {
-      ParamMap complete = self->config(name);
-      complete.update(given);
-      self->DataNormSparsifier::update_mask(name, pin.view(), complete);
-    });
-  });
-}
-
-}  // namespace
 
 void register_data_norm_sparsifier(py::module_& module) {
+  using Trampoline = PySparsifier<DataNormSparsifier>;
   py::class_<DataNormSparsifier, datasparse::BaseDataSparsifier, Trampoline, py::smart_holder> cls(
       module, "DataNormSparsifier",
       R"(Prunes the blocks of least norm; block_mask() tells the exact rule.
@@ -57,6 +35,15 @@ array([ True, False,  True, False])
 array([4., 0., 3., 0.]))",
       collected<datasparse::BaseDataSparsifier, SparsifierAccess>());
 
+  def_sparsifier<DataNormSparsifier>(
+      cls,
+      R"(Compute the mask of one group from data of its shape: the group's own, or any scores.
+
+An override may call this first and then edit get_mask(name). Config keys that are left out are the
+group's.)",
+      "TypeError for a key that is not one of the four, TypeError or ValueError for a wrong "
+      "value.");
+
   cls.def(py::init([](const py::dict& block, const py::dict& own) {
     return new Trampoline(BlockSpec::from_config(to_param_map(block, "")), to_param_map(own, ""));
   }));
@@ -79,20 +66,4 @@ array([4., 0., 3., 0.]))",
       py::arg("data_list") = py::none(), py::arg("sparsity_level") = 0.5,
       py::arg("sparse_block_shape") = py::make_tuple(1, 4), py::arg("zeros_per_block") = py::none(),
       py::arg("norm") = "L1");
-
-  cls.def("_construct_empty",
-          [construct](const py::object& self) { construct(self, py::dict(), py::dict()); });
-  cls.def("update_mask", &update_mask, py::arg("name"), py::arg("data"),
-          R"(Compute the mask of one group from data of its shape: the group's own, or any scores.
-
-An override may call this first and then edit get_mask(name). Config keys that are left out are the
-group's.)")
-      .def(
-          "check_config",
-          [](const Self<DataNormSparsifier>& self, const Name& name, const py::object& config) {
-            self->DataNormSparsifier::check_config(name, to_param_map(config, name));
-          },
-          py::arg("name"), py::arg("config"),
-          "TypeError for a key that is not one of the four, TypeError or ValueError for a wrong "
-          "value.");
 }

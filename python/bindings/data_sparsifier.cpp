@@ -23,11 +23,13 @@ namespace {
 
 using SelfSparsifier = Self<BaseDataSparsifier>;
 
-PySparsifierSide& side_of(const SelfSparsifier& self) {
-  auto* const side = dynamic_cast<PySparsifierSide*>(&*self);
-  if (side == nullptr) throw datasparse::TypeError("this sparsifier was not made in Python");
-  return *side;
-}
+/// A sparsifier in C++ needs an update_mask() only. Bound to Python, it must not be taken for one
+/// that computes all masks together: they would stay as they are, without a word.
+struct UpdateMaskAlone : BaseDataSparsifier {
+  void update_mask(const std::string&, const datasparse::ArrayView&, const ParamMap&) override {}
+};
+static_assert(PySparsifier<UpdateMaskAlone>::updates_in_turn());
+static_assert(!PySparsifier<datasparse::DataNormSparsifier>::updates_in_turn());
 
 /// A group's source, null where it was squashed, and its mask; both of the same moment, so that a
 /// mask object made from them stays right while another thread replaces the group.
@@ -232,6 +234,21 @@ void finish_init(const py::object& self, const py::object& data_list) {
 }
 
 void register_data_sparsifier(py::module_& module) {
+  module.def(
+      "require_known_keys",
+      [](const std::string& name, const py::object& config, const std::vector<std::string>& known) {
+        datasparse::require_known_keys(to_param_map(config, name), known, name);
+      },
+      py::arg("name"), py::arg("config"), py::arg("known"),
+      R"(For a check_config() that accepts no keys but its own: TypeError for any other.
+
+name, config: as check_config() gets them.
+known: the keys, several str.
+
+>>> require_known_keys("emb", {"treshold": 0.5}, ["threshold"])
+Traceback (most recent call last):
+TypeError: unknown config key 'treshold' of 'emb'; did you mean 'threshold'?)");
+
   using Trampoline = PySparsifier<BaseDataSparsifier>;
   py::class_<BaseDataSparsifier, Trampoline, py::smart_holder> cls(
       module, "BaseDataSparsifier",
@@ -244,6 +261,7 @@ A step is a transaction: if anything raises, an override among it, every mask is
 are thread-safe; from inside an override, reading is allowed and changing groups is a RuntimeError.)",
       collected<BaseDataSparsifier, SparsifierAccess>());
 
+  def_construct_empty<BaseDataSparsifier>(cls);
   cls.def(py::init(
       [](const py::dict& defaults) { return new Trampoline(to_param_map(defaults, "")); }));
   const py::object construct = cls.attr("__init__");
@@ -366,7 +384,6 @@ attached, unless none is. ValueError, naming the entry, if anything does not fit
           "How often step() has succeeded.")
       .def("__reduce__",
            [](const SelfSparsifier& self) { return reduce(self.handle(), full_state(self)); })
-      .def("_construct_empty", [construct](const py::object& self) { construct(self, py::dict()); })
       .def("__repr__", [](const SelfSparsifier& self) {
         return class_name(self.handle()) + "(" +
                std::string(py::repr(py::cast(

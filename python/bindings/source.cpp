@@ -8,6 +8,7 @@
 
 #include "datasparse/apply_mask.hpp"
 #include "datasparse/error.hpp"
+#include "datasparse/param.hpp"
 #include "dlpack.hpp"
 #include "gil.hpp"
 #include "self.hpp"
@@ -284,9 +285,7 @@ void SourceOwner::adopt_masks() const {
 }
 
 PySource::PySource(py::object data, std::string name, SourceOwner* owner)
-    : data_(std::move(data)),
-      what_(name.empty() ? "data" : "data of '" + name + "'"),
-      owner_(owner) {
+    : data_(std::move(data)), what_(datasparse::label("data", name)), owner_(owner) {
   if (owner_ != nullptr) owner_->sources_.insert(this);
 }
 
@@ -365,7 +364,7 @@ std::shared_ptr<PySource> make_unchecked_source(py::object data, const std::stri
   }
   if (py::hasattr(data, "__dlpack__")) return held(new DLPackSource(std::move(data), name, owner));
   throw TypeError(
-      (name.empty() ? "data" : "data of '" + name + "'") +
+      datasparse::label("data", name) +
       " must be a NumPy array, a torch tensor, nn.Parameter, nn.Embedding or nn.EmbeddingBag, or "
       "an object with __dlpack__, got " +
       class_name(data));

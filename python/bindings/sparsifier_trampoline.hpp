@@ -14,6 +14,7 @@
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/data_sparsifier.hpp"
 #include "datasparse/error.hpp"
+#include "gil.hpp"
 #include "override.hpp"
 #include "params.hpp"
 #include "self.hpp"
@@ -62,6 +63,13 @@ class PySparsifier : public Base,
     Base::restore(state, std::move(sources));
   }
 
+  /// A class without an update_masks() of its own is updated group by group, as an override is.
+  static constexpr bool updates_in_turn() {
+    using Inherited =
+        void (datasparse::BaseDataSparsifier::*)(const std::vector<typename Base::Update>&);
+    return std::is_same_v<decltype(&PySparsifier::update_masks), Inherited>;
+  }
+
   static constexpr bool is_abstract = std::is_same_v<Base, datasparse::BaseDataSparsifier>;
 
   void update_mask(const std::string& name, const datasparse::ArrayView& data,
@@ -105,13 +113,7 @@ class PySparsifier : public Base,
     check_config_overridden_ = static_cast<bool>(override_of("check_config"));
   }
 
-  /// A class without an update_masks() of its own is updated group by group, as an override is.
-  bool is_overridden() const override {
-    using Inherited =
-        void (datasparse::BaseDataSparsifier::*)(const std::vector<typename Base::Update>&);
-    constexpr bool in_turn = std::is_same_v<decltype(&PySparsifier::update_masks), Inherited>;
-    return in_turn || update_mask_overridden_;
-  }
+  bool is_overridden() const override { return updates_in_turn() || update_mask_overridden_; }
 
   void access_data(const std::function<void()>& work) const override {
     const pybind11::gil_scoped_acquire gil;
@@ -150,6 +152,52 @@ struct SparsifierAccess {
     side->squashed_masks.clear();
   }
 };
+
+/// The Python side of a sparsifier; TypeError for one that C++ has made.
+template <class T>
+PySparsifierSide& side_of(const Self<T>& self) {
+  auto* const side = dynamic_cast<PySparsifierSide*>(&*self);
+  if (side == nullptr) throw datasparse::TypeError("this sparsifier was not made in Python");
+  return *side;
+}
+
+/// Binds the making of an empty T, which copies and pickles fill. Before any other py::init.
+template <class T, class Class>
+void def_construct_empty(Class& cls) {
+  cls.def(pybind11::init([] { return new PySparsifier<T>(); }));
+  const pybind11::object construct = cls.attr("__init__");
+  cls.def("_construct_empty", [construct](const pybind11::object& self) { construct(self); });
+}
+
+/// Binds what every T with a rule of its own has beside its __init__: update_mask() and
+/// check_config(), which overrides in Python reach by super().
+template <class T, class Class>
+void def_sparsifier(Class& cls, const char* update_mask_doc, const char* check_config_doc) {
+  def_construct_empty<T>(cls);
+  cls.def(
+      "update_mask",
+      [](const Self<T>& self, const Name& name, const pybind11::object& data,
+         const pybind11::kwargs& config) {
+        const auto source = make_source(data, name, nullptr);
+        const datasparse::Pin pin(*source);
+        const datasparse::ParamMap given = to_param_map(config, name);
+        auto& side = side_of(self);
+        without_gil([&] {
+          side.run_as_update([&] {
+            datasparse::ParamMap complete = self->config(name);
+            complete.update(given);
+            self->T::update_mask(name, pin.view(), complete);
+          });
+        });
+      },
+      pybind11::arg("name"), pybind11::arg("data"), update_mask_doc);
+  cls.def(
+      "check_config",
+      [](const Self<T>& self, const Name& name, const pybind11::object& config) {
+        self->T::check_config(name, to_param_map(config, name));
+      },
+      pybind11::arg("name"), pybind11::arg("config"), check_config_doc);
+}
 
 /// What every sparsifier's __init__ does once its overrides can be reached.
 void finish_init(const pybind11::object& self, const pybind11::object& data_list);

@@ -8,6 +8,7 @@ from ._core import (
     __version__,
     block_mask,
     get_num_threads,
+    require_known_keys,
     runtime_info,
     set_num_threads,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "__version__",
     "block_mask",
     "get_num_threads",
+    "require_known_keys",
     "runtime_info",
     "set_num_threads",
 ]

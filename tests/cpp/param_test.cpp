@@ -254,5 +254,31 @@ TEST(DidYouMean, ListsAFewThatAreFar) {
             "; known: 'first layer', 'second layer'");
 }
 
+std::string refusal_of(const ParamMap& config, const std::string& group) {
+  try {
+    require_known_keys(config, {"threshold", "window"}, group);
+  } catch (const TypeError& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+TEST(RequireKnownKeys, AcceptsAnyOfThem) {
+  EXPECT_EQ(refusal_of({}, ""), "accepted");
+  EXPECT_EQ(refusal_of({{"window", 3}, {"threshold", 0.5}}, "emb"), "accepted");
+}
+
+TEST(RequireKnownKeys, NamesTheFirstOtherAndTheNearest) {
+  const ParamMap config{{"window", 3}, {"treshold", 0.5}, {"other", 1}};
+  EXPECT_EQ(refusal_of(config, "emb"),
+            "unknown config key 'treshold' of 'emb'; did you mean 'threshold'?");
+  EXPECT_EQ(refusal_of(config, ""), "unknown config key 'treshold'; did you mean 'threshold'?");
+}
+
+TEST(ParamMap, KeysAreInOrderOfInsertion) {
+  const ParamMap map{{"z", 1}, {"a", 2}, {"z", 3}};
+  EXPECT_EQ(map.keys(), (std::vector<std::string>{"z", "a"}));
+}
+
 }  // namespace
 }  // namespace datasparse

@@ -4,6 +4,7 @@ A plain `pytest` runs the default tier. Tests marked `full` are long proofs: the
 unless a `-m` expression is given, and the summary says which were left out.
 """
 
+import gc
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from support import as_numpy
 
 # Deterministic unless asked otherwise: pytest --hypothesis-profile=explore.
 settings.register_profile(
@@ -57,12 +59,23 @@ def pytest_terminal_summary(terminalreporter, config):
 
 
 @pytest.fixture
+def quick_collections():
+    """gc.collect() holds up every thread: spare it the objects of the imported libraries."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
 def rng():
     return np.random.default_rng(20130)
 
 
-def as_numpy(mask):
-    return mask.numpy() if isinstance(mask, torch.Tensor) else mask
+@pytest.fixture(params=["numpy", "torch"])
+def wrap(request):
+    """Makes of an array what a user of either library has; the memory stays the same."""
+    return np.asarray if request.param == "numpy" else torch.from_numpy
 
 
 def observe(sparsifier, scheduler=None):
@@ -71,6 +84,7 @@ def observe(sparsifier, scheduler=None):
         "config": {name: dict(config) for name, config in sparsifier.data_groups.items()},
         "masks": {name: as_numpy(sparsifier.get_mask(name)).tolist()
                   for name in sparsifier.data_groups},
+        "state": {name: dict(state) for name, state in sparsifier.state.items()},
         "step_count": sparsifier.step_count,
         "enable_mask_update": sparsifier.enable_mask_update,
     }  # fmt: skip

@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import io
 import pickle
 import weakref
 
@@ -170,17 +169,6 @@ def test_squashed_groups_and_waiting_states_are_kept(deep):
     np.testing.assert_array_equal(other.get_mask("a"), sparsifier.get_mask("a"))
 
 
-def test_attributes_of_a_subclass_are_in_its_state_dict():
-    sparsifier, scheduler = make_pair()
-    scheduler.history = [{"level": 0.4}, (1, 2)]
-    other_sparsifier, other = make_pair()
-    other_sparsifier.load_state_dict(sparsifier.state_dict() | {"attributes": {"tag": "loaded"}})
-    other.load_state_dict(scheduler.state_dict())
-    assert other_sparsifier.tag == "loaded"
-    assert other.history == [{"level": 0.4}, (1, 2)]
-    assert other.history is not scheduler.history
-
-
 def test_an_attribute_that_is_not_plain_is_named():
     sparsifier, scheduler = make_pair()
     scheduler.best = [np.float64(0.5)]
@@ -192,13 +180,3 @@ def test_an_attribute_that_is_not_plain_is_named():
     del sparsifier.scheduler
     sparsifier._scheduler = scheduler
     assert sparsifier.state_dict()["attributes"] == {"tag": "first"}
-
-
-def test_torch_load_takes_both_states_by_default():
-    sparsifier, scheduler = make_pair()
-    file = io.BytesIO()
-    torch.save({"sparsifier": sparsifier.state_dict(), "scheduler": scheduler.state_dict()}, file)
-    file.seek(0)
-    saved = torch.load(file)
-    assert saved["sparsifier"] == sparsifier.state_dict()
-    assert saved["scheduler"] == scheduler.state_dict()

@@ -36,43 +36,35 @@ class Halving(datasparse.BaseDataScheduler):
 class Returns(datasparse.BaseDataScheduler):
     """Returns what it was given: first at the initial step, then the others one by one."""
 
-    def __init__(self, data_sparsifier, schedule_param, *maps):
+    def __init__(self, data_sparsifier, schedule_param, *maps, last_epoch=-1):
         self.maps = list(maps)
-        super().__init__(data_sparsifier, schedule_param)
+        super().__init__(data_sparsifier, schedule_param, last_epoch)
 
     def get_schedule_param(self):
         return self.maps.pop(0) if self.maps else {}
 
 
+class Plain(datasparse.BaseDataScheduler):
+    def get_schedule_param(self):
+        return {}
+
+
 # --- the constructor's initial step ---------------------------------------------------------------
 
 
-def test_constructor_makes_the_initial_step():
-    assert Halving(sparsifier_of("a")).last_epoch == 0
-
-
-@pytest.mark.parametrize("last_epoch", [0, 1, 7])
-def test_constructor_continues_after_a_given_epoch(last_epoch):
-    scheduler = Halving(sparsifier_of("a"), last_epoch=last_epoch)
-    assert scheduler.last_epoch == last_epoch + 1
-
-
-def test_initial_step_asks_the_override_once():
-    class Count(datasparse.BaseDataScheduler):
-        calls = 0
-
-        def get_schedule_param(self):
-            Count.calls += 1
-            return {}
-
-    Count(sparsifier_of("a"), "sparsity_level")
-    assert Count.calls == 1
-
-
-def test_initial_step_writes_what_the_override_returns():
+@pytest.mark.parametrize("last_epoch", [-1, 0, 1, 7])
+def test_constructor_makes_the_initial_step(last_epoch):
+    """From the epoch that is over to the next: -1 for a new run. It neither warns nor steps the
+    sparsifier."""
     sparsifier = sparsifier_of("a", "b")
-    Returns(sparsifier, "sparsity_level", {"a": 0.125})
+    scheduler = Returns(sparsifier, "sparsity_level", {"a": 0.125}, last_epoch=last_epoch)
+    assert scheduler.last_epoch == last_epoch + 1
+    assert scheduler.maps == []
     assert levels(sparsifier) == {"a": 0.125, "b": 0.8}
+    assert scheduler.base_param == {"a": 0.8, "b": 0.8}
+    assert scheduler.get_last_param() == {"a": 0.125, "b": 0.8}
+    assert sparsifier.step_count == 0
+    assert sparsifier.get_mask("a").all()
 
 
 def test_initial_step_sees_attributes_set_before_the_base_constructor():
@@ -104,50 +96,35 @@ def test_initial_step_sees_everything_the_base_class_offers():
     assert seen[0][3] is sparsifier
 
 
-def test_positional_order_of_the_constructor():
-    class Plain(datasparse.BaseDataScheduler):
-        def get_schedule_param(self):
-            return {}
-
+def test_positional_order_of_the_constructor_and_its_keywords():
     sparsifier = sparsifier_of("a")
     scheduler = Plain(sparsifier, "zeros_per_block", 4, False)
     assert scheduler.data_sparsifier is sparsifier
     assert scheduler.schedule_param == "zeros_per_block"
     assert scheduler.last_epoch == 5
-
-
-def test_constructor_takes_keywords():
-    class Plain(datasparse.BaseDataScheduler):
-        def get_schedule_param(self):
-            return {}
-
     scheduler = Plain(
-        data_sparsifier=sparsifier_of("a"), schedule_param="norm", last_epoch=-1, verbose=False
+        data_sparsifier=sparsifier, schedule_param="norm", last_epoch=-1, verbose=False
     )
     assert scheduler.last_epoch == 0
 
 
-def test_constructor_does_not_warn():
-    Halving(sparsifier_of("a"))  # warnings are errors here
-
-
-def test_constructor_does_not_step_the_sparsifier():
-    sparsifier = sparsifier_of("a")
-    Halving(sparsifier)
-    assert sparsifier.step_count == 0
-    assert sparsifier.get_mask("a").all()
-
-
-@pytest.mark.parametrize("wrong", [None, object(), 3, "sparsifier", {}])
-def test_constructor_wants_a_sparsifier(wrong):
+@pytest.mark.parametrize(
+    "wrong",
+    [{"data_sparsifier": value} for value in (None, object(), 3, "sparsifier", {})]
+    + [{"last_epoch": value} for value in ("1", 1.5, None)]
+    + [{"schedule_param": 3}],
+    ids=repr,
+)
+def test_constructor_refuses_arguments_of_a_wrong_kind(wrong):
+    arguments = {"data_sparsifier": sparsifier_of("a"), "schedule_param": "sparsity_level"}
     with pytest.raises(TypeError):
-        Halving(wrong)
+        Plain(**{**arguments, **wrong})
 
 
-@pytest.mark.parametrize("wrong", ["1", 1.5, None])
-def test_last_epoch_must_be_an_integer(wrong):
-    with pytest.raises(TypeError):
-        Halving(sparsifier_of("a"), last_epoch=wrong)
+@pytest.mark.parametrize("names", ["a", ""])
+def test_unknown_schedule_param_is_refused_with_the_nearest_key(names):
+    with pytest.raises(ValueError, match=r"sparsity_levl.*sparsity_level"):
+        Plain(sparsifier_of(*names), "sparsity_levl")
 
 
 # --- step -----------------------------------------------------------------------------------------
@@ -169,82 +146,42 @@ def test_epoch_is_already_advanced_in_the_override():
     assert scheduler.last_epoch == 3
 
 
-def test_each_step_halves():
-    sparsifier = sparsifier_of("a", "b")
-    sparsifier.data_groups["b"]["sparsity_level"] = 0.4
-    scheduler = Halving(sparsifier)
-    seen = [levels(sparsifier)]
-    for _ in range(3):
-        sparsifier.step()
-        scheduler.step()
-        seen.append(levels(sparsifier))
-    assert seen == [{"a": 0.8 / 2**k, "b": 0.4 / 2**k} for k in range(4)]
-
-
 def test_partial_map_leaves_the_other_groups():
     sparsifier = sparsifier_of("a", "b", "c")
     scheduler = Returns(sparsifier, "sparsity_level", {}, {"b": 0.25})
     sparsifier.step()
     scheduler.step()
-    assert levels(sparsifier) == {"a": 0.8, "b": 0.25, "c": 0.8}
-
-
-def test_empty_map_changes_nothing_but_the_epoch():
-    sparsifier = sparsifier_of("a")
-    scheduler = Returns(sparsifier, "sparsity_level")
-    sparsifier.step()
-    scheduler.step()
-    assert levels(sparsifier) == {"a": 0.8}
-    assert scheduler.last_epoch == 1
+    assert levels(sparsifier) == scheduler.get_last_param() == {"a": 0.8, "b": 0.25, "c": 0.8}
 
 
 @pytest.mark.parametrize(
-    "wrap",
-    [types.MappingProxyType, collections.OrderedDict, collections.UserDict, collections.ChainMap],
-    ids=lambda wrap: wrap.__name__,
-)
-def test_any_mapping_may_be_returned(wrap):
+    "returned",
+    [wrap({"a": 0.25}) for wrap in (types.MappingProxyType, collections.OrderedDict,
+                                    collections.UserDict, collections.ChainMap)]
+    + [{"a": kind(0.25)} for kind in (np.float16, np.float32, np.float64)],
+    ids=repr,
+)  # fmt: skip
+def test_any_mapping_and_any_number_may_be_returned(returned):
     sparsifier = sparsifier_of("a")
-    scheduler = Returns(sparsifier, "sparsity_level", {}, wrap({"a": 0.25}))
+    scheduler = Returns(sparsifier, "sparsity_level", {}, returned)
     sparsifier.step()
     scheduler.step()
-    assert levels(sparsifier) == {"a": 0.25}
-
-
-@pytest.mark.parametrize("value", [np.float32(0.25), np.float64(0.25), np.float16(0.25)])
-def test_numpy_scalars_may_be_returned(value):
-    sparsifier = sparsifier_of("a")
-    scheduler = Returns(sparsifier, "sparsity_level", {}, {"a": value})
-    sparsifier.step()
-    scheduler.step()
-    assert levels(sparsifier) == {"a": 0.25}
-    assert scheduler.get_last_param() == {"a": 0.25}
-
-
-def test_step_returns_none():
-    sparsifier = sparsifier_of("a")
-    scheduler = Halving(sparsifier)
-    sparsifier.step()
-    assert scheduler.step() is None
-
-
-def test_step_does_not_step_the_sparsifier():
-    sparsifier = sparsifier_of("a")
-    scheduler = Halving(sparsifier)
-    sparsifier.step()
-    scheduler.step()
-    assert sparsifier.step_count == 1
+    assert levels(sparsifier) == scheduler.get_last_param() == {"a": 0.25}
+    assert type(scheduler.get_last_param()["a"]) is float
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_enable_mask_update_is_never_touched(enabled):
+def test_step_changes_nothing_else(enabled):
     sparsifier = sparsifier_of("a")
     sparsifier.enable_mask_update = enabled
-    scheduler = Halving(sparsifier)
+    scheduler = Returns(sparsifier, "sparsity_level")
     assert sparsifier.enable_mask_update is enabled
     sparsifier.step()
-    scheduler.step()
+    assert scheduler.step() is None
+    assert scheduler.last_epoch == 1
     assert sparsifier.enable_mask_update is enabled
+    assert sparsifier.step_count == 1
+    assert levels(sparsifier) == {"a": 0.8}
 
 
 def test_squashed_group_may_still_be_scheduled():
@@ -259,29 +196,17 @@ def test_squashed_group_may_still_be_scheduled():
 # --- base_param and get_last_param ----------------------------------------------------------------
 
 
-def test_base_param_is_a_dict():
-    scheduler = Halving(sparsifier_of("a", "b"))
-    assert type(scheduler.base_param) is dict
-    assert scheduler.base_param == {"a": 0.8, "b": 0.8}
-
-
-def test_base_param_stays_while_the_values_move():
-    sparsifier = sparsifier_of("a")
+def test_base_param_is_what_each_group_had_and_stays_while_the_values_move():
+    sparsifier = sparsifier_of("a", "b")
+    sparsifier.data_groups["b"]["sparsity_level"] = 0.4
     scheduler = Halving(sparsifier)
-    for _ in range(3):
+    for epoch in range(4):
+        assert type(scheduler.base_param) is dict
+        assert scheduler.base_param == {"a": 0.8, "b": 0.4}
+        halved = {"a": 0.8 / 2**epoch, "b": 0.4 / 2**epoch}
+        assert scheduler.get_last_param() == levels(sparsifier) == halved
         sparsifier.step()
         scheduler.step()
-    assert scheduler.base_param == {"a": 0.8}
-
-
-def test_base_param_is_what_each_group_had():
-    sparsifier = sparsifier_of("a", "b")
-    sparsifier.data_groups["b"]["sparsity_level"] = 0.3
-    assert Halving(sparsifier).base_param == {"a": 0.8, "b": 0.3}
-
-
-def test_base_param_of_the_initial_step_is_the_value_before_it():
-    assert Returns(sparsifier_of("a"), "sparsity_level", {"a": 0.1}).base_param == {"a": 0.8}
 
 
 class ScaledBase(datasparse.BaseDataScheduler):
@@ -319,24 +244,6 @@ def test_removed_group_is_dropped():
     assert scheduler.get_last_param() == {"b": 0.4}
 
 
-def test_last_param_after_the_initial_step():
-    assert Halving(sparsifier_of("a", "b")).get_last_param() == {"a": 0.8, "b": 0.8}
-
-
-def test_last_param_follows_each_step():
-    sparsifier = sparsifier_of("a", "b")
-    scheduler = Halving(sparsifier)
-    sparsifier.step()
-    scheduler.step()
-    assert scheduler.get_last_param() == {"a": 0.4, "b": 0.4}
-
-
-def test_last_param_after_a_partial_map_names_every_group():
-    sparsifier = sparsifier_of("a", "b")
-    scheduler = Returns(sparsifier, "sparsity_level", {"b": 0.25})
-    assert scheduler.get_last_param() == {"a": 0.8, "b": 0.25}
-
-
 def test_changing_the_last_param_changes_nothing():
     sparsifier = sparsifier_of("a")
     scheduler = Halving(sparsifier)
@@ -355,48 +262,29 @@ def recorded(call):
     return caught
 
 
-def test_step_before_the_sparsifiers_first_step_warns():
-    scheduler = Halving(sparsifier_of("a"))
-    with pytest.warns(UserWarning, match=r"sparsifier.*step"):
-        scheduler.step()
-
-
-def test_warning_points_at_the_callers_line():
-    scheduler = Halving(sparsifier_of("a"))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        line = inspect.currentframe().f_lineno + 1
-        scheduler.step()
-    assert caught[0].filename == __file__
-    assert caught[0].lineno == line
-
-
-def test_warning_comes_once():
-    scheduler = Halving(sparsifier_of("a"))
-    assert len(recorded(scheduler.step)) == 1
-    assert recorded(scheduler.step) == []
-    assert recorded(scheduler.step) == []
-
-
-def test_step_that_warns_still_steps():
+def test_step_before_the_sparsifiers_first_step_warns_once_at_the_callers_line():
+    """`scheduler.step()` before the first `sparsifier.step()` | a UserWarning, once, pointing at
+    the caller's line"""
     sparsifier = sparsifier_of("a")
     scheduler = Halving(sparsifier)
-    recorded(scheduler.step)
-    assert scheduler.last_epoch == 1
+    line = inspect.currentframe().f_lineno + 1
+    (warning,) = recorded(lambda: scheduler.step())
+    assert warning.category is UserWarning
+    assert "sparsifier.step()" in str(warning.message)
+    assert (warning.filename, warning.lineno) == (__file__, line)
     assert levels(sparsifier) == {"a": 0.4}
+    assert recorded(scheduler.step) == recorded(scheduler.step) == []
+    assert scheduler.last_epoch == 3
 
 
-def test_step_after_the_sparsifiers_first_step_does_not_warn():
+@pytest.mark.parametrize("order", ["made, then stepped", "stepped, then made"])
+def test_step_after_the_sparsifiers_first_step_does_not_warn(order):
     sparsifier = sparsifier_of("a")
+    if order == "stepped, then made":
+        sparsifier.step()
     scheduler = Halving(sparsifier)
-    sparsifier.step()
-    assert recorded(scheduler.step) == []
-
-
-def test_step_of_a_sparsifier_that_stepped_before_the_scheduler_was_made_does_not_warn():
-    sparsifier = sparsifier_of("a")
-    sparsifier.step()
-    scheduler = Halving(sparsifier)
+    if order == "made, then stepped":
+        sparsifier.step()
     assert recorded(scheduler.step) == []
 
 
@@ -412,30 +300,6 @@ def test_warning_that_is_an_error_is_raised_and_leaves_all_as_before(observe):
 
 
 # --- mistakes in a subclass -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("returned", "kind"),
-    [
-        ([0.5], "list"),
-        (None, "NoneType"),
-        (0.5, "float"),
-        ("a", "str"),
-        ({("a", 0.5)}, "set"),
-    ],
-)
-def test_wrong_return_type_is_named(returned, kind):
-    class Halving(datasparse.BaseDataScheduler):
-        def get_schedule_param(self):
-            return returned if self.last_epoch else {}
-
-    sparsifier = sparsifier_of("a")
-    scheduler = Halving(sparsifier, "sparsity_level")
-    sparsifier.step()
-    with pytest.raises(TypeError) as caught:
-        scheduler.step()
-    message = f"Halving.get_schedule_param() returned {kind}, expected a mapping"
-    assert message in str(caught.value)
 
 
 def test_name_that_is_no_string_is_refused():
@@ -458,22 +322,6 @@ def test_base_class_itself_has_no_schedule():
         datasparse.BaseDataScheduler(sparsifier_of("a"), "sparsity_level")
 
 
-def test_unknown_schedule_param_is_refused_with_the_nearest_key():
-    with pytest.raises(ValueError, match="sparsity_level") as caught:
-        Returns(sparsifier_of("a"), "sparsity_levl")
-    assert "sparsity_levl" in str(caught.value)
-
-
-def test_unknown_schedule_param_is_refused_without_groups_too():
-    with pytest.raises(ValueError, match="sparsity_level"):
-        Returns(sparsifier_of(), "sparsity_levl")
-
-
-def test_schedule_param_must_be_a_string():
-    with pytest.raises(TypeError):
-        Returns(sparsifier_of("a"), 3)
-
-
 # --- other parameters, other sparsifiers ----------------------------------------------------------
 
 
@@ -489,18 +337,15 @@ def test_zeros_per_block_can_be_scheduled(rng):
     assert scheduler.base_param == {"a": 1}
 
 
-def test_norm_can_be_scheduled():
+@pytest.mark.parametrize(
+    ("key", "value", "base"), [("norm", "L2", "L1"), ("sparse_block_shape", (2, 2), (1, 4))]
+)
+def test_any_other_key_can_be_scheduled(key, value, base):
     sparsifier = sparsifier_of("a")
-    Returns(sparsifier, "norm", {"a": "L2"})
-    assert sparsifier.data_groups["a"]["norm"] == "L2"
-
-
-def test_block_shape_can_be_scheduled():
-    sparsifier = sparsifier_of("a")
-    scheduler = Returns(sparsifier, "sparse_block_shape", {"a": (2, 2)})
-    assert sparsifier.data_groups["a"]["sparse_block_shape"] == (2, 2)
+    scheduler = Returns(sparsifier, key, {"a": value})
+    assert sparsifier.data_groups["a"][key] == value
     assert sparsifier.data_groups["a"]["zeros_per_block"] == 4
-    assert scheduler.base_param == {"a": (1, 4)}
+    assert scheduler.base_param == {"a": base}
 
 
 def test_two_schedulers_drive_two_parameters():

@@ -34,19 +34,6 @@ print("torch" in sys.modules)
     assert run_python(script) == "False\n"
 
 
-def test_import_leaves_the_warning_filters_as_they_were(run_python):
-    script = """
-import numpy
-import warnings
-
-before = list(warnings.filters)
-import datasparse
-
-print(warnings.filters == before)
-"""
-    assert run_python(script) == "True\n"
-
-
 def test_import_prints_nothing(run_python):
     assert run_python("import datasparse") == ""
 

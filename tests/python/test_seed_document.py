@@ -68,6 +68,15 @@ def training_set():
     ]
 
 
+def batches(model, optimizer):
+    """Trains on one batch after another; the caller's turn comes after each."""
+    for input, target in training_set():
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(input), target).backward()
+        optimizer.step()
+        yield
+
+
 def zeros_of(mask):
     return mask.numel() - int(torch.count_nonzero(mask))
 
@@ -154,16 +163,9 @@ def test_training_with_a_schedule_per_step(
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     data_scheduler = ImplementedDataScheduler(data_sparsifier)
     lr_scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2)
-    loss_fn = nn.MSELoss()
-
     levels, zeros = [], []
     for _epoch in range(2):
-        for input, target in training_set():
-            optimizer.zero_grad()
-            output = model(input)
-            loss = loss_fn(output, target)
-            loss.backward()
-            optimizer.step()
+        for _batch in batches(model, optimizer):
             data_sparsifier.step()
             zeros.append(zeros_of(data_sparsifier.get_mask("embedding")))
             data_scheduler.step()
@@ -187,10 +189,7 @@ def test_masked_weights_stay_zero_where_the_gradient_is_masked_by_the_user(
     data_scheduler = ImplementedDataScheduler(data_sparsifier)
     levels_in_force = []
     for _epoch in range(EPOCHS):
-        for input, target in training_set():
-            optimizer.zero_grad()
-            nn.functional.mse_loss(model(input), target).backward()
-            optimizer.step()
+        for _batch in batches(model, optimizer):
             data_sparsifier.step()
             data_sparsifier.apply_mask()
         levels_in_force.append(data_sparsifier.data_groups["embedding"]["sparsity_level"])

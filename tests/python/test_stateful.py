@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import reference
 import torch
-from conftest import as_numpy
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -28,6 +27,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from support import as_numpy
 from torch import nn
 
 # --- the model ------------------------------------------------------------------------------------
@@ -744,17 +744,9 @@ class Machine(RuleBasedStateMachine):
             assert entry["mask"] == bits
 
 
-def check(sequences):
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("sequences", [300, pytest.param(2000, marks=pytest.mark.full)])
+def test_random_sequences_of_calls(sequences):
     run_state_machine_as_test(
         Machine, settings=settings(max_examples=sequences, stateful_step_count=60)
     )
-
-
-def test_random_sequences_of_calls():
-    check(300)
-
-
-@pytest.mark.full
-@pytest.mark.timeout(3600)
-def test_2000_random_sequences_of_calls():
-    check(2000)

@@ -14,21 +14,12 @@ import numpy as np
 import pytest
 import reference
 import torch
-from conftest import as_numpy
+from support import HALF, as_numpy, values
 
 LEVELS = (0.25, 0.5, 0.75)
 
 # A hang fails after this time, with the stacks of all threads.
-pytestmark = pytest.mark.timeout(300)
-
-
-@pytest.fixture(autouse=True)
-def _quick_collections():
-    """gc.collect() holds up every thread: spare it the objects of the imported libraries."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("quick_collections")]
 
 
 @pytest.fixture
@@ -38,10 +29,6 @@ def hasty():
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(interval)
-
-
-def values(seed, shape=(12, 16)):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def mask_of(data, level=0.5, block=(1, 4)):
@@ -127,6 +114,9 @@ class Levels(datasparse.BaseDataScheduler):
 # --- steps ----------------------------------------------------------------------------------------
 
 
+FULL_500 = pytest.param(500, marks=pytest.mark.full)
+
+
 def eight_sparsifiers():
     """Of all kinds, each with data of its own, and the masks that one thread gets."""
     made, expected = [], []
@@ -145,7 +135,8 @@ def eight_sparsifiers():
     return made, expected
 
 
-def check_eight_sparsifiers(steps):
+@pytest.mark.parametrize("steps", [40, FULL_500])
+def test_eight_threads_step_different_sparsifiers(steps):
     made, expected = eight_sparsifiers()
     run_together(*(repeat(steps, sparsifier.step) for sparsifier in made))
     for sparsifier, masks in zip(made, expected, strict=True):
@@ -154,7 +145,9 @@ def check_eight_sparsifiers(steps):
             np.testing.assert_array_equal(as_numpy(sparsifier.get_mask(name)), mask)
 
 
-def check_one_sparsifier(kind, steps):
+@pytest.mark.parametrize("steps", [40, FULL_500])
+@pytest.mark.parametrize("kind", [datasparse.DataNormSparsifier, Override, Custom])
+def test_eight_threads_step_one_sparsifier(kind, steps):
     made, expected = eight_sparsifiers()
     index = [type(sparsifier) for sparsifier in made].index(kind)
     sparsifier = made[index]
@@ -164,29 +157,6 @@ def check_one_sparsifier(kind, steps):
         np.testing.assert_array_equal(as_numpy(sparsifier.get_mask(name)), mask)
     if kind is Override:
         assert sparsifier.calls == 2 * 8 * steps
-
-
-KINDS = pytest.mark.parametrize("kind", [datasparse.DataNormSparsifier, Override, Custom])
-
-
-def test_eight_threads_step_different_sparsifiers():
-    check_eight_sparsifiers(40)
-
-
-@pytest.mark.full
-def test_eight_threads_step_different_sparsifiers_500_times():
-    check_eight_sparsifiers(500)
-
-
-@KINDS
-def test_eight_threads_step_one_sparsifier(kind):
-    check_one_sparsifier(kind, 40)
-
-
-@pytest.mark.full
-@KINDS
-def test_eight_threads_step_one_sparsifier_500_times(kind):
-    check_one_sparsifier(kind, 500)
 
 
 def test_large_and_small_steps_together():
@@ -210,6 +180,24 @@ def test_steps_over_the_same_data(kind):
             mask = mask_of(data, LEVELS[index % 3])
             mask[0] |= kind is Override
             np.testing.assert_array_equal(as_numpy(sparsifier.get_mask(name)), mask)
+
+
+def test_block_masks_in_parallel():
+    data = [values(seed, 100_000 + seed) for seed in range(6)]
+    masks = {}
+
+    def work(index, level):
+        def compute():
+            masks[index, level] = datasparse.block_mask(
+                data[index], sparsity_level=level, sparse_block_shape=(1, 4)
+            )
+
+        return compute
+
+    run_together(*(work(index, level) for index in range(6) for level in LEVELS))
+    for (index, level), mask in masks.items():
+        np.testing.assert_array_equal(mask, mask_of(data[index], level))
+    assert len(masks) == 18
 
 
 def test_failing_steps_beside_good_ones():
@@ -361,6 +349,22 @@ def test_states_saved_and_loaded_while_stepping():
         np.testing.assert_array_equal(sparsifier.get_mask(name), expected)
 
 
+def test_configs_are_read_and_written_beside_an_override():
+    sparsifier = Custom([("a", values(0))], threshold=0)
+    turns = itertools.count(1)
+
+    def write():
+        value = next(turns)
+        sparsifier.data_groups["a"]["threshold"] = value
+        assert sparsifier.data_groups["a"]["threshold"] == value
+        sparsifier.get_mask("a")
+        sparsifier.get_data("a")
+
+    run_together(repeat(200, sparsifier.step), beside=[write])
+    assert sparsifier.step_count == 200
+    assert sparsifier.data_groups["a"]["threshold"] > 0
+
+
 # --- groups that come and go ----------------------------------------------------------------------
 
 
@@ -448,18 +452,9 @@ def test_groups_come_and_go_beside_steps_and_readers(hasty):
         lambda sparsifier: sparsifier.step(),
         lambda sparsifier: sparsifier.state_dict(),
     ],
-    ids=[
-        "repr",
-        "copy",
-        "data_groups.copy",
-        "data_groups ==",
-        "state.copy",
-        "squash",
-        "apply",
-        "step",
-        "state_dict",
-    ],
-)
+    ids=["repr", "copy", "data_groups.copy", "data_groups ==", "state.copy", "squash", "apply",
+         "step", "state_dict"],
+)  # fmt: skip
 def test_calls_about_all_groups_while_some_come_and_go(hasty, read):
     """Such a call names no group: it must not fail because one has just gone."""
     sparsifier = datasparse.DataNormSparsifier([(f"fixed {i}", values(i)) for i in range(5)])
@@ -478,7 +473,8 @@ def test_calls_about_all_groups_while_some_come_and_go(hasty, read):
 # --- schedulers -----------------------------------------------------------------------------------
 
 
-def check_four_threads_step_one_scheduler(steps):
+@pytest.mark.parametrize("steps", [250, pytest.param(5000, marks=pytest.mark.full)])
+def test_four_threads_step_one_scheduler(steps):
     sparsifier = datasparse.DataNormSparsifier([("a", values(0)), ("b", values(1))])
     sparsifier.step()
     scheduler = Levels(sparsifier)
@@ -488,15 +484,6 @@ def check_four_threads_step_one_scheduler(steps):
     level = LEVELS[4 * steps % 3]
     assert scheduler.get_last_param() == {"a": level, "b": level}
     assert sparsifier.data_groups["b"]["sparsity_level"] == level
-
-
-def test_four_threads_step_one_scheduler():
-    check_four_threads_step_one_scheduler(250)
-
-
-@pytest.mark.full
-def test_four_threads_step_one_scheduler_5000_times():
-    check_four_threads_step_one_scheduler(5000)
 
 
 def test_values_are_neither_lost_nor_doubled():
@@ -606,6 +593,85 @@ assert sparsifier._scheduler.last_epoch == 100
 print("done")
 """
     assert run_python(script) == "done\n"
+
+
+# --- the interpreter's lock -----------------------------------------------------------------------
+
+
+def turns_of_another_thread(work):
+    """How often another thread gets the GIL while this one works, and nobody is made to give it up:
+    only where it is released."""
+    turns = itertools.count()
+    started, done = threading.Event(), threading.Event()
+
+    def count():
+        while not done.is_set():
+            next(turns)
+            started.set()
+            time.sleep(0.0001)
+
+    interval = sys.getswitchinterval()
+    thread = threading.Thread(target=count, daemon=True)
+    thread.start()
+    started.wait(30)
+    sys.setswitchinterval(1000)
+    try:
+        before = next(turns)
+        work()
+        return next(turns) - before - 1
+    finally:
+        sys.setswitchinterval(interval)
+        done.set()
+        thread.join(30)
+
+
+def test_gil_is_released_during_a_big_step():
+    sparsifier = datasparse.DataNormSparsifier([("a", values(1, (2000, 2000)))], **HALF)
+    assert turns_of_another_thread(repeat(20, sparsifier.step)) > 0
+
+
+def test_the_check_above_can_fail():
+    """Pure Python work lets no other thread in."""
+    assert turns_of_another_thread(lambda: sum(number for number in range(200_000))) == 0
+
+
+def test_interrupt_during_a_step_is_raised_after_it(run_python):
+    """A step that writes masks is not interrupted; a pending Ctrl-C is raised after it."""
+    script = """
+import os
+import signal
+import threading
+import numpy as np
+import reference
+import datasparse
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+data = np.random.default_rng(0).standard_normal((3000, 1000), dtype=np.float32)
+expected = reference.whole_block_mask_by_stable_sort(data, 0.5)
+sparsifier = datasparse.DataNormSparsifier(
+    [("a", data)], sparsity_level=0.5, sparse_block_shape=(1, 1)
+)
+sparsifier.step()
+for attempt in range(5):
+    mask = sparsifier.get_mask("a")
+    mask[:] = True
+    count = sparsifier.step_count
+    timer = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    steps = 0
+    try:
+        while True:
+            sparsifier.step()
+            steps += 1
+    except KeyboardInterrupt:
+        pass
+    timer.join()
+    assert sparsifier.step_count - count in (steps, steps + 1)
+    assert sparsifier.step_count > count
+    assert np.array_equal(mask, expected)
+print("whole")
+"""
+    assert run_python(script) == "whole\n"
 
 
 # --- the collector --------------------------------------------------------------------------------

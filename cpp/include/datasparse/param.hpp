@@ -83,6 +83,7 @@ class ParamMap {
   const ParamValue* find(const std::string& key) const;
   ParamValue* find(const std::string& key);
   bool contains(const std::string& key) const { return find(key) != nullptr; }
+  std::vector<std::string> keys() const;
   /// UnknownNameError, with the nearest known key, where it is absent.
   const ParamValue& at(const std::string& key) const;
 
@@ -117,5 +118,10 @@ std::string label(const std::string& key, const std::string& group);
 /// "; did you mean 'emb'?" with the nearest candidate by edit distance; where none is near, a list
 /// of them if it is short, else "".
 std::string did_you_mean(const std::string& name, const std::vector<std::string>& candidates);
+
+/// TypeError, with the nearest known key, for the first key of `config` that is not in `known`: for
+/// a check_config() that accepts no others. `group` is empty for defaults.
+void require_known_keys(const ParamMap& config, const std::vector<std::string>& known,
+                        const std::string& group);
 
 }  // namespace datasparse

@@ -1,0 +1,90 @@
+"""What several test files share."""
+
+import gc
+import math
+
+import numpy as np
+import torch
+
+HALF = {"sparsity_level": 0.5, "sparse_block_shape": (1, 1)}
+
+
+def as_numpy(data):
+    return data.detach().numpy() if isinstance(data, torch.Tensor) else data
+
+
+def values(seed, shape=(12, 16), dtype=np.float32):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def collect():
+    for _ in range(3):
+        gc.collect()
+
+
+def misaligned_field(values):
+    """The same values as a field of a packed record array: 5, 3 or 9 bytes from one to the next."""
+    records = np.zeros(values.shape, dtype=[("tag", np.uint8), ("value", values.dtype)])
+    records["value"] = values
+    return records["value"]
+
+
+LAYOUTS = {
+    "Fortran order": np.asfortranarray,
+    "transpose of a transpose": lambda a: np.ascontiguousarray(a.T).T,
+    "every second column": lambda a: np.repeat(a, 2, axis=1)[:, ::2],
+    "every third row": lambda a: np.repeat(a, 3, axis=0)[::3],
+    "both axes strided": lambda a: np.repeat(np.repeat(a, 2, axis=0), 3, axis=1)[::2, ::3],
+    "columns backwards": lambda a: np.ascontiguousarray(a[:, ::-1])[:, ::-1],
+    "rows backwards": lambda a: np.ascontiguousarray(a[::-1])[::-1],
+    "both backwards": lambda a: np.ascontiguousarray(a[::-1, ::-1])[::-1, ::-1],
+    "misaligned field": misaligned_field,
+    "window of a larger array": lambda a: np.pad(a, ((3, 2), (1, 4)))[3:-2, 1:-4],
+}
+
+
+# Values that no config may hold, whichever way they arrive: (key, value, error).
+BAD_VALUES = [
+    ("sparsity_level", True, TypeError),
+    ("sparsity_level", np.True_, TypeError),
+    ("sparsity_level", "0.5", TypeError),
+    ("sparsity_level", None, TypeError),
+    ("sparsity_level", [0.5], TypeError),
+    ("sparsity_level", (0.5,), TypeError),
+    ("sparsity_level", np.array([0.5, 0.5]), TypeError),
+    ("sparsity_level", 0.5j, TypeError),
+    ("sparsity_level", math.nan, ValueError),
+    ("sparsity_level", math.inf, ValueError),
+    ("sparsity_level", -math.inf, ValueError),
+    ("sparsity_level", -1e-9, ValueError),
+    ("sparsity_level", 1 + 1e-9, ValueError),
+    ("sparsity_level", 2, ValueError),
+    ("sparse_block_shape", [1, 4], TypeError),
+    ("sparse_block_shape", np.array([1, 4]), TypeError),
+    ("sparse_block_shape", "14", TypeError),
+    ("sparse_block_shape", 4, TypeError),
+    ("sparse_block_shape", None, TypeError),
+    ("sparse_block_shape", (True, 4), TypeError),
+    ("sparse_block_shape", (1, True), TypeError),
+    ("sparse_block_shape", (1, None), TypeError),
+    ("sparse_block_shape", ("1", "4"), TypeError),
+    ("sparse_block_shape", (0, 4), ValueError),
+    ("sparse_block_shape", (1, -2), ValueError),
+    ("sparse_block_shape", (4,), ValueError),
+    ("sparse_block_shape", (1, 4, 1), ValueError),
+    ("sparse_block_shape", (), ValueError),
+    ("zeros_per_block", True, TypeError),
+    ("zeros_per_block", "4", TypeError),
+    ("zeros_per_block", (4,), TypeError),
+    ("zeros_per_block", 1.5, ValueError),
+    ("zeros_per_block", 5, ValueError),
+    ("zeros_per_block", -1, ValueError),
+    ("zeros_per_block", math.nan, ValueError),
+    ("zeros_per_block", math.inf, ValueError),
+    ("norm", "l1", ValueError),
+    ("norm", "L3", ValueError),
+    ("norm", "", ValueError),
+    ("norm", 1, TypeError),
+    ("norm", None, TypeError),
+    ("norm", ("L1",), TypeError),
+]
