@@ -43,21 +43,23 @@ std::int64_t candidates_max(std::int64_t n) noexcept {
   return static_cast<std::int64_t>(7 * static_cast<double>(n) / std::sqrt(samples)) + 4096;
 }
 
-/// How the cut is bracketed, should the first try miss.
+/// How the cut is bracketed at first, and should that leave too many candidates, or miss.
 struct Sampling {
   std::int64_t sizes;  // of the sample, in sample_size()
   double deviations;   // from the middle of the bracket to its ends
 };
-constexpr Sampling samplings[]{{1, 3.5}, {4, 6}};
+constexpr Sampling samplings[]{{1, 3.5}, {8, 5}};
 
 /// The largest matrix that is computed from some lane on.
 struct Room {
   std::int64_t blocks = 1, tiles = 1, packed = 0;
+  std::int64_t in_memory = 0;  // blocks of one whose keys are all kept
 
   void include(const Room& other) noexcept {
     blocks = std::max(blocks, other.blocks);
     tiles = std::max(tiles, other.tiles);
     packed = std::max(packed, other.packed);
+    in_memory = std::max(in_memory, other.in_memory);
   }
 };
 
@@ -115,10 +117,9 @@ struct Lane {
 
   void require(const Room& room) {
     packed.require(room.packed);
-    const std::int64_t in_memory = std::min(room.blocks, in_memory_max);
-    all_keys.require(in_memory);
-    spare.require(in_memory);
-    all_keep.require(in_memory);
+    all_keys.require(room.in_memory);
+    spare.require(room.in_memory);
+    all_keep.require(room.in_memory);
     if (room.blocks <= in_memory_max) return;
     tiles.require(room.tiles);
     sample.require(samplings[1].sizes * sample_size(room.blocks));
@@ -200,7 +201,7 @@ class Engine {
     /// A mask that would not stay in a cache need not go through it.
     Store store() const noexcept {
       const bool large = grid.matrix.rows() * grid.matrix.columns() >= past_cache_from;
-      return large && direct() ? Store::past_cache : Store::ordinary;
+      return large ? Store::past_cache : Store::ordinary;
     }
     /// Whether what is decided on the blocks is the mask itself.
     bool direct() const noexcept {
@@ -372,6 +373,7 @@ class Engine {
     bool ties_at_lo, ties_at_hi;  // so many keys equal this end that they are counted, not kept
     Key guess;                    // where it lies most likely
     std::int64_t pruned_tiles;    // how many tiles lose their keys that equal the guess
+    double candidates;            // how many to expect
 
     bool counts_ties() const noexcept { return ties_at_lo || ties_at_hi; }
     Key first() const noexcept { return ties_at_lo ? lo + 1 : lo; }  // of the candidates
@@ -388,8 +390,10 @@ class Engine {
   /// among those, and their places are corrected. False where the bracket missed the cut, or held
   /// too many candidates: the mask is written then, but wrong.
   bool prune_by_sample(const Task& task) noexcept {
+    const auto room = static_cast<double>(candidates_max(task.grid.blocks()));
     for (const Sampling& sampling : samplings) {
       const Bracket bracket = sample_bracket(task, sampling);
+      if (bracket.candidates > 0.8 * room) continue;
       const PassCounts counts = pass(task, bracket);
       if (correct(task, bracket, counts)) return true;
     }
@@ -408,20 +412,21 @@ class Engine {
 
   Bracket sample_bracket(const Task& task, const Sampling& sampling) const noexcept {
     const std::int64_t n = task.grid.blocks();
-    const std::int64_t run = std::clamp<std::int64_t>(run_max / task.grid.width, 1, run_max);
+    const std::int64_t run = run_max;
     const std::int64_t runs = sampling.sizes * sample_size(n) / run;
     const std::int64_t size = runs * run;
     Lane<Key>& first = lane_at(task.first_lane);
     Key* const sample = first.sample.get();
     const Patch patch = Patch::of(task.grid.matrix);
 
-    // One run of neighbours from each of as many equal parts, at a place that looks random; whole
-    // cache lines, where the matrix begins with one.
+    // One run of neighbours from each of as many equal parts, at places that the golden ratio
+    // spreads evenly; whole cache lines, where the matrix begins with one.
     const std::int64_t part = n / runs;
     const auto place = [&](std::int64_t r) {
       const auto choices = static_cast<std::uint64_t>(part - run + 1);
-      const std::uint64_t hash = (static_cast<std::uint64_t>(r) * 0x9E3779B97F4A7C15ULL) >> 32;
-      return (r * part + static_cast<std::int64_t>((hash * choices) >> 32)) / run * run;
+      constexpr std::uint64_t golden = 0x9E3779B97F4A7C15U;                        // 2^64 / phi
+      const std::uint64_t share = (static_cast<std::uint64_t>(r) * golden) >> 32;  // of 2^32
+      return (r * part + static_cast<std::int64_t>((share * choices) >> 32)) / run * run;
     };
     constexpr std::int64_t batch = 32;  // whose memory is waited for together
     parallel_for(Grid::divide_up(runs, batch), task.threads, [&](std::int64_t i, int worker) {
@@ -436,7 +441,9 @@ class Engine {
     });
 
     const auto select = [&](std::int64_t rank) {
-      return cut_of(*select_, sample, size, rank, first.candidates.get(), size).threshold;
+      return cut_of(*select_, sample, size, rank, first.candidates.get(),
+                    std::min(size, candidates_max(n)))
+          .threshold;
     };
     const auto count = [&](Key key) {
       return static_cast<double>(select_->count_equal(sample, size, key));
@@ -444,7 +451,8 @@ class Engine {
     const double rank =
         static_cast<double>(task.quota.blocks) / static_cast<double>(n) * static_cast<double>(size);
     const Key guess = select(std::clamp<std::int64_t>(static_cast<std::int64_t>(rank), 1, size));
-    const double margin = sampling.deviations * deviation(sample, run, runs, guess) + 4;
+    const double margin =
+        sampling.deviations * deviation(sample, run, runs, guess, first.places.get()) + 4;
     const auto low = static_cast<std::int64_t>(std::floor(rank - margin));
     const auto high = static_cast<std::int64_t>(std::ceil(rank + margin));
     const Key lo = low < 1 ? Key{0} : select(low);
@@ -455,22 +463,38 @@ class Engine {
     const double share = std::clamp((rank - below) / count(guess), 0.0, 1.0);
     const auto pruned_tiles =
         static_cast<std::int64_t>(share * static_cast<double>(task.grid.tiles()));
-    return {lo,    hi,          lo == hi || count(lo) >= many, lo < hi && count(hi) >= many,
-            guess, pruned_tiles};
+    Bracket bracket{
+        lo,           hi, lo == hi || count(lo) >= many, lo < hi && count(hi) >= many, guess,
+        pruned_tiles, 0};
+    const Key end = static_cast<Key>(bracket.first() + bracket.width());
+    const std::int64_t inside = select_->count_below(sample, size, end) -
+                                select_->count_below(sample, size, bracket.first());
+    bracket.candidates =
+        static_cast<double>(inside) / static_cast<double>(size) * static_cast<double>(n);
+    return bracket;
   }
 
   /// The standard deviation of the sample's number of keys below the cut. Neighbours are alike, so
-  /// it is estimated from the differences of successive runs.
-  double deviation(const Key* sample, std::int64_t run, std::int64_t runs, Key cut) const noexcept {
-    double squares = 0;
-    std::int64_t last = 0;
+  /// it is estimated from the differences of runs: of successive ones, which are near each other,
+  /// and of those whose places in their parts are nearly the same, golden_lag apart. Where either
+  /// varies little, so does the sum, since the places are spread evenly in both ways.
+  double deviation(const Key* sample, std::int64_t run, std::int64_t runs, Key cut,
+                   std::uint16_t* below) const noexcept {
     for (std::int64_t r = 0; r < runs; ++r) {
-      const std::int64_t below = select_->count_below(sample + r * run, run, cut);
-      const auto difference = static_cast<double>(r == 0 ? 0 : below - last);
-      squares += difference * difference;
-      last = below;
+      below[r] = static_cast<std::uint16_t>(select_->count_below(sample + r * run, run, cut));
     }
-    return std::sqrt(squares / 2);
+    const auto squares = [&](std::int64_t lag) {
+      std::int64_t sum = 0;
+      for (std::int64_t r = lag; r < runs; ++r) {
+        const std::int64_t difference = below[r] - below[r - lag];
+        sum += difference * difference;
+      }
+      return static_cast<double>(sum) * static_cast<double>(runs) / static_cast<double>(runs - lag);
+    };
+    constexpr std::int64_t golden_lag = 144;  // a Fibonacci number: 144 / phi is nearly whole
+    double least = squares(1);
+    if (runs >= 4 * golden_lag) least = std::min(least, squares(golden_lag));
+    return std::sqrt(least / 2);
   }
 
   PassCounts pass(const Task& task, const Bracket& bracket) const noexcept {
@@ -529,15 +553,19 @@ class Engine {
   PassCounts pass_at_once(const Task& task, const Bracket& bracket, Key from, std::int64_t tile,
                           const Patch& patch, Lane<Key>& lane) const noexcept {
     PassCounts found{};
+    const bool write_mask = task.whole() && task.scorer.can_bracket_masks();
     Grid::for_each_band(task.grid.tile(tile), [&](const Grid::Part& band, std::int64_t first) {
       std::uint8_t* const keep = keep_of(task, band, lane);
+      const MaskWindow window = task.window(task.grid.elements(band));
+      const typename Scorer<Key>::Target target{write_mask ? window.bytes : keep, window.pitch,
+                                                write_mask, task.store()};
       const std::int64_t before = lane.group.inside + found.inside;
       const BracketCounts counts = task.scorer.bracket(
-          keep, lane.group_candidates.data() + before, lane.group_places.data() + before, task.grid,
-          band, first, patch, from, bracket.first(), bracket.width(), task.store());
+          target, lane.group_candidates.data() + before, lane.group_places.data() + before,
+          task.grid, band, first, patch, from, bracket.first(), bracket.width());
       found.below += band.width - counts.kept;
       found.inside += counts.inside;
-      write(task, band, patch, keep, lane);
+      if (!write_mask) write(task, band, patch, keep, lane);
     });
     return found;
   }
@@ -832,11 +860,17 @@ struct Plan {
   /// The selections within large blocks included.
   Room room() const noexcept {
     Room room = room_of(grid());
-    if (has_large_blocks()) room.include(room_of(Grid(matrix.part(0, 0, height, width), 1, 1)));
+    if (has_large_blocks()) {
+      Room within = room_of(Grid(matrix.part(0, 0, height, width), 1, 1));
+      within.in_memory = std::min(within.blocks, in_memory_max);  // at the edges blocks are smaller
+      room.include(within);
+    }
     return room;
   }
   static Room room_of(const Grid& grid) noexcept {
-    return {grid.blocks(), grid.tiles(), grid.packed_elements() * grid.matrix.item_size()};
+    const std::int64_t blocks = grid.blocks();
+    return {blocks, grid.tiles(), grid.packed_elements() * grid.matrix.item_size(),
+            blocks <= in_memory_max ? blocks : 0};
   }
 };
 

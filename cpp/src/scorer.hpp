@@ -31,6 +31,7 @@ class Scorer {
         score_(table.score[static_cast<int>(matrix.dtype())][static_cast<int>(norm)]),
         score_at_(table.score_at[static_cast<int>(matrix.dtype())][static_cast<int>(norm)]),
         bracket_(table.bracket[static_cast<int>(matrix.dtype())][static_cast<int>(norm)]),
+        bracket_mask_(table.bracket_mask[static_cast<int>(matrix.dtype())][static_cast<int>(norm)]),
         accumulate_(table.accumulate[static_cast<int>(matrix.dtype())][static_cast<int>(norm)]),
         make_keys_(selection_of<Key>(table).make_keys) {}
 
@@ -47,16 +48,28 @@ class Scorer {
     });
   }
 
+  /// Where bracket() writes: a byte for each block of the band, or the mask of all its elements.
+  struct Target {
+    std::uint8_t* bytes;
+    std::ptrdiff_t pitch;
+    bool is_mask;
+    Store store;
+  };
+  bool can_bracket_masks() const noexcept { return bracket_mask_ != nullptr; }
+
   /// SelectionKernels::bracket for the blocks of a band, without their keys in memory but for those
   /// of the candidates: these go to `candidates`. Places count from `begin`. The patch has data.
-  BracketCounts bracket(std::uint8_t* keep, Key* candidates, std::uint16_t* places,
+  BracketCounts bracket(const Target& target, Key* candidates, std::uint16_t* places,
                         const Grid& grid, const Grid::Part& band, std::int64_t begin,
-                        const Patch& patch, Key from, Key first, Key width,
-                        Store store) const noexcept {
+                        const Patch& patch, Key from, Key first, Key width) const noexcept {
     BracketCounts counts{};
     const auto add = [&](std::int64_t done, const Blocks& blocks) {
       std::uint16_t* const here = places + counts.inside;
-      const BracketCounts found = bracket_(keep + done, here, blocks, from, first, width, store);
+      const BracketCounts found =
+          target.is_mask
+              ? bracket_mask_(target.bytes + done * grid.width, target.pitch, here, blocks, from,
+                              first, width, target.store)
+              : bracket_(target.bytes + done, here, blocks, from, first, width, target.store);
       score_at_(candidates + counts.inside, blocks, here, found.inside);
       if (begin + done > 0) {
         for (std::int64_t i = 0; i < found.inside; ++i) {
@@ -146,6 +159,7 @@ class Scorer {
   Kernels::Score score_;
   Kernels::ScoreAt score_at_;
   Kernels::Bracket bracket_;
+  Kernels::BracketMask bracket_mask_;
   Kernels::Accumulate accumulate_;
   decltype(SelectionKernels<Key>::make_keys) make_keys_;
 };

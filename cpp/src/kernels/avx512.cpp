@@ -6,6 +6,8 @@
 
 #include <immintrin.h>
 
+#include <type_traits>
+
 #include "kernels/kernels.hpp"
 
 #define AVX512                                                                     \
@@ -92,14 +94,11 @@ AVX512 std::uint64_t first_bits(std::int64_t n) noexcept {
   return n >= bundle ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1U;
 }
 
-/// A byte for each of the first n bits, at most 64. What goes past the cache is a whole line.
-AVX512 void store_bytes(std::uint8_t* bytes, std::int64_t n, std::uint64_t ones,
-                        Store store = Store::ordinary) noexcept {
+/// A byte for each of the first n bits, at most 64.
+AVX512 void store_bytes(std::uint8_t* bytes, std::int64_t n, std::uint64_t ones) noexcept {
   const __m512i vector = _mm512_maskz_set1_epi8(ones, 1);
   if (n < bundle) {
     _mm512_mask_storeu_epi8(bytes, first_bits(n), vector);
-  } else if (store == Store::past_cache) {
-    _mm512_stream_si512(reinterpret_cast<__m512i*>(bytes), vector);
   } else {
     _mm512_storeu_si512(bytes, vector);
   }
@@ -171,23 +170,50 @@ AVX512 void store_places(std::uint16_t* places, std::int64_t first, std::uint64_
   _mm512_storeu_si512(places + 32, _mm512_add_epi16(firsts, _mm512_cvtepu8_epi16(high)));
 }
 
+/// The mask of 64 blocks of `width` columns side by side: all bytes of a block are 0 or 1.
+template <int width>
+AVX512 void store_blocks(std::uint8_t* mask, std::ptrdiff_t pitch, std::int64_t rows,
+                         std::uint64_t ones, Store store) noexcept {
+  constexpr int taken = 64 / width;  // blocks in a vector of bytes
+  for (int v = 0; v < width; ++v) {
+    const std::uint64_t some = ones >> (v * taken % 64);
+    __m512i vector;
+    if constexpr (width == 1) {
+      vector = _mm512_maskz_set1_epi8(some, 1);
+    } else if constexpr (width == 2) {
+      vector = _mm512_maskz_set1_epi16(static_cast<__mmask32>(some), 0x0101);
+    } else if constexpr (width == 4) {
+      vector = _mm512_maskz_set1_epi32(static_cast<__mmask16>(some), 0x01010101);
+    } else {
+      vector = _mm512_maskz_set1_epi64(static_cast<__mmask8>(some), 0x0101010101010101);
+    }
+    std::uint8_t* line = mask + v * 64;
+    for (std::int64_t r = 0; r < rows; ++r, line += pitch) {
+      if (store == Store::past_cache) {
+        _mm512_stream_si512(reinterpret_cast<__m512i*>(line), vector);
+      } else {
+        _mm512_storeu_si512(line, vector);
+      }
+    }
+  }
+}
+
 /// The bounds of a bracket in vectors, and what was found so far.
 template <class Vector>
 class Bracketing {
  public:
   using Key = typename Vector::Key;
-  AVX512 Bracketing(std::uint8_t* keep, std::uint16_t* inside, Key from, Key first, Key width,
-                    Store store = Store::ordinary) noexcept
-      : keep_(keep),
-        inside_(inside),
-        from_(Vector::all(from)),
-        first_(Vector::all(first)),
-        width_(Vector::all(width)),
-        store_(reinterpret_cast<std::uintptr_t>(keep) % 64 == 0 ? store : Store::ordinary) {}
+  AVX512 Bracketing(std::uint16_t* inside, std::uint64_t from, std::uint64_t first,
+                    std::uint64_t width) noexcept
+      : inside_(inside),
+        from_(Vector::all(static_cast<Key>(from))),
+        first_(Vector::all(static_cast<Key>(first))),
+        width_(Vector::all(static_cast<Key>(width))) {}
 
-  /// Up to 64 keys from the i-th on; vector_at(v) loads those from the (i + v)-th on.
+  /// Up to 64 keys from the i-th on; vector_at(v) loads those from the (i + v)-th on. Returns a bit
+  /// for each that is kept.
   template <class Load>
-  AVX512 void add(std::int64_t i, std::int64_t n, const Load& vector_at) noexcept {
+  AVX512 std::uint64_t add(std::int64_t i, std::int64_t n, const Load& vector_at) noexcept {
     std::uint64_t below = 0;
     std::uint64_t within = 0;
     const auto compare = [&](int v, __mmask16 lanes) AVX512 {
@@ -200,35 +226,37 @@ class Bracketing {
     } else {
       for (int v = 0; v < n; v += Vector::size) compare(v, lanes_of<Vector>(n - v));
     }
-    store_bytes(keep_ + i, n, ~below, store_);
     store_places(inside_ + counts_.inside, i, within);
     counts_.kept += n - __builtin_popcountll(below);
     counts_.inside += __builtin_popcountll(within);
+    return ~below;
   }
 
-  /// Keys in memory, the i-th and those after it.
-  AVX512 void add_keys(std::int64_t i, const Key* keys, std::int64_t n) noexcept {
+  /// Keys in memory, the i-th and those after it; writes a byte for each.
+  AVX512 void add_keys(std::uint8_t* keep, std::int64_t i, const Key* keys,
+                       std::int64_t n) noexcept {
     for (std::int64_t done = 0; done < n; done += bundle) {
-      add(i + done, n - done < bundle ? n - done : bundle,
-          [&](int v, __mmask16 lanes) AVX512 { return Vector::load(lanes, keys + done + v); });
+      const std::int64_t some = n - done < bundle ? n - done : bundle;
+      const std::uint64_t kept = add(i + done, some, [&](int v, __mmask16 lanes) AVX512 {
+        return Vector::load(lanes, keys + done + v);
+      });
+      store_bytes(keep + done, some, kept);
     }
   }
 
   AVX512 BracketCounts counts() const noexcept { return counts_; }
 
  private:
-  std::uint8_t* keep_;
   std::uint16_t* inside_;
   __m512i from_, first_, width_;
-  Store store_;
   BracketCounts counts_{};
 };
 
 template <class Vector, class Key = typename Vector::Key>
 AVX512 BracketCounts bracket(std::uint8_t* keep, std::uint16_t* inside, const Key* keys,
                              std::int64_t n, Key from, Key first, Key width) noexcept {
-  Bracketing<Vector> bracketing(keep, inside, from, first, width);
-  bracketing.add_keys(0, keys, n);
+  Bracketing<Vector> bracketing(inside, from, first, width);
+  bracketing.add_keys(keep, 0, keys, n);
   return bracketing.counts();
 }
 
@@ -251,16 +279,27 @@ AVX512 void threshold(std::uint8_t* keep, const Key* keys, std::int64_t n, Key c
   }
 }
 
-/// For each key, how many keys of its block come before it: each rotation of the blocks compares
-/// every key with another one of its block, and the answers of 64 keys are added up bit by bit.
+/// Moves each bit by `places` to a lower one within its group of `width` bits, the lowest ones to
+/// the top.
+template <int width>
+AVX512 std::uint64_t rotate(std::uint64_t bits, int places) noexcept {
+  constexpr std::uint64_t ones = ~std::uint64_t{0} / ((std::uint64_t{1} << width) - 1U);
+  const std::uint64_t low = ones * ((std::uint64_t{1} << places) - 1U);  // that leave their place
+  return ((bits & ~low) >> places) | ((bits & low) << (width - places));
+}
+
+/// For each key, how many keys of its block come before it. Each rotation of the blocks compares
+/// every key with another one of its block; a rotation the other way says the opposite. The answers
+/// of 64 keys are added up bit by bit.
 template <class Vector, int width>
 AVX512 void zero_least(std::uint8_t* mask, const typename Vector::Key* keys, std::int64_t n,
                        std::int64_t zeros) noexcept {
   using Key = typename Vector::Key;
+  constexpr int vectors = bundle / Vector::size;
   constexpr int digits = width == 2 ? 1 : width == 4 ? 2 : width == 8 ? 3 : 4;
-  __m512i orders[width];
-  __m512i earlier[width];  // 1 where the other key stands before: it wins a tie
-  for (int r = 1; r < width; ++r) {
+  __m512i orders[width / 2 + 1];
+  __m512i earlier[width / 2 + 1];  // 1 where the other key stands before: it wins a tie
+  for (int r = 1; r <= width / 2; ++r) {
     alignas(64) Key order[Vector::size];
     alignas(64) Key first[Vector::size];
     for (int lane = 0; lane < Vector::size; ++lane) {
@@ -271,34 +310,39 @@ AVX512 void zero_least(std::uint8_t* mask, const typename Vector::Key* keys, std
     orders[r] = _mm512_load_si512(order);
     earlier[r] = _mm512_load_si512(first);
   }
+  std::uint64_t digit_of_zeros[digits];
+  for (int d = 0; d < digits; ++d) digit_of_zeros[d] = std::uint64_t{0} - (zeros >> d & 1U);
   for (std::int64_t i = 0; i < n; i += bundle) {
     const std::int64_t left = n - i < bundle ? n - i : bundle;
-    __m512i vectors[bundle / Vector::size];
-    for (int v = 0; v < bundle / Vector::size; ++v) {
+    __m512i loaded[vectors];
+    for (int v = 0; v < vectors; ++v) {
       const std::int64_t here = left - v * Vector::size;
-      vectors[v] = Vector::load(here > 0 ? lanes_of<Vector>(here) : __mmask16{0},
-                                keys + i + v * Vector::size);
+      const __mmask16 lanes = here > 0 ? lanes_of<Vector>(here) : __mmask16{0};
+      loaded[v] = Vector::load(lanes, keys + i + v * Vector::size);
     }
     std::uint64_t sum[digits] = {};
-    for (int r = 1; r < width; ++r) {
-      std::uint64_t carry = 0;
-      for (int v = 0; v < bundle / Vector::size; ++v) {
-        const __mmask16 before = Vector::less(0xFFFF, Vector::permute(orders[r], vectors[v]),
-                                              Vector::add(vectors[v], earlier[r]));
-        carry |= std::uint64_t{before} << (v * Vector::size);
-      }
+    const auto add = [&](std::uint64_t carry) AVX512 {
       for (int d = 0; d < digits; ++d) {
         const std::uint64_t next = sum[d] & carry;
         sum[d] ^= carry;
         carry = next;
       }
+    };
+    for (int r = 1; r <= width / 2; ++r) {
+      std::uint64_t before = 0;  // whether the key r places on comes before
+      for (int v = 0; v < vectors; ++v) {
+        const __mmask16 lanes = Vector::less(0xFFFF, Vector::permute(orders[r], loaded[v]),
+                                             Vector::add(loaded[v], earlier[r]));
+        before |= std::uint64_t{lanes} << (v * Vector::size);
+      }
+      add(before);
+      if (r < width - r) add(~rotate<width>(before, width - r));
     }
     std::uint64_t fewer = 0;
     std::uint64_t same = ~std::uint64_t{0};
     for (int d = digits - 1; d >= 0; --d) {
-      const std::uint64_t digit = (zeros >> d & 1) != 0 ? ~std::uint64_t{0} : 0;
-      fewer |= same & ~sum[d] & digit;
-      same &= ~(sum[d] ^ digit);
+      fewer |= same & ~sum[d] & digit_of_zeros[d];
+      same &= ~(sum[d] ^ digit_of_zeros[d]);
     }
     store_bytes(mask + i, left, ~fewer);
   }
@@ -318,6 +362,50 @@ AVX512 void zero_least(std::uint8_t* mask, const Key* keys, std::int64_t blocks,
     zero_least<Vector, 16>(mask, keys, n, zeros);
   } else {
     scalar_kernels().select64.zero_least(mask, keys, blocks, width, zeros);
+  }
+}
+
+/// 64 / times bytes, each `times` times.
+template <int times>
+AVX512 __m512i repeated(const std::uint8_t* bytes, __m512i pattern) noexcept {
+  if constexpr (times == 1) {
+    return _mm512_loadu_si512(bytes);
+  } else if constexpr (times == 2) {  // 16 bytes to two quarters, 16 to the other two
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
+    const __m512i both = _mm512_castsi256_si512(half);
+    return _mm512_shuffle_epi8(_mm512_shuffle_i64x2(both, both, 0x50), pattern);
+  } else if constexpr (times == 4) {
+    const __m128i quarter = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(quarter), pattern);
+  } else {
+    long long few = 0;
+    __builtin_memcpy(&few, bytes, 64 / times);
+    return _mm512_shuffle_epi8(_mm512_set1_epi64(few), pattern);
+  }
+}
+
+template <int times>
+AVX512 void repeat(std::uint8_t* out, const std::uint8_t* bytes, std::int64_t n) noexcept {
+  constexpr int taken = 64 / times;
+  alignas(64) std::uint8_t order[64];  // within quarters, each of which holds all of up to 16 bytes
+  for (int i = 0; i < 64; ++i) order[i] = static_cast<std::uint8_t>(i / times % 16);
+  const __m512i pattern = _mm512_load_si512(order);
+  std::int64_t i = 0;
+  for (; i + taken <= n; i += taken) {
+    _mm512_storeu_si512(out + i * times, repeated<times>(bytes + i, pattern));
+  }
+  scalar_kernels().repeat(out + i * times, bytes + i, n - i, times);
+}
+
+AVX512 void repeat_any(std::uint8_t* out, const std::uint8_t* bytes, std::int64_t n,
+                       std::int64_t times) noexcept {
+  switch (times) {
+    case 1: return repeat<1>(out, bytes, n);
+    case 2: return repeat<2>(out, bytes, n);
+    case 4: return repeat<4>(out, bytes, n);
+    case 8: return repeat<8>(out, bytes, n);
+    case 16: return repeat<16>(out, bytes, n);
+    default: return scalar_kernels().repeat(out, bytes, n, times);
   }
 }
 
@@ -539,6 +627,7 @@ AVX512 __m512i order_of_rows() noexcept {
 template <class Element, int norm, int width>
 class Narrow {
  public:
+  static constexpr int columns = width;
   AVX512 explicit Narrow(const Blocks& blocks) noexcept
       : blocks_(blocks), order_(order_of_rows<width>()), mean_(blocks.rows * width) {}
   AVX512 __m512i keys_at(std::int64_t block) const noexcept {
@@ -560,6 +649,7 @@ class Narrow {
 template <class Element, int norm>
 class Single {
  public:
+  static constexpr int columns = 1;
   AVX512 explicit Single(const Blocks& blocks) noexcept : data_(blocks.data) {}
   AVX512 __m512i keys_at(std::int64_t block) const noexcept {
     return Element::key(magnitude<Element, norm>(Element::load(data_ + block * Element::item)));
@@ -630,14 +720,39 @@ template <class Element, int norm>
 AVX512 void score_at(void* out, const Blocks& blocks, const std::uint16_t* places,
                      std::int64_t n) noexcept {
   auto* const keys = static_cast<typename Element::Key*>(out);
-  const auto data_of = [&](std::int64_t i) { return blocks.data + places[i] * blocks.step; };
-  if (blocks.width == 1 && blocks.rows == 1) {
-    for (std::int64_t i = 0; i < n; ++i) {
-      const auto x = Element::load(data_of(i), first_lanes(1));
-      Element::store(keys + i, 1, Element::key(magnitude<Element, norm>(x)));
+  if (blocks.width > 1 || blocks.rows > 1) {
+    score_any<Element, norm>(keys, blocks, n,
+                             [&](std::int64_t i) { return blocks.data + places[i] * blocks.step; });
+    return;
+  }
+  constexpr std::int64_t together = 256;
+  alignas(64) std::byte elements[together * Element::item];
+  for (std::int64_t done = 0; done < n; done += together) {
+    const std::int64_t some = n - done < together ? n - done : together;
+    for (std::int64_t i = 0; i < some; ++i) {
+      __builtin_memcpy(elements + i * Element::item, blocks.data + places[done + i] * blocks.step,
+                       Element::item);
     }
-  } else {
-    score_any<Element, norm>(keys, blocks, n, data_of);
+    score<Element, norm>(keys + done, {elements, 0, Element::item, some, 1, 1});
+  }
+}
+
+/// What was asked for, where whole lines begin at multiples of 64 bytes.
+AVX512 Store store_to(const std::uint8_t* bytes, Store store) noexcept {
+  return reinterpret_cast<std::uintptr_t>(bytes) % 64 == 0 ? store : Store::ordinary;
+}
+
+/// Calls work(b, n, keys) for blocks [b, b + n) from `done` on, some at a time, with their keys.
+template <class Element, int norm, class Work>
+AVX512 void with_keys(const Blocks& blocks, std::int64_t done, const Work& work) noexcept {
+  constexpr std::int64_t together = 256;
+  alignas(64) typename Element::Key keys[together];
+  for (std::int64_t b = done; b < blocks.count; b += together) {
+    Blocks some = blocks;
+    some.data += b * blocks.step;
+    some.count = blocks.count - b < together ? blocks.count - b : together;
+    score<Element, norm>(keys, some);
+    work(b, some.count, keys);
   }
 }
 
@@ -646,75 +761,54 @@ AVX512 void score_at(void* out, const Blocks& blocks, const std::uint16_t* place
 template <class Element, int norm>
 AVX512 BracketCounts bracket_blocks(std::uint8_t* keep, std::uint16_t* inside, const Blocks& blocks,
                                     std::uint64_t from, std::uint64_t first, std::uint64_t width,
-                                    Store store) noexcept {
-  using Vector = typename Element::Vector;
-  using Key = typename Element::Key;
-  Bracketing<Vector> bracketing(keep, inside, static_cast<Key>(from), static_cast<Key>(first),
-                                static_cast<Key>(width), store);
+                                    Store wanted) noexcept {
+  const Store store = store_to(keep, wanted);
+  Bracketing<typename Element::Vector> bracketing(inside, from, first, width);
   const std::int64_t done = with_fast_keys<Element, norm>(blocks, [&](const auto& fast) AVX512 {
     std::int64_t b = 0;
     for (; b + bundle <= blocks.count; b += bundle) {
-      bracketing.add(b, bundle, [&](int v, __mmask16) AVX512 { return fast.keys_at(b + v); });
+      const std::uint64_t kept =
+          bracketing.add(b, bundle, [&](int v, __mmask16) AVX512 { return fast.keys_at(b + v); });
+      store_blocks<1>(keep + b, 0, 1, kept, store);
     }
     return b;
   });
-  constexpr std::int64_t together = 256;
-  alignas(64) Key keys[together];
-  for (std::int64_t b = done; b < blocks.count; b += together) {
-    Blocks some = blocks;
-    some.data += b * blocks.step;
-    some.count = blocks.count - b < together ? blocks.count - b : together;
-    score<Element, norm>(keys, some);
-    bracketing.add_keys(b, keys, some.count);
-  }
+  with_keys<Element, norm>(blocks, done,
+                           [&](std::int64_t b, std::int64_t n, const auto* keys)
+                               AVX512 { bracketing.add_keys(keep + b, b, keys, n); });
+  return bracketing.counts();
+}
+
+/// The same, but the mask of the blocks takes the place of a byte for each.
+template <class Element, int norm>
+AVX512 BracketCounts bracket_mask(std::uint8_t* mask, std::ptrdiff_t pitch, std::uint16_t* inside,
+                                  const Blocks& blocks, std::uint64_t from, std::uint64_t first,
+                                  std::uint64_t width, Store wanted) noexcept {
+  // Lines of several rows in turn leave the buffers of such stores half filled.
+  const Store store = blocks.rows > 1 ? Store::ordinary : store_to(mask, wanted);
+  Bracketing<typename Element::Vector> bracketing(inside, from, first, width);
+  const std::int64_t done = with_fast_keys<Element, norm>(blocks, [&](const auto& fast) AVX512 {
+    constexpr int columns = std::remove_reference_t<decltype(fast)>::columns;
+    std::int64_t b = 0;
+    for (; b + bundle <= blocks.count; b += bundle) {
+      const std::uint64_t kept =
+          bracketing.add(b, bundle, [&](int v, __mmask16) AVX512 { return fast.keys_at(b + v); });
+      store_blocks<columns>(mask + b * columns, pitch, blocks.rows, kept, store);
+    }
+    return b;
+  });
+  with_keys<Element, norm>(
+      blocks, done, [&](std::int64_t b, std::int64_t n, const auto* keys) AVX512 {
+        std::uint8_t keep[256];
+        bracketing.add_keys(keep, b, keys, n);
+        for (std::int64_t r = 0; r < blocks.rows; ++r) {
+          repeat_any(mask + b * blocks.width + r * pitch, keep, n, blocks.width);
+        }
+      });
   return bracketing.counts();
 }
 
 // --- bytes ---------------------------------------------------------------------------------------
-
-/// 64 / times bytes, each `times` times.
-template <int times>
-AVX512 __m512i repeated(const std::uint8_t* bytes, __m512i pattern) noexcept {
-  if constexpr (times == 1) {
-    return _mm512_loadu_si512(bytes);
-  } else if constexpr (times == 2) {  // 16 bytes to two quarters, 16 to the other two
-    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
-    const __m512i both = _mm512_castsi256_si512(half);
-    return _mm512_shuffle_epi8(_mm512_shuffle_i64x2(both, both, 0x50), pattern);
-  } else if constexpr (times == 4) {
-    const __m128i quarter = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
-    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(quarter), pattern);
-  } else {
-    long long few = 0;
-    __builtin_memcpy(&few, bytes, 64 / times);
-    return _mm512_shuffle_epi8(_mm512_set1_epi64(few), pattern);
-  }
-}
-
-template <int times>
-AVX512 void repeat(std::uint8_t* out, const std::uint8_t* bytes, std::int64_t n) noexcept {
-  constexpr int taken = 64 / times;
-  alignas(64) std::uint8_t order[64];  // within quarters, each of which holds all of up to 16 bytes
-  for (int i = 0; i < 64; ++i) order[i] = static_cast<std::uint8_t>(i / times % 16);
-  const __m512i pattern = _mm512_load_si512(order);
-  std::int64_t i = 0;
-  for (; i + taken <= n; i += taken) {
-    _mm512_storeu_si512(out + i * times, repeated<times>(bytes + i, pattern));
-  }
-  scalar_kernels().repeat(out + i * times, bytes + i, n - i, times);
-}
-
-AVX512 void repeat_any(std::uint8_t* out, const std::uint8_t* bytes, std::int64_t n,
-                       std::int64_t times) noexcept {
-  switch (times) {
-    case 1: return repeat<1>(out, bytes, n);
-    case 2: return repeat<2>(out, bytes, n);
-    case 4: return repeat<4>(out, bytes, n);
-    case 8: return repeat<8>(out, bytes, n);
-    case 16: return repeat<16>(out, bytes, n);
-    default: return scalar_kernels().repeat(out, bytes, n, times);
-  }
-}
 
 AVX512 std::int64_t count_zeros(const std::uint8_t* bytes, std::int64_t n) noexcept {
   std::int64_t zeros = 0;
@@ -788,6 +882,8 @@ void use(Kernels& table) noexcept {
   table.score_at[dtype][1] = score_at<Element, 1>;
   table.bracket[dtype][0] = bracket_blocks<Element, 0>;
   table.bracket[dtype][1] = bracket_blocks<Element, 1>;
+  table.bracket_mask[dtype][0] = bracket_mask<Element, 0>;
+  table.bracket_mask[dtype][1] = bracket_mask<Element, 1>;
 }
 
 Kernels make_table() noexcept {

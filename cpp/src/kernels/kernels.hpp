@@ -114,6 +114,14 @@ struct Kernels {
                                     Store store) noexcept;
   Bracket bracket[dtype_count][norm_count];
 
+  /// bracket() for blocks side by side whose mask is all 0 or all 1, written in place of `keep`:
+  /// its rows lie `pitch` bytes apart. nullptr where bracket() and repeat() do as well.
+  using BracketMask = BracketCounts (*)(std::uint8_t* mask, std::ptrdiff_t pitch,
+                                        std::uint16_t* inside, const Blocks& blocks,
+                                        std::uint64_t from, std::uint64_t first,
+                                        std::uint64_t width, Store store) noexcept;
+  BracketMask bracket_mask[dtype_count][norm_count];
+
   /// sums[(phase + i) / block_width] += |x_i| or x_i·x_i for i in [0, n), one after another. `sums`
   /// is float*, double* for float64. x_i lies at src + i × stride bytes, at any alignment. 0 <=
   /// phase < block_width. For what score() cannot take, and in no hurry.
