@@ -12,6 +12,7 @@
 #include "buffer.hpp"
 #include "grid.hpp"
 #include "kernels/kernels.hpp"
+#include "limits.hpp"
 #include "matrix.hpp"
 #include "parallel.hpp"
 #include "patch.hpp"
@@ -21,9 +22,6 @@
 namespace datasparse {
 namespace {
 
-constexpr std::int64_t small_block_max = 4096;
-constexpr std::int64_t in_memory_max = 32768;                    // blocks whose keys are all kept
-constexpr std::int64_t past_cache_from = std::int64_t{1} << 22;  // elements
 constexpr int radix_bits = 11;
 constexpr std::int64_t group_tiles_max = 4;                         // that a thread takes at a time
 constexpr std::int64_t group_candidates_max = 2 * tile_blocks_max;  // that a thread gathers
@@ -40,7 +38,7 @@ std::int64_t sample_size(std::int64_t n) noexcept {
 /// not alike. With more, the bracket counts as missed.
 std::int64_t candidates_max(std::int64_t n) noexcept {
   const auto samples = static_cast<double>(sample_size(n));
-  return static_cast<std::int64_t>(7 * static_cast<double>(n) / std::sqrt(samples)) + 4096;
+  return static_cast<std::int64_t>(7 * static_cast<double>(n) / std::sqrt(samples)) + candidates_min;
 }
 
 /// How the cut is bracketed, should the first try miss.
@@ -896,7 +894,7 @@ class Batch {
 
 }  // namespace
 
-void compute_masks(const std::vector<MaskJob>& jobs) {
+void compute_masks(const std::vector<MaskJob>& jobs, const Kernels& table) {
   const DefaultFloatEnvironment environment;
   thread_local Batch<std::uint32_t> narrow;
   thread_local Batch<std::uint64_t> wide;
@@ -910,7 +908,6 @@ void compute_masks(const std::vector<MaskJob>& jobs) {
       narrow.add(job);
     }
   }
-  const Kernels& table = kernels();
   const int threads = available_threads();
   narrow.allocate(table, threads);
   wide.allocate(table, threads);
