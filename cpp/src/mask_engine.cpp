@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <utility>
 
@@ -35,10 +36,10 @@ std::int64_t sample_size(std::int64_t n) noexcept {
 }
 
 /// Candidates that are kept of n blocks: twice as many as where blocks that are near each other are
-/// not alike. With more, the bracket counts as missed.
+/// not alike. With more, the bracket counts as missed. Never less for more blocks: the room for the
+/// largest matrix must do for all.
 std::int64_t candidates_max(std::int64_t n) noexcept {
-  const auto samples = static_cast<double>(sample_size(n));
-  return static_cast<std::int64_t>(7 * static_cast<double>(n) / std::sqrt(samples)) + candidates_min;
+  return 7 * sample_size(n) + candidates_min;  // n / sqrt(s) is about s
 }
 
 /// How the cut is bracketed, should the first try miss.
@@ -830,7 +831,12 @@ struct Plan {
   /// The selections within large blocks included.
   Room room() const noexcept {
     Room room = room_of(grid());
-    if (has_large_blocks()) room.include(room_of(Grid(matrix.part(0, 0, height, width), 1, 1)));
+    if (has_large_blocks()) {
+      // Those at the edge are narrower: tiles may hold more of their rows.
+      for (const std::int64_t columns : {width, matrix.columns() % width}) {
+        if (columns > 0) room.include(room_of(Grid(matrix.part(0, 0, height, columns), 1, 1)));
+      }
+    }
     return room;
   }
   static Room room_of(const Grid& grid) noexcept {

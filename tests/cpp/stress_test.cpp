@@ -9,7 +9,9 @@
 #include <iostream>
 #include <limits>
 #include <optional>
+#include <thread>
 
+#include "grid.hpp"
 #include "limits.hpp"
 #include "mask_engine.hpp"
 #include "support.hpp"
@@ -26,9 +28,8 @@ constexpr int slowdown = 1;
 #endif
 
 /// How many cases a test runs: of the ci tier, or all.
-int cases(int ci, int full) {
-  return (std::getenv("DATASPARSE_FULL") != nullptr ? full : ci) / slowdown;
-}
+bool is_full() { return std::getenv("DATASPARSE_FULL") != nullptr; }
+int cases(int ci, int full) { return (is_full() ? full : ci) / slowdown; }
 
 const std::vector<const Kernels*>& tables() {
   static const std::vector<const Kernels*> all = [] {
@@ -203,10 +204,13 @@ double hard_level(Random& random, std::int64_t blocks) {
   }
 }
 
+/// Now and then of any shape, up to some that are selections of their own.
 std::pair<std::int64_t, std::int64_t> hard_block(Random& random) {
   static const std::vector<std::pair<std::int64_t, std::int64_t>> shapes{
       {1, 1}, {1, 1}, {1, 1}, {1, 1}, {1, 2}, {1, 4},  {1, 8}, {1, 16}, {4, 4},  {8, 8}, {2, 1},
       {4, 1}, {3, 5}, {1, 3}, {7, 1}, {2, 2}, {1, 17}, {5, 9}, {-1, 1}, {1, -1}, {6, 6}, {33, 2}};
+  constexpr std::int64_t longest = limits_are_small ? 50 : 300;
+  if (random.one_in(10)) return {random.between(1, longest), random.between(1, longest)};
   return random.pick(shapes);
 }
 
@@ -300,6 +304,150 @@ TEST(Stress, RandomCasesAgreeWithAStableSort) {
   }
   RecordProperty("cases", done);
   std::cout << done << " random cases" << std::endl;
+}
+
+// A matrix needs the less room for candidates the fewer blocks it has, whatever its sample's size
+// is rounded to. In a thread of its own, whose scratch memory fits these jobs and no more.
+TEST(Stress, TheLargestMatrixHasRoomForTheOthersCandidates) {
+  if (!limits_are_small) GTEST_SKIP() << "takes the small limits to come near";
+  Random random(502);
+  for (int round = 0; round < 300; ++round) {
+    std::vector<Case> some;
+    for (const std::int64_t n : {1185, 1186}) {  // samples of 96 and of 112 blocks
+      Case one{Tensor(DType::float32, {n}), spec(0.3 + 0.4 * random.unit(), 1, 1), 0, {}, {}};
+      const double spread = random.unit() * 0.1;  // lines alike make the bracket wide
+      std::vector<double> lines;
+      for (std::int64_t i = 0; i < n; i += 16) lines.push_back(random.unit());
+      for (std::int64_t i = 0; i < n; ++i) {
+        const double x = lines[static_cast<std::size_t>(i / 16)] + spread * random.unit();
+        one.tensor.set_bits(i, bits_of(DType::float32, x));
+      }
+      one.expected = reference::mask(one.tensor.view(), rules_of(one.spec));
+      some.push_back(std::move(one));
+    }
+    std::thread([&] { expect_right(some, 1, scalar_kernels()); }).join();
+  }
+}
+
+// What is packed of a block at the edge may be more than of a whole one: its rows are shorter, so
+// that tiles hold them better.
+TEST(Stress, LargeBlocksAtTheEdgeHaveRoomToBePacked) {
+  Random random(503);
+  const std::int64_t wanted = tile_elements / Grid::stacked_max;
+  const std::int64_t width = wanted * 3 / 4;
+  const Axes shape{70, width + wanted / 4};
+  const auto item = static_cast<std::int64_t>(item_size(DType::float32));
+  for (const std::int64_t zeros : {std::int64_t{1}, 30 * width}) {
+    Case one{Tensor(DType::float32, shape, {2 * item * shape[1], 2 * item}),
+             spec(1, 66, width, zeros),
+             0,
+             {},
+             {}};
+    fill(one.tensor, Values::numbers, random);
+    one.expected = reference::mask(one.tensor.view(), rules_of(one.spec));
+    std::vector<Case> some;
+    some.push_back(std::move(one));
+    std::thread([&] { expect_right(some, 1, scalar_kernels()); }).join();
+  }
+}
+
+/// The hard inputs that the design names.
+const std::vector<const char*> named_inputs{
+    "constant",  "two-valued",   "256 values", "sorted",  "reversed", "90% zeros", "one outlier",
+    "Zipf rows", "Zipf columns", "denormals",  "all NaN", "half NaN", "strided",   "transposed"};
+
+Tensor named_input(const std::string& name, DType dtype, std::int64_t rows, std::int64_t columns,
+                   Random& random) {
+  const auto item = static_cast<std::int64_t>(item_size(dtype));
+  Tensor tensor = name == "strided"
+                      ? Tensor(dtype, {rows, columns}, {3 * item * columns, 3 * item}, 1)
+                  : name == "transposed" ? Tensor(dtype, {rows, columns}, {item, item * rows})
+                                         : Tensor(dtype, {rows, columns});
+  const std::int64_t n = tensor.size();
+  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+  for (std::int64_t i = 0; i < n; ++i) {
+    double x = random.unit() - 0.5;
+    if (name == "constant") x = 0.25;
+    if (name == "two-valued") x = random.one_in(2) ? 1 : -2;
+    if (name == "256 values") x = static_cast<double>(random.between(-128, 127));
+    if (name == "sorted") x = static_cast<double>(i) / 2;
+    if (name == "reversed") x = static_cast<double>(n - i) / 2;
+    if (name == "90% zeros" && !random.one_in(10)) x = random.one_in(2) ? 0. : -0.;
+    if (name == "one outlier" && i == n / 3) x = 6e4;
+    if (name == "Zipf rows") x /= static_cast<double>(1 + i / columns);
+    if (name == "Zipf columns") x /= static_cast<double>(1 + i % columns);
+    if (name == "all NaN") x = nan;
+    if (name == "half NaN" && random.one_in(2)) x = nan;
+    const bool denormal = name == "denormals";
+    tensor.set_bits(i, denormal ? compose(dtype, false, 0, random.bits()) : bits_of(dtype, x));
+  }
+  return tensor;
+}
+
+/// The same mask by every table on 1 to 4 threads, and the right one.
+void expect_right_everywhere(Case one) {
+  one.expected = reference::mask(one.tensor.view(), rules_of(one.spec));
+  std::vector<Case> some;
+  some.push_back(std::move(one));
+  for (const Kernels* table : tables()) {
+    for (int threads = 1; threads <= 4; ++threads) {
+      if (threads > 1 && some[0].tensor.size() < parallel_from) continue;  // runs on one
+      expect_right(some, threads, *table);
+      if (::testing::Test::HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST(Stress, EveryTableAndNumberOfThreadsGivesTheSameMaskOfHardInputs) {
+  Random random(504);
+  std::vector<std::int64_t> sizes{0,  1,  7,  8,  9,  15,   16,   17,   31,
+                                  32, 33, 63, 64, 65, 1023, 4095, 4096, 4097};
+  for (const std::int64_t edge : {tile_blocks_max, in_memory_max, parallel_from}) {
+    for (std::int64_t d = -1; d <= 1; ++d) sizes.push_back(edge + d);
+  }
+  const std::vector<BlockSpec> specs{spec(0.5, 1, 1),
+                                     spec(0.9, 1, 4),
+                                     spec(1, 1, 4, 2),
+                                     spec(0.3, 4, 4),
+                                     spec(0.7, 3, 5, 4, Norm::L2),
+                                     spec(0.1, 1, 1, std::nullopt, Norm::L2)};
+  std::size_t turn = 0;
+  for (const char* name : named_inputs) {
+    for (const std::int64_t size : sizes) {
+      for (const DType dtype : all_dtypes) {
+        // Large ones one type at a time, in turn.
+        if (size > 4000 && !(is_full() && size < 40000) &&
+            dtype != all_dtypes[turn % all_dtypes.size()])
+          continue;
+        const std::int64_t rows = random.one_in(2) ? 1 : random.between(1, 9);
+        const std::int64_t columns = (size + rows - 1) / rows;
+        const BlockSpec& chosen = turn % 2 == 0 ? specs[0] : random.pick(specs);
+        Case one{named_input(name, dtype, rows, columns, random),
+                 chosen,
+                 static_cast<std::size_t>(random.below(65)),
+                 {},
+                 {}};
+        expect_right_everywhere(std::move(one));
+        if (HasFatalFailure()) FAIL() << name;
+      }
+      ++turn;
+    }
+    // Enough blocks for the sample and for several threads, the blocks' own threshold included.
+    for (const BlockSpec& chosen : specs) {
+      if (!limits_are_small && !is_full() && &chosen != &specs[turn % specs.size()]) continue;
+      const std::int64_t block = chosen.block_height * chosen.block_width;
+      const std::int64_t elements = std::max(parallel_from + 100, (in_memory_max + 100) * block);
+      Case one{named_input(name, random.pick(all_dtypes), 16, elements / 16 + random.between(0, 9),
+                           random),
+               chosen,
+               static_cast<std::size_t>(random.below(65)),
+               {},
+               {}};
+      expect_right_everywhere(std::move(one));
+      if (HasFatalFailure()) FAIL() << name;
+    }
+    ++turn;
+  }
 }
 
 }  // namespace
