@@ -5,14 +5,10 @@
 #include <cstdint>
 #include <cstring>
 
+#include "limits.hpp"
 #include "matrix.hpp"
 
 namespace datasparse {
-
-constexpr std::int64_t tile_blocks_max = 16384;
-constexpr std::int64_t tile_elements = 65536;  // so that a tile of wide blocks stays in the cache
-constexpr std::int64_t tile_blocks_min = 16;   // so that vectors of sums are full, however wide
-constexpr std::int64_t chunk_blocks_max = 512;
 
 /// The grid of blocks over a matrix that is at least one block in size, and its tiles: the parts
 /// that threads take at a time, and for which they count.

@@ -6,12 +6,14 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <utility>
 
 #include "buffer.hpp"
 #include "grid.hpp"
 #include "kernels/kernels.hpp"
+#include "limits.hpp"
 #include "matrix.hpp"
 #include "parallel.hpp"
 #include "patch.hpp"
@@ -21,9 +23,6 @@
 namespace datasparse {
 namespace {
 
-constexpr std::int64_t small_block_max = 4096;
-constexpr std::int64_t in_memory_max = 32768;                    // blocks whose keys are all kept
-constexpr std::int64_t past_cache_from = std::int64_t{1} << 22;  // elements
 constexpr int radix_bits = 11;
 constexpr std::int64_t group_tiles_max = 4;                         // that a thread takes at a time
 constexpr std::int64_t group_candidates_max = 2 * tile_blocks_max;  // that a thread gathers
@@ -37,10 +36,10 @@ std::int64_t sample_size(std::int64_t n) noexcept {
 }
 
 /// Candidates that are kept of n blocks: twice as many as where blocks that are near each other are
-/// not alike. With more, the bracket counts as missed.
+/// not alike. With more, the bracket counts as missed. Never less for more blocks: the room for the
+/// largest matrix must do for all.
 std::int64_t candidates_max(std::int64_t n) noexcept {
-  const auto samples = static_cast<double>(sample_size(n));
-  return static_cast<std::int64_t>(7 * static_cast<double>(n) / std::sqrt(samples)) + 4096;
+  return 7 * sample_size(n) + candidates_min;  // n / sqrt(s) is about s
 }
 
 /// How the cut is bracketed at first, and should that leave too many candidates, or miss.
@@ -413,7 +412,7 @@ class Engine {
   Bracket sample_bracket(const Task& task, const Sampling& sampling) const noexcept {
     const std::int64_t n = task.grid.blocks();
     const std::int64_t run = run_max;
-    const std::int64_t runs = sampling.sizes * sample_size(n) / run;
+    const std::int64_t runs = std::min(sampling.sizes * sample_size(n), n / 2) / run;
     const std::int64_t size = runs * run;
     Lane<Key>& first = lane_at(task.first_lane);
     Key* const sample = first.sample.get();
@@ -861,9 +860,14 @@ struct Plan {
   Room room() const noexcept {
     Room room = room_of(grid());
     if (has_large_blocks()) {
-      Room within = room_of(Grid(matrix.part(0, 0, height, width), 1, 1));
-      within.in_memory = std::min(within.blocks, in_memory_max);  // at the edges blocks are smaller
-      room.include(within);
+      // Those at the edge are narrower: tiles may hold more of their rows, and their keys may all
+      // be kept where those of whole ones are not.
+      for (const std::int64_t columns : {width, matrix.columns() % width}) {
+        if (columns == 0) continue;
+        Room within = room_of(Grid(matrix.part(0, 0, height, columns), 1, 1));
+        within.in_memory = std::min(within.blocks, in_memory_max);
+        room.include(within);
+      }
     }
     return room;
   }
@@ -930,7 +934,7 @@ class Batch {
 
 }  // namespace
 
-void compute_masks(const std::vector<MaskJob>& jobs) {
+void compute_masks(const std::vector<MaskJob>& jobs, const Kernels& table) {
   const DefaultFloatEnvironment environment;
   thread_local Batch<std::uint32_t> narrow;
   thread_local Batch<std::uint64_t> wide;
@@ -944,7 +948,6 @@ void compute_masks(const std::vector<MaskJob>& jobs) {
       narrow.add(job);
     }
   }
-  const Kernels& table = kernels();
   const int threads = available_threads();
   narrow.allocate(table, threads);
   wide.allocate(table, threads);

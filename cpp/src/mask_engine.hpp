@@ -1,6 +1,6 @@
 /// Computes masks, one or many at once. See block_mask.hpp for what a mask is.
 ///
-/// How: the matrix is cut into tiles of at most 4,096 blocks. Up to 32,768 blocks are scored once
+/// How: the matrix is cut into tiles of at most 16,384 blocks. Up to 32,768 blocks are scored once
 /// and their keys kept. Above, a sample brackets the key at which pruning stops; one pass scores
 /// every tile, writes the mask as if the whole bracket were kept, counts, and collects the few
 /// candidates inside; the exact cut is selected among those, and their places are corrected. What
@@ -13,6 +13,7 @@
 
 #include "datasparse/array_view.hpp"
 #include "datasparse/block_mask.hpp"
+#include "kernels/kernels.hpp"
 
 namespace datasparse {
 
@@ -24,6 +25,7 @@ struct MaskJob {
 
 /// Computes all masks. Small ones are shared out among the threads, large ones split. Allocates its
 /// scratch memory first and may throw bad_alloc then; from the first mask byte on it cannot fail.
-void compute_masks(const std::vector<MaskJob>& jobs);
+/// Any table gives the same masks.
+void compute_masks(const std::vector<MaskJob>& jobs, const Kernels& table = kernels());
 
 }  // namespace datasparse

@@ -8,6 +8,7 @@
 #endif
 
 #include "float_environment.hpp"
+#include "limits.hpp"
 
 namespace datasparse {
 
@@ -25,11 +26,6 @@ inline int available_threads() noexcept {
   return 1;
 #endif
 }
-
-/// Elements from which on a second thread is worth waking. On an idle machine 32 Ki would do; but
-/// where every core is busy, a region waits for a time slice of the scheduler, milliseconds at each
-/// of the few regions of a step, and half the work that it saves here is less than one.
-constexpr std::int64_t parallel_from = std::int64_t{1} << 18;
 
 /// Installs, once per process, the hook that lets a forked child open parallel regions: libgomp's
 /// idle workers do not survive a fork, and the child would wait for them for ever.

@@ -1,0 +1,454 @@
+// The mask engine against a stable sort, on what is hard on it: few distinct values, clusters, ties
+// at both ends of the bracket, brackets that miss, candidates without end. Built twice: with the
+// engine's own limits, and with small ones (small_limits.hpp), where a few hundred blocks go every
+// way. With DATASPARSE_FULL set it runs long.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <iostream>
+#include <limits>
+#include <optional>
+#include <thread>
+
+#include "grid.hpp"
+#include "limits.hpp"
+#include "mask_engine.hpp"
+#include "support.hpp"
+
+namespace datasparse {
+namespace {
+
+constexpr bool limits_are_small = in_memory_max < 1000;
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr int slowdown = 10;
+#else
+constexpr int slowdown = 1;
+#endif
+
+/// How many cases a test runs: of the ci tier, or all.
+bool is_full() { return std::getenv("DATASPARSE_FULL") != nullptr; }
+int cases(int ci, int full) { return (is_full() ? full : ci) / slowdown; }
+
+const std::vector<const Kernels*>& tables() {
+  static const std::vector<const Kernels*> all = [] {
+    const auto list = available_kernels();
+    return std::vector<const Kernels*>(list.begin(), list.end());
+  }();
+  return all;
+}
+
+/// Data, what is asked of them, and the mask between bytes that nobody may touch.
+struct Case {
+  Tensor tensor;
+  BlockSpec spec;
+  std::size_t misalignment = 0;
+  Bytes buffer;
+  Bytes expected;
+
+  static constexpr std::size_t guard = 128;
+  static constexpr std::uint8_t untouched = 0xA5;
+
+  MaskJob job() {
+    const ArrayView view = tensor.view();
+    buffer.assign(guard + misalignment + static_cast<std::size_t>(view.size()) + guard, untouched);
+    return {view, spec.resolved(view.shape()), buffer.data() + guard + misalignment};
+  }
+  /// What is wrong, "" if nothing is.
+  std::string fault() {
+    const auto is_untouched = [](std::uint8_t byte) { return byte == untouched; };
+    const auto begin = buffer.begin() + static_cast<std::ptrdiff_t>(guard + misalignment);
+    const auto end = begin + static_cast<std::ptrdiff_t>(tensor.size());
+    if (!std::all_of(buffer.begin(), begin, is_untouched)) return "wrote before the mask";
+    if (!std::all_of(end, buffer.end(), is_untouched)) return "wrote past the mask";
+    return difference(Bytes(begin, end), expected);
+  }
+};
+
+/// The bits of a number that is representable, or of one near it.
+std::uint64_t bits_of(DType dtype, double x) {
+  if (dtype == DType::float64) {
+    std::uint64_t bits = 0;
+    std::memcpy(&bits, &x, sizeof(bits));
+    return bits;
+  }
+  const auto narrow = static_cast<float>(x);
+  std::uint32_t bits = 0;
+  std::memcpy(&bits, &narrow, sizeof(bits));
+  if (dtype == DType::float32) return bits;
+  if (dtype == DType::bfloat16) return bits >> 16;
+  if (std::isnan(x)) return 0x7E00;
+  if (std::abs(x) >= 65536) return x > 0 ? 0x7C00 : 0xFC00;
+  if (x == 0) return 0;
+  int exponent = 0;
+  const double fraction = std::frexp(std::abs(x), &exponent);  // in [0.5, 1)
+  if (exponent < -13) return static_cast<std::uint64_t>(std::abs(x) * 0x1p24);
+  return compose(dtype, x < 0, static_cast<std::uint64_t>(exponent + 14),
+                 static_cast<std::uint64_t>((2 * fraction - 1) * 1024));
+}
+
+/// Numbers for the blocks of a tensor in turn: hard on a selection by sampling.
+class HardValues {
+ public:
+  HardValues(std::int64_t n, double level, Random& random)
+      : n_(n), level_(level), kind_(random.below(kinds)), random_(random) {
+    distinct_ = std::int64_t{1} << random.below(10);
+    spike_ = random.one_in(2) ? 0 : 2;
+    period_ = random.between(2, 300);
+    length_ = random.between(1, period_);
+    steps_ = random.between(1, 40);
+    share_ = random.one_in(2) ? random.unit() : level;
+    seed_ = random.bits();
+  }
+
+  std::int64_t kind() const { return kind_; }
+
+  double operator()(std::int64_t i) {
+    const double unit = random_.unit();
+    switch (kind_) {
+      case 0: return unit;
+      case 1: return static_cast<double>(random_.below(distinct_));
+      case 2: return static_cast<double>(i);
+      case 3: return static_cast<double>(n_ - i);
+      case 4: return 1;
+      case 5: return random_.unit() < share_ ? 1 : 2;                 // the cut near a border
+      case 6: return random_.unit() < share_ ? spike_ : unit + 0.01;  // a tie class and others
+      case 7: return i % period_ < length_ ? spike_ : unit;           // beside the sample's places
+      case 8: return i % period_ < length_ ? 1 + unit / 1e3 : unit * 2;
+      case 9: return static_cast<double>(i * steps_ / n_);              // few steps, sorted
+      case 10: return static_cast<double>((n_ - i - 1) * steps_ / n_);  // and reversed
+      case 11: {  // a cluster narrower than the bracket, at the cut
+        const double place = random_.unit();
+        if (std::abs(place - level_) > 0.05) return place < level_ ? unit : 3 + unit;
+        return 2 + static_cast<double>(random_.below(distinct_)) * 0x1p-10;
+      }
+      case 12: return run_value(i / 16);  // whole lines alike
+      case 13:
+        return random_.unit() < share_ ? std::numeric_limits<double>::quiet_NaN()
+               : random_.one_in(8)     ? std::numeric_limits<double>::infinity()
+                                       : unit;
+      case 14: return i < n_ / 4 ? spike_ : unit;  // one piece differs
+      case 15: {                                   // three classes that the cut's ends fall into
+        const double place = random_.unit();
+        return place < level_ - 0.02 ? unit : place < level_ ? 2 : place < level_ + 0.02 ? 3 : 4;
+      }
+      case 16: return i == n_ / 3 ? 6e4 : unit;
+      case 17: return i % period_ == 0 ? 1 : unit;
+      default: {  // neighbours in value, a handful of each
+        return 1 + static_cast<double>(random_.below(n_ / 3 + 1)) / static_cast<double>(n_);
+      }
+    }
+  }
+
+ private:
+  static constexpr std::int64_t kinds = 19;
+
+  double run_value(std::int64_t run) const {
+    const auto hash = (static_cast<std::uint64_t>(run) + seed_) * 0x9E3779B97F4A7C15ULL;
+    return static_cast<double>(hash >> 40);
+  }
+
+  std::int64_t n_;
+  double level_;
+  std::int64_t kind_;
+  Random& random_;
+  std::int64_t distinct_, period_, length_, steps_;
+  double spike_, share_;
+  std::uint64_t seed_;
+};
+
+/// Every element of a block has about the block's number, so that the blocks are as hard as these.
+void fill_hard(Tensor& tensor, const BlockSpec& spec, std::int64_t rows, std::int64_t columns,
+               Random& random) {
+  const std::int64_t height = spec.block_height == -1 ? rows : spec.block_height;
+  const std::int64_t width = spec.block_width == -1 ? columns : spec.block_width;
+  const std::int64_t across = (columns + width - 1) / width;
+  const std::int64_t down = (rows + height - 1) / height;
+  HardValues value(across * down, spec.sparsity_level, random);
+  std::vector<double> blocks;
+  for (std::int64_t b = 0; b < across * down; ++b) blocks.push_back(value(b));
+  const bool alike = random.one_in(2);
+  const bool signs = random.one_in(2);
+  for (std::int64_t i = 0; i < tensor.size(); ++i) {
+    const std::int64_t b = i / columns / height * across + i % columns / width;
+    double x = blocks[static_cast<std::size_t>(b)];
+    if (!alike && random.one_in(3)) x *= static_cast<double>(random.below(4));
+    if (signs && random.one_in(2)) x = -x;
+    tensor.set_bits(i, bits_of(tensor.dtype(), x));
+  }
+}
+
+/// Near where the engine goes another way.
+std::int64_t hard_count(Random& random) {
+  switch (random.below(8)) {
+    case 0: return random.between(1, 40);
+    case 1: return in_memory_max + random.between(-1, 2);
+    case 2: return tile_blocks_max * random.between(1, 4) + random.between(-1, 1);
+    case 3: return parallel_from + random.between(-1, limits_are_small ? 500 : 1);
+    default:
+      return random.between(in_memory_max + 1,
+                            limits_are_small ? 16 * in_memory_max : 2 * in_memory_max);
+  }
+}
+
+double hard_level(Random& random, std::int64_t blocks) {
+  const auto n = static_cast<double>(blocks);
+  switch (random.below(8)) {
+    case 0: return random.one_in(2) ? 0 : 1;
+    case 1: return 1 / n;
+    case 2: return std::max(0., (n - 1) / n);
+    case 3: return static_cast<double>(random.between(1, 9)) / 10;
+    case 4: return 0.5;
+    default: return random.unit();
+  }
+}
+
+/// Now and then of any shape, up to some that are selections of their own.
+std::pair<std::int64_t, std::int64_t> hard_block(Random& random) {
+  static const std::vector<std::pair<std::int64_t, std::int64_t>> shapes{
+      {1, 1}, {1, 1}, {1, 1}, {1, 1}, {1, 2}, {1, 4},  {1, 8}, {1, 16}, {4, 4},  {8, 8}, {2, 1},
+      {4, 1}, {3, 5}, {1, 3}, {7, 1}, {2, 2}, {1, 17}, {5, 9}, {-1, 1}, {1, -1}, {6, 6}, {33, 2}};
+  constexpr std::int64_t longest = limits_are_small ? 50 : 300;
+  if (random.one_in(10)) return {random.between(1, longest), random.between(1, longest)};
+  return random.pick(shapes);
+}
+
+/// Up to `elements` of them.
+Case random_case(Random& random, std::int64_t elements_max) {
+  const auto [height, width] = hard_block(random);
+  std::int64_t elements = hard_count(random);
+  elements *= std::abs(height * width);
+  elements = std::min(elements, elements_max);
+  std::int64_t rows = 1;
+  switch (random.below(4)) {
+    case 0: rows = 1; break;
+    case 1: rows = random.between(1, 40); break;
+    case 2:
+      rows = std::max<std::int64_t>(
+          1, static_cast<std::int64_t>(std::sqrt(static_cast<double>(elements))) +
+                 random.between(-3, 3));
+      break;
+    default: rows = std::max<std::int64_t>(1, elements / random.between(1, 40)); break;
+  }
+  const std::int64_t columns = std::max<std::int64_t>(1, elements / rows);
+  Axes shape{rows, columns};
+  if (rows == 1 && random.one_in(2)) shape = Axes{columns};
+  if (columns > 8 && random.one_in(5)) {
+    const std::int64_t inner = random.between(2, 7);
+    shape = random.one_in(2) ? Axes{rows, columns / inner, inner}
+                             : Axes{rows, columns / (2 * inner) + 1, 2, inner};
+  }
+
+  const DType dtype = random.one_in(3) ? DType::float32 : random.pick(all_dtypes);
+  const bool strided = random.one_in(3);
+  Tensor tensor =
+      strided ? Tensor(dtype, shape, random_strides(random, dtype, shape, false), random.below(9))
+              : Tensor(dtype, shape);
+  if (!strided && shape.size() == 2 && random.one_in(6)) {  // transposed
+    const auto item = static_cast<std::int64_t>(item_size(dtype));
+    tensor = Tensor(dtype, shape, Axes{item, item * rows});
+  }
+  const std::int64_t all_columns = tensor.size() / rows;
+  const std::int64_t h = height == -1 ? rows : height;
+  const std::int64_t w = width == -1 ? all_columns : width;
+  const std::int64_t blocks = ((rows + h - 1) / h) * ((all_columns + w - 1) / w);
+  std::optional<std::int64_t> zeros;
+  if (h * w > 1 && random.one_in(3)) {
+    zeros = random.between(0, std::min<std::int64_t>(h * w, 4 * small_block_max));
+  }
+  BlockSpec chosen = spec(hard_level(random, blocks), height, width, zeros,
+                          random.one_in(3) ? Norm::L2 : Norm::L1);
+  if (random.one_in(12)) {
+    fill(tensor, random_kind(random), random);
+  } else {
+    fill_hard(tensor, chosen, rows, all_columns, random);
+  }
+  Case result{std::move(tensor), chosen, static_cast<std::size_t>(random.below(70)), {}, {}};
+  result.expected = reference::mask(result.tensor.view(), rules_of(chosen));
+  return result;
+}
+
+/// Runs them as one step, and expects right masks and untouched neighbours and data.
+void expect_right(std::vector<Case>& some, int threads, const Kernels& table) {
+  const Threads scope(threads);
+  std::vector<MaskJob> jobs;
+  std::vector<Bytes> before;
+  for (auto& one : some) {
+    jobs.push_back(one.job());
+    before.push_back(one.tensor.memory());
+  }
+  compute_masks(jobs, table);
+  for (std::size_t i = 0; i < some.size(); ++i) {
+    ASSERT_EQ(some[i].fault(), "") << table.name << ", " << threads << " threads, job " << i << ": "
+                                   << describe(some[i].tensor.view(), some[i].spec);
+    ASSERT_TRUE(before[i] == some[i].tensor.memory()) << "the data changed";
+  }
+}
+
+TEST(Stress, RandomCasesAgreeWithAStableSort) {
+  const int count = limits_are_small ? cases(6000, 250000) : cases(200, 10000);
+  Random random(limits_are_small ? 500 : 501);
+  int done = 0;
+  while (done < count) {
+    std::vector<Case> some;
+    const std::int64_t jobs = random.one_in(10) ? random.between(2, 12) : 1;
+    for (std::int64_t i = 0; i < jobs; ++i) {
+      some.push_back(random_case(random, limits_are_small ? 16 * in_memory_max : 400000));
+    }
+    expect_right(some, static_cast<int>(random.between(1, 4)), *random.pick(tables()));
+    if (HasFatalFailure()) {
+      FAIL() << "after " << done << " cases";
+    }
+    done += static_cast<int>(jobs);
+  }
+  RecordProperty("cases", done);
+  std::cout << done << " random cases" << std::endl;
+}
+
+// A matrix needs the less room for candidates the fewer blocks it has, whatever its sample's size
+// is rounded to. In a thread of its own, whose scratch memory fits these jobs and no more.
+TEST(Stress, TheLargestMatrixHasRoomForTheOthersCandidates) {
+  if (!limits_are_small) GTEST_SKIP() << "takes the small limits to come near";
+  Random random(502);
+  for (int round = 0; round < 300; ++round) {
+    std::vector<Case> some;
+    for (const std::int64_t n : {1185, 1186}) {  // samples of 96 and of 112 blocks
+      Case one{Tensor(DType::float32, {n}), spec(0.3 + 0.4 * random.unit(), 1, 1), 0, {}, {}};
+      const double spread = random.unit() * 0.1;  // lines alike make the bracket wide
+      std::vector<double> lines;
+      for (std::int64_t i = 0; i < n; i += 16) lines.push_back(random.unit());
+      for (std::int64_t i = 0; i < n; ++i) {
+        const double x = lines[static_cast<std::size_t>(i / 16)] + spread * random.unit();
+        one.tensor.set_bits(i, bits_of(DType::float32, x));
+      }
+      one.expected = reference::mask(one.tensor.view(), rules_of(one.spec));
+      some.push_back(std::move(one));
+    }
+    std::thread([&] { expect_right(some, 1, scalar_kernels()); }).join();
+  }
+}
+
+// What is packed of a block at the edge may be more than of a whole one: its rows are shorter, so
+// that tiles hold them better.
+TEST(Stress, LargeBlocksAtTheEdgeHaveRoomToBePacked) {
+  Random random(503);
+  const std::int64_t wanted = tile_elements / Grid::stacked_max;
+  const std::int64_t width = wanted * 3 / 4;
+  const Axes shape{70, width + wanted / 4};
+  const auto item = static_cast<std::int64_t>(item_size(DType::float32));
+  for (const std::int64_t zeros : {std::int64_t{1}, 30 * width}) {
+    Case one{Tensor(DType::float32, shape, {2 * item * shape[1], 2 * item}),
+             spec(1, 66, width, zeros),
+             0,
+             {},
+             {}};
+    fill(one.tensor, Values::numbers, random);
+    one.expected = reference::mask(one.tensor.view(), rules_of(one.spec));
+    std::vector<Case> some;
+    some.push_back(std::move(one));
+    std::thread([&] { expect_right(some, 1, scalar_kernels()); }).join();
+  }
+}
+
+/// The hard inputs that the design names.
+const std::vector<const char*> named_inputs{
+    "constant",  "two-valued",   "256 values", "sorted",  "reversed", "90% zeros", "one outlier",
+    "Zipf rows", "Zipf columns", "denormals",  "all NaN", "half NaN", "strided",   "transposed"};
+
+Tensor named_input(const std::string& name, DType dtype, std::int64_t rows, std::int64_t columns,
+                   Random& random) {
+  const auto item = static_cast<std::int64_t>(item_size(dtype));
+  Tensor tensor = name == "strided"
+                      ? Tensor(dtype, {rows, columns}, {3 * item * columns, 3 * item}, 1)
+                  : name == "transposed" ? Tensor(dtype, {rows, columns}, {item, item * rows})
+                                         : Tensor(dtype, {rows, columns});
+  const std::int64_t n = tensor.size();
+  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+  for (std::int64_t i = 0; i < n; ++i) {
+    double x = random.unit() - 0.5;
+    if (name == "constant") x = 0.25;
+    if (name == "two-valued") x = random.one_in(2) ? 1 : -2;
+    if (name == "256 values") x = static_cast<double>(random.between(-128, 127));
+    if (name == "sorted") x = static_cast<double>(i) / 2;
+    if (name == "reversed") x = static_cast<double>(n - i) / 2;
+    if (name == "90% zeros" && !random.one_in(10)) x = random.one_in(2) ? 0. : -0.;
+    if (name == "one outlier" && i == n / 3) x = 6e4;
+    if (name == "Zipf rows") x /= static_cast<double>(1 + i / columns);
+    if (name == "Zipf columns") x /= static_cast<double>(1 + i % columns);
+    if (name == "all NaN") x = nan;
+    if (name == "half NaN" && random.one_in(2)) x = nan;
+    const bool denormal = name == "denormals";
+    tensor.set_bits(i, denormal ? compose(dtype, false, 0, random.bits()) : bits_of(dtype, x));
+  }
+  return tensor;
+}
+
+/// The same mask by every table on 1 to 4 threads, and the right one.
+void expect_right_everywhere(Case one) {
+  one.expected = reference::mask(one.tensor.view(), rules_of(one.spec));
+  std::vector<Case> some;
+  some.push_back(std::move(one));
+  for (const Kernels* table : tables()) {
+    for (int threads = 1; threads <= 4; ++threads) {
+      if (threads > 1 && some[0].tensor.size() < parallel_from) continue;  // runs on one
+      expect_right(some, threads, *table);
+      if (::testing::Test::HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST(Stress, EveryTableAndNumberOfThreadsGivesTheSameMaskOfHardInputs) {
+  Random random(504);
+  std::vector<std::int64_t> sizes{0,  1,  7,  8,  9,  15,   16,   17,   31,
+                                  32, 33, 63, 64, 65, 1023, 4095, 4096, 4097};
+  for (const std::int64_t edge : {tile_blocks_max, in_memory_max, parallel_from}) {
+    for (std::int64_t d = -1; d <= 1; ++d) sizes.push_back(edge + d);
+  }
+  const std::vector<BlockSpec> specs{spec(0.5, 1, 1),
+                                     spec(0.9, 1, 4),
+                                     spec(1, 1, 4, 2),
+                                     spec(0.3, 4, 4),
+                                     spec(0.7, 3, 5, 4, Norm::L2),
+                                     spec(0.1, 1, 1, std::nullopt, Norm::L2)};
+  std::size_t turn = 0;
+  for (const char* name : named_inputs) {
+    for (const std::int64_t size : sizes) {
+      for (const DType dtype : all_dtypes) {
+        // Large ones one type at a time, in turn.
+        if (size > 4000 && !(is_full() && size < 40000) &&
+            dtype != all_dtypes[turn % all_dtypes.size()])
+          continue;
+        const std::int64_t rows = random.one_in(2) ? 1 : random.between(1, 9);
+        const std::int64_t columns = (size + rows - 1) / rows;
+        const BlockSpec& chosen = turn % 2 == 0 ? specs[0] : random.pick(specs);
+        Case one{named_input(name, dtype, rows, columns, random),
+                 chosen,
+                 static_cast<std::size_t>(random.below(65)),
+                 {},
+                 {}};
+        expect_right_everywhere(std::move(one));
+        if (HasFatalFailure()) FAIL() << name;
+      }
+      ++turn;
+    }
+    // Enough blocks for the sample and for several threads, the blocks' own threshold included.
+    for (const BlockSpec& chosen : specs) {
+      if (!limits_are_small && !is_full() && &chosen != &specs[turn % specs.size()]) continue;
+      const std::int64_t block = chosen.block_height * chosen.block_width;
+      const std::int64_t elements = std::max(parallel_from + 100, (in_memory_max + 100) * block);
+      Case one{named_input(name, random.pick(all_dtypes), 16, elements / 16 + random.between(0, 9),
+                           random),
+               chosen,
+               static_cast<std::size_t>(random.below(65)),
+               {},
+               {}};
+      expect_right_everywhere(std::move(one));
+      if (HasFatalFailure()) FAIL() << name;
+    }
+    ++turn;
+  }
+}
+
+}  // namespace
+}  // namespace datasparse
