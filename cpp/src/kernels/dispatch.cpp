@@ -1,3 +1,7 @@
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <string>
 
@@ -22,17 +26,32 @@ const Kernels& choose() {
                    names + "), got '" + forced + "'");
 }
 
+#if defined(__x86_64__)
+/// What __builtin_cpu_supports says of the others; Clang 16 does not know this one.
+bool supports_f16c() noexcept {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
+
 }  // namespace
 
 KernelList available_kernels() noexcept {
+  KernelList list{};
+  const Kernels** next = list.tables;
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vbmi2")) {
-    return {{&avx512_kernels(), &scalar_kernels(), nullptr}};
+    *next++ = &avx512_kernels();
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && supports_f16c() &&
+      __builtin_cpu_supports("popcnt")) {
+    *next++ = &avx2_kernels();
   }
 #endif
-  return {{&scalar_kernels(), nullptr, nullptr}};
+  *next = &scalar_kernels();
+  return list;
 }
 
 const Kernels& kernels() {

@@ -153,11 +153,14 @@ const Kernels& scalar_kernels() noexcept;
 /// The one symbol of avx512.cpp. To be called where the processor has AVX-512 F, BW, VL, DQ and
 /// VBMI2.
 const Kernels& avx512_kernels() noexcept;
+
+/// The one symbol of avx2.cpp. To be called where the processor has AVX2, BMI1, F16C and POPCNT.
+const Kernels& avx2_kernels() noexcept;
 #endif
 
 /// The tables that run on this machine, best first, up to a nullptr.
 struct KernelList {
-  const Kernels* tables[3];
+  const Kernels* tables[4];
   const Kernels* const* begin() const noexcept { return tables; }
   const Kernels* const* end() const noexcept {
     const Kernels* const* last = tables;
