@@ -12,3 +12,4 @@
 #include "datasparse/mask.hpp"
 #include "datasparse/param.hpp"
 #include "datasparse/runtime.hpp"
+#include "datasparse/schedule.hpp"
