@@ -283,20 +283,20 @@ void for_each_field(const Kind& kind, const Visit& visit) {
   for_each_field(kind, visit, std::make_index_sequence<count>());
 }
 
-/// Calls visit(schedule) for the schedules that a kind is made of.
-template <class Kind, class Visit>
-void for_each_part(const Kind& kind, const Visit& visit) {
-  if constexpr (!std::is_same_v<Kind, Lambda>) {
-    for_each_field(kind, [&visit](const char*, const auto& field) {
-      using Field = std::decay_t<decltype(field)>;
-      if constexpr (std::is_same_v<Field, Schedule>) {
-        visit(field);
-      } else if constexpr (std::is_same_v<Field, std::vector<Schedule>>) {
-        for (const auto& part : field) visit(part);
-      }
-    });
+struct Parts {
+  const std::function<void(const Schedule&)>& visit;
+
+  void operator()(const Sequential& s) const {
+    std::for_each(s.schedules.begin(), s.schedules.end(), visit);
   }
-}
+  void operator()(const Product& s) const {
+    std::for_each(s.schedules.begin(), s.schedules.end(), visit);
+  }
+  void operator()(const Clamp& s) const { visit(s.schedule); }
+  void operator()(const Round& s) const { visit(s.schedule); }
+  template <class Kind>
+  void operator()(const Kind&) const {}
+};
 
 std::string text_of(std::int64_t number) { return std::to_string(number); }
 std::string text_of(double number) { return to_string(ParamValue(number)); }
@@ -350,28 +350,27 @@ struct Schedule::Held {
 };
 
 Schedule::Schedule(Kind&& kind, Checked) {
-  Held held{std::move(kind)};
-  std::visit(
-      [&held](const auto& given) {
-        Check()(given);
-        for_each_part(given, [&held](const Schedule& part) {
-          held.depth = std::max(held.depth, 1 + part.held_->depth);
-          held.size += part.held_->size;
-          if (held.size > max_size) {
-            throw ValueError("a schedule must consist of at most " + std::to_string(max_size) +
-                             " schedules, got more");
-          }
-        });
-      },
-      held.kind);
-  if (held.depth > max_depth) {
+  std::visit(Check(), kind);
+  held_ = std::make_shared<Held>(Held{std::move(kind)});
+  for_each_part([this](const Schedule& part) {
+    held_->depth = std::max(held_->depth, 1 + part.held_->depth);
+    held_->size = std::min(held_->size + part.held_->size, max_size + 1);
+  });
+  if (held_->depth > max_depth) {
     throw ValueError("schedules must be nested at most " + std::to_string(max_depth) +
-                     " deep, got " + std::to_string(held.depth));
+                     " deep, got " + std::to_string(held_->depth));
   }
-  held_ = std::make_shared<const Held>(std::move(held));
+  if (held_->size > max_size) {
+    throw ValueError("a schedule must consist of at most " + std::to_string(max_size) +
+                     " schedules, got more");
+  }
 }
 
 const Schedule::Kind& Schedule::kind() const noexcept { return held_->kind; }
+
+void Schedule::for_each_part(const std::function<void(const Schedule&)>& visit) const {
+  std::visit(Parts{visit}, kind());
+}
 
 double Schedule::operator()(std::int64_t step, double base) const {
   if (step < 0) throw ValueError("step must be at least 0, got " + std::to_string(step));

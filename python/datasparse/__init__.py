@@ -1,5 +1,6 @@
 """Masks for sparse training: data sparsifiers keep them, data schedulers vary their parameters."""
 
+from . import schedules
 from ._core import (
     BaseDataScheduler,
     BaseDataSparsifier,
@@ -21,5 +22,6 @@ __all__ = [
     "block_mask",
     "get_num_threads",
     "runtime_info",
+    "schedules",
     "set_num_threads",
 ]

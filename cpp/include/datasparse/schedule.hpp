@@ -84,6 +84,8 @@ class Schedule {
   std::optional<std::int64_t> end() const;
 
   const Kind& kind() const noexcept;
+  /// Calls visit(part) for the schedules that this one is made of, not for theirs in turn.
+  void for_each_part(const std::function<void(const Schedule&)>& visit) const;
   /// Whether no copy of this schedule shares what it holds: what a garbage collector asks.
   bool unique() const noexcept { return held_.use_count() == 1; }
   std::size_t hash() const;
@@ -96,7 +98,7 @@ class Schedule {
   struct Checked {};
   Schedule(Kind&& kind, Checked);
 
-  std::shared_ptr<const Held> held_;
+  std::shared_ptr<Held> held_;  // const once it is made
 };
 
 /// As Python would write it: Step(step_size=10, gamma=0.5).
