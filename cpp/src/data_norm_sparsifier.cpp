@@ -58,6 +58,32 @@ std::any DataNormSparsifier::compile_config(const std::string& name, const Param
   return shape != nullptr ? spec.resolved(*shape, name) : spec;
 }
 
+std::optional<std::any> DataNormSparsifier::with_value(const std::any& compiled,
+                                                       const std::string& name,
+                                                       const std::string& key,
+                                                       const ParamValue& value) const {
+  if (typeid(*this) != typeid(DataNormSparsifier)) return std::nullopt;
+  return changed_spec(compiled, name, key, value);
+}
+
+std::optional<std::any> DataNormSparsifier::changed_spec(const std::any& compiled,
+                                                         const std::string& name,
+                                                         const std::string& key,
+                                                         const ParamValue& value) {
+  if (key == "sparse_block_shape")
+    return std::nullopt;  // on which an automatic zeros_per_block hangs
+  auto spec = std::any_cast<const BlockSpec&>(compiled);
+  if (!spec.set(key, value, name)) return std::nullopt;
+  spec.check(name);
+  return spec;
+}
+
+std::optional<ZeroCount> DataNormSparsifier::zeros_of(const std::any& compiled,
+                                                      const Axes& shape) const {
+  if (is_overridden()) return std::nullopt;
+  return datasparse::count_zeros(shape, std::any_cast<const BlockSpec&>(compiled));
+}
+
 ParamValue DataNormSparsifier::effective_value(const std::string& key, const ParamValue& written,
                                                const std::any& compiled) const {
   const auto& spec = std::any_cast<const BlockSpec&>(compiled);

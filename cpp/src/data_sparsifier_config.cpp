@@ -11,6 +11,16 @@ std::any BaseDataSparsifier::compile_config(const std::string&, const ParamMap&,
   return {};
 }
 
+std::optional<std::any> BaseDataSparsifier::with_value(const std::any&, const std::string&,
+                                                       const std::string&,
+                                                       const ParamValue&) const {
+  return std::nullopt;
+}
+
+std::optional<ZeroCount> BaseDataSparsifier::zeros_of(const std::any&, const Axes&) const {
+  return std::nullopt;
+}
+
 ParamValue BaseDataSparsifier::effective_value(const std::string&, const ParamValue& written,
                                                const std::any&) const {
   return written;
@@ -47,20 +57,38 @@ ParamValue BaseDataSparsifier::config_value(const std::string& name, const std::
 }
 
 ParamMap BaseDataSparsifier::get_param(const std::string& key) const {
-  const Entry entry(*this, Entry::reads, "get_param()");
-  return param_of_groups(key);
+  ParamMap values;
+  get_param(key, values);
+  return values;
 }
 
-ParamMap BaseDataSparsifier::param_of_groups(const std::string& key) const {
-  ParamMap values;
-  values.reserve(impl_->groups.size());
-  for (const auto& group : impl_->groups) {
-    const auto& [written, compiled] = group->config;
-    if (const auto* value = written.find(key)) {
-      values.set(group->name, effective_value(key, *value, compiled));
+void BaseDataSparsifier::get_param(const std::string& key, ParamMap& values) const {
+  const Entry entry(*this, Entry::reads, "get_param()");
+  param_of_groups(key, values);
+}
+
+/// Overwrites the values while the names are the same, and begins anew at the first that is not.
+void BaseDataSparsifier::param_of_groups(const std::string& key, ParamMap& values) const {
+  const auto for_each_value = [&](const auto& visit) {
+    for (const auto& group : impl_->groups) {
+      const auto& [written, compiled] = group->config;
+      const auto* const value = written.find(key);
+      if (value != nullptr && !visit(group->name, effective_value(key, *value, compiled))) return;
     }
-  }
-  return values;
+  };
+  std::size_t count = 0;
+  bool same = true;
+  for_each_value([&](const std::string& name, const ParamValue& value) {
+    return same = values.set_at(count++, name, value);
+  });
+  if (same && count == values.size()) return;
+
+  values = ParamMap();
+  values.reserve(impl_->groups.size());
+  for_each_value([&values](const std::string& name, ParamValue value) {
+    values.set(name, std::move(value));
+    return true;
+  });
 }
 
 std::vector<std::string> BaseDataSparsifier::known_params() const {
@@ -74,9 +102,16 @@ std::vector<std::string> BaseDataSparsifier::known_params() const {
 
 // --- writing ----------------------------------------------------------------------------------
 
-/// Puts the new configs into place, and the old ones where the new ones were.
+/// Puts what is new into place, and what is old where the new was.
 void BaseDataSparsifier::exchange(std::vector<Change>& changes) noexcept {
-  for (auto& change : changes) std::swap(change.group->config, change.config);
+  for (auto& change : changes) {
+    if (change.place == nullptr) {
+      std::swap(change.group->config, change.config);
+    } else {
+      std::swap(*change.place, change.value);
+      std::swap(change.group->config.compiled, change.config.compiled);
+    }
+  }
 }
 
 void BaseDataSparsifier::update_config(const std::string& name, const ParamMap& changes) {
@@ -110,16 +145,26 @@ void BaseDataSparsifier::replace_configs(
   exchange(changes);
 }
 
-/// The configs of the groups named in `values`, with `key` changed.
+/// The configs of the groups named in `values`, with `key` changed, in their order.
 std::vector<BaseDataSparsifier::Change> BaseDataSparsifier::with_param(
     const std::string& key, const ParamMap& values) const {
   const Checker checked(*this);
   std::vector<Change> changes;
   changes.reserve(values.size());
+  const auto& groups = impl_->groups;
+  auto likely = groups.begin();  // the groups are mostly named in their own order
   for (const auto& [name, value] : values) {
-    Group& group = impl_->at(name);
+    const bool found = likely != groups.end() && (*likely)->name == name;
+    Group& group = found ? **likely++ : impl_->at(name);
     if (holds_nan(value)) {
       throw ValueError(label(key, name) + " must not be NaN, got " + to_string(value));
+    }
+    ParamValue* const place = group.config.written.find(key);
+    if (place != nullptr && !place->is_none() && !value.is_none()) {
+      if (auto compiled = with_value(group.config.compiled, name, key, value)) {
+        changes.push_back({&group, {{}, *std::move(compiled)}, place, value});
+        continue;
+      }
     }
     ParamMap config = group.config.written;
     config.set(key, value);
@@ -129,11 +174,17 @@ std::vector<BaseDataSparsifier::Change> BaseDataSparsifier::with_param(
 }
 
 ParamMap BaseDataSparsifier::set_param(const std::string& key, const ParamMap& values) {
+  ParamMap now;
+  set_param(key, values, now);
+  return now;
+}
+
+void BaseDataSparsifier::set_param(const std::string& key, const ParamMap& values, ParamMap& now) {
   const Entry entry(*this, Entry::changes, "writing a config");
   auto changes = with_param(key, values);
   exchange(changes);
   try {
-    return param_of_groups(key);
+    param_of_groups(key, now);
   } catch (...) {
     exchange(changes);
     throw;
@@ -143,6 +194,18 @@ ParamMap BaseDataSparsifier::set_param(const std::string& key, const ParamMap& v
 void BaseDataSparsifier::check_param(const std::string& key, const ParamMap& values) const {
   const Entry entry(*this, Entry::changes, "checking a config");
   with_param(key, values);
+}
+
+std::vector<ZeroCount> BaseDataSparsifier::count_zeros(const std::string& key,
+                                                       const ParamMap& values) const {
+  const Entry entry(*this, Entry::changes, "planning");
+  std::vector<ZeroCount> counts;
+  for (const auto& change : with_param(key, values)) {
+    const auto count = zeros_of(change.config.compiled, change.group->mask.shape());
+    if (!count) return {};
+    counts.push_back(*count);
+  }
+  return counts;
 }
 
 // --- defaults ---------------------------------------------------------------------------------

@@ -35,10 +35,13 @@ struct BaseDataSparsifier::Group {
   bool squashed() const noexcept { return source == nullptr; }
 };
 
-/// A config that was checked for a group, and waits until all others are checked too.
+/// A config that was checked for a group, and waits until all others are checked too. Where `place`
+/// is not null, a single value differs: `value`, which belongs there, and config.compiled.
 struct BaseDataSparsifier::Change {
   Group* group;
   Config config;
+  ParamValue* place = nullptr;
+  ParamValue value = {};
 };
 
 struct BaseDataSparsifier::Impl {

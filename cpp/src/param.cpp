@@ -194,6 +194,12 @@ void ParamMap::set(const std::string& key, ParamValue value) {
   if (!slots_.empty()) slots_[slot] = static_cast<std::uint32_t>(count);
 }
 
+bool ParamMap::set_at(std::size_t index, const std::string& key, const ParamValue& value) {
+  if (index >= items_.size() || items_[index].first != key) return false;
+  items_[index].second = value;
+  return true;
+}
+
 void ParamMap::update(const ParamMap& other) {
   for (const auto& item : other) set(item.first, item.second);
 }

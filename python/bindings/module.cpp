@@ -12,6 +12,7 @@ PYBIND11_MODULE(_core, module) {
   register_data_sparsifier(module);
   register_data_norm_sparsifier(module);
   register_schedules(module);
+  register_base_data_scheduler(module);
   register_data_scheduler(module);
   module.attr("__name__") = own_name;
 }

@@ -3,7 +3,9 @@
 
 #include <pybind11/pybind11.h>
 
+#include <any>
 #include <functional>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <unordered_map>
@@ -111,6 +113,14 @@ class PySparsifier : public Base,
         void (datasparse::BaseDataSparsifier::*)(const std::vector<typename Base::Update>&);
     constexpr bool in_turn = std::is_same_v<decltype(&PySparsifier::update_masks), Inherited>;
     return in_turn || update_mask_overridden_;
+  }
+
+  std::optional<std::any> with_value(const std::any& compiled, const std::string& name,
+                                     const std::string& key,
+                                     const datasparse::ParamValue& value) const override {
+    if (check_config_overridden_) return std::nullopt;
+    if constexpr (is_abstract) return std::any();  // any value will do, and none is compiled
+    if constexpr (!is_abstract) return Base::changed_spec(compiled, name, key, value);
   }
 
   void access_data(const std::function<void()>& work) const override {

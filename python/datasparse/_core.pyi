@@ -10,6 +10,8 @@ from collections.abc import (
 )
 from typing import Any, TypeAlias, overload
 
+from .plan import Plan
+
 __version__: str
 
 ParamValue: TypeAlias = bool | int | float | str | tuple[int, ...] | tuple[float, ...] | None
@@ -149,6 +151,24 @@ class BaseDataScheduler:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
     def step(self) -> None: ...
+
+class DataScheduler(BaseDataScheduler):
+    def __init__(
+        self,
+        data_sparsifier: BaseDataSparsifier,
+        schedule_param: str,
+        schedule: Schedule | Mapping[str, Schedule],
+        *,
+        strict: bool = True,
+        last_epoch: int = -1,
+        verbose: bool = False,
+    ) -> None: ...
+    @property
+    def schedule(self) -> Schedule | dict[str, Schedule]: ...
+    @property
+    def strict(self) -> bool: ...
+    def get_schedule_param(self) -> dict[str, Any]: ...
+    def plan(self, steps: int, first: int = 0) -> Plan: ...
 
 class Schedule:
     @overload

@@ -11,5 +11,6 @@
 #include "datasparse/error.hpp"
 #include "datasparse/mask.hpp"
 #include "datasparse/param.hpp"
+#include "datasparse/plan.hpp"
 #include "datasparse/runtime.hpp"
 #include "datasparse/schedule.hpp"
