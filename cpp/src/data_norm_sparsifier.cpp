@@ -58,24 +58,25 @@ std::any DataNormSparsifier::compile_config(const std::string& name, const Param
   return shape != nullptr ? spec.resolved(*shape, name) : spec;
 }
 
-std::optional<std::any> DataNormSparsifier::with_value(const std::any& compiled,
-                                                       const std::string& name,
-                                                       const std::string& key,
-                                                       const ParamValue& value) const {
-  if (typeid(*this) != typeid(DataNormSparsifier)) return std::nullopt;
-  return changed_spec(compiled, name, key, value);
+bool DataNormSparsifier::check_value(const std::any& compiled, const std::string& name,
+                                     const std::string& key, const ParamValue& value) const {
+  return typeid(*this) == typeid(DataNormSparsifier) &&
+         check_spec_value(compiled, name, key, value);
 }
 
-std::optional<std::any> DataNormSparsifier::changed_spec(const std::any& compiled,
-                                                         const std::string& name,
-                                                         const std::string& key,
-                                                         const ParamValue& value) {
-  if (key == "sparse_block_shape")
-    return std::nullopt;  // on which an automatic zeros_per_block hangs
+bool DataNormSparsifier::check_spec_value(const std::any& compiled, const std::string& name,
+                                          const std::string& key, const ParamValue& value) {
+  const std::string_view field = key;
+  if (field == "sparse_block_shape") return false;  // an automatic zeros_per_block hangs on it
   auto spec = std::any_cast<const BlockSpec&>(compiled);
-  if (!spec.set(key, value, name)) return std::nullopt;
+  if (!spec.set(key, value, name)) return false;
   spec.check(name);
-  return spec;
+  return true;
+}
+
+void DataNormSparsifier::put_value(std::any& compiled, const std::string& key,
+                                   const ParamValue& value) const noexcept {
+  std::any_cast<BlockSpec&>(compiled).set(key, value);
 }
 
 std::optional<ZeroCount> DataNormSparsifier::zeros_of(const std::any& compiled,

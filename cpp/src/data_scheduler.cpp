@@ -351,7 +351,7 @@ Plan DataScheduler::plan(std::int64_t steps, std::int64_t first) const {
   ParamMap scheduled, row_before;
   std::vector<ZeroCount> zeros;
   for (std::int64_t row = 0; row < steps; ++row) {
-    write(assigned, base, first + row, scheduled);
+    write(assigned, base, planned_position(first + row), scheduled);
     values.update(scheduled);
     if (row == 0 || values != row_before) {
       try {

@@ -11,11 +11,13 @@ std::any BaseDataSparsifier::compile_config(const std::string&, const ParamMap&,
   return {};
 }
 
-std::optional<std::any> BaseDataSparsifier::with_value(const std::any&, const std::string&,
-                                                       const std::string&,
-                                                       const ParamValue&) const {
-  return std::nullopt;
+bool BaseDataSparsifier::check_value(const std::any&, const std::string&, const std::string&,
+                                     const ParamValue&) const {
+  return false;
 }
+
+void BaseDataSparsifier::put_value(std::any&, const std::string&,
+                                   const ParamValue&) const noexcept {}
 
 std::optional<ZeroCount> BaseDataSparsifier::zeros_of(const std::any&, const Axes&) const {
   return std::nullopt;
@@ -103,13 +105,13 @@ std::vector<std::string> BaseDataSparsifier::known_params() const {
 // --- writing ----------------------------------------------------------------------------------
 
 /// Puts what is new into place, and what is old where the new was.
-void BaseDataSparsifier::exchange(std::vector<Change>& changes) noexcept {
-  for (auto& change : changes) {
-    if (change.place == nullptr) {
-      std::swap(change.group->config, change.config);
+void BaseDataSparsifier::exchange(std::vector<Change>& changes, const std::string& key) noexcept {
+  for (auto& [group, config, place, value] : changes) {
+    if (config != nullptr) {
+      std::swap(group->config, *config);
     } else {
-      std::swap(*change.place, change.value);
-      std::swap(change.group->config.compiled, change.config.compiled);
+      std::swap(*place, value);
+      put_value(group->config.compiled, key, *place);
     }
   }
 }
@@ -140,7 +142,8 @@ void BaseDataSparsifier::replace_configs(
     Group& group = impl_->at(name);
     ParamMap config = impl_->defaults;
     config.update(given);
-    changes.push_back({&group, checked(name, std::move(config), &group.mask.shape())});
+    auto ready = checked(name, std::move(config), &group.mask.shape());
+    changes.push_back({&group, std::make_unique<Config>(std::move(ready))});
   }
   exchange(changes);
 }
@@ -161,14 +164,15 @@ std::vector<BaseDataSparsifier::Change> BaseDataSparsifier::with_param(
     }
     ParamValue* const place = group.config.written.find(key);
     if (place != nullptr && !place->is_none() && !value.is_none()) {
-      if (auto compiled = with_value(group.config.compiled, name, key, value)) {
-        changes.push_back({&group, {{}, *std::move(compiled)}, place, value});
+      if (check_value(group.config.compiled, name, key, value)) {
+        changes.push_back({&group, nullptr, place, value});
         continue;
       }
     }
     ParamMap config = group.config.written;
     config.set(key, value);
-    changes.push_back({&group, checked(name, std::move(config), &group.mask.shape())});
+    auto ready = checked(name, std::move(config), &group.mask.shape());
+    changes.push_back({&group, std::make_unique<Config>(std::move(ready))});
   }
   return changes;
 }
@@ -182,11 +186,11 @@ ParamMap BaseDataSparsifier::set_param(const std::string& key, const ParamMap& v
 void BaseDataSparsifier::set_param(const std::string& key, const ParamMap& values, ParamMap& now) {
   const Entry entry(*this, Entry::changes, "writing a config");
   auto changes = with_param(key, values);
-  exchange(changes);
+  exchange(changes, key);
   try {
     param_of_groups(key, now);
   } catch (...) {
-    exchange(changes);
+    exchange(changes, key);
     throw;
   }
 }
@@ -201,7 +205,10 @@ std::vector<ZeroCount> BaseDataSparsifier::count_zeros(const std::string& key,
   const Entry entry(*this, Entry::changes, "planning");
   std::vector<ZeroCount> counts;
   for (const auto& change : with_param(key, values)) {
-    const auto count = zeros_of(change.config.compiled, change.group->mask.shape());
+    std::any compiled =
+        change.config != nullptr ? change.config->compiled : change.group->config.compiled;
+    if (change.config == nullptr) put_value(compiled, key, change.value);
+    const auto count = zeros_of(compiled, change.group->mask.shape());
     if (!count) return {};
     counts.push_back(*count);
   }

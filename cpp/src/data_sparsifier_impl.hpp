@@ -35,11 +35,11 @@ struct BaseDataSparsifier::Group {
   bool squashed() const noexcept { return source == nullptr; }
 };
 
-/// A config that was checked for a group, and waits until all others are checked too. Where `place`
-/// is not null, a single value differs: `value`, which belongs there, and config.compiled.
+/// What was checked for a group, and waits until all others are checked too: one value and the place
+/// in the written config where it belongs, for put_value(), or else a whole config.
 struct BaseDataSparsifier::Change {
   Group* group;
-  Config config;
+  std::unique_ptr<Config> config;
   ParamValue* place = nullptr;
   ParamValue value = {};
 };

@@ -17,7 +17,15 @@ pybind11::custom_type_setup collected() {
     type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) -> int {
       Py_VISIT(Py_TYPE(self));
       if (!pybind11::detail::is_holder_constructed(self)) return 0;
-      return Access::traverse(*pybind11::cast<T*>(pybind11::handle(self)), visit, arg);
+      // A collection passes by every object that is young: what cast<T*>() looks up, it knows.
+      static auto* const exact =
+          reinterpret_cast<PyTypeObject*>(pybind11::type::handle_of<T>().ptr());
+      T* const held = Py_TYPE(self) == exact
+                          ? static_cast<T*>(reinterpret_cast<pybind11::detail::instance*>(self)
+                                                ->get_value_and_holder()
+                                                .value_ptr())
+                          : pybind11::cast<T*>(pybind11::handle(self));
+      return Access::traverse(*held, visit, arg);
     };
     type.tp_clear = [](PyObject* self) -> int {
       if (pybind11::detail::is_holder_constructed(self)) {

@@ -14,5 +14,6 @@ PYBIND11_MODULE(_core, module) {
   register_schedules(module);
   register_base_data_scheduler(module);
   register_data_scheduler(module);
+  register_adaptive_data_scheduler(module);
   module.attr("__name__") = own_name;
 }

@@ -5,7 +5,6 @@
 
 #include <any>
 #include <functional>
-#include <optional>
 #include <string>
 #include <type_traits>
 #include <unordered_map>
@@ -115,12 +114,14 @@ class PySparsifier : public Base,
     return in_turn || update_mask_overridden_;
   }
 
-  std::optional<std::any> with_value(const std::any& compiled, const std::string& name,
-                                     const std::string& key,
-                                     const datasparse::ParamValue& value) const override {
-    if (check_config_overridden_) return std::nullopt;
-    if constexpr (is_abstract) return std::any();  // any value will do, and none is compiled
-    if constexpr (!is_abstract) return Base::changed_spec(compiled, name, key, value);
+  bool check_value(const std::any& compiled, const std::string& name, const std::string& key,
+                   const datasparse::ParamValue& value) const override {
+    if (check_config_overridden_) return false;
+    if constexpr (is_abstract) {
+      return true;  // any value will do, and nothing is compiled
+    } else {
+      return Base::check_spec_value(compiled, name, key, value);
+    }
   }
 
   void access_data(const std::function<void()>& work) const override {

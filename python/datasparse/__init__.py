@@ -2,6 +2,7 @@
 
 from . import schedules
 from ._core import (
+    AdaptiveDataScheduler,
     BaseDataScheduler,
     BaseDataSparsifier,
     DataNormSparsifier,
@@ -15,6 +16,7 @@ from ._core import (
 )
 
 __all__ = [
+    "AdaptiveDataScheduler",
     "BaseDataScheduler",
     "BaseDataSparsifier",
     "DataNormSparsifier",

@@ -170,6 +170,40 @@ class DataScheduler(BaseDataScheduler):
     def get_schedule_param(self) -> dict[str, Any]: ...
     def plan(self, steps: int, first: int = 0) -> Plan: ...
 
+class AdaptiveDataScheduler(DataScheduler):
+    def __init__(
+        self,
+        data_sparsifier: BaseDataSparsifier,
+        schedule_param: str,
+        schedule: Schedule | Mapping[str, Schedule],
+        *,
+        mode: str = "min",
+        tolerance: float = 0.0,
+        patience: int = 0,
+        back_off: int = 1,
+        steps: int | None = None,
+        strict: bool = True,
+        last_epoch: int = -1,
+        verbose: bool = False,
+    ) -> None: ...
+    @property
+    def back_off(self) -> int: ...
+    @property
+    def bad_steps(self) -> int: ...
+    @property
+    def best(self) -> float | None: ...
+    @property
+    def mode(self) -> str: ...
+    @property
+    def patience(self) -> int: ...
+    @property
+    def position(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def tolerance(self) -> float: ...
+    def step(self, metric: Any) -> None: ...  # type: ignore[override]
+
 class Schedule:
     @overload
     def __call__(self, step: int, base: int) -> int: ...

@@ -202,6 +202,8 @@ class DataScheduler : public BaseDataScheduler {
   const ParamMap& scheduled_values() override;
   /// The step at which the schedules are read.
   virtual std::int64_t position() const { return last_epoch(); }
+  /// The same for a plan.
+  virtual std::int64_t planned_position(std::int64_t step) const { return step; }
 
  private:
   /// The schedule of a group, by the group's place in a map of all.

@@ -110,7 +110,7 @@ class BaseDataSparsifier {
   /// what get_param(key) returns from then on.
   ParamMap set_param(const std::string& key, const ParamMap& values);
   /// The same, into a map of the caller's: one that holds these names already is not built anew.
-  /// Where that is so, and with_value() is there, a group costs about 0.1 µs, and no more memory.
+  /// Where that is so, and check_value() is there, a group costs about 0.1 µs, and no more memory.
   void set_param(const std::string& key, const ParamMap& values, ParamMap& now);
   /// Throws what set_param() would throw, and writes nothing.
   void check_param(const std::string& key, const ParamMap& values) const;
@@ -191,11 +191,14 @@ class BaseDataSparsifier {
   /// cannot be used. `shape` is nullptr for defaults, which are made for nothing but the check.
   virtual std::any compile_config(const std::string& name, const ParamMap& config,
                                   const Axes* shape) const;
-  /// `compiled` with one value changed, for set_param(): what compile_config() would make of the
-  /// changed config, having thrown what check_config() and it would throw. Neither value is None.
-  /// Nothing where that takes a look at the whole config: the two are then called.
-  virtual std::optional<std::any> with_value(const std::any& compiled, const std::string& name,
-                                             const std::string& key, const ParamValue& value) const;
+  /// Throws what check_config() and compile_config() would throw if one value changed, neither the
+  /// old nor the new one being None. False where that takes a look at the whole config: set_param()
+  /// then calls those two. Else it calls put_value(), for speed.
+  virtual bool check_value(const std::any& compiled, const std::string& name,
+                           const std::string& key, const ParamValue& value) const;
+  /// Makes of `compiled` what compile_config() would make of the config with that value.
+  virtual void put_value(std::any& compiled, const std::string& key,
+                         const ParamValue& value) const noexcept;
   /// How many elements a step would zero; nothing where only running update_mask() would tell.
   virtual std::optional<ZeroCount> zeros_of(const std::any& compiled, const Axes& shape) const;
   /// A value as it is shown, and given to update_mask(): a subclass fills in what is automatic.
@@ -240,7 +243,7 @@ class BaseDataSparsifier {
   ParamMap effective(const Config& config) const;
   void param_of_groups(const std::string& key, ParamMap& values) const;
   std::vector<Change> with_param(const std::string& key, const ParamMap& values) const;
-  static void exchange(std::vector<Change>& changes) noexcept;
+  void exchange(std::vector<Change>& changes, const std::string& key = {}) noexcept;
 
   std::vector<Group*> unsquashed() const;
   std::vector<Group*> unsquashed(const std::vector<std::string>& names, const char* call) const;
