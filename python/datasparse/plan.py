@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Counts = NDArray[np.int64]
+Shares = NDArray[np.float64]
 
 MOST_COLUMNS = 6  # of groups in a table
 
@@ -60,14 +61,35 @@ class Plan:
         return np.flatnonzero(changed)
 
     def columns(self) -> list[list[str]]:
-        """Return the names of the groups, those with equal values and zeros together."""
-        together: dict[tuple[bytes, ...], list[str]] = {}
+        """Return the names of the groups, those with the same values, zeros and size together."""
+        together: dict[tuple[object, ...], list[str]] = {}
         for name, values in self.values.items():
-            key = [values.tobytes(), values.dtype.str.encode()]
+            key: list[object] = [values.tobytes(), values.dtype]
             if self.zeros_least:
-                key += [self.zeros_least[name].tobytes(), self.zeros_most[name].tobytes()]
+                zeros = self.zeros_least[name], self.zeros_most[name]
+                key += [*(count.tobytes() for count in zeros), self.elements[name]]
             together.setdefault(tuple(key), []).append(name)
         return list(together.values())
+
+    def zero_shares(self, names: Iterable[str] | None = None) -> tuple[Shares, Shares]:
+        """Return the least and the greatest share of zeros in all elements of some groups, by step.
+
+        names: None for all groups. ValueError where the zeros are not known.
+        """
+        if not self.zeros_least:
+            raise ValueError(
+                "zeros of this plan are not known: its sparsifier has its own update_mask()"
+            )
+        chosen = list(self.values if names is None else names)
+        elements = max(sum(self.elements[name] for name in chosen), 1)
+
+        def share(zeros: dict[str, Counts]) -> Shares:
+            total = np.zeros(self.steps)
+            for name in chosen:
+                total += zeros[name]
+            return total / elements
+
+        return share(self.zeros_least), share(self.zeros_most)
 
     def table(self, rows: int | None = 20) -> str:
         """Return a table of the steps at which something changes: of `rows` of them, or of all."""

@@ -5,6 +5,7 @@ import copy
 import gc
 import math
 import pickle
+import time
 import weakref
 
 import numpy as np
@@ -29,6 +30,7 @@ from datasparse.schedules import (
     Step,
     parse,
 )
+from fuzz_schedules import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -436,3 +438,15 @@ def test_an_expression_is_a_str():
 def test_no_expression_does_anything_but_parse_or_raise(expression):
     with contextlib.suppress(TypeError, ValueError):
         assert isinstance(parse(expression), Schedule)
+
+
+def test_mutated_expressions_for_a_moment():
+    tried, parsed = fuzz(time.process_time() + 2, seed=1)
+    assert tried > parsed > 0
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+def test_mutated_expressions_for_15_minutes():
+    tried, parsed = fuzz(time.process_time() + 900, seed=2)
+    assert tried > parsed > 0
