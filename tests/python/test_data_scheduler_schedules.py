@@ -251,8 +251,8 @@ def test_a_parameter_that_is_not_a_number(param, names):
 def test_a_late_group_whose_value_is_not_a_number(observe):
     sparsifier = Warm([("a", np.ones(4))], temperature=2.0)
     scheduler = DataScheduler(sparsifier, "temperature", Constant(1.0))
-    sparsifier.add_data("b", np.ones(4), temperature="hot")
     sparsifier.step()
+    sparsifier.add_data("b", np.ones(4), temperature="hot")
     before = observe(sparsifier, scheduler)
     with pytest.raises(TypeError, match="temperature of 'b' must be a number, got 'hot'"):
         scheduler.step()
@@ -355,9 +355,9 @@ def test_a_plan_is_what_a_run_does(data, seed):
     sparsifier = DataNormSparsifier()
     for number, shape in enumerate(data.draw(st.lists(SHAPES, min_size=1, max_size=3))):
         config = data.draw(CONFIGS)
-        if np.prod(shape) == 0 or -1 in config["sparse_block_shape"]:
+        if np.prod(config["sparse_block_shape"]) < 2:  # a whole axis may be short
             config.pop("zeros_per_block", None)
-        sparsifier.add_data(f"w{number}", rng.normal(size=shape), **config)
+        sparsifier.add_data(f"w{number}", np.asarray(rng.normal(size=shape)), **config)
     scheduler = DataScheduler(sparsifier, "sparsity_level", Polynomial(final=0.9, begin=1, end=6))
     plan = scheduler.plan(8)
     for step in range(8):

@@ -18,11 +18,11 @@ def plan():
 def test_the_table_shows_every_change_of_different_groups(plan):
     assert str(plan).splitlines() == [
         "sparsity_level, steps 0 to 6",
-        "step      fc1 and 1 more                    emb",
-        "   0     0.0000  0 of 32        0.0000  0 of 18",
-        "   2     0.2500  8 of 32        0.0000  0 of 18",
-        "   3     0.2500  8 of 32  0.5000  6 to 12 of 18",
-        "   4    0.5000  16 of 32  0.5000  6 to 12 of 18",
+        "step    fc1 and 1 more                    emb",
+        "   0   0.0000  0 of 32        0.0000  0 of 18",
+        "   2   0.2500  8 of 32        0.0000  0 of 18",
+        "   3   0.2500  8 of 32  0.5000  6 to 12 of 18",
+        "   4  0.5000  16 of 32  0.5000  6 to 12 of 18",
     ]
 
 
