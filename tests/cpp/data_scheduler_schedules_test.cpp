@@ -45,8 +45,8 @@ TEST_F(ScheduledSparsifier, GetsTheValuesOfTheSchedule) {
 }
 
 TEST_F(ScheduledSparsifier, GivesANameItsOwnAndThenTheFirstPattern) {
-  make(Schedules{{"*1", Constant{0.1}}, {"fc*", Constant{0.2}}, {"fc1", Constant{0.3}}});
-  EXPECT_EQ(levels(), (ParamMap{{"fc1", 0.3}, {"fc2", 0.2}, {"emb", 0.4}}));
+  make(Schedules{{"*2", Constant{0.1}}, {"?[cm]*", Constant{0.2}}, {"fc1", Constant{0.3}}});
+  EXPECT_EQ(levels(), (ParamMap{{"fc1", 0.3}, {"fc2", 0.1}, {"emb", 0.2}}));
 }
 
 TEST_F(ScheduledSparsifier, RefusesPatternsThatAreOfNoUse) {
@@ -167,7 +167,7 @@ TEST_F(ScheduledSparsifier, PlansFromAnyStepOn) {
   EXPECT_EQ(plan.values.back(), 0.8);
   EXPECT_THROW(scheduler->plan(-1), ValueError);
   EXPECT_THROW(scheduler->plan(1, -1), ValueError);
-  EXPECT_EQ(message_of<ValueError>([&] { make(Schedule(Exponential{1.5}))->plan(9); }),
+  EXPECT_EQ(message_of<ValueError>([&] { make(Schedule(OneShot{3, 0.5, 1.35}))->plan(9); }),
             "step 3: sparsity_level of 'fc2' must be in [0, 1], got 1.35");
 }
 
