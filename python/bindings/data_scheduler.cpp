@@ -69,9 +69,12 @@ DataScheduler::Schedules to_schedules(const py::object& schedule) {
   if (py::isinstance<datasparse::Schedule>(schedule))
     return {{"*", to_schedule(schedule, "schedule")}};
   DataScheduler::Schedules schedules;
-  const std::string what = "schedule is a " + class_name(schedule) +
-                           ", expected a schedule or a mapping from patterns to schedules";
-  for (const auto& item : to_dict(schedule, what)) {
+  if (!py::hasattr(schedule, "keys")) {
+    throw datasparse::TypeError(
+        "schedule must be a schedule, or a mapping from patterns to schedules, got " +
+        std::string(py::repr(schedule)) + " (" + class_name(schedule) + ")");
+  }
+  for (const auto& item : to_dict(schedule, "schedule is a " + class_name(schedule))) {
     const auto pattern = item.first.cast<std::string>();
     schedules.emplace_back(pattern, to_schedule(item.second, "schedule['" + pattern + "']"));
   }

@@ -229,8 +229,8 @@ def test_not_strict_is_for_groups_to_come():
 @pytest.mark.parametrize(
     ("schedule", "error", "message"),
     [
-        (None, TypeError, "schedule is a NoneType, expected a schedule or a mapping"),
-        (lambda step: 0.5, TypeError, "schedule is a function, expected a schedule"),
+        (None, TypeError, r"schedule must be a schedule, or a mapping .* got None \(NoneType\)"),
+        (lambda step: 0.5, TypeError, "schedule must be a schedule, or a mapping from patterns"),
         ({"a": 0.5}, TypeError, r"schedule\['a'\] must be a schedule, got 0.5 \(float\)"),
         ({1: Constant()}, TypeError, "schedule is a dict"),
         ({}, ValueError, "schedule must hold one pattern at least, got none"),

@@ -36,7 +36,8 @@ struct AdaptiveRule {
 /// edge of what the model bears; how fast, `patience` and the schedule decide. Where a schedule
 /// holds its value for `every` steps, `back_off` should be as many.
 ///
-/// Position, best and count are saved with the state. step() without a metric leaves them alone.
+/// Position, best and count are saved with the state. BaseDataScheduler::step(), without a
+/// metric, leaves them alone.
 class AdaptiveDataScheduler : public DataScheduler {
  public:
   /// ValueError for a rule that breaks its own, and where `steps` is left out and a schedule never
@@ -45,7 +46,6 @@ class AdaptiveDataScheduler : public DataScheduler {
                         std::string schedule_param, Schedules schedules, AdaptiveRule rule,
                         bool strict = true, std::int64_t last_epoch = -1, bool verbose = false);
 
-  using DataScheduler::step;
   void step(double metric);
 
   std::int64_t position() const override;
