@@ -60,7 +60,7 @@ MAX_LENGTH = 10_000  # characters of an expression
 MAX_DEPTH = 100  # brackets in brackets
 
 _TOKEN = re.compile(
-    r"\s+|(?P<word>[A-Za-z_]+)|-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
+    r"\s+|(?P<word>[A-Za-z_]+)|-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?(?![\w.])"
     r"|(?P<open>[(\[{])|(?P<close>[)\]}])|[:,=]",
     re.ASCII,
 )

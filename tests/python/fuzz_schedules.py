@@ -10,6 +10,7 @@ whose repr is not parsed into an equal one, or which cannot be evaluated.
 import random
 import sys
 import time
+import warnings
 from pathlib import Path
 
 from datasparse.schedules import Schedule, parse
@@ -48,6 +49,10 @@ def check(text: str) -> bool:
     return True
 
 
+def refuse_warning(message: object, *_: object, **__: object) -> None:
+    raise AssertionError(message)
+
+
 def fuzz(seconds: float, seed: int) -> tuple[int, int]:
     """The number of expressions tried, and of those that were parsed."""
     rng = random.Random(seed)
@@ -55,19 +60,23 @@ def fuzz(seconds: float, seed: int) -> tuple[int, int]:
     for text in corpus:
         check(text)
     tried = parsed = 0
-    while time.process_time() < seconds:
-        text = mutated(rng, corpus)
-        tried += 1
-        try:
-            good = check(text)
-        except BaseException:
-            print(f"expression: {text!r}, seed {seed}", file=sys.stderr)
-            raise
-        parsed += good
-        if good and len(text) < 2000:
-            corpus.append(text)
-            if len(corpus) > MOST_KEPT:
-                corpus[rng.randrange(len(corpus))] = corpus.pop()
+    with warnings.catch_warnings():
+        # Python's parser must not warn either: it would do so of lines that are not the user's.
+        warnings.simplefilter("always")
+        warnings.showwarning = refuse_warning
+        while time.process_time() < seconds:
+            text = mutated(rng, corpus)
+            tried += 1
+            try:
+                good = check(text)
+            except BaseException:
+                print(f"expression: {text!r}, seed {seed}", file=sys.stderr)
+                raise
+            parsed += good
+            if good and len(text) < 2000:
+                corpus.append(text)
+                if len(corpus) > MOST_KEPT:
+                    corpus[rng.randrange(len(corpus))] = corpus.pop()
     return tried, parsed
 
 
