@@ -35,8 +35,8 @@ struct BaseDataSparsifier::Group {
   bool squashed() const noexcept { return source == nullptr; }
 };
 
-/// What was checked for a group, and waits until all others are checked too: one value and the place
-/// in the written config where it belongs, for put_value(), or else a whole config.
+/// What was checked for a group, and waits until all others are checked too: one value and the
+/// place in the written config where it belongs, for put_value(), or else a whole config.
 struct BaseDataSparsifier::Change {
   Group* group;
   std::unique_ptr<Config> config;

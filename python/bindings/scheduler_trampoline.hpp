@@ -80,8 +80,9 @@ class PyScheduler : public Base,
     datasparse::ParamMap values;
     values.reserve(items.size());
     for (const auto& item : items) {
-      const auto name = item.first.template cast<std::string>();
-      values.set(name, to_param(item.second, this->schedule_param(), name));
+      auto name = item.first.template cast<std::string>();
+      auto value = to_param(item.second, this->schedule_param(), name);
+      values.set(std::move(name), std::move(value));
     }
     return values;
   }
