@@ -58,6 +58,14 @@ ParamValue BaseDataSparsifier::config_value(const std::string& name, const std::
   return effective_value(key, config.written.at(key), config.compiled);
 }
 
+std::optional<ParamValue> BaseDataSparsifier::try_config_value(const std::string& name,
+                                                               const std::string& key) const {
+  const Entry entry(*this, std::try_to_lock);
+  if (!entry.entered()) return std::nullopt;
+  const Config& config = impl_->at(name).config;
+  return effective_value(key, config.written.at(key), config.compiled);
+}
+
 ParamMap BaseDataSparsifier::get_param(const std::string& key) const {
   ParamMap values;
   get_param(key, values);

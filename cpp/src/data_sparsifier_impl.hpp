@@ -104,10 +104,17 @@ class BaseDataSparsifier::Entry {
                        " of the same sparsifier");
     }
   }
+  /// To read, where that means no waiting: else it has not entered.
+  Entry(const BaseDataSparsifier& sparsifier, std::try_to_lock_t)
+      : impl_(*sparsifier.impl_), nested_(sparsifier.in_override()) {
+    entered_ = nested_ || impl_.mutex.try_lock();
+    if (entered_ && !nested_) impl_.owner.store(std::this_thread::get_id());
+  }
   Entry(const Entry&) = delete;
   Entry& operator=(const Entry&) = delete;
+  bool entered() const noexcept { return entered_; }
   ~Entry() {
-    if (nested_) return;
+    if (nested_ || !entered_) return;
     impl_.owner.store(std::thread::id());
     impl_.mutex.unlock();
   }
@@ -115,6 +122,7 @@ class BaseDataSparsifier::Entry {
  private:
   Impl& impl_;
   bool nested_;
+  bool entered_ = true;
 };
 
 /// Names the override that runs for the length of a scope.

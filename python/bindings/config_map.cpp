@@ -110,6 +110,10 @@ py::dict ConfigMap::to_dict() const { return to_python(read(core(), shows_, name
 
 py::object ConfigMap::get(const std::string& key) const {
   const auto& sparsifier = core();
+  if (shows_ == Shows::config) {
+    // Giving the interpreter's lock away and taking it back costs more than the reading.
+    if (const auto value = sparsifier.try_config_value(name_, key)) return to_python(*value);
+  }
   const auto value = without_gil([&] {
     if (shows_ == Shows::config) return sparsifier.config_value(name_, key);
     return (shows_ == Shows::state ? sparsifier.state(name_) : sparsifier.defaults()).at(key);

@@ -101,6 +101,8 @@ class BaseDataSparsifier {
   std::vector<std::pair<std::string, ParamMap>> configs() const;
   /// One value of it; nothing else is copied.
   ParamValue config_value(const std::string& name, const std::string& key) const;
+  /// The same, or nothing where it would have to wait for another thread.
+  std::optional<ParamValue> try_config_value(const std::string& name, const std::string& key) const;
   /// Writes all of `changes`, or nothing if check_config() refuses the result.
   void update_config(const std::string& name, const ParamMap& changes);
   /// Replaces whole configs, on top of the defaults; all of them or none.
