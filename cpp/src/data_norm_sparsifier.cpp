@@ -58,6 +58,33 @@ std::any DataNormSparsifier::compile_config(const std::string& name, const Param
   return shape != nullptr ? spec.resolved(*shape, name) : spec;
 }
 
+bool DataNormSparsifier::check_value(const std::any& compiled, const std::string& name,
+                                     const std::string& key, const ParamValue& value) const {
+  return typeid(*this) == typeid(DataNormSparsifier) &&
+         check_spec_value(compiled, name, key, value);
+}
+
+bool DataNormSparsifier::check_spec_value(const std::any& compiled, const std::string& name,
+                                          const std::string& key, const ParamValue& value) {
+  const std::string_view field = key;
+  if (field == "sparse_block_shape") return false;  // an automatic zeros_per_block hangs on it
+  auto spec = std::any_cast<const BlockSpec&>(compiled);
+  if (!spec.set(key, value, name)) return false;
+  spec.check(name);
+  return true;
+}
+
+void DataNormSparsifier::put_value(std::any& compiled, const std::string& key,
+                                   const ParamValue& value) const noexcept {
+  std::any_cast<BlockSpec&>(compiled).set(key, value);
+}
+
+std::optional<ZeroCount> DataNormSparsifier::zeros_of(const std::any& compiled,
+                                                      const Axes& shape) const {
+  if (is_overridden()) return std::nullopt;
+  return datasparse::count_zeros(shape, std::any_cast<const BlockSpec&>(compiled));
+}
+
 ParamValue DataNormSparsifier::effective_value(const std::string& key, const ParamValue& written,
                                                const std::any& compiled) const {
   const auto& spec = std::any_cast<const BlockSpec&>(compiled);

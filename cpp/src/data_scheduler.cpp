@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "datasparse/error.hpp"
+#include "glob.hpp"
 #include "message.hpp"
 
 namespace datasparse {
@@ -33,6 +34,16 @@ void BaseDataScheduler::start() { advance(false); }
 
 void BaseDataScheduler::step() { advance(true); }
 
+void BaseDataScheduler::step(const std::function<void()>& change) { advance(true, change); }
+
+const ParamMap& BaseDataScheduler::scheduled_values() { return values_ = get_schedule_param(); }
+
+void BaseDataScheduler::set_own_state(const ParamMap& own) {
+  if (own.empty()) return;
+  throw ValueError("own of the state must be empty for this scheduler, got '" + own.begin()->first +
+                   "'");
+}
+
 /// Holds step_mutex_, for calls that change both the scheduler and its sparsifier.
 class BaseDataScheduler::Stepping {
  public:
@@ -57,7 +68,7 @@ class BaseDataScheduler::Stepping {
   BaseDataScheduler& scheduler_;
 };
 
-void BaseDataScheduler::advance(bool warn_if_early) {
+void BaseDataScheduler::advance(bool warn_if_early, const std::function<void()>& change) {
   const Stepping stepping(*this, "step()");
   if (warn_if_early && !warned_ && sparsifier_->step_count() == 0) {
     send_message(Severity::warning,
@@ -66,12 +77,14 @@ void BaseDataScheduler::advance(bool warn_if_early) {
     warned_ = true;
   }
   const std::int64_t epoch_before = last_epoch();
-  ParamMap base_before = pick_up_groups();
-  set_last_epoch(epoch_before + 1);
-  ParamMap last;
+  const ParamMap own_before = own_state();
+  auto base_before = pick_up_groups();
   try {
-    last = sparsifier_->set_param(param_, get_schedule_param());
+    if (change) change();
+    set_last_epoch(epoch_before + 1);
+    sparsifier_->set_param(param_, scheduled_values(), now_);
   } catch (...) {
+    set_own_state(own_before);
     const std::lock_guard<std::mutex> lock(mutex_);
     last_epoch_ = epoch_before;
     base_param_ = std::move(base_before);
@@ -79,7 +92,7 @@ void BaseDataScheduler::advance(bool warn_if_early) {
   }
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    last_param_ = std::move(last);
+    std::swap(last_param_, now_);
   }
   if (!verbose_) return;
   for (const auto& [name, value] : get_last_param()) {
@@ -90,21 +103,29 @@ void BaseDataScheduler::advance(bool warn_if_early) {
 
 /// New groups enter base_param with their present value, removed ones leave it. Returns what it
 /// was.
-ParamMap BaseDataScheduler::pick_up_groups() {
-  ParamMap base = sparsifier_->get_param(param_);
-  const std::lock_guard<std::mutex> lock(mutex_);
-  for (const auto& [name, value] : base_param_) {
-    if (auto* const now = base.find(name)) *now = value;
+std::shared_ptr<const ParamMap> BaseDataScheduler::pick_up_groups() {
+  sparsifier_->get_param(param_, now_);
+  auto before = base_values();
+  const auto same_name = [](const auto& a, const auto& b) { return a.first == b.first; };
+  if (std::equal(now_.begin(), now_.end(), before->begin(), before->end(), same_name))
+    return before;
+
+  const auto base = std::make_shared<ParamMap>(now_);
+  for (const auto& [name, value] : *before) {
+    if (auto* const now = base->find(name)) *now = value;
   }
-  return std::exchange(base_param_, std::move(base));
+  const std::lock_guard<std::mutex> lock(mutex_);
+  base_param_ = base;
+  return before;
 }
 
 void BaseDataScheduler::restore(std::shared_ptr<BaseDataSparsifier> data_sparsifier,
                                 const SchedulerState& state, bool verbose) {
+  set_own_state(state.own);
   const std::lock_guard<std::mutex> lock(mutex_);
   sparsifier_ = std::move(data_sparsifier);
   param_ = state.schedule_param;
-  base_param_ = state.base_param;
+  base_param_ = std::make_shared<ParamMap>(state.base_param);
   last_param_ = state.last_param;
   last_epoch_ = state.last_epoch;
   verbose_ = verbose;
@@ -115,14 +136,17 @@ ParamMap BaseDataScheduler::get_last_param() const {
   return last_param_;
 }
 
-ParamMap BaseDataScheduler::base_param() const {
+ParamMap BaseDataScheduler::base_param() const { return *base_values(); }
+
+std::shared_ptr<const ParamMap> BaseDataScheduler::base_values() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return base_param_;
 }
 
 void BaseDataScheduler::set_base_param(ParamMap values) {
+  auto base = std::make_shared<ParamMap>(std::move(values));
   const std::lock_guard<std::mutex> lock(mutex_);
-  base_param_ = std::move(values);
+  base_param_ = std::move(base);
 }
 
 std::int64_t BaseDataScheduler::last_epoch() const {
@@ -138,7 +162,8 @@ void BaseDataScheduler::set_last_epoch(std::int64_t epoch) {
 
 SchedulerState BaseDataScheduler::save_state() const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return {SchedulerState::current_version, param_, last_epoch_, base_param_, last_param_};
+  return {
+      SchedulerState::current_version, param_, last_epoch_, *base_param_, last_param_, own_state()};
 }
 
 void BaseDataScheduler::load_state(const SchedulerState& state) {
@@ -163,13 +188,183 @@ void BaseDataScheduler::load_state(const SchedulerState& state) {
     }
     return values;
   };
-  ParamMap base = state.base_param, last = state.last_param;
-  sparsifier_->check_param(param_, present(base));
-  sparsifier_->set_param(param_, present(last));
+  auto base = std::make_shared<ParamMap>(state.base_param);
+  ParamMap last = state.last_param;
+  const ParamMap own_before = own_state();
+  set_own_state(state.own);
+  try {
+    sparsifier_->check_param(param_, present(*base));
+    sparsifier_->set_param(param_, present(last));
+  } catch (...) {
+    set_own_state(own_before);
+    throw;
+  }
   const std::lock_guard<std::mutex> lock(mutex_);
   base_param_ = std::move(base);
   last_param_ = std::move(last);
   last_epoch_ = state.last_epoch;
+}
+
+// --- DataScheduler ------------------------------------------------------------------------------
+
+DataScheduler::DataScheduler(std::shared_ptr<BaseDataSparsifier> data_sparsifier,
+                             std::string schedule_param, Schedule schedule, std::int64_t last_epoch,
+                             bool verbose)
+    : DataScheduler(std::move(data_sparsifier), std::move(schedule_param),
+                    Schedules{{"*", std::move(schedule)}}, true, last_epoch, verbose) {}
+
+DataScheduler::DataScheduler(std::shared_ptr<BaseDataSparsifier> data_sparsifier,
+                             std::string schedule_param, Schedules schedules, bool strict,
+                             std::int64_t last_epoch, bool verbose)
+    : BaseDataScheduler(std::move(data_sparsifier), std::move(schedule_param), last_epoch, verbose),
+      schedules_(std::move(schedules)),
+      strict_(strict) {
+  if (schedules_.empty()) throw ValueError("schedule must hold one pattern at least, got none");
+  for (auto one = schedules_.begin(); one != schedules_.end(); ++one) {
+    const auto same = [one](const auto& item) { return item.first == one->first; };
+    if (std::any_of(schedules_.begin(), one, same)) {
+      throw ValueError("schedule must hold every pattern once, got '" + one->first + "' twice");
+    }
+  }
+  // Groups are looked at in every step; where there are none yet, the defaults tell.
+  const ParamMap defaults = this->data_sparsifier()->defaults();
+  const auto* const value = defaults.find(this->schedule_param());
+  if (value != nullptr && !value->is_none()) value->as_number(this->schedule_param());
+}
+
+void DataScheduler::restore(std::shared_ptr<BaseDataSparsifier> data_sparsifier,
+                            const SchedulerState& state, bool verbose, Schedules schedules,
+                            bool strict) {
+  schedules_ = std::move(schedules);
+  strict_ = strict;
+  patterns_checked_ = !state.base_param.empty();
+  BaseDataScheduler::restore(std::move(data_sparsifier), state, verbose);
+}
+
+void DataScheduler::forget_schedules() noexcept {
+  assigned_.clear();
+  schedules_.clear();
+}
+
+std::vector<DataScheduler::Assigned> DataScheduler::assign(const ParamMap& groups) const {
+  std::vector<Assigned> assigned;
+  std::size_t place = 0;
+  for (const auto& item : groups) {
+    const auto& name = item.first;
+    auto found = std::find_if(schedules_.begin(), schedules_.end(),
+                              [&name](const auto& one) { return one.first == name; });
+    if (found == schedules_.end()) {
+      found = std::find_if(schedules_.begin(), schedules_.end(),
+                           [&name](const auto& one) { return matches(one.first, name); });
+    }
+    if (found != schedules_.end()) assigned.push_back({place, &found->second});
+    ++place;
+  }
+  return assigned;
+}
+
+/// assign(), where every pattern has at least one of the groups.
+std::vector<DataScheduler::Assigned> DataScheduler::assign_strictly(const ParamMap& groups) const {
+  auto assigned = assign(groups);
+  for (const auto& [pattern, schedule] : schedules_) {
+    const auto* const own = &schedule;
+    if (std::any_of(assigned.begin(), assigned.end(),
+                    [own](const Assigned& one) { return one.schedule == own; })) {
+      continue;
+    }
+    std::vector<std::string> names;
+    for (const auto& item : groups) {
+      names.push_back(item.first);
+      if (!matches(pattern, item.first)) continue;
+      throw ValueError("pattern '" + pattern + "' must be of use to a group, but others have '" +
+                       item.first + "' and all that it matches: a name comes first, then the " +
+                       "patterns in their order");
+    }
+    throw ValueError("pattern '" + pattern + "' must match a group, and matches none" +
+                     did_you_mean(pattern, names) +
+                     " (pass strict=False for groups that are added later)");
+  }
+  return assigned;
+}
+
+/// Sets the values of the assigned groups at a step, in a map that holds just these or none.
+void DataScheduler::write(const std::vector<Assigned>& assigned, const ParamMap& base,
+                          std::int64_t step, ParamMap& values) const {
+  // Most groups share a schedule and a base value with the one before.
+  const Schedule* schedule = nullptr;
+  const ParamValue* given = nullptr;
+  ParamValue value;
+  std::size_t count = 0;
+  for (const auto& one : assigned) {
+    const auto& [name, own] = base.begin()[static_cast<std::ptrdiff_t>(one.place)];
+    if (schedule != one.schedule || *given != own) {
+      value = (*one.schedule)(step, own, schedule_param(), name);
+      schedule = one.schedule;
+      given = &own;
+    }
+    if (!values.set_at(count++, name, value)) values.set(name, value);
+  }
+}
+
+ParamMap DataScheduler::get_schedule_param() {
+  const auto base = base_values();
+  ParamMap values;
+  write(assign(*base), *base, position(), values);
+  return values;
+}
+
+const ParamMap& DataScheduler::scheduled_values() {
+  const auto base = base_values();
+  if (base != base_) {
+    const bool check = strict_ && !patterns_checked_ && !base->empty();
+    auto assigned = check ? assign_strictly(*base) : assign(*base);
+    scheduled_ = ParamMap();
+    scheduled_.reserve(assigned.size());
+    assigned_ = std::move(assigned);
+    base_ = base;
+    patterns_checked_ |= check;
+  }
+  write(assigned_, *base_, position(), scheduled_);
+  return scheduled_;
+}
+
+Plan DataScheduler::plan(std::int64_t steps, std::int64_t first) const {
+  if (steps < 0) throw ValueError("steps must be at least 0, got " + std::to_string(steps));
+  if (first < 0) throw ValueError("first must be at least 0, got " + std::to_string(first));
+  Plan plan;
+  plan.param = schedule_param();
+  plan.first = first;
+  plan.steps = steps;
+
+  const auto known = base_values();
+  ParamMap base, values;  // of the groups to plan for
+  for (const auto& [name, value] : data_sparsifier()->get_param(plan.param)) {
+    if (data_sparsifier()->squashed(name)) continue;
+    const auto* const seen = known->find(name);
+    base.set(name, seen != nullptr ? *seen : value);
+    values.set(name, value);
+    plan.groups.push_back(name);
+    plan.elements.push_back(data_sparsifier()->get_mask(name).size());
+  }
+  const auto assigned = assign(base);
+
+  ParamMap scheduled, row_before;
+  std::vector<ZeroCount> zeros;
+  for (std::int64_t row = 0; row < steps; ++row) {
+    write(assigned, base, planned_position(first + row), scheduled);
+    values.update(scheduled);
+    if (row == 0 || values != row_before) {
+      try {
+        zeros = data_sparsifier()->count_zeros(plan.param, values);
+      } catch (const ValueError& error) {
+        throw ValueError("step " + std::to_string(first + row) + ": " + error.what());
+      }
+      row_before = values;
+    }
+    for (const auto& item : values) plan.values.push_back(item.second);
+    plan.zeros.insert(plan.zeros.end(), zeros.begin(), zeros.end());
+  }
+  return plan;
 }
 
 }  // namespace datasparse

@@ -11,6 +11,18 @@ std::any BaseDataSparsifier::compile_config(const std::string&, const ParamMap&,
   return {};
 }
 
+bool BaseDataSparsifier::check_value(const std::any&, const std::string&, const std::string&,
+                                     const ParamValue&) const {
+  return false;
+}
+
+void BaseDataSparsifier::put_value(std::any&, const std::string&,
+                                   const ParamValue&) const noexcept {}
+
+std::optional<ZeroCount> BaseDataSparsifier::zeros_of(const std::any&, const Axes&) const {
+  return std::nullopt;
+}
+
 ParamValue BaseDataSparsifier::effective_value(const std::string&, const ParamValue& written,
                                                const std::any&) const {
   return written;
@@ -46,21 +58,47 @@ ParamValue BaseDataSparsifier::config_value(const std::string& name, const std::
   return effective_value(key, config.written.at(key), config.compiled);
 }
 
-ParamMap BaseDataSparsifier::get_param(const std::string& key) const {
-  const Entry entry(*this, Entry::reads, "get_param()");
-  return param_of_groups(key);
+std::optional<ParamValue> BaseDataSparsifier::try_config_value(const std::string& name,
+                                                               const std::string& key) const {
+  const Entry entry(*this, std::try_to_lock);
+  if (!entry.entered()) return std::nullopt;
+  const Config& config = impl_->at(name).config;
+  return effective_value(key, config.written.at(key), config.compiled);
 }
 
-ParamMap BaseDataSparsifier::param_of_groups(const std::string& key) const {
+ParamMap BaseDataSparsifier::get_param(const std::string& key) const {
   ParamMap values;
-  values.reserve(impl_->groups.size());
-  for (const auto& group : impl_->groups) {
-    const auto& [written, compiled] = group->config;
-    if (const auto* value = written.find(key)) {
-      values.set(group->name, effective_value(key, *value, compiled));
-    }
-  }
+  get_param(key, values);
   return values;
+}
+
+void BaseDataSparsifier::get_param(const std::string& key, ParamMap& values) const {
+  const Entry entry(*this, Entry::reads, "get_param()");
+  param_of_groups(key, values);
+}
+
+/// Overwrites the values while the names are the same, and begins anew at the first that is not.
+void BaseDataSparsifier::param_of_groups(const std::string& key, ParamMap& values) const {
+  const auto for_each_value = [&](const auto& visit) {
+    for (const auto& group : impl_->groups) {
+      const auto& [written, compiled] = group->config;
+      const auto* const value = written.find(key);
+      if (value != nullptr && !visit(group->name, effective_value(key, *value, compiled))) return;
+    }
+  };
+  std::size_t count = 0;
+  bool same = true;
+  for_each_value([&](const std::string& name, const ParamValue& value) {
+    return same = values.set_at(count++, name, value);
+  });
+  if (same && count == values.size()) return;
+
+  values = ParamMap();
+  values.reserve(impl_->groups.size());
+  for_each_value([&values](const std::string& name, ParamValue value) {
+    values.set(name, std::move(value));
+    return true;
+  });
 }
 
 std::vector<std::string> BaseDataSparsifier::known_params() const {
@@ -72,9 +110,16 @@ std::vector<std::string> BaseDataSparsifier::known_params() const {
 
 // --- writing ----------------------------------------------------------------------------------
 
-/// Puts the new configs into place, and the old ones where the new ones were.
-void BaseDataSparsifier::exchange(std::vector<Change>& changes) noexcept {
-  for (auto& change : changes) std::swap(change.group->config, change.config);
+/// Puts what is new into place, and what is old where the new was.
+void BaseDataSparsifier::exchange(std::vector<Change>& changes, const std::string& key) noexcept {
+  for (auto& [group, config, place, value] : changes) {
+    if (config != nullptr) {
+      std::swap(group->config, *config);
+    } else {
+      std::swap(*place, value);
+      put_value(group->config.compiled, key, *place);
+    }
+  }
 }
 
 void BaseDataSparsifier::update_config(const std::string& name, const ParamMap& changes) {
@@ -103,37 +148,55 @@ void BaseDataSparsifier::replace_configs(
     Group& group = impl_->at(name);
     ParamMap config = impl_->defaults;
     config.update(given);
-    changes.push_back({&group, checked(name, std::move(config), &group.mask.shape())});
+    auto ready = checked(name, std::move(config), &group.mask.shape());
+    changes.push_back({&group, std::make_unique<Config>(std::move(ready))});
   }
   exchange(changes);
 }
 
-/// The configs of the groups named in `values`, with `key` changed.
+/// The configs of the groups named in `values`, with `key` changed, in their order.
 std::vector<BaseDataSparsifier::Change> BaseDataSparsifier::with_param(
     const std::string& key, const ParamMap& values) const {
   const Checker checked(*this);
   std::vector<Change> changes;
   changes.reserve(values.size());
+  const auto& groups = impl_->groups;
+  auto likely = groups.begin();  // the groups are mostly named in their own order
   for (const auto& [name, value] : values) {
-    Group& group = impl_->at(name);
+    const bool found = likely != groups.end() && (*likely)->name == name;
+    Group& group = found ? **likely++ : impl_->at(name);
     if (holds_nan(value)) {
       throw ValueError(label(key, name) + " must not be NaN, got " + to_string(value));
     }
+    ParamValue* const place = group.config.written.find(key);
+    if (place != nullptr && !place->is_none() && !value.is_none()) {
+      if (check_value(group.config.compiled, name, key, value)) {
+        changes.push_back({&group, nullptr, place, value});
+        continue;
+      }
+    }
     ParamMap config = group.config.written;
     config.set(key, value);
-    changes.push_back({&group, checked(name, std::move(config), &group.mask.shape())});
+    auto ready = checked(name, std::move(config), &group.mask.shape());
+    changes.push_back({&group, std::make_unique<Config>(std::move(ready))});
   }
   return changes;
 }
 
 ParamMap BaseDataSparsifier::set_param(const std::string& key, const ParamMap& values) {
+  ParamMap now;
+  set_param(key, values, now);
+  return now;
+}
+
+void BaseDataSparsifier::set_param(const std::string& key, const ParamMap& values, ParamMap& now) {
   const Entry entry(*this, Entry::changes, "writing a config");
   auto changes = with_param(key, values);
-  exchange(changes);
+  exchange(changes, key);
   try {
-    return param_of_groups(key);
+    param_of_groups(key, now);
   } catch (...) {
-    exchange(changes);
+    exchange(changes, key);
     throw;
   }
 }
@@ -141,6 +204,21 @@ ParamMap BaseDataSparsifier::set_param(const std::string& key, const ParamMap& v
 void BaseDataSparsifier::check_param(const std::string& key, const ParamMap& values) const {
   const Entry entry(*this, Entry::changes, "checking a config");
   with_param(key, values);
+}
+
+std::vector<ZeroCount> BaseDataSparsifier::count_zeros(const std::string& key,
+                                                       const ParamMap& values) const {
+  const Entry entry(*this, Entry::changes, "planning");
+  std::vector<ZeroCount> counts;
+  for (const auto& change : with_param(key, values)) {
+    std::any compiled =
+        change.config != nullptr ? change.config->compiled : change.group->config.compiled;
+    if (change.config == nullptr) put_value(compiled, key, change.value);
+    const auto count = zeros_of(compiled, change.group->mask.shape());
+    if (!count) return {};
+    counts.push_back(*count);
+  }
+  return counts;
 }
 
 // --- defaults ---------------------------------------------------------------------------------

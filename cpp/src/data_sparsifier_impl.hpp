@@ -35,10 +35,13 @@ struct BaseDataSparsifier::Group {
   bool squashed() const noexcept { return source == nullptr; }
 };
 
-/// A config that was checked for a group, and waits until all others are checked too.
+/// What was checked for a group, and waits until all others are checked too: one value and the
+/// place in the written config where it belongs, for put_value(), or else a whole config.
 struct BaseDataSparsifier::Change {
   Group* group;
-  Config config;
+  std::unique_ptr<Config> config;
+  ParamValue* place = nullptr;
+  ParamValue value = {};
 };
 
 struct BaseDataSparsifier::Impl {
@@ -101,10 +104,17 @@ class BaseDataSparsifier::Entry {
                        " of the same sparsifier");
     }
   }
+  /// To read, where that means no waiting: else it has not entered.
+  Entry(const BaseDataSparsifier& sparsifier, std::try_to_lock_t)
+      : impl_(*sparsifier.impl_), nested_(sparsifier.in_override()) {
+    entered_ = nested_ || impl_.mutex.try_lock();
+    if (entered_ && !nested_) impl_.owner.store(std::this_thread::get_id());
+  }
   Entry(const Entry&) = delete;
   Entry& operator=(const Entry&) = delete;
+  bool entered() const noexcept { return entered_; }
   ~Entry() {
-    if (nested_) return;
+    if (nested_ || !entered_) return;
     impl_.owner.store(std::thread::id());
     impl_.mutex.unlock();
   }
@@ -112,6 +122,7 @@ class BaseDataSparsifier::Entry {
  private:
   Impl& impl_;
   bool nested_;
+  bool entered_ = true;
 };
 
 /// Names the override that runs for the length of a scope.

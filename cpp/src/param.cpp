@@ -186,7 +186,7 @@ void ParamMap::reserve(std::size_t count) {
   if (count > linear_search_limit && slots_.size() < 2 * count) rebuild_index(count);
 }
 
-void ParamMap::set(const std::string& key, ParamValue value) {
+void ParamMap::set(std::string key, ParamValue value) {
   const std::size_t count = items_.size() + 1;
   if (count > linear_search_limit && slots_.size() < 2 * count) rebuild_index(count);
   std::size_t slot = 0;
@@ -195,8 +195,14 @@ void ParamMap::set(const std::string& key, ParamValue value) {
     items_[i].second = std::move(value);
     return;
   }
-  items_.emplace_back(key, std::move(value));
+  items_.emplace_back(std::move(key), std::move(value));
   if (!slots_.empty()) slots_[slot] = static_cast<std::uint32_t>(count);
+}
+
+bool ParamMap::set_at(std::size_t index, const std::string& key, const ParamValue& value) {
+  if (index >= items_.size() || items_[index].first != key) return false;
+  items_[index].second = value;
+  return true;
 }
 
 void ParamMap::update(const ParamMap& other) {

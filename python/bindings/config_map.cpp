@@ -101,10 +101,19 @@ struct SparsifierAccess {
 
 // --- one config -------------------------------------------------------------------------------
 
-py::dict ConfigMap::to_dict() const { return to_python(read(core(sparsifier_), shows_, name_)); }
+BaseDataSparsifier& ConfigMap::core() const {
+  if (!sparsifier_) throw datasparse::StateError("the sparsifier of this mapping is gone");
+  return *core_;
+}
+
+py::dict ConfigMap::to_dict() const { return to_python(read(core(), shows_, name_)); }
 
 py::object ConfigMap::get(const std::string& key) const {
-  const auto& sparsifier = core(sparsifier_);
+  const auto& sparsifier = core();
+  if (shows_ == Shows::config) {
+    // Giving the interpreter's lock away and taking it back costs more than the reading.
+    if (const auto value = sparsifier.try_config_value(name_, key)) return to_python(*value);
+  }
   const auto value = without_gil([&] {
     if (shows_ == Shows::config) return sparsifier.config_value(name_, key);
     return (shows_ == Shows::state ? sparsifier.state(name_) : sparsifier.defaults()).at(key);
@@ -113,7 +122,7 @@ py::object ConfigMap::get(const std::string& key) const {
 }
 
 void ConfigMap::update(const py::dict& changes) {
-  auto& sparsifier = core(sparsifier_);
+  auto& sparsifier = core();
   const ParamMap values = to_param_map(changes, name_);
   without_gil([&] {
     if (shows_ == Shows::config) {
@@ -131,7 +140,7 @@ void ConfigMap::update(const py::dict& changes) {
 }
 
 void ConfigMap::erase(const std::string& key) {
-  auto& sparsifier = core(sparsifier_);
+  auto& sparsifier = core();
   const auto without_key = [&key](ParamMap map) {
     map.at(key);  // for its message
     map.erase(key);
@@ -151,9 +160,9 @@ void ConfigMap::erase(const std::string& key) {
 // --- all groups -------------------------------------------------------------------------------
 
 ConfigMap GroupMap::get(const std::string& name) const {
-  const auto& sparsifier = core(sparsifier_);
+  auto& sparsifier = core(sparsifier_);
   without_gil([&] { sparsifier.squashed(name); });  // throws for an unknown name
-  return {sparsifier_, shows_, name};
+  return {sparsifier_, sparsifier, shows_, name};
 }
 
 void GroupMap::replace(const py::dict& groups) {
@@ -181,10 +190,11 @@ std::size_t GroupMap::size() const {
 }
 
 py::dict GroupMap::to_dict() const {
-  const auto& sparsifier = core(sparsifier_);
+  auto& sparsifier = core(sparsifier_);
   py::dict result;
-  for (const auto& name : without_gil([&] { return sparsifier.names(); })) {
-    result[py::str(name)] = ConfigMap(sparsifier_, shows_, name);
+  for (auto& name : without_gil([&] { return sparsifier.names(); })) {
+    const py::str key(name);
+    result[key] = ConfigMap(sparsifier_, sparsifier, shows_, std::move(name));
   }
   return result;
 }
@@ -197,6 +207,23 @@ py::dict GroupMap::to_dicts() const {
   for (const auto& [name, map] : maps) result[py::str(name)] = to_python(map);
   return result;
 }
+
+namespace {
+
+/// config[key] without pybind11's look-ups, which take longer than the reading: a scheduler in
+/// Python reads a value of every group in every step. What fails is left to __getitem__.
+PyObject* subscript(PyObject* self, PyObject* key) {
+  try {
+    if (PyUnicode_Check(key) && py::detail::is_holder_constructed(self)) {
+      return held_by<ConfigMap>(self).get(py::handle(key).cast<std::string>()).release().ptr();
+    }
+  } catch (...) {
+    PyErr_Clear();
+  }
+  return PyObject_CallMethod(self, "__getitem__", "O", key);
+}
+
+}  // namespace
 
 void register_config_maps(py::module_& module) {
   py::class_<ConfigMap> config(
@@ -254,6 +281,7 @@ void register_config_maps(py::module_& module) {
           },
           py::arg("key"), "Remove a key and return its value.");
   def_dict_methods<ConfigMap>(config, &ConfigMap::to_dict, &ConfigMap::to_dict);
+  reinterpret_cast<PyHeapTypeObject*>(config.ptr())->as_mapping.mp_subscript = &subscript;
 
   py::class_<GroupMap> groups(
       module, "GroupMap",

@@ -6,14 +6,18 @@
 #include <string>
 #include <utility>
 
+#include "datasparse/data_sparsifier.hpp"
+
 /// Which ParamMap of a sparsifier.
 enum class Shows { config, defaults, state };
 
 /// One config, read and written through to the sparsifier, which checks it as a whole.
 class ConfigMap {
  public:
-  ConfigMap(pybind11::object sparsifier, Shows shows, std::string name)
-      : sparsifier_(std::move(sparsifier)), shows_(shows), name_(std::move(name)) {}
+  /// `core` is the one in `sparsifier`, which keeps it alive.
+  ConfigMap(pybind11::object sparsifier, datasparse::BaseDataSparsifier& core, Shows shows,
+            std::string name)
+      : sparsifier_(std::move(sparsifier)), core_(&core), shows_(shows), name_(std::move(name)) {}
 
   pybind11::dict to_dict() const;
   pybind11::object get(const std::string& key) const;
@@ -23,7 +27,10 @@ class ConfigMap {
   pybind11::object& sparsifier() noexcept { return sparsifier_; }
 
  private:
+  datasparse::BaseDataSparsifier& core() const;
+
   pybind11::object sparsifier_;
+  datasparse::BaseDataSparsifier* core_;
   Shows shows_;
   std::string name_;  // of the group; empty for defaults
 };

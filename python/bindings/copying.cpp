@@ -46,6 +46,11 @@ py::tuple reduce(py::handle self, const py::object& state) {
   return py::make_tuple(empty, py::make_tuple(py::type::handle_of(self)), state);
 }
 
+py::tuple recreate(py::handle self, const py::dict& arguments) {
+  const py::object recreated = py::module_::import("datasparse._restore").attr("recreated");
+  return py::make_tuple(recreated, py::make_tuple(py::type::handle_of(self), arguments));
+}
+
 py::dict attributes_of(py::handle self) {
   return py::dict(py::getattr(self, "__dict__", py::dict()));
 }

@@ -1,110 +1,116 @@
 #include "datasparse/data_scheduler.hpp"
 
-#include "collector.hpp"
+#include <pybind11/numpy.h>
+
 #include "copying.hpp"
-#include "datasparse/error.hpp"
 #include "gil.hpp"
 #include "initialise.hpp"
-#include "override.hpp"
-#include "params.hpp"
 #include "register.hpp"
-#include "self.hpp"
+#include "scheduler_trampoline.hpp"
 #include "state.hpp"
 
 namespace py = pybind11;
 using datasparse::BaseDataScheduler;
 using datasparse::BaseDataSparsifier;
-using datasparse::ParamMap;
+using datasparse::DataScheduler;
 
 namespace {
 
-class PyScheduler final : public BaseDataScheduler, public py::trampoline_self_life_support {
- public:
-  /// `core` is borrowed(sparsifier). Needs no interpreter's lock: it waits for the sparsifier's.
-  PyScheduler(py::object&& sparsifier, std::shared_ptr<BaseDataSparsifier> core,
-              const std::string& schedule_param, std::int64_t last_epoch, bool verbose)
-      : BaseDataScheduler(std::move(core), schedule_param, last_epoch, verbose),
-        sparsifier_(std::move(sparsifier)) {}
+using Trampoline = PyScheduler<BaseDataScheduler>;
+using SelfScheduler = Self<BaseDataScheduler>;
 
-  PyScheduler() = default;
-
-  using BaseDataScheduler::start;
-
-  /// The core's pointer owns nothing: a cycle through it would be invisible to the collector, which
-  /// sees sparsifier_ instead.
-  static std::shared_ptr<BaseDataSparsifier> borrowed(const py::object& sparsifier) {
-    if (!py::isinstance<BaseDataSparsifier>(sparsifier)) {
-      throw datasparse::TypeError("data_sparsifier must be a BaseDataSparsifier, got " +
-                                  class_name(sparsifier));
-    }
-    return {std::shared_ptr<void>(), &*Self<BaseDataSparsifier>(sparsifier)};
-  }
-
-  void restore(const py::object& sparsifier, const datasparse::SchedulerState& state,
-               bool verbose) {
-    BaseDataScheduler::restore(borrowed(sparsifier), state, verbose);
-    sparsifier_ = sparsifier;
-  }
-
-  /// The Python object, which this one keeps alive; empty once the collector has cleared it.
-  py::object& sparsifier() noexcept { return sparsifier_; }
-
-  ParamMap get_schedule_param() override {
-    const py::gil_scoped_acquire gil;
-    const py::object self = py::cast(static_cast<const BaseDataScheduler*>(this));
-    const std::string method = class_name(self) + ".get_schedule_param()";
-    const auto override = override_of(self, "get_schedule_param");
-    if (!override) {
-      py::set_error(PyExc_NotImplementedError,
-                    (class_name(self) + " must override get_schedule_param()").c_str());
-      throw py::error_already_set();
-    }
-    const py::object returned = override();
-    const py::dict items = to_dict(returned, method + " returned " + class_name(returned));
-    ParamMap values;
-    values.reserve(items.size());
-    for (const auto& item : items) {
-      const auto name = item.first.cast<std::string>();
-      values.set(name, to_param(item.second, schedule_param(), name));
-    }
+/// One column of a plan, of any kind that all its values have: int64 or float64.
+py::array column(const datasparse::Plan& plan, std::size_t group) {
+  const auto steps = static_cast<std::size_t>(plan.steps);
+  const auto at = [&](std::size_t row) -> const datasparse::ParamValue& {
+    return plan.values[row * plan.groups.size() + group];
+  };
+  bool integers = true;
+  for (std::size_t row = 0; row < steps; ++row)
+    integers &= at(row).get_if<std::int64_t>() != nullptr;
+  if (integers) {
+    py::array_t<std::int64_t> values(plan.steps);
+    for (std::size_t row = 0; row < steps; ++row)
+      values.mutable_data()[row] = *at(row).get_if<std::int64_t>();
     return values;
   }
-
- private:
-  void use_make_scheduler() const override {}
-
-  py::object sparsifier_;
-};
-
-/// The scheduler, with its sparsifier still there.
-PyScheduler& live(const Self<BaseDataScheduler>& self) {
-  auto* const scheduler = dynamic_cast<PyScheduler*>(&*self);
-  if (scheduler == nullptr || !scheduler->sparsifier()) {
-    throw datasparse::StateError("the sparsifier of this scheduler is gone");
-  }
-  return *scheduler;
+  py::array_t<double> values(plan.steps);
+  for (std::size_t row = 0; row < steps; ++row)
+    values.mutable_data()[row] = at(row).as_number(plan.param, plan.groups[group]);
+  return values;
 }
 
-struct SchedulerAccess {
-  static int traverse(BaseDataScheduler& scheduler, visitproc visit, void* arg) {
-    if (auto* const owner = dynamic_cast<PyScheduler*>(&scheduler))
-      Py_VISIT(owner->sparsifier().ptr());
-    return 0;
+py::array zeros(const datasparse::Plan& plan, std::size_t group,
+                std::int64_t datasparse::ZeroCount::* bound) {
+  py::array_t<std::int64_t> counts(plan.steps);
+  for (std::size_t row = 0; row < static_cast<std::size_t>(plan.steps); ++row)
+    counts.mutable_data()[row] = plan.zeros[row * plan.groups.size() + group].*bound;
+  return counts;
+}
+
+/// A datasparse.plan.Plan.
+py::object to_python(const datasparse::Plan& plan) {
+  py::dict values, least, most, elements;
+  for (std::size_t group = 0; group < plan.groups.size(); ++group) {
+    const py::str name(plan.groups[group]);
+    values[name] = column(plan, group);
+    elements[name] = plan.elements[group];
+    if (plan.zeros.empty()) continue;
+    least[name] = zeros(plan, group, &datasparse::ZeroCount::least);
+    most[name] = zeros(plan, group, &datasparse::ZeroCount::most);
   }
-  static void clear(BaseDataScheduler& scheduler) {
-    if (auto* const owner = dynamic_cast<PyScheduler*>(&scheduler)) {
-      const py::object taken = std::move(owner->sparsifier());
-    }
-  }
-};
+  return py::module_::import("datasparse.plan")
+      .attr("Plan")(plan.param, plan.first, plan.steps, values, elements, least, most);
+}
 
 }  // namespace
 
-void register_data_scheduler(py::module_& module) {
+DataScheduler::Schedules to_schedules(const py::object& schedule) {
+  if (py::isinstance<datasparse::Schedule>(schedule))
+    return {{"*", to_schedule(schedule, "schedule")}};
+  DataScheduler::Schedules schedules;
+  if (!py::hasattr(schedule, "keys")) {
+    throw datasparse::TypeError(
+        "schedule must be a schedule, or a mapping from patterns to schedules, got " +
+        std::string(py::repr(schedule)) + " (" + class_name(schedule) + ")");
+  }
+  for (const auto& item : to_dict(schedule, "schedule is a " + class_name(schedule))) {
+    const auto pattern = item.first.cast<std::string>();
+    schedules.emplace_back(pattern, to_schedule(item.second, "schedule['" + pattern + "']"));
+  }
+  return schedules;
+}
+
+py::object to_python(const DataScheduler::Schedules& schedules) {
+  if (schedules.size() == 1 && schedules.front().first == "*") {
+    return to_python(schedules.front().second);
+  }
+  py::dict by_pattern;
+  for (const auto& [pattern, schedule] : schedules)
+    by_pattern[py::str(pattern)] = to_python(schedule);
+  return by_pattern;
+}
+
+std::shared_ptr<BaseDataSparsifier> borrowed(const py::object& sparsifier) {
+  if (!py::isinstance<BaseDataSparsifier>(sparsifier)) {
+    throw datasparse::TypeError("data_sparsifier must be a BaseDataSparsifier, got " +
+                                class_name(sparsifier));
+  }
+  return {std::shared_ptr<void>(), &*Self<BaseDataSparsifier>(sparsifier)};
+}
+
+PySchedulerSide& live(const SelfScheduler& self) {
+  auto* const side = dynamic_cast<PySchedulerSide*>(&*self);
+  if (side == nullptr || !side->sparsifier()) {
+    throw datasparse::StateError("the sparsifier of this scheduler is gone");
+  }
+  return *side;
+}
+
+void register_base_data_scheduler(py::module_& module) {
   // What a scheduler itself holds is read under the interpreter's lock: nobody waits for that lock
   // while holding the scheduler's inner one.
-  using SelfScheduler = Self<BaseDataScheduler>;
-  py::class_<BaseDataScheduler, PyScheduler, py::smart_holder> cls(
+  py::class_<BaseDataScheduler, Trampoline, py::smart_holder> cls(
       module, "BaseDataScheduler",
       R"(Varies one config parameter of a sparsifier over the training. Subclass it and override
 get_schedule_param(); call step() after the sparsifier's.
@@ -134,13 +140,13 @@ The constructor makes the initial step: last_epoch advances by one, and get_sche
 
   cls.def(py::init([](py::object sparsifier, const std::string& schedule_param,
                       std::int64_t last_epoch, bool verbose) {
-    auto core = PyScheduler::borrowed(sparsifier);
+    auto core = borrowed(sparsifier);
     return without_gil([&] {
-      return new PyScheduler(std::move(sparsifier), std::move(core), schedule_param, last_epoch,
-                             verbose);
+      return new Trampoline(std::move(sparsifier), std::move(core), schedule_param, last_epoch,
+                            verbose);
     });
   }));
-  cls.def(py::init([] { return new PyScheduler(); }));
+  cls.def(py::init([] { return new Trampoline(); }));
   const py::object construct = cls.attr("__init__");
   def_plainly(
       cls, "__init__",
@@ -149,16 +155,16 @@ The constructor makes the initial step: last_epoch advances by one, and get_sche
                   const py::object& verbose) {
         refuse_second_init(self);
         construct(self, data_sparsifier, schedule_param, last_epoch, verbose);
-        auto& scheduler = live(SelfScheduler(self));
-        without_gil([&] { scheduler.start(); });
+        auto& side = live(SelfScheduler(self));
+        without_gil([&] { side.start(); });
       },
       py::arg("data_sparsifier"), py::arg("schedule_param"), py::arg("last_epoch") = -1,
       py::arg("verbose") = false);
 
   def_plainly(cls, "__setstate__", [](const SelfScheduler& self, const py::tuple& full_state) {
     set_attributes(self.handle(), full_state[3]);
-    dynamic_cast<PyScheduler&>(*self).restore(full_state[1], to_scheduler_state(full_state[0]),
-                                              full_state[2].cast<bool>());
+    dynamic_cast<Trampoline&>(*self).restore(full_state[1], to_scheduler_state(full_state[0]),
+                                             full_state[2].cast<bool>());
   });
 
   cls.def(
@@ -175,8 +181,8 @@ last_epoch is already advanced. Groups that are left out keep their value.)")
       .def(
           "step",
           [](const SelfScheduler& self) {
-            auto& scheduler = live(self);
-            without_gil([&] { scheduler.step(); });
+            live(self);
+            without_gil([&] { self->step(); });
           },
           R"(Advance last_epoch and write what get_schedule_param() returns into the sparsifier.
 
@@ -184,11 +190,9 @@ If the override raises, or the sparsifier refuses a value, everything is as befo
 when called before the sparsifier's first step.)")
       .def("__reduce__",
            [](const SelfScheduler& self) {
-             auto& scheduler = live(self);
-             return reduce(
-                 self.handle(),
-                 py::make_tuple(to_state_dict(scheduler.save_state()), scheduler.sparsifier(),
-                                scheduler.verbose(), attributes_of(self.handle())));
+             return reduce(self.handle(), py::make_tuple(to_state_dict(self->save_state()),
+                                                         live(self).sparsifier(), self->verbose(),
+                                                         attributes_of(self.handle())));
            })
       .def("_construct_empty", [construct](const py::object& self) { construct(self); })
       .def(
@@ -218,8 +222,8 @@ names one that is not plain.)")
             const auto state = to_scheduler_state(state_dict);
             const auto attributes = saved_attributes(state_dict);
             require_room_for(self.handle(), attributes);
-            auto& scheduler = live(self);
-            without_gil([&] { scheduler.load_state(state); });
+            live(self);
+            without_gil([&] { self->load_state(state); });
             set_attributes(self.handle(), attributes);
           },
           py::arg("state_dict"),
@@ -245,4 +249,112 @@ ValueError, naming the entry, if anything does not fit; nothing has changed then
       .def_property_readonly(
           "verbose", [](const SelfScheduler& self) { return self->verbose(); },
           "Whether each new value is printed.");
+}
+
+void register_data_scheduler(py::module_& module) {
+  using Scheduler = PyScheduler<DataScheduler>;
+  using SelfDataScheduler = Self<DataScheduler>;
+  py::class_<DataScheduler, BaseDataScheduler, Scheduler, py::smart_holder> cls(
+      module, "DataScheduler",
+      R"(Sets a config parameter of a sparsifier by schedules; call step() after the sparsifier's.
+
+data_sparsifier: the sparsifier whose parameter is scheduled.
+schedule_param: a config key of it, whose values are numbers. Ints are scheduled as ints.
+schedule: a schedule for all groups, or a dict of schedules by name pattern. The pattern that is a
+    group's very name has it; else the first one given that matches: * is any characters, ? is one, [ab]
+    and [!a-c] are one of these, or none of these. Groups that none matches keep their values.
+strict: ValueError for a pattern that no group needs: because it matches none, as a mistyped one, or
+    because others take all that it matches. Looked at once, in the first step that finds any group;
+    False is for groups that are added later.
+last_epoch: the last epoch that is over; -1 to start.
+verbose: print each new value.
+
+The value of a group at step last_epoch is schedule(last_epoch, base), with what it was when this scheduler
+first saw it for a base. The constructor makes the initial step. Several schedulers may set different
+parameters of one sparsifier. The state holds the step and the base values; the schedules are part of your
+program. A step takes about 0.2 microseconds a group.
+
+>>> import numpy as np
+>>> from datasparse.schedules import Constant, Linear
+>>> sparsifier = DataNormSparsifier([("fc1", np.ones(8)), ("fc2", np.ones(8)), ("emb", np.ones(8))])
+>>> scheduler = DataScheduler(
+...     sparsifier, "sparsity_level", {"fc*": Linear(final=0.8, end=2), "emb": Constant(0.25)})
+>>> for batch in range(2):
+...     sparsifier.step()
+...     scheduler.step()
+...     print(scheduler.get_last_param())
+{'fc1': 0.4, 'fc2': 0.4, 'emb': 0.25}
+{'fc1': 0.8, 'fc2': 0.8, 'emb': 0.25})",
+      collected<BaseDataScheduler, SchedulerAccess>());
+
+  cls.def(
+      py::init([](py::object sparsifier, const std::string& schedule_param,
+                  const py::object& schedule, bool strict, std::int64_t last_epoch, bool verbose) {
+        auto core = borrowed(sparsifier);
+        auto schedules = to_schedules(schedule);
+        return without_gil([&] {
+          return new Scheduler(std::move(sparsifier), std::move(core), schedule_param,
+                               std::move(schedules), strict, last_epoch, verbose);
+        });
+      }));
+  cls.def(py::init([] { return new Scheduler(); }));
+  const py::object construct = cls.attr("__init__");
+  def_plainly(
+      cls, "__init__",
+      [construct](const py::object& self, const py::object& data_sparsifier,
+                  const py::object& schedule_param, const py::object& schedule,
+                  const py::object& strict, const py::object& last_epoch,
+                  const py::object& verbose) {
+        refuse_second_init(self);
+        construct(self, data_sparsifier, schedule_param, schedule, strict, last_epoch, verbose);
+        auto& side = live(SelfScheduler(self));
+        without_gil([&] { side.start(); });
+      },
+      py::arg("data_sparsifier"), py::arg("schedule_param"), py::arg("schedule"), py::kw_only(),
+      py::arg("strict") = true, py::arg("last_epoch") = -1, py::arg("verbose") = false);
+
+  def_plainly(cls, "__setstate__", [](const SelfDataScheduler& self, const py::tuple& full_state) {
+    set_attributes(self.handle(), full_state[3]);
+    dynamic_cast<Scheduler&>(*self).restore(full_state[1], to_scheduler_state(full_state[0]),
+                                            full_state[2].cast<bool>(), to_schedules(full_state[4]),
+                                            full_state[5].cast<bool>());
+  });
+  cls.def("__reduce__",
+          [](const SelfDataScheduler& self) {
+            return reduce(self.handle(),
+                          py::make_tuple(to_state_dict(self->save_state()),
+                                         live(SelfScheduler(self.handle())).sparsifier(),
+                                         self->verbose(), attributes_of(self.handle()),
+                                         to_python(self->schedules()), self->strict()));
+          })
+      .def("_construct_empty", [construct](const py::object& self) { construct(self); })
+      .def(
+          "get_schedule_param",
+          [](const SelfDataScheduler& self) {
+            live(SelfScheduler(self.handle()));
+            return to_python(
+                without_gil([&] { return self->DataScheduler::get_schedule_param(); }));
+          },
+          R"(The values at step last_epoch, {name: value}, of the groups that have a schedule.
+
+An override may call this and change some.)")
+      .def(
+          "plan",
+          [](const SelfDataScheduler& self, std::int64_t steps, std::int64_t first) {
+            live(SelfScheduler(self.handle()));
+            return to_python(without_gil([&] { return self->plan(steps, first); }));
+          },
+          py::arg("steps"), py::arg("first") = 0,
+          R"(What would be at steps first, first + 1, ...: a datasparse.plan.Plan with `steps` rows.
+
+For all groups that the sparsifier has now, squashed ones aside, from the values with which this scheduler
+found them; other parameters are as they are now. Takes no step and changes nothing. Of an override of
+get_schedule_param() it knows nothing. ValueError, naming the step, where the sparsifier would refuse a
+value. Takes time and memory in proportion to steps x groups.)")
+      .def_property_readonly(
+          "schedule", [](const SelfDataScheduler& self) { return to_python(self->schedules()); },
+          "The schedule, or a dict of schedules by pattern.")
+      .def_property_readonly(
+          "strict", [](const SelfDataScheduler& self) { return self->strict(); },
+          "Whether every pattern must be of use to a group.");
 }

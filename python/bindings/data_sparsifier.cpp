@@ -363,8 +363,8 @@ attached, unless none is. ValueError, naming the entry, if anything does not fit
       .def_property_readonly(
           "defaults",
           [](const SelfSparsifier& self) {
-            return ConfigMap(py::reinterpret_borrow<py::object>(self.handle()), Shows::defaults,
-                             "");
+            return ConfigMap(py::reinterpret_borrow<py::object>(self.handle()), *self,
+                             Shows::defaults, "");
           },
           "The config of groups added from now on, as a live dict.")
       .def_property(

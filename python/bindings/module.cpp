@@ -11,6 +11,9 @@ PYBIND11_MODULE(_core, module) {
   register_block_mask(module);
   register_data_sparsifier(module);
   register_data_norm_sparsifier(module);
+  register_schedules(module);
+  register_base_data_scheduler(module);
   register_data_scheduler(module);
+  register_adaptive_data_scheduler(module);
   module.attr("__name__") = own_name;
 }

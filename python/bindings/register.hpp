@@ -9,4 +9,7 @@ void register_config_maps(pybind11::module_& module);
 void register_block_mask(pybind11::module_& module);
 void register_data_sparsifier(pybind11::module_& module);
 void register_data_norm_sparsifier(pybind11::module_& module);
+void register_base_data_scheduler(pybind11::module_& module);
 void register_data_scheduler(pybind11::module_& module);
+void register_adaptive_data_scheduler(pybind11::module_& module);
+void register_schedules(pybind11::module_& module);

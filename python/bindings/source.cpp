@@ -334,20 +334,9 @@ std::shared_ptr<PySource> make_source(py::object data, const std::string& name,
 
 namespace {
 
-bool this_thread_holds_the_gil() {
-  PyThreadState* const own = PyGILState_GetThisThreadState();
-  return own != nullptr && own == py::detail::get_thread_state_unchecked();
-}
-
-/// Sources are let go of without the interpreter's lock, and die with it. After the interpreter's
-/// end, when nobody can have it any more, they are left alone; while it ends, the thread that ends
-/// it still has it.
+/// Sources are let go of without the interpreter's lock, and die with it.
 std::shared_ptr<PySource> held(PySource* source) {
-  return std::shared_ptr<PySource>(source, [](PySource* last) {
-    if (Py_IsInitialized() == 0 && !this_thread_holds_the_gil()) return;
-    const py::gil_scoped_acquire gil;
-    delete last;
-  });
+  return std::shared_ptr<PySource>(source, [](PySource* last) { let_go([last] { delete last; }); });
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <any>
 #include <functional>
 #include <string>
 #include <type_traits>
@@ -114,6 +115,16 @@ class PySparsifier : public Base,
   }
 
   bool is_overridden() const override { return updates_in_turn() || update_mask_overridden_; }
+
+  bool check_value(const std::any& compiled, const std::string& name, const std::string& key,
+                   const datasparse::ParamValue& value) const override {
+    if (check_config_overridden_) return false;
+    if constexpr (is_abstract) {
+      return true;  // any value will do, and nothing is compiled
+    } else {
+      return Base::check_spec_value(compiled, name, key, value);
+    }
+  }
 
   void access_data(const std::function<void()>& work) const override {
     const pybind11::gil_scoped_acquire gil;

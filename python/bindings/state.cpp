@@ -125,6 +125,7 @@ py::dict to_state_dict(const datasparse::SchedulerState& state) {
   result["last_epoch"] = state.last_epoch;
   result["base_param"] = to_python(state.base_param);
   result["last_param"] = to_python(state.last_param);
+  result["own"] = to_python(state.own);
   return result;
 }
 
@@ -161,6 +162,7 @@ datasparse::SchedulerState to_scheduler_state(const py::object& state_dict) {
   state.last_epoch = entries.get<std::int64_t>("last_epoch");
   state.base_param = entries.params("base_param");
   state.last_param = entries.params("last_param");
+  state.own = entries.params("own");
   return state;
 }
 

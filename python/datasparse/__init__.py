@@ -1,9 +1,12 @@
 """Masks for sparse training: data sparsifiers keep them, data schedulers vary their parameters."""
 
+from . import schedules
 from ._core import (
+    AdaptiveDataScheduler,
     BaseDataScheduler,
     BaseDataSparsifier,
     DataNormSparsifier,
+    DataScheduler,
     UnknownNameError,
     __version__,
     block_mask,
@@ -14,14 +17,17 @@ from ._core import (
 )
 
 __all__ = [
+    "AdaptiveDataScheduler",
     "BaseDataScheduler",
     "BaseDataSparsifier",
     "DataNormSparsifier",
+    "DataScheduler",
     "UnknownNameError",
     "__version__",
     "block_mask",
     "get_num_threads",
     "require_known_keys",
     "runtime_info",
+    "schedules",
     "set_num_threads",
 ]

@@ -1,4 +1,4 @@
-"""How copies and pickles of sparsifiers and schedulers begin."""
+"""How copies and pickles of sparsifiers, schedulers and schedules begin."""
 
 from typing import Any, TypeVar
 
@@ -14,3 +14,8 @@ def empty(cls: type[T]) -> T:
     restored: Any = cls.__new__(cls)
     restored._construct_empty()
     return restored  # type: ignore[no-any-return]
+
+
+def recreated(cls: type[T], arguments: dict[str, Any]) -> T:
+    """Return `cls(**arguments)`: pickle knows calls with positional arguments only."""
+    return cls(**arguments)

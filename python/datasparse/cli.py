@@ -1,8 +1,11 @@
-"""The command line: `datasparse demo`, `datasparse info` and `datasparse --version`."""
+"""The command line: `datasparse demo`, `datasparse plan`, `datasparse info` and `--version`."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import datasparse
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, by default the one in `sys.argv`, and return the exit status."""
     options = build_parser().parse_args(arguments)
-    return demo(options) if options.command == "demo" else info()
+    return {"demo": demo, "plan": plan, "info": info}[options.command](options)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo_parser.add_argument(
         "--epochs", type=at_least(2), metavar="N", help="2 or more (default: enough to converge)"
     )
+    add_plan_parser(commands.add_parser("plan", help="show what a schedule will do, step by step"))
     plot = demo_parser.add_mutually_exclusive_group()
     plot.add_argument(
         "--png",
@@ -44,6 +48,61 @@ def build_parser() -> argparse.ArgumentParser:
     )
     plot.add_argument("--no-plot", action="store_true", help="write no plot")
     return parser
+
+
+def add_plan_parser(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `datasparse plan`."""
+    parser.add_argument(
+        "schedule",
+        metavar="SCHEDULE",
+        help='such as "Polynomial(final=0.9, end=1000, every=100)"; see datasparse.schedules',
+    )
+    parser.add_argument(
+        "--steps",
+        type=at_least(1),
+        metavar="N",
+        help="1 or more (default: a tenth more than the schedule takes)",
+    )
+    parser.add_argument(
+        "--param",
+        choices=["sparsity_level", "zeros_per_block"],
+        default="sparsity_level",
+        help="what is scheduled (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--level",
+        type=float,
+        default=0.5,
+        metavar="X",
+        help="sparsity_level before the schedule: its base value (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--shape",
+        type=lengths(1),
+        default=(1024, 1024),
+        metavar="NxM",
+        help="of the tensor whose zeros are counted (default: 1024x1024)",
+    )
+    parser.add_argument(
+        "--block",
+        type=lengths(2),
+        default=(1, 4),
+        metavar="HxW",
+        help="sparse_block_shape (default: 1x4)",
+    )
+    parser.add_argument("--png", type=Path, metavar="PATH", help="where to write a plot")
+
+
+def lengths(fewest: int) -> Callable[[str], tuple[int, ...]]:
+    """Return a parser of "64x256", for at least so many axes (two of them at most for a block)."""
+
+    def axes(text: str) -> tuple[int, ...]:
+        values = tuple(int(part) for part in text.split("x"))
+        if len(values) < fewest or min(values) < 1:
+            raise argparse.ArgumentTypeError(f"must be lengths of 1 or more, got {text}")
+        return values
+
+    return axes
 
 
 def at_least(minimum: int) -> Callable[[str], int]:
@@ -66,7 +125,44 @@ def demo(options: argparse.Namespace) -> int:
     return main(options.seed, options.epochs or EPOCHS, png)
 
 
-def info() -> int:
+def plan(options: argparse.Namespace) -> int:
+    """Print a table of what a schedule will do, and draw it if that is wanted."""
+    import numpy as np
+
+    from datasparse import DataNormSparsifier, DataScheduler, schedules
+
+    if options.png is not None and importlib.util.find_spec("matplotlib") is None:
+        print(
+            "datasparse plan needs matplotlib: install with pip install 'datasparse[plot]'",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        schedule = schedules.parse(options.schedule)
+        # A tensor of that shape in the memory of one number: a plan reads no data.
+        data = np.broadcast_to(np.float32(0), options.shape)
+        sparsifier = DataNormSparsifier(
+            {"tensor": data}, sparsity_level=options.level, sparse_block_shape=options.block
+        )
+        steps = options.steps or math.ceil(1.1 * (schedule.end or 100)) + 1
+        planned = DataScheduler(sparsifier, options.param, schedule).plan(steps)
+    except (MemoryError, TypeError, ValueError) as error:
+        print(f"datasparse plan: {error}", file=sys.stderr)
+        return 2
+    print(planned)
+    if options.png is not None:
+        from datasparse.plot import plot_plan
+
+        try:
+            plot_plan(planned, title=options.schedule).savefig(options.png, format="png", dpi=120)
+        except OSError as error:
+            print(f"datasparse plan could not write the plot: {error}", file=sys.stderr)
+            return 1
+        print(f"Plot: {options.png}")
+    return 0
+
+
+def info(_: argparse.Namespace) -> int:
     """Print what this build is and what it runs on, one aligned line per fact."""
     facts = datasparse.runtime_info()
     width = max(map(len, facts))

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <new>
 
+#include "datasparse/adaptive_data_scheduler.hpp"
 #include "datasparse/apply_mask.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/data_scheduler.hpp"
@@ -251,6 +252,26 @@ TEST_F(OutOfMemory, ASchedulersStepIsAllOrNothing) {
                           EXPECT_EQ(scheduler->last_epoch(), own.last_epoch);
                           EXPECT_EQ(scheduler->base_param(), own.base_param);
                           EXPECT_EQ(scheduler->get_last_param(), own.last_param);
+                          EXPECT_EQ(sparsifier->save_state(), before) << "allocation " << nth;
+                        });
+}
+
+TEST_F(OutOfMemory, AnAdaptiveSchedulersStepIsAllOrNothing) {
+  const auto scheduler = make_scheduler<AdaptiveDataScheduler>(
+      sparsifier, "sparsity_level",
+      DataScheduler::Schedules{{"a", schedules::Constant{0.3}},
+                               {"*", schedules::Linear{{0.0, 0.5, 0, 4}}}},
+      AdaptiveRule());
+  scheduler->step(1);
+  sparsifier->remove_data("a");
+  const auto own = scheduler->save_state();
+  const auto before = sparsifier->save_state();
+  fail_every_allocation([&] { scheduler->step(0.5); },
+                        [&](std::int64_t nth) {
+                          EXPECT_EQ(scheduler->last_epoch(), own.last_epoch);
+                          EXPECT_EQ(scheduler->base_param(), own.base_param);
+                          EXPECT_EQ(scheduler->get_last_param(), own.last_param);
+                          EXPECT_EQ(scheduler->save_state().own, own.own);
                           EXPECT_EQ(sparsifier->save_state(), before) << "allocation " << nth;
                         });
 }

@@ -1208,5 +1208,22 @@ TEST(SparsifierThreads, SquashingAllIsOneCallAlsoWhileGroupsComeAndGo) {
   EXPECT_EQ(failure, "");
 }
 
+TEST(DataSparsifier, ReadsAValueWithoutWaitingOrNotAtAll) {
+  float numbers[2] = {1, 2};
+  std::optional<ParamValue> inside, beside;
+  Scripted sparsifier([&](Scripted& self, const std::string& name, const ArrayView&) {
+    inside = self.try_config_value(name, "x");
+    std::thread([&] { beside = self.try_config_value(name, "x"); }).join();
+  });
+  sparsifier.add_data("a", ArrayView(numbers, {2}), {{"x", 3}});
+  sparsifier.step();
+  EXPECT_EQ(inside, ParamValue(3)) << "the thread that has the lock may read";
+  EXPECT_EQ(beside, std::nullopt);
+  EXPECT_EQ(sparsifier.try_config_value("a", "x"), ParamValue(3));
+  EXPECT_THROW(sparsifier.try_config_value("b", "x"), UnknownNameError);
+  EXPECT_THROW(sparsifier.try_config_value("a", "y"), UnknownNameError);
+  EXPECT_EQ(sparsifier.config_value("a", "x"), ParamValue(3)) << "the lock is free again";
+}
+
 }  // namespace
 }  // namespace datasparse

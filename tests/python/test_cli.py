@@ -100,6 +100,66 @@ def test_plot_that_cannot_be_written_is_one_line(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+SCHEDULE = "Polynomial(final=0.9, begin=0, end=1000, every=100)"
+
+
+def test_plan_shows_the_table_and_writes_the_plot(tmp_path):
+    options = ["--steps", "1200", "--shape", "64x100", "--png", "plan.png"]
+    done = run("plan", SCHEDULE, *options, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "sparsity_level, steps 0 to 1199"
+    assert lines[-2].split() == ["1000", "0.9000", "5,760", "of", "6,400"]
+    assert len(lines) == 2 + 11 + 1
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_plan_needs_no_matplotlib_without_a_plot(tmp_path):
+    done = run_without("matplotlib", "plan", SCHEDULE, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("sparsity_level, steps 0 to 1100\n")
+
+
+def test_plan_of_integers(capsys):
+    schedule = "Linear(final=2, end=4)"
+    options = ["--param", "zeros_per_block", "--level", "1", "--shape", "8x8"]
+    assert cli.main(["plan", schedule, *options]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["3", "2", "32", "of", "64"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["Polynomial(final=0.9)"], "must be written Polynomial(*, initial=0.0, final=None,"),
+        (["__import__('os')"], "expression must not hold"),
+        (["Constant(1.5)"], "sparsity_level of 'tensor' must be in [0, 1], got 1.5"),
+        (["Exponential(1.5)", "--steps", "5"], "step 2: sparsity_level of 'tensor' must be in"),
+        (["Step('a', 1)"], "must not hold"),
+        (["Constant()", "--level", "2"], "sparsity_level must be in [0, 1], got 2.0"),
+        (["Constant()", "--block", "1x2x3"], "sparse_block_shape must be a tuple of two integers"),
+    ],
+)
+def test_plan_that_cannot_be_is_one_line(arguments, complaint, capsys):
+    assert cli.main(["plan", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("datasparse plan: ")
+    assert complaint in printed.err
+    assert len(printed.err.splitlines()) == 1
+
+
+def test_plan_says_what_a_plot_needs(tmp_path):
+    done = run_without("matplotlib", "plan", SCHEDULE, "--png", "plan.png", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "pip install 'datasparse[plot]'" in done.stderr
+
+
+def test_plan_whose_plot_cannot_be_written(tmp_path):
+    done = run("plan", SCHEDULE, "--png", "missing/plan.png", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("datasparse plan could not write the plot: ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -109,6 +169,15 @@ def test_plot_that_cannot_be_written_is_one_line(tmp_path):
         (["demo", "--epochs", "1"], "argument --epochs: must be at least 2, got 1"),
         (["demo", "--epochs", "ten"], "argument --epochs: invalid integer value: 'ten'"),
         (["demo", "--png", "a.png", "--no-plot"], "not allowed with"),
+        (["plan"], "SCHEDULE"),
+        (["plan", "Constant()", "--steps", "0"], "argument --steps: must be at least 1, got 0"),
+        (
+            ["plan", "Constant()", "--shape", "0x4"],
+            "argument --shape: must be lengths of 1 or more",
+        ),
+        (["plan", "Constant()", "--block", "4"], "argument --block: must be lengths of 1 or more"),
+        (["plan", "Constant()", "--shape", "4xa"], "argument --shape: invalid axes value: '4xa'"),
+        (["plan", "Constant()", "--param", "norm"], "argument --param: invalid choice: 'norm'"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, complaint, capsys):

@@ -39,6 +39,20 @@ struct BlockSpec {
   void check(const std::string& group = "") const;
 };
 
+/// How many elements a mask zeroes. The two differ only where blocks are partial, at the edges, and
+/// so have fewer elements to zero: then it depends on the data which blocks are pruned.
+struct ZeroCount {
+  std::int64_t least = 0, most = 0;
+
+  friend bool operator==(const ZeroCount& a, const ZeroCount& b) {
+    return a.least == b.least && a.most == b.most;
+  }
+};
+
+/// How many zeros block_mask() puts into the mask of data of that shape. ValueError from
+/// BlockSpec::check and resolved. O(1).
+ZeroCount count_zeros(const Axes& shape, const BlockSpec& spec);
+
 /// Writes the mask of `data`: 1 keeps, 0 prunes, one byte per element, in C order of data's shape.
 ///
 /// The data are seen as a matrix: rows are the first axis, columns all others; one axis of N is

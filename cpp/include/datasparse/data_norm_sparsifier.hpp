@@ -2,6 +2,7 @@
 #pragma once
 
 #include <any>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,15 @@ class DataNormSparsifier : public BaseDataSparsifier {
   /// A BlockSpec, resolved for the shape.
   std::any compile_config(const std::string& name, const ParamMap& config,
                           const Axes* shape) const override;
+  /// False for a subclass, which might have a say: one that has overridden neither check_config()
+  /// nor compile_config() may return check_spec_value() instead, for speed.
+  bool check_value(const std::any& compiled, const std::string& name, const std::string& key,
+                   const ParamValue& value) const override;
+  static bool check_spec_value(const std::any& compiled, const std::string& name,
+                               const std::string& key, const ParamValue& value);
+  void put_value(std::any& compiled, const std::string& key,
+                 const ParamValue& value) const noexcept override;
+  std::optional<ZeroCount> zeros_of(const std::any& compiled, const Axes& shape) const override;
   ParamValue effective_value(const std::string& key, const ParamValue& written,
                              const std::any& compiled) const override;
   /// So that many small groups share the threads.

@@ -1,6 +1,7 @@
 /// Everything.
 #pragma once
 
+#include "datasparse/adaptive_data_scheduler.hpp"
 #include "datasparse/apply_mask.hpp"
 #include "datasparse/array_view.hpp"
 #include "datasparse/block_mask.hpp"
@@ -11,4 +12,6 @@
 #include "datasparse/error.hpp"
 #include "datasparse/mask.hpp"
 #include "datasparse/param.hpp"
+#include "datasparse/plan.hpp"
 #include "datasparse/runtime.hpp"
+#include "datasparse/schedule.hpp"

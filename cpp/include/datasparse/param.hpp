@@ -90,9 +90,12 @@ class ParamMap {
   /// Makes room for that many items in all.
   void reserve(std::size_t count);
   /// Inserts at the end, or overwrites in place.
-  void set(const std::string& key, ParamValue value);
+  void set(std::string key, ParamValue value);
   /// set() for every item of `other`, in its order.
   void update(const ParamMap& other);
+  /// Overwrites the value of item `index`, and throws nothing else than copying it does; false
+  /// where there is no such item, or it has another key.
+  bool set_at(std::size_t index, const std::string& key, const ParamValue& value);
   /// Whether there was such a key.
   bool erase(const std::string& key);
 
