@@ -483,6 +483,7 @@ class Engine {
       below[r] = static_cast<std::uint16_t>(select_->count_below(sample + r * run, run, cut));
     }
     const auto squares = [&](std::int64_t lag) {
+      if (runs <= lag) return 0.0;
       std::int64_t sum = 0;
       for (std::int64_t r = lag; r < runs; ++r) {
         const std::int64_t difference = below[r] - below[r - lag];
