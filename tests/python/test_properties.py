@@ -1,6 +1,7 @@
 """Properties of the mask that hold for any data and any config."""
 
 import contextlib
+from pathlib import Path
 
 import datasparse
 import numpy as np
@@ -148,6 +149,46 @@ for ours, openmps in ((1, 3), (2, 3), (2, 1), (3, 2), (0, 2), (0, 1)):  # 0: no 
 print(seen)
 """
     assert run_python(script) == "[1, 2, 1, 2, 2, 1]\n"
+
+
+# How many threads a step starts, the initial one included, as the operating system counts them.
+COUNT_THREADS = """
+import os
+
+os.environ.pop("OMP_NUM_THREADS", None)
+os.environ.update({environment})
+import numpy as np
+import datasparse
+from threadpoolctl import threadpool_limits
+
+data = np.random.default_rng(0).standard_normal((800, 800), dtype=np.float32)
+sparsifier = datasparse.DataNormSparsifier([("w", data)])
+before = len(os.listdir("/proc/self/task"))
+{limit}
+    allowed = datasparse.get_num_threads()
+    sparsifier.step()
+print(allowed, len(os.listdir("/proc/self/task")) - before + 1)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+@pytest.mark.parametrize(
+    ("environment", "limit", "number"),
+    [
+        ({"OMP_NUM_THREADS": "1"}, "if True:", 1),
+        ({"OMP_NUM_THREADS": "3"}, "if True:", 3),
+        ({"OMP_NUM_THREADS": "3"}, "with threadpool_limits(1):", 1),
+        ({"OMP_NUM_THREADS": "3"}, "with threadpool_limits(2, user_api='openmp'):", 2),
+        ({"OMP_NUM_THREADS": "4"}, "datasparse.set_num_threads(2)\nif True:", 2),
+        ({"OMP_NUM_THREADS": "2"}, "datasparse.set_num_threads(4)\nif True:", 2),
+        ({"OMP_THREAD_LIMIT": "2", "OMP_NUM_THREADS": "4"}, "if True:", 2),
+    ],
+)
+def test_a_step_uses_no_more_threads_than_it_is_allowed(run_python, environment, limit, number):
+    script = COUNT_THREADS.format(environment=environment, limit=limit)
+    allowed, used = map(int, run_python(script).split())
+    assert used == number
+    assert allowed >= number  # OpenMP's limit on all threads shows only in what it starts
 
 
 @pytest.mark.parametrize("norm", ["L1", "L2"])
