@@ -10,10 +10,7 @@
 
 #include "kernels/kernels.hpp"
 
-#define AVX512                                                                     \
-  __attribute__((                                                                  \
-      target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,prefer-vector-width=" \
-             "512")))
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2")))
 
 namespace datasparse {
 namespace {
