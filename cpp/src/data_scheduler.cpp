@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "datasparse/error.hpp"
+#include "data_scheduler_impl.hpp"
 #include "message.hpp"
 
 namespace datasparse {
@@ -32,30 +32,6 @@ BaseDataScheduler::~BaseDataScheduler() = default;
 void BaseDataScheduler::start() { advance(false); }
 
 void BaseDataScheduler::step() { advance(true); }
-
-/// Holds step_mutex_, for calls that change both the scheduler and its sparsifier.
-class BaseDataScheduler::Stepping {
- public:
-  Stepping(BaseDataScheduler& scheduler, const char* call) : scheduler_(scheduler) {
-    const auto refuse = [call](const char* where) {
-      throw StateError(std::string(call) + " of a scheduler must not be called from inside " +
-                       where);
-    };
-    if (scheduler.stepper_.load() == std::this_thread::get_id()) refuse("its get_schedule_param()");
-    if (scheduler.sparsifier_->in_override()) refuse("an override of its sparsifier");
-    scheduler_.step_mutex_.lock();
-    scheduler_.stepper_.store(std::this_thread::get_id());
-  }
-  Stepping(const Stepping&) = delete;
-  Stepping& operator=(const Stepping&) = delete;
-  ~Stepping() {
-    scheduler_.stepper_.store(std::thread::id());
-    scheduler_.step_mutex_.unlock();
-  }
-
- private:
-  BaseDataScheduler& scheduler_;
-};
 
 void BaseDataScheduler::advance(bool warn_if_early) {
   const Stepping stepping(*this, "step()");
@@ -141,8 +117,8 @@ SchedulerState BaseDataScheduler::save_state() const {
   return {SchedulerState::current_version, param_, last_epoch_, base_param_, last_param_};
 }
 
-void BaseDataScheduler::load_state(const SchedulerState& state) {
-  const Stepping stepping(*this, "load_state_dict()");
+/// Throws where load_state() must refuse the state, whatever the sparsifier says of its values.
+void BaseDataScheduler::check_loadable(const SchedulerState& state) const {
   if (state.version != SchedulerState::current_version) {
     throw ValueError("version of the state must be " +
                      std::to_string(SchedulerState::current_version) + ", got " +
@@ -156,6 +132,19 @@ void BaseDataScheduler::load_state(const SchedulerState& state) {
     throw ValueError("last_epoch of the state must be at least -1, got " +
                      std::to_string(state.last_epoch));
   }
+}
+
+/// Puts the state into place, and what was there into `state`.
+void BaseDataScheduler::commit(SchedulerState& state) noexcept {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::swap(base_param_, state.base_param);
+  std::swap(last_param_, state.last_param);
+  std::swap(last_epoch_, state.last_epoch);
+}
+
+void BaseDataScheduler::load_state(const SchedulerState& state) {
+  const Stepping stepping(*this, "load_state_dict()");
+  check_loadable(state);
   const auto present = [this](const ParamMap& saved) {
     ParamMap values;
     for (const auto& [name, value] : saved) {
@@ -163,13 +152,15 @@ void BaseDataScheduler::load_state(const SchedulerState& state) {
     }
     return values;
   };
-  ParamMap base = state.base_param, last = state.last_param;
-  sparsifier_->check_param(param_, present(base));
-  sparsifier_->set_param(param_, present(last));
-  const std::lock_guard<std::mutex> lock(mutex_);
-  base_param_ = std::move(base);
-  last_param_ = std::move(last);
-  last_epoch_ = state.last_epoch;
+  SchedulerState loaded = state;
+  sparsifier_->check_param(param_, present(loaded.base_param));
+  sparsifier_->set_param(param_, present(loaded.last_param));
+  commit(loaded);
+}
+
+std::function<void()> BaseDataScheduler::prepare_attributes(const Attributes& saved) {
+  refuse_attributes(saved, "the scheduler");
+  return [] {};
 }
 
 }  // namespace datasparse

@@ -70,6 +70,15 @@ class PyScheduler final : public BaseDataScheduler, public py::trampoline_self_l
     return values;
   }
 
+  datasparse::Attributes attributes() const override {
+    const py::gil_scoped_acquire gil;
+    return plain_attributes_of(py::cast(static_cast<const BaseDataScheduler*>(this)));
+  }
+  std::function<void()> prepare_attributes(const datasparse::Attributes& saved) override {
+    const py::gil_scoped_acquire gil;
+    return prepared_attributes(py::cast(static_cast<const BaseDataScheduler*>(this)), saved);
+  }
+
  private:
   void use_make_scheduler() const override {}
 
@@ -205,7 +214,7 @@ when called before the sparsifier's first step.)")
           [](const SelfScheduler& self) {
             live(self);
             py::dict state = to_state_dict(self->save_state());
-            state["attributes"] = plain_attributes_of(self.handle());
+            state["attributes"] = to_python(plain_attributes_of(self.handle()));
             return state;
           },
           R"(last_epoch, base and last values as plain data, so that torch.load takes it by default.

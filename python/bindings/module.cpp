@@ -12,5 +12,6 @@ PYBIND11_MODULE(_core, module) {
   register_data_sparsifier(module);
   register_data_norm_sparsifier(module);
   register_data_scheduler(module);
+  register_checkpoint(module);
   module.attr("__name__") = own_name;
 }

@@ -10,3 +10,4 @@ void register_block_mask(pybind11::module_& module);
 void register_data_sparsifier(pybind11::module_& module);
 void register_data_norm_sparsifier(pybind11::module_& module);
 void register_data_scheduler(pybind11::module_& module);
+void register_checkpoint(pybind11::module_& module);

@@ -8,7 +8,9 @@ from ._core import (
     __version__,
     block_mask,
     get_num_threads,
+    load,
     runtime_info,
+    save,
     set_num_threads,
 )
 
@@ -20,6 +22,8 @@ __all__ = [
     "__version__",
     "block_mask",
     "get_num_threads",
+    "load",
     "runtime_info",
+    "save",
     "set_num_threads",
 ]

@@ -1,8 +1,10 @@
 /// The exceptions that the library throws. Each one names the argument, the rule and the value.
 #pragma once
 
+#include <cstring>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace datasparse {
 
@@ -34,6 +36,21 @@ class UnknownNameError : public ValueError {
 class StateError : public Error {
  public:
   using Error::Error;
+};
+
+/// A file that cannot be read or written, for a reason that the operating system gives.
+class FileError : public Error {
+ public:
+  /// `code` is an errno.
+  FileError(const std::string& what, std::string path, int code)
+      : Error(what + ": " + std::strerror(code)), path_(std::move(path)), code_(code) {}
+
+  const std::string& path() const noexcept { return path_; }
+  int code() const noexcept { return code_; }
+
+ private:
+  std::string path_;
+  int code_;
 };
 
 }  // namespace datasparse

@@ -23,6 +23,8 @@ class Mask {
   std::int64_t zeros() const noexcept;
 
   /// Eight elements to a byte, the first in the lowest bit; the last byte is filled up with zeros.
+  /// A byte that is not 0 keeps. Takes the time of reading the mask; large ones use several
+  /// threads.
   std::vector<std::uint8_t> pack() const;
   /// The inverse of pack(), from (size() + 7) / 8 bytes.
   void unpack(const std::uint8_t* bits) noexcept;
