@@ -12,6 +12,13 @@
 namespace datasparse {
 namespace {
 
+// What a checkpoint puts around an attribute: the state, its schedulers, one of them, its
+// attributes.
+constexpr int envelope = 4;
+constexpr int max_depth = PlainData::max_depth + envelope;
+// A level of plain data is at most three of JSON: {"$dict": [[key, value]]}.
+constexpr std::size_t max_json_depth = 3 * std::size_t{max_depth} + 1;
+
 // --- writing ----------------------------------------------------------------------------------
 
 std::string to_hex(const std::string& bytes) {
@@ -34,6 +41,24 @@ std::optional<std::string> quoted(const std::string& text) {
     return std::nullopt;
   }
 }
+
+/// Counts how deep one is in plain data.
+class Deeper {
+ public:
+  explicit Deeper(int& depth) : depth_(depth) {
+    if (depth == max_depth) {
+      throw ValueError("plain data must be nested at most " + std::to_string(PlainData::max_depth) +
+                       " deep to be saved");
+    }
+    ++depth_;
+  }
+  Deeper(const Deeper&) = delete;
+  Deeper& operator=(const Deeper&) = delete;
+  ~Deeper() { --depth_; }
+
+ private:
+  int& depth_;
+};
 
 /// Appends to a text.
 class Writer {
@@ -86,7 +111,7 @@ class Writer {
   void write_held(const PlainData::List& list) { write_items(list.items); }
 
   void write_items(const std::vector<PlainData>& items) {
-    const Deeper deeper(*this);
+    const Deeper deeper(depth_);
     text += '[';
     for (const auto& item : items) {
       if (&item != &items.front()) text += ',';
@@ -96,7 +121,7 @@ class Writer {
   }
 
   void write_held(const PlainData::Dict& dict) {
-    const Deeper deeper(*this);
+    const Deeper deeper(depth_);
     const bool tagged = !std::all_of(dict.items.begin(), dict.items.end(), [](const auto& item) {
       const auto* key = item.first.template get_if<std::string>();
       return key != nullptr && key->rfind('$', 0) != 0 && quoted(*key);
@@ -113,30 +138,10 @@ class Writer {
     text += tagged ? "]}" : "}";
   }
 
-  class Deeper {
-   public:
-    explicit Deeper(Writer& writer) : depth_(writer.depth_) {
-      if (depth_ == PlainData::max_depth) {
-        throw ValueError("plain data must be nested at most " +
-                         std::to_string(PlainData::max_depth) + " deep to be saved");
-      }
-      ++depth_;
-    }
-    Deeper(const Deeper&) = delete;
-    Deeper& operator=(const Deeper&) = delete;
-    ~Deeper() { --depth_; }
-
-   private:
-    int& depth_;
-  };
-
   int depth_ = 0;
 };
 
 // --- reading ----------------------------------------------------------------------------------
-
-// A level of plain data is at most three of JSON: {"$dict": [[key, value]]}.
-constexpr std::size_t max_json_depth = 3 * std::size_t{PlainData::max_depth} + 1;
 
 /// Called by the parser, which does not recurse, for each part of the text.
 class Reader : public nlohmann::json_sax<nlohmann::json> {
@@ -223,35 +228,34 @@ class Decoder {
  public:
   explicit Decoder(const std::string& what) : what_(what) {}
 
-  PlainData operator()(PlainData json) const {
+  PlainData operator()(PlainData json) {
     if (auto* list = std::get_if<PlainData::List>(&json.variant())) {
-      for (auto& item : list->items) item = (*this)(std::move(item));
-      return json;
+      return PlainData::List{to_items(std::move(*list))};
     }
     auto* const dict = std::get_if<PlainData::Dict>(&json.variant());
     if (dict == nullptr) return json;
+    if (dict->items.size() == 1) {
+      auto& [key, value] = dict->items.front();
+      if (is_tag(key)) return tagged(*key.get_if<std::string>(), std::move(value));
+    }
+    const Deeper deeper(depth_);
     for (auto& [key, value] : dict->items) {
-      const auto& name = *key.get_if<std::string>();
-      if (name.rfind('$', 0) == 0) {
-        if (dict->items.size() != 1) refuse(name);
-        return tagged(name, std::move(value));
-      }
+      if (is_tag(key)) refuse(*key.get_if<std::string>());
       value = (*this)(std::move(value));
     }
     return json;
   }
 
  private:
+  static bool is_tag(const PlainData& key) { return key.get_if<std::string>()->rfind('$', 0) == 0; }
+
   [[noreturn]] void refuse(const std::string& tag) const {
     throw ValueError(what_ + " holds a malformed '" + tag + "'");
   }
 
-  PlainData tagged(const std::string& tag, PlainData value) const {
+  PlainData tagged(const std::string& tag, PlainData value) {
     if (auto* list = std::get_if<PlainData::List>(&value.variant())) {
-      if (tag == "$tuple") {
-        for (auto& item : list->items) item = (*this)(std::move(item));
-        return PlainData::Tuple{std::move(list->items)};
-      }
+      if (tag == "$tuple") return PlainData::Tuple{to_items(std::move(*list))};
       if (tag == "$dict") return to_dict(std::move(*list));
     } else if (const auto* text = value.get_if<std::string>()) {
       if (tag == "$float") return to_float(*text);
@@ -262,14 +266,21 @@ class Decoder {
     refuse(tag);
   }
 
+  std::vector<PlainData> to_items(PlainData::List list) {
+    const Deeper deeper(depth_);
+    for (auto& item : list.items) item = (*this)(std::move(item));
+    return std::move(list.items);
+  }
+
   /// Keys are not compared here: what refers to them does, as Python's dict.
-  PlainData to_dict(PlainData::List pairs) const {
+  PlainData to_dict(PlainData::List pairs) {
+    const Deeper deeper(depth_);
     PlainData::Dict dict;
     for (auto& pair : pairs.items) {
       auto* const both = std::get_if<PlainData::List>(&pair.variant());
       if (both == nullptr || both->items.size() != 2) refuse("$dict");
-      dict.items.emplace_back((*this)(std::move(both->items[0])),
-                              (*this)(std::move(both->items[1])));
+      PlainData key = (*this)(std::move(both->items[0]));
+      dict.items.emplace_back(std::move(key), (*this)(std::move(both->items[1])));
     }
     return dict;
   }
@@ -303,6 +314,7 @@ class Decoder {
   }
 
   const std::string& what_;
+  int depth_ = 0;
 };
 
 }  // namespace

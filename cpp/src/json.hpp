@@ -18,7 +18,8 @@ namespace datasparse {
 
 bool is_utf8(const std::string& text);
 
-/// ValueError where it is nested more than PlainData::max_depth deep.
+/// ValueError where it is nested more than PlainData::max_depth deep, and the few levels of a
+/// checkpoint around it.
 std::string to_json(const PlainData& value);
 
 /// The inverse. ValueError, beginning with `what`, for anything that to_json() does not write:

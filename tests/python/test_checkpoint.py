@@ -280,6 +280,18 @@ def test_an_attribute_that_contains_itself_is_refused(path):
         pair.scheduler.state_dict()
 
 
+def test_an_attribute_may_be_nested_64_deep(path):
+    saved, resumed = Pair(), Pair()
+    for _ in range(63):
+        saved.scheduler.mood = {1: saved.scheduler.mood}
+    datasparse.save(path, *saved.both)
+    datasparse.load(path, *resumed.both)
+    assert resumed.scheduler.mood == saved.scheduler.mood
+    saved.scheduler.mood = (saved.scheduler.mood,)
+    with pytest.raises(ValueError, match=r"^Tenths\.mood.*nested more than 64 deep"):
+        datasparse.save(path, *saved.both)
+
+
 def test_attributes_need_a_class_that_has_some(saved, path):
     datasparse.save(path, *saved.both)
     sparsifier = DataNormSparsifier()
