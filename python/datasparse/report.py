@@ -195,6 +195,7 @@ def report_of_group(
 ) -> GroupReport:
     """Return the figures of a group: what the core counts, and what follows from it."""
     elements = math.prod(shape)
+    mask_bytes = (elements + 7) // 8
     block = as_block(config.get("sparse_block_shape"))
     zeros_per_block = as_integer(config.get("zeros_per_block"))
     target = as_level(config.get("sparsity_level"))
@@ -212,11 +213,11 @@ def report_of_group(
         elements=elements,
         zeros=zeros,
         bytes_dense=None if dtype is None else elements * item_size,
-        bytes_masked=None if dtype is None else (elements - zeros) * item_size + -(-elements // 8),
+        bytes_masked=None if dtype is None else (elements - zeros) * item_size + mask_bytes,
     )
 
 
-# A subclass may use the same keys for something else: what is no block, number or level is left out.
+# A subclass may use the same keys for something else: such values are left out.
 
 
 def as_block(value: object) -> tuple[int, int] | None:

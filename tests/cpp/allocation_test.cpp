@@ -281,10 +281,9 @@ TEST_F(OutOfMemory, ACheckpointIsLoadedAllOrNothingAndSavedAllOrNothing) {
   sparsifier->squash_mask({"b"});
   scheduler->step();
   scheduler->mood = 2;
-  fail_every_allocation([&] { save_checkpoint(path, *sparsifier, {scheduler.get()}); },
-                        [&](std::int64_t nth) {
-                          EXPECT_TRUE(content(path) == old) << "allocation " << nth;
-                        });
+  fail_every_allocation(
+      [&] { save_checkpoint(path, *sparsifier, {scheduler.get()}); },
+      [&](std::int64_t nth) { EXPECT_TRUE(content(path) == old) << "allocation " << nth; });
   const std::string squashed = content(path);
 
   const auto own = scheduler->save_state();
@@ -302,10 +301,9 @@ TEST_F(OutOfMemory, ACheckpointIsLoadedAllOrNothingAndSavedAllOrNothing) {
   std::ofstream(path, std::ios::binary | std::ios::trunc) << squashed;
   DataNormSparsifier empty;
   const auto nothing = empty.save_state();
-  fail_every_allocation([&] { load_checkpoint(path, empty, {}, false); },
-                        [&](std::int64_t nth) {
-                          EXPECT_EQ(empty.save_state(), nothing) << "allocation " << nth;
-                        });
+  fail_every_allocation(
+      [&] { load_checkpoint(path, empty, {}, false); },
+      [&](std::int64_t nth) { EXPECT_EQ(empty.save_state(), nothing) << "allocation " << nth; });
   EXPECT_EQ(empty.names(), (std::vector<std::string>{"b"}));
   EXPECT_EQ(std::system(("rm -r " + std::string(folder)).c_str()), 0);
 }

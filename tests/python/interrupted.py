@@ -1,7 +1,7 @@
 """Programs that test_checkpoint.py starts and kills.
 
-    python interrupted.py train FOLDER SCHEDULER   a training that resumes from its last checkpoint
-    python interrupted.py save PATH ONE OTHER      saves what two files hold to PATH, in turn, for ever
+    interrupted.py train FOLDER SCHEDULER   a training that resumes from its last checkpoint
+    interrupted.py save PATH ONE OTHER      saves what two files hold to PATH, in turn, for ever
 
 Both print a line when they have come further.
 """

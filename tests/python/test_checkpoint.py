@@ -42,7 +42,7 @@ class Tenths(BaseDataScheduler):
         super().__init__(sparsifier, "sparsity_level")
 
     def get_schedule_param(self):
-        return {name: (1 + self.last_epoch) / 10 for name in self.base_param}
+        return dict.fromkeys(self.base_param, (1 + self.last_epoch) / 10)
 
 
 class Pair:
@@ -149,8 +149,8 @@ def test_data_may_be_added_after_loading(saved, path):
 def test_names_may_differ_where_that_is_said(saved, path):
     datasparse.save(path, *saved.both)
     other = Tagged([("emb", saved.emb), ("more", np.ones(4))])
-    with pytest.raises(ValueError, match="without data here: 'a.b é'"):
-        datasparse.load(path, other, strict=False) or datasparse.load(path, other, Tenths(other))
+    with pytest.raises(ValueError, match=r"without data here: 'a\.b é'"):
+        datasparse.load(path, other, Tenths(other))
     datasparse.load(path, other, strict=False)
     assert (other.get_mask("emb") == saved.sparsifier.get_mask("emb")).all()
     assert other.get_mask("more").all()
@@ -159,7 +159,7 @@ def test_names_may_differ_where_that_is_said(saved, path):
 def test_several_schedulers_come_in_their_order(path):
     class Turns(BaseDataScheduler):
         def get_schedule_param(self):
-            return {name: self.last_epoch % 5 for name in self.base_param}
+            return dict.fromkeys(self.base_param, self.last_epoch % 5)
 
     def make():
         sparsifier = DataNormSparsifier([("w", np.arange(12.0))], zeros_per_block=1)
@@ -378,7 +378,7 @@ def refused(path, pair=None, **how):
     """The message with which the file is refused, by objects that stay as they were."""
     pair = pair or Pair(seed=1).step()
     before = pair.everything()
-    with pytest.raises(ValueError, match="^cannot load '") as caught:
+    with pytest.raises(ValueError, match=r"^cannot load '") as caught:
         datasparse.load(path, *pair.both, **how)
     assert pair.everything() == before
     return str(caught.value).removeprefix(f"cannot load '{path}': ")
@@ -529,8 +529,8 @@ def test_the_system_says_why(saved, path, tmp_path):
     assert caught.value.filename == str(path)
     with pytest.raises(FileNotFoundError):
         datasparse.save(tmp_path / "none" / "x", *saved.both)
+    path.write_bytes(b"")
     with pytest.raises(NotADirectoryError):
-        path.write_bytes(b"")
         datasparse.save(path / "x", *saved.both)
     with pytest.raises(ValueError, match="must be a regular file"):
         datasparse.save(tmp_path, *saved.both)

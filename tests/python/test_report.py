@@ -153,7 +153,9 @@ def test_it_prints_as_a_table(sparsifier):
     sparsifier.get_mask("fc")[...] = True
     sparsifier.get_mask("fc")[0] = False
     sparsifier.remove_data("half")
-    assert str(sparsifier.report()) == """\
+    assert (
+        str(sparsifier.report())
+        == """\
 group  shape    dtype    block     target  actual  zeros  dense  masked
 -----------------------------------------------------------------------
 fc     (8, 16)  float32  1x1       50.00%  12.50%     16  512 B   464 B
@@ -161,6 +163,7 @@ empty  (0, 3)   float64  1x1       50.00%   0.00%      0    0 B     0 B
 2:4    (4, 4)   float64  2 of 1x4  50.00%  50.00%      8  128 B    66 B
 -----------------------------------------------------------------------
 total                              50.00%  16.67%     24  640 B   530 B"""
+    )
     assert repr(sparsifier.report()) == str(sparsifier.report())
 
 
@@ -249,7 +252,7 @@ def test_from_inside_an_override():
 def test_a_scheduler_changes_the_target():
     class Rising(BaseDataScheduler):
         def get_schedule_param(self):
-            return {name: 0.25 * (1 + self.last_epoch) for name in self.base_param}
+            return dict.fromkeys(self.base_param, 0.25 * (1 + self.last_epoch))
 
     sparsifier = DataNormSparsifier([("w", np.arange(8.0))], sparse_block_shape=(1, 1))
     scheduler = Rising(sparsifier, "sparsity_level")
