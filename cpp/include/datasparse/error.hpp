@@ -1,9 +1,9 @@
 /// The exceptions that the library throws. Each one names the argument, the rule and the value.
 #pragma once
 
-#include <cstring>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <utility>
 
 namespace datasparse {
@@ -43,7 +43,9 @@ class FileError : public Error {
  public:
   /// `code` is an errno.
   FileError(const std::string& what, std::string path, int code)
-      : Error(what + ": " + std::strerror(code)), path_(std::move(path)), code_(code) {}
+      : Error(what + ": " + std::generic_category().message(code)),
+        path_(std::move(path)),
+        code_(code) {}
 
   const std::string& path() const noexcept { return path_; }
   int code() const noexcept { return code_; }
