@@ -35,6 +35,8 @@ std::string to_hex(const std::string& bytes) {
 
 /// In quotes; none where the text is not UTF-8.
 std::optional<std::string> quoted(const std::string& text) {
+  const auto is_simple = [](char c) { return c >= ' ' && c <= '~' && c != '"' && c != '\\'; };
+  if (std::all_of(text.begin(), text.end(), is_simple)) return '"' + text + '"';
   try {
     return nlohmann::json(text).dump();
   } catch (const nlohmann::json::type_error&) {

@@ -81,14 +81,13 @@ py::object to_held(const PlainData::Bytes& bytes) { return py::bytes(bytes.value
 py::object to_held(const PlainData::BigInt& integer) {
   return checked(PyLong_FromString(integer.hex.c_str(), nullptr, 16));
 }
-py::object to_held(const PlainData::List& list) {
+py::list to_list(const std::vector<PlainData>& items) {
   py::list result;
-  for (const auto& item : list.items) result.append(to_python(item));
+  for (const auto& item : items) result.append(to_python(item));
   return result;
 }
-py::object to_held(const PlainData::Tuple& tuple) {
-  return py::tuple(to_held(PlainData::List{tuple.items}));
-}
+py::object to_held(const PlainData::List& list) { return to_list(list.items); }
+py::object to_held(const PlainData::Tuple& tuple) { return py::tuple(to_list(tuple.items)); }
 py::object to_held(const PlainData::Dict& dict) {
   py::dict result;
   for (const auto& [key, value] : dict.items) {
