@@ -91,13 +91,44 @@ PlainData to_plain(const Checkpoint& checkpoint) {
 
 // --- reading ----------------------------------------------------------------------------------
 
+/// The value as a T; ValueError, naming the place, where it is something else.
+template <class T>
+const T& as(const PlainData& value, const std::string& where) {
+  if (const T* held = value.get_if<T>()) return *held;
+  throw ValueError(where + " must be " + PlainData(T()).kind() + ", got " + value.kind());
+}
+
+template <class Numbers>
+Numbers to_numbers(const std::vector<PlainData>& items, const std::string& where) {
+  Numbers numbers;
+  for (const auto& item : items) numbers.push_back(as<typename Numbers::value_type>(item, where));
+  return numbers;
+}
+
+/// The inverse of to_plain(ParamValue).
+ParamValue to_param(const PlainData& value, const std::string& where) {
+  return std::visit(
+      [&](const auto& held) -> ParamValue {
+        using Held = std::decay_t<decltype(held)>;
+        if constexpr (std::is_same_v<Held, PlainData::Tuple>) {
+          return to_numbers<ParamValue::Ints>(held.items, where);
+        } else if constexpr (std::is_same_v<Held, PlainData::List>) {
+          return to_numbers<ParamValue::Floats>(held.items, where);
+        } else if constexpr (std::is_constructible_v<ParamValue::Variant, Held>) {
+          return held;
+        } else {
+          throw ValueError(where + " must be a config value, got " + value.kind());
+        }
+      },
+      value.variant());
+}
+
 /// A dict of the file, whose entries name themselves when they do not fit.
 class Entries {
  public:
   Entries(const PlainData& value, std::string where)
       : dict_(as<PlainData::Dict>(value, where)), where_(std::move(where)) {}
 
-  const PlainData::Dict& dict() const noexcept { return dict_; }
   std::string path(const std::string& key) const { return where_ + "['" + key + "']"; }
 
   const PlainData& at(const std::string& key) const {
@@ -124,11 +155,7 @@ class Entries {
   }
 
   std::vector<std::int64_t> integers(const std::string& key) const {
-    std::vector<std::int64_t> result;
-    for (const auto& item : get<PlainData::List>(key).items) {
-      result.push_back(as<std::int64_t>(item, path(key)));
-    }
-    return result;
+    return to_numbers<ParamValue::Ints>(get<PlainData::List>(key).items, path(key));
   }
 
   /// Calls take(name, value, path) for every entry.
@@ -160,38 +187,6 @@ class Entries {
   }
 
  private:
-  template <class T>
-  static const T& as(const PlainData& value, const std::string& where) {
-    if (const T* held = value.get_if<T>()) return *held;
-    throw ValueError(where + " must be " + PlainData(T()).kind() + ", got " + value.kind());
-  }
-
-  static ParamValue to_param(const PlainData& value, const std::string& where) {
-    return std::visit(
-        [&](const auto& held) -> ParamValue {
-          using Held = std::decay_t<decltype(held)>;
-          if constexpr (std::is_same_v<Held, PlainData::Tuple>) {
-            return all<ParamValue::Ints>(held.items, where);
-          } else if constexpr (std::is_same_v<Held, PlainData::List>) {
-            return all<ParamValue::Floats>(held.items, where);
-          } else if constexpr (std::is_constructible_v<ParamValue::Variant, Held>) {
-            return held;
-          } else {
-            throw ValueError(where + " must be a config value, got " + value.kind());
-          }
-        },
-        value.variant());
-  }
-
-  template <class Numbers>
-  static Numbers all(const std::vector<PlainData>& items, const std::string& where) {
-    Numbers numbers;
-    for (const auto& item : items) {
-      numbers.push_back(as<typename Numbers::value_type>(item, where));
-    }
-    return numbers;
-  }
-
   const PlainData::Dict& dict_;
   std::string where_;
 };
