@@ -12,16 +12,17 @@ namespace {
 
 constexpr std::align_val_t cache_line{64};
 
-// Eight elements are handled as one word, the first in its lowest byte, on any machine: compilers
-// make one instruction of these loops where the order of bytes allows it.
+// Eight elements are handled as one word, the first in its lowest byte.
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the byte order of x86-64 and ARM64");
+
 std::uint64_t load(const std::uint8_t* bytes) noexcept {
-  std::uint64_t word = 0;
-  for (int i = 0; i < 8; ++i) word |= std::uint64_t{bytes[i]} << (8 * i);
+  std::uint64_t word;
+  std::memcpy(&word, bytes, sizeof(word));
   return word;
 }
 
 void store(std::uint64_t word, std::uint8_t* bytes) noexcept {
-  for (int i = 0; i < 8; ++i) bytes[i] = static_cast<std::uint8_t>(word >> (8 * i));
+  std::memcpy(bytes, &word, sizeof(word));
 }
 
 constexpr std::uint64_t low_bits = 0x0101010101010101;
