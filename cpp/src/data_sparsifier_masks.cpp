@@ -109,7 +109,7 @@ void BaseDataSparsifier::update_together(const std::vector<Group*>& groups,
 void BaseDataSparsifier::update_in_turn(const std::vector<Group*>& groups,
                                         const std::vector<ArrayView>& data) {
   struct Saved {
-    std::vector<std::uint8_t> mask_bits;
+    PackedBits mask_bits;
     ParamMap state;
   };
   std::vector<Saved> saved;

@@ -1,5 +1,9 @@
 #include "datasparse/mask.hpp"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <cstring>
 #include <new>
@@ -11,6 +15,8 @@ namespace datasparse {
 namespace {
 
 constexpr std::align_val_t cache_line{64};
+constexpr std::align_val_t large_page{std::size_t{2} << 20};
+constexpr std::size_t large = std::size_t{8} << 20;  // bytes from which on large pages pay
 
 // Eight elements are handled as one word, the first in its lowest byte.
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the byte order of x86-64 and ARM64");
@@ -54,6 +60,23 @@ void for_each_chunk(std::int64_t size, const Work& work) noexcept {
 
 }  // namespace
 
+std::uint8_t* allocate_bytes(std::size_t count) {
+  if (count < large) return static_cast<std::uint8_t*>(::operator new(count));
+  auto* const bytes = static_cast<std::uint8_t*>(::operator new(count, large_page));
+#if defined(MADV_HUGEPAGE)
+  ::madvise(bytes, count, MADV_HUGEPAGE);  // a wish
+#endif
+  return bytes;
+}
+
+void free_bytes(std::uint8_t* bytes, std::size_t count) noexcept {
+  if (count < large) {
+    ::operator delete(bytes);
+  } else {
+    ::operator delete(bytes, large_page);
+  }
+}
+
 Mask::Mask(const Axes& shape) : shape_(shape), size_(element_count(shape)) {
   const auto bytes = static_cast<std::size_t>(std::max<std::int64_t>(size_, 1));
   bytes_.reset(static_cast<std::uint8_t*>(::operator new(bytes, cache_line)),
@@ -63,8 +86,8 @@ Mask::Mask(const Axes& shape) : shape_(shape), size_(element_count(shape)) {
 
 std::int64_t Mask::zeros() const noexcept { return count_zeros(data(), size_); }
 
-std::vector<std::uint8_t> Mask::pack() const {
-  std::vector<std::uint8_t> bits(static_cast<std::size_t>((size_ + 7) / 8));
+PackedBits Mask::pack() const {
+  PackedBits bits(static_cast<std::size_t>((size_ + 7) / 8));
   for_each_chunk(size_, [this, &bits](std::int64_t first, std::int64_t n) {
     const std::uint8_t* const bytes = data() + first;
     std::uint8_t* const out = bits.data() + first / 8;

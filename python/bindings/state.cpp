@@ -58,7 +58,7 @@ class Entries {
     return axes;
   }
 
-  std::vector<std::uint8_t> bytes(const char* key) const {
+  datasparse::PackedBits bytes(const char* key) const {
     const py::object value = at(key);
     if (!PyBytes_Check(value.ptr())) refuse(path(key), "bytes", value);
     const auto view = value.cast<std::string_view>();

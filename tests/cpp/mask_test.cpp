@@ -50,7 +50,7 @@ TEST(Mask, UnpacksWhatItPacked) {
   for (std::int64_t n = 0; n < 70; ++n) {
     const Mask mask(Axes{n});
     for (std::int64_t i = 0; i < n; ++i) mask.data()[i] = random.one_in(2) ? 1 : 0;
-    const Bytes bits = mask.pack();
+    const PackedBits bits = mask.pack();
     ASSERT_EQ(bits.size(), static_cast<std::size_t>((n + 7) / 8));
     if (n % 8 != 0) {
       EXPECT_EQ(bits.back() >> (n % 8), 0) << "the rest is filled with zeros";
@@ -74,11 +74,22 @@ TEST(Mask, UnpacksWhatItPackedOnSeveralThreads) {
     }
     for (const int threads : {1, 3}) {
       const Threads scope(threads);
-      ASSERT_EQ(difference(mask.pack(), expected), "");
+      ASSERT_EQ(difference(bytes_of(mask.pack()), expected), "");
       Mask other(Axes{mask.size()});
       other.unpack(expected.data());
       ASSERT_EQ(difference(bytes_of(other), bytes_of(mask)), "");
     }
+  }
+}
+
+TEST(Mask, PackedBitsAreAVectorOfAnySize) {
+  for (const std::size_t size : {0, 1, 1000, 8 << 20, (8 << 20) + 1}) {
+    PackedBits bits(size, 7);
+    bits.push_back(9);
+    const PackedBits copy = bits;
+    EXPECT_TRUE(copy == bits);
+    EXPECT_EQ(copy.back(), 9);
+    EXPECT_EQ(std::count(copy.begin(), copy.end(), 7), static_cast<std::ptrdiff_t>(size));
   }
 }
 

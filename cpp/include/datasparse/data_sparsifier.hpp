@@ -25,7 +25,7 @@ struct GroupState {
   std::string name;
   ParamMap config;  ///< as it was written: an automatic zeros_per_block is None
   Axes shape;
-  std::vector<std::uint8_t> mask_bits;  ///< Mask::pack()
+  PackedBits mask_bits;  ///< Mask::pack()
   bool squashed = false;
   ParamMap state;
 };
