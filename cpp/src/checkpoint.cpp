@@ -24,7 +24,7 @@ class HeldStill {
                          const std::vector<const BaseDataScheduler*>& schedulers) {
     const HeldStill held(sparsifier, schedulers, "saving a checkpoint");
     Checkpoint checkpoint;
-    checkpoint.sparsifier = sparsifier.state_now(nullptr);
+    checkpoint.sparsifier = sparsifier.save_state();
     checkpoint.attributes = sparsifier.attributes();
     for (const auto* scheduler : schedulers) {
       checkpoint.schedulers.push_back({scheduler->save_state(), scheduler->attributes()});

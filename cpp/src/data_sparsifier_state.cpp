@@ -47,12 +47,6 @@ std::unique_ptr<BaseDataSparsifier::Group> BaseDataSparsifier::restored_group(
 SparsifierState BaseDataSparsifier::save_state(
     std::unordered_map<std::string, std::shared_ptr<DataSource>>* sources) const {
   const Entry entry(*this, Entry::reads, "save_state()");
-  return state_now(sources);
-}
-
-/// save_state(), for whoever holds the lock.
-SparsifierState BaseDataSparsifier::state_now(
-    std::unordered_map<std::string, std::shared_ptr<DataSource>>* sources) const {
   SparsifierState saved;
   saved.step_count = impl_->step_count;
   saved.enable_mask_update = impl_->enable_mask_update;

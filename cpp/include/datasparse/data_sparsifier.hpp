@@ -258,8 +258,6 @@ class BaseDataSparsifier {
   void zero_masked(const std::vector<Group*>& groups, const char* call);
   std::vector<std::shared_ptr<DataSource>> squash(const std::vector<Group*>& groups);
 
-  SparsifierState state_now(
-      std::unordered_map<std::string, std::shared_ptr<DataSource>>* sources) const;
   Loading prepare_load(const SparsifierState& state, bool strict) const;
   void commit(Loading& loading) noexcept;
   static std::unique_ptr<Group> restored_group(const GroupState& saved, Config config);
