@@ -693,9 +693,11 @@ def test_a_training_that_is_killed_ends_as_if_it_had_not_been(tmp_path, schedule
     finish(start("train", unbroken, scheduler))
     expected = (unbroken / "result").read_text()
     rng = random.Random(kills)
-    for trial in range(kills):
+    killed = trial = 0
+    while killed < kills:
         folder = tmp_path / str(trial)
         folder.mkdir()
+        trial += 1
         process = start("train", folder, scheduler)
         killed_at = rng.randrange(STEPS - 2)
         for line in process.stdout:
@@ -703,7 +705,7 @@ def test_a_training_that_is_killed_ends_as_if_it_had_not_been(tmp_path, schedule
                 break
         time.sleep(rng.random() * 0.01)
         kill(process)
-        assert not (folder / "result").exists()
+        killed += not (folder / "result").exists()  # on a busy machine a kill may come too late
         finish(start("train", folder, scheduler))
         assert (folder / "result").read_text() == expected, f"killed at step {killed_at}"
 
