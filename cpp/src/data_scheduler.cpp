@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "data_scheduler_impl.hpp"
 #include "datasparse/error.hpp"
 #include "glob.hpp"
 #include "message.hpp"
@@ -43,30 +44,6 @@ void BaseDataScheduler::set_own_state(const ParamMap& own) {
   throw ValueError("own of the state must be empty for this scheduler, got '" + own.begin()->first +
                    "'");
 }
-
-/// Holds step_mutex_, for calls that change both the scheduler and its sparsifier.
-class BaseDataScheduler::Stepping {
- public:
-  Stepping(BaseDataScheduler& scheduler, const char* call) : scheduler_(scheduler) {
-    const auto refuse = [call](const char* where) {
-      throw StateError(std::string(call) + " of a scheduler must not be called from inside " +
-                       where);
-    };
-    if (scheduler.stepper_.load() == std::this_thread::get_id()) refuse("its get_schedule_param()");
-    if (scheduler.sparsifier_->in_override()) refuse("an override of its sparsifier");
-    scheduler_.step_mutex_.lock();
-    scheduler_.stepper_.store(std::this_thread::get_id());
-  }
-  Stepping(const Stepping&) = delete;
-  Stepping& operator=(const Stepping&) = delete;
-  ~Stepping() {
-    scheduler_.stepper_.store(std::thread::id());
-    scheduler_.step_mutex_.unlock();
-  }
-
- private:
-  BaseDataScheduler& scheduler_;
-};
 
 void BaseDataScheduler::advance(bool warn_if_early, const std::function<void()>& change) {
   const Stepping stepping(*this, "step()");
@@ -166,8 +143,9 @@ SchedulerState BaseDataScheduler::save_state() const {
       SchedulerState::current_version, param_, last_epoch_, *base_param_, last_param_, own_state()};
 }
 
-void BaseDataScheduler::load_state(const SchedulerState& state) {
-  const Stepping stepping(*this, "load_state_dict()");
+/// Throws where load_state() must refuse the state, whatever the sparsifier says of its values and
+/// set_own_state() of the rest.
+BaseDataScheduler::Loading BaseDataScheduler::prepare_load(const SchedulerState& state) const {
   if (state.version != SchedulerState::current_version) {
     throw ValueError("version of the state must be " +
                      std::to_string(SchedulerState::current_version) + ", got " +
@@ -181,6 +159,21 @@ void BaseDataScheduler::load_state(const SchedulerState& state) {
     throw ValueError("last_epoch of the state must be at least -1, got " +
                      std::to_string(state.last_epoch));
   }
+  return {std::make_shared<ParamMap>(state.base_param), state.last_param, state.last_epoch};
+}
+
+/// Puts the state into place, and what was there into `loading`.
+void BaseDataScheduler::commit(Loading& loading) noexcept {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::swap(base_param_, loading.base_param);
+  std::swap(last_param_, loading.last_param);
+  std::swap(last_epoch_, loading.last_epoch);
+}
+
+void BaseDataScheduler::load_state(const SchedulerState& state) {
+  Loading loading;  // what it replaces is destroyed last
+  const Stepping stepping(*this, "load_state_dict()");
+  loading = prepare_load(state);
   const auto present = [this](const ParamMap& saved) {
     ParamMap values;
     for (const auto& [name, value] : saved) {
@@ -188,21 +181,21 @@ void BaseDataScheduler::load_state(const SchedulerState& state) {
     }
     return values;
   };
-  auto base = std::make_shared<ParamMap>(state.base_param);
-  ParamMap last = state.last_param;
   const ParamMap own_before = own_state();
   set_own_state(state.own);
   try {
-    sparsifier_->check_param(param_, present(*base));
-    sparsifier_->set_param(param_, present(last));
+    sparsifier_->check_param(param_, present(state.base_param));
+    sparsifier_->set_param(param_, present(state.last_param));
   } catch (...) {
     set_own_state(own_before);
     throw;
   }
-  const std::lock_guard<std::mutex> lock(mutex_);
-  base_param_ = std::move(base);
-  last_param_ = std::move(last);
-  last_epoch_ = state.last_epoch;
+  commit(loading);
+}
+
+std::function<void()> BaseDataScheduler::prepare_attributes(const Attributes& saved) {
+  refuse_attributes(saved, "the scheduler");
+  return [] {};
 }
 
 // --- DataScheduler ------------------------------------------------------------------------------

@@ -87,6 +87,24 @@ struct BaseDataSparsifier::Impl {
   }
 };
 
+/// A state that was checked and is ready to be put into place, where nothing can fail any more.
+struct BaseDataSparsifier::Loading {
+  struct Attached {
+    Group* group;
+    const GroupState* saved;
+    Config config;
+    ParamMap state;
+  };
+  std::vector<Attached> attached;
+  std::vector<std::unique_ptr<Group>> squashed;  // not here yet
+  std::unordered_map<std::string, Group*> by_name;
+  std::unordered_map<std::string, GroupState> waiting;
+  ParamMap defaults;
+  bool enable_mask_update = true;
+  std::int64_t step_count = 0;
+  std::vector<std::shared_ptr<DataSource>> released;
+};
+
 /// Every public call holds one. The lock is not waited for by the thread that holds it already,
 /// which is in an override then: there, reading is allowed, changing is not.
 class BaseDataSparsifier::Entry {

@@ -109,7 +109,7 @@ void BaseDataSparsifier::update_together(const std::vector<Group*>& groups,
 void BaseDataSparsifier::update_in_turn(const std::vector<Group*>& groups,
                                         const std::vector<ArrayView>& data) {
   struct Saved {
-    std::vector<std::uint8_t> mask_bits;
+    PackedBits mask_bits;
     ParamMap state;
   };
   std::vector<Saved> saved;
@@ -195,6 +195,36 @@ void BaseDataSparsifier::squash_mask() {
   std::vector<std::shared_ptr<DataSource>> released;
   const Entry entry(*this, Entry::changes, "squash_mask()");
   released = squash(unsquashed());
+}
+
+// --- figures ----------------------------------------------------------------------------------
+
+std::vector<GroupFigures> BaseDataSparsifier::figures() const {
+  using Status = GroupFigures::Status;
+  const Entry entry(*this, Entry::reads, "figures()");
+  std::vector<GroupFigures> result;
+  for (const auto& group : impl_->groups) {
+    const Status status = group->awaits_data  ? Status::awaits_data
+                          : group->squashed() ? Status::squashed
+                                              : Status::active;
+    result.push_back({group->name, status, group->mask.shape(), std::nullopt, group->mask.zeros(),
+                      effective(group->config)});
+  }
+  access_data([&] {
+    for (std::size_t i = 0; i < result.size(); ++i) {
+      auto* const source = impl_->groups[i]->source.get();
+      if (source != nullptr) result[i].dtype = Pin(*source).view().dtype();
+    }
+  });
+  for (const auto& [name, saved] : impl_->waiting) {
+    Mask mask(saved.shape);
+    mask.unpack(saved.mask_bits.data());
+    result.push_back({name, Status::awaits_data, saved.shape, std::nullopt, mask.zeros(),
+                      effective({saved.config, compile_config(name, saved.config, &saved.shape)})});
+  }
+  std::sort(result.begin() + static_cast<std::ptrdiff_t>(impl_->groups.size()), result.end(),
+            [](const auto& a, const auto& b) { return a.name < b.name; });
+  return result;
 }
 
 }  // namespace datasparse

@@ -64,9 +64,9 @@ SparsifierState BaseDataSparsifier::save_state(
   return saved;
 }
 
-void BaseDataSparsifier::load_state(const SparsifierState& state, bool strict) {
-  std::vector<std::shared_ptr<DataSource>> released;
-  const Entry entry(*this, Entry::changes, "load_state_dict()");
+/// Everything of load_state() that can fail.
+BaseDataSparsifier::Loading BaseDataSparsifier::prepare_load(const SparsifierState& state,
+                                                             bool strict) const {
   if (state.version != SparsifierState::current_version) {
     throw ValueError("version of the state must be " +
                      std::to_string(SparsifierState::current_version) + ", got " +
@@ -101,16 +101,8 @@ void BaseDataSparsifier::load_state(const SparsifierState& state, bool strict) {
     }
   }
 
-  // Everything that can fail comes first; what was checked is kept aside, then moved into place.
-  struct Loaded {
-    Group* group;
-    const GroupState* saved;
-    Config config;
-    ParamMap state;
-  };
-  std::vector<Loaded> loaded;
-  std::vector<std::unique_ptr<Group>> squashed_groups;
-  std::unordered_map<std::string, GroupState> waiting;
+  Loading loading;
+  loading.by_name = impl_->by_name;
   for (const auto& saved : state.groups) {
     check_state(saved);
     auto config = checked(saved.name, saved.config, &saved.shape);
@@ -121,36 +113,50 @@ void BaseDataSparsifier::load_state(const SparsifierState& state, bool strict) {
                          to_string(attached->second->mask.shape()) + ", got " +
                          to_string(saved.shape));
       }
-      loaded.push_back({attached->second, &saved, std::move(config), saved.state});
+      loading.attached.push_back({attached->second, &saved, std::move(config), saved.state});
     } else if (saved.squashed) {
-      squashed_groups.push_back(restored_group(saved, std::move(config)));
+      loading.squashed.push_back(restored_group(saved, std::move(config)));
+      loading.by_name.emplace(saved.name, loading.squashed.back().get());
     } else {
-      waiting.emplace(saved.name, saved);
+      loading.waiting.emplace(saved.name, saved);
     }
   }
-  ParamMap defaults = state.defaults;
-  released.reserve(loaded.size());
-  const auto size_before = impl_->groups.size();
-  try {
-    for (auto& group : squashed_groups) impl_->put(group);
-  } catch (...) {
-    for (; impl_->groups.size() > size_before; impl_->groups.pop_back()) {
-      impl_->by_name.erase(impl_->groups.back()->name);
-    }
-    throw;
-  }
+  loading.defaults = state.defaults;
+  loading.enable_mask_update = state.enable_mask_update;
+  loading.step_count = state.step_count;
+  loading.released.reserve(loading.attached.size());
+  impl_->groups.reserve(impl_->groups.size() + loading.squashed.size());
+  return loading;
+}
 
-  for (auto& [group, saved, config, values] : loaded) {
-    group->config = std::move(config);
-    group->state = std::move(values);
+/// Puts into place what prepare_load() has made, under the same hold of the lock; what it replaces
+/// is in `loading` then, to be destroyed outside the lock.
+void BaseDataSparsifier::commit(Loading& loading) noexcept {
+  for (auto& [group, saved, config, state] : loading.attached) {
+    std::swap(group->config, config);
+    std::swap(group->state, state);
     group->mask.unpack(saved->mask_bits.data());
-    if (saved->squashed) released.push_back(std::move(group->source));
+    if (saved->squashed) loading.released.push_back(std::move(group->source));
     group->awaits_data = group->squashed() && !saved->squashed;
   }
-  impl_->waiting = std::move(waiting);
-  impl_->defaults = std::move(defaults);
-  impl_->enable_mask_update = state.enable_mask_update;
-  impl_->step_count = state.step_count;
+  for (auto& group : loading.squashed) impl_->groups.push_back(std::move(group));
+  impl_->by_name.swap(loading.by_name);
+  impl_->waiting.swap(loading.waiting);
+  std::swap(impl_->defaults, loading.defaults);
+  impl_->enable_mask_update = loading.enable_mask_update;
+  impl_->step_count = loading.step_count;
+}
+
+void BaseDataSparsifier::load_state(const SparsifierState& state, bool strict) {
+  Loading loading;  // destroyed last
+  const Entry entry(*this, Entry::changes, "load_state_dict()");
+  loading = prepare_load(state, strict);
+  commit(loading);
+}
+
+std::function<void()> BaseDataSparsifier::prepare_attributes(const Attributes& saved) {
+  refuse_attributes(saved, "the sparsifier");
+  return [] {};
 }
 
 void BaseDataSparsifier::restore(

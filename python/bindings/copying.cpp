@@ -1,43 +1,38 @@
 #include "copying.hpp"
 
+#include <memory>
 #include <string>
 
 #include "datasparse/error.hpp"
+#include "plain.hpp"
 #include "self.hpp"
 
 namespace py = pybind11;
 
 namespace {
 
-/// A deep copy of plain data; `path` names it in the message for anything else.
-py::object plain_copy(py::handle value, const std::string& path) {
-  PyObject* const object = value.ptr();
-  if (object == Py_None || PyBool_Check(object) || PyLong_CheckExact(object) ||
-      PyFloat_CheckExact(object) || PyUnicode_CheckExact(object) || PyBytes_CheckExact(object)) {
-    return py::reinterpret_borrow<py::object>(value);
+/// Attributes on their way into an object. Made, and destroyed, outside the sparsifier's lock: what
+/// is replaced may run anybody's code when it goes.
+struct NewAttributes {
+  py::object target;  // the object's __dict__
+  py::object before, after;
+
+  NewAttributes(const py::object& self, const py::dict& attributes)
+      : target(self.attr("__dict__")), before(target.attr("copy")()), after(target.attr("copy")()) {
+    after.attr("update")(attributes);
   }
-  if (PyTuple_CheckExact(object) || PyList_CheckExact(object)) {
-    py::list items;
-    for (const auto item : value) {
-      items.append(plain_copy(item, path + "[" + std::to_string(items.size()) + "]"));
-    }
-    return PyList_CheckExact(object) ? py::object(items) : py::object(py::tuple(items));
+  NewAttributes(const NewAttributes&) = delete;
+  NewAttributes& operator=(const NewAttributes&) = delete;
+  ~NewAttributes() {
+    const py::gil_scoped_acquire gil;
+    target = before = after = py::object();
   }
-  if (PyDict_CheckExact(object)) {
-    py::dict items;
-    for (const auto& item : py::reinterpret_borrow<py::dict>(value)) {
-      const std::string key = py::repr(item.first);
-      items[plain_copy(item.first, "a key of " + path)] =
-          plain_copy(item.second, path + "[" + key + "]");
-    }
-    return items;
+
+  void put_into_place() const {
+    const py::gil_scoped_acquire gil;
+    if (PyDict_Update(target.ptr(), after.ptr()) != 0) PyErr_WriteUnraisable(target.ptr());
   }
-  throw datasparse::TypeError(
-      path +
-      " cannot be saved: it must be None, bool, int, float, str, bytes, or a tuple, list or "
-      "dict of these, got " +
-      class_name(value) + "; an attribute whose name begins with '_' is left out");
-}
+};
 
 }  // namespace
 
@@ -67,12 +62,26 @@ void require_room_for(py::handle self, const py::dict& attributes) {
                                std::string(py::repr(attributes)));
 }
 
-py::dict plain_attributes_of(py::handle self) {
-  py::dict plain;
+datasparse::Attributes plain_attributes_of(py::handle self) {
+  datasparse::Attributes plain;
   for (const auto& item : attributes_of(self)) {
     const std::string name = py::str(item.first);
-    if (name.front() == '_') continue;
-    plain[item.first] = plain_copy(item.second, class_name(self) + "." + name);
+    if (name.rfind('_', 0) == 0) continue;
+    plain.emplace_back(name, to_plain(item.second, class_name(self) + "." + name));
   }
   return plain;
+}
+
+py::dict to_python(const datasparse::Attributes& attributes) {
+  py::dict result;
+  for (const auto& [name, value] : attributes) result[py::str(name)] = to_python(value);
+  return result;
+}
+
+std::function<void()> prepared_attributes(const py::object& self,
+                                          const datasparse::Attributes& saved) {
+  if (!py::hasattr(self, "__dict__")) refuse_attributes(saved, "the " + class_name(self));
+  if (saved.empty()) return [] {};
+  const auto attributes = std::make_shared<NewAttributes>(self, to_python(saved));
+  return [attributes] { attributes->put_into_place(); };
 }

@@ -3,6 +3,10 @@
 
 #include <pybind11/pybind11.h>
 
+#include <functional>
+
+#include "datasparse/plain_data.hpp"
+
 /// What __reduce__ returns: an empty object of self's class, then __setstate__(state).
 pybind11::tuple reduce(pybind11::handle self, const pybind11::object& state);
 
@@ -15,7 +19,12 @@ pybind11::dict attributes_of(pybind11::handle self);
 void require_room_for(pybind11::handle self, const pybind11::dict& attributes);
 void set_attributes(pybind11::handle self, const pybind11::dict& attributes);
 
-/// A copy of attributes_of(self) for a state dict: None, bool, int, float, str, bytes, and tuples,
-/// lists and dicts of these. TypeError, naming the attribute, for any other. Names that begin with
-/// '_' are left out.
-pybind11::dict plain_attributes_of(pybind11::handle self);
+/// A copy of attributes_of(self) for a state dict or a checkpoint; TypeError, naming the attribute,
+/// for one that is not plain data. Names that begin with '_' are left out.
+datasparse::Attributes plain_attributes_of(pybind11::handle self);
+pybind11::dict to_python(const datasparse::Attributes& attributes);
+
+/// prepare_attributes() of an object of Python: what puts the attributes into place takes the
+/// interpreter's lock. ValueError where there are some and self's class is not a Python subclass.
+std::function<void()> prepared_attributes(const pybind11::object& self,
+                                          const datasparse::Attributes& saved);

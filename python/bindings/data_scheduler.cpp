@@ -209,7 +209,7 @@ when called before the sparsifier's first step.)")
           [](const SelfScheduler& self) {
             live(self);
             py::dict state = to_state_dict(self->save_state());
-            state["attributes"] = plain_attributes_of(self.handle());
+            state["attributes"] = to_python(plain_attributes_of(self.handle()));
             return state;
           },
           R"(last_epoch, base and last values as plain data, so that torch.load takes it by default.

@@ -165,10 +165,26 @@ void squash_mask(const SelfSparsifier& self, const py::object& names) {
   side.squashed_masks.attr("update")(masks);
 }
 
+py::object report(const SelfSparsifier& self) {
+  static constexpr const char* statuses[] = {"active", "squashed", "awaiting data"};
+  side_of(self).adopt_masks();
+  const auto figures = without_gil([&] { return self->figures(); });
+  const py::module_ module = py::module_::import("datasparse.report");
+  const py::object report_of_group = module.attr("report_of_group");
+  py::list groups;
+  for (const auto& group : figures) {
+    const py::object dtype = group.dtype ? py::object(py::str(name_of(*group.dtype))) : py::none();
+    groups.append(report_of_group(
+        group.name, statuses[static_cast<int>(group.status)], to_tuple(group.shape), dtype,
+        group.dtype ? item_size(*group.dtype) : 0, group.zeros, to_python(group.config)));
+  }
+  return module.attr("Report")(groups);
+}
+
 py::dict state_dict(const SelfSparsifier& self) {
   side_of(self).adopt_masks();
   py::dict state = to_state_dict(without_gil([&] { return self->save_state(); }));
-  state["attributes"] = plain_attributes_of(self.handle());
+  state["attributes"] = to_python(plain_attributes_of(self.handle()));
   return state;
 }
 
@@ -176,15 +192,7 @@ void load_state_dict(const SelfSparsifier& self, const py::object& state_dict, b
   const auto state = to_sparsifier_state(state_dict);
   const auto attributes = saved_attributes(state_dict);
   require_room_for(self.handle(), attributes);
-  auto& side = side_of(self);
-  side.adopt_masks();
-  std::vector<std::string> squashed;
-  for (const auto& group : state.groups) {
-    if (group.squashed) squashed.push_back(group.name);
-  }
-  const py::dict masks = masks_before_squashing(self, squashed);
-  without_gil([&] { self->load_state(state, strict); });
-  side.squashed_masks.attr("update")(masks);
+  around_load(self.handle(), state, [&] { self->load_state(state, strict); });
   set_attributes(self.handle(), attributes);
 }
 
@@ -215,6 +223,22 @@ void set_full_state(const SelfSparsifier& self, const py::tuple& full_state) {
 }
 
 }  // namespace
+
+void around_load(py::handle self, const datasparse::SparsifierState& state,
+                 const std::function<void()>& load) {
+  const SelfSparsifier sparsifier(self);
+  auto& side = side_of(sparsifier);
+  side.adopt_masks();
+  std::vector<std::string> squashed;
+  for (const auto& group : state.groups) {
+    if (group.squashed) squashed.push_back(group.name);
+  }
+  const py::dict masks = masks_before_squashing(sparsifier, squashed);
+  without_gil(load);
+  side.squashed_masks.attr("update")(masks);
+}
+
+void adopt_masks(py::handle self) { side_of(SelfSparsifier(self)).adopt_masks(); }
 
 void finish_init(const py::object& self, const py::object& data_list) {
   const SelfSparsifier sparsifier(self);
@@ -337,6 +361,21 @@ ValueError for read-only or self-overlapping memory, before anything is written.
            R"(apply_mask(), and release the tensors: step() skips them from then on.
 
 Names and masks remain readable; adding a name again starts afresh.)")
+      .def("report", &report,
+           R"(What the masks are now: a datasparse.report.Report, which prints as a table.
+
+Per group shape, dtype, block, target, actual sparsity, zeros, bytes dense and masked; and the totals.
+Reads every mask once.
+
+>>> import numpy as np
+>>> sparsifier = DataNormSparsifier([("w", np.arange(8.0))], sparsity_level=0.25, sparse_block_shape=(1, 1))
+>>> sparsifier.step()
+>>> sparsifier.report()
+group  shape  dtype    block  target  actual  zeros  dense  masked
+------------------------------------------------------------------
+w      (8,)   float64  1x1    25.00%  25.00%      2   64 B    49 B
+------------------------------------------------------------------
+total                         25.00%  25.00%      2   64 B    49 B)")
       .def("state_dict", &state_dict,
            R"(Masks (one bit per element), configs and counters as plain data; no user data.
 

@@ -1,5 +1,7 @@
 #include "datasparse/error.hpp"
 
+#include <cerrno>
+
 #include "register.hpp"
 
 namespace py = pybind11;
@@ -21,6 +23,14 @@ py::object make_unknown_name_error(const py::module_& module) {
   return error;
 }
 
+/// OSError, or the subclass that its number stands for: FileNotFoundError, PermissionError ...
+void set_os_error(const datasparse::FileError& error) {
+  const py::object path =
+      py::reinterpret_steal<py::object>(PyUnicode_DecodeFSDefault(error.path().c_str()));
+  errno = error.code();
+  PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path.ptr());
+}
+
 }  // namespace
 
 void register_errors(py::module_& module) {
@@ -36,6 +46,8 @@ void register_errors(py::module_& module) {
       py::set_error(PyExc_TypeError, error.what());
     } catch (const datasparse::StateError& error) {
       py::set_error(PyExc_RuntimeError, error.what());
+    } catch (const datasparse::FileError& error) {
+      set_os_error(error);
     }
   });
 }

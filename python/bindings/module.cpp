@@ -15,5 +15,6 @@ PYBIND11_MODULE(_core, module) {
   register_base_data_scheduler(module);
   register_data_scheduler(module);
   register_adaptive_data_scheduler(module);
+  register_checkpoint(module);
   module.attr("__name__") = own_name;
 }

@@ -13,3 +13,4 @@ void register_base_data_scheduler(pybind11::module_& module);
 void register_data_scheduler(pybind11::module_& module);
 void register_adaptive_data_scheduler(pybind11::module_& module);
 void register_schedules(pybind11::module_& module);
+void register_checkpoint(pybind11::module_& module);

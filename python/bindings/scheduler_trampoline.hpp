@@ -3,12 +3,14 @@
 
 #include <pybind11/pybind11.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <type_traits>
 #include <utility>
 
 #include "collector.hpp"
+#include "copying.hpp"
 #include "datasparse/data_scheduler.hpp"
 #include "datasparse/error.hpp"
 #include "override.hpp"
@@ -85,6 +87,15 @@ class PyScheduler : public Base,
       values.set(std::move(name), std::move(value));
     }
     return values;
+  }
+
+  datasparse::Attributes attributes() const override {
+    const pybind11::gil_scoped_acquire gil;
+    return plain_attributes_of(pybind11::cast(static_cast<const Base*>(this)));
+  }
+  std::function<void()> prepare_attributes(const datasparse::Attributes& saved) override {
+    const pybind11::gil_scoped_acquire gil;
+    return prepared_attributes(pybind11::cast(static_cast<const Base*>(this)), saved);
   }
 
   int traverse(visitproc visit, void* arg) override {

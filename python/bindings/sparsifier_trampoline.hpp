@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "collector.hpp"
+#include "copying.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/data_sparsifier.hpp"
 #include "datasparse/error.hpp"
@@ -105,6 +106,15 @@ class PySparsifier : public Base,
       }
     }
     Base::check_config(name, config);
+  }
+
+  datasparse::Attributes attributes() const override {
+    const pybind11::gil_scoped_acquire gil;
+    return plain_attributes_of(pybind11::cast(static_cast<const Base*>(this)));
+  }
+  std::function<void()> prepare_attributes(const datasparse::Attributes& saved) override {
+    const pybind11::gil_scoped_acquire gil;
+    return prepared_attributes(pybind11::cast(static_cast<const Base*>(this)), saved);
   }
 
  protected:
@@ -212,3 +222,10 @@ void def_sparsifier(Class& cls, const char* update_mask_doc, const char* check_c
 
 /// What every sparsifier's __init__ does once its overrides can be reached.
 void finish_init(const pybind11::object& self, const pybind11::object& data_list);
+
+/// PySparsifierSide::adopt_masks(), before masks are read; TypeError for a sparsifier of C++.
+void adopt_masks(pybind11::handle self);
+/// Calls `load`, which loads the state, without the interpreter's lock; mask objects that the user
+/// holds go on showing the masks, also of groups that it squashes.
+void around_load(pybind11::handle self, const datasparse::SparsifierState& state,
+                 const std::function<void()>& load);

@@ -58,7 +58,7 @@ class Entries {
     return axes;
   }
 
-  std::vector<std::uint8_t> bytes(const char* key) const {
+  datasparse::PackedBits bytes(const char* key) const {
     const py::object value = at(key);
     if (!PyBytes_Check(value.ptr())) refuse(path(key), "bytes", value);
     const auto view = value.cast<std::string_view>();
@@ -94,15 +94,19 @@ class Entries {
 
 }  // namespace
 
+py::tuple to_tuple(const datasparse::Axes& shape) {
+  py::tuple tuple(static_cast<std::size_t>(shape.size()));
+  for (int axis = 0; axis < shape.size(); ++axis)
+    tuple[static_cast<std::size_t>(axis)] = shape[axis];
+  return tuple;
+}
+
 py::dict to_state_dict(const datasparse::SparsifierState& state) {
   py::dict groups;
   for (const auto& group : state.groups) {
-    py::tuple shape(static_cast<std::size_t>(group.shape.size()));
-    for (int axis = 0; axis < group.shape.size(); ++axis)
-      shape[static_cast<std::size_t>(axis)] = group.shape[axis];
     py::dict entry;
     entry["config"] = to_python(group.config);
-    entry["shape"] = shape;
+    entry["shape"] = to_tuple(group.shape);
     entry["mask"] =
         py::bytes(reinterpret_cast<const char*>(group.mask_bits.data()), group.mask_bits.size());
     entry["squashed"] = group.squashed;

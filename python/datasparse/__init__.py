@@ -11,8 +11,10 @@ from ._core import (
     __version__,
     block_mask,
     get_num_threads,
+    load,
     require_known_keys,
     runtime_info,
+    save,
     set_num_threads,
 )
 
@@ -26,8 +28,10 @@ __all__ = [
     "__version__",
     "block_mask",
     "get_num_threads",
+    "load",
     "require_known_keys",
     "runtime_info",
+    "save",
     "schedules",
     "set_num_threads",
 ]

@@ -5,10 +5,12 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <fstream>
 #include <new>
 
 #include "datasparse/adaptive_data_scheduler.hpp"
 #include "datasparse/apply_mask.hpp"
+#include "datasparse/checkpoint.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/data_scheduler.hpp"
 #include "support.hpp"
@@ -274,6 +276,57 @@ TEST_F(OutOfMemory, AnAdaptiveSchedulersStepIsAllOrNothing) {
                           EXPECT_EQ(scheduler->save_state().own, own.own);
                           EXPECT_EQ(sparsifier->save_state(), before) << "allocation " << nth;
                         });
+}
+
+TEST_F(OutOfMemory, ACheckpointIsLoadedAllOrNothingAndSavedAllOrNothing) {
+  struct Still : BaseDataScheduler {
+    explicit Still(std::shared_ptr<BaseDataSparsifier> owner)
+        : BaseDataScheduler(std::move(owner), "sparsity_level") {}
+    ParamMap get_schedule_param() override { return {}; }
+    Attributes attributes() const override { return {{"mood", mood}}; }
+    std::function<void()> prepare_attributes(const Attributes& saved) override {
+      return [this, loaded = attribute<std::int64_t>(saved, "mood")] { mood = loaded; };
+    }
+    std::int64_t mood = 1;
+  };
+  const auto scheduler = make_scheduler<Still>(sparsifier);
+  char folder[] = "/tmp/datasparse-XXXXXX";
+  ASSERT_NE(::mkdtemp(folder), nullptr);
+  const std::string path = std::string(folder) + "/checkpoint";
+  const auto content = [](const std::string& from) {
+    std::ifstream file(from, std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  save_checkpoint(path, *sparsifier, {scheduler.get()});
+  const std::string old = content(path);
+  sparsifier->squash_mask({"b"});
+  scheduler->step();
+  scheduler->mood = 2;
+  fail_every_allocation(
+      [&] { save_checkpoint(path, *sparsifier, {scheduler.get()}); },
+      [&](std::int64_t nth) { EXPECT_TRUE(content(path) == old) << "allocation " << nth; });
+  const std::string squashed = content(path);
+
+  const auto own = scheduler->save_state();
+  const auto before = sparsifier->save_state();
+  std::ofstream(path, std::ios::binary | std::ios::trunc) << old;
+  fail_every_allocation([&] { load_checkpoint(path, *sparsifier, {scheduler.get()}); },
+                        [&](std::int64_t nth) {
+                          EXPECT_EQ(sparsifier->save_state(), before) << "allocation " << nth;
+                          EXPECT_EQ(scheduler->last_epoch(), own.last_epoch);
+                          EXPECT_EQ(scheduler->mood, 2);
+                        });
+  EXPECT_EQ(scheduler->mood, 1);
+
+  // Into an empty sparsifier, where a group comes squashed and others wait.
+  std::ofstream(path, std::ios::binary | std::ios::trunc) << squashed;
+  DataNormSparsifier empty;
+  const auto nothing = empty.save_state();
+  fail_every_allocation(
+      [&] { load_checkpoint(path, empty, {}, false); },
+      [&](std::int64_t nth) { EXPECT_EQ(empty.save_state(), nothing) << "allocation " << nth; });
+  EXPECT_EQ(empty.names(), (std::vector<std::string>{"b"}));
+  EXPECT_EQ(std::system(("rm -r " + std::string(folder)).c_str()), 0);
 }
 
 TEST_F(OutOfMemory, AParamMapStaysWhole) {

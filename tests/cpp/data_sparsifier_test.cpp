@@ -1225,5 +1225,41 @@ TEST(DataSparsifier, ReadsAValueWithoutWaitingOrNotAtAll) {
   EXPECT_EQ(sparsifier.config_value("a", "x"), ParamValue(3)) << "the lock is free again";
 }
 
+// --- figures ----------------------------------------------------------------------------------
+
+TEST(DataSparsifierFigures, AreCountedFromTheMasks) {
+  using Status = GroupFigures::Status;
+  double numbers[12] = {};
+  Scripted sparsifier({}, {{"key", 1}});
+  sparsifier.add_data("active", ArrayView(numbers, {3, 4}));
+  sparsifier.add_data("squashed", ArrayView(numbers, {5}), {{"key", 2}});
+  sparsifier.get_mask("active").data()[7] = 0;
+  sparsifier.get_mask("squashed").data()[0] = sparsifier.get_mask("squashed").data()[4] = 0;
+  sparsifier.squash_mask({"squashed"});
+
+  const auto figures = sparsifier.figures();
+  ASSERT_EQ(figures.size(), 2U);
+  EXPECT_EQ(figures[0].name, "active");
+  EXPECT_EQ(figures[0].status, Status::active);
+  EXPECT_EQ(figures[0].shape, (Axes{3, 4}));
+  EXPECT_EQ(figures[0].dtype, DType::float64);
+  EXPECT_EQ(figures[0].zeros, 1);
+  EXPECT_EQ(figures[0].config, (ParamMap{{"key", 1}}));
+  EXPECT_EQ(figures[1].status, Status::squashed);
+  EXPECT_EQ(figures[1].dtype, std::nullopt);
+  EXPECT_EQ(figures[1].zeros, 2);
+
+  Scripted loaded;
+  loaded.load_state(sparsifier.save_state());
+  const auto waiting = loaded.figures();
+  ASSERT_EQ(waiting.size(), 2U);
+  EXPECT_EQ(waiting[0].name, "squashed");
+  EXPECT_EQ(waiting[1].name, "active");
+  EXPECT_EQ(waiting[1].status, Status::awaits_data);
+  EXPECT_EQ(waiting[1].dtype, std::nullopt);
+  EXPECT_EQ(waiting[1].zeros, 1);
+  EXPECT_EQ(waiting[1].config, (ParamMap{{"key", 1}}));
+}
+
 }  // namespace
 }  // namespace datasparse

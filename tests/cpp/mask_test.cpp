@@ -50,7 +50,7 @@ TEST(Mask, UnpacksWhatItPacked) {
   for (std::int64_t n = 0; n < 70; ++n) {
     const Mask mask(Axes{n});
     for (std::int64_t i = 0; i < n; ++i) mask.data()[i] = random.one_in(2) ? 1 : 0;
-    const Bytes bits = mask.pack();
+    const PackedBits bits = mask.pack();
     ASSERT_EQ(bits.size(), static_cast<std::size_t>((n + 7) / 8));
     if (n % 8 != 0) {
       EXPECT_EQ(bits.back() >> (n % 8), 0) << "the rest is filled with zeros";
@@ -61,12 +61,50 @@ TEST(Mask, UnpacksWhatItPacked) {
   }
 }
 
+TEST(Mask, UnpacksWhatItPackedOnSeveralThreads) {
+  Random random(5);
+  for (const std::int64_t beyond : {0, 1, 7, 8, 9, 1000}) {
+    const Mask mask(Axes{2 * parallel_from + beyond});
+    Bytes expected(static_cast<std::size_t>((mask.size() + 7) / 8));
+    for (std::int64_t i = 0; i < mask.size(); ++i) {
+      const bool kept = random.one_in(3);
+      mask.data()[i] = kept ? 1 : 0;
+      if (kept)
+        expected[static_cast<std::size_t>(i / 8)] |= static_cast<std::uint8_t>(1U << (i % 8));
+    }
+    for (const int threads : {1, 3}) {
+      const Threads scope(threads);
+      ASSERT_EQ(difference(bytes_of(mask.pack()), expected), "");
+      Mask other(Axes{mask.size()});
+      other.unpack(expected.data());
+      ASSERT_EQ(difference(bytes_of(other), bytes_of(mask)), "");
+    }
+  }
+}
+
+TEST(Mask, PackedBitsAreAVectorOfAnySize) {
+  for (const std::size_t size : {0, 1, 1000, 8 << 20, (8 << 20) + 1}) {
+    PackedBits bits(size, 7);
+    bits.push_back(9);
+    const PackedBits copy = bits;
+    EXPECT_TRUE(copy == bits);
+    EXPECT_EQ(copy.back(), 9);
+    EXPECT_EQ(std::count(copy.begin(), copy.end(), 7), static_cast<std::ptrdiff_t>(size));
+  }
+}
+
 TEST(Mask, PacksEveryNonzeroByteAsKept) {
   const Mask mask(Axes{3});
   mask.data()[0] = 255;
   mask.data()[1] = 0;
   mask.data()[2] = 2;
   EXPECT_EQ(mask.pack(), Bytes{0b101});
+
+  const Mask all(Axes{256});
+  for (int i = 0; i < 256; ++i) all.data()[i] = static_cast<std::uint8_t>(i);
+  Bytes expected(32, 0xFF);
+  expected[0] = 0xFE;
+  EXPECT_EQ(all.pack(), expected);
 }
 
 }  // namespace

@@ -272,6 +272,10 @@ inline BlockSpec spec(double level, std::int64_t height, std::int64_t width,
   return result;
 }
 
+inline bool operator==(const PackedBits& a, const Bytes& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end());
+}
+inline Bytes bytes_of(const PackedBits& bits) { return Bytes(bits.begin(), bits.end()); }
 inline Bytes bytes_of(const Mask& mask) { return Bytes(mask.data(), mask.data() + mask.size()); }
 
 inline bool operator==(const GroupState& a, const GroupState& b) {

@@ -13,7 +13,9 @@ from datasparse import _core
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CLASSES = [value for value in vars(_core).values() if isinstance(value, type)]
-FUNCTIONS = [getattr(datasparse, name) for name in ("block_mask", "require_known_keys")]
+FUNCTIONS = [
+    getattr(datasparse, name) for name in ("block_mask", "load", "require_known_keys", "save")
+]
 DOCUMENTED = [*FUNCTIONS, *CLASSES]
 
 

@@ -14,6 +14,7 @@
 
 #include "datasparse/data_sparsifier.hpp"
 #include "datasparse/param.hpp"
+#include "datasparse/plain_data.hpp"
 #include "datasparse/plan.hpp"
 #include "datasparse/schedule.hpp"
 
@@ -56,6 +57,14 @@ class BaseDataScheduler {
   /// The values for the next step by group name; groups that are left out keep theirs. last_epoch()
   /// is already advanced. Called by step() only.
   virtual ParamMap get_schedule_param() = 0;
+
+  /// What a subclass keeps of its own: saved in a checkpoint. Called with the locks of the
+  /// scheduler and of its sparsifier held, as an override is.
+  virtual Attributes attributes() const { return {}; }
+  /// Checks attributes that a checkpoint holds, and returns what puts them into place, which must
+  /// not throw. It is called once everything else in the checkpoint has been checked, or not at
+  /// all. By default, a ValueError where there are any.
+  virtual std::function<void()> prepare_attributes(const Attributes& saved);
 
   /// Advances last_epoch and writes what get_schedule_param() returns into the sparsifier. If the
   /// override throws, or the sparsifier refuses a value, everything is as before the call. Warns
@@ -113,16 +122,25 @@ class BaseDataScheduler {
   virtual void use_make_scheduler() const = 0;
 
   class Stepping;
+  friend class HeldStill;
 
+  /// A state that was checked, to be put into place where nothing can fail any more.
+  struct Loading {
+    std::shared_ptr<const ParamMap> base_param;
+    ParamMap last_param;
+    std::int64_t last_epoch;
+  };
+  Loading prepare_load(const SchedulerState& state) const;
+  void commit(Loading& loading) noexcept;
   void advance(bool warn_if_early, const std::function<void()>& change = {});
   std::shared_ptr<const ParamMap> pick_up_groups();
 
   // Two locks: one held through a step, which waits for the sparsifier and calls the override; and
   // one held for moments only, so that whoever reads, an override in another thread say, never
   // waits long.
-  std::mutex step_mutex_;
-  std::atomic<std::thread::id> stepper_{};  // who holds step_mutex_
-  mutable std::mutex mutex_;                // guards what follows
+  mutable std::mutex step_mutex_;
+  mutable std::atomic<std::thread::id> stepper_{};  // who holds step_mutex_
+  mutable std::mutex mutex_;                        // guards what follows
 
   std::shared_ptr<BaseDataSparsifier> sparsifier_;
   std::string param_;

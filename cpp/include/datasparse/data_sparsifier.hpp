@@ -17,6 +17,7 @@
 #include "datasparse/data_source.hpp"
 #include "datasparse/mask.hpp"
 #include "datasparse/param.hpp"
+#include "datasparse/plain_data.hpp"
 
 namespace datasparse {
 
@@ -25,7 +26,7 @@ struct GroupState {
   std::string name;
   ParamMap config;  ///< as it was written: an automatic zeros_per_block is None
   Axes shape;
-  std::vector<std::uint8_t> mask_bits;  ///< Mask::pack()
+  PackedBits mask_bits;  ///< Mask::pack()
   bool squashed = false;
   ParamMap state;
 };
@@ -39,6 +40,18 @@ struct SparsifierState {
   bool enable_mask_update = true;
   ParamMap defaults;
   std::vector<GroupState> groups;
+};
+
+/// A group in figures, counted from its mask.
+struct GroupFigures {
+  enum class Status { active, squashed, awaits_data };
+
+  std::string name;
+  Status status = Status::active;
+  Axes shape;
+  std::optional<DType> dtype;  ///< none where the group holds no data
+  std::int64_t zeros = 0;
+  ParamMap config;  ///< with automatic values filled in
 };
 
 /// Keeps a mask for every named tensor. Subclass it and override update_mask().
@@ -158,6 +171,10 @@ class BaseDataSparsifier {
   void squash_mask(const std::vector<std::string>& names);
   void squash_mask();
 
+  /// The groups as they are now, and behind them those whose state waits for add_data(). Pins every
+  /// source, for its dtype, and reads every mask once.
+  std::vector<GroupFigures> figures() const;
+
   // --- saving ---------------------------------------------------------------------------------
 
   /// With `sources`, fills in the sources of all groups by name, null for squashed ones, of the
@@ -179,6 +196,13 @@ class BaseDataSparsifier {
   /// Throws unless `config` is a config that update_mask() can work with. Called with the whole
   /// config before any of it is written; `name` is empty for the defaults. Accepts all by default.
   virtual void check_config(const std::string& name, const ParamMap& config) const;
+  /// What a subclass keeps besides groups, configs and states: saved in a checkpoint. Called with
+  /// the sparsifier's lock held, as an override is.
+  virtual Attributes attributes() const { return {}; }
+  /// Checks attributes that a checkpoint holds, and returns what puts them into place, which must
+  /// not throw. It is called once everything else in the checkpoint has been checked, or not at
+  /// all. By default, a ValueError where there are any.
+  virtual std::function<void()> prepare_attributes(const Attributes& saved);
 
  protected:
   /// check_config() on the defaults: a constructor cannot call it, because the override is not
@@ -237,10 +261,12 @@ class BaseDataSparsifier {
   struct Config;
   struct Group;
   struct Change;
+  struct Loading;
   struct Impl;
   class Entry;
   class Checker;
   class Pins;
+  friend class HeldStill;
 
   ParamMap effective(const Config& config) const;
   void param_of_groups(const std::string& key, ParamMap& values) const;
@@ -254,6 +280,8 @@ class BaseDataSparsifier {
   void zero_masked(const std::vector<Group*>& groups, const char* call);
   std::vector<std::shared_ptr<DataSource>> squash(const std::vector<Group*>& groups);
 
+  Loading prepare_load(const SparsifierState& state, bool strict) const;
+  void commit(Loading& loading) noexcept;
   static std::unique_ptr<Group> restored_group(const GroupState& saved, Config config);
 
   std::unique_ptr<Impl> impl_;

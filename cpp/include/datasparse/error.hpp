@@ -3,6 +3,8 @@
 
 #include <stdexcept>
 #include <string>
+#include <system_error>
+#include <utility>
 
 namespace datasparse {
 
@@ -34,6 +36,23 @@ class UnknownNameError : public ValueError {
 class StateError : public Error {
  public:
   using Error::Error;
+};
+
+/// A file that cannot be read or written, for a reason that the operating system gives.
+class FileError : public Error {
+ public:
+  /// `code` is an errno.
+  FileError(const std::string& what, std::string path, int code)
+      : Error(what + ": " + std::generic_category().message(code)),
+        path_(std::move(path)),
+        code_(code) {}
+
+  const std::string& path() const noexcept { return path_; }
+  int code() const noexcept { return code_; }
+
+ private:
+  std::string path_;
+  int code_;
 };
 
 }  // namespace datasparse

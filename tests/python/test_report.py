@@ -1,0 +1,263 @@
+"""The report: figures counted from the masks, for groups of any kind."""
+
+import json
+from html.parser import HTMLParser
+
+import datasparse
+import numpy as np
+import pytest
+import torch
+from datasparse import BaseDataScheduler, BaseDataSparsifier, DataNormSparsifier
+
+
+@pytest.fixture
+def sparsifier(rng):
+    groups = {
+        "fc": rng.standard_normal((8, 16)).astype(np.float32),
+        "half": torch.from_numpy(rng.standard_normal(10)).half(),
+        "empty": np.zeros((0, 3)),
+    }
+    sparsifier = DataNormSparsifier(groups, sparsity_level=0.5, sparse_block_shape=(1, 1))
+    sparsifier.add_data(
+        "2:4", rng.standard_normal((4, 4)), sparsity_level=1.0, sparse_block_shape=(1, 4),
+        zeros_per_block=2,
+    )  # fmt: skip
+    sparsifier.step()
+    return sparsifier
+
+
+def test_figures_are_those_of_the_masks(sparsifier):
+    report = sparsifier.report()
+    assert len(report) == 4
+    assert [group.name for group in report] == ["fc", "half", "empty", "2:4"]
+    for group in report:
+        mask = np.asarray(sparsifier.get_mask(group.name))
+        assert group.shape == mask.shape
+        assert group.elements == mask.size
+        assert group.zeros == int((~mask).sum())
+        assert group.sparsity == (group.zeros / group.elements if mask.size else 0.0)
+        assert group.status == "active"
+    assert [group.dtype for group in report] == ["float32", "float16", "float64", "float64"]
+    fc = report["fc"]
+    assert (fc.bytes_dense, fc.bytes_masked) == (8 * 16 * 4, 64 * 4 + 16)
+    assert (fc.block, fc.zeros_per_block, fc.target) == ((1, 1), 1, 0.5)
+    assert (report["2:4"].block, report["2:4"].target, report["2:4"].sparsity) == ((1, 4), 0.5, 0.5)
+
+
+def test_it_counts_what_is_not_what_should_be(sparsifier):
+    sparsifier.get_mask("fc")[...] = True
+    sparsifier.get_mask("fc")[0, :3] = False
+    sparsifier.get_mask("half").data = torch.zeros(10, dtype=torch.bool)
+    report = sparsifier.report()
+    assert (report["fc"].zeros, report["fc"].target) == (3, 0.5)
+    assert report["half"].sparsity == 1.0
+
+
+def test_a_report_is_of_its_moment(sparsifier):
+    report = sparsifier.report()
+    before = report.as_dict()
+    sparsifier.get_mask("fc")[...] = True
+    sparsifier.remove_data("half")
+    assert report.as_dict() == before
+
+
+def test_totals(sparsifier):
+    report = sparsifier.report()
+    total = report.total
+    assert total.elements == sum(group.elements for group in report) == 128 + 10 + 16
+    assert total.zeros == sum(group.zeros for group in report)
+    assert total.sparsity == total.zeros / total.elements
+    assert total.target == pytest.approx(0.5)
+    assert total.bytes_dense == 128 * 4 + 10 * 2 + 16 * 8
+    assert total.bytes_masked == sum(group.bytes_masked for group in report)
+
+
+def test_squashed_and_waiting_groups_are_there(sparsifier, tmp_path):
+    sparsifier.squash_mask("fc")
+    datasparse.save(tmp_path / "x", sparsifier)
+    squashed = sparsifier.report()["fc"]
+    assert (squashed.status, squashed.dtype, squashed.bytes_dense) == ("squashed", None, None)
+    assert squashed.zeros == 64
+
+    resumed = DataNormSparsifier()
+    datasparse.load(tmp_path / "x", resumed)
+    report = resumed.report()
+    statuses = {group.name: group.status for group in report}
+    waiting = dict.fromkeys(("2:4", "empty", "half"), "awaiting data")
+    assert statuses == {"fc": "squashed", **waiting}
+    for group in report:
+        assert group.zeros == sparsifier.report()[group.name].zeros
+        assert group.target == sparsifier.report()[group.name].target
+        assert group.bytes_dense is None
+    assert report.total.bytes_dense == 0
+    assert report.total.zeros == sparsifier.report().total.zeros
+    assert "half (awaiting data)" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "target", "block"),
+    [
+        ({"sparse_block_shape": (-1, 1)}, (4, 6), 0.5, "allx1"),
+        ({"sparse_block_shape": (-1, 1), "zeros_per_block": 2}, (4, 6), 0.25, "2 of allx1"),
+        ({"sparse_block_shape": (1, -1), "zeros_per_block": 3}, (4, 2, 3), 0.25, "3 of 1xall"),
+        ({"sparse_block_shape": (1, -1), "zeros_per_block": 3}, (6,), 0.25, "3 of 1xall"),
+        ({"sparse_block_shape": (-1, -1)}, (), 0.5, "allxall"),
+        ({"sparse_block_shape": (2, 2), "zeros_per_block": 0}, (4, 6), 0.0, "0 of 2x2"),
+    ],
+)
+def test_the_target_is_the_share_of_zeros_that_is_asked_for(config, shape, target, block):
+    sparsifier = DataNormSparsifier([("w", np.ones(shape))], sparsity_level=0.5, **config)
+    report = sparsifier.report()
+    assert report["w"].target == target
+    assert f"  {block}  " in str(report)
+
+
+class Threshold(BaseDataSparsifier):
+    def update_mask(self, name, data, **config):
+        self.get_mask(name)[...] = abs(data) > 0.5
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"threshold": 0.5},
+        {"sparsity_level": "high", "sparse_block_shape": "any", "zeros_per_block": -1},
+        {"sparsity_level": True, "sparse_block_shape": (1, 2, 3), "zeros_per_block": 1.5},
+        {"sparsity_level": 40, "sparse_block_shape": (0, 1), "zeros_per_block": None},
+        {"sparsity_level": float("nan"), "sparse_block_shape": (1.0, 2.0)},
+    ],
+)
+def test_configs_of_other_classes_have_no_target(config):
+    sparsifier = Threshold([("rows", np.array([0.1, -0.7, 0.4]))], **config)
+    sparsifier.step()
+    group = sparsifier.report()["rows"]
+    assert (group.target, group.block, group.zeros) == (None, None, 2)
+    assert sparsifier.report().total.target is None
+    json.dumps(sparsifier.report().as_dict(), allow_nan=False)
+
+
+def test_a_level_without_blocks_is_the_target():
+    sparsifier = Threshold([("rows", np.ones(3))], sparsity_level=0.25)
+    assert sparsifier.report()["rows"].target == 0.25
+
+
+def test_of_nothing():
+    report = DataNormSparsifier().report()
+    assert len(report) == 0
+    assert report.as_dict()["groups"] == {}
+    assert report.total.sparsity == 0.0
+    assert str(report).splitlines()[-1].startswith("total")
+
+
+def test_it_prints_as_a_table(sparsifier):
+    sparsifier.get_mask("fc")[...] = True
+    sparsifier.get_mask("fc")[0] = False
+    sparsifier.remove_data("half")
+    assert (
+        str(sparsifier.report())
+        == """\
+group  shape    dtype    block     target  actual  zeros  dense  masked
+-----------------------------------------------------------------------
+fc     (8, 16)  float32  1x1       50.00%  12.50%     16  512 B   464 B
+empty  (0, 3)   float64  1x1       50.00%   0.00%      0    0 B     0 B
+2:4    (4, 4)   float64  2 of 1x4  50.00%  50.00%      8  128 B    66 B
+-----------------------------------------------------------------------
+total                              50.00%  16.67%     24  640 B   530 B"""
+    )
+    assert repr(sparsifier.report()) == str(sparsifier.report())
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (125_000, "125.0 kB"), (10**9, "1.0 GB"),
+     (5 * 10**15, "5000.0 TB"), (None, "")],
+)  # fmt: skip
+def test_bytes_are_readable(count, text):
+    from datasparse.report import bytes_text
+
+    assert bytes_text(count) == text
+
+
+class Cells(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.cells = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_data(self, data):
+        self.cells.append(data)
+
+
+def test_notebooks_show_a_table():
+    name = "<script>alert(1)</script>&"
+    sparsifier = DataNormSparsifier([(name, np.ones(4))])
+    parser = Cells()
+    parser.feed(sparsifier.report()._repr_html_())
+    assert set(parser.tags) == {"table", "thead", "tbody", "tfoot", "tr", "th", "td"}
+    assert name in parser.cells
+    assert parser.tags.count("tr") == 3
+
+
+def test_a_dict_of_plain_data(sparsifier):
+    figures = sparsifier.report().as_dict()
+    assert set(figures) == {"groups", "total"}
+    assert figures["groups"]["fc"] == {
+        "status": "active", "shape": (8, 16), "dtype": "float32", "block": (1, 1),
+        "zeros_per_block": 1, "target": 0.5, "sparsity": 0.5, "elements": 128, "zeros": 64,
+        "bytes_dense": 512, "bytes_masked": 272,
+    }  # fmt: skip
+    json.dumps(figures)
+
+
+class Writer:
+    def __init__(self):
+        self.scalars = []
+
+    def add_scalar(self, tag, scalar_value, global_step=None):
+        self.scalars.append((tag, scalar_value, global_step))
+
+
+def test_it_writes_scalars(sparsifier):
+    writer = Writer()
+    report = sparsifier.report()
+    report.write(writer, 7)
+    expected = []
+    for name, entry in [*((group.name, group) for group in report), ("total", report.total)]:
+        expected.append((f"sparsity/{name}", entry.sparsity, 7))
+        expected.append((f"sparsity_target/{name}", entry.target, 7))
+    assert writer.scalars == expected
+
+
+def test_a_group_may_be_called_total():
+    sparsifier = Threshold([("total", np.ones(4)), ("more", np.zeros(4))])
+    sparsifier.step()
+    writer = Writer()
+    sparsifier.report().write(writer, 1, prefix="s")
+    assert writer.scalars == [("s/total", 0.0, 1), ("s/more", 1.0, 1)]
+
+
+def test_from_inside_an_override():
+    class Curious(Threshold):
+        def update_mask(self, name, data, **config):
+            super().update_mask(name, data, **config)
+            seen.append(self.report()[name].zeros)
+
+    seen = []
+    Curious([("rows", np.array([0.1, -0.7, 0.4]))]).step()
+    assert seen == [2]
+
+
+def test_a_scheduler_changes_the_target():
+    class Rising(BaseDataScheduler):
+        def get_schedule_param(self):
+            return dict.fromkeys(self.base_param, 0.25 * (1 + self.last_epoch))
+
+    sparsifier = DataNormSparsifier([("w", np.arange(8.0))], sparse_block_shape=(1, 1))
+    scheduler = Rising(sparsifier, "sparsity_level")
+    for target in (0.25, 0.5, 0.75):
+        sparsifier.step()
+        group = sparsifier.report()["w"]
+        assert (group.target, group.sparsity) == (target, target)
+        scheduler.step()
