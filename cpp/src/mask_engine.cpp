@@ -822,16 +822,6 @@ class Engine {
   Buffer<std::uint8_t> block_keep_;  // by block, for large blocks only
 };
 
-/// level × blocks in double, rounded half to even, whatever the rounding mode.
-std::int64_t share_of(double level, std::int64_t blocks) noexcept {
-  const double exact = level * static_cast<double>(blocks);
-  const double below = std::floor(exact);
-  auto count = static_cast<std::int64_t>(below);
-  const double rest = exact - below;
-  if (rest > 0.5 || (rest == 0.5 && count % 2 != 0)) ++count;
-  return std::min(count, blocks);
-}
-
 /// A job in the numbers of the engine.
 struct Plan {
   Matrix matrix;
@@ -850,7 +840,7 @@ struct Plan {
     if (height == 1 && matrix.columns() % width == 0 && matrix.is_one_row()) {
       matrix = matrix.as_one_row();
     }
-    quota = {share_of(job.spec.sparsity_level, grid().blocks()),
+    quota = {pruned_blocks(job.spec.sparsity_level, grid().blocks()),
              std::min(*job.spec.zeros_per_block, height * width)};
   }
 
@@ -934,6 +924,15 @@ class Batch {
 };
 
 }  // namespace
+
+std::int64_t pruned_blocks(double level, std::int64_t blocks) noexcept {
+  const double exact = level * static_cast<double>(blocks);
+  const double below = std::floor(exact);
+  auto count = static_cast<std::int64_t>(below);
+  const double rest = exact - below;
+  if (rest > 0.5 || (rest == 0.5 && count % 2 != 0)) ++count;
+  return std::min(count, blocks);
+}
 
 void compute_masks(const std::vector<MaskJob>& jobs, const Kernels& table) {
   const DefaultFloatEnvironment environment;

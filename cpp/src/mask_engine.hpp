@@ -17,6 +17,10 @@
 
 namespace datasparse {
 
+/// How many of the blocks are pruned: level × blocks in double, rounded half to even, whatever the
+/// rounding mode.
+std::int64_t pruned_blocks(double level, std::int64_t blocks) noexcept;
+
 struct MaskJob {
   ArrayView data;
   BlockSpec spec;      ///< resolved for the data's shape
