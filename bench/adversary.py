@@ -15,8 +15,8 @@ RUN = 16  # elements that are sampled together: a cache line of float32
 
 def sampled(n: int, sizes: int) -> np.ndarray:
     """The first element of every run that a step of n single elements samples: at the first try one
-    size of the sample, at the second four."""
-    runs = sizes * (int(n ** (2 / 3)) // RUN * RUN) // RUN
+    size of the sample, at the second eight."""
+    runs = min(sizes * (int(n ** (2 / 3)) // RUN * RUN), n // 2) // RUN
     part = n // runs
     index = np.arange(runs, dtype=np.uint64)
     jitter = index * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(32)
@@ -25,7 +25,7 @@ def sampled(n: int, sizes: int) -> np.ndarray:
 
 
 def both_tries(n: int) -> np.ndarray:
-    return np.union1d(sampled(n, 1), sampled(n, 4))
+    return np.union1d(sampled(n, 1), sampled(n, 8))
 
 
 def _plant(data: np.ndarray, values: np.ndarray | float) -> np.ndarray:

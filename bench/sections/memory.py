@@ -4,6 +4,7 @@ The peak of a process's resident memory is reset before the step and read after 
 process of its own, whose threads have been started before.
 """
 
+import ctypes
 import json
 import sys
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ def extra_bytes(name: str, dtype: str, elements: int, case: Case, threads: int) 
     input_ = natural(elements, dtype) if dtype != "float32" else make(name, elements)
     sparsifier = datasparse.DataNormSparsifier([("w", input_.data)], case.level, **case.config)
     sparsifier.apply_mask()  # starts the threads, allocates nothing, and masks nothing yet
+    ctypes.CDLL(None).malloc_trim(0)  # or the step might live in what making the data has freed
     CLEAR.write_text("5")  # the peak begins anew
     before = resident("VmRSS")
     sparsifier.step()

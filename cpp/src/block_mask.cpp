@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -32,14 +31,6 @@ std::int64_t block_size(std::int64_t height, std::int64_t width, const std::stri
                      std::to_string(width) + ")");
   }
   return height * width;
-}
-
-/// As the mask engine takes its share: level × blocks in double, rounded half to even.
-std::int64_t pruned_blocks(double level, std::int64_t blocks) {
-  const double exact = level * static_cast<double>(blocks), below = std::floor(exact);
-  const bool odd = std::fmod(below, 2) != 0;
-  const bool up = exact - below > 0.5 || (exact - below == 0.5 && odd);
-  return std::min(static_cast<std::int64_t>(below) + (up ? 1 : 0), blocks);
 }
 
 }  // namespace
@@ -151,18 +142,18 @@ ZeroCount count_zeros(const Axes& shape, const BlockSpec& spec) {
   const std::int64_t width = std::min(resolved.block_width, columns);
 
   // Whole blocks, and the partial ones at the right, at the bottom, and in the corner.
-  struct Blocks {
+  struct Kind {
     std::int64_t number, zeros;  // zeros in each
   };
   const auto blocks = [&resolved](std::int64_t number, std::int64_t size) {
-    return Blocks{number, std::min(size, *resolved.zeros_per_block)};
+    return Kind{number, std::min(size, *resolved.zeros_per_block)};
   };
   const std::int64_t down = rows / height, across = columns / width;
   const std::int64_t below = rows % height, beside = columns % width;
-  std::array<Blocks, 4> kinds{blocks(down * across, height * width),
-                              blocks(beside != 0 ? down : 0, height * beside),
-                              blocks(below != 0 ? across : 0, below * width),
-                              blocks(below != 0 && beside != 0 ? 1 : 0, below * beside)};
+  std::array<Kind, 4> kinds{blocks(down * across, height * width),
+                            blocks(beside != 0 ? down : 0, height * beside),
+                            blocks(below != 0 ? across : 0, below * width),
+                            blocks(below != 0 && beside != 0 ? 1 : 0, below * beside)};
 
   std::int64_t all = 0;
   for (const auto& kind : kinds) all += kind.number;
@@ -176,7 +167,7 @@ ZeroCount count_zeros(const Axes& shape, const BlockSpec& spec) {
     return count;
   };
   std::sort(kinds.begin(), kinds.end(),
-            [](const Blocks& a, const Blocks& b) { return a.zeros < b.zeros; });
+            [](const Kind& a, const Kind& b) { return a.zeros < b.zeros; });
   const std::int64_t least = zeros();
   std::reverse(kinds.begin(), kinds.end());
   return {least, zeros()};

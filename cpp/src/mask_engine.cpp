@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
-#include <initializer_list>
 #include <memory>
 #include <utility>
 
@@ -27,12 +26,12 @@ constexpr int radix_bits = 11;
 constexpr std::int64_t group_tiles_max = 4;                         // that a thread takes at a time
 constexpr std::int64_t group_candidates_max = 2 * tile_blocks_max;  // that a thread gathers
 
-/// Blocks to sample of n, in runs of up to `run_max`. With s samples the cut's place is known to
+/// Blocks to sample of n, in runs. With s samples the cut's place is known to
 /// about n / sqrt(s) blocks, which become candidates: this many cost as much as those.
-constexpr std::int64_t run_max = 16;
+constexpr std::int64_t run_length = 16;
 std::int64_t sample_size(std::int64_t n) noexcept {
   const auto size = static_cast<std::int64_t>(std::pow(static_cast<double>(n), 2.0 / 3.0));
-  return size / run_max * run_max;
+  return size / run_length * run_length;
 }
 
 /// Candidates that are kept of n blocks: twice as many as where blocks that are near each other are
@@ -411,7 +410,7 @@ class Engine {
 
   Bracket sample_bracket(const Task& task, const Sampling& sampling) const noexcept {
     const std::int64_t n = task.grid.blocks();
-    const std::int64_t run = run_max;
+    constexpr std::int64_t run = run_length;
     const std::int64_t runs = std::min(sampling.sizes * sample_size(n), n / 2) / run;
     const std::int64_t size = runs * run;
     Lane<Key>& first = lane_at(task.first_lane);
@@ -749,7 +748,7 @@ class Engine {
     }
     constexpr std::int64_t few = 16;
     if (n <= few && zeros < few) {
-      std::fill(keys + n, keys + few, static_cast<Key>(-2));  // above all others
+      std::fill(keys + n, keys + few, KeyTraits<Key>::nan + 1);  // above all others
       select_->zero_least(keep, keys, 1, few, zeros);
     } else {
       const Cut<Key> cut = cut_of(*select_, keys, n, zeros, keys + n, n);
@@ -822,16 +821,6 @@ class Engine {
   Buffer<std::uint8_t> block_keep_;  // by block, for large blocks only
 };
 
-/// level × blocks in double, rounded half to even, whatever the rounding mode.
-std::int64_t share_of(double level, std::int64_t blocks) noexcept {
-  const double exact = level * static_cast<double>(blocks);
-  const double below = std::floor(exact);
-  auto count = static_cast<std::int64_t>(below);
-  const double rest = exact - below;
-  if (rest > 0.5 || (rest == 0.5 && count % 2 != 0)) ++count;
-  return std::min(count, blocks);
-}
-
 /// A job in the numbers of the engine.
 struct Plan {
   Matrix matrix;
@@ -850,7 +839,7 @@ struct Plan {
     if (height == 1 && matrix.columns() % width == 0 && matrix.is_one_row()) {
       matrix = matrix.as_one_row();
     }
-    quota = {share_of(job.spec.sparsity_level, grid().blocks()),
+    quota = {pruned_blocks(job.spec.sparsity_level, grid().blocks()),
              std::min(*job.spec.zeros_per_block, height * width)};
   }
 
@@ -934,6 +923,15 @@ class Batch {
 };
 
 }  // namespace
+
+std::int64_t pruned_blocks(double level, std::int64_t blocks) noexcept {
+  const double exact = level * static_cast<double>(blocks);
+  const double below = std::floor(exact);
+  auto count = static_cast<std::int64_t>(below);
+  const double rest = exact - below;
+  if (rest > 0.5 || (rest == 0.5 && count % 2 != 0)) ++count;
+  return std::min(count, blocks);
+}
 
 void compute_masks(const std::vector<MaskJob>& jobs, const Kernels& table) {
   const DefaultFloatEnvironment environment;

@@ -1,11 +1,12 @@
 /// Computes masks, one or many at once. See block_mask.hpp for what a mask is.
 ///
 /// How: the matrix is cut into tiles of at most 16,384 blocks. Up to 32,768 blocks are scored once
-/// and their keys kept. Above, a sample brackets the key at which pruning stops; one pass scores
-/// every tile, writes the mask as if the whole bracket were kept, counts, and collects the few
-/// candidates inside; the exact cut is selected among those, and their places are corrected. What
-/// defeats the sample is counted instead, 11 bits of the keys a round. Scores are never stored for
-/// the whole tensor; every stage but the selection is parallel over tiles.
+/// and their keys kept. Above, a sample brackets the key at which pruning stops; one pass compares
+/// the keys as they are made, writes the mask as if pruning stopped where it most likely does,
+/// counts, and collects the few candidates in the bracket; the exact cut is selected among those,
+/// and the wrong ones are corrected. What defeats two samples is counted instead, 11 bits of the
+/// keys a round. Scores are never stored for the whole tensor; every stage but the selection is
+/// parallel over tiles.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +17,10 @@
 #include "kernels/kernels.hpp"
 
 namespace datasparse {
+
+/// How many of the blocks are pruned: level × blocks in double, rounded half to even, whatever the
+/// rounding mode.
+std::int64_t pruned_blocks(double level, std::int64_t blocks) noexcept;
 
 struct MaskJob {
   ArrayView data;

@@ -438,8 +438,27 @@ void expect_plain_scores(const Kernels& table, DType dtype) {
             std::vector<std::uint16_t> inside(some.keys.size() + places_slack);
             const BracketCounts counts = at(table.bracket)(keep.data(), inside.data(), some.blocks,
                                                            from, first, bound - first, store);
-            PlainBracket<Key>(some.keys, from, first, static_cast<Key>(bound - first))
-                .expect(keep, inside, counts);
+            const PlainBracket<Key> plain(some.keys, from, first, static_cast<Key>(bound - first));
+            plain.expect(keep, inside, counts);
+
+            const auto bracket_mask = at(table.bracket_mask);
+            const bool side_by_side =
+                some.blocks.step == width * static_cast<std::int64_t>(item_size(dtype));
+            if (bracket_mask == nullptr || !side_by_side) continue;
+            const std::int64_t pitch = count * width + random.below(3);
+            Bytes mask(static_cast<std::size_t>(rows * pitch) + 1, 7), right = mask;
+            for (std::int64_t r = 0; r < rows; ++r) {
+              for (std::int64_t i = 0; i < count * width; ++i) {
+                right[static_cast<std::size_t>(r * pitch + i)] =
+                    plain.keep[static_cast<std::size_t>(i / width)];
+              }
+            }
+            const BracketCounts found = bracket_mask(mask.data(), pitch, inside.data(), some.blocks,
+                                                     from, first, bound - first, store);
+            ASSERT_EQ(mask, right) << what;
+            keep.assign(plain.keep.begin(), plain.keep.end());
+            keep.push_back(7);
+            plain.expect(keep, inside, found);
           }
         }
       }

@@ -43,5 +43,32 @@ TEST(CutOf, IsWhatASortSaysForEveryKindOfKernels) {
   }
 }
 
+// What a search samples of 1,024 keys says nothing of the others: the k-th lies right below its
+// pivots, or right above.
+TEST(CutOf, SurvivesASampleThatMisses) {
+  constexpr std::int64_t n = 1024;
+  for (const Kernels* table : available_kernels()) {
+    for (const bool below : {true, false}) {
+      std::vector<std::uint32_t> keys;
+      for (std::int64_t i = 0; i < n; ++i) {
+        const bool sampled = i % 256 < 16;  // four runs of sixteen
+        const auto other = static_cast<std::uint32_t>(i);
+        keys.push_back(sampled ? 5000 : (below ? i % 4 == 0 : i % 4 != 0) ? other : 9000 + other);
+      }
+      std::vector<std::uint32_t> sorted = keys;
+      std::sort(sorted.begin(), sorted.end());
+      const auto least = std::lower_bound(sorted.begin(), sorted.end(), 5000U) - sorted.begin();
+      const auto above = std::upper_bound(sorted.begin(), sorted.end(), 5000U) - sorted.begin();
+      for (const std::int64_t k : {least, least + 1, above, above + 1}) {
+        std::vector<std::uint32_t> buffer(n);
+        const auto cut = cut_of(table->select32, keys.data(), n, k, buffer.data(), n);
+        const std::uint32_t threshold = sorted[static_cast<std::size_t>(k - 1)];
+        ASSERT_EQ(cut.threshold, threshold) << "k " << k;
+        ASSERT_EQ(cut.ties, threshold == 5000 ? k - least : 1) << "k " << k;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace datasparse

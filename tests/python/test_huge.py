@@ -78,14 +78,14 @@ def filled(n, dtype):
 @pytest.mark.timeout(3000)
 @pytest.mark.usefixtures("_much_memory")
 def test_more_float16_elements_than_32_bits_count():
-    n = (1 << 32) + 4097
+    n = (1 << 32) + 140000
     data = filled(n, np.float16)
     mask = np.ones(n, bool)
     datasparse.block_mask(data, sparsity_level=0.5, sparse_block_shape=(1, 1), out=mask)
     assert_right(data, mask, round(0.5 * n))
     assert not mask[-1000:].any()
     # A torch tensor with rows that end where no tile does.
-    rows, columns = 65543, 65533
+    rows = columns = 65537
     matrix = torch.from_numpy(data[: rows * columns].reshape(rows, columns))
     sparsifier = datasparse.DataNormSparsifier([("w", matrix)], 0.9, sparse_block_shape=(1, 1))
     del mask

@@ -690,6 +690,9 @@ AVX2 void repeat(std::uint8_t* out, const std::uint8_t* bytes, std::int64_t n) n
 AVX2 void repeat_any(std::uint8_t* out, const std::uint8_t* bytes, std::int64_t n,
                      std::int64_t times) noexcept {
   switch (times) {
+    case 1:
+      if (n > 0) __builtin_memcpy(out, bytes, static_cast<std::size_t>(n));
+      return;
     case 2: return repeat<2>(out, bytes, n);
     case 4: return repeat<4>(out, bytes, n);
     case 8: return repeat<8>(out, bytes, n);

@@ -49,6 +49,8 @@ KernelList available_kernels() noexcept {
       __builtin_cpu_supports("popcnt")) {
     *next++ = &avx2_kernels();
   }
+#elif defined(__aarch64__)
+  *next++ = &neon_kernels();
 #endif
   *next = &scalar_kernels();
   return list;

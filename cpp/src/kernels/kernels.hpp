@@ -156,6 +156,9 @@ const Kernels& avx512_kernels() noexcept;
 
 /// The one symbol of avx2.cpp. To be called where the processor has AVX2, BMI1, F16C and POPCNT.
 const Kernels& avx2_kernels() noexcept;
+#elif defined(__aarch64__)
+/// The one symbol of neon.cpp. Every such processor has NEON.
+const Kernels& neon_kernels() noexcept;
 #endif
 
 /// The tables that run on this machine, best first, up to a nullptr.
