@@ -132,7 +132,6 @@ class Entries {
 
   std::string path(const std::string& key) const { return where_ + "['" + key + "']"; }
 
-  bool contains(const std::string& key) const { return find(key) != nullptr; }
 
   const PlainData& at(const std::string& key) const {
     if (const auto* const value = find(key)) return *value;
@@ -359,7 +358,7 @@ Checkpoint::Scheduler to_scheduler(const Entries& entry) {
   scheduler.state.last_epoch = entry.get<std::int64_t>("last_epoch");
   scheduler.state.base_param = entry.params("base_param");
   scheduler.state.last_param = entry.params("last_param");
-  if (entry.contains("own")) scheduler.state.own = entry.params("own");  // older files have none
+  scheduler.state.own = entry.params("own");
   scheduler.attributes = entry.attributes();
   return scheduler;
 }

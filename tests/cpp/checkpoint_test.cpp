@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "checkpoint_format.hpp"
+#include "datasparse/adaptive_data_scheduler.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/error.hpp"
 #include "json.hpp"
@@ -227,6 +228,77 @@ TEST_F(CheckpointFile, OfEarlierVersionsIsReadAndWrittenAsItWas) {
     ++seeds;
   }
   EXPECT_GE(seeds, 5);
+}
+
+/// Two adaptive schedulers of one sparsifier, which a metric has moved.
+class AdaptiveCheckpoint : public CheckpointFile {
+ protected:
+  struct Pair {
+    Pair() : sparsifier(std::make_shared<DataNormSparsifier>(spec(0.8, 1, 1))) {
+      sparsifier->add_data("w", ArrayView(numbers, {3, 5}));
+      for (auto& scheduler : schedulers) {
+        scheduler = make_scheduler<AdaptiveDataScheduler>(
+            sparsifier, "sparsity_level",
+            DataScheduler::Schedules{{"*", schedules::Linear{{0.0, 0.5, 0, 9}}}}, AdaptiveRule());
+      }
+    }
+    void step(double metric) {
+      sparsifier->step();
+      for (const auto& scheduler : schedulers) scheduler->step(metric++);
+    }
+    std::vector<BaseDataScheduler*> both() const {
+      return {schedulers[0].get(), schedulers[1].get()};
+    }
+    Checkpoint take() const {
+      return take_checkpoint(*sparsifier, {schedulers[0].get(), schedulers[1].get()});
+    }
+    std::string state() const { return encode_header(take()); }
+
+    float numbers[15] = {};
+    std::shared_ptr<DataNormSparsifier> sparsifier;
+    std::shared_ptr<AdaptiveDataScheduler> schedulers[2];
+  };
+};
+
+TEST_F(AdaptiveCheckpoint, GoesOnFromWhereTheMetricsHadLed) {
+  Pair first;
+  for (const double metric : {3.0, 2.0, 4.0, 1.0}) first.step(metric);
+  save_checkpoint(path, *first.sparsifier, {first.schedulers[0].get(), first.schedulers[1].get()});
+  Pair second;
+  load_checkpoint(path, *second.sparsifier, second.both());
+  EXPECT_EQ(second.state(), first.state());
+  EXPECT_EQ(second.schedulers[0]->position(), 2);
+  for (const double metric : {1.0, 7.0, 0.5}) {
+    first.step(metric);
+    second.step(metric);
+    EXPECT_EQ(second.state(), first.state());
+  }
+}
+
+TEST_F(AdaptiveCheckpoint, ThatTheLastSchedulerRefusesChangesNone) {
+  Pair first;
+  first.step(1.0);
+  Checkpoint checkpoint = first.take();
+  checkpoint.schedulers[1].state.own.set("position", -1);
+  Pair second;
+  const std::string before = second.state();
+  EXPECT_EQ(message_of<ValueError>(
+                [&] { restore_checkpoint(checkpoint, *second.sparsifier, second.both()); }),
+            "scheduler 1: position of the state must be an integer in [0, 9], got -1");
+  EXPECT_EQ(second.state(), before);
+}
+
+TEST_F(AdaptiveCheckpoint, WithoutWhatASchedulerKeepsIsRefused) {
+  Pair first;
+  first.step(1.0);
+  Checkpoint checkpoint = first.take();
+  checkpoint.schedulers[0].state.own = {};
+  Pair second;
+  const std::string before = second.state();
+  EXPECT_EQ(message_of<ValueError>(
+                [&] { restore_checkpoint(checkpoint, *second.sparsifier, second.both()); }),
+            "scheduler 0: own of the state has no entry 'position'");
+  EXPECT_EQ(second.state(), before);
 }
 
 // --- calls that are refused -------------------------------------------------------------------

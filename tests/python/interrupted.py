@@ -45,7 +45,9 @@ class Restless(BaseDataScheduler):
 
 
 def by_schedule(sparsifier):
-    return DataScheduler(sparsifier, "sparsity_level", Polynomial(initial=0.1, final=0.9, end=STEPS, every=3))
+    return DataScheduler(
+        sparsifier, "sparsity_level", Polynomial(initial=0.1, final=0.9, end=STEPS, every=3)
+    )
 
 
 class Adaptive(AdaptiveDataScheduler):
