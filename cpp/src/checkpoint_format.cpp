@@ -132,7 +132,6 @@ class Entries {
 
   std::string path(const std::string& key) const { return where_ + "['" + key + "']"; }
 
-
   const PlainData& at(const std::string& key) const {
     if (const auto* const value = find(key)) return *value;
     throw ValueError(where_ + " has no entry '" + key + "'");
