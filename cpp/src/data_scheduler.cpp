@@ -288,6 +288,7 @@ void DataScheduler::write(const std::vector<Assigned>& assigned, const ParamMap&
   const ParamValue* given = nullptr;
   ParamValue value;
   std::size_t count = 0;
+  values.reserve(assigned.size());
   for (const auto& one : assigned) {
     const auto& [name, own] = base.begin()[static_cast<std::ptrdiff_t>(one.place)];
     if (schedule != one.schedule || *given != own) {
@@ -295,8 +296,9 @@ void DataScheduler::write(const std::vector<Assigned>& assigned, const ParamMap&
       schedule = one.schedule;
       given = &own;
     }
-    if (!values.set_at(count++, name, value)) values.set(name, value);
+    values.rewrite(count++, name, value);
   }
+  values.truncate(count);
 }
 
 ParamMap DataScheduler::get_schedule_param() {
@@ -311,8 +313,6 @@ const ParamMap& DataScheduler::scheduled_values() {
   if (base != base_) {
     const bool check = strict_ && !patterns_checked_ && !base->empty();
     auto assigned = check ? assign_strictly(*base) : assign(*base);
-    scheduled_ = ParamMap();
-    scheduled_.reserve(assigned.size());
     assigned_ = std::move(assigned);
     base_ = base;
     patterns_checked_ |= check;

@@ -59,10 +59,11 @@ ParamValue BaseDataSparsifier::config_value(const std::string& name, const std::
 }
 
 std::optional<ParamValue> BaseDataSparsifier::try_config_value(const std::string& name,
-                                                               const std::string& key) const {
+                                                               const std::string& key,
+                                                               std::size_t likely) const {
   const Entry entry(*this, std::try_to_lock);
   if (!entry.entered()) return std::nullopt;
-  const Config& config = impl_->at(name).config;
+  const Config& config = impl_->at(name, likely).config;
   return effective_value(key, config.written.at(key), config.compiled);
 }
 
@@ -77,28 +78,17 @@ void BaseDataSparsifier::get_param(const std::string& key, ParamMap& values) con
   param_of_groups(key, values);
 }
 
-/// Overwrites the values while the names are the same, and begins anew at the first that is not.
 void BaseDataSparsifier::param_of_groups(const std::string& key, ParamMap& values) const {
-  const auto for_each_value = [&](const auto& visit) {
-    for (const auto& group : impl_->groups) {
-      const auto& [written, compiled] = group->config;
-      const auto* const value = written.find(key);
-      if (value != nullptr && !visit(group->name, effective_value(key, *value, compiled))) return;
-    }
-  };
   std::size_t count = 0;
-  bool same = true;
-  for_each_value([&](const std::string& name, const ParamValue& value) {
-    return same = values.set_at(count++, name, value);
-  });
-  if (same && count == values.size()) return;
-
-  values = ParamMap();
   values.reserve(impl_->groups.size());
-  for_each_value([&values](const std::string& name, ParamValue value) {
-    values.set(name, std::move(value));
-    return true;
-  });
+  for (const auto& group : impl_->groups) {
+    const auto& [written, compiled] = group->config;
+    const auto* const value = written.find(key);
+    if (value != nullptr) {
+      values.rewrite(count++, group->name, effective_value(key, *value, compiled));
+    }
+  }
+  values.truncate(count);
 }
 
 std::vector<std::string> BaseDataSparsifier::known_params() const {
@@ -160,11 +150,9 @@ std::vector<BaseDataSparsifier::Change> BaseDataSparsifier::with_param(
   const Checker checked(*this);
   std::vector<Change> changes;
   changes.reserve(values.size());
-  const auto& groups = impl_->groups;
-  auto likely = groups.begin();  // the groups are mostly named in their own order
+  std::size_t likely = 0;  // the groups are mostly named in their own order
   for (const auto& [name, value] : values) {
-    const bool found = likely != groups.end() && (*likely)->name == name;
-    Group& group = found ? **likely++ : impl_->at(name);
+    Group& group = impl_->at(name, likely++);
     if (holds_nan(value)) {
       throw ValueError(label(key, name) + " must not be NaN, got " + to_string(value));
     }

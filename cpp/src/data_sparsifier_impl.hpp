@@ -69,6 +69,12 @@ struct BaseDataSparsifier::Impl {
     throw UnknownNameError("no data named '" + name + "'" + did_you_mean(name, names()));
   }
 
+  /// The same, without a look-up where the group is the one at `likely`.
+  Group& at(const std::string& name, std::size_t likely) const {
+    if (likely < groups.size() && groups[likely]->name == name) return *groups[likely];
+    return at(name);
+  }
+
   /// Adds the group, or exchanges it for the one with its name, which the caller then destroys
   /// outside the lock. Strong guarantee.
   void put(std::unique_ptr<Group>& group) {

@@ -199,10 +199,19 @@ void ParamMap::set(std::string key, ParamValue value) {
   if (!slots_.empty()) slots_[slot] = static_cast<std::uint32_t>(count);
 }
 
-bool ParamMap::set_at(std::size_t index, const std::string& key, const ParamValue& value) {
-  if (index >= items_.size() || items_[index].first != key) return false;
-  items_[index].second = value;
-  return true;
+void ParamMap::rewrite(std::size_t index, const std::string& key, ParamValue value) {
+  if (index < items_.size() && items_[index].first == key) {
+    items_[index].second = std::move(value);
+    return;
+  }
+  truncate(index);
+  set(key, std::move(value));
+}
+
+void ParamMap::truncate(std::size_t count) {
+  if (count >= items_.size()) return;
+  items_.erase(items_.begin() + static_cast<std::ptrdiff_t>(count), items_.end());
+  rebuild_index(count);
 }
 
 void ParamMap::update(const ParamMap& other) {

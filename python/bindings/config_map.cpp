@@ -112,7 +112,7 @@ py::object ConfigMap::get(const std::string& key) const {
   const auto& sparsifier = core();
   if (shows_ == Shows::config) {
     // Giving the interpreter's lock away and taking it back costs more than the reading.
-    if (const auto value = sparsifier.try_config_value(name_, key)) return to_python(*value);
+    if (const auto value = sparsifier.try_config_value(name_, key, place_)) return to_python(*value);
   }
   const auto value = without_gil([&] {
     if (shows_ == Shows::config) return sparsifier.config_value(name_, key);
@@ -192,9 +192,10 @@ std::size_t GroupMap::size() const {
 py::dict GroupMap::to_dict() const {
   auto& sparsifier = core(sparsifier_);
   py::dict result;
+  std::size_t place = 0;
   for (auto& name : without_gil([&] { return sparsifier.names(); })) {
     const py::str key(name);
-    result[key] = ConfigMap(sparsifier_, sparsifier, shows_, std::move(name));
+    result[key] = ConfigMap(sparsifier_, sparsifier, shows_, std::move(name), place++);
   }
   return result;
 }

@@ -15,9 +15,14 @@ enum class Shows { config, defaults, state };
 class ConfigMap {
  public:
   /// `core` is the one in `sparsifier`, which keeps it alive.
+  /// `place` is where the group stood among the others: a guess, which saves a look-up.
   ConfigMap(pybind11::object sparsifier, datasparse::BaseDataSparsifier& core, Shows shows,
-            std::string name)
-      : sparsifier_(std::move(sparsifier)), core_(&core), shows_(shows), name_(std::move(name)) {}
+            std::string name, std::size_t place = 0)
+      : sparsifier_(std::move(sparsifier)),
+        core_(&core),
+        shows_(shows),
+        name_(std::move(name)),
+        place_(place) {}
 
   pybind11::dict to_dict() const;
   pybind11::object get(const std::string& key) const;
@@ -33,6 +38,7 @@ class ConfigMap {
   datasparse::BaseDataSparsifier* core_;
   Shows shows_;
   std::string name_;  // of the group; empty for defaults
+  std::size_t place_;
 };
 
 /// The ConfigMaps of all groups, by name.

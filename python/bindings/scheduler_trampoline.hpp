@@ -68,24 +68,8 @@ class PyScheduler : public Base,
   static constexpr bool is_abstract = std::is_same_v<Base, datasparse::BaseDataScheduler>;
 
   datasparse::ParamMap get_schedule_param() override {
-    const pybind11::gil_scoped_acquire gil;
-    const pybind11::object self = pybind11::cast(static_cast<const Base*>(this));
-    const std::string method = class_name(self) + ".get_schedule_param()";
-    const auto override = override_of(self, "get_schedule_param");
-    if (!override) {
-      pybind11::set_error(PyExc_NotImplementedError,
-                          (class_name(self) + " must override get_schedule_param()").c_str());
-      throw pybind11::error_already_set();
-    }
-    const pybind11::object returned = override();
-    const pybind11::dict items = to_dict(returned, method + " returned " + class_name(returned));
     datasparse::ParamMap values;
-    values.reserve(items.size());
-    for (const auto& item : items) {
-      auto name = item.first.template cast<std::string>();
-      auto value = to_param(item.second, this->schedule_param(), name);
-      values.set(std::move(name), std::move(value));
-    }
+    read_override(values);
     return values;
   }
 
@@ -117,17 +101,42 @@ class PyScheduler : public Base,
     if constexpr (!is_abstract) {
       if (!is_overridden()) return Base::scheduled_values();
     }
-    return datasparse::BaseDataScheduler::scheduled_values();
+    read_override(scheduled_);
+    return scheduled_;
   }
 
  private:
   void use_make_scheduler() const override {}
+
+  /// What get_schedule_param() in Python returns.
+  void read_override(datasparse::ParamMap& values) {
+    const pybind11::gil_scoped_acquire gil;
+    const pybind11::object self = pybind11::cast(static_cast<const Base*>(this));
+    const std::string method = class_name(self) + ".get_schedule_param()";
+    const auto override = override_of(self, "get_schedule_param");
+    if (!override) {
+      pybind11::set_error(PyExc_NotImplementedError,
+                          (class_name(self) + " must override get_schedule_param()").c_str());
+      throw pybind11::error_already_set();
+    }
+    const pybind11::object returned = override();
+    const pybind11::dict items = to_dict(returned, method + " returned " + class_name(returned));
+    std::size_t count = 0;
+    values.reserve(items.size());
+    for (const auto& item : items) {
+      const auto name = item.first.template cast<std::string>();
+      values.rewrite(count++, name, to_param(item.second, this->schedule_param(), name));
+    }
+    values.truncate(count);
+  }
 
   bool is_overridden() const {
     const pybind11::gil_scoped_acquire gil;
     const pybind11::object self = pybind11::cast(static_cast<const Base*>(this));
     return static_cast<bool>(override_of(self, "get_schedule_param"));
   }
+
+  datasparse::ParamMap scheduled_;  // what the override returned last
 };
 
 /// The Python side of a scheduler, with its sparsifier still there.

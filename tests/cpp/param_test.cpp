@@ -213,6 +213,24 @@ TEST(ParamMap, FindsEveryKeyAfterErasingAroundTheBorder) {
   }
 }
 
+TEST(ParamMap, IsRewrittenFromItsBeginning) {
+  ParamMap map;
+  for (const int count : {3, 40, 40, 39, 8, 9, 0, 20}) {
+    for (const int renamed : {count, 0, count / 2}) {  // the first that has another key than before
+      ParamMap expected;
+      for (int i = 0; i < count; ++i) {
+        const std::string key = (i < renamed ? "a" : "b") + std::to_string(i);
+        map.rewrite(static_cast<std::size_t>(i), key, i * renamed);
+        expected.set(key, i * renamed);
+      }
+      map.truncate(static_cast<std::size_t>(count));
+      EXPECT_EQ(map.keys(), expected.keys());
+      EXPECT_EQ(map, expected);
+      EXPECT_FALSE(map.contains("a40"));
+    }
+  }
+}
+
 TEST(ParamMap, FindsAValueToBeChangedInPlace) {
   ParamMap map{{"a", 1}};
   *map.find("a") = 2;

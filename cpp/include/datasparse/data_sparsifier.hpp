@@ -114,8 +114,10 @@ class BaseDataSparsifier {
   std::vector<std::pair<std::string, ParamMap>> configs() const;
   /// One value of it; nothing else is copied.
   ParamValue config_value(const std::string& name, const std::string& key) const;
-  /// The same, or nothing where it would have to wait for another thread.
-  std::optional<ParamValue> try_config_value(const std::string& name, const std::string& key) const;
+  /// The same, or nothing where it would have to wait for another thread. `likely` is where the
+  /// group stands among the names() if it has not moved since: a guess, which saves a look-up.
+  std::optional<ParamValue> try_config_value(const std::string& name, const std::string& key,
+                                             std::size_t likely = 0) const;
   /// Writes all of `changes`, or nothing if check_config() refuses the result.
   void update_config(const std::string& name, const ParamMap& changes);
   /// Replaces whole configs, on top of the defaults; all of them or none.

@@ -93,9 +93,11 @@ class ParamMap {
   void set(std::string key, ParamValue value);
   /// set() for every item of `other`, in its order.
   void update(const ParamMap& other);
-  /// Overwrites the value of item `index`, and throws nothing else than copying it does; false
-  /// where there is no such item, or it has another key.
-  bool set_at(std::size_t index, const std::string& key, const ParamValue& value);
+  /// Sets item `index`, at most size(), of a map that is written anew from its beginning: without a
+  /// look-up where it has that key already. Else it and all behind it are dropped first.
+  void rewrite(std::size_t index, const std::string& key, ParamValue value);
+  /// Drops all but the first `count` items.
+  void truncate(std::size_t count);
   /// Whether there was such a key.
   bool erase(const std::string& key);
 
