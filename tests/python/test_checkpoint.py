@@ -669,8 +669,12 @@ def test_loading_lets_old_attributes_go_outside_the_locks(path):
 
 
 def start(*arguments):
+    """A process that may be killed at any moment: so it must not be writing a report on leaks."""
     return subprocess.Popen(
-        [sys.executable, PROGRAM, *map(str, arguments)], stdout=subprocess.PIPE, text=True
+        [sys.executable, PROGRAM, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"},
     )
 
 
