@@ -9,6 +9,7 @@ import torch
 
 NEEDED = 20 << 30
 CHUNK = 1 << 24
+CHECKED_AT_ONCE = 1 << 18  # fits into a cache
 
 
 def available():
@@ -37,26 +38,28 @@ def assert_right(data, mask, pruned, width=1):
     """By the rule, in chunks: the count, no pruned score above a kept one, and of the ties at the
     cut the first ones pruned. A block of several elements must hold equal ones."""
     count = 0
+    top = np.iinfo(keys_of(data[:1]).dtype).max
     highest_pruned, lowest_kept = -1, 1 << 32
-    for begin in range(0, data.size, CHUNK):
-        keep = mask[begin : begin + CHUNK]
+    for begin in range(0, data.size, CHECKED_AT_ONCE):
+        keep = mask[begin : begin + CHECKED_AT_ONCE]
         if width > 1:
             assert (keep.reshape(-1, width) == keep[::width, None]).all()
         keep = keep[::width]
-        keys = keys_of(data[begin : begin + CHUNK])[::width]
+        keys = keys_of(data[begin : begin + CHECKED_AT_ONCE])[::width]
         count += keep.size - np.count_nonzero(keep)
         if not keep.all():
-            highest_pruned = max(highest_pruned, int(keys[~keep].max()))
+            highest_pruned = max(highest_pruned, int((keys * ~keep).max()))
         if keep.any():
-            lowest_kept = min(lowest_kept, int(keys[keep].min()))
+            below_top = ((top - keys) * keep).max()
+            lowest_kept = min(lowest_kept, int(top - below_top))
     assert count == pruned
     assert highest_pruned <= lowest_kept
     if highest_pruned < lowest_kept:
         return
     kept_tie = False
-    for begin in range(0, data.size, CHUNK):
-        keys = keys_of(data[begin : begin + CHUNK])[::width]
-        keep = mask[begin : begin + CHUNK : width][keys == highest_pruned]
+    for begin in range(0, data.size, CHECKED_AT_ONCE):
+        keys = keys_of(data[begin : begin + CHECKED_AT_ONCE])[::width]
+        keep = mask[begin : begin + CHECKED_AT_ONCE : width][keys == highest_pruned]
         assert not (kept_tie and not keep.all()), "a later tie is pruned before an earlier one"
         assert (np.diff(keep.view(np.int8)) >= 0).all()
         kept_tie = kept_tie or bool(keep.any())
@@ -68,9 +71,10 @@ def filled(n, dtype):
     so that an index that wraps around does damage."""
     data = np.empty(n, dtype)
     noise = np.random.default_rng(0).standard_normal(CHUNK, dtype=np.float32)
+    scaled = [(noise * np.float32(1 + scale / 8)).astype(dtype) for scale in range(7)]
     for turn, begin in enumerate(range(0, n, CHUNK)):
         piece = data[begin : begin + CHUNK]
-        piece[:] = noise[: piece.size] * np.float32(1 + turn % 7 / 8)
+        piece[:] = scaled[turn % 7][: piece.size]
     data[-1000:] = 0
     return data
 
