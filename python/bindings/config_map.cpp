@@ -112,7 +112,8 @@ py::object ConfigMap::get(const std::string& key) const {
   const auto& sparsifier = core();
   if (shows_ == Shows::config) {
     // Giving the interpreter's lock away and taking it back costs more than the reading.
-    if (const auto value = sparsifier.try_config_value(name_, key, place_)) return to_python(*value);
+    if (const auto value = sparsifier.try_config_value(name_, key, place_))
+      return to_python(*value);
   }
   const auto value = without_gil([&] {
     if (shows_ == Shows::config) return sparsifier.config_value(name_, key);
