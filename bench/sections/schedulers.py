@@ -31,9 +31,10 @@ class Halving(datasparse.BaseDataScheduler):
 
 
 class Stepping:
-    """A scheduler with all its groups, made anew for every call."""
+    """A scheduler with all its groups, made anew for every call, after some untimed steps."""
 
-    def __init__(self, groups: int) -> None:
+    def __init__(self, groups: int, steps_before: int) -> None:
+        self.steps_before = steps_before
         self.groups = [(f"group{i}", np.zeros(4, np.float32)) for i in range(groups)]
 
     def prepare(self, call: int) -> None:
@@ -41,6 +42,8 @@ class Stepping:
         self.sparsifier = datasparse.DataNormSparsifier(self.groups, LEVEL, (1, 1))
         self.scheduler = self.make()
         self.sparsifier.step()  # it warns of a step before this one
+        for _ in range(self.steps_before):
+            self.scheduler.step()
 
     def make(self) -> Any:
         return Halving(self.sparsifier)
@@ -49,7 +52,7 @@ class Stepping:
         self.scheduler.step()
 
     def expected(self) -> float:
-        return 0.5 * LEVEL
+        return LEVEL * 0.5 ** (self.steps_before + 1)
 
     def check(self, call: int) -> str | None:
         values = set(self.scheduler.get_last_param().values())
@@ -61,24 +64,20 @@ class BuiltIn(Stepping):
     """A schedule of the library's own."""
 
     def make(self) -> Any:
-        # Any: a build from before schedules has neither.
-        package: Any = datasparse
-        self.schedule = package.schedules.Polynomial(final=0.9, end=100)
-        return package.DataScheduler(self.sparsifier, "sparsity_level", self.schedule)
+        self.schedule = datasparse.schedules.Polynomial(final=0.9, end=100)
+        return datasparse.DataScheduler(self.sparsifier, "sparsity_level", self.schedule)
 
     def expected(self) -> float:
-        return float(self.schedule(1, LEVEL))
+        return float(self.schedule(self.steps_before + 1, LEVEL))
 
 
 def run(options: Options) -> Iterator[Row]:
     groups = min(GROUPS, options.largest)
-    ways = {"the first description's override in Python": (Stepping(groups), 1.0)}
-    built_in = BuiltIn(groups)
-    try:
-        built_in.prepare(0)
-        ways["a built-in schedule"] = (built_in, 0.2)
-    except AttributeError as error:
-        progress(f"No row for a built-in schedule: {error}")
+    ways: dict[str, tuple[Stepping, float]] = {}
+    for when, steps_before in (("the first step", 0), ("a later one", 2)):
+        override = Stepping(groups, steps_before)
+        ways[f"the first description's override in Python, {when}"] = (override, 1.0)
+        ways[f"a built-in schedule, {when}"] = (BuiltIn(groups, steps_before), 0.2)
     progress("[schedulers]")
     candidates = [
         Candidate(what, way.run, way.prepare, way.check) for what, (way, _) in ways.items()
