@@ -37,7 +37,7 @@ void BaseDataScheduler::step() { advance(true); }
 
 void BaseDataScheduler::step(const std::function<void()>& change) { advance(true, change); }
 
-const ParamMap& BaseDataScheduler::scheduled_values() { return values_ = get_schedule_param(); }
+void BaseDataScheduler::write_schedule_param(ParamMap& values) { values = get_schedule_param(); }
 
 void BaseDataScheduler::set_own_state(const ParamMap& own) {
   if (own.empty()) return;
@@ -59,7 +59,8 @@ void BaseDataScheduler::advance(bool warn_if_early, const std::function<void()>&
   try {
     if (change) change();
     set_last_epoch(epoch_before + 1);
-    sparsifier_->set_param(param_, scheduled_values(), now_);
+    write_schedule_param(values_);
+    sparsifier_->set_param(param_, values_, now_);
   } catch (...) {
     set_own_state(own_before);
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -308,7 +309,7 @@ ParamMap DataScheduler::get_schedule_param() {
   return values;
 }
 
-const ParamMap& DataScheduler::scheduled_values() {
+void DataScheduler::write_schedule_param(ParamMap& values) {
   const auto base = base_values();
   if (base != base_) {
     const bool check = strict_ && !patterns_checked_ && !base->empty();
@@ -317,8 +318,7 @@ const ParamMap& DataScheduler::scheduled_values() {
     base_ = base;
     patterns_checked_ |= check;
   }
-  write(assigned_, *base_, position(), scheduled_);
-  return scheduled_;
+  write(assigned_, *base_, position(), values);
 }
 
 Plan DataScheduler::plan(std::int64_t steps, std::int64_t first) const {

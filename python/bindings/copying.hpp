@@ -28,3 +28,20 @@ pybind11::dict to_python(const datasparse::Attributes& attributes);
 /// interpreter's lock. ValueError where there are some and self's class is not a Python subclass.
 std::function<void()> prepared_attributes(const pybind11::object& self,
                                           const datasparse::Attributes& saved);
+
+/// A sparsifier or scheduler whose attributes are those of its Python object.
+template <class Base>
+class WithPythonAttributes : public Base {
+ public:
+  using Base::Base;
+  WithPythonAttributes() = default;
+
+  datasparse::Attributes attributes() const override {
+    const pybind11::gil_scoped_acquire gil;
+    return plain_attributes_of(pybind11::cast(static_cast<const Base*>(this)));
+  }
+  std::function<void()> prepare_attributes(const datasparse::Attributes& saved) override {
+    const pybind11::gil_scoped_acquire gil;
+    return prepared_attributes(pybind11::cast(static_cast<const Base*>(this)), saved);
+  }
+};

@@ -45,7 +45,7 @@ class PySchedulerSide {
 std::shared_ptr<datasparse::BaseDataSparsifier> borrowed(const pybind11::object& sparsifier);
 
 template <class Base>
-class PyScheduler : public Base,
+class PyScheduler : public WithPythonAttributes<Base>,
                     public PySchedulerSide,
                     public pybind11::trampoline_self_life_support {
  public:
@@ -54,7 +54,7 @@ class PyScheduler : public Base,
   template <class... Arguments>
   PyScheduler(pybind11::object&& sparsifier, std::shared_ptr<datasparse::BaseDataSparsifier> core,
               Arguments&&... arguments)
-      : Base(std::move(core), std::forward<Arguments>(arguments)...),
+      : WithPythonAttributes<Base>(std::move(core), std::forward<Arguments>(arguments)...),
         PySchedulerSide(std::move(sparsifier)) {}
 
   void start() override { Base::start(); }
@@ -73,15 +73,6 @@ class PyScheduler : public Base,
     return values;
   }
 
-  datasparse::Attributes attributes() const override {
-    const pybind11::gil_scoped_acquire gil;
-    return plain_attributes_of(pybind11::cast(static_cast<const Base*>(this)));
-  }
-  std::function<void()> prepare_attributes(const datasparse::Attributes& saved) override {
-    const pybind11::gil_scoped_acquire gil;
-    return prepared_attributes(pybind11::cast(static_cast<const Base*>(this)), saved);
-  }
-
   int traverse(visitproc visit, void* arg) override {
     if constexpr (!is_abstract) {
       for (const auto& item : this->schedules()) {
@@ -97,12 +88,11 @@ class PyScheduler : public Base,
 
  protected:
   /// Without an override, the values are computed without Python.
-  const datasparse::ParamMap& scheduled_values() override {
+  void write_schedule_param(datasparse::ParamMap& values) override {
     if constexpr (!is_abstract) {
-      if (!is_overridden()) return Base::scheduled_values();
+      if (!is_overridden()) return Base::write_schedule_param(values);
     }
-    read_override(scheduled_);
-    return scheduled_;
+    read_override(values);
   }
 
  private:
@@ -135,8 +125,6 @@ class PyScheduler : public Base,
     const pybind11::object self = pybind11::cast(static_cast<const Base*>(this));
     return static_cast<bool>(override_of(self, "get_schedule_param"));
   }
-
-  datasparse::ParamMap scheduled_;  // what the override returned last
 };
 
 /// The Python side of a scheduler, with its sparsifier still there.

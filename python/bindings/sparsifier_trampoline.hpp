@@ -51,11 +51,11 @@ inline void require_none(const pybind11::object& result, pybind11::handle self, 
 }
 
 template <class Base>
-class PySparsifier : public Base,
+class PySparsifier : public WithPythonAttributes<Base>,
                      public PySparsifierSide,
                      public pybind11::trampoline_self_life_support {
  public:
-  using Base::Base;
+  using WithPythonAttributes<Base>::WithPythonAttributes;
 
   void check_defaults() const override { Base::check_defaults(); }
   void run_as_update(const std::function<void()>& work) override { Base::run_as_update(work); }
@@ -106,15 +106,6 @@ class PySparsifier : public Base,
       }
     }
     Base::check_config(name, config);
-  }
-
-  datasparse::Attributes attributes() const override {
-    const pybind11::gil_scoped_acquire gil;
-    return plain_attributes_of(pybind11::cast(static_cast<const Base*>(this)));
-  }
-  std::function<void()> prepare_attributes(const datasparse::Attributes& saved) override {
-    const pybind11::gil_scoped_acquire gil;
-    return prepared_attributes(pybind11::cast(static_cast<const Base*>(this)), saved);
   }
 
  protected:

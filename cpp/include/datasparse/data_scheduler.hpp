@@ -92,9 +92,10 @@ class BaseDataScheduler {
   void load_state(const SchedulerState& state);
 
  protected:
-  /// What step() writes: get_schedule_param(), kept until the next call. A subclass may override
-  /// this too, for speed: by a map of its own, in which only the values change from step to step.
-  virtual const ParamMap& scheduled_values();
+  /// Replaces `values`, which are those of the step before, by what step() shall write:
+  /// get_schedule_param(). A subclass may override this too, for speed: by ParamMap::rewrite(),
+  /// where only the values change from step to step.
+  virtual void write_schedule_param(ParamMap& values);
   /// What a subclass saves beside its base's state. set_own_state() takes it back, or throws and
   /// has changed nothing; it is also how a step that fails is undone.
   virtual ParamMap own_state() const { return {}; }
@@ -151,7 +152,7 @@ class BaseDataScheduler {
   bool warned_ = false;
 
   // Used by steps only, so that those of a training that goes its way allocate nothing.
-  ParamMap values_;  // from get_schedule_param()
+  ParamMap values_;  // from write_schedule_param()
   ParamMap now_;     // becomes last_param_
 };
 
@@ -217,7 +218,7 @@ class DataScheduler : public BaseDataScheduler {
   /// Lets go of the schedules; nothing else may be called afterwards. For a binding's collector.
   void forget_schedules() noexcept;
 
-  const ParamMap& scheduled_values() override;
+  void write_schedule_param(ParamMap& values) override;
   /// The step at which the schedules are read.
   virtual std::int64_t position() const { return last_epoch(); }
   /// The same for a plan.
@@ -240,7 +241,6 @@ class DataScheduler : public BaseDataScheduler {
   // Of the last step:
   std::shared_ptr<const ParamMap> base_;
   std::vector<Assigned> assigned_;
-  ParamMap scheduled_;
   bool patterns_checked_ = false;
 };
 
