@@ -87,6 +87,15 @@ TEST_F(ScheduledSparsifier, GoesOnWithGroupsThatComeAndGo) {
       << "a base that is not given is what the group has now";
 }
 
+TEST_F(ScheduledSparsifier, GoesOnWithoutTheLastGroup) {
+  const auto scheduler = make(Schedule(Linear{{0.0, std::nullopt, 0, 4}}));
+  scheduler->step();
+  sparsifier->remove_data("emb");
+  scheduler->step();
+  EXPECT_EQ(levels(), (ParamMap{{"fc1", 0.4}, {"fc2", 0.4}}));
+  EXPECT_EQ(scheduler->get_last_param(), levels());
+}
+
 TEST_F(ScheduledSparsifier, IsAsBeforeWhereAValueIsRefused) {
   const auto scheduler = make(Schedules{{"fc*", Linear{{0.0, 0.5, 0, 2}}}, {"emb", Step{1, 2}}});
   scheduler->step();

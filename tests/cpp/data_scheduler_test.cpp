@@ -233,6 +233,16 @@ TEST_F(DataScheduler, PicksUpGroupsThatWereAddedAndDropsRemovedOnes) {
   EXPECT_EQ(scheduler->get_last_param(), (ParamMap{{"b", 0.1}, {"c", 0.3}}));
 }
 
+TEST_F(DataScheduler, DropsTheLastGroupWhereThatIsRemoved) {
+  const auto scheduler = make_scheduler<Halving>(sparsifier);
+  sparsifier->step();
+  scheduler->step();
+  sparsifier->remove_data("b");
+  scheduler->step();
+  EXPECT_EQ(scheduler->base_param(), (ParamMap{{"a", 0.8}}));
+  EXPECT_EQ(scheduler->get_last_param(), (ParamMap{{"a", 0.2}}));
+}
+
 TEST_F(DataScheduler, RefusesToBeSteppedFromInsideItsOverride) {
   const auto scheduler = make_scheduler<ScriptedScheduler>(sparsifier, nothing);
   sparsifier->step();

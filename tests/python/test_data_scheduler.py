@@ -234,14 +234,29 @@ def test_groups_may_all_be_added_later():
     assert levels(sparsifier) == {"late": 0.3}
 
 
-def test_removed_group_is_dropped():
+@pytest.mark.parametrize(("removed", "left"), [("a", "b"), ("b", "a")])
+def test_removed_group_is_dropped(removed, left):
     sparsifier = sparsifier_of("a", "b")
     scheduler = ScaledBase(sparsifier, "sparsity_level")
-    sparsifier.remove_data("a")
     sparsifier.step()
     scheduler.step()
-    assert scheduler.base_param == {"b": 0.8}
-    assert scheduler.get_last_param() == {"b": 0.4}
+    sparsifier.remove_data(removed)
+    scheduler.step()
+    assert scheduler.base_param == {left: 0.8}
+    assert scheduler.get_last_param() == {left: 0.8 / 3}
+
+
+@pytest.mark.parametrize("before", [{"a": 0.1, "b": 0.2}, {"b": 0.2, "a": 0.1}])
+def test_a_group_that_is_not_named_any_more_is_left_alone(before):
+    sparsifier = sparsifier_of("a", "b")
+    scheduler = Returns(sparsifier, "sparsity_level", before, {"a": 0.3}, {})
+    sparsifier.step()
+    sparsifier.data_groups["b"]["sparsity_level"] = 0.7
+    scheduler.step()
+    assert levels(sparsifier) == {"a": 0.3, "b": 0.7}
+    sparsifier.data_groups["a"]["sparsity_level"] = 0.5
+    scheduler.step()
+    assert levels(sparsifier) == {"a": 0.5, "b": 0.7}
 
 
 def test_changing_the_last_param_changes_nothing():
