@@ -71,6 +71,7 @@ void BaseDataScheduler::advance(bool warn_if_early, const std::function<void()>&
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     std::swap(last_param_, now_);
+    if (now_.empty()) now_ = last_param_;  // else the first step would be the slowest
   }
   if (!verbose_) return;
   for (const auto& [name, value] : get_last_param()) {

@@ -1,5 +1,7 @@
 #include "xxh64.hpp"
 
+#include <algorithm>
+
 namespace datasparse {
 namespace {
 
@@ -28,19 +30,44 @@ std::uint64_t merge(std::uint64_t hash, std::uint64_t lane) noexcept {
 }  // namespace
 
 // The additions wrap around on purpose: unsigned integers do.
-std::uint64_t xxh64(const void* data, std::size_t size) noexcept {
-  const auto* bytes = static_cast<const unsigned char*>(data);
-  std::size_t left = size;
-  std::uint64_t hash = prime5;
-  if (left >= 32) {
-    std::uint64_t lanes[4] = {prime1 + prime2, prime2, 0, 0 - prime1};
-    for (; left >= 32; bytes += 32, left -= 32) {
-      for (int i = 0; i < 4; ++i) lanes[i] = round(lanes[i], load<std::uint64_t>(bytes + 8 * i));
-    }
-    hash = rotate(lanes[0], 1) + rotate(lanes[1], 7) + rotate(lanes[2], 12) + rotate(lanes[3], 18);
-    for (const auto lane : lanes) hash = merge(hash, lane);
+
+Xxh64::Xxh64() noexcept : lanes_{prime1 + prime2, prime2, 0, 0 - prime1} {}
+
+void Xxh64::take_stripes(const unsigned char* bytes, std::size_t count) noexcept {
+  std::uint64_t lanes[4];  // in registers: no byte that is read could be one of theirs
+  std::copy_n(lanes_, 4, lanes);
+  for (; count > 0; --count, bytes += stripe) {
+    for (int i = 0; i < 4; ++i) lanes[i] = round(lanes[i], load<std::uint64_t>(bytes + 8 * i));
   }
-  hash += size;
+  std::copy_n(lanes, 4, lanes_);
+}
+
+void Xxh64::update(const void* data, std::size_t size) noexcept {
+  const auto* bytes = static_cast<const unsigned char*>(data);
+  const std::size_t waiting = size_ % stripe;
+  size_ += size;
+  if (waiting != 0) {
+    const std::size_t taken = std::min(size, stripe - waiting);
+    std::copy_n(bytes, taken, waiting_ + waiting);
+    if (waiting + taken < stripe) return;
+    take_stripes(waiting_, 1);
+    bytes += taken;
+    size -= taken;
+  }
+  take_stripes(bytes, size / stripe);
+  std::copy_n(bytes + size / stripe * stripe, size % stripe, waiting_);
+}
+
+std::uint64_t Xxh64::digest() const noexcept {
+  std::uint64_t hash = prime5;
+  if (size_ >= stripe) {
+    hash =
+        rotate(lanes_[0], 1) + rotate(lanes_[1], 7) + rotate(lanes_[2], 12) + rotate(lanes_[3], 18);
+    for (const auto lane : lanes_) hash = merge(hash, lane);
+  }
+  hash += size_;
+  const unsigned char* bytes = waiting_;
+  std::size_t left = size_ % stripe;
   for (; left >= 8; bytes += 8, left -= 8) {
     hash = rotate(hash ^ round(0, load<std::uint64_t>(bytes)), 27) * prime1 + prime4;
   }
@@ -52,6 +79,12 @@ std::uint64_t xxh64(const void* data, std::size_t size) noexcept {
   hash = (hash ^ hash >> 33) * prime2;
   hash = (hash ^ hash >> 29) * prime3;
   return hash ^ hash >> 32;
+}
+
+std::uint64_t xxh64(const void* data, std::size_t size) noexcept {
+  Xxh64 hash;
+  hash.update(data, size);
+  return hash.digest();
 }
 
 }  // namespace datasparse

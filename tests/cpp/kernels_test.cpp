@@ -2,10 +2,12 @@
 
 #include "kernels/kernels.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numeric>
 
+#include "buffer.hpp"
 #include "support.hpp"
 
 namespace datasparse {
@@ -521,6 +523,36 @@ TEST_P(KernelsTest, RepeatAndCountBytes) {
       expected.push_back(7);
       table().repeat(out.data(), bytes.data(), n, times);
       ASSERT_EQ(out, expected) << n << " bytes, " << times << " times";
+    }
+  }
+}
+
+TEST_P(KernelsTest, PackAndUnpackBits) {
+  Random random(60);
+  for (const std::int64_t n : {0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 1000}) {
+    for (const std::int64_t offset : {0, 1, 64}) {  // aligned or not
+      Bytes bytes(static_cast<std::size_t>(offset), 7), ones(static_cast<std::size_t>(offset), 7);
+      Bytes packed(static_cast<std::size_t>((n + 7) / 8)), expected = packed;
+      for (std::int64_t i = 0; i < n; ++i) {
+        bytes.push_back(static_cast<std::uint8_t>(random.below(2) * (1 + random.below(255))));
+        ones.push_back(bytes.back() != 0 ? 1 : 0);
+        expected[static_cast<std::size_t>(i / 8)] |=
+            static_cast<std::uint8_t>(ones.back() << (i % 8));
+      }
+      packed.push_back(7);
+      expected.push_back(7);
+      table().pack(packed.data(), bytes.data() + offset, n);
+      ASSERT_EQ(packed, expected) << n << " bytes from " << offset;
+
+      for (const Store store : {Store::ordinary, Store::past_cache}) {
+        const std::size_t size = bytes.size();
+        Buffer<std::uint8_t> out;
+        out.require(static_cast<std::int64_t>(size) + 1);
+        std::fill_n(out.get(), size + 1, std::uint8_t{7});
+        table().unpack(out.get() + offset, packed.data(), n, store);
+        ASSERT_EQ(Bytes(out.get(), out.get() + size), ones) << n << " bytes from " << offset;
+        ASSERT_EQ(out.get()[size], 7);
+      }
     }
   }
 }

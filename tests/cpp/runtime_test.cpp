@@ -167,14 +167,11 @@ TEST_F(ForcedIsaDeathTest, UnavailableIsAnErrorOfEveryCallThatNeedsKernels) {
     std::uint8_t mask[4] = {0, 7, 7, 7};
     const ArrayView view(numbers, {4});
     DataNormSparsifier sparsifier;
-    sparsifier.add_data("a", view);
-    const auto before = sparsifier.save_state();
     return refuses([] { instruction_set(); }) && refuses([] { instruction_set(); }) &&
            refuses([&] { block_mask(view, spec(1, 1, 1), mask); }) &&
-           refuses([&] { apply_mask(view, mask); }) && refuses([&] { sparsifier.step(); }) &&
-           refuses([&] { sparsifier.apply_mask(); }) &&
-           refuses([&] { sparsifier.squash_mask(); }) && numbers[0] == 1 && mask[1] == 7 &&
-           sparsifier.save_state() == before && !instruction_sets_available().empty();
+           refuses([&] { apply_mask(view, mask); }) &&
+           refuses([&] { sparsifier.add_data("a", view); }) && numbers[0] == 1 && mask[1] == 7 &&
+           sparsifier.names().empty() && !instruction_sets_available().empty();
   };
   EXPECT_EXIT(exit_with_isa("mmx", all_refuse), ::testing::ExitedWithCode(0), "");
 }

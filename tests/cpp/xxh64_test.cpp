@@ -33,6 +33,20 @@ TEST(Xxh64, OfUnalignedMemoryIsTheSame) {
   }
 }
 
+TEST(Xxh64, OfPiecesIsThatOfTheWhole) {
+  Bytes bytes;
+  for (unsigned i = 0; i < 200; ++i) bytes.push_back(static_cast<std::uint8_t>(i * i + 7 * i + 3));
+  for (std::size_t first = 0; first <= 70; ++first) {
+    for (std::size_t second = 0; second <= 70; ++second) {
+      Xxh64 hash;
+      hash.update(bytes.data(), first);
+      hash.update(bytes.data() + first, second);
+      hash.update(bytes.data() + first + second, bytes.size() - first - second);
+      ASSERT_EQ(hash.digest(), xxh64(bytes.data(), bytes.size())) << first << ", " << second;
+    }
+  }
+}
+
 TEST(Xxh64, ChangesWithEveryBit) {
   for (const std::size_t size : {1, 7, 20, 70}) {
     Bytes bytes(size, 0x5A);

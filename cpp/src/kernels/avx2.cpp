@@ -711,6 +711,39 @@ AVX2 std::int64_t count_zeros(const std::uint8_t* bytes, std::int64_t n) noexcep
   return zeros + scalar_kernels().count_zeros(bytes + i, n - i);
 }
 
+AVX2 void pack(std::uint8_t* packed, const std::uint8_t* bytes, std::int64_t n) noexcept {
+  std::int64_t i = 0;
+  for (; i + 32 <= n; i += 32) {
+    const std::uint32_t ones =
+        ~bits(_mm256_cmpeq_epi8(load_bytes(bytes + i), _mm256_setzero_si256()));
+    __builtin_memcpy(packed + i / 8, &ones, sizeof(ones));
+  }
+  scalar_kernels().pack(packed + i / 8, bytes + i, n - i);
+}
+
+AVX2 void unpack(std::uint8_t* bytes, const std::uint8_t* packed, std::int64_t n,
+                 Store wanted) noexcept {
+  // Byte i of a vector is byte i / 8 of four, in which bit i % 8 tells.
+  const __m256i bytes_of =
+      _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+  const __m256i bit_of = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201U));
+  const bool stream =
+      wanted == Store::past_cache && reinterpret_cast<std::uintptr_t>(bytes) % 32 == 0;
+  std::int64_t i = 0;
+  for (; i + 32 <= n; i += 32) {
+    int four = 0;
+    __builtin_memcpy(&four, packed + i / 8, sizeof(four));
+    const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(four), bytes_of);
+    const __m256i ones = _mm256_min_epu8(_mm256_and_si256(spread, bit_of), _mm256_set1_epi8(1));
+    if (stream) {
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(bytes + i), ones);
+    } else {
+      store_bytes(bytes + i, ones);
+    }
+  }
+  scalar_kernels().unpack(bytes + i, packed + i / 8, n - i, wanted);
+}
+
 // Masked stores write the chosen elements only; there are none of 16 bits.
 
 AVX2 void zero_masked32(std::byte* dst, std::ptrdiff_t stride, const std::uint8_t* mask,
@@ -779,6 +812,8 @@ Kernels make_table() noexcept {
   table.zero_masked[Float32::dtype] = zero_masked32;
   table.zero_masked[Float64::dtype] = zero_masked64;
   table.count_zeros = count_zeros;
+  table.pack = pack;
+  table.unpack = unpack;
   return table;
 }
 

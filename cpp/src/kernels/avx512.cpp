@@ -817,6 +817,27 @@ AVX512 std::int64_t count_zeros(const std::uint8_t* bytes, std::int64_t n) noexc
   return zeros;
 }
 
+AVX512 void pack(std::uint8_t* bits, const std::uint8_t* bytes, std::int64_t n) noexcept {
+  for (std::int64_t i = 0; i < n; i += bundle) {
+    const __m512i vector = _mm512_maskz_loadu_epi8(first_bits(n - i), bytes + i);
+    const std::uint64_t ones = _mm512_test_epi8_mask(vector, vector);
+    const std::int64_t left = (n - i + 7) / 8;
+    __builtin_memcpy(bits + i / 8, &ones, static_cast<std::size_t>(left < 8 ? left : 8));
+  }
+}
+
+AVX512 void unpack(std::uint8_t* bytes, const std::uint8_t* bits, std::int64_t n,
+                   Store wanted) noexcept {
+  const Store store = store_to(bytes, wanted);
+  std::int64_t i = 0;
+  for (; i + bundle <= n; i += bundle) {
+    std::uint64_t ones = 0;
+    __builtin_memcpy(&ones, bits + i / 8, sizeof(ones));
+    store_blocks<1>(bytes + i, 0, 1, ones, store);
+  }
+  scalar_kernels().unpack(bytes + i, bits + i / 8, n - i, store);
+}
+
 // Masked stores write the chosen elements only.
 
 AVX512 void zero_masked16(std::byte* dst, std::ptrdiff_t stride, const std::uint8_t* mask,
@@ -898,6 +919,8 @@ Kernels make_table() noexcept {
   table.zero_masked[Float32::dtype] = zero_masked32;
   table.zero_masked[Float64::dtype] = zero_masked64;
   table.count_zeros = count_zeros;
+  table.pack = pack;
+  table.unpack = unpack;
   return table;
 }
 

@@ -144,6 +144,14 @@ struct Kernels {
 
   /// How many of n bytes are 0.
   std::int64_t (*count_zeros)(const std::uint8_t* bytes, std::int64_t n) noexcept;
+
+  /// Eight bytes to one, the first in the lowest bit, which is set where the byte is not 0. The
+  /// last one is filled up with zeros.
+  void (*pack)(std::uint8_t* bits, const std::uint8_t* bytes, std::int64_t n) noexcept;
+
+  /// The inverse of pack(): n bytes, of 0 and 1.
+  void (*unpack)(std::uint8_t* bytes, const std::uint8_t* bits, std::int64_t n,
+                 Store store) noexcept;
 };
 
 /// The one symbol of scalar.cpp.

@@ -660,6 +660,29 @@ std::int64_t count_zeros(const std::uint8_t* bytes, std::int64_t n) noexcept {
   return zeros + scalar_kernels().count_zeros(bytes + i, n - i);
 }
 
+/// In each half, bit i alone is set in byte i.
+uint8x16_t bit_of_byte() noexcept { return vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201U)); }
+
+void pack(std::uint8_t* bits, const std::uint8_t* bytes, std::int64_t n) noexcept {
+  std::int64_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    const uint8x16_t vector = load_bytes(bytes + i);
+    const uint8x16_t ones = vandq_u8(vtstq_u8(vector, vector), bit_of_byte());
+    bits[i / 8] = vaddv_u8(vget_low_u8(ones));
+    bits[i / 8 + 1] = vaddv_u8(vget_high_u8(ones));
+  }
+  scalar_kernels().pack(bits + i / 8, bytes + i, n - i);
+}
+
+void unpack(std::uint8_t* bytes, const std::uint8_t* bits, std::int64_t n, Store store) noexcept {
+  std::int64_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    const uint8x16_t spread = vcombine_u8(vdup_n_u8(bits[i / 8]), vdup_n_u8(bits[i / 8 + 1]));
+    vst1q_u8(bytes + i, vandq_u8(vtstq_u8(spread, bit_of_byte()), vdupq_n_u8(1)));
+  }
+  scalar_kernels().unpack(bytes + i, bits + i / 8, n - i, store);
+}
+
 // --- the table -----------------------------------------------------------------------------------
 
 template <class Vector, class Key = typename Vector::Key>
@@ -694,6 +717,8 @@ Kernels make_table() noexcept {
   use<Float64>(table);
   table.repeat = repeat_any;
   table.count_zeros = count_zeros;
+  table.pack = pack;
+  table.unpack = unpack;
   return table;
 }
 

@@ -279,18 +279,55 @@ void zero_masked(std::byte* dst, std::ptrdiff_t stride, const std::uint8_t* mask
   }
 }
 
-/// Eight bytes at a time: the high bit of each tells whether it is zero.
+// Eight elements are handled as one word, the first in its lowest byte.
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the byte order of x86-64 and ARM64");
+
+constexpr std::uint64_t lowest_bits = 0x0101010101010101U;
+constexpr std::uint64_t all_but_highest_bits = 0x7F7F7F7F7F7F7F7FU;
+
+/// Byte i is 1 where it is not zero in `bytes`, else 0.
+std::uint64_t nonzero(std::uint64_t bytes) noexcept {
+  const std::uint64_t highest = ((bytes & all_but_highest_bits) + all_but_highest_bits) | bytes;
+  return (highest >> 7) & lowest_bits;
+}
+
 std::int64_t count_zeros(const std::uint8_t* bytes, std::int64_t n) noexcept {
-  constexpr std::uint64_t low_bits = 0x7F7F7F7F7F7F7F7FU;
   std::int64_t zeros = 0;
   for (; n >= 8; n -= 8, bytes += 8) {
     std::uint64_t eight;
     __builtin_memcpy(&eight, bytes, sizeof(eight));
-    const std::uint64_t zero = ~(((eight & low_bits) + low_bits) | eight | low_bits);
-    zeros += static_cast<std::int64_t>((zero >> 7) * 0x0101010101010101U >> 56);
+    const std::uint64_t zero = ~nonzero(eight) & lowest_bits;
+    zeros += static_cast<std::int64_t>(zero * lowest_bits >> 56);
   }
   for (std::int64_t i = 0; i < n; ++i) zeros += bytes[i] == 0 ? 1 : 0;
   return zeros;
+}
+
+/// Bit i is set where byte i is not zero.
+std::uint8_t packed(std::uint64_t bytes) noexcept {
+  // Moves bit 8i to bit 56 + i: no two of the products meet.
+  return static_cast<std::uint8_t>((nonzero(bytes) * 0x0102040810204080U) >> 56);
+}
+
+/// Byte i is 1 where bit i is set, else 0.
+std::uint64_t unpacked(std::uint8_t bits) noexcept {
+  const std::uint64_t one_bit_each = (bits * lowest_bits) & 0x8040201008040201U;
+  return ((one_bit_each + all_but_highest_bits) >> 7) & lowest_bits;
+}
+
+void pack(std::uint8_t* bits, const std::uint8_t* bytes, std::int64_t n) noexcept {
+  for (; n > 0; n -= 8, bytes += 8) {
+    std::uint64_t eight = 0;
+    __builtin_memcpy(&eight, bytes, static_cast<std::size_t>(n < 8 ? n : 8));
+    *bits++ = packed(eight);
+  }
+}
+
+void unpack(std::uint8_t* bytes, const std::uint8_t* bits, std::int64_t n, Store) noexcept {
+  for (; n > 0; n -= 8, bytes += 8) {
+    const std::uint64_t eight = unpacked(*bits++);
+    __builtin_memcpy(bytes, &eight, static_cast<std::size_t>(n < 8 ? n : 8));
+  }
 }
 
 template <class Key>
@@ -330,6 +367,8 @@ constexpr Kernels table{
     repeat,
     {zero_masked<2>, zero_masked<2>, zero_masked<4>, zero_masked<8>},
     count_zeros,
+    pack,
+    unpack,
 };
 
 }  // namespace
