@@ -33,7 +33,7 @@ void for_each_chunk(std::int64_t size, const Work& work) noexcept {
 }  // namespace
 
 std::uint8_t* allocate_bytes(std::size_t count) {
-  if (count < large) return static_cast<std::uint8_t*>(::operator new(count));
+  if (count < large) return static_cast<std::uint8_t*>(::operator new(count, cache_line));
   auto* const bytes = static_cast<std::uint8_t*>(::operator new(count, large_page));
 #if defined(MADV_HUGEPAGE)
   ::madvise(bytes, count, MADV_HUGEPAGE);  // a wish
@@ -42,18 +42,13 @@ std::uint8_t* allocate_bytes(std::size_t count) {
 }
 
 void free_bytes(std::uint8_t* bytes, std::size_t count) noexcept {
-  if (count < large) {
-    ::operator delete(bytes);
-  } else {
-    ::operator delete(bytes, large_page);
-  }
+  ::operator delete(bytes, count < large ? cache_line : large_page);
 }
 
 Mask::Mask(const Axes& shape) : shape_(shape), size_(element_count(shape)) {
   kernels();  // throws here if ever, not where masks must not
   const auto bytes = static_cast<std::size_t>(std::max<std::int64_t>(size_, 1));
-  bytes_.reset(static_cast<std::uint8_t*>(::operator new(bytes, cache_line)),
-               [](std::uint8_t* memory) { ::operator delete(memory, cache_line); });
+  bytes_.reset(allocate_bytes(bytes), [bytes](std::uint8_t* memory) { free_bytes(memory, bytes); });
   std::memset(bytes_.get(), 1, bytes);
 }
 
