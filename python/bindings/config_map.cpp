@@ -35,29 +35,11 @@ ParamMap read(const BaseDataSparsifier& sparsifier, Shows shows, const std::stri
   throw py::error_already_set();
 }
 
-/// What a dict has besides the five methods of its own: the same for both classes.
+/// What a dict has, through a plain one with the same content: the same for both classes.
 template <class Map, class Class>
-void def_dict_methods(Class& cls, py::dict (Map::*snapshot)() const,
-                      py::dict (Map::*plain)() const) {
-  const auto shot = [snapshot](const Map& self) { return (self.*snapshot)(); };
+void def_dict_methods(Class& cls, py::dict (Map::*plain)() const) {
   const auto dict = [plain](const Map& self) { return (self.*plain)(); };
-  cls.def("__iter__", [shot](const Map& self) { return py::iter(py::list(shot(self))); })
-      .def(
-          "keys", [shot](const Map& self) { return shot(self).attr("keys")(); },
-          "The keys, as they are now.")
-      .def(
-          "values", [shot](const Map& self) { return shot(self).attr("values")(); },
-          "The values, as they are now.")
-      .def(
-          "items", [shot](const Map& self) { return shot(self).attr("items")(); },
-          "The items, as they are now.")
-      .def(
-          "get",
-          [shot](const Map& self, const py::object& key, const py::object& otherwise) {
-            return shot(self).attr("get")(key, otherwise);
-          },
-          py::arg("key"), py::arg("default") = py::none(), "The value of a key, or the default.")
-      .def("copy", dict, "A plain dict.")
+  cls.def("copy", dict, "A plain dict.")
       .def("__copy__", dict)
       .def("__deepcopy__", [dict](const Map& self, const py::dict&) { return dict(self); })
       .def("__reduce__",
@@ -185,20 +167,9 @@ bool GroupMap::contains(const std::string& name) const {
   return without_gil([&] { return sparsifier.contains(name); });
 }
 
-std::size_t GroupMap::size() const {
+std::vector<std::string> GroupMap::names() const {
   const auto& sparsifier = core(sparsifier_);
-  return without_gil([&] { return sparsifier.names().size(); });
-}
-
-py::dict GroupMap::to_dict() const {
-  auto& sparsifier = core(sparsifier_);
-  py::dict result;
-  std::size_t place = 0;
-  for (auto& name : without_gil([&] { return sparsifier.names(); })) {
-    const py::str key(name);
-    result[key] = ConfigMap(sparsifier_, sparsifier, shows_, std::move(name), place++);
-  }
-  return result;
+  return without_gil([&] { return sparsifier.names(); });
 }
 
 py::dict GroupMap::to_dicts() const {
@@ -210,10 +181,26 @@ py::dict GroupMap::to_dicts() const {
   return result;
 }
 
+GroupItemsIterator GroupMap::iterate_items() const {
+  return {sparsifier_, core(sparsifier_), shows_, names()};
+}
+
+std::optional<py::tuple> GroupItemsIterator::next() {
+  if (place_ == names_.size()) return std::nullopt;
+  if (!sparsifier_) throw datasparse::StateError("the sparsifier of this mapping is gone");
+  const std::size_t place = place_++;
+  const py::str name(names_[place]);
+  return py::make_tuple(name,
+                        ConfigMap(sparsifier_, *core_, shows_, std::move(names_[place]), place));
+}
+
 namespace {
 
-/// config[key] without pybind11's look-ups, which take longer than the reading: a scheduler in
-/// Python reads a value of every group in every step. What fails is left to __getitem__.
+// A scheduler in Python reads a value of every group in every step. Here are the two calls that it
+// makes without pybind11's look-ups, which take longer than the reading. What fails is left to the
+// methods, which raise.
+
+/// config[key].
 PyObject* subscript(PyObject* self, PyObject* key) {
   try {
     if (PyUnicode_Check(key) && py::detail::is_holder_constructed(self)) {
@@ -223,6 +210,17 @@ PyObject* subscript(PyObject* self, PyObject* key) {
     PyErr_Clear();
   }
   return PyObject_CallMethod(self, "__getitem__", "O", key);
+}
+
+/// next(iterator).
+PyObject* next_item(PyObject* self) {
+  try {
+    auto item = held_by<GroupItemsIterator>(self).next();
+    return item ? item->release().ptr() : nullptr;  // which stands for StopIteration
+  } catch (...) {
+    PyErr_Clear();
+  }
+  return PyObject_CallMethod(self, "__next__", nullptr);
 }
 
 }  // namespace
@@ -282,7 +280,23 @@ void register_config_maps(py::module_& module) {
             return now[py::str(static_cast<const std::string&>(key))];
           },
           py::arg("key"), "Remove a key and return its value.");
-  def_dict_methods<ConfigMap>(config, &ConfigMap::to_dict, &ConfigMap::to_dict);
+  config.def("__iter__", [](const ConfigMap& self) { return py::iter(py::list(self.to_dict())); })
+      .def(
+          "keys", [](const ConfigMap& self) { return self.to_dict().attr("keys")(); },
+          "The keys, as they are now.")
+      .def(
+          "values", [](const ConfigMap& self) { return self.to_dict().attr("values")(); },
+          "The values, as they are now.")
+      .def(
+          "items", [](const ConfigMap& self) { return self.to_dict().attr("items")(); },
+          "The items, as they are now.")
+      .def(
+          "get",
+          [](const ConfigMap& self, const py::object& key, const py::object& otherwise) {
+            return self.to_dict().attr("get")(key, otherwise);
+          },
+          py::arg("key"), py::arg("default") = py::none(), "The value of a key, or the default.");
+  def_dict_methods<ConfigMap>(config, &ConfigMap::to_dict);
   reinterpret_cast<PyHeapTypeObject*>(config.ptr())->as_mapping.mp_subscript = &subscript;
 
   py::class_<GroupMap> groups(
@@ -290,6 +304,9 @@ void register_config_maps(py::module_& module) {
       "The configs of all groups by name, as a live dict of live dicts. Groups come and\n"
       "go by add_data() and remove_data() only.",
       collected<GroupMap, SparsifierAccess<GroupMap>, Created::by_us>());
+  const py::module_ abc = py::module_::import("collections.abc");
+  const py::object keys_view = abc.attr("KeysView"), values_view = abc.attr("ValuesView");
+  const py::object items_view = py::module_::import("datasparse._views").attr("GroupItems");
   groups.def("__getitem__", [](const GroupMap& self, const Name& name) { return self.get(name); })
       .def("__setitem__",
            [](GroupMap& self, const py::str& name, const py::object& config_of_group) {
@@ -306,7 +323,32 @@ void register_config_maps(py::module_& module) {
            [](const GroupMap& self, const py::object& name) {
              return py::isinstance<py::str>(name) && self.contains(name.cast<std::string>());
            })
-      .def("__len__", &GroupMap::size)
+      .def("__len__", [](const GroupMap& self) { return self.names().size(); })
+      .def("__iter__",
+           [](const GroupMap& self) {
+             py::list names;
+             for (const auto& name : self.names()) names.append(py::str(name));
+             return py::iter(names);
+           })
+      .def(
+          "keys", [keys_view](const py::object& self) { return keys_view(self); },
+          "A view of the names.")
+      .def(
+          "values", [values_view](const py::object& self) { return values_view(self); },
+          "A view of the configs.")
+      .def(
+          "items", [items_view](const py::object& self) { return items_view(self); },
+          "A view of the pairs of a name and its config.")
+      .def("_iterate_items", &GroupMap::iterate_items)
+      .def(
+          "get",
+          [](const GroupMap& self, const py::object& name, const py::object& otherwise) {
+            if (!py::isinstance<py::str>(name)) return otherwise;
+            const auto text = name.cast<std::string>();
+            return self.contains(text) ? py::cast(self.get(text)) : otherwise;
+          },
+          py::arg("name"), py::arg("default") = py::none(),
+          "The config of a group, or the default.")
       .def(
           "update",
           [](GroupMap& self, const py::object& other, const py::kwargs& more) {
@@ -314,5 +356,15 @@ void register_config_maps(py::module_& module) {
           },
           py::arg("other") = py::none(), py::pos_only(),
           "Replace the configs of several groups, all or none.");
-  def_dict_methods<GroupMap>(groups, &GroupMap::to_dict, &GroupMap::to_dicts);
+  def_dict_methods<GroupMap>(groups, &GroupMap::to_dicts);
+
+  py::class_<GroupItemsIterator> items(
+      module, "_GroupItemsIterator", "See GroupMap.items().",
+      collected<GroupItemsIterator, SparsifierAccess<GroupItemsIterator>, Created::by_us>());
+  items.def("__iter__", [](const py::object& self) { return self; })
+      .def("__next__", [](GroupItemsIterator& self) {
+        if (auto item = self.next()) return *item;
+        throw py::stop_iteration();
+      });
+  reinterpret_cast<PyTypeObject*>(items.ptr())->tp_iternext = &next_item;
 }

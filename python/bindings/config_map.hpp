@@ -3,8 +3,11 @@
 
 #include <pybind11/pybind11.h>
 
+#include <cstddef>
+#include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "datasparse/data_sparsifier.hpp"
 
@@ -41,6 +44,28 @@ class ConfigMap {
   std::size_t place_;
 };
 
+/// Makes a pair of a name and its ConfigMap at a time, of the groups that were there when it was
+/// made. All at once they would take memory, and time, several times that of reading a value of
+/// each.
+class GroupItemsIterator {
+ public:
+  GroupItemsIterator(pybind11::object sparsifier, datasparse::BaseDataSparsifier& core, Shows shows,
+                     std::vector<std::string> names)
+      : sparsifier_(std::move(sparsifier)), core_(&core), shows_(shows), names_(std::move(names)) {}
+
+  /// None behind the last one.
+  std::optional<pybind11::tuple> next();
+
+  pybind11::object& sparsifier() noexcept { return sparsifier_; }
+
+ private:
+  pybind11::object sparsifier_;
+  datasparse::BaseDataSparsifier* core_;  // the one in sparsifier_
+  Shows shows_;
+  std::vector<std::string> names_;
+  std::size_t place_ = 0;
+};
+
 /// The ConfigMaps of all groups, by name.
 class GroupMap {
  public:
@@ -51,11 +76,10 @@ class GroupMap {
   /// All of them or none.
   void replace(const pybind11::dict& groups);
   bool contains(const std::string& name) const;
-  std::size_t size() const;
-  /// Name to ConfigMap.
-  pybind11::dict to_dict() const;
+  std::vector<std::string> names() const;
   /// Name to dict.
   pybind11::dict to_dicts() const;
+  GroupItemsIterator iterate_items() const;
 
   pybind11::object& sparsifier() noexcept { return sparsifier_; }
 

@@ -2,6 +2,8 @@
 
 import collections.abc
 import contextlib
+import gc
+import weakref
 
 import datasparse
 import numpy as np
@@ -446,3 +448,53 @@ def test_check_config_may_refuse_keys_with_the_nearest_known_one():
         Strict(windo=3)
     sparsifier.data_groups["emb"]["window"] = 3
     assert sparsifier.data_groups["emb"] == {"threshold": 0.5, "window": 3}
+
+
+# --- views of many groups -------------------------------------------------------------------------
+
+
+def test_items_of_groups_are_a_view(sparsifier):
+    items = sparsifier.data_groups.items()
+    assert isinstance(items, collections.abc.ItemsView)
+    assert len(items) == 2
+    assert ("emb", EMB) in items
+    assert ("emb", {**EMB, "norm": "L2"}) not in items
+    assert ("nope", EMB) not in items
+    assert dict(items) == {"emb": EMB, "head": EMB}
+    sparsifier.add_data("tail", np.ones(4))
+    assert [name for name, _ in items] == ["emb", "head", "tail"]
+    assert [name for name, _ in sparsifier.state.items()] == ["emb", "head", "tail"]
+
+
+def test_groups_may_come_and_go_while_their_items_are_read(sparsifier):
+    items = iter(sparsifier.data_groups.items())
+    assert iter(items) is items
+    sparsifier.add_data("tail", np.ones(4))
+    sparsifier.remove_data("head")
+    (first, config), (gone, config_of_gone) = items
+    assert (first, gone) == ("emb", "head")
+    assert config == EMB
+    with pytest.raises(KeyError, match="head"):
+        config_of_gone["norm"]
+    assert list(items) == []
+    with pytest.raises(StopIteration):
+        items.__next__()
+
+
+def test_configs_of_an_iterator_outlive_it(sparsifier):
+    configs = [config for _, config in sparsifier.data_groups.items()]
+    configs[1]["norm"] = "L2"
+    assert sparsifier.data_groups["head"]["norm"] == "L2"
+    assert configs[0]["norm"] == "L1"
+
+
+def test_an_iterator_does_not_keep_a_cycle_alive():
+    class Holding(datasparse.DataNormSparsifier):
+        pass
+
+    sparsifier = Holding([("emb", np.ones(4))])
+    sparsifier.iterator = iter(sparsifier.data_groups.items())
+    gone = weakref.ref(sparsifier)
+    del sparsifier
+    gc.collect()
+    assert gone() is None
