@@ -38,7 +38,8 @@ void DataNormSparsifier::update_mask(const std::string& name, const ArrayView& d
     throw ValueError("data of '" + name + "' must have the shape of its mask, " +
                      to_string(mask.shape()) + ", got " + to_string(data.shape()));
   }
-  compute_masks({{data, spec_in(config, name).first.resolved(data.shape(), name), mask.data()}});
+  compute_masks(
+      {{data, spec_in(config, name).first.resolved(data.shape(), name), mask.data(), mask.hint()}});
 }
 
 void DataNormSparsifier::check_config(const std::string& name, const ParamMap& config) const {
@@ -98,7 +99,8 @@ void DataNormSparsifier::update_masks(const std::vector<Update>& updates) {
   std::vector<MaskJob> jobs;
   jobs.reserve(updates.size());
   for (const auto& update : updates) {
-    jobs.push_back({update.data, std::any_cast<const BlockSpec&>(update.config), update.mask});
+    jobs.push_back({update.data, std::any_cast<const BlockSpec&>(update.config), update.mask.data(),
+                    update.mask.hint()});
   }
   compute_masks(jobs);
 }

@@ -99,7 +99,7 @@ void BaseDataSparsifier::update_together(const std::vector<Group*>& groups,
   std::vector<Update> updates;
   updates.reserve(groups.size());
   for (std::size_t i = 0; i < groups.size(); ++i) {
-    updates.push_back({data[i], groups[i]->config.compiled, groups[i]->mask.data()});
+    updates.push_back({data[i], groups[i]->config.compiled, groups[i]->mask});
   }
   update_masks(updates);
 }

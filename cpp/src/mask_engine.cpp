@@ -168,18 +168,18 @@ class Engine {
   /// lane may run at the same time, but for matrices with large blocks: those need the engine for
   /// themselves.
   void prune(const Matrix& matrix, Norm norm, std::int64_t block_height, std::int64_t block_width,
-             Quota quota, MaskWindow mask, int first_lane, int threads) noexcept {
+             Quota quota, MaskWindow mask, CutHint* hint, int first_lane, int threads) noexcept {
     const Grid grid(matrix, block_height, block_width);
     if (quota.blocks == 0 || quota.zeros == 0) {
       mask.fill(matrix.rows(), matrix.columns(), 1);
       return;
     }
-    const Task task{grid, {*table_, grid.matrix, norm}, quota, mask, first_lane, threads};
+    const Task task{grid, {*table_, grid.matrix, norm}, quota, mask, hint, first_lane, threads};
     if (quota.blocks == grid.blocks()) {
       prune_all(task);
     } else if (grid.blocks() <= in_memory_max) {
       prune_in_memory(task);
-    } else if (task.large() || !prune_by_sample(task)) {
+    } else if (task.large() || !prune_by_bracket(task)) {
       prune_by_counting(task);
     }
     if (task.large()) write_within_large_blocks(task, norm);
@@ -191,6 +191,7 @@ class Engine {
     Scorer<Key> scorer;
     Quota quota;
     MaskWindow mask;
+    CutHint* hint;  // or nullptr
     int first_lane, threads;
 
     std::int64_t block_size() const noexcept { return grid.height * grid.width; }
@@ -383,19 +384,62 @@ class Engine {
     }
   };
 
-  /// Brackets the cut by a sample. One pass then writes the mask as if the cut were where it lies
-  /// most likely, counts, and collects the candidates in the bracket; the exact cut is selected
-  /// among those, and their places are corrected. False where the bracket missed the cut, or held
-  /// too many candidates: the mask is written then, but wrong.
-  bool prune_by_sample(const Task& task) noexcept {
+  /// Brackets the cut by what is known of it, or by a sample. One pass then writes the mask as if
+  /// the cut were where it lies most likely, counts, and collects the candidates in the bracket;
+  /// the exact cut is selected among those, and their places are corrected. False where all
+  /// brackets missed the cut, or held too many candidates: the mask is written then, but wrong.
+  bool prune_by_bracket(const Task& task) noexcept {
     const auto room = static_cast<double>(candidates_max(task.grid.blocks()));
-    for (const Sampling& sampling : samplings) {
-      const Bracket bracket = sample_bracket(task, sampling);
-      if (bracket.candidates > 0.8 * room) continue;
-      const PassCounts counts = pass(task, bracket);
-      if (correct(task, bracket, counts)) return true;
+    const auto prune = [&](const Bracket& bracket) {
+      return bracket.candidates <= 0.8 * room && correct(task, bracket, pass(task, bracket));
+    };
+    if (task.hint != nullptr && *task.hint) {
+      const Bracket bracket = hinted_bracket(task.grid.blocks(), task.quota.blocks, *task.hint);
+      if (bracket.candidates > 0 && prune(bracket)) return true;
     }
+    for (const Sampling& sampling : samplings) {
+      if (prune(sample_bracket(task, sampling))) return true;
+    }
+    if (task.hint != nullptr) *task.hint = {};
     return false;
+  }
+
+  /// Around where the hint says. Without candidates where it says too little.
+  static Bracket hinted_bracket(std::int64_t blocks, std::int64_t pruned,
+                                const CutHint& hint) noexcept {
+    // To each side: a thousandth of the blocks, some more where the level has moved since density
+    // is not the same everywhere, and what the last hint would have needed.
+    const auto all = static_cast<double>(blocks);
+    const double moved = std::abs(static_cast<double>(pruned - hint.pruned));
+    const double margin = 0.001 * all + 0.1 * moved + 1.5 * hint.error;
+    const double most = 0.01 * all;  // where a sample does as well
+    if (blocks != hint.blocks || margin > most) return {};
+    const double guess = hint.key_at(pruned);
+    const double reach = margin / hint.blocks_a_key + 1;
+    const auto last = static_cast<double>(KeyTraits<Key>::nan - 1);
+    if (guess - reach < 0 || guess + reach > last) return {};
+    return {static_cast<Key>(guess - reach),
+            static_cast<Key>(guess + reach),
+            false,
+            false,
+            static_cast<Key>(guess),
+            0,
+            2 * margin};
+  }
+
+  /// What a bracket that held the cut tells the next step. Nothing where many keys are equal.
+  void renew_hint(const Task& task, const Bracket& bracket, const PassCounts& counts,
+                  const Cut<Key>& cut) const noexcept {
+    if (task.hint == nullptr) return;
+    const CutHint old = std::exchange(*task.hint, {});
+    constexpr std::int64_t enough = 64;  // for a density
+    if (bracket.counts_ties() || counts.inside < enough) return;
+    CutHint hint{task.grid.blocks(), task.quota.blocks, static_cast<double>(cut.threshold),
+                 static_cast<double>(counts.inside) / static_cast<double>(bracket.width()), 0};
+    if (old.blocks == hint.blocks) {
+      hint.error = std::abs(hint.key - old.key_at(hint.pruned)) * hint.blocks_a_key;
+    }
+    *task.hint = hint;
   }
 
   /// The keys of `n` blocks from `begin` on.
@@ -611,6 +655,7 @@ class Engine {
                    first.sample.get(), sample_size(task.grid.blocks()));
       among = select_->count_equal(first.candidates.get(), counts.inside, cut.threshold);
     }
+    renew_hint(task, bracket, counts, cut);
     if (cut.ties == among) cut = {cut.threshold + 1, 0};  // all of them: no need to count
     if (cut.ties > 0) {
       count_ties_before(task, [&](const TileCounts& tile) -> std::int64_t {
@@ -811,7 +856,7 @@ class Engine {
       const bool keep = block_keep_[block] != 0;
       const Quota quota{keep ? 0 : std::min(task.quota.zeros, rows * columns), 1};
       prune(grid.matrix.part(row, column, rows, columns), norm, 1, 1, quota,
-            {task.mask.at(row, column), task.mask.pitch}, task.first_lane, task.threads);
+            {task.mask.at(row, column), task.mask.pitch}, nullptr, task.first_lane, task.threads);
     }
   }
 
@@ -828,13 +873,15 @@ struct Plan {
   std::int64_t height, width;
   Quota quota;
   std::uint8_t* mask;
+  CutHint* hint;
 
   explicit Plan(const MaskJob& job) noexcept
       : matrix(job.data),
         norm(job.spec.norm),
         height(std::min(job.spec.block_height, matrix.rows())),
         width(std::min(job.spec.block_width, matrix.columns())),
-        mask(job.mask) {
+        mask(job.mask),
+        hint(job.hint) {
     // Narrow matrices make short strips; where nothing depends on the rows, see them as one.
     if (height == 1 && matrix.columns() % width == 0 && matrix.is_one_row()) {
       matrix = matrix.as_one_row();
@@ -912,7 +959,7 @@ class Batch {
  private:
   void prune(const Plan& plan, int lane, int lanes) noexcept {
     engine_.prune(plan.matrix, plan.norm, plan.height, plan.width, plan.quota,
-                  {plan.mask, plan.matrix.columns()}, lane, lanes);
+                  {plan.mask, plan.matrix.columns()}, plan.hint, lane, lanes);
   }
 
   std::vector<Plan> small_, large_;

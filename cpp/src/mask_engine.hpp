@@ -1,17 +1,18 @@
 /// Computes masks, one or many at once. See block_mask.hpp for what a mask is.
 ///
 /// How: the matrix is cut into tiles of at most 16,384 blocks. Up to 32,768 blocks are scored once
-/// and their keys kept. Above, a sample brackets the key at which pruning stops; one pass compares
-/// the keys as they are made, writes the mask as if pruning stopped where it most likely does,
-/// counts, and collects the few candidates in the bracket; the exact cut is selected among those,
-/// and the wrong ones are corrected. What defeats two samples is counted instead, 11 bits of the
-/// keys a round. Scores are never stored for the whole tensor; every stage but the selection is
-/// parallel over tiles.
+/// and their keys kept. Above, the last computation or a sample brackets the key at which pruning
+/// stops; one pass compares the keys as they are made, writes the mask as if pruning stopped where
+/// it most likely does, counts, and collects the few candidates in the bracket; the exact cut is
+/// selected among those, and the wrong ones are corrected. What defeats two samples is counted
+/// instead, 11 bits of the keys a round. Scores are never stored for the whole tensor; every stage
+/// but the selection is parallel over tiles.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "cut_hint.hpp"
 #include "datasparse/array_view.hpp"
 #include "datasparse/block_mask.hpp"
 #include "kernels/kernels.hpp"
@@ -24,8 +25,9 @@ std::int64_t pruned_blocks(double level, std::int64_t blocks) noexcept;
 
 struct MaskJob {
   ArrayView data;
-  BlockSpec spec;      ///< resolved for the data's shape
-  std::uint8_t* mask;  ///< data.size() bytes
+  BlockSpec spec;           ///< resolved for the data's shape
+  std::uint8_t* mask;       ///< data.size() bytes
+  CutHint* hint = nullptr;  ///< of the same mask: read and renewed
 };
 
 /// Computes all masks. Small ones are shared out among the threads, large ones split. Allocates its

@@ -46,6 +46,7 @@ struct Case {
   std::size_t misalignment = 0;
   Bytes buffer;
   Bytes expected;
+  CutHint* hint = nullptr;
 
   static constexpr std::size_t guard = 128;
   static constexpr std::uint8_t untouched = 0xA5;
@@ -53,7 +54,7 @@ struct Case {
   MaskJob job() {
     const ArrayView view = tensor.view();
     buffer.assign(guard + misalignment + static_cast<std::size_t>(view.size()) + guard, untouched);
-    return {view, spec.resolved(view.shape()), buffer.data() + guard + misalignment};
+    return {view, spec.resolved(view.shape()), buffer.data() + guard + misalignment, hint};
   }
   /// What is wrong, "" if nothing is.
   std::string fault() {
@@ -304,6 +305,48 @@ TEST(Stress, RandomCasesAgreeWithAStableSort) {
   }
   RecordProperty("cases", done);
   std::cout << done << " random cases" << std::endl;
+}
+
+/// As a tensor that has changed since, or another one, would leave it.
+void mislead(CutHint& hint, Random& random) {
+  constexpr double nan_key = 2139095041;  // of float32, the last of all
+  switch (random.below(6)) {
+    case 0: hint.key *= 1 + (random.unit() - 0.5) / 1e3; break;
+    case 1: hint.key = random.unit() * nan_key; break;
+    case 2: hint.key = random.one_in(2) ? 0 : nan_key; break;
+    case 3: hint.blocks_a_key *= std::exp2(random.unit() * 40 - 20); break;
+    case 4: hint.pruned = random.between(0, hint.blocks); break;
+    default: hint.error *= random.unit() * 4; break;
+  }
+}
+
+TEST(Stress, HintsRightAndWrongChangeNoMask) {
+  const int count = limits_are_small ? cases(500, 30000) : cases(30, 1500);
+  Random random(505);
+  int hinted = 0;
+  for (int done = 0; done < count; ++done) {
+    std::vector<Case> some;
+    some.push_back(random_case(random, limits_are_small ? 16 * in_memory_max : 400000));
+    Case& one = some.front();
+    CutHint hint;
+    one.hint = &hint;
+    const ArrayView view = one.tensor.view();
+    for (int step = 0; step < 4; ++step) {
+      if (hint) {
+        ++hinted;
+        if (random.one_in(2)) mislead(hint, random);
+      }
+      if (step > 0 && random.one_in(2)) {  // the level moves on
+        const double by = (random.unit() - 0.5) / (random.one_in(2) ? 10 : 100);
+        one.spec.sparsity_level = std::clamp(one.spec.sparsity_level + by, 0., 1.);
+        one.expected = reference::mask(view, rules_of(one.spec));
+      }
+      expect_right(some, static_cast<int>(random.between(1, 4)), *random.pick(tables()));
+      if (HasFatalFailure()) FAIL() << "step " << step << " of case " << done;
+    }
+  }
+  EXPECT_GT(hinted, count / 8);
+  std::cout << count << " cases, " << hinted << " steps with a hint" << std::endl;
 }
 
 #if defined(DATASPARSE_LIMITS)  // with larger ones, hardly any data would reach the border

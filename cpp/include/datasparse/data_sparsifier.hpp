@@ -237,7 +237,7 @@ class BaseDataSparsifier {
   struct Update {
     const ArrayView& data;   ///< pinned
     const std::any& config;  ///< from compile_config()
-    std::uint8_t* mask;
+    const Mask& mask;        ///< to be written
   };
   /// Computes the masks of all groups of a step, or throws and has changed none. Called instead of
   /// update_mask() where is_overridden() is false.

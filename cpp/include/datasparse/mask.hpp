@@ -44,6 +44,8 @@ struct BytesAllocator {
 /// What Mask::pack() returns: a vector like any other, but see allocate_bytes().
 using PackedBits = std::vector<std::uint8_t, BytesAllocator<std::uint8_t>>;
 
+struct CutHint;
+
 /// One byte per element in C order, 1 keeps and 0 prunes. A handle: copies share the bytes, which
 /// live until the last handle is gone, the sparsifier's own included.
 class Mask {
@@ -56,6 +58,9 @@ class Mask {
   std::int64_t size() const noexcept { return size_; }
   std::uint8_t* data() const noexcept { return bytes_.get(); }
   std::int64_t zeros() const noexcept;
+  /// For the library's own use: what makes the next computation of this mask quicker. nullptr for
+  /// small ones.
+  CutHint* hint() const noexcept { return hint_.get(); }
 
   /// Eight elements to a byte, the first in the lowest bit; the last byte is filled up with zeros.
   /// A byte that is not 0 keeps. Takes the time of reading the mask; large ones use several
@@ -68,6 +73,7 @@ class Mask {
   Axes shape_;
   std::int64_t size_ = 0;
   std::shared_ptr<std::uint8_t> bytes_;
+  std::shared_ptr<CutHint> hint_;
 };
 
 }  // namespace datasparse
