@@ -12,13 +12,13 @@ struct CutHint {
   std::int64_t blocks = 0;  // of the matrix; 0 where there is no hint
   std::int64_t pruned = 0;  // of them
   double key = 0;           // of the last one pruned
-  double blocks_a_key = 0;  // that lie between two keys that differ by 1, near `key`
+  double density = 0;       // how many blocks lie between two keys that differ by 1, near `key`
   double error = 0;         // how far off the hint before this one was, in blocks; never negative
+  int rest = 0;             // steps that it is not used for, since the one before misled
 
-  explicit operator bool() const noexcept { return blocks > 0; }
   /// Where `wanted` blocks would be pruned.
   double key_at(std::int64_t wanted) const noexcept {
-    return key + static_cast<double>(wanted - pruned) / blocks_a_key;
+    return key + static_cast<double>(wanted - pruned) / density;
   }
 };
 

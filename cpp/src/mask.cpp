@@ -51,7 +51,7 @@ Mask::Mask(const Axes& shape) : shape_(shape), size_(element_count(shape)) {
   const auto bytes = static_cast<std::size_t>(std::max<std::int64_t>(size_, 1));
   bytes_.reset(allocate_bytes(bytes), [bytes](std::uint8_t* memory) { free_bytes(memory, bytes); });
   std::memset(bytes_.get(), 1, bytes);
-  if (size_ > in_memory_max) hint_ = std::make_shared<CutHint>();
+  if (size_ >= hinted_min) hint_ = std::make_shared<CutHint>();
 }
 
 std::int64_t Mask::zeros() const noexcept { return count_zeros(data(), size_); }

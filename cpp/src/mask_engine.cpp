@@ -118,7 +118,7 @@ struct Lane {
     all_keys.require(room.in_memory);
     spare.require(room.in_memory);
     all_keep.require(room.in_memory);
-    if (room.blocks <= in_memory_max) return;
+    if (room.blocks < hinted_min) return;
     tiles.require(room.tiles);
     sample.require(samplings[1].sizes * sample_size(room.blocks));
     candidates.require(candidates_max(room.blocks));
@@ -177,10 +177,12 @@ class Engine {
     const Task task{grid, {*table_, grid.matrix, norm}, quota, mask, hint, first_lane, threads};
     if (quota.blocks == grid.blocks()) {
       prune_all(task);
-    } else if (grid.blocks() <= in_memory_max) {
-      prune_in_memory(task);
-    } else if (task.large() || !prune_by_bracket(task)) {
-      prune_by_counting(task);
+    } else if (!prune_by_hint(task)) {
+      if (grid.blocks() <= in_memory_max) {
+        prune_in_memory(task);
+      } else if (!prune_by_sample(task)) {
+        prune_by_counting(task);
+      }
     }
     if (task.large()) write_within_large_blocks(task, norm);
   }
@@ -265,7 +267,7 @@ class Engine {
     });
   }
 
-  // --- three ways to find the cut --------------------------------------------------------------
+  // --- ways to find the cut --------------------------------------------------------------------
 
   void prune_all(const Task& task) noexcept {
     for_each_tile(task, [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
@@ -288,6 +290,7 @@ class Engine {
       task.scorer.blocks(keys + grid.begin(tile), grid, tile, patch, lane.sums.data());
     });
     const Cut<Key> cut = cut_of(*select_, keys, n, task.quota.blocks, first.spare.get(), n);
+    renew_hint(task, cut);
     std::uint8_t* const keep = task.large()    ? block_keep_.get()
                                : task.direct() ? task.mask.bytes
                                                : first.all_keep.get();
@@ -384,60 +387,66 @@ class Engine {
     }
   };
 
-  /// Brackets the cut by what is known of it, or by a sample. One pass then writes the mask as if
-  /// the cut were where it lies most likely, counts, and collects the candidates in the bracket;
-  /// the exact cut is selected among those, and their places are corrected. False where all
-  /// brackets missed the cut, or held too many candidates: the mask is written then, but wrong.
-  bool prune_by_bracket(const Task& task) noexcept {
+  /// Brackets the cut by a sample. One pass then writes the mask as if the cut were where it lies
+  /// most likely, counts, and collects the candidates in the bracket; the exact cut is selected
+  /// among those, and their places are corrected. False where the bracket missed the cut, or held
+  /// too many candidates: the mask is written then, but wrong.
+  bool prune_by_sample(const Task& task) noexcept {
+    if (task.large()) return false;
     const auto room = static_cast<double>(candidates_max(task.grid.blocks()));
-    const auto prune = [&](const Bracket& bracket) {
-      return bracket.candidates <= 0.8 * room && correct(task, bracket, pass(task, bracket));
-    };
-    if (task.hint != nullptr && *task.hint) {
-      const Bracket bracket = hinted_bracket(task.grid.blocks(), task.quota.blocks, *task.hint);
-      if (bracket.candidates > 0 && prune(bracket)) return true;
-    }
     for (const Sampling& sampling : samplings) {
-      if (prune(sample_bracket(task, sampling))) return true;
+      const Bracket bracket = sample_bracket(task, sampling);
+      if (bracket.candidates > 0.8 * room) continue;
+      const PassCounts counts = pass(task, bracket);
+      if (correct(task, bracket, counts)) return true;
     }
-    if (task.hint != nullptr) *task.hint = {};
     return false;
   }
 
-  /// Around where the hint says. Without candidates where it says too little.
-  static Bracket hinted_bracket(std::int64_t blocks, std::int64_t pruned,
-                                const CutHint& hint) noexcept {
-    // To each side: a thousandth of the blocks, some more where the level has moved since density
-    // is not the same everywhere, and what the last hint would have needed.
+  /// The same, with a bracket around where the cut lies by the hint of the last time.
+  bool prune_by_hint(const Task& task) noexcept {
+    const std::int64_t blocks = task.grid.blocks();
+    if (task.hint == nullptr || task.hint->blocks != blocks || task.large()) return false;
+    CutHint& hint = *task.hint;
+    if (hint.rest > 0) return false;
+    constexpr std::int64_t short_band = 128;  // which a pass begins as often as it compares
+    if (blocks <= in_memory_max && task.grid.per_band < short_band) return false;
+    // To each side: a thousandth of the blocks, enough of them to tell how dense they are; some
+    // more where the level has moved, since that is not the same everywhere; and what the last hint
+    // would have needed.
     const auto all = static_cast<double>(blocks);
-    const double moved = std::abs(static_cast<double>(pruned - hint.pruned));
-    const double margin = 0.001 * all + 0.1 * moved + 1.5 * hint.error;
-    const double most = 0.01 * all;  // where a sample does as well
-    if (blocks != hint.blocks || margin > most) return {};
-    const double guess = hint.key_at(pruned);
-    const double reach = margin / hint.blocks_a_key + 1;
+    const double moved = std::abs(static_cast<double>(task.quota.blocks - hint.pruned));
+    const double margin = 0.001 * all + 100 + 0.1 * moved + 1.5 * hint.error;
+    if (margin > 0.01 * all + 200) return false;  // a sample does as well
+    const double guess = hint.key_at(task.quota.blocks);
+    const double reach = margin / hint.density + 1;
     const auto last = static_cast<double>(KeyTraits<Key>::nan - 1);
-    if (guess - reach < 0 || guess + reach > last) return {};
-    return {static_cast<Key>(guess - reach),
-            static_cast<Key>(guess + reach),
-            false,
-            false,
-            static_cast<Key>(guess),
-            0,
-            2 * margin};
+    if (guess - reach < 0 || guess + reach > last) return false;
+    const Bracket bracket{static_cast<Key>(guess - reach),
+                          static_cast<Key>(guess + reach),
+                          false,
+                          false,
+                          static_cast<Key>(guess),
+                          0,
+                          2 * margin};
+    const PassCounts counts = pass(task, bracket);
+    if (correct(task, bracket, counts)) return true;
+    constexpr int steps = 8;
+    hint.rest = steps;
+    return false;
   }
 
-  /// What a bracket that held the cut tells the next step. Nothing where many keys are equal.
-  void renew_hint(const Task& task, const Bracket& bracket, const PassCounts& counts,
-                  const Cut<Key>& cut) const noexcept {
-    if (task.hint == nullptr) return;
+  /// What a cut tells the next step. Nothing where many keys are equal.
+  static void renew_hint(const Task& task, const Cut<Key>& cut) noexcept {
+    const std::int64_t blocks = task.grid.blocks();
+    if (task.hint == nullptr || blocks < hinted_min) return;
     const CutHint old = std::exchange(*task.hint, {});
-    constexpr std::int64_t enough = 64;  // for a density
-    if (bracket.counts_ties() || counts.inside < enough) return;
-    CutHint hint{task.grid.blocks(), task.quota.blocks, static_cast<double>(cut.threshold),
-                 static_cast<double>(counts.inside) / static_cast<double>(bracket.width()), 0};
-    if (old.blocks == hint.blocks) {
-      hint.error = std::abs(hint.key - old.key_at(hint.pruned)) * hint.blocks_a_key;
+    constexpr std::int64_t many = 16;
+    if (!(cut.density > 0) || cut.ties > many) return;
+    const auto key = static_cast<double>(cut.threshold);
+    CutHint hint{blocks, task.quota.blocks, key, cut.density, 0, std::max(old.rest - 1, 0)};
+    if (old.blocks == blocks) {
+      hint.error = std::abs(key - old.key_at(hint.pruned)) * hint.density;
     }
     *task.hint = hint;
   }
@@ -655,7 +664,12 @@ class Engine {
                    first.sample.get(), sample_size(task.grid.blocks()));
       among = select_->count_equal(first.candidates.get(), counts.inside, cut.threshold);
     }
-    renew_hint(task, bracket, counts, cut);
+    if (bracket.counts_ties()) {
+      cut.density = 0;
+    } else {
+      cut.density = static_cast<double>(counts.inside) / static_cast<double>(bracket.width());
+    }
+    renew_hint(task, cut);
     if (cut.ties == among) cut = {cut.threshold + 1, 0};  // all of them: no need to count
     if (cut.ties > 0) {
       count_ties_before(task, [&](const TileCounts& tile) -> std::int64_t {

@@ -14,6 +14,7 @@ template <class Key>
 struct Cut {
   Key threshold;
   std::int64_t ties;
+  double density = 0;  // how many keys lie between two that differ by 1, near there; 0: not known
 };
 
 /// The search for the k-th lowest of some keys, by narrowing the range [lo, hi) that holds it.
@@ -37,7 +38,7 @@ class CutSearch {
         narrow_by_pivot(halve);
       }
     }
-    return {lo_, k_};
+    return {lo_, k_, density_};
   }
 
  private:
@@ -59,7 +60,7 @@ class CutSearch {
     const Key threshold = sorted[k_ - 1];
     std::int64_t ties = 1;
     while (ties < k_ && sorted[k_ - 1 - ties] == threshold) ++ties;
-    return {threshold, ties};
+    return {threshold, ties, density_};
   }
 
   /// Floyd and Rivest's SELECT: two pivots out of a sample, a little below and above the k-th,
@@ -104,6 +105,8 @@ class CutSearch {
       k_ -= below;
       within_ = inside;
       below_lo_ = below_from;
+      constexpr std::int64_t enough = 64;
+      if (inside >= enough) density_ = static_cast<double>(inside) / static_cast<double>(to - from);
       if (in_place) split(from, to);
       if (inside <= room_) keep(inside);
     }
@@ -159,6 +162,7 @@ class CutSearch {
   std::int64_t below_lo_ = 0;  // keys that are still there, but below it
   Key lo_ = 0;
   Key hi_ = KeyTraits<Key>::nan + 1;
+  double density_ = 0;
 };
 
 /// The cut that prunes the k lowest of n keys, 1 <= k <= n. `buffer` is scratch memory for `room`

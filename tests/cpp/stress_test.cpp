@@ -314,10 +314,12 @@ void mislead(CutHint& hint, Random& random) {
     case 0: hint.key *= 1 + (random.unit() - 0.5) / 1e3; break;
     case 1: hint.key = random.unit() * nan_key; break;
     case 2: hint.key = random.one_in(2) ? 0 : nan_key; break;
-    case 3: hint.blocks_a_key *= std::exp2(random.unit() * 40 - 20); break;
+    case 3: hint.density *= std::exp2(random.unit() * 40 - 20); break;
     case 4: hint.pruned = random.between(0, hint.blocks); break;
-    default: hint.error *= random.unit() * 4; break;
+    case 5: hint.error *= random.unit() * 4; break;
+    default: break;
   }
+  hint.rest = 0;
 }
 
 TEST(Stress, HintsRightAndWrongChangeNoMask) {
@@ -332,7 +334,7 @@ TEST(Stress, HintsRightAndWrongChangeNoMask) {
     one.hint = &hint;
     const ArrayView view = one.tensor.view();
     for (int step = 0; step < 4; ++step) {
-      if (hint) {
+      if (hint.blocks > 0) {
         ++hinted;
         if (random.one_in(2)) mislead(hint, random);
       }

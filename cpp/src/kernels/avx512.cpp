@@ -41,6 +41,12 @@ struct Vector32 {
   AVX512 static __m512i permute(__m512i order, __m512i vector) noexcept {
     return _mm512_permutexvar_epi32(order, vector);
   }
+  AVX512 static __m512i count_up(__m512i counts, __mmask16 lanes) noexcept {
+    return _mm512_mask_add_epi32(counts, lanes, counts, all(1));
+  }
+  AVX512 static std::int64_t total(__m512i counts) noexcept {
+    return _mm512_reduce_add_epi32(counts);
+  }
 };
 
 struct Vector64 {
@@ -68,6 +74,12 @@ struct Vector64 {
   }
   AVX512 static __m512i permute(__m512i order, __m512i vector) noexcept {
     return _mm512_permutexvar_epi64(order, vector);
+  }
+  AVX512 static __m512i count_up(__m512i counts, __mmask16 lanes) noexcept {
+    return _mm512_mask_add_epi64(counts, static_cast<__mmask8>(lanes), counts, all(1));
+  }
+  AVX512 static std::int64_t total(__m512i counts) noexcept {
+    return _mm512_reduce_add_epi64(counts);
   }
 };
 
@@ -103,49 +115,73 @@ AVX512 void store_bytes(std::uint8_t* bytes, std::int64_t n, std::uint64_t ones)
 
 // --- selection -----------------------------------------------------------------------------------
 
+/// How many of n keys are in the lanes that chosen(lanes, vector) returns. Counts are kept in
+/// vectors: a mask that goes through a register for each of them takes three times as long.
+template <class Vector, class Key, class Choose>
+AVX512 std::int64_t count_if(const Key* keys, std::int64_t n, const Choose& chosen) noexcept {
+  constexpr std::int64_t size = Vector::size;
+  constexpr __mmask16 all = (1U << size) - 1U;
+  __m512i counts[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+  std::int64_t i = 0;
+  for (; i + 2 * size <= n; i += 2 * size) {
+    counts[0] = Vector::count_up(counts[0], chosen(all, Vector::load(all, keys + i)));
+    counts[1] = Vector::count_up(counts[1], chosen(all, Vector::load(all, keys + i + size)));
+  }
+  for (; i < n; i += size) {
+    const __mmask16 lanes = lanes_of<Vector>(n - i);
+    counts[0] = Vector::count_up(counts[0], chosen(lanes, Vector::load(lanes, keys + i)));
+  }
+  return Vector::total(Vector::add(counts[0], counts[1]));
+}
+
 template <class Vector, class Key = typename Vector::Key>
 AVX512 std::int64_t count_below(const Key* keys, std::int64_t n, Key pivot) noexcept {
   const __m512i pivots = Vector::all(pivot);
-  std::int64_t below = 0;
-  for (std::int64_t i = 0; i < n; i += Vector::size) {
-    const __mmask16 lanes = lanes_of<Vector>(n - i);
-    below += count(Vector::less(lanes, Vector::load(lanes, keys + i), pivots));
-  }
-  return below;
+  return count_if<Vector>(keys, n, [&](__mmask16 lanes, __m512i vector) AVX512 {
+    return Vector::less(lanes, vector, pivots);
+  });
 }
 
 template <class Vector, class Key = typename Vector::Key>
 AVX512 std::int64_t count_equal(const Key* keys, std::int64_t n, Key key) noexcept {
   const __m512i wanted = Vector::all(key);
-  std::int64_t equal = 0;
-  for (std::int64_t i = 0; i < n; i += Vector::size) {
-    const __mmask16 lanes = lanes_of<Vector>(n - i);
-    equal += count(Vector::equal(lanes, Vector::load(lanes, keys + i), wanted));
-  }
-  return equal;
+  return count_if<Vector>(keys, n, [&](__mmask16 lanes, __m512i vector) AVX512 {
+    return Vector::equal(lanes, vector, wanted);
+  });
 }
 
 template <class Vector, class Key = typename Vector::Key>
 AVX512 SplitCounts split(Key* out, std::int64_t room, const Key* keys, std::int64_t n, Key lo,
                          Key hi) noexcept {
+  constexpr std::int64_t size = Vector::size;
   const __m512i low = Vector::all(lo);
   const __m512i width = Vector::all(hi - lo);
-  SplitCounts counts{};
-  for (std::int64_t i = 0; i < n; i += Vector::size) {
+  __m512i below = _mm512_setzero_si512();
+  std::int64_t found = 0;
+  const auto compare = [&](__mmask16 lanes, __m512i vector) AVX512 {
+    below = Vector::count_up(below, Vector::less(lanes, vector, low));
+    return Vector::less(lanes, Vector::subtract(vector, low), width);
+  };
+  std::int64_t i = 0;
+  for (; i + size <= n && found + size <= room; i += size) {
+    constexpr __mmask16 all = (1U << size) - 1U;
+    const __m512i vector = Vector::load(all, keys + i);
+    const __mmask16 inside = compare(all, vector);
+    _mm512_storeu_si512(out + found, Vector::compress(inside, vector));
+    found += count(inside);
+  }
+  for (; i < n; i += size) {
     const __mmask16 lanes = lanes_of<Vector>(n - i);
     const __m512i vector = Vector::load(lanes, keys + i);
-    const __mmask16 inside = Vector::less(lanes, Vector::subtract(vector, low), width);
-    counts.below += count(Vector::less(lanes, vector, low));
-    const std::int64_t left = room - counts.inside;
-    if (left >= Vector::size) {
-      _mm512_storeu_si512(out + counts.inside, Vector::compress(inside, vector));
-    } else if (left > 0) {
+    const __mmask16 inside = compare(lanes, vector);
+    const std::int64_t left = room - found;
+    if (left > 0) {
       const std::int64_t copied = count(inside) < left ? count(inside) : left;
-      Vector::store(out + counts.inside, first_lanes(copied), Vector::compress(inside, vector));
+      Vector::store(out + found, first_lanes(copied), Vector::compress(inside, vector));
     }
-    counts.inside += count(inside);
+    found += count(inside);
   }
-  return counts;
+  return {Vector::total(below), found};
 }
 
 /// Stores the places of the bits in `within`, counted from `first` on. Where candidates are few,
