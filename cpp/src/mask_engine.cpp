@@ -585,9 +585,9 @@ class Engine {
                  Lane<Key>& lane) const noexcept {
     const Key from = bracket.from(tile);
     const Key* const candidates = lane.group_candidates.data() + lane.group.inside;
-    PassCounts found = patch && !bracket.counts_ties()
-                           ? pass_at_once(task, bracket, from, tile, patch, lane)
-                           : pass_in_chunks(task, bracket, from, tile, patch, lane);
+    const bool at_once = patch && (!bracket.counts_ties() || task.scorer.can_count_ends());
+    PassCounts found = at_once ? pass_at_once(task, bracket, from, tile, patch, lane)
+                               : pass_in_chunks(task, bracket, from, tile, patch, lane);
     // Of what is pruned now, some is not below the bracket.
     found.below -= select_->count_below(candidates, found.inside, from);
     if (bracket.lo < from) found.below -= found.at_lo;
@@ -600,29 +600,32 @@ class Engine {
     lane.group.add(found);
   }
 
-  /// The pass over a tile of natural data, without keys in memory. `below` counts all it prunes,
-  /// and candidates are appended to those of the group.
+  /// The pass over a tile without keys in memory. `below` counts all it prunes, and candidates are
+  /// appended to those of the group.
   PassCounts pass_at_once(const Task& task, const Bracket& bracket, Key from, std::int64_t tile,
                           const Patch& patch, Lane<Key>& lane) const noexcept {
     PassCounts found{};
-    const bool write_mask = task.whole() && task.scorer.can_bracket_masks();
+    const bool count_ends = bracket.counts_ties();
+    const bool write_mask = task.whole() && task.scorer.can_bracket_masks() && !count_ends;
     Grid::for_each_band(task.grid.tile(tile), [&](const Grid::Part& band, std::int64_t first) {
       std::uint8_t* const keep = keep_of(task, band, lane);
       const MaskWindow window = task.window(task.grid.elements(band));
       const typename Scorer<Key>::Target target{write_mask ? window.bytes : keep, window.pitch,
-                                                write_mask, task.store()};
+                                                write_mask, count_ends, task.store()};
       const std::int64_t before = lane.group.inside + found.inside;
-      const BracketCounts counts = task.scorer.bracket(
+      const auto [counts, before_first, behind] = task.scorer.bracket(
           target, lane.group_candidates.data() + before, lane.group_places.data() + before,
           task.grid, band, first, patch, from, bracket.first(), bracket.width());
       found.below += band.width - counts.kept;
       found.inside += counts.inside;
+      if (bracket.ties_at_lo) found.at_lo += before_first;
+      if (bracket.ties_at_hi) found.at_hi += behind;
       if (!write_mask) write(task, band, patch, keep, lane);
     });
     return found;
   }
 
-  /// The same where ties are counted, which needs the keys.
+  /// The same by way of keys in memory.
   PassCounts pass_in_chunks(const Task& task, const Bracket& bracket, Key from, std::int64_t tile,
                             const Patch& patch, Lane<Key>& lane) const noexcept {
     PassCounts found{};

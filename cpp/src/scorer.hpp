@@ -32,6 +32,7 @@ class Scorer {
         score_at_(table.score_at[static_cast<int>(matrix.dtype())][static_cast<int>(norm)]),
         bracket_(table.bracket[static_cast<int>(matrix.dtype())][static_cast<int>(norm)]),
         bracket_mask_(table.bracket_mask[static_cast<int>(matrix.dtype())][static_cast<int>(norm)]),
+        bracket_ends_(table.bracket_ends[static_cast<int>(matrix.dtype())][static_cast<int>(norm)]),
         accumulate_(table.accumulate[static_cast<int>(matrix.dtype())][static_cast<int>(norm)]),
         make_keys_(selection_of<Key>(table).make_keys) {}
 
@@ -53,23 +54,31 @@ class Scorer {
     std::uint8_t* bytes;
     std::ptrdiff_t pitch;
     bool is_mask;
+    bool count_ends;  // where there is no mask
     Store store;
   };
   bool can_bracket_masks() const noexcept { return bracket_mask_ != nullptr; }
+  bool can_count_ends() const noexcept { return bracket_ends_ != nullptr; }
 
   /// SelectionKernels::bracket for the blocks of a band, without their keys in memory but for those
   /// of the candidates: these go to `candidates`. Places count from `begin`. The patch has data.
-  BracketCounts bracket(const Target& target, Key* candidates, std::uint16_t* places,
-                        const Grid& grid, const Grid::Part& band, std::int64_t begin,
-                        const Patch& patch, Key from, Key first, Key width) const noexcept {
-    BracketCounts counts{};
+  BracketEndCounts bracket(const Target& target, Key* candidates, std::uint16_t* places,
+                           const Grid& grid, const Grid::Part& band, std::int64_t begin,
+                           const Patch& patch, Key from, Key first, Key width) const noexcept {
+    BracketEndCounts all{};
+    BracketCounts& counts = all.counts;
     const auto add = [&](std::int64_t done, const Blocks& blocks) {
       std::uint16_t* const here = places + counts.inside;
-      const BracketCounts found =
-          target.is_mask
-              ? bracket_mask_(target.bytes + done * grid.width, target.pitch, here, blocks, from,
-                              first, width, target.store)
-              : bracket_(target.bytes + done, here, blocks, from, first, width, target.store);
+      std::uint8_t* const bytes = target.bytes + (target.is_mask ? done * grid.width : done);
+      BracketEndCounts with_ends{};
+      BracketCounts& found = with_ends.counts;
+      if (target.is_mask) {
+        found = bracket_mask_(bytes, target.pitch, here, blocks, from, first, width, target.store);
+      } else if (target.count_ends) {
+        with_ends = bracket_ends_(bytes, here, blocks, from, first, width, target.store);
+      } else {
+        found = bracket_(bytes, here, blocks, from, first, width, target.store);
+      }
       score_at_(candidates + counts.inside, blocks, here, found.inside);
       if (begin + done > 0) {
         for (std::int64_t i = 0; i < found.inside; ++i) {
@@ -78,9 +87,11 @@ class Scorer {
       }
       counts.kept += found.kept;
       counts.inside += found.inside;
+      all.before += with_ends.before;
+      all.behind += with_ends.behind;
     };
     in_row(grid.elements(band), band.width, grid.width, patch, add);
-    return counts;
+    return all;
   }
 
   /// Asks for the memory of a few blocks side by side.
@@ -160,6 +171,7 @@ class Scorer {
   Kernels::ScoreAt score_at_;
   Kernels::Bracket bracket_;
   Kernels::BracketMask bracket_mask_;
+  Kernels::BracketEnds bracket_ends_;
   Kernels::Accumulate accumulate_;
   decltype(SelectionKernels<Key>::make_keys) make_keys_;
 };

@@ -432,8 +432,11 @@ void expect_plain_scores(const Kernels& table, DType dtype) {
           chosen.pop_back();
           ASSERT_EQ(chosen, expected) << what;
 
-          const Key first = count > 0 ? random.pick(some.keys) : Key{5};
-          const Key bound = static_cast<Key>(first + static_cast<Key>(random.below(1 << 20)));
+          // With its neighbours now and then, so that there are keys at the ends.
+          const Key first =
+              static_cast<Key>((count > 0 ? random.pick(some.keys) : Key{5}) + random.below(2));
+          Key bound = static_cast<Key>(first + static_cast<Key>(random.below(1 << 20)));
+          if (count > 0 && random.one_in(2)) bound = std::max(first, random.pick(some.keys));
           const Key from = random.one_in(2) ? first : bound;
           for (const Store store : {Store::ordinary, Store::past_cache}) {
             Bytes keep(some.keys.size() + 1, 7);
@@ -442,6 +445,19 @@ void expect_plain_scores(const Kernels& table, DType dtype) {
                                                            from, first, bound - first, store);
             const PlainBracket<Key> plain(some.keys, from, first, static_cast<Key>(bound - first));
             plain.expect(keep, inside, counts);
+
+            const auto bracket_ends = at(table.bracket_ends);
+            if (bracket_ends != nullptr) {
+              keep.assign(some.keys.size() + 1, 7);
+              const BracketEndCounts ends = bracket_ends(keep.data(), inside.data(), some.blocks,
+                                                         from, first, bound - first, store);
+              plain.expect(keep, inside, ends.counts);
+              const auto equal = [&some](Key key) {
+                return std::count(some.keys.begin(), some.keys.end(), key);
+              };
+              ASSERT_EQ(ends.before, first > 0 ? equal(static_cast<Key>(first - 1)) : 0) << what;
+              ASSERT_EQ(ends.behind, equal(bound)) << what;
+            }
 
             const auto bracket_mask = at(table.bracket_mask);
             const bool side_by_side =

@@ -231,8 +231,8 @@ AVX512 void store_blocks(std::uint8_t* mask, std::ptrdiff_t pitch, std::int64_t 
   }
 }
 
-/// The bounds of a bracket in vectors, and what was found so far.
-template <class Vector>
+/// The bounds of a bracket in vectors, and what was found so far: with `ends`, at those too.
+template <class Vector, bool ends = false>
 class Bracketing {
  public:
   using Key = typename Vector::Key;
@@ -241,7 +241,9 @@ class Bracketing {
       : inside_(inside),
         from_(Vector::all(static_cast<Key>(from))),
         first_(Vector::all(static_cast<Key>(first))),
-        width_(Vector::all(static_cast<Key>(width))) {}
+        width_(Vector::all(static_cast<Key>(width))),
+        last_before_(Vector::all(static_cast<Key>(first - 1))),
+        first_behind_(Vector::all(static_cast<Key>(first + width))) {}
 
   /// Up to 64 keys from the i-th on; vector_at(v) loads those from the (i + v)-th on. Returns a bit
   /// for each that is kept.
@@ -253,6 +255,10 @@ class Bracketing {
       const __m512i vector = vector_at(v, lanes);
       below |= std::uint64_t{Vector::less(lanes, vector, from_)} << v;
       within |= std::uint64_t{Vector::less(lanes, Vector::subtract(vector, first_), width_)} << v;
+      if constexpr (ends) {
+        before_ = Vector::count_up(before_, Vector::equal(lanes, vector, last_before_));
+        behind_ = Vector::count_up(behind_, Vector::equal(lanes, vector, first_behind_));
+      }
     };
     if (n == bundle) {
       for (int v = 0; v < bundle; v += Vector::size) compare(v, first_lanes(Vector::size));
@@ -278,10 +284,14 @@ class Bracketing {
   }
 
   AVX512 BracketCounts counts() const noexcept { return counts_; }
+  AVX512 BracketEndCounts counts_and_ends() const noexcept {
+    return {counts_, Vector::total(before_), Vector::total(behind_)};
+  }
 
  private:
   std::uint16_t* inside_;
-  __m512i from_, first_, width_;
+  __m512i from_, first_, width_, last_before_, first_behind_;
+  __m512i before_ = _mm512_setzero_si512(), behind_ = _mm512_setzero_si512();  // counts
   BracketCounts counts_{};
 };
 
@@ -487,6 +497,7 @@ struct Float32 : Floats {
 struct BFloat16 : Floats {
   static constexpr int dtype = 1;
   static constexpr std::ptrdiff_t item = 2;
+  static constexpr std::uint16_t infinity = 0x7F80;
   AVX512 static __m512 widen(__m256i halves) noexcept {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
   }
@@ -501,11 +512,13 @@ struct BFloat16 : Floats {
 struct Float16 : Floats {
   static constexpr int dtype = 0;
   static constexpr std::ptrdiff_t item = 2;
+  static constexpr std::uint16_t infinity = 0x7C00;
+  AVX512 static __m512 widen(__m256i halves) noexcept { return _mm512_cvtph_ps(halves); }
   AVX512 static __m512 load(const std::byte* data) noexcept {
-    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(data)));
+    return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(data)));
   }
   AVX512 static __m512 load(const std::byte* data, __mmask16 lanes) noexcept {
-    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, data));
+    return widen(_mm256_maskz_loadu_epi16(lanes, data));
   }
 };
 
@@ -789,14 +802,138 @@ AVX512 void with_keys(const Blocks& blocks, std::int64_t done, const Work& work)
   }
 }
 
+/// The bracket among single elements of 16 bits, compared as they are: their keys are in the order
+/// of their bits.
+template <class Element, int norm>
+class HalfBracketing {
+ public:
+  AVX512 HalfBracketing(std::uint16_t* inside, std::uint64_t from, std::uint64_t first,
+                        std::uint64_t width) noexcept
+      : inside_(inside),
+        from_(least_with(from)),
+        before_{first > 0 ? least_with(first - 1) : std::uint16_t{0}, 0},
+        within_{least_with(first), 0},
+        behind_{least_with(first + width), 0} {
+    before_.width = static_cast<std::uint16_t>(within_.first - before_.first);
+    within_.width = static_cast<std::uint16_t>(behind_.first - within_.first);
+    behind_.width = static_cast<std::uint16_t>(least_with(first + width + 1) - behind_.first);
+  }
+
+  /// Up to 64 elements from the i-th on. Returns a bit for each that is kept.
+  template <bool ends>
+  AVX512 std::uint64_t add(std::int64_t i, std::int64_t n, const std::byte* data) noexcept {
+    const std::uint64_t lanes = first_bits(n);
+    const __m512i vectors[2] = {load(data, static_cast<__mmask32>(lanes)),
+                                load(data + 64, static_cast<__mmask32>(lanes >> 32))};
+    const __m512i from = _mm512_set1_epi16(static_cast<short>(from_));
+    const std::uint64_t kept = lanes & both(_mm512_cmpge_epu16_mask(vectors[0], from),
+                                            _mm512_cmpge_epu16_mask(vectors[1], from));
+    const std::uint64_t within = lanes & in(within_, vectors);
+    if constexpr (ends) {
+      counts_.before += __builtin_popcountll(lanes & in(before_, vectors));
+      counts_.behind += __builtin_popcountll(lanes & in(behind_, vectors));
+    }
+    store_places(inside_ + counts_.counts.inside, i, within);
+    counts_.counts.kept += __builtin_popcountll(kept);
+    counts_.counts.inside += __builtin_popcountll(within);
+    return kept;
+  }
+
+  AVX512 BracketEndCounts counts() const noexcept { return counts_; }
+
+ private:
+  struct Range {
+    std::uint16_t first, width;
+  };
+
+  static constexpr std::uint16_t first_nan = Element::infinity + 1;
+
+  AVX512 static std::uint64_t both(__mmask32 low, __mmask32 high) noexcept {
+    return low | std::uint64_t{high} << 32;
+  }
+  /// Without signs, and all NaN alike.
+  AVX512 static __m512i load(const std::byte* data, __mmask32 lanes) noexcept {
+    const __m512i bits =
+        _mm512_and_si512(_mm512_maskz_loadu_epi16(lanes, data), _mm512_set1_epi16(0x7FFF));
+    return _mm512_min_epu16(bits, _mm512_set1_epi16(first_nan));
+  }
+  AVX512 static std::uint64_t in(Range range, const __m512i* vectors) noexcept {
+    const __m512i first = _mm512_set1_epi16(static_cast<short>(range.first));
+    const __m512i width = _mm512_set1_epi16(static_cast<short>(range.width));
+    return both(_mm512_cmplt_epu16_mask(_mm512_sub_epi16(vectors[0], first), width),
+                _mm512_cmplt_epu16_mask(_mm512_sub_epi16(vectors[1], first), width));
+  }
+
+  /// The least bits whose key is not below this one; above all others where there are none. Keys
+  /// rise with the bits: sixteen of these at a time tell in which sixteenth to look on.
+  AVX512 static std::uint16_t least_with(std::uint64_t key) noexcept {
+    const __m512i rising = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i bound = Vector32::all(static_cast<std::uint32_t>(key));
+    int low = 0;
+    constexpr int steps[] = {2048, 128, 8, 1};
+    for (const int step : steps) {
+      const __m512i bits =
+          _mm512_min_epi32(_mm512_add_epi32(_mm512_set1_epi32(low),
+                                            _mm512_mullo_epi32(rising, _mm512_set1_epi32(step))),
+                           _mm512_set1_epi32(0x7FFF));
+      const __m512i keys =
+          Element::key(magnitude<Element, norm>(Element::widen(_mm512_cvtepi32_epi16(bits))));
+      const int below = count(Vector32::less(first_lanes(16), keys, bound));
+      if (step == 1) {
+        low += below;
+      } else if (below > 0) {
+        low += (below - 1) * step;
+      }
+    }
+    return static_cast<std::uint16_t>(low);
+  }
+
+  std::uint16_t* inside_;
+  std::uint16_t from_;
+  Range before_, within_, behind_;
+  BracketEndCounts counts_{};
+};
+
+/// Whether blocks are single elements side by side of 16 bits.
+template <class Element>
+bool are_halves(const Blocks& blocks) noexcept {
+  return Element::item == 2 && blocks.width == 1 && blocks.rows == 1 &&
+         blocks.step == Element::item;
+}
+
+template <class Element, int norm, bool ends>
+AVX512 BracketEndCounts bracket_halves(std::uint8_t* keep, std::uint16_t* inside,
+                                       const Blocks& blocks, std::uint64_t from,
+                                       std::uint64_t first, std::uint64_t width,
+                                       Store store) noexcept {
+  HalfBracketing<Element, norm> bracketing(inside, from, first, width);
+  std::int64_t b = 0;
+  for (; b + bundle <= blocks.count; b += bundle) {
+    const std::uint64_t kept =
+        bracketing.template add<ends>(b, bundle, blocks.data + b * Element::item);
+    store_blocks<1>(keep + b, 0, 1, kept, store);
+  }
+  if (b < blocks.count) {
+    const std::int64_t left = blocks.count - b;
+    store_bytes(keep + b, left,
+                bracketing.template add<ends>(b, left, blocks.data + b * Element::item));
+  }
+  return bracketing.counts();
+}
+
 /// Each vector of keys is compared as soon as it is there. Nothing branches on the data, so that
 /// the processor reads far ahead.
-template <class Element, int norm>
-AVX512 BracketCounts bracket_blocks(std::uint8_t* keep, std::uint16_t* inside, const Blocks& blocks,
-                                    std::uint64_t from, std::uint64_t first, std::uint64_t width,
-                                    Store wanted) noexcept {
+template <class Element, int norm, bool ends>
+AVX512 BracketEndCounts bracket_ends(std::uint8_t* keep, std::uint16_t* inside,
+                                     const Blocks& blocks, std::uint64_t from, std::uint64_t first,
+                                     std::uint64_t width, Store wanted) noexcept {
   const Store store = store_to(keep, wanted);
-  Bracketing<typename Element::Vector> bracketing(inside, from, first, width);
+  if constexpr (Element::item == 2) {
+    if (are_halves<Element>(blocks)) {
+      return bracket_halves<Element, norm, ends>(keep, inside, blocks, from, first, width, store);
+    }
+  }
+  Bracketing<typename Element::Vector, ends> bracketing(inside, from, first, width);
   const std::int64_t done = with_fast_keys<Element, norm>(blocks, [&](const auto& fast) AVX512 {
     std::int64_t b = 0;
     for (; b + bundle <= blocks.count; b += bundle) {
@@ -809,7 +946,14 @@ AVX512 BracketCounts bracket_blocks(std::uint8_t* keep, std::uint16_t* inside, c
   with_keys<Element, norm>(blocks, done,
                            [&](std::int64_t b, std::int64_t n, const auto* keys)
                                AVX512 { bracketing.add_keys(keep + b, b, keys, n); });
-  return bracketing.counts();
+  return bracketing.counts_and_ends();
+}
+
+template <class Element, int norm>
+AVX512 BracketCounts bracket_blocks(std::uint8_t* keep, std::uint16_t* inside, const Blocks& blocks,
+                                    std::uint64_t from, std::uint64_t first, std::uint64_t width,
+                                    Store store) noexcept {
+  return bracket_ends<Element, norm, false>(keep, inside, blocks, from, first, width, store).counts;
 }
 
 /// The same, but the mask of the blocks takes the place of a byte for each.
@@ -819,6 +963,12 @@ AVX512 BracketCounts bracket_mask(std::uint8_t* mask, std::ptrdiff_t pitch, std:
                                   std::uint64_t width, Store wanted) noexcept {
   // Lines of several rows in turn leave the buffers of such stores half filled.
   const Store store = blocks.rows > 1 ? Store::ordinary : store_to(mask, wanted);
+  if constexpr (Element::item == 2) {
+    if (are_halves<Element>(blocks)) {
+      return bracket_halves<Element, norm, false>(mask, inside, blocks, from, first, width, store)
+          .counts;
+    }
+  }
   Bracketing<typename Element::Vector> bracketing(inside, from, first, width);
   const std::int64_t done = with_fast_keys<Element, norm>(blocks, [&](const auto& fast) AVX512 {
     constexpr int columns = std::remove_reference_t<decltype(fast)>::columns;
@@ -936,6 +1086,8 @@ void use(Kernels& table) noexcept {
   table.score_at[dtype][1] = score_at<Element, 1>;
   table.bracket[dtype][0] = bracket_blocks<Element, 0>;
   table.bracket[dtype][1] = bracket_blocks<Element, 1>;
+  table.bracket_ends[dtype][0] = bracket_ends<Element, 0, true>;
+  table.bracket_ends[dtype][1] = bracket_ends<Element, 1, true>;
   table.bracket_mask[dtype][0] = bracket_mask<Element, 0>;
   table.bracket_mask[dtype][1] = bracket_mask<Element, 1>;
 }

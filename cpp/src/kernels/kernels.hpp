@@ -48,6 +48,12 @@ struct BracketCounts {
   std::int64_t kept, inside;
 };
 
+/// The same, and how many keys equal the one before the candidates, and the one behind them.
+struct BracketEndCounts {
+  BracketCounts counts;
+  std::int64_t before, behind;
+};
+
 template <class Key>
 struct SelectionKernels {
   using Score = typename KeyTraits<Key>::Score;
@@ -113,6 +119,14 @@ struct Kernels {
                                     std::uint64_t from, std::uint64_t first, std::uint64_t width,
                                     Store store) noexcept;
   Bracket bracket[dtype_count][norm_count];
+
+  /// bracket() that also counts the keys that equal first - 1, and first + width. nullptr where
+  /// score() and SelectionKernels do as well.
+  using BracketEnds = BracketEndCounts (*)(std::uint8_t* keep, std::uint16_t* inside,
+                                           const Blocks& blocks, std::uint64_t from,
+                                           std::uint64_t first, std::uint64_t width,
+                                           Store store) noexcept;
+  BracketEnds bracket_ends[dtype_count][norm_count];
 
   /// bracket() for blocks side by side whose mask is all 0 or all 1, written in place of `keep`:
   /// its rows lie `pitch` bytes apart. nullptr where bracket() and repeat() do as well.

@@ -356,6 +356,7 @@ constexpr Kernels table{
         {bracket_blocks<Float64, L1>, bracket_blocks<Float64, L2>},
     },
     {},
+    {},
     {
         {accumulate<Float16, L1>, accumulate<Float16, L2>},
         {accumulate<BFloat16, L1>, accumulate<BFloat16, L2>},
