@@ -552,6 +552,9 @@ struct Float64 {
   AVX512 static Sums load(const std::byte* data, __mmask16 lanes) noexcept {
     return _mm512_maskz_loadu_pd(static_cast<__mmask8>(lanes), data);
   }
+  AVX512 static Sums permute(__m512i order, Sums sums) noexcept {
+    return _mm512_permutexvar_pd(order, sums);
+  }
   AVX512 static void transpose(Sums* blocks) noexcept;
 };
 
@@ -629,15 +632,11 @@ class Mean {
   bool is_power_of_two_;
 };
 
-/// Adds a row of sixteen narrow blocks that lie side by side. A transpose in registers puts the
-/// first elements of all blocks into one vector, and so on; it leaves the blocks in an order that
-/// is undone once, for the sums.
-template <class Element, int norm, int width>
-AVX512 __m512 add_row(__m512 sums, const std::byte* data) noexcept {
-  __m512 v[width];
-  for (int i = 0; i < width; ++i) {
-    v[i] = magnitude<Element, norm>(Element::load(data + i * 16 * Element::item));
-  }
+/// `width` vectors hold a row of narrow blocks that lie side by side, one element after another.
+/// Puts the first elements of all blocks into the first vector, and so on; the blocks are in an
+/// order then that is undone once, for the sums.
+template <int width>
+AVX512 void gather(__m512* v) noexcept {
   if constexpr (width == 2) {
     const __m512 even = _mm512_shuffle_ps(v[0], v[1], 0x88);
     v[1] = _mm512_shuffle_ps(v[0], v[1], 0xDD);
@@ -653,18 +652,44 @@ AVX512 __m512 add_row(__m512 sums, const std::byte* data) noexcept {
       v[i] = even;
     }
   }
-  for (int i = 0; i < width; ++i) sums = _mm512_add_ps(sums, v[i]);
-  return sums;
 }
 
-/// Lane i of the sums in order is this lane of those that add_row has made.
 template <int width>
+AVX512 void gather(__m512d* v) noexcept {
+  if constexpr (width == 8) {
+    Float64::transpose(v);
+    return;
+  }
+  __m512d even[width / 2], odd[width / 2];
+  for (int i = 0; i < width / 2; ++i) {
+    even[i] = _mm512_unpacklo_pd(v[2 * i], v[2 * i + 1]);
+    odd[i] = _mm512_unpackhi_pd(v[2 * i], v[2 * i + 1]);
+  }
+  if constexpr (width == 2) {
+    v[0] = even[0];
+    v[1] = odd[0];
+  } else if constexpr (width == 4) {  // odd quarters hold elements 2 and 3
+    v[0] = _mm512_shuffle_f64x2(even[0], even[1], 0x88);
+    v[1] = _mm512_shuffle_f64x2(odd[0], odd[1], 0x88);
+    v[2] = _mm512_shuffle_f64x2(even[0], even[1], 0xDD);
+    v[3] = _mm512_shuffle_f64x2(odd[0], odd[1], 0xDD);
+  }
+}
+
+/// Lane i of the sums in order is this lane of those that gather() has led to.
+template <class Element, int width>
 AVX512 __m512i order_of_rows() noexcept {
-  alignas(64) int order[16];
-  for (int i = 0; i < 16; ++i) {
-    if (width == 2) order[i] = i % 8 / 2 * 4 + i / 8 * 2 + i % 2;
-    if (width == 4) order[i] = i % 4 * 4 + i / 4;
-    if (width == 8) order[i] = (i / 8 * 2 + i % 2) * 4 + i % 8 / 2;
+  alignas(64) typename Element::Key order[Element::size];
+  for (unsigned i = 0; i < Element::size; ++i) {
+    order[i] = i;
+    if (Element::size == 8) {
+      if (width == 2) order[i] = i % 4 * 2 + i / 4;
+      if (width == 4) order[i] = i / 4 * 4 + i % 2 * 2 + i % 4 / 2;
+    } else {
+      if (width == 2) order[i] = i % 8 / 2 * 4 + i / 8 * 2 + i % 2;
+      if (width == 4) order[i] = i % 4 * 4 + i / 4;
+      if (width == 8) order[i] = (i / 8 * 2 + i % 2) * 4 + i % 8 / 2;
+    }
   }
   return _mm512_load_si512(order);
 }
@@ -675,14 +700,19 @@ class Narrow {
  public:
   static constexpr int columns = width;
   AVX512 explicit Narrow(const Blocks& blocks) noexcept
-      : blocks_(blocks), order_(order_of_rows<width>()), mean_(blocks.rows * width) {}
+      : blocks_(blocks), order_(order_of_rows<Element, width>()), mean_(blocks.rows * width) {}
   AVX512 __m512i keys_at(std::int64_t block) const noexcept {
     const std::byte* row = blocks_.data + block * blocks_.step;
-    __m512 sums = _mm512_setzero_ps();
+    auto sums = Element::zero();
     for (std::int64_t r = 0; r < blocks_.rows; ++r, row += blocks_.pitch) {
-      sums = add_row<Element, norm, width>(sums, row);
+      typename Element::Sums v[width];
+      for (int i = 0; i < width; ++i) {
+        v[i] = magnitude<Element, norm>(Element::load(row + i * Element::size * Element::item));
+      }
+      gather<width>(v);
+      for (int i = 0; i < width; ++i) sums = Element::add(sums, v[i]);
     }
-    return Element::key(mean_.of(_mm512_permutexvar_ps(order_, sums)));
+    return Element::key(mean_.of(Element::permute(order_, sums)));
   }
 
  private:
@@ -711,11 +741,9 @@ template <class Element, int norm, class Work>
 AVX512 std::int64_t with_fast_keys(const Blocks& blocks, const Work& work) noexcept {
   if (blocks.step != blocks.width * Element::item) return 0;
   if (blocks.width == 1 && blocks.rows == 1) return work(Single<Element, norm>(blocks));
-  if constexpr (Element::size == 16) {
-    if (blocks.width == 2) return work(Narrow<Element, norm, 2>(blocks));
-    if (blocks.width == 4) return work(Narrow<Element, norm, 4>(blocks));
-    if (blocks.width == 8) return work(Narrow<Element, norm, 8>(blocks));
-  }
+  if (blocks.width == 2) return work(Narrow<Element, norm, 2>(blocks));
+  if (blocks.width == 4) return work(Narrow<Element, norm, 4>(blocks));
+  if (blocks.width == 8) return work(Narrow<Element, norm, 8>(blocks));
   return 0;
 }
 
