@@ -45,10 +45,12 @@ struct Grid {
   std::int64_t blocks() const noexcept { return bands * per_band; }
   std::int64_t tiles() const noexcept { return divide_up(bands, tile_bands) * across; }
 
-  static constexpr std::int64_t stacked_max = 16;
+  static constexpr std::int64_t stacked_max = 64;
   /// Tiles above each other whose elements are packed together, so that a cache line of a
   /// transposed matrix is used up at once.
-  std::int64_t stacked() const noexcept { return std::max<std::int64_t>(1, stacked_max / height); }
+  std::int64_t stacked() const noexcept {
+    return matrix.is_transposed() ? std::max<std::int64_t>(1, stacked_max / height) : 1;
+  }
 
   /// How many elements are packed together at the most; 0 where none are: they lie right as they
   /// are, or a block is too large.
@@ -56,6 +58,18 @@ struct Grid {
     if (matrix.is_unit()) return 0;
     const std::int64_t tile = tile_bands * height * tile_width * width;
     return tile * stacked() <= tile_elements ? tile * stacked() : 0;
+  }
+
+  /// From one packed row to the next: never a multiple of a page, at which rows would push each
+  /// other out of the nearest cache.
+  std::ptrdiff_t packed_pitch(std::int64_t columns) const noexcept {
+    constexpr std::ptrdiff_t cache_line = 64;
+    const std::ptrdiff_t bytes = columns * matrix.item_size();
+    return (bytes / cache_line + 1) / 2 * 2 * cache_line + cache_line;  // an odd number of them
+  }
+  std::ptrdiff_t packed_bytes() const noexcept {
+    if (packed_elements() == 0) return 0;
+    return tile_bands * height * stacked() * packed_pitch(tile_width * width);
   }
 
   /// A part of one band, or a number of whole bands: either way, blocks that follow each other in

@@ -244,7 +244,7 @@ class Engine {
                    const std::int64_t end = std::min(down, first + stacked);
                    Grid::Part part = grid.tile(first * grid.across + i % grid.across);
                    part.bands = std::min(end * grid.tile_bands, grid.bands) - part.band;
-                   const Patch patch = pack(lane.packed.get(), grid.matrix, grid.elements(part));
+                   const Patch patch = pack(*table_, lane.packed.get(), grid, grid.elements(part));
                    for (std::int64_t tile = first; tile < end; ++tile) {
                      work(tile * grid.across + i % grid.across, patch, lane);
                    }
@@ -927,8 +927,7 @@ struct Plan {
   }
   static Room room_of(const Grid& grid) noexcept {
     const std::int64_t blocks = grid.blocks();
-    return {blocks, grid.tiles(), grid.packed_elements() * grid.matrix.item_size(),
-            blocks <= in_memory_max ? blocks : 0};
+    return {blocks, grid.tiles(), grid.packed_bytes(), blocks <= in_memory_max ? blocks : 0};
   }
 };
 

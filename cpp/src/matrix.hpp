@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 
 #include "datasparse/array_view.hpp"
 
@@ -41,6 +42,11 @@ class Matrix {
   }
   std::ptrdiff_t row_stride() const noexcept { return row_stride_; }
   std::ptrdiff_t item_size() const noexcept { return item_size_; }
+
+  /// Whether neighbours in a column lie nearer to each other than neighbours in a row.
+  bool is_transposed() const noexcept {
+    return rows_ > 1 && std::abs(row_stride_) < std::abs(inner().stride);
+  }
 
   /// The same elements in the same order as one row, where the rows follow each other evenly.
   bool is_one_row() const noexcept {

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "grid.hpp"
+#include "kernels/kernels.hpp"
 #include "matrix.hpp"
 
 namespace datasparse {
@@ -42,22 +43,25 @@ void copy_run(std::byte* out, const std::byte* in, std::ptrdiff_t stride, std::i
 /// Packs a part of a matrix. Goes down the columns of a few rows at a time: where a matrix is
 /// transposed, the elements of a column share their cache lines.
 template <std::size_t item>
-void pack(std::byte* out, const Matrix& matrix, const Grid::Rectangle& rectangle) noexcept {
+void pack(const Kernels& table, std::byte* out, std::ptrdiff_t pitch, const Matrix& matrix,
+          const Grid::Rectangle& rectangle) noexcept {
   const std::int64_t row = rectangle.row;
   const std::int64_t rows = rectangle.rows;
   const std::int64_t column = rectangle.column;
   const std::int64_t columns = rectangle.columns;
-  const auto pitch = columns * static_cast<std::ptrdiff_t>(item);
   matrix.for_each_run(
       row, column, columns,
       [&](const std::byte* run, std::ptrdiff_t stride, std::int64_t n, std::int64_t offset) {
         std::byte* const to = out + offset * static_cast<std::ptrdiff_t>(item);
         const std::ptrdiff_t down = matrix.row_stride();
-        if (std::abs(down) >= std::abs(stride)) {
+        if (!matrix.is_transposed()) {
           for (std::int64_t r = 0; r < rows; ++r) {
             copy_run<item>(to + r * pitch, run + r * down, stride, n);
           }
           return;
+        }
+        if (item == 4 && down == 4) {
+          return table.transpose(to, pitch, run, stride, rows, n);
         }
         constexpr std::int64_t together = 16;
         for (std::int64_t first = 0; first < rows; first += together) {
@@ -75,14 +79,17 @@ void pack(std::byte* out, const Matrix& matrix, const Grid::Rectangle& rectangle
 
 }  // namespace packing
 
-/// Copies a part of a matrix to `out`, which has room for it.
-inline Patch pack(std::byte* out, const Matrix& matrix, const Grid::Rectangle& part) noexcept {
+/// Copies a part of a grid's matrix to `out`, which has room for packed_bytes().
+inline Patch pack(const Kernels& table, std::byte* out, const Grid& grid,
+                  const Grid::Rectangle& part) noexcept {
+  const Matrix& matrix = grid.matrix;
+  const std::ptrdiff_t pitch = grid.packed_pitch(part.columns);
   switch (matrix.item_size()) {
-    case 2: packing::pack<2>(out, matrix, part); break;
-    case 4: packing::pack<4>(out, matrix, part); break;
-    default: packing::pack<8>(out, matrix, part); break;
+    case 2: packing::pack<2>(table, out, pitch, matrix, part); break;
+    case 4: packing::pack<4>(table, out, pitch, matrix, part); break;
+    default: packing::pack<8>(table, out, pitch, matrix, part); break;
   }
-  return {out, part.columns * matrix.item_size(), part.row, part.column};
+  return {out, pitch, part.row, part.column};
 }
 
 }  // namespace datasparse

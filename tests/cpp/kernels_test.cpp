@@ -543,6 +543,29 @@ TEST_P(KernelsTest, RepeatAndCountBytes) {
   }
 }
 
+TEST_P(KernelsTest, TransposeWritesTheRectangleOnly) {
+  Random random(70);
+  for (const std::int64_t rows : {0, 1, 3, 15, 16, 17, 33, 64}) {
+    for (const std::int64_t columns : {0, 1, 2, 15, 16, 17, 32, 49, 80, 200}) {
+      const std::int64_t height = rows + random.below(4), pitch = columns + random.below(4);
+      std::vector<std::uint32_t> in, out(static_cast<std::size_t>(rows * pitch) + 1, 7);
+      for (std::int64_t i = 0; i < columns * height; ++i) {
+        in.push_back(static_cast<std::uint32_t>(random.bits()));  // signalling NaN among them
+      }
+      std::vector<std::uint32_t> expected = out;
+      for (std::int64_t r = 0; r < rows; ++r) {
+        for (std::int64_t c = 0; c < columns; ++c) {
+          expected[static_cast<std::size_t>(r * pitch + c)] =
+              in[static_cast<std::size_t>(c * height + r)];
+        }
+      }
+      table().transpose(reinterpret_cast<std::byte*>(out.data()), pitch * 4,
+                        reinterpret_cast<const std::byte*>(in.data()), height * 4, rows, columns);
+      ASSERT_EQ(out, expected) << rows << " x " << columns;
+    }
+  }
+}
+
 TEST_P(KernelsTest, PackAndUnpackBits) {
   Random random(60);
   for (const std::int64_t n : {0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 1000}) {

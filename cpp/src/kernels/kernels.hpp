@@ -147,6 +147,11 @@ struct Kernels {
   SelectionKernels<std::uint32_t> select32;
   SelectionKernels<std::uint64_t> select64;
 
+  /// Copies `rows` × `columns` elements of 4 bytes whose columns lie `stride` bytes apart, each
+  /// without a gap, to rows without gaps that lie `pitch` bytes apart.
+  void (*transpose)(std::byte* out, std::ptrdiff_t pitch, const std::byte* in,
+                    std::ptrdiff_t stride, std::int64_t rows, std::int64_t columns) noexcept;
+
   /// Writes each of `n` bytes `times` times, one after another. The buffers do not overlap.
   void (*repeat)(std::uint8_t* out, const std::uint8_t* bytes, std::int64_t n,
                  std::int64_t times) noexcept;

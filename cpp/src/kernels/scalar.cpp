@@ -263,6 +263,17 @@ void zero_least(std::uint8_t* mask, const Key* keys, std::int64_t blocks, std::i
   }
 }
 
+void transpose(std::byte* out, std::ptrdiff_t pitch, const std::byte* in, std::ptrdiff_t stride,
+               std::int64_t rows, std::int64_t columns) noexcept {
+  constexpr std::int64_t ahead =
+      8;  // columns, whose memory no prefetcher of the processor foresees
+  for (std::int64_t c = 0; c < columns; ++c, in += stride, out += 4) {
+    const std::byte* const next = in + (c + ahead < columns ? ahead : 0) * stride;
+    for (std::int64_t r = 0; r < rows; r += 16) __builtin_prefetch(next + r * 4, 0, 2);
+    for (std::int64_t r = 0; r < rows; ++r) __builtin_memcpy(out + r * pitch, in + r * 4, 4);
+  }
+}
+
 void repeat(std::uint8_t* out, const std::uint8_t* bytes, std::int64_t n,
             std::int64_t times) noexcept {
   for (std::int64_t i = 0; i < n; ++i, out += times) {
@@ -365,6 +376,7 @@ constexpr Kernels table{
     },
     selection<std::uint32_t>,
     selection<std::uint64_t>,
+    transpose,
     repeat,
     {zero_masked<2>, zero_masked<2>, zero_masked<4>, zero_masked<8>},
     count_zeros,
