@@ -22,8 +22,8 @@
 namespace datasparse {
 namespace {
 
-constexpr int radix_bits = 11;
-constexpr std::int64_t group_tiles_max = 4;                         // that a thread takes at a time
+constexpr int radix_bits = 13;               // of most data, few enough keys share so many
+constexpr std::int64_t group_tiles_max = 4;  // that a thread takes at a time
 constexpr std::int64_t group_candidates_max = 2 * tile_blocks_max;  // that a thread gathers
 
 /// Blocks to sample of n, in runs. With s samples the cut's place is known to
@@ -41,7 +41,7 @@ std::int64_t candidates_max(std::int64_t n) noexcept {
   return 7 * sample_size(n) + candidates_min;  // n / sqrt(s) is about s
 }
 
-/// How the cut is bracketed at first, and should that leave too many candidates, or miss.
+/// How the cut is bracketed at first, and should that leave too many candidates.
 struct Sampling {
   std::int64_t sizes;  // of the sample, in sample_size()
   double deviations;   // from the middle of the bracket to its ends
@@ -303,13 +303,15 @@ class Engine {
     });
   }
 
-  /// Finds the cut by counting keys, radix_bits at a time, and scores anew for each round: slower,
-  /// but as fast for any input.
+  /// Brackets the cut by counting keys, radix_bits at a time, until it is one of so few that they
+  /// can be collected, or one of many that are equal. Scores anew for each round: slower, but as
+  /// fast for any input.
   void prune_by_counting(const Task& task) noexcept {
     Key prefix = 0;
+    int low = KeyTraits<Key>::bits;           // bits that are not known yet
     std::int64_t left = task.quota.blocks;    // blocks to prune among those with this prefix
     std::int64_t among = task.grid.blocks();  // how many have it
-    for (int low = KeyTraits<Key>::bits; low > 0;) {
+    while (low > 0 && among > candidates_max(task.grid.blocks())) {
       const int bits = std::min(radix_bits, low);
       low -= bits;
       const std::int64_t* const counts = count_buckets(task, prefix, low, bits);
@@ -318,23 +320,17 @@ class Engine {
       among = counts[bucket];
       prefix = (prefix << bits) | bucket;
     }
-    if (left < among) {
-      TileCounts* const tiles = lane_at(task.first_lane).tiles.get();
-      for_each_tile(task, [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
-        std::int64_t ties = 0;
-        for_each_scored_chunk(task, tile, patch, lane,
-                              [&](const Grid::Part& chunk, const Key* keys) {
-                                ties += select_->count_equal(keys, chunk.size(), prefix);
-                              });
-        tiles[tile].at_lo = static_cast<std::int32_t>(ties);
-      });
-      count_ties_before(task, [](const TileCounts& tile) { return tile.at_lo; });
-    } else {
-      count_ties_before(task, [](const TileCounts&) { return 0; });
-    }
-    for_each_tile(task, [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
-      write_by_cut(task, tile, patch, {prefix, left}, lane);
-    });
+    const double share = static_cast<double>(left) / static_cast<double>(among);
+    const Key lo = prefix << low;
+    const Key hi = lo + ((Key{1} << low) - 1);
+    const Bracket bracket{lo,
+                          hi,
+                          low == 0,
+                          false,
+                          lo + static_cast<Key>(share * static_cast<double>(hi - lo)),
+                          static_cast<std::int64_t>(share * static_cast<double>(task.grid.tiles())),
+                          static_cast<double>(among)};
+    correct(task, bracket, pass(task, bracket));
   }
 
   /// The number of keys with that prefix in each bucket of the next bits, in the first lane's
@@ -392,13 +388,11 @@ class Engine {
   /// among those, and their places are corrected. False where the bracket missed the cut, or held
   /// too many candidates: the mask is written then, but wrong.
   bool prune_by_sample(const Task& task) noexcept {
-    if (task.large()) return false;
     const auto room = static_cast<double>(candidates_max(task.grid.blocks()));
     for (const Sampling& sampling : samplings) {
       const Bracket bracket = sample_bracket(task, sampling);
       if (bracket.candidates > 0.8 * room) continue;
-      const PassCounts counts = pass(task, bracket);
-      if (correct(task, bracket, counts)) return true;
+      return correct(task, bracket, pass(task, bracket));  // a sample that misled once is no guide
     }
     return false;
   }
@@ -406,7 +400,7 @@ class Engine {
   /// The same, with a bracket around where the cut lies by the hint of the last time.
   bool prune_by_hint(const Task& task) noexcept {
     const std::int64_t blocks = task.grid.blocks();
-    if (task.hint == nullptr || task.hint->blocks != blocks || task.large()) return false;
+    if (task.hint == nullptr || task.hint->blocks != blocks) return false;
     CutHint& hint = *task.hint;
     if (hint.rest > 0) return false;
     constexpr std::int64_t short_band = 128;  // which a pass begins as often as it compares
@@ -844,6 +838,8 @@ class Engine {
       const std::int64_t place = places[candidate];
       if (task.direct()) {
         task.mask.bytes[task.grid.begin(tile) + place] = keep ? 1 : 0;
+      } else if (task.large()) {
+        block_keep_[task.grid.begin(tile) + place] = keep ? 1 : 0;
       } else {
         rewrite_block(task, {tile.band + place / tile.width, 1, tile.block + place % tile.width, 1},
                       patch, keep, lane);

@@ -4,9 +4,9 @@
 /// and their keys kept. Above, the last computation or a sample brackets the key at which pruning
 /// stops; one pass compares the keys as they are made, writes the mask as if pruning stopped where
 /// it most likely does, counts, and collects the few candidates in the bracket; the exact cut is
-/// selected among those, and the wrong ones are corrected. What defeats two samples is counted
-/// instead, 11 bits of the keys a round. Scores are never stored for the whole tensor; every stage
-/// but the selection is parallel over tiles.
+/// selected among those, and the wrong ones are corrected. What defeats samples is bracketed by
+/// counting instead, 13 bits of the keys a round. Scores are never stored for the whole tensor;
+/// every stage but the selection is parallel over tiles.
 #pragma once
 
 #include <cstdint>
