@@ -121,6 +121,10 @@ template <class Vector, class Key, class Choose>
 AVX512 std::int64_t count_if(const Key* keys, std::int64_t n, const Choose& chosen) noexcept {
   constexpr std::int64_t size = Vector::size;
   constexpr __mmask16 all = (1U << size) - 1U;
+  if (n <= size) {
+    const __mmask16 lanes = lanes_of<Vector>(n);
+    return count(chosen(lanes, Vector::load(lanes, keys)));
+  }
   __m512i counts[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
   std::int64_t i = 0;
   for (; i + 2 * size <= n; i += 2 * size) {
@@ -1035,7 +1039,9 @@ AVX512 void transpose(std::byte* out, std::ptrdiff_t pitch, const std::byte* in,
       const std::byte* from = in + c * stride + r * 4;
       const std::ptrdiff_t next = c + size + ahead <= columns ? ahead * stride : 0;
       for (int i = 0; i < size; ++i, from += stride) {
+        // Where the columns do not begin with a cache line, these are two.
         _mm_prefetch(reinterpret_cast<const char*>(from + next), _MM_HINT_T1);
+        _mm_prefetch(reinterpret_cast<const char*>(from + next + 63), _MM_HINT_T1);
         v[i] = _mm512_loadu_ps(from);
       }
       Floats::transpose(v);

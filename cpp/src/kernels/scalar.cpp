@@ -270,6 +270,7 @@ void transpose(std::byte* out, std::ptrdiff_t pitch, const std::byte* in, std::p
   for (std::int64_t c = 0; c < columns; ++c, in += stride, out += 4) {
     const std::byte* const next = in + (c + ahead < columns ? ahead : 0) * stride;
     for (std::int64_t r = 0; r < rows; r += 16) __builtin_prefetch(next + r * 4, 0, 2);
+    __builtin_prefetch(next + rows * 4 - 1, 0, 2);
     for (std::int64_t r = 0; r < rows; ++r) __builtin_memcpy(out + r * pitch, in + r * 4, 4);
   }
 }
