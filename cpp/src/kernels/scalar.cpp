@@ -265,8 +265,8 @@ void zero_least(std::uint8_t* mask, const Key* keys, std::int64_t blocks, std::i
 
 void transpose(std::byte* out, std::ptrdiff_t pitch, const std::byte* in, std::ptrdiff_t stride,
                std::int64_t rows, std::int64_t columns) noexcept {
-  constexpr std::int64_t ahead =
-      8;  // columns, whose memory no prefetcher of the processor foresees
+  if (rows == 0) return;
+  constexpr std::int64_t ahead = 32;  // columns: no prefetcher of the processor foresees them
   for (std::int64_t c = 0; c < columns; ++c, in += stride, out += 4) {
     const std::byte* const next = in + (c + ahead < columns ? ahead : 0) * stride;
     for (std::int64_t r = 0; r < rows; r += 16) __builtin_prefetch(next + r * 4, 0, 2);
