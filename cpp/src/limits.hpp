@@ -19,7 +19,7 @@ constexpr std::int64_t chunk_blocks_max = 512;
 
 constexpr std::int64_t small_block_max = 4096;  // elements, of which a lane has room for
 constexpr std::int64_t in_memory_max = 32768;   // blocks whose keys are all kept
-constexpr std::int64_t hinted_min = 4096;       // and from which on where a cut lay is remembered
+constexpr std::int64_t hinted_min = 4096;       // blocks from which on a cut leaves a hint
 constexpr std::int64_t candidates_min = 4096;   // for which there is always room
 constexpr std::int64_t past_cache_from = std::int64_t{1} << 22;  // elements
 

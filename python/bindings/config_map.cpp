@@ -188,17 +188,18 @@ GroupItemsIterator GroupMap::iterate_items() const {
 std::optional<py::tuple> GroupItemsIterator::next() {
   if (place_ == names_.size()) return std::nullopt;
   if (!sparsifier_) throw datasparse::StateError("the sparsifier of this mapping is gone");
-  const std::size_t place = place_++;
-  const py::str name(names_[place]);
-  return py::make_tuple(name,
-                        ConfigMap(sparsifier_, *core_, shows_, std::move(names_[place]), place));
+  const std::string& name = names_[place_];
+  py::tuple item =
+      py::make_tuple(py::str(name), ConfigMap(sparsifier_, *core_, shows_, name, place_));
+  ++place_;  // once nothing can fail any more: next_item() tries again what did
+  return item;
 }
 
 namespace {
 
 // A scheduler in Python reads a value of every group in every step. Here are the two calls that it
-// makes without pybind11's look-ups, which take longer than the reading. What fails is left to the
-// methods, which raise.
+// makes without pybind11's look-ups, which take longer than the reading. What fails has changed
+// nothing, and is done again by the methods, which raise.
 
 /// config[key].
 PyObject* subscript(PyObject* self, PyObject* key) {

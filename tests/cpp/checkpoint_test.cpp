@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -218,6 +220,42 @@ TEST_F(CheckpointFile, OfShapesOfAllKinds) {
   save_checkpoint(path, sparsifier);
   load_checkpoint(path, other);
   EXPECT_EQ(other.save_state(), sparsifier.save_state());
+}
+
+// Pieces of two megabytes are summed up on another thread while the next one is read.
+TEST(LargeCheckpoint, IsReadAndCheckedInPieces) {
+  constexpr std::size_t bytes = 5'000'000;
+  constexpr std::size_t piece = std::size_t{2} << 20;
+  Random random(1001);
+  Checkpoint checkpoint;
+  GroupState group;
+  group.name = "w";
+  group.shape = Axes{static_cast<std::int64_t>(8 * bytes)};
+  group.mask_bits.resize(bytes);
+  for (auto& byte : group.mask_bits) byte = static_cast<std::uint8_t>(random.bits());
+  checkpoint.sparsifier.groups.push_back(group);
+
+  std::string file = encode_header(checkpoint);
+  const std::size_t data = file.size();
+  file.append(group.mask_bits.begin(), group.mask_bits.end());
+  std::size_t unreadable = file.size();  // from which byte on
+  const auto decode = [&] {
+    return decode_checkpoint(file.size(), [&](std::uint64_t offset, void* to, std::size_t size) {
+      if (offset + size > unreadable) throw FileError("cannot read", "w", EIO);
+      std::memcpy(to, file.data() + offset, size);
+    });
+  };
+  EXPECT_TRUE(decode().sparsifier.groups.front().mask_bits == group.mask_bits);
+
+  for (const std::size_t place : {std::size_t{0}, piece - 1, piece, 2 * piece + 1, bytes - 1}) {
+    file[data + place] ^= 1;
+    EXPECT_THROW(decode(), ValueError) << place;
+    file[data + place] ^= 1;
+  }
+  for (const std::size_t readable : {std::size_t{0}, piece, 2 * piece}) {
+    unreadable = data + readable;
+    EXPECT_THROW(decode(), FileError) << readable;
+  }
 }
 
 TEST_F(CheckpointFile, OfEverySeedIsReadAndWrittenAsItWas) {

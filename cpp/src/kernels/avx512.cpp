@@ -115,8 +115,7 @@ AVX512 void store_bytes(std::uint8_t* bytes, std::int64_t n, std::uint64_t ones)
 
 // --- selection -----------------------------------------------------------------------------------
 
-/// How many of n keys are in the lanes that chosen(lanes, vector) returns. Counts are kept in
-/// vectors: a mask that goes through a register for each of them takes three times as long.
+/// How many of n keys are in the lanes that chosen(lanes, vector) returns.
 template <class Vector, class Key, class Choose>
 AVX512 std::int64_t count_if(const Key* keys, std::int64_t n, const Choose& chosen) noexcept {
   constexpr std::int64_t size = Vector::size;
@@ -836,23 +835,21 @@ AVX512 void with_keys(const Blocks& blocks, std::int64_t done, const Work& work)
 
 /// The bracket among single elements of 16 bits, compared as they are: their keys are in the order
 /// of their bits.
-template <class Element, int norm>
+template <class Element, int norm, bool ends>
 class HalfBracketing {
  public:
   AVX512 HalfBracketing(std::uint16_t* inside, std::uint64_t from, std::uint64_t first,
                         std::uint64_t width) noexcept
       : inside_(inside),
         from_(least_with(from)),
-        before_{first > 0 ? least_with(first - 1) : std::uint16_t{0}, 0},
-        within_{least_with(first), 0},
-        behind_{least_with(first + width), 0} {
-    before_.width = static_cast<std::uint16_t>(within_.first - before_.first);
-    within_.width = static_cast<std::uint16_t>(behind_.first - within_.first);
-    behind_.width = static_cast<std::uint16_t>(least_with(first + width + 1) - behind_.first);
+        within_(between(least_with(first), least_with(first + width))) {
+    if constexpr (ends) {
+      if (first > 0) before_ = between(least_with(first - 1), within_.first);
+      behind_ = between(least_with(first + width), least_with(first + width + 1));
+    }
   }
 
   /// Up to 64 elements from the i-th on. Returns a bit for each that is kept.
-  template <bool ends>
   AVX512 std::uint64_t add(std::int64_t i, std::int64_t n, const std::byte* data) noexcept {
     const std::uint64_t lanes = first_bits(n);
     const __m512i vectors[2] = {load(data, static_cast<__mmask32>(lanes)),
@@ -877,6 +874,9 @@ class HalfBracketing {
   struct Range {
     std::uint16_t first, width;
   };
+  AVX512 static Range between(std::uint16_t first, std::uint16_t end) noexcept {
+    return {first, static_cast<std::uint16_t>(end - first)};
+  }
 
   static constexpr std::uint16_t first_nan = Element::infinity + 1;
 
@@ -922,7 +922,8 @@ class HalfBracketing {
 
   std::uint16_t* inside_;
   std::uint16_t from_;
-  Range before_, within_, behind_;
+  Range within_;
+  Range before_{}, behind_{};
   BracketEndCounts counts_{};
 };
 
@@ -938,17 +939,15 @@ AVX512 BracketEndCounts bracket_halves(std::uint8_t* keep, std::uint16_t* inside
                                        const Blocks& blocks, std::uint64_t from,
                                        std::uint64_t first, std::uint64_t width,
                                        Store store) noexcept {
-  HalfBracketing<Element, norm> bracketing(inside, from, first, width);
+  HalfBracketing<Element, norm, ends> bracketing(inside, from, first, width);
   std::int64_t b = 0;
   for (; b + bundle <= blocks.count; b += bundle) {
-    const std::uint64_t kept =
-        bracketing.template add<ends>(b, bundle, blocks.data + b * Element::item);
+    const std::uint64_t kept = bracketing.add(b, bundle, blocks.data + b * Element::item);
     store_blocks<1>(keep + b, 0, 1, kept, store);
   }
   if (b < blocks.count) {
     const std::int64_t left = blocks.count - b;
-    store_bytes(keep + b, left,
-                bracketing.template add<ends>(b, left, blocks.data + b * Element::item));
+    store_bytes(keep + b, left, bracketing.add(b, left, blocks.data + b * Element::item));
   }
   return bracketing.counts();
 }
