@@ -500,7 +500,6 @@ struct Float32 : Floats {
 struct BFloat16 : Floats {
   static constexpr int dtype = 1;
   static constexpr std::ptrdiff_t item = 2;
-  static constexpr std::uint16_t infinity = 0x7F80;
   AVX512 static __m512 widen(__m256i halves) noexcept {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
   }
@@ -515,7 +514,6 @@ struct BFloat16 : Floats {
 struct Float16 : Floats {
   static constexpr int dtype = 0;
   static constexpr std::ptrdiff_t item = 2;
-  static constexpr std::uint16_t infinity = 0x7C00;
   AVX512 static __m512 widen(__m256i halves) noexcept { return _mm512_cvtph_ps(halves); }
   AVX512 static __m512 load(const std::byte* data) noexcept {
     return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(data)));
@@ -878,16 +876,12 @@ class HalfBracketing {
     return {first, static_cast<std::uint16_t>(end - first)};
   }
 
-  static constexpr std::uint16_t first_nan = Element::infinity + 1;
-
   AVX512 static std::uint64_t both(__mmask32 low, __mmask32 high) noexcept {
     return low | std::uint64_t{high} << 32;
   }
-  /// Without signs, and all NaN alike.
+  /// Without signs. NaN differ here, but bounds lie below or above all of them.
   AVX512 static __m512i load(const std::byte* data, __mmask32 lanes) noexcept {
-    const __m512i bits =
-        _mm512_and_si512(_mm512_maskz_loadu_epi16(lanes, data), _mm512_set1_epi16(0x7FFF));
-    return _mm512_min_epu16(bits, _mm512_set1_epi16(first_nan));
+    return _mm512_and_si512(_mm512_maskz_loadu_epi16(lanes, data), _mm512_set1_epi16(0x7FFF));
   }
   AVX512 static std::uint64_t in(Range range, const __m512i* vectors) noexcept {
     const __m512i first = _mm512_set1_epi16(static_cast<short>(range.first));
