@@ -6,6 +6,7 @@ unless a `-m` expression is given, and the summary says which were left out.
 
 import gc
 import os
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -136,3 +137,32 @@ def run_python():
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def run_file():
+    """Runs a file in a fresh interpreter, for what starts processes of its own."""
+
+    def run(path, *arguments):
+        done = subprocess.run(
+            [sys.executable, str(path), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def free_port():
+    """Finds a port that nobody listens at."""
+
+    def find():
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            return listener.getsockname()[1]
+
+    return find

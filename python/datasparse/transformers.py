@@ -1,0 +1,122 @@
+"""A callback for the Trainer of Hugging Face's transformers.
+
+sparsifier = DataNormSparsifier(sparsity_level=0.9)
+callback = DataSparsity(attach(model, sparsifier, types=torch.nn.Linear))
+Trainer(model, arguments, callbacks=[callback], ...).train()
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ._core import BaseDataScheduler, BaseDataSparsifier, load, save
+from ._training import Training
+from .torch import Attachment
+
+__all__ = ["DataSparsity"]
+
+CHECKPOINT = "datasparse.safetensors"  # within the trainer's
+
+if TYPE_CHECKING:
+
+    class TrainerCallback:
+        """What type checkers see, whether transformers is installed or not."""
+
+else:
+    try:
+        from transformers import TrainerCallback
+    except ModuleNotFoundError as error:
+        if error.name != "transformers":
+            raise
+        raise ModuleNotFoundError(
+            "datasparse.transformers needs transformers: pip install 'datasparse[transformers]'"
+        ) from error
+
+
+class DataSparsity(TrainerCallback):
+    """Prunes the model that is trained: masks after optimizer steps, a schedule, a log.
+
+    Args:
+        attachment: what `datasparse.torch.attach(model, sparsifier)` returned.
+        scheduler: of the attachment's sparsifier; or none.
+        schedule: "step": the scheduler steps with the masks; "epoch": at the end of an epoch.
+        every: masks are renewed after the first optimizer step and each `every`-th one from there.
+        mask_state: whether the optimizer forgets pruned elements, too.
+        log: whether "sparsity", the share of zeros in all masks, is added to what is logged.
+        resume_from: the checkpoint that the training is resumed from, where that is not the one of
+            its step in the trainer's output_dir.
+
+    Each checkpoint of the trainer gets a file `datasparse.safetensors` with masks, configs and
+    schedule, which `datasparse.load()` reads, too; a training that is resumed from the checkpoint
+    goes on as if it had not been interrupted. The model stays attached after the training:
+    `detach(model)` makes the zeros permanent.
+    """
+
+    def __init__(
+        self,
+        attachment: Attachment,
+        scheduler: BaseDataScheduler | None = None,
+        *,
+        schedule: str = "step",
+        every: int = 1,
+        mask_state: bool = False,
+        log: bool = True,
+        resume_from: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self._training = Training(attachment, scheduler, schedule, every, mask_state)
+        self._log = log
+        self._resume_from = None if resume_from is None else Path(resume_from)
+
+    @property
+    def sparsifier(self) -> BaseDataSparsifier:
+        return self._training.attachment.sparsifier
+
+    @property
+    def scheduler(self) -> BaseDataScheduler | None:
+        return self._training.scheduler
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step > 0:
+            folder = self._resume_from or folder_of(args, state)
+            if not (folder / CHECKPOINT).exists():
+                raise FileNotFoundError(
+                    f"the training is resumed at step {state.global_step}, but there is no "
+                    f"{CHECKPOINT} in {folder}: name the checkpoint by "
+                    "DataSparsity(..., resume_from=...)"
+                )
+            load(folder / CHECKPOINT, self.sparsifier, *self._training.schedulers)
+            self._training.resume(state.global_step)
+        optimizer = kwargs["optimizer"]
+        self._training.begin([getattr(optimizer, "optimizer", optimizer)])  # what accelerate wraps
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._training.epochs_done(whole_epochs(state))
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._training.epochs_done(whole_epochs(state))
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.should_save:
+            save(folder_of(args, state) / CHECKPOINT, self.sparsifier, *self._training.schedulers)
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._log:
+            sparsity = self._training.sparsity()
+            kwargs["logs"]["sparsity"] = sparsity  # for the callbacks that come after this one
+            if state.log_history:
+                state.log_history[-1]["sparsity"] = sparsity
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._training.end()
+
+
+def whole_epochs(state: Any) -> int:
+    """How many epochs are over; the trainer counts in fractions, which are rounded."""
+    return int((state.epoch or 0) + 1e-6)
+
+
+def folder_of(args: Any, state: Any) -> Path:
+    """Where the trainer puts the checkpoint of the step it is at."""
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"

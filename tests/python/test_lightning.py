@@ -1,0 +1,344 @@
+"""The callbacks, in trainings by the real library, under both of its names."""
+
+import copy
+
+import pytest
+import torch
+from datasparse import AdaptiveDataScheduler, BaseDataScheduler, DataNormSparsifier, DataScheduler
+from datasparse.schedules import Linear
+from datasparse.torch import attach, detach
+from torch import nn
+
+lightning = pytest.importorskip("lightning.pytorch", reason="needs the extra 'lightning'")
+pytorch_lightning = pytest.importorskip("pytorch_lightning", reason="needs pytorch_lightning")
+
+from datasparse.lightning import (  # noqa: E402
+    DataSparsity,
+    PostTrainingDataSparsity,
+    TrainingAwareDataSparsity,
+)
+
+PACKAGES = [lightning, pytorch_lightning]
+CONFIG = {"sparsity_level": 0.8, "sparse_block_shape": (1, 1)}
+
+# What the trainers say about small trainings on a CPU.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*num_workers"),
+    pytest.mark.filterwarnings("ignore:.*Checkpoint directory"),
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+@pytest.fixture(params=PACKAGES, ids=lambda package: package.__name__)
+def package(request):
+    return request.param
+
+
+class Body:
+    """A module of either package: its class is made by module_of()."""
+
+    def __init__(self, accumulate=1):
+        super().__init__()
+        torch.manual_seed(5)
+        self.model = nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 4))
+        self.seen = []  # after each batch: steps of the optimizer, zeros in the first layer
+
+    def training_step(self, batch, _index):
+        inputs, labels = batch
+        return nn.functional.cross_entropy(self.model(inputs), labels)
+
+    def on_train_batch_end(self, *_):
+        self.seen.append((self.trainer.global_step, int((self.model[0].weight == 0).sum())))
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=0.01, weight_decay=0.1)
+
+
+def module_of(package):
+    return type("Module", (Body, package.LightningModule), {})()
+
+
+class Loader:
+    """Six batches, resumable in the middle, as Lightning asks of a loader."""
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(1)
+        inputs = torch.randn(48, 12, generator=generator)
+        labels = torch.randint(4, (48,), generator=generator)
+        self.batches = list(zip(inputs.split(8), labels.split(8), strict=True))
+        self.next = 0
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        self.next %= len(self.batches)
+        while self.next < len(self.batches):
+            self.next += 1
+            yield self.batches[self.next - 1]
+
+    def state_dict(self):
+        return {"next": self.next}
+
+    def load_state_dict(self, state):
+        self.next = state["next"]
+
+
+def trainer_of(package, folder, *callbacks, **options):
+    settings = {
+        "accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False,
+        "enable_model_summary": False, "enable_checkpointing": False, "max_epochs": 3,
+    } | options  # fmt: skip
+    return package.Trainer(default_root_dir=folder, callbacks=list(callbacks), **settings)
+
+
+def sparse_module(package, **options):
+    module = module_of(package)
+    mode = options.pop("mode", "in_place")
+    scheduled = options.pop("scheduled", True)
+    sparsifier = DataNormSparsifier(**CONFIG)
+    attachment = attach(module, sparsifier, include="model.*.weight", mode=mode)
+    scheduler = DataScheduler(sparsifier, "sparsity_level", Linear(end=4)) if scheduled else None
+    return module, DataSparsity(attachment, scheduler, **options)
+
+
+@pytest.mark.parametrize("mode", ["in_place", "parametrize"])
+def test_masks_follow_every_optimizer_step(package, tmp_path, mode):
+    module, callback = sparse_module(package, mode=mode)
+    trainer_of(package, tmp_path, callback).fit(module, Loader())
+    levels = [0, 0.2, 0.4, 0.6] + 14 * [0.8]
+    assert module.seen == [(step + 1, round(240 * level)) for step, level in enumerate(levels)]
+    assert callback.scheduler.last_epoch == 18
+    assert callback.sparsifier.step_count == 18
+    detach(module)
+    assert int((module.model[0].weight == 0).sum()) == 192
+    assert list(module.state_dict()) == list(module_of(package).state_dict())
+
+
+def test_the_schedule_may_go_by_epochs(package, tmp_path):
+    module, callback = sparse_module(package, schedule="epoch")
+    trainer_of(package, tmp_path, callback).fit(module, Loader())
+    assert [zeros for _, zeros in module.seen] == 6 * [0] + 6 * [48] + 6 * [96]
+    assert callback.scheduler.last_epoch == 3
+
+
+def test_gradient_accumulation(package, tmp_path):
+    module, callback = sparse_module(package, scheduled=False)
+    trainer_of(package, tmp_path, callback, accumulate_grad_batches=3).fit(module, Loader())
+    assert callback.sparsifier.step_count == 6
+    assert module.seen[:6] == [(0, 0), (0, 0), (1, 192), (1, 192), (1, 192), (2, 192)]
+
+
+def test_masks_may_be_renewed_less_often(package, tmp_path):
+    module, callback = sparse_module(package, every=4)
+    trainer_of(package, tmp_path, callback).fit(module, Loader())
+    assert callback.sparsifier.step_count == 5  # after steps 1, 5, 9, 13 and 17
+    assert module.seen[-1] == (18, 192)
+
+
+def test_the_optimizer_may_forget(package, tmp_path):
+    module, callback = sparse_module(package, mask_state=True, scheduled=False)
+    trainer = trainer_of(package, tmp_path, callback)
+    trainer.fit(module, Loader())
+    state = trainer.optimizers[0].state[module.model[0].weight]
+    mask = callback.sparsifier.get_mask("model.0.weight")
+    assert int((state["exp_avg"] != 0).sum()) <= int(mask.sum())
+    assert not state["exp_avg_sq"][~mask].any()
+
+
+def test_the_share_of_zeros_is_logged(package, tmp_path):
+    module, callback = sparse_module(package, scheduled=False)
+    trainer = trainer_of(package, tmp_path, callback)
+    trainer.fit(module, Loader())
+    assert trainer.logged_metrics["sparsity"].item() == pytest.approx(0.8)
+    module, callback = sparse_module(package, log=False)
+    trainer = trainer_of(package, tmp_path, callback)
+    trainer.fit(module, Loader())
+    assert "sparsity" not in trainer.logged_metrics
+
+
+class KillError(Exception):
+    pass
+
+
+def killer_of(package, at):
+    class Killer(package.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == at:
+                raise KillError
+
+    return Killer()
+
+
+@pytest.mark.parametrize("schedule", ["step", "epoch"])
+@pytest.mark.parametrize("mode", ["in_place", "parametrize"])
+@pytest.mark.parametrize("saved", [1, 4, 6, 9, 12])  # of 6 steps an epoch
+def test_a_resumed_training_equals_the_unbroken_one(package, tmp_path, mode, schedule, saved):
+    options = {"mode": mode, "schedule": schedule, "every": 2, "mask_state": True}
+    unbroken, callback = sparse_module(package, **options)
+    trainer_of(package, tmp_path, callback).fit(unbroken, Loader())
+
+    def checkpoints():
+        return package.callbacks.ModelCheckpoint(
+            tmp_path / "saved", "{step}", every_n_train_steps=saved, save_top_k=-1,
+            save_on_train_epoch_end=False,
+        )  # fmt: skip
+
+    module, first = sparse_module(package, **options)
+    trainer = trainer_of(
+        package, tmp_path, first, checkpoints(), killer_of(package, saved + 1),
+        enable_checkpointing=True,
+    )  # fmt: skip
+    with pytest.raises(KillError):
+        trainer.fit(module, Loader())
+
+    module, second = sparse_module(package, **options)
+    path = tmp_path / "saved" / f"step={saved}.ckpt"
+    trainer_of(package, tmp_path, second).fit(module, Loader(), ckpt_path=path)
+    assert module.seen == unbroken.seen[saved:]
+    for name, value in unbroken.state_dict().items():
+        assert torch.equal(module.state_dict()[name], value), name
+    for name in callback.sparsifier.data_groups:
+        assert torch.equal(second.sparsifier.get_mask(name), callback.sparsifier.get_mask(name))
+    assert second.scheduler.state_dict() == callback.scheduler.state_dict()
+    assert second.sparsifier.step_count == callback.sparsifier.step_count
+
+
+def test_the_callback_leaves_the_optimizer_alone_after_an_error(package, tmp_path):
+    module, callback = sparse_module(package, scheduled=False)
+    trainer = trainer_of(package, tmp_path, callback, killer_of(package, 2))
+    with pytest.raises(KillError):
+        trainer.fit(module, Loader())
+    steps = callback.sparsifier.step_count
+    trainer.optimizers[0].step()
+    assert callback.sparsifier.step_count == steps == 2
+
+
+def test_a_second_training_schedules_on(package, tmp_path):
+    module, callback = sparse_module(package, schedule="epoch")
+    for epochs in (1, 2, 3):
+        trainer_of(package, tmp_path, callback, max_epochs=1).fit(module, Loader())
+        assert callback.scheduler.last_epoch == epochs
+    assert callback.sparsifier.step_count == 18
+
+
+def test_arguments_are_checked():
+    module = module_of(lightning)
+    sparsifier = DataNormSparsifier(**CONFIG)
+    attachment = attach(module, sparsifier)
+    with pytest.raises(ValueError, match='schedule must be "step" or "epoch"'):
+        DataSparsity(attachment, schedule="batch")
+    with pytest.raises(ValueError, match="every must be at least 1"):
+        DataSparsity(attachment, every=0)
+    other = DataNormSparsifier(**CONFIG)
+    with pytest.raises(ValueError, match="belongs to another sparsifier"):
+        DataSparsity(attachment, DataScheduler(other, "sparsity_level", Linear(end=4)))
+    adaptive = AdaptiveDataScheduler(sparsifier, "sparsity_level", Linear(end=4))
+    with pytest.raises(TypeError, match="needs a metric"):
+        DataSparsity(attachment, adaptive)
+
+
+def test_an_optimizer_without_attached_parameters_is_an_error(package, tmp_path):
+    module, _ = sparse_module(package)
+    other = nn.Linear(3, 3)
+    callback = DataSparsity(attach(other, DataNormSparsifier(**CONFIG)))
+    with pytest.raises(ValueError, match="no optimizer of the trainer holds"):
+        trainer_of(package, tmp_path, callback).fit(module, Loader())
+
+
+# --- the callbacks of PyTorch's experimental package ----------------------------------------------
+
+
+class StepSL(BaseDataScheduler):
+    """As in the documents of those callbacks: times gamma, every so many epochs."""
+
+    def __init__(self, data_sparsifier, schedule_param="sparsity_level", step_size=1, gamma=2):
+        self.step_size, self.gamma = step_size, gamma
+        super().__init__(data_sparsifier, schedule_param)
+
+    def get_schedule_param(self):
+        if self.last_epoch > 0 and self.last_epoch % self.step_size == 0:
+            return {
+                name: config[self.schedule_param] * self.gamma
+                for name, config in self.data_sparsifier.data_groups.items()
+            }
+        return self.base_param
+
+
+ARGUMENTS = {"sparsity_level": 0.1, "sparse_block_shape": (1, 4), "zeros_per_block": 4}
+
+
+def test_post_training_sparsity(package, tmp_path):
+    module = module_of(package)
+    callback = PostTrainingDataSparsity(
+        data_sparsifier_class=DataNormSparsifier, data_sparsifier_args=ARGUMENTS
+    )
+    trainer_of(package, tmp_path, callback).fit(module, Loader())
+    assert not (module.model[0].weight == 0).any()
+    sparsified = callback.sparsified
+    assert not sparsified.training
+    assert int((sparsified[0].weight == 0).sum()) == 24
+    kept = sparsified[0].weight != 0
+    assert torch.equal(sparsified[0].weight[kept], module.model[0].weight[kept])
+    assert torch.equal(sparsified[0].bias, module.model[0].bias)  # PyTorch's stumbles over biases
+
+
+def test_training_aware_sparsity(package, tmp_path):
+    module = module_of(package)
+    callback = TrainingAwareDataSparsity(
+        data_sparsifier_class=DataNormSparsifier,
+        data_sparsifier_args=ARGUMENTS,
+        data_scheduler_class=StepSL,
+        data_scheduler_args={"gamma": 2, "step_size": 1},
+        exclude="2.*",
+    )
+    trainer_of(package, tmp_path, callback).fit(module, Loader())
+    assert not (module.model[0].weight == 0).any()
+    assert int((callback.sparsified[0].weight == 0).sum()) == 96  # 0.1, 0.2, 0.4 at its epochs
+    assert not (callback.sparsified[2].weight == 0).any()
+    kept = callback.sparsified[0].weight != 0
+    assert torch.equal(callback.sparsified[0].weight[kept], module.model[0].weight[kept])
+    assert callback.data_scheduler.get_last_param() == {"0.weight": 0.8}
+
+
+def test_training_aware_sparsity_resumes(package, tmp_path):
+    def make():
+        return TrainingAwareDataSparsity(
+            DataNormSparsifier, ARGUMENTS, StepSL, {"gamma": 1.5}, include="*.weight"
+        )
+
+    unbroken, module = make(), module_of(package)
+    trainer_of(package, tmp_path, unbroken, max_epochs=4).fit(module, Loader())
+    first, module = make(), module_of(package)
+    trainer = trainer_of(package, tmp_path, first, max_epochs=2)
+    trainer.fit(module, Loader())
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    second, module = make(), module_of(package)
+    trainer_of(package, tmp_path, second, max_epochs=4).fit(
+        module, Loader(), ckpt_path=tmp_path / "saved.ckpt"
+    )
+    for name, value in unbroken.sparsified.state_dict().items():
+        assert torch.equal(second.sparsified.state_dict()[name], value)
+    assert second.data_scheduler.state_dict() == unbroken.data_scheduler.state_dict()
+
+
+def test_a_module_that_is_the_model_itself(package, tmp_path):
+    class Whole(package.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(12, 4)
+
+        def training_step(self, batch, _index):
+            return nn.functional.cross_entropy(self.layer(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    module = Whole()
+    callback = PostTrainingDataSparsity(DataNormSparsifier, CONFIG)
+    trainer_of(package, tmp_path, callback).fit(module, Loader())
+    assert int((callback.sparsified.layer.weight == 0).sum()) == round(0.8 * 48)
+    assert copy.deepcopy(module).layer.weight.count_nonzero() == 48

@@ -1,0 +1,183 @@
+"""The callback in trainings by the Trainer of transformers, which really runs."""
+
+import json
+
+import datasparse
+import pytest
+import torch
+from datasparse import DataNormSparsifier, DataScheduler
+from datasparse.schedules import Linear
+from datasparse.torch import attach, detach
+from torch import nn
+
+transformers = pytest.importorskip("transformers", reason="needs the extra 'transformers'")
+pytest.importorskip("accelerate", reason="its Trainer needs accelerate")
+
+from datasparse.transformers import CHECKPOINT, DataSparsity  # noqa: E402
+
+CONFIG = {"sparsity_level": 0.8, "sparse_block_shape": (1, 1)}
+LAYER = "bert.encoder.layer.0.attention.self.query.weight"  # 16 x 16
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*pin_memory"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+def bert():
+    torch.manual_seed(2)
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=16, num_labels=2,
+    )  # fmt: skip
+    return transformers.BertForSequenceClassification(config)
+
+
+class Data(torch.utils.data.Dataset):
+    def __init__(self, n=24):
+        generator = torch.Generator().manual_seed(0)
+        self.tokens = torch.randint(50, (n, 8), generator=generator)
+
+    def __len__(self):
+        return len(self.tokens)
+
+    def __getitem__(self, index):
+        tokens = self.tokens[index]
+        return {"input_ids": tokens, "labels": int(tokens.sum()) % 2}
+
+
+class Watch(transformers.TrainerCallback):
+    """Counts zeros after each step."""
+
+    def __init__(self, stop_at=None):
+        self.seen = []
+        self.stop_at = stop_at
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        layer = model.get_submodule(LAYER.removesuffix(".weight"))
+        self.seen.append(int((layer.weight == 0).sum()))
+        if state.global_step == self.stop_at:
+            raise KillError
+
+
+class KillError(Exception):
+    pass
+
+
+def sparse_bert(**options):
+    model = bert()
+    sparsifier = DataNormSparsifier(**CONFIG)
+    mode = options.pop("mode", "in_place")
+    attachment = attach(model, sparsifier, include="*.encoder.*.weight", types=nn.Linear, mode=mode)
+    scheduler = DataScheduler(sparsifier, "sparsity_level", Linear(end=4))
+    return model, DataSparsity(attachment, scheduler, **options)
+
+
+def trainer_of(model, folder, *callbacks, **options):
+    settings = {
+        "num_train_epochs": 3, "per_device_train_batch_size": 4, "report_to": [],
+        "save_strategy": "no", "logging_strategy": "no", "learning_rate": 1e-2, "use_cpu": True,
+        "disable_tqdm": True, "seed": 4,
+    } | options  # fmt: skip
+    arguments = transformers.TrainingArguments(str(folder), **settings)
+    return transformers.Trainer(model, arguments, train_dataset=Data(), callbacks=list(callbacks))
+
+
+@pytest.mark.parametrize("mode", ["in_place", "parametrize"])
+def test_masks_follow_every_optimizer_step(tmp_path, mode):
+    model, callback = sparse_bert(mode=mode)
+    watch = Watch()
+    trainer_of(model, tmp_path, callback, watch).train()
+    assert watch.seen == [0, 51, 102, 154] + 14 * [205]
+    assert callback.sparsifier.step_count == callback.scheduler.last_epoch == 18
+    detach(model)
+    assert int((model.get_parameter(LAYER) == 0).sum()) == 205
+    assert list(model.state_dict()) == list(bert().state_dict())
+
+
+def test_the_schedule_may_go_by_epochs(tmp_path):
+    model, callback = sparse_bert(schedule="epoch")
+    watch = Watch()
+    trainer_of(model, tmp_path, callback, watch).train()
+    assert watch.seen == 6 * [0] + 6 * [51] + 6 * [102]
+
+
+def test_gradient_accumulation(tmp_path):
+    model, callback = sparse_bert()
+    trainer_of(model, tmp_path, callback, gradient_accumulation_steps=3).train()
+    assert callback.sparsifier.step_count == 6
+
+
+def test_the_share_of_zeros_is_logged(tmp_path):
+    model, callback = sparse_bert()
+    later = []
+
+    class Later(transformers.TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            later.append(logs.get("sparsity"))
+
+    options = {"logging_strategy": "steps", "logging_steps": 6}
+    trainer = trainer_of(model, tmp_path, callback, Later(), **options)
+    trainer.train()
+    logged = [entry["sparsity"] for entry in trainer.state.log_history if "loss" in entry]
+    assert logged == pytest.approx([0.8, 0.8, 0.8], abs=0.01)
+    assert later[:3] == logged
+
+
+@pytest.mark.parametrize("schedule", ["step", "epoch"])
+@pytest.mark.parametrize("mode", ["in_place", "parametrize"])
+@pytest.mark.parametrize("saved", [2, 6, 8])  # of 6 steps an epoch
+def test_a_resumed_training_equals_the_unbroken_one(tmp_path, mode, schedule, saved):
+    options = {"mode": mode, "schedule": schedule, "every": 2, "mask_state": True}
+    unbroken, callback = sparse_bert(**options)
+    watch = Watch()
+    trainer_of(unbroken, tmp_path / "unbroken", callback, watch).train()
+
+    saving = {"save_strategy": "steps", "save_steps": saved}
+    model, first = sparse_bert(**options)
+    with pytest.raises(KillError):
+        trainer_of(model, tmp_path, first, Watch(stop_at=saved + 1), **saving).train()
+
+    model, second = sparse_bert(**options)
+    rest = Watch()
+    checkpoint = tmp_path / f"checkpoint-{saved}"
+    assert (checkpoint / CHECKPOINT).exists()
+    trainer_of(model, tmp_path, second, rest).train(resume_from_checkpoint=str(checkpoint))
+    assert rest.seen == watch.seen[saved:]
+    for name, value in unbroken.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    for name in callback.sparsifier.data_groups:
+        assert torch.equal(second.sparsifier.get_mask(name), callback.sparsifier.get_mask(name))
+    assert second.scheduler.state_dict() == callback.scheduler.state_dict()
+    assert second.sparsifier.step_count == callback.sparsifier.step_count
+
+
+def test_checkpoints_can_be_read_without_the_trainer(tmp_path):
+    model, callback = sparse_bert()
+    trainer_of(model, tmp_path, callback, save_strategy="epoch").train()
+    folder = tmp_path / "checkpoint-12"
+    other = DataNormSparsifier()
+    datasparse.load(folder / CHECKPOINT, other, strict=False)  # without its scheduler
+    assert set(other.report().groups) == set(callback.sparsifier.data_groups)
+    assert json.loads((folder / "trainer_state.json").read_text())["global_step"] == 12
+
+
+def test_a_checkpoint_elsewhere_is_named(tmp_path):
+    model, callback = sparse_bert()
+    trainer_of(model, tmp_path / "a", callback, save_strategy="epoch").train()
+    checkpoint = tmp_path / "a" / "checkpoint-6"
+    model, callback = sparse_bert()
+    with pytest.raises(FileNotFoundError, match=r"resume_from=\.\.\."):
+        trainer_of(model, tmp_path / "b", callback).train(resume_from_checkpoint=str(checkpoint))
+    model, callback = sparse_bert(resume_from=checkpoint)
+    trainer_of(model, tmp_path / "b", callback).train(resume_from_checkpoint=str(checkpoint))
+    assert callback.sparsifier.step_count == 18
+
+
+def test_the_callback_leaves_the_optimizer_alone_in_the_end(tmp_path):
+    model, callback = sparse_bert()
+    trainer = trainer_of(model, tmp_path, callback)
+    trainer.train()
+    trainer.optimizer.step()
+    assert callback.sparsifier.step_count == 18
