@@ -216,15 +216,25 @@ class Timed:
         self.seconds += time.perf_counter() - begin
 
 
-def our_pruning(model: Recommender, setting: Setting, steps: int) -> Callable[[int], None]:
-    """What is called after each optimizer step: datasparse's masks."""
+Pruning = Callable[[Recommender, Setting, int], Callable[[int], None]]
+
+
+def straight_through(model: Recommender, setting: Setting, steps: int) -> Callable[[int], None]:
+    """What is called after each optimizer step. Pruned weights learn on, and may come back."""
+    return pruning(model, setting, steps, mode="parametrize", gradients="straight_through")
+
+
+def in_place(model: Recommender, setting: Setting, steps: int) -> Callable[[int], None]:
+    """The same, but pruned weights are zero themselves."""
+    return pruning(model, setting, steps, mode="in_place")
+
+
+def pruning(model: Recommender, setting: Setting, steps: int, **how: str) -> Callable[[int], None]:
     sparsifier = DataNormSparsifier(
         sparsity_level=setting.level, sparse_block_shape=setting.block, norm=setting.norm
     )
-    attachment = attach(model, sparsifier, types=nn.Embedding)
-    scheduler = DataScheduler(
-        sparsifier, "sparsity_level", Polynomial(end=max(1, int(RAMP * steps) // EVERY))
-    )
+    attachment = attach(model, sparsifier, types=nn.Embedding, **how)
+    scheduler = DataScheduler(sparsifier, "sparsity_level", Polynomial(end=ramp(steps)))
 
     def after(step: int) -> None:
         if step % EVERY == 0:
@@ -235,8 +245,13 @@ def our_pruning(model: Recommender, setting: Setting, steps: int) -> Callable[[i
     return after
 
 
-def pytorchs_pruning(model: Recommender, setting: Setting, steps: int) -> Callable[[int], None]:
-    """The same by torch.ao.pruning._experimental: it has neither schedules nor apply_mask()."""
+def ramp(steps: int) -> int:
+    """How many masks are made until the level is the final one."""
+    return max(1, int(RAMP * steps) // EVERY)
+
+
+def by_pytorch(model: Recommender, setting: Setting, steps: int) -> Callable[[int], None]:
+    """in_place() by torch.ao.pruning._experimental, which has no schedules and no apply_mask()."""
     from torch.ao.pruning._experimental.data_sparsifier import DataNormSparsifier as Theirs
 
     sparsifier = Theirs(
@@ -248,7 +263,7 @@ def pytorchs_pruning(model: Recommender, setting: Setting, steps: int) -> Callab
     weights = {name: table.weight for name, table in model.tables.items()}
     for name, weight in weights.items():
         sparsifier.add_data(name, weight)
-    cubic = Polynomial(final=setting.level, end=max(1, int(RAMP * steps) // EVERY))
+    cubic = Polynomial(final=setting.level, end=ramp(steps))
 
     def after(step: int) -> None:
         if step % EVERY == 0:
@@ -268,7 +283,7 @@ def train(
     setting: Setting,
     seed: int,
     epochs: int = EPOCHS,
-    pruning: Callable[[Recommender, Setting, int], Callable[[int], None]] = our_pruning,
+    pruned: Pruning = straight_through,
 ) -> Run:
     """Train once; a seed fixes the split, the network's first weights and the order of batches."""
     training, tests = split(ratings, seed)
@@ -276,7 +291,7 @@ def train(
     model = Recommender(ratings.sizes, ratings.genres.shape[1])
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     steps = epochs * (len(training) // BATCH)
-    after = None if setting.level == 0 else pruning(model, setting, steps)
+    after = None if setting.level == 0 else pruned(model, setting, steps)
     slope = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     in_masks = Timed()
     begin = time.perf_counter()
@@ -345,8 +360,8 @@ def compare_with_pytorch(ratings: Ratings, epochs: int) -> str:
         "|---|---|---:|---:|---:|---:|",
     ]
     for block in BLOCKS:
-        for name, pruning in (("datasparse", our_pruning), ("PyTorch", pytorchs_pruning)):
-            run = train(ratings, Setting(0.9, block), 0, epochs, pruning)
+        for name, pruned in (("datasparse", in_place), ("PyTorch", by_pytorch)):
+            run = train(ratings, Setting(0.9, block), 0, epochs, pruned)
             lines.append(
                 f"| ({block[0]},{block[1]}) | {name} | {run.auc:.4f} | {run.seconds:.1f} s "
                 f"| {run.seconds_in_masks:.3f} s | {run.seconds_in_masks / run.seconds:.1%} |"

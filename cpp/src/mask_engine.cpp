@@ -414,6 +414,9 @@ class Engine {
     if (margin > 0.01 * all + 200) return false;  // a sample does as well
     const double guess = hint.key_at(task.quota.blocks);
     const double reach = margin / hint.density + 1;
+    // Keys are hardly as dense all over a wider range: near zero they span many powers of two.
+    constexpr auto quarter_octave = Key{1} << (KeyTraits<Key>::fraction_bits - 2);
+    if (reach > static_cast<double>(quarter_octave)) return false;
     const auto last = static_cast<double>(KeyTraits<Key>::nan - 1);
     if (guess - reach < 0 || guess + reach > last) return false;
     const Bracket bracket{static_cast<Key>(guess - reach),
@@ -496,16 +499,21 @@ class Engine {
     const double rank =
         static_cast<double>(task.quota.blocks) / static_cast<double>(n) * static_cast<double>(size);
     const Key guess = select(std::clamp<std::int64_t>(static_cast<std::int64_t>(rank), 1, size));
-    const double margin =
-        sampling.deviations * deviation(sample, run, runs, guess, first.places.get()) + 4;
+    const auto margin_of = [&](Key end) {
+      return sampling.deviations * deviation(sample, run, runs, end, first.places.get()) + 4;
+    };
+    constexpr double many = 3;  // hardly any two of so few numbers are equal by chance
+    const double at_guess = count(guess);
+    const double margin = margin_of(guess);
+    // How many lie below a key that many equal varies otherwise than how many lie up to it.
+    const double margin_above = at_guess < many ? margin : margin_of(guess + 1);
     const auto low = static_cast<std::int64_t>(std::floor(rank - margin));
-    const auto high = static_cast<std::int64_t>(std::ceil(rank + margin));
+    const auto high = static_cast<std::int64_t>(std::ceil(rank + margin_above));
     const Key lo = low < 1 ? Key{0} : select(low);
     const Key hi = high > size ? KeyTraits<Key>::nan : select(high);
 
-    constexpr double many = 3;  // hardly any two of so few numbers are equal by chance
     const double below = static_cast<double>(select_->count_below(sample, size, guess));
-    const double share = std::clamp((rank - below) / count(guess), 0.0, 1.0);
+    const double share = std::clamp((rank - below) / at_guess, 0.0, 1.0);
     const auto pruned_tiles =
         static_cast<std::int64_t>(share * static_cast<double>(task.grid.tiles()));
     Bracket bracket{
@@ -519,14 +527,14 @@ class Engine {
     return bracket;
   }
 
-  /// The standard deviation of the sample's number of keys below the cut. Neighbours are alike, so
+  /// The standard deviation of the sample's number of keys below `end`. Neighbours are alike, so
   /// it is estimated from the differences of runs: of successive ones, which are near each other,
   /// and of those whose places in their parts are nearly the same, golden_lag apart. Where either
   /// varies little, so does the sum, since the places are spread evenly in both ways.
-  double deviation(const Key* sample, std::int64_t run, std::int64_t runs, Key cut,
+  double deviation(const Key* sample, std::int64_t run, std::int64_t runs, Key end,
                    std::uint16_t* below) const noexcept {
     for (std::int64_t r = 0; r < runs; ++r) {
-      below[r] = static_cast<std::uint16_t>(select_->count_below(sample + r * run, run, cut));
+      below[r] = static_cast<std::uint16_t>(select_->count_below(sample + r * run, run, end));
     }
     const auto squares = [&](std::int64_t lag) {
       if (runs <= lag) return 0.0;
@@ -753,6 +761,7 @@ class Engine {
   /// Blocks that lose some of their elements only, as many at a time as keys stay in the cache.
   void write_within_blocks(const Task& task, const Grid::Part& band, const Patch& patch,
                            const std::uint8_t* keep, Lane<Key>& lane) const noexcept {
+    if (zero_least_at_once(task, band, patch, keep)) return;
     const std::int64_t together = std::max<std::int64_t>(1, chunk_blocks_max / task.block_size());
     for (std::int64_t b = 0; b < band.width; b += together) {
       const Grid::Part some{band.band, 1, band.block + b, std::min(together, band.width - b)};
@@ -760,6 +769,22 @@ class Engine {
       task.scorer.elements(lane.element_keys.data(), elements, patch, lane.sums.data());
       zero_least(task, elements, keep + b, lane);
     }
+  }
+
+  /// The same without keys in memory, where all blocks are pruned; false where there is no kernel.
+  bool zero_least_at_once(const Task& task, const Grid::Part& band, const Patch& patch,
+                          const std::uint8_t* keep) const noexcept {
+    const std::int64_t width = task.grid.width;
+    const bool is_narrow = width == 2 || width == 4 || width == 8;
+    if (!task.scorer.can_zero_least() || !patch || !is_narrow) return false;
+    const Grid::Rectangle elements = task.grid.elements(band);
+    if (elements.rows > 1 || elements.columns % width != 0 || task.quota.zeros >= width) {
+      return false;
+    }
+    if (std::memchr(keep, 1, static_cast<std::size_t>(band.width)) != nullptr) return false;
+    task.scorer.zero_least(task.window(elements).bytes, elements, patch, width, task.quota.zeros,
+                           task.store());
+    return true;
   }
 
   /// The mask of blocks side by side, whose element keys are in the lane.

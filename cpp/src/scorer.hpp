@@ -33,6 +33,7 @@ class Scorer {
         bracket_(table.bracket[static_cast<int>(matrix.dtype())][static_cast<int>(norm)]),
         bracket_mask_(table.bracket_mask[static_cast<int>(matrix.dtype())][static_cast<int>(norm)]),
         bracket_ends_(table.bracket_ends[static_cast<int>(matrix.dtype())][static_cast<int>(norm)]),
+        zero_least_(table.zero_least[static_cast<int>(matrix.dtype())][static_cast<int>(norm)]),
         accumulate_(table.accumulate[static_cast<int>(matrix.dtype())][static_cast<int>(norm)]),
         make_keys_(selection_of<Key>(table).make_keys) {}
 
@@ -92,6 +93,16 @@ class Scorer {
     };
     in_row(grid.elements(band), band.width, grid.width, patch, add);
     return all;
+  }
+
+  bool can_zero_least() const noexcept { return zero_least_ != nullptr; }
+
+  /// SelectionKernels::zero_least for blocks of one row, 2, 4 or 8 wide, that fill a rectangle of a
+  /// patch with data.
+  void zero_least(std::uint8_t* mask, const Grid::Rectangle& rectangle, const Patch& patch,
+                  std::int64_t width, std::int64_t zeros, Store store) const noexcept {
+    const std::byte* const data = patch.at(rectangle.row, rectangle.column, matrix_.item_size());
+    zero_least_(mask, data, rectangle.columns / width, width, zeros, store);
   }
 
   /// Asks for the memory of a few blocks side by side.
@@ -172,6 +183,7 @@ class Scorer {
   Kernels::Bracket bracket_;
   Kernels::BracketMask bracket_mask_;
   Kernels::BracketEnds bracket_ends_;
+  Kernels::ZeroLeast zero_least_;
   Kernels::Accumulate accumulate_;
   decltype(SelectionKernels<Key>::make_keys) make_keys_;
 };

@@ -524,6 +524,50 @@ TEST_P(KernelsTest, ZeroLeastZeroesTheFirstOfEqualOnes) {
   expect_plain_zeros<std::uint64_t>(table());
 }
 
+/// Each table's kernel that makes the keys itself against its keys and the plain kernel.
+template <class Key>
+void expect_zeros_without_keys(const Kernels& table, DType dtype) {
+  Random random(70 + static_cast<std::uint64_t>(dtype));
+  Selection<Key> plain(scalar_kernels());
+  for (const Norm norm : {Norm::L1, Norm::L2}) {
+    const auto kernel = table.zero_least[static_cast<int>(dtype)][static_cast<int>(norm)];
+    if (kernel == nullptr) continue;
+    const auto score = scalar_kernels().score[static_cast<int>(dtype)][static_cast<int>(norm)];
+    for (const std::int64_t width : {2, 4, 8}) {
+      for (const std::int64_t blocks : {0, 1, 2, 3, 8, 15, 16, 17, 33, 65, 512}) {
+        for (const auto kind : {Values::numbers, Values::special, Values::any_bits}) {
+          const std::int64_t n = blocks * width;
+          const auto item = static_cast<std::int64_t>(item_size(dtype));
+          Tensor tensor(dtype, Axes{n}, Axes{item}, random.below(8));
+          fill(tensor, kind, random);
+          const auto* const data = static_cast<const std::byte*>(tensor.view().data());
+          std::vector<Key> keys(static_cast<std::size_t>(n));
+          score(keys.data(), {data, 0, item, n, 1, 1});
+          const std::int64_t zeros = 1 + random.below(width - 1);
+          std::vector<std::uint8_t> expected(static_cast<std::size_t>(n));
+          plain.select.zero_least(expected.data(), keys.data(), blocks, width, zeros);
+          for (const Store store : {Store::ordinary, Store::past_cache}) {
+            Buffer<std::uint8_t> mask;  // begins with a cache line, as masks do
+            mask.require(n + 1);
+            std::fill_n(mask.get(), n + 1, std::uint8_t{7});
+            kernel(mask.get(), data, blocks, width, zeros, store);
+            ASSERT_EQ(mask[n], 7);
+            ASSERT_EQ(std::vector<std::uint8_t>(mask.get(), mask.get() + n), expected)
+                << name_of(dtype) << ", " << zeros << " of " << width << " in " << blocks;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(KernelsTest, ZeroLeastWithoutKeysInMemory) {
+  expect_zeros_without_keys<std::uint32_t>(table(), DType::float16);
+  expect_zeros_without_keys<std::uint32_t>(table(), DType::bfloat16);
+  expect_zeros_without_keys<std::uint32_t>(table(), DType::float32);
+  expect_zeros_without_keys<std::uint64_t>(table(), DType::float64);
+}
+
 TEST_P(KernelsTest, RepeatAndCountBytes) {
   Random random(50);
   for (const std::int64_t n : {0, 1, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 1000}) {

@@ -3,6 +3,7 @@
 import copy
 import gc
 import weakref
+from pathlib import Path
 
 import datasparse
 import pytest
@@ -715,6 +716,51 @@ def test_sharded_parameters_are_refused(tmp_path, run_file, free_port):
     script = tmp_path / "fsdp.py"
     script.write_text(FSDP)
     assert run_file(script, free_port()) == "the model's parameters are sharded (F\n" * 2
+
+
+MEMORY = """
+import sys, torch
+from torch import nn
+from datasparse import DataNormSparsifier
+from datasparse.torch import attach, detach
+
+def peak():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) << 10
+
+def growth(work):
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    before = peak()
+    work()
+    return peak() - before
+
+width, layers = int(sys.argv[1]), 4
+small = nn.Linear(64, 64)
+attach(small, DataNormSparsifier()).sparsifier.step()  # what only the first step takes
+model = nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(layers)))
+sparsifier = DataNormSparsifier(sparsity_level=0.9, sparse_block_shape=(1, 1))
+steps = [lambda: attach(model, sparsifier), sparsifier.step, sparsifier.apply_mask,
+         lambda: detach(model)]
+print(4 * layers * width**2, *map(growth, steps))
+"""
+
+
+@pytest.mark.usefixtures("measurable_memory")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from /proc")
+@pytest.mark.parametrize(
+    "width", [2048, pytest.param(8192, marks=pytest.mark.full)], ids=["64 MiB", "1 GiB"]
+)
+def test_nothing_is_copied(run_file, tmp_path, width):
+    script = tmp_path / "memory.py"
+    script.write_text(MEMORY)
+    data, *grown = map(int, run_file(script, width).split())
+    attached, stepped, applied, detached = grown
+    masks = data // 4
+    slack = 2 << 20
+    assert attached + stepped <= masks + 0.02 * data + slack, grown
+    assert applied <= slack, grown
+    assert detached <= slack, grown
 
 
 # --- beside the incumbent -------------------------------------------------------------------------

@@ -19,6 +19,7 @@ namespace {
 
 struct Vector32 {
   using Key = std::uint32_t;
+  using Lanes = __mmask16;
   static constexpr int size = 16;
   AVX512 static __m512i all(Key key) noexcept { return _mm512_set1_epi32(static_cast<int>(key)); }
   AVX512 static __m512i load(__mmask16 lanes, const Key* keys) noexcept {
@@ -51,6 +52,7 @@ struct Vector32 {
 
 struct Vector64 {
   using Key = std::uint64_t;
+  using Lanes = __mmask8;
   static constexpr int size = 8;
   AVX512 static __m512i all(Key key) noexcept {
     return _mm512_set1_epi64(static_cast<long long>(key));
@@ -80,6 +82,20 @@ struct Vector64 {
   }
   AVX512 static std::int64_t total(__m512i counts) noexcept {
     return _mm512_reduce_add_epi64(counts);
+  }
+};
+
+/// Of 16-bit elements, only what zero_least() needs.
+struct Vector16 {
+  using Key = std::uint16_t;
+  using Lanes = __mmask32;
+  static constexpr int size = 32;
+  AVX512 static __mmask32 less(__mmask32 lanes, __m512i a, __m512i b) noexcept {
+    return _mm512_mask_cmplt_epu16_mask(lanes, a, b);
+  }
+  AVX512 static __m512i add(__m512i a, __m512i b) noexcept { return _mm512_add_epi16(a, b); }
+  AVX512 static __m512i permute(__m512i order, __m512i vector) noexcept {
+    return _mm512_permutexvar_epi16(order, vector);
   }
 };
 
@@ -336,11 +352,13 @@ AVX512 std::uint64_t rotate(std::uint64_t bits, int places) noexcept {
 
 /// For each key, how many keys of its block come before it. Each rotation of the blocks compares
 /// every key with another one of its block; a rotation the other way says the opposite. The answers
-/// of 64 keys are added up bit by bit.
-template <class Vector, int width>
-AVX512 void zero_least(std::uint8_t* mask, const typename Vector::Key* keys, std::int64_t n,
-                       std::int64_t zeros) noexcept {
+/// of 64 keys are added up bit by bit. vector_at(i, lanes) loads the keys from the i-th on.
+template <class Vector, int width, class Load>
+AVX512 void zero_least(std::uint8_t* mask, std::int64_t n, std::int64_t zeros, Store store,
+                       const Load& vector_at) noexcept {
   using Key = typename Vector::Key;
+  using Lanes = typename Vector::Lanes;
+  constexpr std::uint64_t all = ~std::uint64_t{0};
   constexpr int vectors = bundle / Vector::size;
   constexpr int digits = width == 2 ? 1 : width == 4 ? 2 : width == 8 ? 3 : 4;
   __m512i orders[width / 2 + 1];
@@ -358,13 +376,12 @@ AVX512 void zero_least(std::uint8_t* mask, const typename Vector::Key* keys, std
   }
   std::uint64_t digit_of_zeros[digits];
   for (int d = 0; d < digits; ++d) digit_of_zeros[d] = std::uint64_t{0} - (zeros >> d & 1U);
-  for (std::int64_t i = 0; i < n; i += bundle) {
-    const std::int64_t left = n - i < bundle ? n - i : bundle;
+  // A bit for each of the 64 keys from the i-th on that stays.
+  const auto kept_from = [&](std::int64_t i, std::uint64_t here) AVX512 {
     __m512i loaded[vectors];
     for (int v = 0; v < vectors; ++v) {
-      const std::int64_t here = left - v * Vector::size;
-      const __mmask16 lanes = here > 0 ? lanes_of<Vector>(here) : __mmask16{0};
-      loaded[v] = Vector::load(lanes, keys + i + v * Vector::size);
+      const int first = v * Vector::size;
+      loaded[v] = vector_at(i + first, static_cast<Lanes>(here >> first));
     }
     std::uint64_t sum[digits] = {};
     const auto add = [&](std::uint64_t carry) AVX512 {
@@ -377,20 +394,37 @@ AVX512 void zero_least(std::uint8_t* mask, const typename Vector::Key* keys, std
     for (int r = 1; r <= width / 2; ++r) {
       std::uint64_t before = 0;  // whether the key r places on comes before
       for (int v = 0; v < vectors; ++v) {
-        const __mmask16 lanes = Vector::less(0xFFFF, Vector::permute(orders[r], loaded[v]),
-                                             Vector::add(loaded[v], earlier[r]));
-        before |= std::uint64_t{lanes} << (v * Vector::size);
+        const std::uint64_t lanes =
+            Vector::less(static_cast<Lanes>(all), Vector::permute(orders[r], loaded[v]),
+                         Vector::add(loaded[v], earlier[r]));
+        before |= lanes << (v * Vector::size);
       }
       add(before);
       if (r < width - r) add(~rotate<width>(before, width - r));
     }
     std::uint64_t fewer = 0;
-    std::uint64_t same = ~std::uint64_t{0};
+    std::uint64_t same = all;
     for (int d = digits - 1; d >= 0; --d) {
       fewer |= same & ~sum[d] & digit_of_zeros[d];
       same &= ~(sum[d] ^ digit_of_zeros[d]);
     }
-    store_bytes(mask + i, left, ~fewer);
+    return ~fewer;
+  };
+  std::int64_t i = 0;
+  for (; i + bundle <= n; i += bundle) store_blocks<1>(mask + i, 0, 1, kept_from(i, all), store);
+  if (i < n) store_bytes(mask + i, n - i, kept_from(i, first_bits(n - i)));
+}
+
+/// The same for a width of 2, 4 or 8.
+template <class Vector, class Load>
+AVX512 void zero_least_narrow(std::uint8_t* mask, std::int64_t n, std::int64_t width,
+                              std::int64_t zeros, Store store, const Load& vector_at) noexcept {
+  if (width == 2) {
+    zero_least<Vector, 2>(mask, n, zeros, store, vector_at);
+  } else if (width == 4) {
+    zero_least<Vector, 4>(mask, n, zeros, store, vector_at);
+  } else {
+    zero_least<Vector, 8>(mask, n, zeros, store, vector_at);
   }
 }
 
@@ -398,14 +432,12 @@ template <class Vector, class Key = typename Vector::Key>
 AVX512 void zero_least(std::uint8_t* mask, const Key* keys, std::int64_t blocks, std::int64_t width,
                        std::int64_t zeros) noexcept {
   const std::int64_t n = blocks * width;
-  if (width == 2) {
-    zero_least<Vector, 2>(mask, keys, n, zeros);
-  } else if (width == 4) {
-    zero_least<Vector, 4>(mask, keys, n, zeros);
-  } else if (width == 8) {
-    zero_least<Vector, 8>(mask, keys, n, zeros);
+  const auto vector_at = [&](std::int64_t i, typename Vector::Lanes lanes)
+                             AVX512 { return Vector::load(lanes, keys + i); };
+  if (width < 16) {
+    zero_least_narrow<Vector>(mask, n, width, zeros, Store::ordinary, vector_at);
   } else if constexpr (Vector::size == 16) {
-    zero_least<Vector, 16>(mask, keys, n, zeros);
+    zero_least<Vector, 16>(mask, n, zeros, Store::ordinary, vector_at);
   } else {
     scalar_kernels().select64.zero_least(mask, keys, blocks, width, zeros);
   }
@@ -500,6 +532,7 @@ struct Float32 : Floats {
 struct BFloat16 : Floats {
   static constexpr int dtype = 1;
   static constexpr std::ptrdiff_t item = 2;
+  static constexpr std::int16_t infinity = 0x7F80;
   AVX512 static __m512 widen(__m256i halves) noexcept {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
   }
@@ -514,6 +547,7 @@ struct BFloat16 : Floats {
 struct Float16 : Floats {
   static constexpr int dtype = 0;
   static constexpr std::ptrdiff_t item = 2;
+  static constexpr std::int16_t infinity = 0x7C00;
   AVX512 static __m512 widen(__m256i halves) noexcept { return _mm512_cvtph_ps(halves); }
   AVX512 static __m512 load(const std::byte* data) noexcept {
     return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(data)));
@@ -1016,6 +1050,30 @@ AVX512 BracketCounts bracket_mask(std::uint8_t* mask, std::ptrdiff_t pitch, std:
   return bracketing.counts();
 }
 
+/// The least elements of blocks side by side. Where |x| or x·x rise with the bits of |x|, 16-bit
+/// elements are compared as they are: not squares of bfloat16, which overflow and vanish.
+template <class Element, int norm>
+AVX512 void zero_least_elements(std::uint8_t* mask, const std::byte* data, std::int64_t blocks,
+                                std::int64_t width, std::int64_t zeros, Store wanted) noexcept {
+  const std::int64_t n = blocks * width;
+  const Store store = store_to(mask, wanted);
+  if constexpr (Element::item == 2 && (norm == 0 || Element::dtype == Float16::dtype)) {
+    const __m512i magnitude_bits = _mm512_set1_epi16(0x7FFF);
+    const __m512i nan = _mm512_set1_epi16(Element::infinity + 1);
+    zero_least_narrow<Vector16>(
+        mask, n, width, zeros, store, [&](std::int64_t i, __mmask32 lanes) AVX512 {
+          const __m512i bits = _mm512_maskz_loadu_epi16(lanes, data + i * Element::item);
+          return _mm512_min_epu16(_mm512_and_si512(bits, magnitude_bits), nan);
+        });
+  } else {
+    zero_least_narrow<typename Element::Vector>(
+        mask, n, width, zeros, store, [&](std::int64_t i, auto lanes) AVX512 {
+          return Element::key(
+              magnitude<Element, norm>(Element::load(data + i * Element::item, lanes)));
+        });
+  }
+}
+
 // --- memory --------------------------------------------------------------------------------------
 
 /// Sixteen columns at a time. No prefetcher of the processor foresees the next ones; they are asked
@@ -1146,6 +1204,8 @@ void use(Kernels& table) noexcept {
   table.bracket_ends[dtype][1] = bracket_ends<Element, 1, true>;
   table.bracket_mask[dtype][0] = bracket_mask<Element, 0>;
   table.bracket_mask[dtype][1] = bracket_mask<Element, 1>;
+  table.zero_least[dtype][0] = zero_least_elements<Element, 0>;
+  table.zero_least[dtype][1] = zero_least_elements<Element, 1>;
 }
 
 Kernels make_table() noexcept {

@@ -22,12 +22,14 @@ template <>
 struct KeyTraits<std::uint32_t> {
   using Score = float;
   static constexpr int bits = 31;
+  static constexpr int fraction_bits = 23;
   static constexpr std::uint32_t nan = 0x7F800001U;
 };
 template <>
 struct KeyTraits<std::uint64_t> {
   using Score = double;
   static constexpr int bits = 63;
+  static constexpr int fraction_bits = 52;
   static constexpr std::uint64_t nan = 0x7FF0000000000001ULL;
 };
 
@@ -135,6 +137,12 @@ struct Kernels {
                                         std::uint64_t from, std::uint64_t first,
                                         std::uint64_t width, Store store) noexcept;
   BracketMask bracket_mask[dtype_count][norm_count];
+
+  /// SelectionKernels::zero_least for the keys of elements that follow each other without a gap,
+  /// which are never in memory. The width is 2, 4 or 8. nullptr where score() and that do as well.
+  using ZeroLeast = void (*)(std::uint8_t* mask, const std::byte* data, std::int64_t blocks,
+                             std::int64_t width, std::int64_t zeros, Store store) noexcept;
+  ZeroLeast zero_least[dtype_count][norm_count];
 
   /// sums[(phase + i) / block_width] += |x_i| or x_i·x_i for i in [0, n), one after another. `sums`
   /// is float*, double* for float64. x_i lies at src + i × stride bytes, at any alignment. 0 <=

@@ -367,8 +367,9 @@ constexpr Kernels table{
         {bracket_blocks<Float32, L1>, bracket_blocks<Float32, L2>},
         {bracket_blocks<Float64, L1>, bracket_blocks<Float64, L2>},
     },
-    {},
-    {},
+    {},  // bracket_ends
+    {},  // bracket_mask
+    {},  // zero_least
     {
         {accumulate<Float16, L1>, accumulate<Float16, L2>},
         {accumulate<BFloat16, L1>, accumulate<BFloat16, L2>},

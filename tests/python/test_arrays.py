@@ -1,0 +1,102 @@
+"""Arrays of other libraries: JAX's, which nobody may change, and what only looks like an array."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from datasparse import DataNormSparsifier, block_mask
+from support import HALF
+from support import values as any_values
+
+# In a process of its own: JAX starts threads, and os.fork() in other tests would warn of them.
+JAX = """
+import numpy as np
+import jax, jax.numpy as jnp
+from datasparse import DataNormSparsifier, block_mask
+
+plain = np.random.default_rng(0).standard_normal((12, 16)).astype(np.float32)
+config = dict(sparsity_level=0.5, sparse_block_shape=(1, 1))
+for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+    array = jnp.asarray(plain, dtype)
+    sparsifier = DataNormSparsifier([("w", array)], **config)
+    sparsifier.step()
+    mask = sparsifier.get_mask("w")
+    assert type(mask) is np.ndarray and mask.dtype == bool
+    expected = block_mask(np.asarray(array, np.float32), **config)
+    assert np.array_equal(mask, expected) and np.array_equal(block_mask(array, **config), expected)
+    assert sparsifier.get_data("w") is array
+    for write in (sparsifier.apply_mask, sparsifier.squash_mask):
+        try:
+            write()
+        except ValueError as error:
+            assert "writable" in str(error)
+        else:
+            raise AssertionError("an immutable array was written to")
+    fresh = np.asarray(jnp.asarray(plain, dtype), np.float32)
+    assert np.array_equal(np.asarray(array, np.float32), fresh)
+    masked = jnp.where(mask, array, 0)
+    assert int((masked == 0).sum()) == 96
+
+    # Training: new arrays under the old names.
+    sparsifier.data_groups["w"]["sparsity_level"] = 0.75
+    sparsifier.add_data("w", masked * 2, reuse_mask=False)
+    sparsifier.step()
+    assert int((~sparsifier.get_mask("w")).sum()) == 144
+    assert not sparsifier.get_mask("w")[~mask].any()
+print("served")
+"""
+
+
+def test_jax():
+    pytest.importorskip("jax", reason="needs jax")
+    done = subprocess.run(
+        [sys.executable, "-c", JAX],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={"JAX_PLATFORMS": "cpu", "PATH": ""},
+    )
+    assert done.stdout == "served\n", done.stderr
+
+
+class OnDevice:
+    """What CuPy's arrays tell of themselves: DLPack's device type 2 is CUDA."""
+
+    def __init__(self, device_type):
+        self.device_type = device_type
+
+    def __dlpack_device__(self):
+        return self.device_type, 0
+
+    def __dlpack__(self, **kwargs):
+        raise AssertionError("memory on another device was asked for")
+
+
+@pytest.mark.parametrize("device_type", [2, 8, 10, 13])
+def test_memory_on_other_devices_is_refused_unseen(device_type):
+    array = OnDevice(device_type)
+    sparsifier = DataNormSparsifier()
+    with pytest.raises(TypeError, match=r"CPU|cpu"):
+        sparsifier.add_data("w", array)
+    with pytest.raises(TypeError, match=r"CPU|cpu"):
+        block_mask(array, **HALF)
+    assert list(sparsifier.data_groups) == []
+
+
+@pytest.mark.parametrize(
+    "array", [[[1.0, 2.0]], (1.0,), {"a": 1.0}, 3.0, "weights", None, object()]
+)
+def test_what_is_no_array_is_refused(array):
+    with pytest.raises(TypeError):
+        DataNormSparsifier().add_data("w", array)
+
+
+def test_ml_dtypes_are_written_in_place():
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="needs ml_dtypes")
+    array = any_values(3).astype(ml_dtypes.bfloat16)
+    expected = block_mask(array.astype(np.float32), **HALF)
+    sparsifier = DataNormSparsifier([("w", array)], **HALF)
+    sparsifier.step()
+    sparsifier.apply_mask()
+    assert np.array_equal(array.astype(np.float32) != 0, expected)

