@@ -370,29 +370,38 @@ def compare_with_pytorch(ratings: Ratings, epochs: int) -> str:
 
 
 def plot(runs: Sequence[Run], png: Path) -> None:
-    """AUC and size of the tables over the share of zeros; each seed a point, means joined."""
+    """AUC and size of the tables over the level; each seed a point, means joined."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     dense = [run for run in runs if run.setting.level == 0]
-    left.axhline(mean(run.auc for run in dense), color="0.3", linestyle="--", label="dense")
-    right.axhline(dense[0].bytes_on_disk / 1000, color="0.3", linestyle="--", label="dense")
     pruned = [run for run in runs if run.setting.level > 0]
-    for name in dict.fromkeys(run.setting.name for run in pruned):
-        these = [run for run in pruned if run.setting.name == name]
-        levels = sorted({run.setting.level for run in these})
-        of_level = [[run for run in these if run.setting.level == level] for level in levels]
-        (line,) = left.plot(
-            levels, [mean(run.auc for run in some) for some in of_level], marker="o", label=name
-        )
+    levels = sorted({run.setting.level for run in pruned})
+
+    def means(some: Sequence[Run], figure_of: Callable[[Run], float]) -> list[float]:
+        return [
+            mean(figure_of(run) for run in some if run.setting.level == level) for level in levels
+        ]
+
+    left.axhline(mean(run.auc for run in dense), color="0.3", linestyle=":", label="dense")
+    for setting in dict.fromkeys((run.setting.block, run.setting.norm) for run in pruned):
+        these = [run for run in pruned if (run.setting.block, run.setting.norm) == setting]
+        # Single elements are in the same order by either norm: one line covers the other.
+        color = "#2f6690" if setting[0] == (1, 1) else "#c8553d"
+        style = {"linestyle": "-", "marker": "o"} if setting[1] == "L1" else {
+            "linestyle": "--", "marker": "s", "markersize": 3, "markerfacecolor": "white",
+        }  # fmt: skip
+        label = these[0].setting.name
+        left.plot(levels, means(these, lambda run: run.auc), color=color, label=label, **style)
         left.plot(
             [run.setting.level for run in these], [run.auc for run in these], ".",
-            color=line.get_color(), alpha=0.4, markersize=4,
+            color=color, alpha=0.4, markersize=4,
         )  # fmt: skip
-        sizes = [mean(run.bytes_on_disk for run in some) / 1000 for some in of_level]
-        right.plot(levels, sizes, marker="o", label=name)
+    right.axhline(dense[0].bytes_on_disk / 1000, color="0.3", linestyle=":", label="dense")
+    sizes = means(pruned, lambda run: run.bytes_on_disk / 1000)
+    right.plot(levels, sizes, marker="o", color="0.2", label="values and one bit each")
     left.set(title="test AUC", xlabel="level of zeros in the embedding tables")
     right.set(title="tables on disk (kB)", xlabel="level of zeros in the embedding tables")
     right.set_ylim(bottom=0)
@@ -400,8 +409,8 @@ def plot(runs: Sequence[Run], png: Path) -> None:
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    left.legend(frameon=False)
-    figure.savefig(png, dpi=130)
+        axes.legend(frameon=False, loc="lower left")
+    figure.savefig(png, dpi=110)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -190,7 +190,7 @@ def plot(found: Sequence[Kept], png: Path) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, title="blocks: mean, down to the least", loc="lower left")
-    figure.savefig(png, dpi=130)
+    figure.savefig(png, dpi=110)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -41,12 +41,9 @@ std::int64_t candidates_max(std::int64_t n) noexcept {
   return 7 * sample_size(n) + candidates_min;  // n / sqrt(s) is about s
 }
 
-/// How the cut is bracketed at first, and should that leave too many candidates.
-struct Sampling {
-  std::int64_t sizes;  // of the sample, in sample_size()
-  double deviations;   // from the middle of the bracket to its ends
-};
-constexpr Sampling samplings[]{{1, 3.5}, {8, 5}};
+/// Samples in sample_size(): at first, and should that leave too many candidates.
+constexpr std::int64_t samplings[]{1, 8};
+constexpr double deviations = 3.5;  // from the middle of a bracket to its ends
 
 /// The largest matrix that is computed from some lane on.
 struct Room {
@@ -120,7 +117,7 @@ struct Lane {
     all_keep.require(room.in_memory);
     if (room.blocks < hinted_min) return;
     tiles.require(room.tiles);
-    sample.require(samplings[1].sizes * sample_size(room.blocks));
+    sample.require(samplings[1] * sample_size(room.blocks));
     candidates.require(candidates_max(room.blocks));
     places.require(candidates_max(room.blocks));
   }
@@ -389,8 +386,8 @@ class Engine {
   /// too many candidates: the mask is written then, but wrong.
   bool prune_by_sample(const Task& task) noexcept {
     const auto room = static_cast<double>(candidates_max(task.grid.blocks()));
-    for (const Sampling& sampling : samplings) {
-      const Bracket bracket = sample_bracket(task, sampling);
+    for (const std::int64_t sizes : samplings) {
+      const Bracket bracket = sample_bracket(task, sizes);
       if (bracket.candidates > 0.8 * room) continue;
       return correct(task, bracket, pass(task, bracket));  // a sample that misled once is no guide
     }
@@ -458,10 +455,10 @@ class Engine {
     }
   }
 
-  Bracket sample_bracket(const Task& task, const Sampling& sampling) const noexcept {
+  Bracket sample_bracket(const Task& task, std::int64_t sizes) const noexcept {
     const std::int64_t n = task.grid.blocks();
     constexpr std::int64_t run = run_length;
-    const std::int64_t runs = std::min(sampling.sizes * sample_size(n), n / 2) / run;
+    const std::int64_t runs = std::min(sizes * sample_size(n), n / 2) / run;
     const std::int64_t size = runs * run;
     Lane<Key>& first = lane_at(task.first_lane);
     Key* const sample = first.sample.get();
@@ -500,7 +497,7 @@ class Engine {
         static_cast<double>(task.quota.blocks) / static_cast<double>(n) * static_cast<double>(size);
     const Key guess = select(std::clamp<std::int64_t>(static_cast<std::int64_t>(rank), 1, size));
     const auto margin_of = [&](Key end) {
-      return sampling.deviations * deviation(sample, run, runs, end, first.places.get()) + 4;
+      return deviations * deviation(sample, run, runs, end, first.places.get()) + 4;
     };
     constexpr double many = 3;  // hardly any two of so few numbers are equal by chance
     const double at_guess = count(guess);

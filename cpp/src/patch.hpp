@@ -56,7 +56,11 @@ void pack(const Kernels& table, std::byte* out, std::ptrdiff_t pitch, const Matr
         const std::ptrdiff_t down = matrix.row_stride();
         if (!matrix.is_transposed()) {
           for (std::int64_t r = 0; r < rows; ++r) {
-            copy_run<item>(to + r * pitch, run + r * down, stride, n);
+            if constexpr (item == 4) {
+              table.copy_run(to + r * pitch, run + r * down, stride, n);
+            } else {
+              copy_run<item>(to + r * pitch, run + r * down, stride, n);
+            }
           }
           return;
         }

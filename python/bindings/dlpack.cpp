@@ -12,16 +12,6 @@ namespace {
 constexpr const char* versioned_name = "dltensor_versioned";
 constexpr const char* plain_name = "dltensor";
 
-const ExchangeTable* exchange_table_of(py::handle object) {
-  const py::handle type = py::type::handle_of(object);
-  const py::object capsule = py::getattr(type, "__dlpack_c_exchange_api__", py::none());
-  if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return nullptr;
-  const auto* table =
-      static_cast<const ExchangeTable*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
-  while (table != nullptr && table->version.major > 1) table = table->previous;
-  return table != nullptr && table->version.major == 1 ? table : nullptr;
-}
-
 py::object capsule_of(py::handle object) {
   try {
     return object.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0));
@@ -41,8 +31,17 @@ void require_cpu(std::int32_t device_type, const std::string& what) {
                               std::to_string(device_type) + "; copy it to the CPU first");
 }
 
-Loan::Loan(py::handle object) {
-  if (const auto* table = exchange_table_of(object)) {
+const ExchangeTable* exchange_table_of(py::handle type) {
+  const py::object capsule = py::getattr(type, "__dlpack_c_exchange_api__", py::none());
+  if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return nullptr;
+  const auto* table =
+      static_cast<const ExchangeTable*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+  while (table != nullptr && table->version.major > 1) table = table->previous;
+  return table != nullptr && table->version.major == 1 ? table : nullptr;
+}
+
+Loan::Loan(py::handle object, const ExchangeTable* table) {
+  if (table != nullptr) {
     if (table->from_object(object.ptr(), &versioned_) != 0) throw py::error_already_set();
     return;
   }

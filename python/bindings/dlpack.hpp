@@ -71,12 +71,18 @@ static_assert(offsetof(ManagedTensor, deleter) == 56);
 static_assert(offsetof(ManagedTensorVersioned, tensor) == 32);
 static_assert(offsetof(ExchangeTable, from_object) == 24);
 
+/// The table of a type, or nullptr.
+const ExchangeTable* exchange_table_of(pybind11::handle type);
+
 /// A tensor lent by another library until release().
 class Loan {
  public:
   Loan() = default;
   /// Takes a loan from an object with `__dlpack__`. Throws what the object throws.
-  explicit Loan(pybind11::handle object);
+  explicit Loan(pybind11::handle object)
+      : Loan(object, exchange_table_of(pybind11::type::handle_of(object))) {}
+  /// The same, where the table of its type is known.
+  Loan(pybind11::handle object, const ExchangeTable* table);
   Loan(Loan&& other) noexcept;
   Loan& operator=(Loan&& other) noexcept;
   ~Loan() { release(); }

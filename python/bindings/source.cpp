@@ -214,9 +214,16 @@ class TorchSource final : public DLPackSource {
   dlpack::Loan borrow() const override {
     const py::object now = tensor();
     try {
-      // A detached tensor keeps today's storage; the tensor itself would take a loan along to the
-      // next one when the user writes param.data = ...
-      return dlpack::Loan(now.attr("detach")());
+      // param.data is another tensor that keeps today's storage; param itself would take a loan
+      // along to the next one when the user writes param.data = ... The same as param.detach(), but
+      // autograd has no part in it, which halves the time.
+      static PyObject* const name = PyUnicode_InternFromString("data");
+      const auto data = py::reinterpret_steal<py::object>(PyObject_GetAttr(now.ptr(), name));
+      if (!data) throw py::error_already_set();
+      // Subclasses may have their own table, or none.
+      const bool is_plain =
+          Py_TYPE(data.ptr()) == reinterpret_cast<PyTypeObject*>(torch_.tensor.ptr());
+      return is_plain ? dlpack::Loan(data, torch_.exchange_table) : dlpack::Loan(data);
     } catch (py::error_already_set&) {
       check_place(now);  // where it can say more, it throws its own error
       throw;

@@ -19,6 +19,7 @@ const Torch* Torch::if_imported() {
                     module.attr("inference_mode"),
                     module.attr("bool"),
                     module.attr("no_grad"),
-                    py::object(modules["torch.autograd.graph"]).attr("increment_version")};
+                    py::object(modules["torch.autograd.graph"]).attr("increment_version"),
+                    dlpack::exchange_table_of(module.attr("Tensor"))};
   return torch;
 }

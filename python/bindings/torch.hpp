@@ -3,15 +3,18 @@
 
 #include <pybind11/pybind11.h>
 
+#include "dlpack.hpp"
+
 struct Torch {
-  pybind11::object tensor;             // torch.Tensor
-  pybind11::object embedding;          // (nn.Embedding, nn.EmbeddingBag)
-  pybind11::object strided;            // torch.strided
-  pybind11::object from_numpy;         // torch.from_numpy
-  pybind11::object inference_mode;     // torch.inference_mode
-  pybind11::object bool_dtype;         // torch.bool
-  pybind11::object no_grad;            // torch.no_grad
-  pybind11::object increment_version;  // torch.autograd.graph.increment_version
+  pybind11::object tensor;                      // torch.Tensor
+  pybind11::object embedding;                   // (nn.Embedding, nn.EmbeddingBag)
+  pybind11::object strided;                     // torch.strided
+  pybind11::object from_numpy;                  // torch.from_numpy
+  pybind11::object inference_mode;              // torch.inference_mode
+  pybind11::object bool_dtype;                  // torch.bool
+  pybind11::object no_grad;                     // torch.no_grad
+  pybind11::object increment_version;           // torch.autograd.graph.increment_version
+  const dlpack::ExchangeTable* exchange_table;  // of torch.Tensor; nullptr where it has none
 
   /// nullptr while the process has not imported torch; then nobody can hold a tensor.
   static const Torch* if_imported();

@@ -587,6 +587,25 @@ TEST_P(KernelsTest, RepeatAndCountBytes) {
   }
 }
 
+TEST_P(KernelsTest, CopyRunReadsAndWritesNothingElse) {
+  Random random(71);
+  for (const std::int64_t n : {1, 2, 15, 16, 17, 31, 32, 33, 64, 100}) {
+    for (const std::int64_t stride : {4, 8, 12, 7, -8}) {
+      const std::int64_t reach = (n - 1) * std::abs(stride) + 4;
+      Bytes in(static_cast<std::size_t>(reach));  // where a byte more is read, the sanitizer tells
+      for (auto& byte : in) byte = static_cast<std::uint8_t>(random.bits());
+      const std::int64_t first = stride < 0 ? reach - 4 : 0;
+      Bytes out(static_cast<std::size_t>(n * 4) + 1, 7), expected = out;
+      for (std::int64_t i = 0; i < n; ++i) {
+        std::memcpy(expected.data() + i * 4, in.data() + first + i * stride, 4);
+      }
+      table().copy_run(reinterpret_cast<std::byte*>(out.data()),
+                       reinterpret_cast<const std::byte*>(in.data() + first), stride, n);
+      ASSERT_EQ(out, expected) << n << " elements, " << stride << " bytes apart";
+    }
+  }
+}
+
 TEST_P(KernelsTest, TransposeWritesTheRectangleOnly) {
   Random random(70);
   for (const std::int64_t rows : {0, 1, 3, 15, 16, 17, 33, 64}) {

@@ -7,7 +7,10 @@ import re
 from pathlib import Path
 
 import datasparse
+import datasparse.quantization
+import datasparse.torch
 import pytest
+import torch
 from datasparse import _core
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +19,17 @@ CLASSES = [value for value in vars(_core).values() if isinstance(value, type)]
 FUNCTIONS = [
     getattr(datasparse, name) for name in ("block_mask", "load", "require_known_keys", "save")
 ]
-DOCUMENTED = [*FUNCTIONS, *CLASSES]
+DOCUMENTED = [
+    *FUNCTIONS,
+    *CLASSES,
+    datasparse.torch.attach,
+    datasparse.quantization.post_training_sparse_quantize,
+]
+NAMES = {
+    **{name: getattr(datasparse, name) for name in datasparse.__all__},
+    **{"torch": torch, "attach": datasparse.torch.attach, "detach": datasparse.torch.detach},
+    "post_training_sparse_quantize": datasparse.quantization.post_training_sparse_quantize,
+}
 
 
 def python_samples(page: Path) -> list[tuple[str, str]]:
@@ -44,8 +57,7 @@ def test_the_readme_has_samples():
 @pytest.mark.parametrize("documented", DOCUMENTED, ids=lambda documented: documented.__name__)
 def test_docstring_examples(documented):
     finder = doctest.DocTestFinder(recurse=False)
-    names = {name: getattr(datasparse, name) for name in datasparse.__all__}
-    for test in finder.find(documented, documented.__name__, module=False, globs=names):
+    for test in finder.find(documented, documented.__name__, module=False, globs=NAMES):
         result = doctest.DocTestRunner(verbose=False).run(test)
         assert result.failed == 0
 

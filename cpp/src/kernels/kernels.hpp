@@ -155,6 +155,10 @@ struct Kernels {
   SelectionKernels<std::uint32_t> select32;
   SelectionKernels<std::uint64_t> select64;
 
+  /// Copies n elements of 4 bytes that lie `stride` bytes apart to one after another.
+  void (*copy_run)(std::byte* out, const std::byte* in, std::ptrdiff_t stride,
+                   std::int64_t n) noexcept;
+
   /// Copies `rows` × `columns` elements of 4 bytes whose columns lie `stride` bytes apart, each
   /// without a gap, to rows without gaps that lie `pitch` bytes apart.
   void (*transpose)(std::byte* out, std::ptrdiff_t pitch, const std::byte* in,

@@ -263,6 +263,10 @@ void zero_least(std::uint8_t* mask, const Key* keys, std::int64_t blocks, std::i
   }
 }
 
+void copy_run(std::byte* out, const std::byte* in, std::ptrdiff_t stride, std::int64_t n) noexcept {
+  for (std::int64_t i = 0; i < n; ++i) __builtin_memcpy(out + i * 4, in + i * stride, 4);
+}
+
 void transpose(std::byte* out, std::ptrdiff_t pitch, const std::byte* in, std::ptrdiff_t stride,
                std::int64_t rows, std::int64_t columns) noexcept {
   if (rows == 0) return;
@@ -378,6 +382,7 @@ constexpr Kernels table{
     },
     selection<std::uint32_t>,
     selection<std::uint64_t>,
+    copy_run,
     transpose,
     repeat,
     {zero_masked<2>, zero_masked<2>, zero_masked<4>, zero_masked<8>},
