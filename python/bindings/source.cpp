@@ -216,7 +216,7 @@ class TorchSource final : public DLPackSource {
     try {
       // param.data is another tensor that keeps today's storage; param itself would take a loan
       // along to the next one when the user writes param.data = ... The same as param.detach(), but
-      // autograd has no part in it, which halves the time.
+      // autograd has no part in it, which saves a quarter of the time.
       static PyObject* const name = PyUnicode_InternFromString("data");
       const auto data = py::reinterpret_steal<py::object>(PyObject_GetAttr(now.ptr(), name));
       if (!data) throw py::error_already_set();

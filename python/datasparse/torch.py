@@ -187,27 +187,32 @@ def detach(model: nn.Module, *, keep_zeros: bool = True) -> None:
 
     With `keep_zeros` the zeros are written into the parameters for good, in their own memory, and
     the groups are squashed: their masks can still be read. Without, the parameters stay as they are
-    (with mode="parametrize": dense), and the groups are removed.
+    (with mode="parametrize": dense), and the groups are removed. What follows an optimizer finds
+    nothing to do then; `Following.remove()` ends it.
 
-    Raises ValueError if nothing is attached.
+    Raises ValueError if nothing is attached, or if a parameter's memory may not be written to.
     """
     model = plain_model(model)
-    places = [place for place in parametrized_places(model) if place.masked is not None]
-    groups = {(place.masked.sparsifier, place.masked.name): None for place in places}  # in order
-    for attachment in _attachments.pop(model, []):
-        groups |= {(attachment.sparsifier, name): None for name in attachment.names}
-    if not groups:
+    places = parametrized_places(model)
+    names: dict[BaseDataSparsifier, list[str]] = {}
+    for place in places:
+        names.setdefault(place.masked.sparsifier, []).append(place.masked.name)
+    for attachment in _attachments.get(model, []):
+        names.setdefault(attachment.sparsifier, []).extend(attachment.names)
+    if not names:
         raise ValueError(
             "nothing is attached to this model; a copy of a model that was pruned in place is plain"
         )
-    for sparsifier, name in groups:
-        if is_masked(sparsifier, name):
-            if keep_zeros:
-                sparsifier.squash_mask(name)
-            else:
+    for sparsifier, all_names in names.items():
+        present = [name for name in dict.fromkeys(all_names) if is_masked(sparsifier, name)]
+        if keep_zeros:
+            sparsifier.squash_mask(present)
+        else:
+            for name in present:
                 sparsifier.remove_data(name)
     for place in places:
         place.unparametrize()
+    _attachments.pop(model, None)
 
 
 def mask_optimizer_state(

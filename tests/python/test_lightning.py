@@ -173,8 +173,7 @@ def killer_of(package, at):
     return Killer()
 
 
-@pytest.mark.parametrize("schedule", ["step", "epoch"])
-@pytest.mark.parametrize("mode", ["in_place", "parametrize"])
+@pytest.mark.parametrize(("mode", "schedule"), [("in_place", "epoch"), ("parametrize", "step")])
 @pytest.mark.parametrize("saved", [1, 4, 6, 9, 12])  # of 6 steps an epoch
 def test_a_resumed_training_equals_the_unbroken_one(package, tmp_path, mode, schedule, saved):
     options = {"mode": mode, "schedule": schedule, "every": 2, "mask_state": True}

@@ -125,8 +125,7 @@ def test_the_share_of_zeros_is_logged(tmp_path):
     assert later[:3] == logged
 
 
-@pytest.mark.parametrize("schedule", ["step", "epoch"])
-@pytest.mark.parametrize("mode", ["in_place", "parametrize"])
+@pytest.mark.parametrize(("mode", "schedule"), [("in_place", "epoch"), ("parametrize", "step")])
 @pytest.mark.parametrize("saved", [2, 6, 8])  # of 6 steps an epoch
 def test_a_resumed_training_equals_the_unbroken_one(tmp_path, mode, schedule, saved):
     options = {"mode": mode, "schedule": schedule, "every": 2, "mask_state": True}
