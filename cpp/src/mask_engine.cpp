@@ -85,7 +85,7 @@ struct Lane {
   struct alignas(64) Array : std::array<T, static_cast<std::size_t>(n)> {};
 
   // Of a chunk:
-  Array<typename KeyTraits<Key>::Score, chunk_blocks_max> sums;  // where there is no patch
+  Array<typename KeyTraits<Key>::Score, small_block_max> sums;  // where there is no patch
   Array<Key, chunk_blocks_max> keys;
   Array<std::uint8_t, tile_blocks_max> keep;
   Array<std::uint8_t, small_block_max> bytes;
@@ -107,7 +107,8 @@ struct Lane {
   Buffer<Key> all_keys, spare;
   Buffer<std::uint8_t> all_keep;
   Buffer<TileCounts> tiles;
-  Buffer<Key> sample, candidates;
+  Buffer<Key> gathered;          // the sample, and when that has told the bracket, the candidates
+  Buffer<Key> gathered_spare;    // for a selection among them
   Buffer<std::uint16_t> places;  // of the candidates, each in its tile
 
   void require(const Room& room) {
@@ -117,14 +118,16 @@ struct Lane {
     all_keep.require(room.in_memory);
     if (room.blocks < hinted_min) return;
     tiles.require(room.tiles);
-    sample.require(samplings[1] * sample_size(room.blocks));
-    candidates.require(candidates_max(room.blocks));
+    const std::int64_t sample_max = samplings[1] * sample_size(room.blocks);
+    gathered.require(std::max(sample_max, candidates_max(room.blocks)));
+    gathered_spare.require(candidates_max(room.blocks));
     places.require(candidates_max(room.blocks));
   }
 
   /// What it holds for the tensors that were large.
   std::int64_t bytes_held() const noexcept {
-    return packed.bytes() + tiles.bytes() + sample.bytes() + candidates.bytes() + places.bytes();
+    return packed.bytes() + tiles.bytes() + gathered.bytes() + gathered_spare.bytes() +
+           places.bytes();
   }
 };
 
@@ -461,7 +464,7 @@ class Engine {
     const std::int64_t runs = std::min(sizes * sample_size(n), n / 2) / run;
     const std::int64_t size = runs * run;
     Lane<Key>& first = lane_at(task.first_lane);
-    Key* const sample = first.sample.get();
+    Key* const sample = first.gathered.get();
     const Patch patch = Patch::of(task.grid.matrix);
 
     // One run of neighbours from each of as many equal parts, at places that the golden ratio
@@ -486,7 +489,7 @@ class Engine {
     });
 
     const auto select = [&](std::int64_t rank) {
-      return cut_of(*select_, sample, size, rank, first.candidates.get(),
+      return cut_of(*select_, sample, size, rank, first.gathered_spare.get(),
                     std::min(size, candidates_max(n)))
           .threshold;
     };
@@ -563,7 +566,7 @@ class Engine {
         first.tiles[lane.group_tiles[static_cast<std::size_t>(i)]].candidates += begin;
       }
       if (begin + group.inside <= room) {
-        std::copy_n(lane.group_candidates.data(), group.inside, first.candidates.get() + begin);
+        std::copy_n(lane.group_candidates.data(), group.inside, first.gathered.get() + begin);
         std::copy_n(lane.group_places.data(), group.inside, first.places.get() + begin);
       }
       lane.group = {};
@@ -662,9 +665,9 @@ class Engine {
       among = counts.at_hi;
       if (cut.ties > among) return false;
     } else if (cut.ties > counts.at_lo) {
-      cut = cut_of(*select_, first.candidates.get(), counts.inside, cut.ties - counts.at_lo,
-                   first.sample.get(), sample_size(task.grid.blocks()));
-      among = select_->count_equal(first.candidates.get(), counts.inside, cut.threshold);
+      cut = cut_of(*select_, first.gathered.get(), counts.inside, cut.ties - counts.at_lo,
+                   first.gathered_spare.get(), sample_size(task.grid.blocks()));
+      among = select_->count_equal(first.gathered.get(), counts.inside, cut.threshold);
     }
     if (bracket.counts_ties()) {
       cut.density = 0;
@@ -677,7 +680,7 @@ class Engine {
       count_ties_before(task, [&](const TileCounts& tile) -> std::int64_t {
         if (bracket.ties_at_lo && cut.threshold == bracket.lo) return tile.at_lo;
         if (bracket.ties_at_hi && cut.threshold == bracket.hi) return tile.at_hi;
-        return select_->count_equal(first.candidates.get() + tile.candidates, tile.inside,
+        return select_->count_equal(first.gathered.get() + tile.candidates, tile.inside,
                                     cut.threshold);
       });
     }
@@ -843,7 +846,7 @@ class Engine {
                           const Cut<Key>& cut, Lane<Key>& lane) const noexcept {
     const Lane<Key>& first = lane_at(task.first_lane);
     const TileCounts& found = tile_counts(task, index);
-    const Key* const keys = first.candidates.get() + found.candidates;
+    const Key* const keys = first.gathered.get() + found.candidates;
     const std::uint16_t* const places = first.places.get() + found.candidates;
     const Grid::Part tile = task.grid.tile(index);
     // Only those between what the pass assumed and the cut can be wrong.

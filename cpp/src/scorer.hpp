@@ -2,11 +2,13 @@
 #pragma once
 
 #include <algorithm>
+#include <cassert>
 #include <cstdint>
 
 #include "datasparse/block_mask.hpp"
 #include "grid.hpp"
 #include "kernels/kernels.hpp"
+#include "limits.hpp"
 #include "patch.hpp"
 
 namespace datasparse {
@@ -166,6 +168,8 @@ class Scorer {
 
   void add_up(Score* sums, const Grid::Rectangle& rectangle, std::int64_t width) const noexcept {
     const std::int64_t columns = rectangle.columns;
+    assert(Grid::divide_up(columns, width) <=
+           small_block_max);  // of which a lane has room for sums
     std::fill_n(sums, Grid::divide_up(columns, width), Score{0});
     for (std::int64_t r = 0; r < rectangle.rows; ++r) {
       matrix_.for_each_run(rectangle.row + r, rectangle.column, columns,

@@ -156,5 +156,22 @@ TEST(ComputeMasks, SurviveABracketThatMisses) {
   }
 }
 
+// Too large a tile to be packed, and more columns than a chunk has blocks: the keys of a block's
+// elements come by way of as many sums.
+TEST(ComputeMasks, OfWideBlocksInTransposedMemory) {
+  Random random(405);
+  for (const DType dtype : {DType::float16, DType::float32, DType::float64}) {
+    for (const std::int64_t columns : {513, 2048, 4057, 4096}) {
+      const auto item = static_cast<std::int64_t>(item_size(dtype));
+      constexpr std::int64_t rows = 18;
+      Tensor tensor(dtype, Axes{rows, columns}, Axes{item, item * rows});
+      fill(tensor, Values::numbers, random);
+      std::vector<Job> jobs;
+      jobs.push_back({std::move(tensor), spec(0.7, 1, -1, random.between(1, columns - 1)), {}});
+      expect_reference(jobs);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace datasparse
