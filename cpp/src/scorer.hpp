@@ -168,8 +168,8 @@ class Scorer {
 
   void add_up(Score* sums, const Grid::Rectangle& rectangle, std::int64_t width) const noexcept {
     const std::int64_t columns = rectangle.columns;
-    assert(Grid::divide_up(columns, width) <=
-           small_block_max);  // of which a lane has room for sums
+    // A lane has room for no more sums.
+    assert(Grid::divide_up(columns, width) <= small_block_max);
     std::fill_n(sums, Grid::divide_up(columns, width), Score{0});
     for (std::int64_t r = 0; r < rectangle.rows; ++r) {
       matrix_.for_each_run(rectangle.row + r, rectangle.column, columns,

@@ -224,6 +224,41 @@ def test_a_second_training_schedules_on(package, tmp_path):
     assert callback.sparsifier.step_count == 18
 
 
+def test_of_several_optimizers_the_first_with_masked_parameters_renews_masks(package, tmp_path):
+    """And zeros are written after the steps of each that has any."""
+
+    class Manual(package.LightningModule):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(5)
+            self.automatic_optimization = False
+            self.layers = nn.ModuleList([nn.Linear(12, 12), nn.Linear(12, 12), nn.Linear(12, 4)])
+            self.zeros = []
+
+        def training_step(self, batch, _index):
+            signal = batch[0]
+            for layer in self.layers:
+                signal = layer(signal)
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+            self.manual_backward(nn.functional.cross_entropy(signal, batch[1]))
+            for optimizer in self.optimizers():
+                optimizer.step()
+                self.zeros.append([int((layer.weight == 0).sum()) for layer in self.layers])
+
+        def configure_optimizers(self):
+            return [torch.optim.SGD(layer.parameters(), lr=0.1) for layer in self.layers]
+
+    module = Manual()
+    sparsifier = DataNormSparsifier(**CONFIG)
+    callback = DataSparsity(attach(module, sparsifier, exclude="layers.0.*"))
+    trainer_of(package, tmp_path, callback, max_epochs=1).fit(module, Loader())
+    assert sparsifier.step_count == 6
+    assert module.zeros == [[0, 0, 0], [0, 115, 38], [0, 115, 38]] + 5 * [
+        [0, 115, 38], [0, 115, 38], [0, 115, 38],
+    ]  # fmt: skip
+
+
 def test_arguments_are_checked():
     module = module_of(lightning)
     sparsifier = DataNormSparsifier(**CONFIG)

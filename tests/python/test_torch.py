@@ -430,12 +430,31 @@ def test_a_compiled_model_sees_new_masks():
     model, sparsifier = nn.Linear(8, 1, bias=False), half()
     attach(model, sparsifier, mode="parametrize")
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    compiled(torch.ones(1, 8))
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     for level, kept in ((0.5, 4), (0.75, 2), (0.0, 8)):
         sparsifier.data_groups["weight"]["sparsity_level"] = level
         sparsifier.step()
         masked = model.weight.detach()
         assert zeros(masked) == 8 - kept
         torch.testing.assert_close(compiled(torch.ones(1, 8)).squeeze(), masked.sum())
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs  # not compiled again
+
+
+@pytest.mark.parametrize("mode", ["in_place", "parametrize"])
+def test_a_model_that_was_compiled_before(mode):
+    torch._dynamo.reset()
+    model, sparsifier = nn.Linear(8, 1, bias=False), half()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    dense = compiled(torch.ones(1, 8)).squeeze()
+    attachment = attach(compiled, sparsifier, mode=mode)
+    sparsifier.step()
+    attachment.apply()
+    masked = compiled(torch.ones(1, 8)).squeeze()
+    assert not torch.equal(masked, dense)
+    torch.testing.assert_close(masked, model.weight.sum())
+    detach(compiled)
+    torch.testing.assert_close(compiled(torch.ones(1, 8)).squeeze(), masked)
 
 
 class Tied(nn.Module):
