@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "datasparse/api.h"
 #include "datasparse/data_scheduler.hpp"
 
 namespace datasparse {
@@ -38,7 +39,7 @@ struct AdaptiveRule {
 ///
 /// Position, best and count are saved with the state. BaseDataScheduler::step(), without a
 /// metric, leaves them alone.
-class AdaptiveDataScheduler : public DataScheduler {
+class DATASPARSE_API AdaptiveDataScheduler : public DataScheduler {
  public:
   /// ValueError for a rule that breaks its own, and where `steps` is left out and a schedule never
   /// ends.

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "datasparse/api.h"
 #include "datasparse/array_view.hpp"
 
 namespace datasparse {
@@ -11,9 +12,9 @@ namespace datasparse {
 /// others untouched. `mask` holds data.size() bytes in C order.
 /// ValueError where the memory is read-only or overlaps itself; nothing is written then.
 /// Cost: O(n), no allocation, parallel.
-void apply_mask(const ArrayView& data, const std::uint8_t* mask);
+DATASPARSE_API void apply_mask(const ArrayView& data, const std::uint8_t* mask);
 
 /// How many of the n bytes are 0. Cost: O(n), on the calling thread.
-std::int64_t count_zeros(const std::uint8_t* mask, std::int64_t n);
+DATASPARSE_API std::int64_t count_zeros(const std::uint8_t* mask, std::int64_t n);
 
 }  // namespace datasparse

@@ -9,17 +9,19 @@
 #include <string>
 #include <vector>
 
+#include "datasparse/api.h"
+
 namespace datasparse {
 
 enum class DType : std::uint8_t { float16, bfloat16, float32, float64 };
 
 /// Bytes per element: 2, 2, 4, 8.
-std::size_t item_size(DType dtype) noexcept;
+DATASPARSE_API std::size_t item_size(DType dtype) noexcept;
 /// "float16", "bfloat16", "float32" or "float64".
-const char* name_of(DType dtype) noexcept;
+DATASPARSE_API const char* name_of(DType dtype) noexcept;
 
 /// Lengths or byte strides of up to 32 axes. Small, and copying one allocates nothing.
-class Axes {
+class DATASPARSE_API Axes {
  public:
   static constexpr int max_size = 32;
 
@@ -39,7 +41,7 @@ class Axes {
   /// ValueError beyond 32 axes.
   void push_back(std::int64_t value);
 
-  friend bool operator==(const Axes& a, const Axes& b) noexcept;
+  friend DATASPARSE_API bool operator==(const Axes& a, const Axes& b) noexcept;
   friend bool operator!=(const Axes& a, const Axes& b) noexcept { return !(a == b); }
 
  private:
@@ -52,18 +54,18 @@ class Axes {
 };
 
 /// Number of elements of that shape: the product of its axes, 1 for no axis at all.
-std::int64_t element_count(const Axes& shape) noexcept;
+DATASPARSE_API std::int64_t element_count(const Axes& shape) noexcept;
 /// ValueError, beginning with `what`, for a negative length, or lengths whose product, zeros left
 /// out, is above 2^59: no memory holds so much, and below it no product of lengths or strides
 /// overflows.
-void require_possible(const Axes& shape, const std::string& what);
+DATASPARSE_API void require_possible(const Axes& shape, const std::string& what);
 /// "(3, 4)", "(5,)", "()": as Python writes a shape.
-std::string to_string(const Axes& shape);
+DATASPARSE_API std::string to_string(const Axes& shape);
 
 /// N-D strided view. Strides are in bytes, may be negative or zero, and need not be multiples of
 /// the element's size; memory need not be aligned. The view owns nothing: the memory must outlive
 /// every use. Copying one allocates nothing.
-class ArrayView {
+class DATASPARSE_API ArrayView {
  public:
   ArrayView() = default;
   /// C-contiguous memory. ValueError from require_possible(), or for null memory with elements in
@@ -91,7 +93,7 @@ class ArrayView {
   /// strides that interleave.
   bool overlaps_itself() const;
 
-  friend bool operator==(const ArrayView& a, const ArrayView& b) noexcept;
+  friend DATASPARSE_API bool operator==(const ArrayView& a, const ArrayView& b) noexcept;
 
  private:
   void* data_ = nullptr;
@@ -103,6 +105,6 @@ class ArrayView {
 
 /// Throws ValueError unless the view's memory may be written element by element: not read-only, not
 /// overlapping itself. `what` begins the message: "apply_mask of 'emb'".
-void require_writable(const ArrayView& view, const std::string& what);
+DATASPARSE_API void require_writable(const ArrayView& view, const std::string& what);
 
 }  // namespace datasparse

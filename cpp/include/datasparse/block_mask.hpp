@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "datasparse/api.h"
 #include "datasparse/array_view.hpp"
 #include "datasparse/param.hpp"
 
@@ -14,7 +15,7 @@ namespace datasparse {
 enum class Norm : std::uint8_t { L1, L2 };
 
 /// What to prune. A value type; check() makes it safe to use.
-struct BlockSpec {
+struct DATASPARSE_API BlockSpec {
   double sparsity_level = 0.5;                  ///< share of the blocks that are pruned, in [0, 1]
   std::int64_t block_height = 1;                ///< >= 1, or -1 for the whole first axis
   std::int64_t block_width = 4;                 ///< >= 1, or -1 for all other axes together
@@ -51,7 +52,7 @@ struct ZeroCount {
 
 /// How many zeros block_mask() puts into the mask of data of that shape. ValueError from
 /// BlockSpec::check and resolved. O(1).
-ZeroCount count_zeros(const Axes& shape, const BlockSpec& spec);
+DATASPARSE_API ZeroCount count_zeros(const Axes& shape, const BlockSpec& spec);
 
 /// Writes the mask of `data`: 1 keeps, 0 prunes, one byte per element, in C order of data's shape.
 ///
@@ -73,6 +74,6 @@ ZeroCount count_zeros(const Axes& shape, const BlockSpec& spec);
 /// calling thread keeps up to 64 MiB of it for the next call. Thread-safe for different masks; uses
 /// the threads of get_num_threads(). Formula: PyTorch's DataNormSparsifier (torch.ao.pruning),
 /// with ties, NaN and shapes defined.
-void block_mask(const ArrayView& data, const BlockSpec& spec, std::uint8_t* mask);
+DATASPARSE_API void block_mask(const ArrayView& data, const BlockSpec& spec, std::uint8_t* mask);
 
 }  // namespace datasparse

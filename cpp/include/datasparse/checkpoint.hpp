@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "datasparse/api.h"
 #include "datasparse/data_scheduler.hpp"
 #include "datasparse/data_sparsifier.hpp"
 #include "datasparse/plain_data.hpp"
@@ -33,8 +34,8 @@ struct Checkpoint {
 /// other file is left.
 /// Cost: one bit per element in memory and on the disk; the objects are locked while the masks are
 /// packed, and not while the file is written.
-void save_checkpoint(const std::string& path, const BaseDataSparsifier& sparsifier,
-                     const std::vector<const BaseDataScheduler*>& schedulers = {});
+DATASPARSE_API void save_checkpoint(const std::string& path, const BaseDataSparsifier& sparsifier,
+                                    const std::vector<const BaseDataScheduler*>& schedulers = {});
 
 /// Restores what save_checkpoint() saved into objects made as those were: the schedulers in the
 /// same order. Attached data stay attached, and are not touched: apply_mask() zeroes them. State
@@ -48,19 +49,22 @@ void save_checkpoint(const std::string& path, const BaseDataSparsifier& sparsifi
 /// Errors: ValueError, naming the file and the entry, for anything that is not such a file, whole
 /// and undamaged, or does not fit the objects; FileError; StateError from inside an override. No
 /// object has changed then. No memory is taken that the file's own size does not warrant.
-void load_checkpoint(const std::string& path, BaseDataSparsifier& sparsifier,
-                     const std::vector<BaseDataScheduler*>& schedulers = {}, bool strict = true);
+DATASPARSE_API void load_checkpoint(const std::string& path, BaseDataSparsifier& sparsifier,
+                                    const std::vector<BaseDataScheduler*>& schedulers = {},
+                                    bool strict = true);
 
 // --- in two halves --------------------------------------------------------------------------
 
 /// What save_checkpoint() would write.
-Checkpoint take_checkpoint(const BaseDataSparsifier& sparsifier,
-                           const std::vector<const BaseDataScheduler*>& schedulers = {});
+DATASPARSE_API Checkpoint
+take_checkpoint(const BaseDataSparsifier& sparsifier,
+                const std::vector<const BaseDataScheduler*>& schedulers = {});
 /// What load_checkpoint() does with the file's content.
-void restore_checkpoint(const Checkpoint& checkpoint, BaseDataSparsifier& sparsifier,
-                        const std::vector<BaseDataScheduler*>& schedulers = {}, bool strict = true);
+DATASPARSE_API void restore_checkpoint(const Checkpoint& checkpoint, BaseDataSparsifier& sparsifier,
+                                       const std::vector<BaseDataScheduler*>& schedulers = {},
+                                       bool strict = true);
 
-void write_checkpoint(const std::string& path, const Checkpoint& checkpoint);
-Checkpoint read_checkpoint(const std::string& path);
+DATASPARSE_API void write_checkpoint(const std::string& path, const Checkpoint& checkpoint);
+DATASPARSE_API Checkpoint read_checkpoint(const std::string& path);
 
 }  // namespace datasparse

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "datasparse/api.h"
 #include "datasparse/block_mask.hpp"
 #include "datasparse/data_sparsifier.hpp"
 
@@ -17,7 +18,7 @@ namespace datasparse {
 ///
 /// A subclass that overrides update_mask() may call this one first and then edit get_mask(name).
 /// A subclass with keys of its own overrides check_config(), checks them, and passes the rest on.
-class DataNormSparsifier : public BaseDataSparsifier {
+class DATASPARSE_API DataNormSparsifier : public BaseDataSparsifier {
  public:
   /// `own` are the defaults of a subclass's own keys.
   explicit DataNormSparsifier(const BlockSpec& defaults = {}, const ParamMap& own = {});

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "datasparse/api.h"
 #include "datasparse/data_sparsifier.hpp"
 #include "datasparse/param.hpp"
 #include "datasparse/plain_data.hpp"
@@ -44,7 +45,7 @@ struct SchedulerState {
 ///
 /// Thread-safe: step() and load_state() are serialised; both are a StateError from inside an
 /// override of this scheduler or of its sparsifier. Reading never waits for a step.
-class BaseDataScheduler {
+class DATASPARSE_API BaseDataScheduler {
  public:
   /// ValueError, with the nearest known key, where neither a group nor the defaults have
   /// `schedule_param`; for last_epoch < −1.
@@ -189,7 +190,7 @@ std::shared_ptr<T> make_scheduler(Args&&... args) {
 /// that no group needs: because it matches none, or because others take all that it matches. This
 /// is looked at once, in the first step that finds any group; strict = false is for groups to come.
 /// Cost of a step: about 0.2 µs a group.
-class DataScheduler : public BaseDataScheduler {
+class DATASPARSE_API DataScheduler : public BaseDataScheduler {
  public:
   using Schedules = std::vector<std::pair<std::string, Schedule>>;
 

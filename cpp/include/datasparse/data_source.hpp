@@ -3,13 +3,14 @@
 
 #include <memory>
 
+#include "datasparse/api.h"
 #include "datasparse/array_view.hpp"
 
 namespace datasparse {
 
 /// A sparsifier keeps a source per group, not a pointer: owners move, resize and reload their
 /// tensors between two steps. Between pin() and unpin() the memory stays where it is.
-class DataSource {
+class DATASPARSE_API DataSource {
  public:
   DataSource() = default;
   DataSource(const DataSource&) = delete;
@@ -27,7 +28,7 @@ class DataSource {
 };
 
 /// A source for memory that stays where it is for as long as the group exists.
-std::shared_ptr<DataSource> make_source(const ArrayView& view);
+DATASPARSE_API std::shared_ptr<DataSource> make_source(const ArrayView& view);
 
 /// Pins a source for the length of a scope.
 class Pin {

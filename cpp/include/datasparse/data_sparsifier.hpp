@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "datasparse/api.h"
 #include "datasparse/array_view.hpp"
 #include "datasparse/block_mask.hpp"
 #include "datasparse/data_source.hpp"
@@ -66,7 +67,7 @@ struct GroupFigures {
 /// masks; step(), add_data() and everything else that changes groups is a StateError. An override
 /// that reads another sparsifier waits for that one's lock: two whose overrides read each other
 /// must not be stepped by two threads at once.
-class BaseDataSparsifier {
+class DATASPARSE_API BaseDataSparsifier {
  public:
   /// `defaults` is the config of every group that says nothing else.
   explicit BaseDataSparsifier(ParamMap defaults = {});

@@ -6,40 +6,42 @@
 #include <system_error>
 #include <utility>
 
+#include "datasparse/api.h"
+
 namespace datasparse {
 
 /// Base of everything that the library throws on purpose.
-class Error : public std::runtime_error {
+class DATASPARSE_API Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
 /// A value of the wrong kind: a string where a number is needed, an unknown config key.
-class TypeError : public Error {
+class DATASPARSE_API TypeError : public Error {
  public:
   using Error::Error;
 };
 
 /// A value of the right kind that breaks a rule: a sparsity level of 1.2, a mask of another shape.
-class ValueError : public Error {
+class DATASPARSE_API ValueError : public Error {
  public:
   using Error::Error;
 };
 
 /// A name or a config key that does not exist; the message holds the nearest one that does.
-class UnknownNameError : public ValueError {
+class DATASPARSE_API UnknownNameError : public ValueError {
  public:
   using ValueError::ValueError;
 };
 
 /// A call at a moment that does not allow it, such as step() from inside update_mask().
-class StateError : public Error {
+class DATASPARSE_API StateError : public Error {
  public:
   using Error::Error;
 };
 
 /// A file that cannot be read or written, for a reason that the operating system gives.
-class FileError : public Error {
+class DATASPARSE_API FileError : public Error {
  public:
   /// `code` is an errno.
   FileError(const std::string& what, std::string path, int code)

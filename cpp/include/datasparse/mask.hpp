@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "datasparse/api.h"
 #include "datasparse/array_view.hpp"
 
 namespace datasparse {
@@ -15,8 +16,8 @@ namespace datasparse {
 /// Memory for bytes that are written before they are read: not cleared, aligned to 64 bytes, and
 /// where there are megabytes of it, in large pages if the system has them. Touching 125 MB for the
 /// first time took 65 ms without, longer than packing a billion elements into it.
-std::uint8_t* allocate_bytes(std::size_t count);
-void free_bytes(std::uint8_t* bytes, std::size_t count) noexcept;
+DATASPARSE_API std::uint8_t* allocate_bytes(std::size_t count);
+DATASPARSE_API void free_bytes(std::uint8_t* bytes, std::size_t count) noexcept;
 
 /// allocate_bytes() for a vector: resize(n) and the constructor vector(n) leave bytes as they are.
 template <class Byte>
@@ -48,7 +49,7 @@ struct CutHint;
 
 /// One byte per element in C order, 1 keeps and 0 prunes. A handle: copies share the bytes, which
 /// live until the last handle is gone, the sparsifier's own included.
-class Mask {
+class DATASPARSE_API Mask {
  public:
   Mask() = default;
   /// All ones. Aligned to 64 bytes.

@@ -8,10 +8,12 @@
 #include <variant>
 #include <vector>
 
+#include "datasparse/api.h"
+
 namespace datasparse {
 
 /// None, a bool, an integer, a float, a string, or a list of integers or of floats.
-class ParamValue {
+class DATASPARSE_API ParamValue {
  public:
   using Ints = std::vector<std::int64_t>;
   using Floats = std::vector<double>;
@@ -53,16 +55,16 @@ class ParamValue {
 };
 
 /// As Python would write it: None, True, 3, 0.5, 'L1', (1, 4).
-std::string to_string(const ParamValue& value);
+DATASPARSE_API std::string to_string(const ParamValue& value);
 /// "None", "bool", "int", "float", "str" or "tuple": as Python calls it.
-const char* kind_of(const ParamValue& value) noexcept;
+DATASPARSE_API const char* kind_of(const ParamValue& value) noexcept;
 /// Whether the value is, or holds, a NaN.
-bool holds_nan(const ParamValue& value) noexcept;
+DATASPARSE_API bool holds_nan(const ParamValue& value) noexcept;
 
 /// String to ParamValue in order of insertion, as a Python dict. Used for a group's config (a
 /// handful of keys) and for a scheduler's values (one per group, up to many thousands): lookups are
 /// linear in the first case and hashed in the second.
-class ParamMap {
+class DATASPARSE_API ParamMap {
  public:
   using Item = std::pair<std::string, ParamValue>;
 
@@ -102,7 +104,7 @@ class ParamMap {
   bool erase(const std::string& key);
 
   /// The order does not count.
-  friend bool operator==(const ParamMap& a, const ParamMap& b);
+  friend DATASPARSE_API bool operator==(const ParamMap& a, const ParamMap& b);
   friend bool operator!=(const ParamMap& a, const ParamMap& b) { return !(a == b); }
 
  private:
@@ -118,15 +120,17 @@ class ParamMap {
 
 /// "sparsity_level of 'emb'": how every message names a config value. `group` is empty for
 /// defaults.
-std::string label(const std::string& key, const std::string& group);
+DATASPARSE_API std::string label(const std::string& key, const std::string& group);
 
 /// "; did you mean 'emb'?" with the nearest candidate by edit distance; where none is near, a list
 /// of them if it is short, else "".
-std::string did_you_mean(const std::string& name, const std::vector<std::string>& candidates);
+DATASPARSE_API std::string did_you_mean(const std::string& name,
+                                        const std::vector<std::string>& candidates);
 
 /// TypeError, with the nearest known key, for the first key of `config` that is not in `known`: for
 /// a check_config() that accepts no others. `group` is empty for defaults.
-void require_known_keys(const ParamMap& config, const std::vector<std::string>& known,
-                        const std::string& group);
+DATASPARSE_API void require_known_keys(const ParamMap& config,
+                                       const std::vector<std::string>& known,
+                                       const std::string& group);
 
 }  // namespace datasparse

@@ -7,13 +7,14 @@
 #include <variant>
 #include <vector>
 
+#include "datasparse/api.h"
 #include "datasparse/error.hpp"
 
 namespace datasparse {
 
 /// None, a bool, an integer, a float, a string, bytes, or a tuple, list or dict of these: what
 /// Python calls so. A ParamValue is less: no nesting, because configs are compared and checked.
-class PlainData {
+class DATASPARSE_API PlainData {
  public:
   struct Bytes {
     std::string value;
@@ -71,10 +72,10 @@ class PlainData {
 using Attributes = std::vector<std::pair<std::string, PlainData>>;
 
 /// ValueError, naming the first one and `whose` they are, where there are any.
-void refuse_attributes(const Attributes& saved, const std::string& whose);
+DATASPARSE_API void refuse_attributes(const Attributes& saved, const std::string& whose);
 
 /// The attribute of that name; ValueError, naming it, where it is missing.
-const PlainData& attribute(const Attributes& saved, const std::string& name);
+DATASPARSE_API const PlainData& attribute(const Attributes& saved, const std::string& name);
 /// Its value as a T, one of PlainData's alternatives; ValueError, naming it, where it is another.
 template <class T>
 const T& attribute(const Attributes& saved, const std::string& name) {

@@ -5,26 +5,28 @@
 #include <string>
 #include <vector>
 
+#include "datasparse/api.h"
+
 namespace datasparse {
 
 /// "1.2.3".
-const char* version() noexcept;
+DATASPARSE_API const char* version() noexcept;
 
 /// Threads that a step uses at most: min(this setting, OMP_NUM_THREADS or omp_set_num_threads of
 /// the calling thread). 0 means no limit of our own. ValueError if negative.
-void set_num_threads(int threads);
+DATASPARSE_API void set_num_threads(int threads);
 /// The number of threads a large step would use if called now; at least 1.
-int get_num_threads() noexcept;
+DATASPARSE_API int get_num_threads() noexcept;
 
 /// The kernels in use: "scalar". The environment variable DATASPARSE_ISA forces one by name, and
 /// naming one that this machine or build lacks is a ValueError from every function that needs
 /// kernels.
-std::string instruction_set();
+DATASPARSE_API std::string instruction_set();
 /// Those that run on this machine, best first.
-std::vector<std::string> instruction_sets_available();
+DATASPARSE_API std::vector<std::string> instruction_sets_available();
 
 /// "OpenMP 4.5 (201511)", or "none" for a build without OpenMP.
-std::string openmp_runtime();
+DATASPARSE_API std::string openmp_runtime();
 
 enum class Severity { info, warning };
 using MessageHandler = std::function<void(Severity, const std::string&)>;
@@ -32,6 +34,6 @@ using MessageHandler = std::function<void(Severity, const std::string&)>;
 /// Where warnings, and the lines of a verbose scheduler, go. The library itself never prints:
 /// without a handler they are dropped. A handler may throw on a warning: the call that sent it then
 /// fails without having changed anything. Returns the handler that was set before.
-MessageHandler set_message_handler(MessageHandler handler);
+DATASPARSE_API MessageHandler set_message_handler(MessageHandler handler);
 
 }  // namespace datasparse

@@ -23,6 +23,7 @@
 #include <variant>
 #include <vector>
 
+#include "datasparse/api.h"
 #include "datasparse/param.hpp"
 
 namespace datasparse {
@@ -55,7 +56,7 @@ constexpr bool is_one_of(std::variant<Kinds...>*) {
 }
 
 /// Any of the schedules below. Copying one copies a pointer; all calls are thread-safe.
-class Schedule {
+class DATASPARSE_API Schedule {
  public:
   using Kind = std::variant<schedules::Constant, schedules::Step, schedules::MultiStep,
                             schedules::Exponential, schedules::Linear, schedules::Polynomial,
@@ -90,7 +91,7 @@ class Schedule {
   bool unique() const noexcept { return held_.use_count() == 1; }
   std::size_t hash() const;
 
-  friend bool operator==(const Schedule& a, const Schedule& b);
+  friend DATASPARSE_API bool operator==(const Schedule& a, const Schedule& b);
   friend bool operator!=(const Schedule& a, const Schedule& b) { return !(a == b); }
 
  private:
@@ -102,7 +103,7 @@ class Schedule {
 };
 
 /// As Python would write it: Step(step_size=10, gamma=0.5).
-std::string to_string(const Schedule& schedule);
+DATASPARSE_API std::string to_string(const Schedule& schedule);
 
 namespace schedules {
 

@@ -1,0 +1,371 @@
+#include <any>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "c_abi/arrays.hpp"
+#include "c_abi/handles.hpp"
+#include "c_abi/own_state.hpp"
+#include "c_abi/params.hpp"
+#include "c_abi/status.hpp"
+#include "datasparse/data_norm_sparsifier.hpp"
+
+namespace datasparse::c_abi {
+namespace {
+
+using Overrides = datasparse_sparsifier_overrides;
+
+/// A sparsifier that calls back.
+template <class Base>
+class Sparsifier final : public WithOwnState<Base> {
+ public:
+  template <class... Arguments>
+  explicit Sparsifier(const Overrides& overrides, std::vector<std::string> own_keys,
+                      Arguments&&... arguments)
+      : WithOwnState<Base>(overrides.own, std::forward<Arguments>(arguments)...),
+        overrides_(overrides),
+        own_keys_(std::move(own_keys)),
+        handle_{std::shared_ptr<BaseDataSparsifier>(std::shared_ptr<void>(), this)} {
+    this->check_defaults();
+  }
+
+  void update_mask(const std::string& name, const ArrayView& data,
+                   const ParamMap& config) override {
+    if constexpr (has_norm) {
+      if (overrides_.update_mask == nullptr) return Base::update_mask(name, data, config);
+    }
+    const datasparse_array array = to_array(data);
+    const datasparse_params values(&config);
+    call_back("update_mask", overrides_.update_mask, this->user_data(), &handle_, name.c_str(),
+              &array, &values, this->get_mask(name).data());
+  }
+
+  void check_config(const std::string& name, const ParamMap& config) const override {
+    if (overrides_.check_config != nullptr) {
+      const datasparse_params values(&config);
+      call_back("check_config", overrides_.check_config, this->user_data(), name.c_str(), &values);
+    }
+    if constexpr (has_norm) {
+      ParamMap spec = config;
+      for (const std::string& key : own_keys_) spec.erase(key);
+      Base::check_config(name, spec);
+    }
+  }
+
+ protected:
+  bool check_value(const std::any& compiled, const std::string& name, const std::string& key,
+                   const ParamValue& value) const override {
+    if constexpr (has_norm) {
+      return overrides_.check_config == nullptr &&
+             Base::check_spec_value(compiled, name, key, value);
+    } else {
+      return Base::check_value(compiled, name, key, value);
+    }
+  }
+  bool is_overridden() const override { return overrides_.update_mask != nullptr; }
+
+ private:
+  static constexpr bool has_norm = std::is_base_of_v<DataNormSparsifier, Base>;
+
+  const Overrides overrides_;
+  const std::vector<std::string> own_keys_;  // config keys beside the norm's
+  const datasparse_sparsifier handle_;       // for callbacks: owns nothing
+};
+
+/// Hands a complete object, and its user_data with it, over to the caller.
+template <class T>
+void create(std::shared_ptr<T> object, datasparse_sparsifier** sparsifier) {
+  *sparsifier = new datasparse_sparsifier{object};
+  if constexpr (!std::is_same_v<T, DataNormSparsifier>) object->adopt();
+}
+
+/// Memory that its owner moves.
+class Source final : public DataSource {
+ public:
+  explicit Source(const datasparse_source& source)
+      : source_(source), user_data_(source.user_data, source.release) {
+    function(source.pin, "source->pin");
+  }
+
+  void adopt() noexcept { user_data_.adopt(); }
+
+  ArrayView pin() override {
+    datasparse_array array = datasparse_array_of(DATASPARSE_FLOAT32, nullptr, 0, nullptr);
+    call_back("pin", source_.pin, user_data_.get(), &array);
+    try {
+      return to_view(&array, "array");
+    } catch (...) {
+      unpin();
+      throw;
+    }
+  }
+  void unpin() noexcept override {
+    if (source_.unpin != nullptr) source_.unpin(user_data_.get());
+  }
+  void mark_written() override {
+    if (source_.mark_written != nullptr) source_.mark_written(user_data_.get());
+  }
+
+ private:
+  const datasparse_source source_;
+  UserData user_data_;
+};
+
+std::vector<std::string> names_of(const char* const* names, std::size_t count) {
+  std::vector<std::string> result;
+  result.reserve(count);
+  for (std::size_t i = 0; i < count; ++i) result.push_back(text(names[i], "name"));
+  return result;
+}
+
+}  // namespace
+}  // namespace datasparse::c_abi
+
+using namespace datasparse;
+using namespace datasparse::c_abi;
+
+datasparse_status datasparse_data_norm_sparsifier_create(
+    const datasparse_block_spec* defaults, const datasparse_params* own,
+    const datasparse_sparsifier_overrides* overrides, datasparse_sparsifier** sparsifier) {
+  return guarded([&] {
+    const BlockSpec spec = to_spec(defaults, "defaults");
+    required(sparsifier, "sparsifier");
+    if (overrides == nullptr && map_or_none(own).empty()) {
+      return create(std::make_shared<DataNormSparsifier>(spec), sparsifier);
+    }
+    static const Overrides none = {DATASPARSE_ABI_VERSION, {}, nullptr, nullptr};
+    const Overrides& calls = versioned(overrides == nullptr ? &none : overrides, "overrides");
+    const ParamMap& more = map_or_none(own);
+    create(std::make_shared<Sparsifier<DataNormSparsifier>>(calls, more.keys(), spec, more),
+           sparsifier);
+  });
+}
+
+datasparse_status datasparse_sparsifier_create(const datasparse_params* defaults,
+                                               const datasparse_sparsifier_overrides* overrides,
+                                               datasparse_sparsifier** sparsifier) {
+  return guarded([&] {
+    const Overrides& calls = versioned(overrides, "overrides");
+    function(calls.update_mask, "overrides->update_mask");
+    required(sparsifier, "sparsifier");
+    create(std::make_shared<Sparsifier<BaseDataSparsifier>>(calls, std::vector<std::string>(),
+                                                            map_or_none(defaults)),
+           sparsifier);
+  });
+}
+
+void datasparse_sparsifier_release(datasparse_sparsifier* sparsifier) { delete sparsifier; }
+
+datasparse_status datasparse_data_norm_update_mask(const datasparse_sparsifier* sparsifier,
+                                                   const char* name, const datasparse_array* data,
+                                                   const datasparse_params* config) {
+  return guarded([&] {
+    auto* norm = dynamic_cast<DataNormSparsifier*>(object(sparsifier).get());
+    if (norm == nullptr) throw TypeError("sparsifier must be one that prunes by a norm");
+    // Not the virtual function, which is the one that calls this.
+    norm->DataNormSparsifier::update_mask(text(name, "name"), to_view(data, "data"),
+                                          required(config, "config").map());
+  });
+}
+
+datasparse_status datasparse_sparsifier_add_data(datasparse_sparsifier* sparsifier,
+                                                 const char* name, const datasparse_array* data,
+                                                 const datasparse_params* config) {
+  return guarded([&] {
+    object(sparsifier)->add_data(text(name, "name"), to_view(data, "data"), map_or_none(config));
+  });
+}
+
+datasparse_status datasparse_sparsifier_add_data_with_mask(datasparse_sparsifier* sparsifier,
+                                                           const char* name,
+                                                           const datasparse_array* data,
+                                                           const datasparse_params* config,
+                                                           const uint8_t* mask, size_t mask_size) {
+  return guarded([&] {
+    const ArrayView view = to_view(data, "data");
+    require_mask_size(mask_size, view.size());
+    object(sparsifier)
+        ->add_data(text(name, "name"), make_source(view), map_or_none(config), true,
+                   items(mask, mask_size, "mask"));
+  });
+}
+
+datasparse_status datasparse_sparsifier_add_source(datasparse_sparsifier* sparsifier,
+                                                   const char* name,
+                                                   const datasparse_source* source,
+                                                   const datasparse_params* config) {
+  return guarded([&] {
+    const auto made = std::make_shared<Source>(versioned(source, "source"));
+    object(sparsifier)->add_data(text(name, "name"), made, map_or_none(config));
+    made->adopt();
+  });
+}
+
+datasparse_status datasparse_sparsifier_remove_data(datasparse_sparsifier* sparsifier,
+                                                    const char* name) {
+  return guarded([&] { object(sparsifier)->remove_data(text(name, "name")); });
+}
+
+datasparse_status datasparse_sparsifier_names(const datasparse_sparsifier* sparsifier,
+                                              datasparse_names** names) {
+  return guarded([&] {
+    datasparse_names*& result = required(names, "names");
+    result = new datasparse_names{object(sparsifier)->names()};
+  });
+}
+datasparse_status datasparse_names_size(const datasparse_names* names, size_t* size) {
+  return guarded([&] { required(size, "size") = required(names, "names").items.size(); });
+}
+datasparse_status datasparse_names_at(const datasparse_names* names, size_t index,
+                                      const char** name) {
+  return guarded([&] {
+    const auto& held = required(names, "names").items;
+    require_index(index, held.size());
+    required(name, "name") = held[index].c_str();
+  });
+}
+void datasparse_names_release(datasparse_names* names) { delete names; }
+
+datasparse_status datasparse_sparsifier_contains(const datasparse_sparsifier* sparsifier,
+                                                 const char* name, int32_t* contains) {
+  return guarded([&] {
+    required(contains, "contains") = object(sparsifier)->contains(text(name, "name")) ? 1 : 0;
+  });
+}
+
+datasparse_status datasparse_sparsifier_mask(const datasparse_sparsifier* sparsifier,
+                                             const char* name, datasparse_mask** mask) {
+  return guarded([&] {
+    datasparse_mask*& result = required(mask, "mask");
+    result = new datasparse_mask{object(sparsifier)->get_mask(text(name, "name"))};
+  });
+}
+datasparse_status datasparse_mask_bytes(const datasparse_mask* mask, uint8_t** bytes,
+                                        size_t* size) {
+  return guarded([&] {
+    const Mask& value = required(mask, "mask").value;
+    uint8_t*& first = required(bytes, "bytes");
+    required(size, "size") = static_cast<size_t>(value.size());
+    first = value.data();
+  });
+}
+datasparse_status datasparse_mask_shape(const datasparse_mask* mask, const int64_t** shape,
+                                        int32_t* ndim) {
+  return guarded([&] {
+    const Axes& value = required(mask, "mask").value.shape();
+    const int64_t*& first = required(shape, "shape");
+    required(ndim, "ndim") = value.size();
+    first = value.begin();
+  });
+}
+datasparse_status datasparse_mask_zeros(const datasparse_mask* mask, int64_t* zeros) {
+  return guarded([&] { required(zeros, "zeros") = required(mask, "mask").value.zeros(); });
+}
+void datasparse_mask_release(datasparse_mask* mask) { delete mask; }
+
+datasparse_status datasparse_sparsifier_config(const datasparse_sparsifier* sparsifier,
+                                               const char* name, datasparse_params** config) {
+  return guarded([&] {
+    datasparse_params*& result = required(config, "config");
+    result = new datasparse_params(object(sparsifier)->config(text(name, "name")));
+  });
+}
+datasparse_status datasparse_sparsifier_update_config(datasparse_sparsifier* sparsifier,
+                                                      const char* name,
+                                                      const datasparse_params* changes) {
+  return guarded([&] {
+    object(sparsifier)->update_config(text(name, "name"), required(changes, "changes").map());
+  });
+}
+datasparse_status datasparse_sparsifier_get_param(const datasparse_sparsifier* sparsifier,
+                                                  const char* key, datasparse_params** values) {
+  return guarded([&] {
+    datasparse_params*& result = required(values, "values");
+    result = new datasparse_params(object(sparsifier)->get_param(text(key, "key")));
+  });
+}
+datasparse_status datasparse_sparsifier_set_param(datasparse_sparsifier* sparsifier,
+                                                  const char* key,
+                                                  const datasparse_params* values) {
+  return guarded(
+      [&] { object(sparsifier)->set_param(text(key, "key"), required(values, "values").map()); });
+}
+datasparse_status datasparse_sparsifier_state(const datasparse_sparsifier* sparsifier,
+                                              const char* name, datasparse_params** state) {
+  return guarded([&] {
+    datasparse_params*& result = required(state, "state");
+    result = new datasparse_params(object(sparsifier)->state(text(name, "name")));
+  });
+}
+datasparse_status datasparse_sparsifier_replace_state(datasparse_sparsifier* sparsifier,
+                                                      const char* name,
+                                                      const datasparse_params* state) {
+  return guarded([&] {
+    object(sparsifier)->replace_state(text(name, "name"), required(state, "state").map());
+  });
+}
+
+datasparse_status datasparse_sparsifier_step(datasparse_sparsifier* sparsifier) {
+  return guarded([&] { object(sparsifier)->step(); });
+}
+datasparse_status datasparse_sparsifier_step_count(const datasparse_sparsifier* sparsifier,
+                                                   int64_t* steps) {
+  return guarded([&] { required(steps, "steps") = object(sparsifier)->step_count(); });
+}
+datasparse_status datasparse_sparsifier_set_enable_mask_update(datasparse_sparsifier* sparsifier,
+                                                               int32_t enable) {
+  return guarded([&] { object(sparsifier)->set_enable_mask_update(enable != 0); });
+}
+datasparse_status datasparse_sparsifier_enable_mask_update(const datasparse_sparsifier* sparsifier,
+                                                           int32_t* enabled) {
+  return guarded(
+      [&] { required(enabled, "enabled") = object(sparsifier)->enable_mask_update() ? 1 : 0; });
+}
+datasparse_status datasparse_sparsifier_apply_mask(datasparse_sparsifier* sparsifier,
+                                                   const char* const* names, size_t count) {
+  return guarded([&] {
+    BaseDataSparsifier& target = *object(sparsifier);
+    if (names == nullptr && count == 0) return target.apply_mask();
+    target.apply_mask(names_of(items(names, count, "names"), count));
+  });
+}
+datasparse_status datasparse_sparsifier_squash_mask(datasparse_sparsifier* sparsifier,
+                                                    const char* const* names, size_t count) {
+  return guarded([&] {
+    BaseDataSparsifier& target = *object(sparsifier);
+    if (names == nullptr && count == 0) return target.squash_mask();
+    target.squash_mask(names_of(items(names, count, "names"), count));
+  });
+}
+
+datasparse_status datasparse_sparsifier_report(const datasparse_sparsifier* sparsifier,
+                                               datasparse_report** report) {
+  static_assert(DATASPARSE_SQUASHED == static_cast<int>(GroupFigures::Status::squashed) &&
+                DATASPARSE_AWAITS_DATA == static_cast<int>(GroupFigures::Status::awaits_data));
+  return guarded([&] {
+    datasparse_report*& result = required(report, "report");
+    result = new datasparse_report{object(sparsifier)->figures()};
+  });
+}
+datasparse_status datasparse_report_size(const datasparse_report* report, size_t* size) {
+  return guarded([&] { required(size, "size") = required(report, "report").groups.size(); });
+}
+datasparse_status datasparse_report_at(const datasparse_report* report, size_t index,
+                                       datasparse_group* group) {
+  return guarded([&] {
+    const auto& groups = required(report, "report").groups;
+    require_index(index, groups.size());
+    const GroupFigures& figures = groups[index];
+    versioned(group, "group") = {DATASPARSE_ABI_VERSION,
+                                 static_cast<int32_t>(figures.status),
+                                 figures.dtype ? static_cast<int32_t>(*figures.dtype) : -1,
+                                 figures.shape.size(),
+                                 figures.name.c_str(),
+                                 figures.shape.begin(),
+                                 element_count(figures.shape),
+                                 figures.zeros};
+  });
+}
+void datasparse_report_release(datasparse_report* report) { delete report; }

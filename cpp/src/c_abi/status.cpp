@@ -1,0 +1,95 @@
+#include "c_abi/status.hpp"
+
+#include <exception>
+#include <new>
+
+namespace datasparse::c_abi {
+namespace {
+
+struct LastError {
+  std::string message;
+  bool lost = false;  // for want of memory
+};
+thread_local LastError last_error;
+
+}  // namespace
+
+void set_error_message(const char* message) noexcept {
+  try {
+    last_error.message = message;
+    last_error.lost = false;
+  } catch (const std::bad_alloc&) {
+    last_error.lost = true;
+  }
+}
+
+datasparse_status status_of_exception() noexcept {
+  const auto keep = [](const std::exception& error, datasparse_status status) {
+    set_error_message(error.what());
+    return status;
+  };
+  try {
+    throw;
+  } catch (const CallbackFailed& error) {
+    return keep(error, error.code());
+  } catch (const TypeError& error) {
+    return keep(error, DATASPARSE_TYPE_ERROR);
+  } catch (const UnknownNameError& error) {  // a ValueError too
+    return keep(error, DATASPARSE_UNKNOWN_NAME);
+  } catch (const ValueError& error) {
+    return keep(error, DATASPARSE_VALUE_ERROR);
+  } catch (const StateError& error) {
+    return keep(error, DATASPARSE_STATE_ERROR);
+  } catch (const FileError& error) {
+    return keep(error, DATASPARSE_FILE_ERROR);
+  } catch (const std::bad_alloc&) {
+    set_error_message("out of memory");
+    return DATASPARSE_OUT_OF_MEMORY;
+  } catch (const std::exception& error) {
+    return keep(error, DATASPARSE_INTERNAL_ERROR);
+  } catch (...) {
+    set_error_message("an exception of an unknown kind");
+    return DATASPARSE_INTERNAL_ERROR;
+  }
+}
+
+void fail(const char* name, datasparse_status status) {
+  std::string message = datasparse_error_message();
+  if (message.empty()) message = std::string(name) + " returned " + std::to_string(status);
+  throw CallbackFailed(status, message);
+}
+
+void fail_by_exception(const char* name) {
+  try {
+    throw;
+  } catch (const std::exception& error) {
+    throw CallbackFailed(DATASPARSE_CALLBACK_ERROR, std::string(name) + ": " + error.what());
+  } catch (...) {
+    throw CallbackFailed(DATASPARSE_CALLBACK_ERROR, std::string(name) + " threw an exception");
+  }
+}
+
+void refuse_null(const char* name) { throw ValueError(std::string(name) + " must not be NULL"); }
+
+void refuse_version(const char* name, std::uint32_t version) {
+  throw ValueError(std::string(name) + "->version must be " +
+                   std::to_string(DATASPARSE_ABI_VERSION) + ", got " + std::to_string(version));
+}
+
+void require_index(std::size_t index, std::size_t size) {
+  if (index < size) return;
+  throw ValueError("index must be below " + std::to_string(size) + ", got " +
+                   std::to_string(index));
+}
+
+}  // namespace datasparse::c_abi
+
+using namespace datasparse::c_abi;
+
+const char* datasparse_error_message() {
+  return last_error.lost ? "out of memory" : last_error.message.c_str();
+}
+
+void datasparse_set_error_message(const char* message) {
+  set_error_message(message == nullptr ? "" : message);
+}
