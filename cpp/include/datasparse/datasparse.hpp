@@ -1,6 +1,7 @@
 /// Everything.
 #pragma once
 
+#include "datasparse/adapters.hpp"
 #include "datasparse/adaptive_data_scheduler.hpp"
 #include "datasparse/apply_mask.hpp"
 #include "datasparse/array_view.hpp"
