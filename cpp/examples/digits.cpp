@@ -237,7 +237,7 @@ class Cubic : public BaseDataScheduler {
 struct Options {
   std::string data, save, resume;
   unsigned seed = 0;
-  int epochs = 30;
+  int epochs = 60;
 };
 
 void save_weights(const std::string& path, const Network& network) {
