@@ -17,6 +17,7 @@ from ._core import (
     save,
     set_num_threads,
 )
+from ._embedding import get_cmake_dir, get_include, get_library
 
 __all__ = [
     "AdaptiveDataScheduler",
@@ -27,6 +28,9 @@ __all__ = [
     "UnknownNameError",
     "__version__",
     "block_mask",
+    "get_cmake_dir",
+    "get_include",
+    "get_library",
     "get_num_threads",
     "load",
     "require_known_keys",

@@ -1,4 +1,4 @@
-"""The command line: `datasparse demo`, `datasparse plan`, `datasparse info` and `--version`."""
+"""The command line: `datasparse demo`, `plan`, `info`, and options that print one fact each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import datasparse
 
@@ -18,6 +19,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return {"demo": demo, "plan": plan, "info": info}[options.command](options)
 
 
+class PrintPath(argparse.Action):
+    """An option like `--version`: prints a path, and exits."""
+
+    def __init__(self, path: Callable[[], str], **options: Any) -> None:
+        super().__init__(nargs=0, default=argparse.SUPPRESS, **options)
+        self.path = path
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        try:
+            path = self.path()
+        except FileNotFoundError as error:
+            parser.exit(1, f"datasparse: {error}\n")
+        print(path)
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
@@ -26,6 +43,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--version", action="version", version=f"datasparse {datasparse.__version__}"
     )
+    for option, function, what in (
+        ("--cmakedir", datasparse.get_cmake_dir, "the folder of the CMake package"),
+        ("--includedir", datasparse.get_include, "the folder of the headers for C and C++"),
+        ("--library", datasparse.get_library, "the path of the shared library"),
+    ):
+        parser.add_argument(option, action=PrintPath, path=function, help=f"print {what} and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("info", help="show the version, the instruction set and the threads in use")
     demo_parser = commands.add_parser(
