@@ -56,18 +56,18 @@ def yardstick() -> ctypes.CDLL:
 
 @functools.cache
 def core() -> ctypes.CDLL | None:
-    """The functions of native/core.cpp with the library's core in them; None without CMake."""
+    """The functions of native/core.cpp and embedding.cpp with the core; None without CMake."""
     cmake = shutil.which("cmake")
     if cmake is None:
         return None
     folder = BUILT / "core"
     configure = [cmake, "-S", str(ROOT), "-B", str(folder)]
     options = ["-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_POSITION_INDEPENDENT_CODE=ON"]
-    build = [cmake, "--build", str(folder), "--target", "datasparse", "--parallel"]
+    build = [cmake, "--build", str(folder), "--target", "datasparse_static", "--parallel"]
     for command in ([*configure, *options], build):
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     includes = [f"-I{ROOT / 'cpp/include'}", f"-I{folder / 'cpp/include'}"]
-    sources = [NATIVE / "core.cpp", folder / "cpp" / "libdatasparse.a"]
+    sources = [NATIVE / "core.cpp", NATIVE / "embedding.cpp", folder / "cpp" / "libdatasparse.a"]
     library = _compile("core", sources, [*FLAGS, *includes])
     library.bench_groups.restype = ctypes.c_void_p
     library.bench_count_zeros.restype = ctypes.c_int64

@@ -218,6 +218,29 @@ def test_the_wheel_says_where_things_are(option, function, holds):
     assert (Path(function()) / holds).exists()
 
 
+def programs():
+    """The programs of the page, each with what it prints."""
+    page = (ROOT / "docs" / "embedding.md").read_text()
+    pattern = r"^```(cpp|c)\n(.*?)^```\n```text\n(.*?)^```$"
+    return re.findall(pattern, page, re.MULTILINE | re.DOTALL)
+
+
+def test_the_page_has_programs():
+    assert [language for language, _, _ in programs()] == ["cpp", "cpp", "c"]
+
+
+@pytest.mark.parametrize("number", range(len(programs())))
+def test_a_program_of_the_page_prints_what_the_page_says(number, tmp_path):
+    language, source, expected = programs()[number]
+    file = tmp_path / f"program.{language}"
+    file.write_text(source)
+    compiler = ["g++", "-std=c++17"] if language == "cpp" else ["gcc", "-std=c99", "-Wpedantic"]
+    library = datasparse.get_library()
+    run(*compiler, "-Wall", "-Wextra", "-Werror", f"-I{datasparse.get_include()}", file, library,
+        f"-Wl,-rpath,{Path(library).parent}", "-o", tmp_path / "program")  # fmt: skip
+    assert run(tmp_path / "program") == expected
+
+
 # --- the examples -------------------------------------------------------------------------------
 
 
