@@ -703,6 +703,8 @@ TEST_F(CAbi, AMaskOfOnesOwn) {
   overrides.update_mask = nullptr;
   expect_error(datasparse_sparsifier_create(nullptr, &overrides, &none), DATASPARSE_VALUE_ERROR,
                "overrides->update_mask must not be NULL");
+  sparsifier.reset();
+  EXPECT_EQ(own.released, 1);
 }
 
 TEST_F(CAbi, AMaskOnTopOfANorm) {
@@ -744,6 +746,8 @@ TEST_F(CAbi, AMaskOnTopOfANorm) {
   ASSERT_OK(datasparse_params_set_int(own_keys, "kept_colum", 3));
   expect_error(datasparse_sparsifier_add_data(sparsifier, "v", &array, own_keys),
                DATASPARSE_TYPE_ERROR, "kept_colum");
+  sparsifier.reset();
+  EXPECT_EQ(own.released, 1);
 }
 
 TEST_F(CAbi, ASourceIsAskedAtEveryStep) {

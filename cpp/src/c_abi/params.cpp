@@ -1,7 +1,6 @@
 #include "c_abi/params.hpp"
 
 #include <cstddef>
-#include <optional>
 #include <string>
 #include <type_traits>
 #include <variant>
@@ -29,33 +28,33 @@ const T& get(const datasparse_params* params, const char* key, const char* kind)
   throw TypeError(label(key, "") + " must be " + kind + ", got " + to_string(value));
 }
 
-/// `items` as numbers of one kind, where they all are.
+/// Sets a list of numbers, where all of `items` are of that kind.
 template <class T>
-std::optional<ParamValue> to_numbers(const std::vector<PlainData>& items) {
+bool set_numbers(ParamMap& values, const std::string& name, const std::vector<PlainData>& items) {
   std::vector<T> numbers;
   for (const PlainData& item : items) {
     const T* number = item.get_if<T>();
-    if (number == nullptr) return std::nullopt;
+    if (number == nullptr) return false;
     numbers.push_back(*number);
   }
-  return ParamValue(std::move(numbers));
+  values.set(name, std::move(numbers));
+  return true;
 }
 
-std::optional<ParamValue> to_param(const PlainData& value) {
-  const auto list = [](const std::vector<PlainData>& items) {
-    const auto integers = to_numbers<std::int64_t>(items);
-    return integers ? integers : to_numbers<double>(items);
-  };
+/// False for a kind that no ParamValue has.
+bool set_plain(ParamMap& values, const std::string& name, const PlainData& value) {
   return std::visit(
-      [&](const auto& held) -> std::optional<ParamValue> {
+      [&](const auto& held) {
         using Held = std::decay_t<decltype(held)>;
         if constexpr (std::is_same_v<Held, PlainData::Tuple> ||
                       std::is_same_v<Held, PlainData::List>) {
-          return list(held.items);
+          return set_numbers<std::int64_t>(values, name, held.items) ||
+                 set_numbers<double>(values, name, held.items);
         } else if constexpr (std::is_constructible_v<ParamValue, Held>) {
-          return ParamValue(held);
+          values.set(name, held);
+          return true;
         } else {
-          return std::nullopt;
+          return false;
         }
       },
       value.variant());
@@ -92,13 +91,11 @@ Attributes to_attributes(const ParamMap& values) {
 ParamMap to_params(const Attributes& attributes) {
   ParamMap values;
   for (const auto& [name, attribute] : attributes) {
-    std::optional<ParamValue> value = to_param(attribute);
-    if (!value) {
+    if (!set_plain(values, name, attribute)) {
       throw ValueError("attribute '" + name +
                        "' must be None, a bool, a number, a str, or numbers of one kind, got " +
                        attribute.kind());
     }
-    values.set(name, *std::move(value));
   }
   return values;
 }
@@ -109,7 +106,10 @@ using namespace datasparse;
 using namespace datasparse::c_abi;
 
 datasparse_status datasparse_params_create(datasparse_params** params) {
-  return guarded([&] { required(params, "params") = new datasparse_params(); });
+  return guarded([&] {
+    datasparse_params*& result = required(params, "params");  // before `new`, lest it leak
+    result = new datasparse_params();
+  });
 }
 
 void datasparse_params_release(datasparse_params* params) { delete params; }
