@@ -70,6 +70,7 @@ class ContainerSource final : public DataSource {
   const Axes shape_;
 };
 
+/// A ContainerSource for add_data(). ValueError as from view_of().
 template <class Container>
 std::shared_ptr<DataSource> source_of(Container& container, const Axes& shape) {
   return std::make_shared<ContainerSource<Container>>(container, shape);

@@ -15,6 +15,7 @@ namespace datasparse {
 
 /// How an adaptive scheduler moves along its schedules.
 struct AdaptiveRule {
+  /// See `mode`.
   enum class Mode { min, max };
 
   Mode mode = Mode::min;      ///< whether a metric is better when it is less, or more
@@ -47,6 +48,8 @@ class DATASPARSE_API AdaptiveDataScheduler : public DataScheduler {
                         std::string schedule_param, Schedules schedules, AdaptiveRule rule,
                         bool strict = true, std::int64_t last_epoch = -1, bool verbose = false);
 
+  /// Moves the position as the class says, and writes the schedules' values there: one transaction,
+  /// with the errors of BaseDataScheduler::step().
   void step(double metric);
 
   std::int64_t position() const override;

@@ -13,6 +13,7 @@
 
 namespace datasparse {
 
+/// The types that elements may have. Sums are in float32, those of float64 in float64.
 enum class DType : std::uint8_t { float16, bfloat16, float32, float64 };
 
 /// Bytes per element: 2, 2, 4, 8.
@@ -23,17 +24,23 @@ DATASPARSE_API const char* name_of(DType dtype) noexcept;
 /// Lengths or byte strides of up to 32 axes. Small, and copying one allocates nothing.
 class DATASPARSE_API Axes {
  public:
+  /// As in NumPy.
   static constexpr int max_size = 32;
 
   Axes() = default;
+  /// ValueError for more than 32 values.
   Axes(std::initializer_list<std::int64_t> values);
+  /// ValueError for more than 32 values.
   explicit Axes(const std::vector<std::int64_t>& values);
   Axes(const Axes&) noexcept = default;
   Axes& operator=(const Axes&) noexcept = default;
   ~Axes() = default;
 
+  /// How many axes there are.
   int size() const noexcept { return size_; }
+  /// The value of an axis in [0, size()), which is not checked.
   std::int64_t operator[](int axis) const noexcept { return begin()[axis]; }
+  /// The values lie in a row; the pointer is valid while this object is.
   const std::int64_t* begin() const noexcept {
     return many_ == nullptr ? few_.data() : many_->data();
   }
@@ -74,6 +81,7 @@ class DATASPARSE_API ArrayView {
   /// Any strides, one per axis, in bytes.
   ArrayView(void* data, DType dtype, const Axes& shape, const Axes& strides, bool read_only);
 
+  /// C-contiguous memory whose type says the rest; const memory is read-only.
   ArrayView(float* data, const Axes& shape) : ArrayView(data, DType::float32, shape) {}
   ArrayView(double* data, const Axes& shape) : ArrayView(data, DType::float64, shape) {}
   ArrayView(const float* data, const Axes& shape)
@@ -81,11 +89,17 @@ class DATASPARSE_API ArrayView {
   ArrayView(const double* data, const Axes& shape)
       : ArrayView(const_cast<double*>(data), DType::float64, shape, true) {}
 
+  /// Where the element at index 0 of every axis is.
   void* data() const noexcept { return data_; }
+  /// The type of all elements.
   DType dtype() const noexcept { return dtype_; }
+  /// The lengths of the axes.
   const Axes& shape() const noexcept { return shape_; }
+  /// The steps from one element to the next along each axis, in bytes.
   const Axes& strides() const noexcept { return strides_; }
+  /// Whether apply_mask() and squash_mask() must refuse.
   bool read_only() const noexcept { return read_only_; }
+  /// The number of elements.
   std::int64_t size() const noexcept { return element_count(shape_); }
 
   /// Whether two elements share a byte, as in a broadcast view. Cheap for every layout that
@@ -93,6 +107,7 @@ class DATASPARSE_API ArrayView {
   /// strides that interleave.
   bool overlaps_itself() const;
 
+  /// The same memory, seen in the same way.
   friend DATASPARSE_API bool operator==(const ArrayView& a, const ArrayView& b) noexcept;
 
  private:

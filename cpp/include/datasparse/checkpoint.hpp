@@ -13,6 +13,7 @@ namespace datasparse {
 
 /// What a checkpoint holds: everything but the users' data. docs/checkpoints.md describes the file.
 struct Checkpoint {
+  /// One scheduler, in the order in which they were saved.
   struct Scheduler {
     SchedulerState state;
     Attributes attributes;
@@ -64,7 +65,9 @@ DATASPARSE_API void restore_checkpoint(const Checkpoint& checkpoint, BaseDataSpa
                                        const std::vector<BaseDataScheduler*>& schedulers = {},
                                        bool strict = true);
 
+/// The file half of save_checkpoint(), with its errors and its promise.
 DATASPARSE_API void write_checkpoint(const std::string& path, const Checkpoint& checkpoint);
+/// The file half of load_checkpoint(): checks all that can be checked without the objects.
 DATASPARSE_API Checkpoint read_checkpoint(const std::string& path);
 
 }  // namespace datasparse

@@ -77,16 +77,24 @@ class DATASPARSE_API BaseDataScheduler {
   /// Each group's value when this scheduler first saw it. Groups added later are picked up at the
   /// next step, removed ones dropped.
   ParamMap base_param() const;
+  /// Replaces them: schedules start from these values from the next step on.
   void set_base_param(ParamMap values);
+  /// How often step() has succeeded, plus what the constructor was given: 0 after the initial step
+  /// of a new training. Inside an override, that of the step being made.
   std::int64_t last_epoch() const;
+  /// As if so many steps had been made; no value is written before the next one.
   void set_last_epoch(std::int64_t epoch);
+  /// Whether each step sends its values to the message handler.
   bool verbose() const noexcept { return verbose_; }
 
+  /// The sparsifier whose parameter this varies; the scheduler keeps it alive.
   const std::shared_ptr<BaseDataSparsifier>& data_sparsifier() const noexcept {
     return sparsifier_;
   }
+  /// The config key that this varies.
   const std::string& schedule_param() const noexcept { return param_; }
 
+  /// A copy of all that load_state() needs. O(groups).
   SchedulerState save_state() const;
   /// Restores the state and writes its last values into the sparsifier; groups that are not there
   /// are left out. ValueError for another version or parameter; nothing has changed then.
@@ -192,6 +200,7 @@ std::shared_ptr<T> make_scheduler(Args&&... args) {
 /// Cost of a step: about 0.2 µs a group.
 class DATASPARSE_API DataScheduler : public BaseDataScheduler {
  public:
+  /// Schedules by pattern, in the order in which patterns are tried.
   using Schedules = std::vector<std::pair<std::string, Schedule>>;
 
   /// One schedule for all groups: that of the pattern "*".
@@ -209,7 +218,9 @@ class DATASPARSE_API DataScheduler : public BaseDataScheduler {
   /// the sparsifier would refuse a value. O(steps × groups) in time and memory.
   Plan plan(std::int64_t steps, std::int64_t first = 0) const;
 
+  /// As given to the constructor.
   const Schedules& schedules() const noexcept { return schedules_; }
+  /// Whether every pattern must be needed.
   bool strict() const noexcept { return strict_; }
 
  protected:

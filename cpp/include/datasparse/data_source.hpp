@@ -20,6 +20,7 @@ class DATASPARSE_API DataSource {
   /// The memory as it is now. It stays valid until as many unpin() as pin() calls have been made.
   /// May throw; then nothing is pinned.
   virtual ArrayView pin() = 0;
+  /// Ends one pin(): the owner may move the memory again after the last.
   virtual void unpin() noexcept = 0;
 
   /// Called, while pinned, after the memory was written to: an owner that counts versions counts

@@ -97,7 +97,9 @@ class DATASPARSE_API BaseDataSparsifier {
 
   /// All names in the order in which they were added, squashed ones included.
   std::vector<std::string> names() const;
+  /// Whether there is such a group, squashed or not.
   bool contains(const std::string& name) const;
+  /// Whether squash_mask() has released the group's tensor.
   bool squashed(const std::string& name) const;
   /// The group's source. ValueError where it was squashed.
   std::shared_ptr<DataSource> get_data(const std::string& name) const;
@@ -123,6 +125,7 @@ class DATASPARSE_API BaseDataSparsifier {
   void update_config(const std::string& name, const ParamMap& changes);
   /// Replaces whole configs, on top of the defaults; all of them or none.
   void replace_configs(const std::vector<std::pair<std::string, ParamMap>>& configs);
+  /// Takes a key out of a group's config, if check_config() accepts the rest.
   void erase_config_key(const std::string& name, const std::string& key);
   /// Writes `key` for every group named in `values`, all or none: how a scheduler writes. Returns
   /// what get_param(key) returns from then on.
@@ -141,13 +144,16 @@ class DATASPARSE_API BaseDataSparsifier {
   /// would throw; reads no data, and writes nothing.
   std::vector<ZeroCount> count_zeros(const std::string& key, const ParamMap& values) const;
 
+  /// The config of groups to come, as it was written.
   ParamMap defaults() const;
+  /// Groups that are there keep their configs. Throws what check_config() throws.
   void replace_defaults(const ParamMap& defaults);
 
   /// The subclass's own values for a group, saved with its mask.
   ParamMap state(const std::string& name) const;
   /// state() of all groups, of the same moment.
   std::vector<std::pair<std::string, ParamMap>> states() const;
+  /// Replaces the whole map.
   void replace_state(const std::string& name, const ParamMap& state);
 
   /// Whether the calling thread is in an override of this sparsifier, where nothing may be changed.

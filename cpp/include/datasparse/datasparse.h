@@ -230,6 +230,7 @@ typedef struct datasparse_own_state {
   void (*commit_load)(void* user_data);
 } datasparse_own_state;
 
+/// What a sparsifier of one's own does.
 typedef struct datasparse_sparsifier_overrides {
   uint32_t version;
   datasparse_own_state own;
@@ -431,6 +432,7 @@ DATASPARSE_API void datasparse_schedule_release(datasparse_schedule* schedule);
 
 typedef struct datasparse_scheduler datasparse_scheduler;
 
+/// What a scheduler of one's own does.
 typedef struct datasparse_scheduler_overrides {
   uint32_t version;
   datasparse_own_state own;

@@ -49,7 +49,9 @@ class DATASPARSE_API FileError : public Error {
         path_(std::move(path)),
         code_(code) {}
 
+  /// The file.
   const std::string& path() const noexcept { return path_; }
+  /// The errno.
   int code() const noexcept { return code_; }
 
  private:

@@ -17,6 +17,7 @@ namespace datasparse {
 /// where there are megabytes of it, in large pages if the system has them. Touching 125 MB for the
 /// first time took 65 ms without, longer than packing a billion elements into it.
 DATASPARSE_API std::uint8_t* allocate_bytes(std::size_t count);
+/// Takes back what allocate_bytes(count) gave, or null.
 DATASPARSE_API void free_bytes(std::uint8_t* bytes, std::size_t count) noexcept;
 
 /// allocate_bytes() for a vector: resize(n) and the constructor vector(n) leave bytes as they are.
@@ -57,7 +58,9 @@ class DATASPARSE_API Mask {
 
   const Axes& shape() const noexcept { return shape_; }
   std::int64_t size() const noexcept { return size_; }
+  /// size() bytes, in C order; valid while any handle of this mask is.
   std::uint8_t* data() const noexcept { return bytes_.get(); }
+  /// How many elements are pruned. Reads the whole mask.
   std::int64_t zeros() const noexcept;
   /// For the library's own use: what makes the next computation of this mask quicker. nullptr for
   /// small ones.

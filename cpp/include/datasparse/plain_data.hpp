@@ -16,6 +16,7 @@ namespace datasparse {
 /// Python calls so. A ParamValue is less: no nesting, because configs are compared and checked.
 class DATASPARSE_API PlainData {
  public:
+  /// Any bytes.
   struct Bytes {
     std::string value;
   };
@@ -23,9 +24,11 @@ class DATASPARSE_API PlainData {
   struct BigInt {
     std::string hex;
   };
+  /// What is saved and read back as a tuple.
   struct Tuple {
     std::vector<PlainData> items;
   };
+  /// What is saved and read back as a list.
   struct List {
     std::vector<PlainData> items;
   };

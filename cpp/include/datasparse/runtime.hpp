@@ -28,7 +28,9 @@ DATASPARSE_API std::vector<std::string> instruction_sets_available();
 /// "OpenMP 4.5 (201511)", or "none" for a build without OpenMP.
 DATASPARSE_API std::string openmp_runtime();
 
+/// What a message is: a line of a verbose scheduler, or a warning.
 enum class Severity { info, warning };
+/// Called on the thread that sends the message; may be called by several at once.
 using MessageHandler = std::function<void(Severity, const std::string&)>;
 
 /// Where warnings, and the lines of a verbose scheduler, go. The library itself never prints:
