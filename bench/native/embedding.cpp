@@ -137,7 +137,7 @@ extern "C" Functions* bench_functions(float* data, std::int64_t groups, std::int
 
 extern "C" void bench_functions_step(Functions* training) {
   check(datasparse_sparsifier_step(training->sparsifier));
-  check(datasparse_sparsifier_apply_mask(training->sparsifier, nullptr, 0));
+  check(datasparse_sparsifier_apply_mask(training->sparsifier));
   check(datasparse_scheduler_step(training->scheduler));
 }
 

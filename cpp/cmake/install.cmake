@@ -4,13 +4,11 @@ include(CMakePackageConfigHelpers)
 if(SKBUILD)
   set(CMAKE_INSTALL_INCLUDEDIR datasparse/include)
   set(CMAKE_INSTALL_LIBDIR datasparse/lib)
-  # No links in a wheel: one file, by the name that programs look for.
-  set_target_properties(datasparse_shared PROPERTIES
-    VERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
-  set(namelink NAMELINK_SKIP)
+  # No links in a wheel: one file, by the name that linkers look for, and then programs.
+  set_property(TARGET datasparse_shared PROPERTY VERSION)
+  set_property(TARGET datasparse_shared PROPERTY SOVERSION)
 else()
   include(GNUInstallDirs)
-  set(namelink)
 endif()
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/datasparse)
 
@@ -22,7 +20,7 @@ foreach(kind static shared)
     $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
   install(TARGETS datasparse_${kind} EXPORT datasparse-${kind}
           ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
-          LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} ${namelink})
+          LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
   install(EXPORT datasparse-${kind} NAMESPACE datasparse:: DESTINATION ${package_dir})
 endforeach()
 
@@ -45,7 +43,7 @@ install(FILES
   ${CMAKE_CURRENT_BINARY_DIR}/datasparse-config-version.cmake
   DESTINATION ${package_dir})
 
-if(SKBUILD)
+if(SKBUILD OR NOT PROJECT_IS_TOP_LEVEL)
   return()
 endif()
 list(TRANSFORM runtime PREPEND -l OUTPUT_VARIABLE pkgconfig_runtime)

@@ -413,7 +413,7 @@ static void train(const options* chosen) {
       descend(&dense, &batch, rate);
       descend(&sparse, &batch, rate);
       check(datasparse_sparsifier_step(sparsifier));
-      check(datasparse_sparsifier_apply_mask(sparsifier, NULL, 0));
+      check(datasparse_sparsifier_apply_mask(sparsifier));
       rest_pruned(sparsifier, &sparse);
     }
     check(datasparse_scheduler_step(scheduler));

@@ -1,6 +1,8 @@
 /// Scratch memory.
 #pragma once
 
+#include <sys/mman.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -8,6 +10,27 @@
 #include <type_traits>
 
 namespace datasparse {
+
+constexpr std::align_val_t scratch_alignment{64};
+/// From here on, scratch memory is mapped: that of the heap may have been marked for huge pages by
+/// who had it before, as NumPy marks its arrays, and then touching a byte takes 2 MiB.
+constexpr std::size_t mapped_from = std::size_t{1} << 18;
+
+/// Memory as it comes, aligned to a cache line, or bad_alloc.
+inline void* allocate_scratch(std::size_t bytes) {
+  if (bytes < mapped_from) return ::operator new(bytes, scratch_alignment);
+  void* const pages =
+      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (pages == MAP_FAILED) throw std::bad_alloc();
+  return pages;
+}
+inline void free_scratch(void* memory, std::size_t bytes) noexcept {
+  if (bytes < mapped_from) {
+    ::operator delete(memory, scratch_alignment);
+  } else if (memory != nullptr) {
+    ::munmap(memory, bytes);
+  }
+}
 
 /// An array, aligned to a cache line, that grows and never shrinks, and keeps no values when it
 /// grows. Not initialised: every item is written before it is read.
@@ -19,8 +42,8 @@ class Buffer {
     if (n <= size_) return;
     size_ = 0;
     data_.reset();
-    data_.reset(static_cast<T*>(
-        ::operator new(static_cast<std::size_t>(n) * sizeof(T), std::align_val_t{alignment})));
+    const std::size_t bytes = static_cast<std::size_t>(n) * sizeof(T);
+    data_ = {static_cast<T*>(allocate_scratch(bytes)), Free{bytes}};
     size_ = n;
   }
   T* get() const noexcept { return data_.get(); }
@@ -29,11 +52,9 @@ class Buffer {
 
  private:
   static_assert(std::is_trivial_v<T>);
-  static constexpr std::size_t alignment = 64;  // a cache line
   struct Free {
-    void operator()(T* data) const noexcept {
-      ::operator delete(data, std::align_val_t{alignment});
-    }
+    std::size_t bytes = 0;
+    void operator()(T* data) const noexcept { free_scratch(data, bytes); }
   };
 
   std::unique_ptr<T[], Free> data_;

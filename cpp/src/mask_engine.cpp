@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -26,23 +27,23 @@ constexpr int radix_bits = 13;               // of most data, few enough keys sh
 constexpr std::int64_t group_tiles_max = 4;  // that a thread takes at a time
 constexpr std::int64_t group_candidates_max = 2 * tile_blocks_max;  // that a thread gathers
 
-/// Blocks to sample of n, in runs. With s samples the cut's place is known to
-/// about n / sqrt(s) blocks, which become candidates: this many cost as much as those.
+/// Blocks to sample of n at first, in runs. With s samples the cut's place is known to about
+/// n / sqrt(s) blocks, which become candidates: this many cost about as much as those in time, and
+/// more would cost as much in memory.
 constexpr std::int64_t run_length = 16;
-std::int64_t sample_size(std::int64_t n) noexcept {
-  const auto size = static_cast<std::int64_t>(std::pow(static_cast<double>(n), 2.0 / 3.0));
-  return size / run_length * run_length;
+std::int64_t runs_of_sample(std::int64_t n) noexcept {
+  return static_cast<std::int64_t>(1.25 * std::pow(static_cast<double>(n), 2.0 / 3.0)) / run_length;
 }
+/// How many runs more there are in the second sample, of which only keys near the cut are kept.
+constexpr std::int64_t second_sample = 6;
 
 /// Candidates that are kept of n blocks: twice as many as where blocks that are near each other are
 /// not alike. With more, the bracket counts as missed. Never less for more blocks: the room for the
 /// largest matrix must do for all.
 std::int64_t candidates_max(std::int64_t n) noexcept {
-  return 7 * sample_size(n) + candidates_min;  // n / sqrt(s) is about s
+  return 6 * run_length * runs_of_sample(n) + candidates_min;  // n / sqrt(s) is about s
 }
 
-/// Samples in sample_size(): at first, and should that leave too many candidates.
-constexpr std::int64_t samplings[]{1, 8};
 constexpr double deviations = 3.5;  // from the middle of a bracket to its ends
 
 /// The largest matrix that is computed from some lane on.
@@ -107,9 +108,14 @@ struct Lane {
   Buffer<Key> all_keys, spare;
   Buffer<std::uint8_t> all_keep;
   Buffer<TileCounts> tiles;
-  Buffer<Key> gathered;          // the sample, and when that has told the bracket, the candidates
+  Buffer<Key> gathered;          // a sample, and when that has told the bracket, the candidates
   Buffer<Key> gathered_spare;    // for a selection among them
-  Buffer<std::uint16_t> places;  // of the candidates, each in its tile
+  Buffer<std::uint16_t> places;  // of the candidates, each in its tile; before, counts of runs
+
+  static void* operator new(std::size_t bytes, std::align_val_t) { return allocate_scratch(bytes); }
+  static void operator delete(void* memory, std::size_t bytes, std::align_val_t) noexcept {
+    free_scratch(memory, bytes);
+  }
 
   void require(const Room& room) {
     packed.require(room.packed);
@@ -118,8 +124,7 @@ struct Lane {
     all_keep.require(room.in_memory);
     if (room.blocks < hinted_min) return;
     tiles.require(room.tiles);
-    const std::int64_t sample_max = samplings[1] * sample_size(room.blocks);
-    gathered.require(std::max(sample_max, candidates_max(room.blocks)));
+    gathered.require(candidates_max(room.blocks));
     gathered_spare.require(candidates_max(room.blocks));
     places.require(candidates_max(room.blocks));
   }
@@ -388,13 +393,18 @@ class Engine {
   /// among those, and their places are corrected. False where the bracket missed the cut, or held
   /// too many candidates: the mask is written then, but wrong.
   bool prune_by_sample(const Task& task) noexcept {
-    const auto room = static_cast<double>(candidates_max(task.grid.blocks()));
-    for (const std::int64_t sizes : samplings) {
-      const Bracket bracket = sample_bracket(task, sizes);
-      if (bracket.candidates > 0.8 * room) continue;
-      return correct(task, bracket, pass(task, bracket));  // a sample that misled once is no guide
+    const double enough = 0.8 * static_cast<double>(candidates_max(task.grid.blocks()));
+    const Sample sample = first_sample(task);
+    const Spread spread = spread_of(task, sample);
+    Bracket bracket = bracket_of(task, sample, spread);
+    if (bracket.candidates > enough) {
+      const Key from = select_near(task, sample, -2 * spread.margin_below());
+      const Key to = select_near(task, sample, 2 * spread.margin_up_to());
+      const auto [more, spread_of_more] = take_second_sample(task, spread.key, from, to);
+      bracket = bracket_of(task, more, spread_of_more);
+      if (bracket.candidates > enough) return false;
     }
-    return false;
+    return correct(task, bracket, pass(task, bracket));  // a sample that misled once is no guide
   }
 
   /// The same, with a bracket around where the cut lies by the hint of the last time.
@@ -448,99 +458,191 @@ class Engine {
     *task.hint = hint;
   }
 
-  /// The keys of `n` blocks from `begin` on.
-  void sample_run(const Task& task, Key* keys, std::int64_t begin, std::int64_t n,
-                  const Patch& patch, Lane<Key>& lane) const noexcept {
-    for (std::int64_t done = 0; done < n;) {
-      const Grid::Part part = task.grid.run(begin + done, n - done);
-      task.scorer.blocks(keys + done, task.grid, part, patch, lane.sums.data());
-      done += part.width;
+  /// A sample of runs of neighbours. Keys are kept in `gathered` of the first lane.
+  struct Sample {
+    std::int64_t runs;
+    std::int64_t below;  // keys that are less than all that are kept
+    std::int64_t kept;   // as far as there is room; all but those below, and some above
+
+    std::int64_t size() const noexcept { return runs * run_length; }
+    /// Whether the keys of these ranks are kept, or are beyond the sample, with all between.
+    bool holds(double low, double high) const noexcept {
+      return (below == 0 || std::floor(low) > static_cast<double>(below)) &&
+             (below + kept == size() || std::ceil(high) <= static_cast<double>(below + kept));
     }
-  }
+  };
 
-  Bracket sample_bracket(const Task& task, std::int64_t sizes) const noexcept {
-    const std::int64_t n = task.grid.blocks();
-    constexpr std::int64_t run = run_length;
-    const std::int64_t runs = std::min(sizes * sample_size(n), n / 2) / run;
-    const std::int64_t size = runs * run;
-    Lane<Key>& first = lane_at(task.first_lane);
-    Key* const sample = first.gathered.get();
-    const Patch patch = Patch::of(task.grid.matrix);
+  /// How much the number of a sample's keys varies, by its standard deviation.
+  struct Spread {
+    Key key;
+    double below, up_to;  // of the keys below `key`, and of those up to it
 
+    double margin_below() const noexcept { return deviations * below + 4; }
+    double margin_up_to() const noexcept { return deviations * up_to + 4; }
+  };
+
+  static constexpr double many = 3;  // hardly any two of so few numbers are equal by chance
+
+  /// Calls done(lane, run, keys, n) for some runs at a time, the first of which is `run`, with the
+  /// keys of their n blocks, which target(lane, run) has given the place for.
+  template <class Target, class Done>
+  void sample(const Task& task, std::int64_t runs, const Target& target,
+              const Done& done) const noexcept {
     // One run of neighbours from each of as many equal parts, at places that the golden ratio
     // spreads evenly; whole cache lines, where the matrix begins with one.
-    const std::int64_t part = n / runs;
-    const auto place = [&](std::int64_t r) {
-      const auto choices = static_cast<std::uint64_t>(part - run + 1);
-      constexpr std::uint64_t golden = 0x9E3779B97F4A7C15U;                        // 2^64 / phi
-      const std::uint64_t share = (static_cast<std::uint64_t>(r) * golden) >> 32;  // of 2^32
-      return (r * part + static_cast<std::int64_t>((share * choices) >> 32)) / run * run;
+    const std::int64_t part = task.grid.blocks() / runs;
+    const auto place = [&](std::int64_t run) {
+      const auto choices = static_cast<std::uint64_t>(part - run_length + 1);
+      constexpr std::uint64_t golden = 0x9E3779B97F4A7C15U;                          // 2^64 / phi
+      const std::uint64_t share = (static_cast<std::uint64_t>(run) * golden) >> 32;  // of 2^32
+      return (run * part + static_cast<std::int64_t>((share * choices) >> 32)) / run_length *
+             run_length;
     };
-    constexpr std::int64_t batch = 32;  // whose memory is waited for together
+    const Patch patch = Patch::of(task.grid.matrix);
+    constexpr std::int64_t batch =
+        chunk_blocks_max / run_length;  // whose memory is waited for together
     parallel_for(Grid::divide_up(runs, batch), task.threads, [&](std::int64_t i, int worker) {
       Lane<Key>& lane = lane_at(task.first_lane + worker);
-      const std::int64_t end = std::min(runs, (i + 1) * batch);
-      for (std::int64_t r = i * batch; r < end; ++r) {
-        task.scorer.prefetch(task.grid, task.grid.run(place(r), run), patch);
+      const std::int64_t first = i * batch, end = std::min(runs, first + batch);
+      for (std::int64_t run = first; run < end; ++run) {
+        task.scorer.prefetch(task.grid, task.grid.run(place(run), run_length), patch);
       }
-      for (std::int64_t r = i * batch; r < end; ++r) {
-        sample_run(task, sample + r * run, place(r), run, patch, lane);
+      Key* const keys = target(lane, first);
+      for (std::int64_t run = first; run < end; ++run) {
+        for (std::int64_t n = 0; n < run_length;) {
+          const Grid::Part found = task.grid.run(place(run) + n, run_length - n);
+          task.scorer.blocks(keys + (run - first) * run_length + n, task.grid, found, patch,
+                             lane.sums.data());
+          n += found.width;
+        }
       }
+      done(lane, first, keys, (end - first) * run_length);
     });
+  }
 
-    const auto select = [&](std::int64_t rank) {
-      return cut_of(*select_, sample, size, rank, first.gathered_spare.get(),
-                    std::min(size, candidates_max(n)))
-          .threshold;
+  /// All keys of runs_of_sample() runs.
+  Sample first_sample(const Task& task) const noexcept {
+    const std::int64_t n = task.grid.blocks();
+    const std::int64_t runs = std::min(runs_of_sample(n), n / 2 / run_length);
+    Key* const keys = lane_at(task.first_lane).gathered.get();
+    sample(
+        task, runs, [&](Lane<Key>&, std::int64_t run) { return keys + run * run_length; },
+        [](Lane<Key>&, std::int64_t, const Key*, std::int64_t) {});
+    return {runs, 0, runs * run_length};
+  }
+
+  /// What the first sample says of itself.
+  Spread spread_of(const Task& task, const Sample& sample) const noexcept {
+    const Lane<Key>& first = lane_at(task.first_lane);
+    const Key* const keys = first.gathered.get();
+    std::uint16_t* const counts = first.places.get();
+    const auto deviation_below = [&](Key key) {
+      for (std::int64_t run = 0; run < sample.runs; ++run) {
+        counts[run] = static_cast<std::uint16_t>(
+            select_->count_below(keys + run * run_length, run_length, key));
+      }
+      return deviation(counts, sample.runs);
+    };
+    const Key key = select_near(task, sample, 0);
+    const double below = deviation_below(key);
+    // How many lie below a key that many equal varies otherwise than how many lie up to it.
+    const auto equal = static_cast<double>(select_->count_equal(keys, sample.kept, key));
+    return {key, below, equal < many ? below : deviation_below(key + 1)};
+  }
+
+  /// A sample of several times as many runs, of whose keys those in [from, to] are kept; and how
+  /// much the number of those below `key` and up to it varies.
+  std::pair<Sample, Spread> take_second_sample(const Task& task, Key key, Key from,
+                                               Key to) const noexcept {
+    const std::int64_t n = task.grid.blocks(), room = candidates_max(n);
+    const std::int64_t runs = std::min(second_sample * runs_of_sample(n), n / 2 / run_length);
+    const Lane<Key>& first = lane_at(task.first_lane);
+    std::uint16_t* const below_key = first.places.get();
+    std::uint16_t* const up_to_key = below_key + runs;
+    std::atomic<std::int64_t> below{0}, kept{0};
+    sample(
+        task, runs, [](Lane<Key>& lane, std::int64_t) { return lane.keys.data(); },
+        [&](Lane<Key>& lane, std::int64_t run, const Key* keys, std::int64_t count) {
+          for (std::int64_t i = 0; i < count; i += run_length, ++run) {
+            const auto less = [&](Key than) {
+              return static_cast<std::uint16_t>(select_->count_below(keys + i, run_length, than));
+            };
+            below_key[run] = less(key);
+            up_to_key[run] = less(key + 1);
+          }
+          Key* const near = lane.element_keys.data();
+          const SplitCounts found = select_->split(near, count, keys, count, from, to + 1);
+          below.fetch_add(found.below);
+          const std::int64_t begin = kept.fetch_add(found.inside);
+          if (begin + found.inside <= room) {
+            std::copy_n(near, found.inside, first.gathered.get() + begin);
+          }
+        });
+    // A part of them is none: without any, every rank is out of reach.
+    return {{runs, below, kept <= room ? kept.load() : 0},
+            {key, deviation(below_key, runs), deviation(up_to_key, runs)}};
+  }
+
+  /// Where the cut lies among the keys of a sample.
+  static double rank_of_cut(const Task& task, const Sample& sample) noexcept {
+    return static_cast<double>(task.quota.blocks) / static_cast<double>(task.grid.blocks()) *
+           static_cast<double>(sample.size());
+  }
+
+  /// The key of a sample that is so far from the cut, in ranks. 0 and `nan` stand for what is
+  /// beyond the sample, and for what is not kept of it.
+  Key select_near(const Task& task, const Sample& sample, double distance) const noexcept {
+    const double rank = rank_of_cut(task, sample) + distance;
+    const auto whole = static_cast<std::int64_t>(distance < 0 ? std::floor(rank) : std::ceil(rank));
+    const std::int64_t k = whole - sample.below;
+    if (k < 1) return 0;
+    if (k > sample.kept) return KeyTraits<Key>::nan;
+    const Lane<Key>& first = lane_at(task.first_lane);
+    return cut_of(*select_, first.gathered.get(), sample.kept, k, first.gathered_spare.get(),
+                  candidates_max(task.grid.blocks()))
+        .threshold;
+  }
+
+  Bracket bracket_of(const Task& task, const Sample& sample, const Spread& spread) const noexcept {
+    const double rank = rank_of_cut(task, sample);
+    if (!sample.holds(rank - spread.margin_below(), rank + spread.margin_up_to())) {
+      constexpr double too_many = std::numeric_limits<double>::infinity();
+      return {0, KeyTraits<Key>::nan, false, false, 0, 0, too_many};
+    }
+    const Key guess = select_near(task, sample, 0);
+    const Key lo = select_near(task, sample, -spread.margin_below());
+    const Key hi = select_near(task, sample, spread.margin_up_to());
+    const Key* const keys = lane_at(task.first_lane).gathered.get();
+    const auto count_below = [&](Key key) {
+      return static_cast<double>(sample.below + select_->count_below(keys, sample.kept, key));
     };
     const auto count = [&](Key key) {
-      return static_cast<double>(select_->count_equal(sample, size, key));
+      return static_cast<double>(select_->count_equal(keys, sample.kept, key));
     };
-    const double rank =
-        static_cast<double>(task.quota.blocks) / static_cast<double>(n) * static_cast<double>(size);
-    const Key guess = select(std::clamp<std::int64_t>(static_cast<std::int64_t>(rank), 1, size));
-    const auto margin_of = [&](Key end) {
-      return deviations * deviation(sample, run, runs, end, first.places.get()) + 4;
-    };
-    constexpr double many = 3;  // hardly any two of so few numbers are equal by chance
-    const double at_guess = count(guess);
-    const double margin = margin_of(guess);
-    // How many lie below a key that many equal varies otherwise than how many lie up to it.
-    const double margin_above = at_guess < many ? margin : margin_of(guess + 1);
-    const auto low = static_cast<std::int64_t>(std::floor(rank - margin));
-    const auto high = static_cast<std::int64_t>(std::ceil(rank + margin_above));
-    const Key lo = low < 1 ? Key{0} : select(low);
-    const Key hi = high > size ? KeyTraits<Key>::nan : select(high);
-
-    const double below = static_cast<double>(select_->count_below(sample, size, guess));
-    const double share = std::clamp((rank - below) / at_guess, 0.0, 1.0);
+    const double share = std::clamp((rank - count_below(guess)) / count(guess), 0.0, 1.0);
     const auto pruned_tiles =
         static_cast<std::int64_t>(share * static_cast<double>(task.grid.tiles()));
     Bracket bracket{
         lo,           hi, lo == hi || count(lo) >= many, lo < hi && count(hi) >= many, guess,
         pruned_tiles, 0};
     const Key end = static_cast<Key>(bracket.first() + bracket.width());
-    const std::int64_t inside = select_->count_below(sample, size, end) -
-                                select_->count_below(sample, size, bracket.first());
-    bracket.candidates =
-        static_cast<double>(inside) / static_cast<double>(size) * static_cast<double>(n);
+    bracket.candidates = (count_below(end) - count_below(bracket.first())) /
+                         static_cast<double>(sample.size()) *
+                         static_cast<double>(task.grid.blocks());
     return bracket;
   }
 
-  /// The standard deviation of the sample's number of keys below `end`. Neighbours are alike, so
-  /// it is estimated from the differences of runs: of successive ones, which are near each other,
-  /// and of those whose places in their parts are nearly the same, golden_lag apart. Where either
-  /// varies little, so does the sum, since the places are spread evenly in both ways.
-  double deviation(const Key* sample, std::int64_t run, std::int64_t runs, Key end,
-                   std::uint16_t* below) const noexcept {
-    for (std::int64_t r = 0; r < runs; ++r) {
-      below[r] = static_cast<std::uint16_t>(select_->count_below(sample + r * run, run, end));
-    }
+  /// The standard deviation of the sum of `counts`, of the keys of each run below some key.
+  /// Neighbours are alike, so it is estimated from the differences of runs: of successive ones,
+  /// which are near each other, and of those whose places in their parts are nearly the same,
+  /// golden_lag apart. Where either varies little, so does the sum, since the places are spread
+  /// evenly in both ways.
+  static double deviation(const std::uint16_t* counts, std::int64_t runs) noexcept {
     const auto squares = [&](std::int64_t lag) {
       if (runs <= lag) return 0.0;
       std::int64_t sum = 0;
-      for (std::int64_t r = lag; r < runs; ++r) {
-        const std::int64_t difference = below[r] - below[r - lag];
+      for (std::int64_t run = lag; run < runs; ++run) {
+        const std::int64_t difference = counts[run] - counts[run - lag];
         sum += difference * difference;
       }
       return static_cast<double>(sum) * static_cast<double>(runs) / static_cast<double>(runs - lag);
@@ -666,7 +768,7 @@ class Engine {
       if (cut.ties > among) return false;
     } else if (cut.ties > counts.at_lo) {
       cut = cut_of(*select_, first.gathered.get(), counts.inside, cut.ties - counts.at_lo,
-                   first.gathered_spare.get(), sample_size(task.grid.blocks()));
+                   first.gathered_spare.get(), run_length * runs_of_sample(task.grid.blocks()));
       among = select_->count_equal(first.gathered.get(), counts.inside, cut.threshold);
     }
     if (bracket.counts_ties()) {

@@ -23,10 +23,8 @@ def get_cmake_dir() -> str:
 
 def get_library() -> str:
     """Return the path of the shared library, for `ctypes.CDLL` and linkers."""
-    version = ".".join(_core.__version__.split(".")[:2])
-    mac = sys.platform == "darwin"
-    name = f"libdatasparse.{version}.dylib" if mac else f"libdatasparse.so.{version}"
-    return str(_existing(_ROOT / "lib" / name))
+    suffix = ".dylib" if sys.platform == "darwin" else ".so"
+    return str(_existing(_ROOT / "lib" / f"libdatasparse{suffix}"))
 
 
 def _existing(path: Path) -> Path:

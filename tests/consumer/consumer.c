@@ -11,7 +11,7 @@ int main(void) {
   if (datasparse_data_norm_sparsifier_create(&spec, NULL, NULL, &sparsifier) != DATASPARSE_OK ||
       datasparse_sparsifier_add_data(sparsifier, "weights", &data, NULL) != DATASPARSE_OK ||
       datasparse_sparsifier_step(sparsifier) != DATASPARSE_OK ||
-      datasparse_sparsifier_apply_mask(sparsifier, NULL, 0) != DATASPARSE_OK) {
+      datasparse_sparsifier_apply_mask(sparsifier) != DATASPARSE_OK) {
     fprintf(stderr, "%s\n", datasparse_error_message());
     return 1;
   }

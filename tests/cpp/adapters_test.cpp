@@ -50,6 +50,19 @@ TEST(Adapters, ViewsOfContainers) {
   EXPECT_EQ(view_of(empty, {0, 7}).size(), 0);
 }
 
+struct RowMajor {
+  static constexpr bool IsRowMajor = true;
+};
+struct ColumnMajor {
+  enum { IsRowMajor = 0 };
+};
+
+TEST(Adapters, AMatrixMayBeColumnMajor) {
+  EXPECT_TRUE(IsColumnMajor<ColumnMajor>::value);
+  EXPECT_FALSE(IsColumnMajor<RowMajor>::value);
+  EXPECT_FALSE(IsColumnMajor<std::vector<float>>::value);
+}
+
 TEST(Adapters, AShapeMustFit) {
   std::vector<float> vector(12);
   for (const Axes& shape : {Axes{12, 2}, Axes{}, Axes{-3, -4}}) {

@@ -109,7 +109,7 @@ TEST_F(CAbi, MasksAreThoseOfTheClasses) {
   ASSERT_OK(datasparse_block_mask(&array, &spec, direct.data(), direct.size()));
   EXPECT_EQ(mask(), direct);
 
-  ASSERT_OK(datasparse_sparsifier_apply_mask(sparsifier, nullptr, 0));
+  ASSERT_OK(datasparse_sparsifier_apply_mask(sparsifier));
   for (std::size_t i = 0; i < data.size(); ++i) EXPECT_EQ(data[i] != 0, direct[i] != 0);
 }
 
@@ -145,7 +145,8 @@ TEST_F(CAbi, AStructOfAnotherVersionOrKindIsRefused) {
   datasparse_array wrong = array;
   wrong.version = 2;
   expect_error(datasparse_sparsifier_add_data(sparsifier, "x", &wrong, nullptr),
-               DATASPARSE_VALUE_ERROR, "data->version must be 1, got 2");
+               DATASPARSE_VALUE_ERROR,
+               "data->version must be at least 1 and at most 1, that of this library, got 2");
   wrong = array;
   wrong.dtype = 4;
   expect_error(datasparse_sparsifier_add_data(sparsifier, "x", &wrong, nullptr),
@@ -175,7 +176,7 @@ TEST_F(CAbi, AStructOfAnotherVersionOrKindIsRefused) {
                "sparsity_level must be in [0, 1], got 1.5");
   spec.version = 0;
   expect_error(datasparse_block_mask(&array, &spec, bytes.data(), 48), DATASPARSE_VALUE_ERROR,
-               "spec->version must be 1, got 0");
+               "spec->version must be at least 1");
 }
 
 TEST_F(CAbi, AMaskOfAnotherSizeIsRefused) {
@@ -211,8 +212,8 @@ TEST_F(CAbi, ARemovedNameIsUnknownToEveryFunction) {
         datasparse_sparsifier_update_config(sparsifier, "gone", params),
         datasparse_sparsifier_state(sparsifier, "gone", &no_params),
         datasparse_sparsifier_replace_state(sparsifier, "gone", params),
-        datasparse_sparsifier_apply_mask(sparsifier, names, 2),
-        datasparse_sparsifier_squash_mask(sparsifier, names, 2)}) {
+        datasparse_sparsifier_apply_mask_of(sparsifier, names, 2),
+        datasparse_sparsifier_squash_mask_of(sparsifier, names, 2)}) {
     EXPECT_EQ(status, DATASPARSE_UNKNOWN_NAME);
   }
   ASSERT_OK(datasparse_params_set_float(params, "gone", 0.5));
@@ -284,6 +285,25 @@ TEST_F(CAbi, ParamsHoldEveryKind) {
                "did you mean 'int'?");
 }
 
+TEST_F(CAbi, ParamsAreCopiedAndErased) {
+  ParamsHandle params, copy;
+  const int64_t* integers = nullptr;
+  const double* floats = nullptr;
+  std::size_t count = 7;
+  ASSERT_OK(datasparse_params_create(params.out()));
+  ASSERT_OK(datasparse_params_set_int(params, "a", 1));
+  ASSERT_OK(datasparse_params_set_floats(params, "empty", nullptr, 0));
+  ASSERT_OK(datasparse_params_copy(params, copy.out()));
+  ASSERT_OK(datasparse_params_erase(params, "a"));
+  expect_error(datasparse_params_erase(params, "a"), DATASPARSE_UNKNOWN_NAME, "'a'");
+  ASSERT_OK(datasparse_params_size(copy, &count));
+  EXPECT_EQ(count, 2U);
+  ASSERT_OK(datasparse_params_get_ints(copy, "empty", &integers, &count));
+  EXPECT_EQ(count, 0U);
+  ASSERT_OK(datasparse_params_get_floats(copy, "empty", &floats, &count));
+  EXPECT_EQ(count, 0U);
+}
+
 TEST_F(CAbi, ConfigIsReadAndWritten) {
   ParamsHandle changes, values;
   ASSERT_OK(datasparse_params_create(changes.out()));
@@ -335,7 +355,7 @@ TEST_F(CAbi, GroupsComeAndGo) {
   expect_error(datasparse_names_at(names, 2, &name), DATASPARSE_VALUE_ERROR, "index");
 
   const char* const squashed[] = {"row"};
-  ASSERT_OK(datasparse_sparsifier_squash_mask(sparsifier, squashed, 1));
+  ASSERT_OK(datasparse_sparsifier_squash_mask_of(sparsifier, squashed, 1));
   EXPECT_EQ(other[3], 0.0F);
   ReportHandle report;
   ASSERT_OK(datasparse_sparsifier_report(sparsifier, report.out()));
@@ -750,6 +770,89 @@ TEST_F(CAbi, AMaskOnTopOfANorm) {
   EXPECT_EQ(own.released, 1);
 }
 
+TEST_F(CAbi, NoNamesAreNoGroups) {
+  const std::vector<const char*> none;
+  ASSERT_OK(datasparse_sparsifier_step(sparsifier));
+  ASSERT_OK(datasparse_sparsifier_apply_mask_of(sparsifier, none.data(), none.size()));
+  ASSERT_OK(datasparse_sparsifier_squash_mask_of(sparsifier, none.data(), none.size()));
+  EXPECT_EQ(std::count(data.begin(), data.end(), 0.0F), 0);
+  ASSERT_OK(datasparse_sparsifier_squash_mask(sparsifier));
+  EXPECT_EQ(std::count(data.begin(), data.end(), 0.0F), 24);
+}
+
+TEST_F(CAbi, ATensorOfAnotherShapeTakesOverANameAndItsConfig) {
+  ParamsHandle changes;
+  ASSERT_OK(datasparse_params_create(changes.out()));
+  ASSERT_OK(datasparse_params_set_float(changes, "sparsity_level", 0.25));
+  ASSERT_OK(datasparse_sparsifier_update_config(sparsifier, "w", changes));
+  const int64_t flat = 48;
+  const auto other = datasparse_array_of(DATASPARSE_FLOAT32, data.data(), 1, &flat);
+  expect_error(datasparse_sparsifier_add_data(sparsifier, "w", &other, nullptr),
+               DATASPARSE_VALUE_ERROR, "(48,)");
+  ASSERT_OK(datasparse_sparsifier_add_data_with_mask(sparsifier, "w", &other, nullptr, nullptr, 0));
+  EXPECT_EQ(level(), 0.25);
+  ASSERT_OK(datasparse_sparsifier_step(sparsifier));
+  const Bytes bytes = mask();
+  EXPECT_EQ(std::count(bytes.begin(), bytes.end(), 0), 12);
+}
+
+TEST_F(CAbi, ACallbackMayReleaseTheHandleThatIsInUse) {
+  Script own;
+  datasparse_sparsifier* handle = nullptr;
+  own.update = [&](const datasparse_sparsifier*, const char*, const datasparse_array*,
+                   const datasparse_params*, uint8_t*) -> datasparse_status {
+    datasparse_sparsifier_release(handle);
+    return DATASPARSE_OK;
+  };
+  const auto overrides = updating(own);
+  ASSERT_OK(datasparse_sparsifier_create(nullptr, &overrides, &handle));
+  ASSERT_OK(datasparse_sparsifier_add_data(handle, "w", &array, nullptr));
+  ASSERT_OK(datasparse_sparsifier_step(handle));
+  EXPECT_EQ(own.released, 1);
+}
+
+TEST_F(CAbi, UserDataOutliveTheSourcesThatMayPointIntoThem) {
+  std::vector<std::string> released;
+  struct Owner {
+    std::vector<std::string>* released;
+    const char* name;
+  } as_source{&released, "source"}, as_sparsifier{&released, "sparsifier"};
+  const auto release = [](void* user_data) {
+    const Owner& owner = *static_cast<Owner*>(user_data);
+    owner.released->emplace_back(owner.name);
+  };
+  const datasparse_sparsifier_overrides overrides = {
+      DATASPARSE_ABI_VERSION,
+      {&as_sparsifier, release, nullptr, nullptr, nullptr},
+      nullptr,
+      nullptr};
+  static float value = 1;
+  const datasparse_source source = {DATASPARSE_ABI_VERSION,
+                                    &as_source,
+                                    release,
+                                    [](void*, datasparse_array* target) {
+                                      *target = datasparse_array_of(DATASPARSE_FLOAT32, &value, 0,
+                                                                    nullptr);
+                                      return static_cast<datasparse_status>(DATASPARSE_OK);
+                                    },
+                                    nullptr,
+                                    nullptr};
+  const auto spec = datasparse_block_spec_of(0.5, 1, 1);
+  SparsifierHandle made;
+  ASSERT_OK(datasparse_data_norm_sparsifier_create(&spec, nullptr, &overrides, made.out()));
+  ASSERT_OK(datasparse_sparsifier_add_source(made, "x", &source, nullptr));
+  made.reset();
+  EXPECT_EQ(released, (std::vector<std::string>{"source", "sparsifier"}));
+}
+
+TEST_F(CAbi, AMaskByNormIsForUpdateMaskAlone) {
+  ParamsHandle config;
+  ASSERT_OK(datasparse_sparsifier_config(sparsifier, "w", config.out()));
+  expect_error(datasparse_data_norm_update_mask(sparsifier, "w", &array, config),
+               DATASPARSE_STATE_ERROR, "only update_mask");
+  EXPECT_EQ(mask(), Bytes(48, 1));
+}
+
 TEST_F(CAbi, ASourceIsAskedAtEveryStep) {
   Script owner;
   std::vector<float> here = random_data(48, 3), there = random_data(48, 4);
@@ -771,7 +874,7 @@ TEST_F(CAbi, ASourceIsAskedAtEveryStep) {
   here.swap(there);
   ASSERT_OK(datasparse_sparsifier_step(sparsifier));
   EXPECT_NE(mask("moves"), first);
-  ASSERT_OK(datasparse_sparsifier_apply_mask(sparsifier, nullptr, 0));
+  ASSERT_OK(datasparse_sparsifier_apply_mask(sparsifier));
   EXPECT_EQ(std::count(here.begin(), here.end(), 0.0F), 24);
   EXPECT_EQ(owner.pinned, 0);
   EXPECT_EQ(owner.written, 1);
@@ -896,9 +999,27 @@ TEST_F(CAbi, EveryKindOfAttributeComesBackButNestedOnes) {
   datasparse_sparsifier* none = nullptr;
   expect_error(datasparse_data_norm_sparsifier_create(&spec, nullptr, &overrides, &none),
                DATASPARSE_VALUE_ERROR, "prepare_load and commit_load");
+  overrides.own.prepare_load = nullptr;  // what is saved could not be loaded
+  expect_error(datasparse_data_norm_sparsifier_create(&spec, nullptr, &overrides, &none),
+               DATASPARSE_VALUE_ERROR, "prepare_load and commit_load");
 }
 
 // --- the process --------------------------------------------------------------------------------
+
+TEST_F(CAbi, ACallThatSucceedsLeavesTheMessage) {
+  Script own;
+  own.schedule = halve;
+  EXPECT_EQ(datasparse_params_create(nullptr), DATASPARSE_VALUE_ERROR);
+  SchedulerHandle scheduler;
+  const auto overrides = scheduling(own);
+  ASSERT_OK(
+      datasparse_scheduler_create(sparsifier, "sparsity_level", &overrides, -1, scheduler.out()));
+  EXPECT_STREQ(datasparse_error_message(), "params must not be NULL");
+  // A message from before is not that of a callback which has left none.
+  own.schedule = [](int64_t, const datasparse_params*, const datasparse_params*,
+                    datasparse_params*) { return 200; };
+  expect_error(datasparse_scheduler_step(scheduler), 200, "get_schedule_param returned 200");
+}
 
 TEST(CAbiRuntime, MessagesBelongToTheirThread) {
   EXPECT_EQ(datasparse_params_create(nullptr), DATASPARSE_VALUE_ERROR);
@@ -951,9 +1072,80 @@ TEST(CAbiLayout, IsPromised) {
   static_assert(sizeof(datasparse_source) == 6 * sizeof(void*));
   static_assert(sizeof(datasparse_group) == 32 + 2 * sizeof(void*));
   static_assert(sizeof(datasparse_adaptive_rule) == 40);
+  static_assert(offsetof(datasparse_array, version) == 0);
+  static_assert(offsetof(datasparse_array, dtype) == 4);
+  static_assert(offsetof(datasparse_array, ndim) == 8);
+  static_assert(offsetof(datasparse_array, read_only) == 12);
   static_assert(offsetof(datasparse_array, data) == 16);
+  static_assert(offsetof(datasparse_array, shape) == 16 + sizeof(void*));
+  static_assert(offsetof(datasparse_array, strides) == 16 + 2 * sizeof(void*));
+  static_assert(offsetof(datasparse_block_spec, version) == 0);
+  static_assert(offsetof(datasparse_block_spec, norm) == 4);
   static_assert(offsetof(datasparse_block_spec, sparsity_level) == 8);
+  static_assert(offsetof(datasparse_block_spec, block_height) == 16);
+  static_assert(offsetof(datasparse_block_spec, block_width) == 24);
+  static_assert(offsetof(datasparse_block_spec, zeros_per_block) == 32);
+  static_assert(offsetof(datasparse_own_state, user_data) == 0);
+  static_assert(offsetof(datasparse_own_state, release) == sizeof(void*));
+  static_assert(offsetof(datasparse_own_state, save) == 2 * sizeof(void*));
+  static_assert(offsetof(datasparse_own_state, prepare_load) == 3 * sizeof(void*));
+  static_assert(offsetof(datasparse_own_state, commit_load) == 4 * sizeof(void*));
+  static_assert(offsetof(datasparse_sparsifier_overrides, version) == 0);
+  static_assert(offsetof(datasparse_sparsifier_overrides, own) == sizeof(void*));
+  static_assert(offsetof(datasparse_sparsifier_overrides, update_mask) == 6 * sizeof(void*));
+  static_assert(offsetof(datasparse_sparsifier_overrides, check_config) == 7 * sizeof(void*));
+  static_assert(offsetof(datasparse_scheduler_overrides, version) == 0);
+  static_assert(offsetof(datasparse_scheduler_overrides, own) == sizeof(void*));
+  static_assert(offsetof(datasparse_scheduler_overrides, get_schedule_param) == 6 * sizeof(void*));
+  static_assert(offsetof(datasparse_source, version) == 0);
+  static_assert(offsetof(datasparse_source, user_data) == sizeof(void*));
+  static_assert(offsetof(datasparse_source, release) == 2 * sizeof(void*));
+  static_assert(offsetof(datasparse_source, pin) == 3 * sizeof(void*));
+  static_assert(offsetof(datasparse_source, unpin) == 4 * sizeof(void*));
+  static_assert(offsetof(datasparse_source, mark_written) == 5 * sizeof(void*));
+  static_assert(offsetof(datasparse_group, version) == 0);
+  static_assert(offsetof(datasparse_group, status) == 4);
+  static_assert(offsetof(datasparse_group, dtype) == 8);
+  static_assert(offsetof(datasparse_group, ndim) == 12);
+  static_assert(offsetof(datasparse_group, name) == 16);
+  static_assert(offsetof(datasparse_group, shape) == 16 + sizeof(void*));
   static_assert(offsetof(datasparse_group, elements) == 16 + 2 * sizeof(void*));
+  static_assert(offsetof(datasparse_group, zeros) == 24 + 2 * sizeof(void*));
+  static_assert(offsetof(datasparse_adaptive_rule, version) == 0);
+  static_assert(offsetof(datasparse_adaptive_rule, mode) == 4);
+  static_assert(offsetof(datasparse_adaptive_rule, tolerance) == 8);
+  static_assert(offsetof(datasparse_adaptive_rule, patience) == 16);
+  static_assert(offsetof(datasparse_adaptive_rule, back_off) == 24);
+  static_assert(offsetof(datasparse_adaptive_rule, steps) == 32);
+  static_assert(DATASPARSE_OK == 0);
+  static_assert(DATASPARSE_TYPE_ERROR == 1);
+  static_assert(DATASPARSE_VALUE_ERROR == 2);
+  static_assert(DATASPARSE_UNKNOWN_NAME == 3);
+  static_assert(DATASPARSE_STATE_ERROR == 4);
+  static_assert(DATASPARSE_FILE_ERROR == 5);
+  static_assert(DATASPARSE_OUT_OF_MEMORY == 6);
+  static_assert(DATASPARSE_INTERNAL_ERROR == 7);
+  static_assert(DATASPARSE_CALLBACK_ERROR == 100);
+  static_assert(DATASPARSE_INFO == 0);
+  static_assert(DATASPARSE_WARNING == 1);
+  static_assert(DATASPARSE_FLOAT16 == 0);
+  static_assert(DATASPARSE_BFLOAT16 == 1);
+  static_assert(DATASPARSE_FLOAT32 == 2);
+  static_assert(DATASPARSE_FLOAT64 == 3);
+  static_assert(DATASPARSE_L1 == 0);
+  static_assert(DATASPARSE_L2 == 1);
+  static_assert(DATASPARSE_NONE == 0);
+  static_assert(DATASPARSE_BOOL == 1);
+  static_assert(DATASPARSE_INT == 2);
+  static_assert(DATASPARSE_FLOAT == 3);
+  static_assert(DATASPARSE_STRING == 4);
+  static_assert(DATASPARSE_INTS == 5);
+  static_assert(DATASPARSE_FLOATS == 6);
+  static_assert(DATASPARSE_ACTIVE == 0);
+  static_assert(DATASPARSE_SQUASHED == 1);
+  static_assert(DATASPARSE_AWAITS_DATA == 2);
+  static_assert(DATASPARSE_MIN == 0);
+  static_assert(DATASPARSE_MAX == 1);
 }
 
 }  // namespace

@@ -22,6 +22,7 @@ OPTIONAL = {
     ("datasparse_sparsifier_create", "defaults"),
     ("datasparse_sparsifier_add_data", "config"),
     ("datasparse_sparsifier_add_data_with_mask", "config"),
+    ("datasparse_sparsifier_add_data_with_mask", "mask"),
     ("datasparse_sparsifier_add_source", "config"),
 }
 
@@ -332,6 +333,6 @@ def test_a_mask_of_ones_own(library):
     sparsifier = make(library, "datasparse_sparsifier_create", None, ctypes.byref(overrides))
     call(library, "datasparse_sparsifier_add_data", sparsifier, b"row", ctypes.byref(array), None)
     call(library, "datasparse_sparsifier_step", sparsifier)
-    call(library, "datasparse_sparsifier_apply_mask", sparsifier, None, ctypes.c_size_t(0))
+    call(library, "datasparse_sparsifier_apply_mask", sparsifier)
     np.testing.assert_array_equal(data, np.array([0, -0.7, 0, 2], np.float32))
     library.datasparse_sparsifier_release(sparsifier)

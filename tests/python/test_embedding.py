@@ -15,6 +15,7 @@ from datasparse.demo import Experiment
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "cpp" / "examples"
+DEV = ROOT / "build" / "dev"
 CONSUMER = ROOT / "tests" / "consumer"
 FULL = pytest.mark.full
 EXPECTED = f"6 0 7 0 8 0 5 0 {datasparse.__version__}"
@@ -49,11 +50,15 @@ def build(source, folder, *options, cxx="g++", cc="gcc"):
 def system(tmp_path_factory):
     """An installation of a build with both libraries, where C++ programmers look for one."""
     folder = tmp_path_factory.mktemp("system")
-    built = ROOT / "build" / "dev"
-    if not (built / "cpp" / "libdatasparse.a").exists():
-        built = build(ROOT, folder / "build", "-DCMAKE_BUILD_TYPE=Release")
-    run("cmake", "--install", built, "--prefix", folder / "prefix")
+    if built_for(folder / "prefix") != DEV:
+        build(ROOT, folder / "build", "-DCMAKE_BUILD_TYPE=Release")
+    run("cmake", "--install", built_for(folder / "prefix"), "--prefix", folder / "prefix")
     return folder / "prefix"
+
+
+def built_for(prefix):
+    """The build that is installed there: that of scripts/test, if it has been made."""
+    return DEV if (DEV / "cpp" / "libdatasparse.a").exists() else prefix.parent / "build"
 
 
 def origin(name, system):
@@ -98,15 +103,17 @@ def test_a_consumer_in_cpp_builds_and_runs(where, compiler, standard, kind, syst
     folder = build(CONSUMER, tmp_path, *options, cxx=pair[0], cc=pair[1])
     assert run(folder / "consumer").strip() == EXPECTED
     linked = run("ldd", folder / "consumer")
-    assert ("libdatasparse.so." in linked) == (kind == "shared")
+    assert ("libdatasparse.so" in linked) == (kind == "shared")
 
 
 @pytest.mark.parametrize(
     ("where", "kind"),
     [
         ("system", "static"),
-        ("wheel", "shared"),
+        ("wheel", ""),
+        pytest.param("system", "", marks=FULL),
         pytest.param("system", "shared", marks=FULL),
+        pytest.param("wheel", "shared", marks=FULL),
         pytest.param("wheel", "static", marks=FULL),
     ],
 )
@@ -156,13 +163,37 @@ def test_what_is_not_there_is_not_found(asked, complaint, system, tmp_path):
 
 
 def test_uninstall_removes_what_install_installed(system, tmp_path):
-    manifest = tmp_path / "install_manifest.txt"
-    copy = tmp_path / "prefix"
-    shutil.copytree(system, copy, symlinks=True)
-    files = [path for path in copy.rglob("*") if path.is_file() or path.is_symlink()]
-    manifest.write_text("\n".join(map(str, files)))
-    run("cmake", f"-DMANIFEST={manifest}", "-P", ROOT / "cpp/cmake/uninstall.cmake")
-    assert not [path for path in copy.rglob("*") if not path.is_dir()]
+    run("cmake", "--install", built_for(system), "--prefix", tmp_path)
+    (tmp_path / "bystander").touch()
+    assert len(list(tmp_path.rglob("*.h*"))) > 20
+    run("cmake", "--build", built_for(system), "--target", "uninstall")
+    assert [path.name for path in tmp_path.rglob("*") if not path.is_dir()] == ["bystander"]
+
+
+def test_a_second_search_for_another_library_warns(system, tmp_path):
+    project = (
+        "cmake_minimum_required(VERSION 3.22)\nproject(p LANGUAGES CXX)\n"
+        "find_package(datasparse REQUIRED)\nfind_package(datasparse REQUIRED)\n"
+        "message(STATUS between)\nfind_package(datasparse REQUIRED COMPONENTS shared)\n"
+    )
+    (tmp_path / "CMakeLists.txt").write_text(project)
+    done = subprocess.run(
+        ["cmake", "-S", tmp_path, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={system}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+    )
+    before, after = done.stdout.split("between")
+    assert "link that by its own name" not in before
+    assert "link that by its own name" in after
+
+
+def test_linkers_find_the_library_of_the_wheel(tmp_path):
+    folder = Path(datasparse.get_library()).parent
+    flags = [f"-I{datasparse.get_include()}", f"-L{folder}", "-ldatasparse", f"-Wl,-rpath,{folder}"]
+    run("gcc", CONSUMER / "consumer.c", "-o", tmp_path / "consumer", *flags)
+    assert run(tmp_path / "consumer").strip() == EXPECTED
 
 
 @pytest.mark.full

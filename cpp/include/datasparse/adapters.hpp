@@ -1,5 +1,5 @@
-/// Views and sources of whatever has data() and size(): std::vector, std::array, std::span, the
-/// matrices of Eigen and its like. Needs none of them.
+/// Views and sources of whatever has data() and size(), one element behind another: std::vector,
+/// std::array, std::span, row-major matrices of linear algebra libraries. Needs none of them.
 ///
 ///     std::vector<float> weight(64 * 500);
 ///     sparsifier.add_data("weight", view_of(weight, {64, 500}));    // it stays where it is
@@ -30,11 +30,21 @@ struct DTypeOf<float> : std::integral_constant<DType, DType::float32> {};
 template <>
 struct DTypeOf<double> : std::integral_constant<DType, DType::float64> {};
 
+/// Whether a matrix says of itself, as Eigen's do, that it is column-major.
+template <class Container, class = void>
+struct IsColumnMajor : std::false_type {};
+template <class Container>
+struct IsColumnMajor<Container, std::void_t<decltype(Container::IsRowMajor)>>
+    : std::bool_constant<!Container::IsRowMajor> {};
+
 /// The elements of a container as a C-contiguous array of that shape; read-only where they are
 /// const. The view is valid while the container keeps its memory. ValueError unless the shape has
-/// size() elements.
+/// size() elements. A matrix that is column-major, or has gaps between its rows, needs an ArrayView
+/// with strides.
 template <class Container>
 ArrayView view_of(Container& container, const Axes& shape) {
+  static_assert(!IsColumnMajor<Container>::value,
+                "a column-major matrix needs an ArrayView with strides");
   using Element = std::remove_pointer_t<decltype(std::data(container))>;
   using Value = std::remove_const_t<Element>;
   require_possible(shape, "shape");

@@ -3,24 +3,29 @@
 /// Objects are handles: datasparse_sparsifier, _scheduler, _schedule, _params, _mask, _names,
 /// _report. A function that makes one hands it to the caller, who releases it once by the release
 /// function of its kind; releasing NULL does nothing. A scheduler keeps its sparsifier alive, and a
-/// mask its bytes: handles may be released in any order. Nothing but a release function frees
-/// anything.
+/// mask its bytes: handles may be released in any order. What a call works on stays until it
+/// returns.
 ///
 /// Unless it says otherwise, a function returns a datasparse_status. Where that is not
 /// DATASPARSE_OK, nothing has changed, nothing was written through an output pointer, and
-/// datasparse_error_message() says which argument broke which rule. No exception leaves the
-/// library, and none passes through it: one that a callback in C++ throws ends as a status. Any
-/// pointer argument that is not said to be optional is a DATASPARSE_VALUE_ERROR when it is NULL.
-/// Strings are UTF-8, and are copied.
+/// datasparse_error_message() says which argument broke which rule. Any pointer argument that is
+/// not said to be optional is a DATASPARSE_VALUE_ERROR when it is NULL. Strings are UTF-8, and are
+/// copied; so are all structs.
+///
+/// No exception leaves the library. One that a callback in C++ throws ends as a status, where the
+/// callback returns one; a callback that returns nothing must not throw, and none may end the
+/// thread or jump out.
 ///
 /// Threads: as for the C++ classes, any function may be called by several threads at once, also
-/// with the same handle, but for params, which belong to one thread at a time, and for releasing a
-/// handle that another thread still uses. Callbacks are called on the thread that called the
-/// library, never from a parallel region.
+/// with the same handle, but for params, which belong to one thread at a time, for releasing a
+/// handle that another thread still uses, and for the bytes of a mask, which a step in another
+/// thread writes. Callbacks are called on the thread that called the library, never from a parallel
+/// region.
 ///
-/// Structs begin with the version of their layout, which the macros and functions here fill in.
-/// Within DATASPARSE_ABI_VERSION, no layout, value or signature changes, and functions are only
-/// added.
+/// Structs begin with the DATASPARSE_ABI_VERSION that their writer was compiled with;
+/// datasparse_array_of() and datasparse_block_spec_of() fill it in. Until that version rises, no
+/// layout, value or signature changes, and functions are only added; when it does, structs have
+/// grown at their ends, and the library takes those of all versions before.
 ///
 /// The rules of what is computed, ranges and costs stand in the C++ header of the same name as the
 /// object: data_norm_sparsifier.hpp, data_scheduler.hpp, schedule.hpp, checkpoint.hpp,
@@ -72,7 +77,7 @@ DATASPARSE_API uint32_t datasparse_abi_version(void);
 DATASPARSE_API datasparse_status datasparse_set_num_threads(int32_t threads);
 /// The number of threads a large step would use now.
 DATASPARSE_API int32_t datasparse_get_num_threads(void);
-/// The kernels in use, such as "avx2". Valid until this thread asks again.
+/// The kernels in use, such as "avx2". Valid for ever.
 DATASPARSE_API datasparse_status datasparse_instruction_set(const char** name);
 
 enum { DATASPARSE_INFO = 0, DATASPARSE_WARNING = 1 };
@@ -164,6 +169,9 @@ enum {
 };
 
 DATASPARSE_API datasparse_status datasparse_params_create(datasparse_params** params);
+/// Params of the caller's own, also of those that a callback is given.
+DATASPARSE_API datasparse_status datasparse_params_copy(const datasparse_params* params,
+                                                        datasparse_params** copy);
 DATASPARSE_API void datasparse_params_release(datasparse_params* params);
 
 /// Insert at the end, or overwrite in place.
@@ -184,6 +192,10 @@ DATASPARSE_API datasparse_status datasparse_params_set_floats(datasparse_params*
                                                               const char* key, const double* values,
                                                               size_t count);
 
+/// DATASPARSE_UNKNOWN_NAME where there is no such key.
+DATASPARSE_API datasparse_status datasparse_params_erase(datasparse_params* params,
+                                                         const char* key);
+
 DATASPARSE_API datasparse_status datasparse_params_size(const datasparse_params* params,
                                                         size_t* size);
 /// The key at a place below size. Valid until the params change.
@@ -192,8 +204,9 @@ DATASPARSE_API datasparse_status datasparse_params_key(const datasparse_params* 
 /// DATASPARSE_NONE to DATASPARSE_FLOATS.
 DATASPARSE_API datasparse_status datasparse_params_kind(const datasparse_params* params,
                                                         const char* key, int32_t* kind);
-/// DATASPARSE_TYPE_ERROR for a value of another kind. Integers are floats too, and floats without a
-/// fraction integers. What strings and lists point to is valid until the params change.
+/// DATASPARSE_TYPE_ERROR for a value of another kind. An integer is a float too, a float without a
+/// fraction an integer, and an empty list one of either. What strings and lists point to is valid
+/// until the params change.
 DATASPARSE_API datasparse_status datasparse_params_get_bool(const datasparse_params* params,
                                                             const char* key, int32_t* value);
 DATASPARSE_API datasparse_status datasparse_params_get_int(const datasparse_params* params,
@@ -225,7 +238,8 @@ typedef struct datasparse_own_state {
   /// Fills in what a checkpoint shall hold.
   datasparse_status (*save)(void* user_data, datasparse_params* attributes);
   /// Checks what a checkpoint holds and keeps it aside; `commit_load`, which must not fail, puts it
-  /// into place once everything else in the checkpoint has been checked. Both or neither.
+  /// into place once everything else in the checkpoint has been checked. Both are there, or neither
+  /// they nor `save`.
   datasparse_status (*prepare_load)(void* user_data, const datasparse_params* attributes);
   void (*commit_load)(void* user_data);
 } datasparse_own_state;
@@ -268,7 +282,9 @@ DATASPARSE_API datasparse_status datasparse_sparsifier_add_data(datasparse_spars
                                                                 const char* name,
                                                                 const datasparse_array* data,
                                                                 const datasparse_params* config);
-/// The same with a mask, which is copied: bytes of 0 and 1, one per element.
+/// The same with a mask, which is copied: bytes of 0 and 1, one per element. NULL stands for one
+/// that keeps all, whatever was there: so a tensor of another shape takes over a name and its
+/// config.
 DATASPARSE_API datasparse_status datasparse_sparsifier_add_data_with_mask(
     datasparse_sparsifier* sparsifier, const char* name, const datasparse_array* data,
     const datasparse_params* config, const uint8_t* mask, size_t mask_size);
@@ -302,7 +318,8 @@ DATASPARSE_API void datasparse_names_release(datasparse_names* names);
 DATASPARSE_API datasparse_status datasparse_sparsifier_contains(
     const datasparse_sparsifier* sparsifier, const char* name, int32_t* contains);
 
-/// The group's own mask, not a copy.
+/// The group's own mask, not a copy: what is written there is the mask. While another thread's step
+/// runs it is half written.
 DATASPARSE_API datasparse_status datasparse_sparsifier_mask(const datasparse_sparsifier* sparsifier,
                                                             const char* name,
                                                             datasparse_mask** mask);
@@ -340,13 +357,15 @@ DATASPARSE_API datasparse_status
 datasparse_sparsifier_set_enable_mask_update(datasparse_sparsifier* sparsifier, int32_t enable);
 DATASPARSE_API datasparse_status
 datasparse_sparsifier_enable_mask_update(const datasparse_sparsifier* sparsifier, int32_t* enabled);
-/// Zeroes the masked elements of the groups named, in their owners' memory. `names` may be NULL,
-/// with a count of 0, for all groups.
-DATASPARSE_API datasparse_status datasparse_sparsifier_apply_mask(datasparse_sparsifier* sparsifier,
-                                                                  const char* const* names,
-                                                                  size_t count);
+/// Zeroes the masked elements of all groups, or of those named, in their owners' memory.
+DATASPARSE_API datasparse_status
+datasparse_sparsifier_apply_mask(datasparse_sparsifier* sparsifier);
+DATASPARSE_API datasparse_status datasparse_sparsifier_apply_mask_of(
+    datasparse_sparsifier* sparsifier, const char* const* names, size_t count);
 /// The same, and no step touches them any more.
-DATASPARSE_API datasparse_status datasparse_sparsifier_squash_mask(
+DATASPARSE_API datasparse_status
+datasparse_sparsifier_squash_mask(datasparse_sparsifier* sparsifier);
+DATASPARSE_API datasparse_status datasparse_sparsifier_squash_mask_of(
     datasparse_sparsifier* sparsifier, const char* const* names, size_t count);
 
 enum { DATASPARSE_ACTIVE = 0, DATASPARSE_SQUASHED = 1, DATASPARSE_AWAITS_DATA = 2 };
@@ -378,8 +397,9 @@ DATASPARSE_API void datasparse_report_release(datasparse_report* report);
 
 typedef struct datasparse_schedule datasparse_schedule;
 
-/// Where a schedule takes a level: the group's own value.
-#define DATASPARSE_BASE_VALUE (-1.7976931348623157e308)
+/// Where a schedule takes a level: the group's own value. (An infinity is refused, and what a
+/// mistaken division leaves behind with it.)
+#define DATASPARSE_BASE_VALUE (-1.25e308)
 
 DATASPARSE_API datasparse_status datasparse_schedule_constant(double value,
                                                               datasparse_schedule** schedule);

@@ -1,5 +1,6 @@
 #include "datasparse/checkpoint.hpp"
 
+#include <memory>
 #include <vector>
 
 #include "c_abi/handles.hpp"
@@ -8,14 +9,26 @@
 using namespace datasparse;
 using namespace datasparse::c_abi;
 
+namespace {
+
+std::vector<std::shared_ptr<BaseDataScheduler>> objects(
+    const datasparse_scheduler* const* schedulers, std::size_t count) {
+  items(schedulers, count, "schedulers");
+  std::vector<std::shared_ptr<BaseDataScheduler>> result;
+  for (std::size_t i = 0; i < count; ++i) result.push_back(object(schedulers[i]));
+  return result;
+}
+
+}  // namespace
+
 datasparse_status datasparse_save_checkpoint(const char* path,
                                              const datasparse_sparsifier* sparsifier,
                                              const datasparse_scheduler* const* schedulers,
                                              size_t count) {
   return guarded([&] {
-    items(schedulers, count, "schedulers");
+    const auto held = objects(schedulers, count);
     std::vector<const BaseDataScheduler*> list;
-    for (std::size_t i = 0; i < count; ++i) list.push_back(&object(schedulers[i]));
+    for (const auto& scheduler : held) list.push_back(scheduler.get());
     save_checkpoint(text(path, "path"), *object(sparsifier), list);
   });
 }
@@ -24,9 +37,9 @@ datasparse_status datasparse_load_checkpoint(const char* path, datasparse_sparsi
                                              datasparse_scheduler* const* schedulers, size_t count,
                                              int32_t strict) {
   return guarded([&] {
-    items(schedulers, count, "schedulers");
+    const auto held = objects(schedulers, count);
     std::vector<BaseDataScheduler*> list;
-    for (std::size_t i = 0; i < count; ++i) list.push_back(&object(schedulers[i]));
+    for (const auto& scheduler : held) list.push_back(scheduler.get());
     load_checkpoint(text(path, "path"), *object(sparsifier), list, strict != 0);
   });
 }

@@ -37,11 +37,12 @@ struct datasparse_report {
 
 namespace datasparse::c_abi {
 
-inline const std::shared_ptr<BaseDataSparsifier>& object(const datasparse_sparsifier* handle) {
+// By value: a callback may release the handle of the object that is calling it.
+inline std::shared_ptr<BaseDataSparsifier> object(const datasparse_sparsifier* handle) {
   return required(handle, "sparsifier").object;
 }
-inline BaseDataScheduler& object(const datasparse_scheduler* handle) {
-  return *required(handle, "scheduler").object;
+inline std::shared_ptr<BaseDataScheduler> object(const datasparse_scheduler* handle) {
+  return required(handle, "scheduler").object;
 }
 
 }  // namespace datasparse::c_abi

@@ -21,7 +21,7 @@ class UserData {
   }
 
   void adopt() noexcept { adopted_ = true; }
-  void* get() const noexcept { return pointer_; }
+  void* user_data() const noexcept { return pointer_; }
 
  private:
   void* pointer_;
@@ -29,42 +29,40 @@ class UserData {
   bool adopted_ = false;
 };
 
-/// Base with the attributes of a datasparse_own_state.
+/// Base with the attributes of a datasparse_own_state. The user_data are released last: a source in
+/// the base may point into them.
 template <class Base>
-class WithOwnState : public Base {
+class WithOwnState : protected UserData, public Base {
  public:
   template <class... Arguments>
   explicit WithOwnState(const datasparse_own_state& own, Arguments&&... arguments)
-      : Base(std::forward<Arguments>(arguments)...),
-        own_(own),
-        user_data_(own.user_data, own.release) {
-    if ((own.prepare_load == nullptr) != (own.commit_load == nullptr)) {
-      throw ValueError("prepare_load and commit_load must both be there, or neither");
+      : UserData(own.user_data, own.release),
+        Base(std::forward<Arguments>(arguments)...),
+        own_(own) {
+    if ((own.prepare_load == nullptr) != (own.commit_load == nullptr) ||
+        (own.save != nullptr && own.prepare_load == nullptr)) {
+      throw ValueError("prepare_load and commit_load must both be there, or neither they nor save");
     }
   }
 
-  void adopt() noexcept { user_data_.adopt(); }
+  using UserData::adopt;
 
   Attributes attributes() const override {
     if (own_.save == nullptr) return Base::attributes();
     datasparse_params values;
-    call_back("save", own_.save, user_data_.get(), &values);
+    call_back("save", own_.save, user_data(), &values);
     return to_attributes(values.own);
   }
 
   std::function<void()> prepare_attributes(const Attributes& saved) override {
     if (own_.prepare_load == nullptr) return Base::prepare_attributes(saved);
     const datasparse_params values(to_params(saved));
-    call_back("prepare_load", own_.prepare_load, user_data_.get(), &values);
-    return [this] { own_.commit_load(user_data_.get()); };
+    call_back("prepare_load", own_.prepare_load, user_data(), &values);
+    return [this]() noexcept { own_.commit_load(user_data()); };
   }
-
- protected:
-  void* user_data() const noexcept { return user_data_.get(); }
 
  private:
   const datasparse_own_state own_;
-  UserData user_data_;
 };
 
 }  // namespace datasparse::c_abi

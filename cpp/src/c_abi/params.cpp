@@ -11,10 +11,14 @@
 namespace datasparse::c_abi {
 namespace {
 
-void set(datasparse_params* params, const char* key, ParamValue&& value) {
+ParamMap& writable(datasparse_params* params) {
   datasparse_params& target = required(params, "params");
   if (target.borrowed != nullptr) throw StateError("these params may only be read");
-  target.own.set(text(key, "key"), std::move(value));
+  return target.own;
+}
+
+void set(datasparse_params* params, const char* key, ParamValue&& value) {
+  writable(params).set(text(key, "key"), std::move(value));
 }
 
 const ParamValue& get(const datasparse_params* params, const char* key) {
@@ -25,6 +29,14 @@ template <class T>
 const T& get(const datasparse_params* params, const char* key, const char* kind) {
   const ParamValue& value = get(params, key);
   if (const T* held = value.get_if<T>()) return *held;
+  if constexpr (std::is_same_v<T, ParamValue::Ints> || std::is_same_v<T, ParamValue::Floats>) {
+    static const T none;  // an empty list is one of either kind
+    const auto* integers = value.get_if<ParamValue::Ints>();
+    const auto* floats = value.get_if<ParamValue::Floats>();
+    if ((integers != nullptr && integers->empty()) || (floats != nullptr && floats->empty())) {
+      return none;
+    }
+  }
   throw TypeError(label(key, "") + " must be " + kind + ", got " + to_string(value));
 }
 
@@ -112,6 +124,14 @@ datasparse_status datasparse_params_create(datasparse_params** params) {
   });
 }
 
+datasparse_status datasparse_params_copy(const datasparse_params* params,
+                                         datasparse_params** copy) {
+  return guarded([&] {
+    datasparse_params*& result = required(copy, "copy");
+    result = new datasparse_params(required(params, "params").map());
+  });
+}
+
 void datasparse_params_release(datasparse_params* params) { delete params; }
 
 datasparse_status datasparse_params_set_none(datasparse_params* params, const char* key) {
@@ -145,6 +165,14 @@ datasparse_status datasparse_params_set_floats(datasparse_params* params, const 
   return guarded([&] {
     const auto* first = items(values, count, "values");
     set(params, key, ParamValue::Floats(first, first + count));
+  });
+}
+
+datasparse_status datasparse_params_erase(datasparse_params* params, const char* key) {
+  return guarded([&] {
+    ParamMap& map = writable(params);
+    map.at(text(key, "key"));
+    map.erase(key);
   });
 }
 

@@ -1,6 +1,7 @@
 #include "datasparse/runtime.hpp"
 
 #include "c_abi/status.hpp"
+#include "kernels/kernels.hpp"
 
 using namespace datasparse::c_abi;
 
@@ -16,10 +17,8 @@ int32_t datasparse_get_num_threads() { return datasparse::get_num_threads(); }
 
 datasparse_status datasparse_instruction_set(const char** name) {
   return guarded([&] {
-    thread_local std::string held;
     const char*& result = required(name, "name");
-    held = datasparse::instruction_set();
-    result = held.c_str();
+    result = datasparse::kernels().name;
   });
 }
 
@@ -31,7 +30,7 @@ datasparse_status datasparse_set_message_handler(void (*handler)(void*, int32_t,
       return;
     }
     datasparse::set_message_handler(
-        [handler, user_data](datasparse::Severity severity, const std::string& message) {
+        [handler, user_data](datasparse::Severity severity, const std::string& message) noexcept {
           const bool warns = severity == datasparse::Severity::warning;
           handler(user_data, warns ? DATASPARSE_WARNING : DATASPARSE_INFO, message.c_str());
         });

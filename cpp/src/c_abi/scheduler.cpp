@@ -126,31 +126,31 @@ datasparse_status datasparse_adaptive_data_scheduler_create(
 void datasparse_scheduler_release(datasparse_scheduler* scheduler) { delete scheduler; }
 
 datasparse_status datasparse_scheduler_step(datasparse_scheduler* scheduler) {
-  return guarded([&] { object(scheduler).step(); });
+  return guarded([&] { object(scheduler)->step(); });
 }
 datasparse_status datasparse_scheduler_step_with_metric(datasparse_scheduler* scheduler,
                                                         double metric) {
   return guarded([&] {
-    auto* adaptive = dynamic_cast<AdaptiveDataScheduler*>(&object(scheduler));
+    const auto adaptive = std::dynamic_pointer_cast<AdaptiveDataScheduler>(object(scheduler));
     if (adaptive == nullptr) throw TypeError("scheduler must be an adaptive one to take a metric");
     adaptive->step(metric);
   });
 }
 datasparse_status datasparse_scheduler_last_epoch(const datasparse_scheduler* scheduler,
                                                   int64_t* last_epoch) {
-  return guarded([&] { required(last_epoch, "last_epoch") = object(scheduler).last_epoch(); });
+  return guarded([&] { required(last_epoch, "last_epoch") = object(scheduler)->last_epoch(); });
 }
 datasparse_status datasparse_scheduler_last_param(const datasparse_scheduler* scheduler,
                                                   datasparse_params** values) {
   return guarded([&] {
     datasparse_params*& result = required(values, "values");
-    result = new datasparse_params(object(scheduler).get_last_param());
+    result = new datasparse_params(object(scheduler)->get_last_param());
   });
 }
 datasparse_status datasparse_scheduler_base_param(const datasparse_scheduler* scheduler,
                                                   datasparse_params** values) {
   return guarded([&] {
     datasparse_params*& result = required(values, "values");
-    result = new datasparse_params(object(scheduler).base_param());
+    result = new datasparse_params(object(scheduler)->base_param());
   });
 }

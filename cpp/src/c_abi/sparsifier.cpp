@@ -82,18 +82,16 @@ void create(std::shared_ptr<T> object, datasparse_sparsifier** sparsifier) {
 }
 
 /// Memory that its owner moves.
-class Source final : public DataSource {
+class Source final : public UserData, public DataSource {
  public:
   explicit Source(const datasparse_source& source)
-      : source_(source), user_data_(source.user_data, source.release) {
+      : UserData(source.user_data, source.release), source_(source) {
     function(source.pin, "source->pin");
   }
 
-  void adopt() noexcept { user_data_.adopt(); }
-
   ArrayView pin() override {
     datasparse_array array = datasparse_array_of(DATASPARSE_FLOAT32, nullptr, 0, nullptr);
-    call_back("pin", source_.pin, user_data_.get(), &array);
+    call_back("pin", source_.pin, user_data(), &array);
     try {
       return to_view(&array, "array");
     } catch (...) {
@@ -102,15 +100,14 @@ class Source final : public DataSource {
     }
   }
   void unpin() noexcept override {
-    if (source_.unpin != nullptr) source_.unpin(user_data_.get());
+    if (source_.unpin != nullptr) source_.unpin(user_data());
   }
-  void mark_written() override {
-    if (source_.mark_written != nullptr) source_.mark_written(user_data_.get());
+  void mark_written() noexcept override {
+    if (source_.mark_written != nullptr) source_.mark_written(user_data());
   }
 
  private:
   const datasparse_source source_;
-  UserData user_data_;
 };
 
 std::vector<std::string> names_of(const char* const* names, std::size_t count) {
@@ -162,11 +159,14 @@ datasparse_status datasparse_data_norm_update_mask(const datasparse_sparsifier* 
                                                    const char* name, const datasparse_array* data,
                                                    const datasparse_params* config) {
   return guarded([&] {
-    auto* norm = dynamic_cast<DataNormSparsifier*>(object(sparsifier).get());
+    const auto norm = std::dynamic_pointer_cast<DataNormSparsifier>(object(sparsifier));
     if (norm == nullptr) throw TypeError("sparsifier must be one that prunes by a norm");
+    const std::string group = text(name, "name");
+    const ArrayView view = to_view(data, "data");
+    const ParamMap& values = required(config, "config").map();
+    if (!norm->in_override()) throw StateError("only update_mask may call this");
     // Not the virtual function, which is the one that calls this.
-    norm->DataNormSparsifier::update_mask(text(name, "name"), to_view(data, "data"),
-                                          required(config, "config").map());
+    norm->DataNormSparsifier::update_mask(group, view, values);
   });
 }
 
@@ -185,10 +185,10 @@ datasparse_status datasparse_sparsifier_add_data_with_mask(datasparse_sparsifier
                                                            const uint8_t* mask, size_t mask_size) {
   return guarded([&] {
     const ArrayView view = to_view(data, "data");
-    require_mask_size(mask_size, view.size());
+    if (mask != nullptr) require_mask_size(mask_size, view.size());
     object(sparsifier)
-        ->add_data(text(name, "name"), make_source(view), map_or_none(config), true,
-                   items(mask, mask_size, "mask"));
+        ->add_data(text(name, "name"), make_source(view), map_or_none(config), mask != nullptr,
+                   mask);
   });
 }
 
@@ -323,21 +323,21 @@ datasparse_status datasparse_sparsifier_enable_mask_update(const datasparse_spar
   return guarded(
       [&] { required(enabled, "enabled") = object(sparsifier)->enable_mask_update() ? 1 : 0; });
 }
-datasparse_status datasparse_sparsifier_apply_mask(datasparse_sparsifier* sparsifier,
-                                                   const char* const* names, size_t count) {
-  return guarded([&] {
-    BaseDataSparsifier& target = *object(sparsifier);
-    if (names == nullptr && count == 0) return target.apply_mask();
-    target.apply_mask(names_of(items(names, count, "names"), count));
-  });
+datasparse_status datasparse_sparsifier_apply_mask(datasparse_sparsifier* sparsifier) {
+  return guarded([&] { object(sparsifier)->apply_mask(); });
 }
-datasparse_status datasparse_sparsifier_squash_mask(datasparse_sparsifier* sparsifier,
-                                                    const char* const* names, size_t count) {
-  return guarded([&] {
-    BaseDataSparsifier& target = *object(sparsifier);
-    if (names == nullptr && count == 0) return target.squash_mask();
-    target.squash_mask(names_of(items(names, count, "names"), count));
-  });
+datasparse_status datasparse_sparsifier_apply_mask_of(datasparse_sparsifier* sparsifier,
+                                                      const char* const* names, size_t count) {
+  return guarded(
+      [&] { object(sparsifier)->apply_mask(names_of(items(names, count, "names"), count)); });
+}
+datasparse_status datasparse_sparsifier_squash_mask(datasparse_sparsifier* sparsifier) {
+  return guarded([&] { object(sparsifier)->squash_mask(); });
+}
+datasparse_status datasparse_sparsifier_squash_mask_of(datasparse_sparsifier* sparsifier,
+                                                       const char* const* names, size_t count) {
+  return guarded(
+      [&] { object(sparsifier)->squash_mask(names_of(items(names, count, "names"), count)); });
 }
 
 datasparse_status datasparse_sparsifier_report(const datasparse_sparsifier* sparsifier,

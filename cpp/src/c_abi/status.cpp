@@ -1,27 +1,25 @@
 #include "c_abi/status.hpp"
 
+#include <cstdio>
 #include <exception>
 #include <new>
 
 namespace datasparse::c_abi {
 namespace {
 
-struct LastError {
-  std::string message;
-  bool lost = false;  // for want of memory
-};
-thread_local LastError last_error;
+// Without a destructor: calls may still fail while the thread's other objects are destroyed. And
+// without an allocation, since one may have failed. What is longer is cut off.
+thread_local char last_message[1024] = "";
+thread_local unsigned messages = 0;
 
 }  // namespace
 
 void set_error_message(const char* message) noexcept {
-  try {
-    last_error.message = message;
-    last_error.lost = false;
-  } catch (const std::bad_alloc&) {
-    last_error.lost = true;
-  }
+  std::snprintf(last_message, sizeof last_message, "%s", message);
+  ++messages;
 }
+
+unsigned error_messages() noexcept { return messages; }
 
 datasparse_status status_of_exception() noexcept {
   const auto keep = [](const std::exception& error, datasparse_status status) {
@@ -53,10 +51,9 @@ datasparse_status status_of_exception() noexcept {
   }
 }
 
-void fail(const char* name, datasparse_status status) {
-  std::string message = datasparse_error_message();
-  if (message.empty()) message = std::string(name) + " returned " + std::to_string(status);
-  throw CallbackFailed(status, message);
+void fail(const char* name, datasparse_status status, bool left_message) {
+  if (left_message) throw CallbackFailed(status, datasparse_error_message());
+  throw CallbackFailed(status, std::string(name) + " returned " + std::to_string(status));
 }
 
 void fail_by_exception(const char* name) {
@@ -72,8 +69,9 @@ void fail_by_exception(const char* name) {
 void refuse_null(const char* name) { throw ValueError(std::string(name) + " must not be NULL"); }
 
 void refuse_version(const char* name, std::uint32_t version) {
-  throw ValueError(std::string(name) + "->version must be " +
-                   std::to_string(DATASPARSE_ABI_VERSION) + ", got " + std::to_string(version));
+  throw ValueError(std::string(name) + "->version must be at least 1 and at most " +
+                   std::to_string(DATASPARSE_ABI_VERSION) + ", that of this library, got " +
+                   std::to_string(version));
 }
 
 void require_index(std::size_t index, std::size_t size) {
@@ -86,9 +84,7 @@ void require_index(std::size_t index, std::size_t size) {
 
 using namespace datasparse::c_abi;
 
-const char* datasparse_error_message() {
-  return last_error.lost ? "out of memory" : last_error.message.c_str();
-}
+const char* datasparse_error_message() { return last_message; }
 
 void datasparse_set_error_message(const char* message) {
   set_error_message(message == nullptr ? "" : message);

@@ -26,6 +26,8 @@ class CallbackFailed : public std::runtime_error {
 
 /// Keeps the message for datasparse_error_message().
 void set_error_message(const char* message) noexcept;
+/// How often this thread has done so.
+unsigned error_messages() noexcept;
 /// The status of the exception that is being handled, whose message is kept.
 datasparse_status status_of_exception() noexcept;
 
@@ -40,22 +42,23 @@ datasparse_status guarded(Work&& work) noexcept {
   }
 }
 
-/// CallbackFailed for what a callback has returned, or thrown. `name` is the callback's.
-[[noreturn]] void fail(const char* name, datasparse_status status);
+/// CallbackFailed for what a callback has returned, or thrown, with the message that it has left,
+/// if any. `name` is the callback's.
+[[noreturn]] void fail(const char* name, datasparse_status status, bool left_message);
 [[noreturn]] void fail_by_exception(const char* name);
 
 /// Calls a callback, and fails where it does.
 template <class... Parameters, class... Arguments>
 void call_back(const char* name, datasparse_status (*callback)(Parameters...),
                Arguments&&... arguments) {
-  set_error_message("");
+  const unsigned before = error_messages();
   datasparse_status status = DATASPARSE_OK;
   try {
     status = callback(std::forward<Arguments>(arguments)...);
   } catch (...) {
     fail_by_exception(name);
   }
-  if (status != DATASPARSE_OK) fail(name, status);
+  if (status != DATASPARSE_OK) fail(name, status, error_messages() != before);
 }
 
 [[noreturn]] void refuse_null(const char* name);
@@ -84,11 +87,13 @@ void output(const Items& held, T** values, const char* values_name, Count* count
   required(count, count_name) = static_cast<Count>(held.size());
   first = held.data();
 }
-/// A struct of the caller's, of a layout that is known here.
+/// A struct of the caller's: of this header's layout, or an older one's.
 template <class T>
 T& versioned(T* pointer, const char* name) {
   T& value = required(pointer, name);
-  if (value.version != DATASPARSE_ABI_VERSION) refuse_version(name, value.version);
+  if (value.version < 1 || value.version > DATASPARSE_ABI_VERSION) {
+    refuse_version(name, value.version);
+  }
   return value;
 }
 /// A function pointer of the caller's.

@@ -91,11 +91,7 @@ extern "C" {
         config: *const Params,
     ) -> Status;
     pub fn datasparse_sparsifier_step(sparsifier: *mut Sparsifier) -> Status;
-    pub fn datasparse_sparsifier_apply_mask(
-        sparsifier: *mut Sparsifier,
-        names: *const *const c_char,
-        count: usize,
-    ) -> Status;
+    pub fn datasparse_sparsifier_apply_mask(sparsifier: *mut Sparsifier) -> Status;
     pub fn datasparse_sparsifier_mask(
         sparsifier: *const Sparsifier,
         name: *const c_char,

@@ -5,7 +5,6 @@ mod ffi;
 
 use ffi::Status;
 use std::ffi::{c_void, CStr, CString};
-use std::marker::PhantomData;
 use std::ptr;
 
 /// The message of a call that failed.
@@ -20,13 +19,12 @@ fn check(status: Status) -> Result<(), Error> {
     Err(Error(status, message.to_string_lossy().into_owned()))
 }
 
-/// A sparsifier that borrows the tensors in it.
-struct Sparsifier<'data> {
+/// Owns the handle, and nothing else.
+struct Sparsifier {
     handle: *mut ffi::Sparsifier,
-    data: PhantomData<&'data mut [f32]>,
 }
 
-impl<'data> Sparsifier<'data> {
+impl Sparsifier {
     fn new(sparsity_level: f64) -> Result<Self, Error> {
         let spec = ffi::BlockSpec {
             version: ffi::ABI_VERSION,
@@ -45,14 +43,14 @@ impl<'data> Sparsifier<'data> {
                 &mut handle,
             )
         })?;
-        Ok(Self {
-            handle,
-            data: PhantomData,
-        })
+        Ok(Self { handle })
     }
 
-    /// The memory must stay where it is: a pointer to it is kept.
-    fn add(&mut self, name: &CStr, data: *mut f32, length: usize) -> Result<(), Error> {
+    /// # Safety
+    ///
+    /// The memory must stay where it is, and nobody else may write it during a call, until the
+    /// sparsifier is gone: the library keeps the pointer.
+    unsafe fn add(&mut self, name: &CStr, data: *mut f32, length: usize) -> Result<(), Error> {
         let shape = [length as i64];
         let array = ffi::Array {
             version: ffi::ABI_VERSION,
@@ -70,7 +68,7 @@ impl<'data> Sparsifier<'data> {
 
     fn prune(&mut self) -> Result<(), Error> {
         check(unsafe { ffi::datasparse_sparsifier_step(self.handle) })?;
-        check(unsafe { ffi::datasparse_sparsifier_apply_mask(self.handle, ptr::null(), 0) })
+        check(unsafe { ffi::datasparse_sparsifier_apply_mask(self.handle) })
     }
 
     fn zeros(&self, name: &CStr) -> Result<i64, Error> {
@@ -82,7 +80,7 @@ impl<'data> Sparsifier<'data> {
     }
 }
 
-impl Drop for Sparsifier<'_> {
+impl Drop for Sparsifier {
     fn drop(&mut self) {
         unsafe { ffi::datasparse_sparsifier_release(self.handle) }
     }
@@ -214,7 +212,7 @@ fn main() -> Result<(), Error> {
     let (pointer, length) = (weights.as_mut_ptr(), weights.len());
     let name = CString::new("weights").expect("no zero byte");
     let mut sparsifier = Sparsifier::new(0.9)?;
-    sparsifier.add(&name, pointer, length)?;
+    unsafe { sparsifier.add(&name, pointer, length)? };
     let mut scheduler = Scheduler::new(&sparsifier, EPOCHS)?;
 
     let mut loss = 0.0;
