@@ -38,7 +38,7 @@ def extra_bytes(name: str, dtype: str, elements: int, case: Case, threads: int) 
     """Of the first step of a sparsifier, whose mask is there already."""
     datasparse.set_num_threads(threads)
     input_ = natural(elements, dtype) if dtype != "float32" else make(name, elements)
-    # Not torch's bfloat16: what a step is the first to need of torch's code would count too.
+    # Not torch's bfloat16: what torch allocates to be asked for its memory would count too.
     data = input_.array.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else input_.data
     sparsifier = datasparse.DataNormSparsifier([("w", data)], case.level, **case.config)
     sparsifier.apply_mask()  # starts the threads, allocates nothing, and masks nothing yet
