@@ -1,7 +1,7 @@
 # What is installed: headers, libraries, and what CMake and pkg-config find them by. In a wheel, all of
 # it lies inside the Python package.
 include(CMakePackageConfigHelpers)
-if(SKBUILD)
+if(SKBUILD AND PROJECT_IS_TOP_LEVEL)
   set(CMAKE_INSTALL_INCLUDEDIR datasparse/include)
   set(CMAKE_INSTALL_LIBDIR datasparse/lib)
   # No links in a wheel: one file, by the name that linkers look for, and then programs.
