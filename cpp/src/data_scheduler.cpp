@@ -9,6 +9,18 @@
 #include "message.hpp"
 
 namespace datasparse {
+namespace {
+
+/// ValueError for an epoch that no training reaches, beginning with `what`.
+void require_epoch(std::int64_t epoch, const char* what) {
+  constexpr std::int64_t most = std::int64_t{1} << 53;  // a schedule may compute in doubles
+  if (epoch < -1 || epoch > most) {
+    throw ValueError(std::string(what) + " must be at least -1" +
+                     (epoch > most ? " and at most 2^53" : "") + ", got " + std::to_string(epoch));
+  }
+}
+
+}  // namespace
 
 BaseDataScheduler::BaseDataScheduler(std::shared_ptr<BaseDataSparsifier> data_sparsifier,
                                      std::string schedule_param, std::int64_t last_epoch,
@@ -19,9 +31,7 @@ BaseDataScheduler::BaseDataScheduler(std::shared_ptr<BaseDataSparsifier> data_sp
       verbose_(verbose) {
   if (sparsifier_ == nullptr)
     throw TypeError("data_sparsifier must be a data sparsifier, got none");
-  if (last_epoch < -1) {
-    throw ValueError("last_epoch must be at least -1, got " + std::to_string(last_epoch));
-  }
+  require_epoch(last_epoch, "last_epoch");
   const auto known = sparsifier_->known_params();
   if (std::find(known.begin(), known.end(), param_) == known.end()) {
     throw ValueError("schedule_param must be a config key of the sparsifier, got '" + param_ + "'" +
@@ -134,7 +144,7 @@ std::int64_t BaseDataScheduler::last_epoch() const {
 }
 
 void BaseDataScheduler::set_last_epoch(std::int64_t epoch) {
-  if (epoch < -1) throw ValueError("last_epoch must be at least -1, got " + std::to_string(epoch));
+  require_epoch(epoch, "last_epoch");
   const std::lock_guard<std::mutex> lock(mutex_);
   last_epoch_ = epoch;
 }
@@ -157,10 +167,7 @@ BaseDataScheduler::Loading BaseDataScheduler::prepare_load(const SchedulerState&
     throw ValueError("schedule_param of the state must be '" + param_ + "', got '" +
                      state.schedule_param + "'");
   }
-  if (state.last_epoch < -1) {
-    throw ValueError("last_epoch of the state must be at least -1, got " +
-                     std::to_string(state.last_epoch));
-  }
+  require_epoch(state.last_epoch, "last_epoch of the state");
   return {std::make_shared<ParamMap>(state.base_param), state.last_param, state.last_epoch};
 }
 

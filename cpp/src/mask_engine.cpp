@@ -481,7 +481,7 @@ class Engine {
     double margin_up_to() const noexcept { return deviations * up_to + 4; }
   };
 
-  static constexpr double many = 3;  // hardly any two of so few numbers are equal by chance
+  static constexpr double repeated = 3;  // hardly any two of so few numbers are equal by chance
 
   /// Calls done(lane, run, keys, n) for some runs at a time, the first of which is `run`, with the
   /// keys of their n blocks, which target(lane, run) has given the place for.
@@ -547,7 +547,7 @@ class Engine {
     const double below = deviation_below(key);
     // How many lie below a key that many equal varies otherwise than how many lie up to it.
     const auto equal = static_cast<double>(select_->count_equal(keys, sample.kept, key));
-    return {key, below, equal < many ? below : deviation_below(key + 1)};
+    return {key, below, equal < repeated ? below : deviation_below(key + 1)};
   }
 
   /// A sample of several times as many runs, of whose keys those in [from, to] are kept; and how
@@ -622,9 +622,13 @@ class Engine {
     const double share = std::clamp((rank - count_below(guess)) / count(guess), 0.0, 1.0);
     const auto pruned_tiles =
         static_cast<std::int64_t>(share * static_cast<double>(task.grid.tiles()));
-    Bracket bracket{
-        lo,           hi, lo == hi || count(lo) >= many, lo < hi && count(hi) >= many, guess,
-        pruned_tiles, 0};
+    Bracket bracket{lo,
+                    hi,
+                    lo == hi || count(lo) >= repeated,
+                    lo < hi && count(hi) >= repeated,
+                    guess,
+                    pruned_tiles,
+                    0};
     const Key end = static_cast<Key>(bracket.first() + bracket.width());
     bracket.candidates = (count_below(end) - count_below(bracket.first())) /
                          static_cast<double>(sample.size()) *

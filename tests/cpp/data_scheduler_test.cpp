@@ -1,6 +1,7 @@
 #include "datasparse/data_scheduler.hpp"
 
 #include <future>
+#include <limits>
 #include <thread>
 #include <type_traits>
 
@@ -105,6 +106,19 @@ TEST_F(DataScheduler, MakesItsInitialStepWhenItIsMade) {
 
 TEST_F(DataScheduler, AdvancesFromTheLastEpochGiven) {
   EXPECT_EQ(make_scheduler<Halving>(sparsifier, 7)->last_epoch(), 8);
+  EXPECT_EQ(level("a"), 0.4);
+}
+
+TEST_F(DataScheduler, CountsNoFurtherThanADoubleDoes) {
+  constexpr std::int64_t most = std::int64_t{1} << 53;
+  EXPECT_THROW(make_scheduler<Halving>(sparsifier, std::numeric_limits<std::int64_t>::max()),
+               ValueError);
+  EXPECT_THROW(make_scheduler<Halving>(sparsifier, most), ValueError);
+  const auto scheduler = make_scheduler<Halving>(sparsifier, most - 1);
+  EXPECT_EQ(scheduler->last_epoch(), most);
+  EXPECT_EQ(message_of<ValueError>([&] { scheduler->step(); }),
+            "last_epoch must be at least -1 and at most 2^53, got 9007199254740993");
+  EXPECT_EQ(scheduler->last_epoch(), most);
   EXPECT_EQ(level("a"), 0.4);
 }
 

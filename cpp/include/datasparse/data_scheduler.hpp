@@ -48,7 +48,7 @@ struct SchedulerState {
 class DATASPARSE_API BaseDataScheduler {
  public:
   /// ValueError, with the nearest known key, where neither a group nor the defaults have
-  /// `schedule_param`; for last_epoch < −1.
+  /// `schedule_param`; for last_epoch < −1, or beyond 2^53, which no step passes.
   BaseDataScheduler(std::shared_ptr<BaseDataSparsifier> data_sparsifier, std::string schedule_param,
                     std::int64_t last_epoch = -1, bool verbose = false);
   BaseDataScheduler(const BaseDataScheduler&) = delete;
