@@ -61,8 +61,8 @@ enum {
   DATASPARSE_CALLBACK_ERROR = 100
 };
 
-/// What the last call of this thread that failed has to say; "" before any did. Valid until the
-/// thread calls the library again. Never NULL.
+/// What the last call of this thread that failed has to say, or a callback has set since; ""
+/// before. At most 1023 bytes; valid until the next. Never NULL.
 DATASPARSE_API const char* datasparse_error_message(void);
 /// For a callback that is about to return a status of its own: what it has to say.
 DATASPARSE_API void datasparse_set_error_message(const char* message);
@@ -81,8 +81,8 @@ DATASPARSE_API int32_t datasparse_get_num_threads(void);
 DATASPARSE_API datasparse_status datasparse_instruction_set(const char** name);
 
 enum { DATASPARSE_INFO = 0, DATASPARSE_WARNING = 1 };
-/// Where warnings go; the library prints nothing. NULL drops them. `user_data` must stay valid
-/// until another handler is set.
+/// Where warnings go; the library prints nothing. NULL drops them. A call that is running in
+/// another thread may use the handler once more after it was replaced, and `user_data` with it.
 DATASPARSE_API datasparse_status datasparse_set_message_handler(
     void (*handler)(void* user_data, int32_t severity, const char* message), void* user_data);
 
@@ -230,8 +230,9 @@ typedef struct datasparse_names datasparse_names;
 typedef struct datasparse_report datasparse_report;
 
 /// What an object that is written outside the library keeps of its own. Once a create function has
-/// returned DATASPARSE_OK, `user_data` belongs to the object, whose end calls `release`; before, it
-/// is the caller's. All functions are optional, and take `user_data` first.
+/// returned DATASPARSE_OK, `user_data` belongs to the object, which calls `release` when all else
+/// of it is gone; before, it is the caller's. All functions are optional, and take `user_data`
+/// first.
 typedef struct datasparse_own_state {
   void* user_data;
   void (*release)(void* user_data);
@@ -271,7 +272,8 @@ DATASPARSE_API datasparse_status datasparse_sparsifier_create(
 DATASPARSE_API void datasparse_sparsifier_release(datasparse_sparsifier* sparsifier);
 
 /// For update_mask on top of a norm: writes the mask that would be there without it, from data of
-/// the mask's shape, which may be any scores. DATASPARSE_TYPE_ERROR for another sparsifier.
+/// the mask's shape, which may be any scores. DATASPARSE_TYPE_ERROR for another sparsifier,
+/// DATASPARSE_STATE_ERROR outside of update_mask.
 DATASPARSE_API datasparse_status
 datasparse_data_norm_update_mask(const datasparse_sparsifier* sparsifier, const char* name,
                                  const datasparse_array* data, const datasparse_params* config);
