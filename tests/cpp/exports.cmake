@@ -1,6 +1,8 @@
 # Holds the shared library to what its headers mark: every C function that datasparse.h declares and no
 # other, and from C++ only names that a header declares with DATASPARSE_API. And to knowing no Python.
 #   cmake -DNM=nm -DLIBRARY=libdatasparse.so -DHEADERS=cpp/include/datasparse -P exports.cmake
+cmake_minimum_required(VERSION 3.22)
+
 function(symbols result)
   execute_process(COMMAND "${NM}" --dynamic ${ARGN} "${LIBRARY}"
                   OUTPUT_VARIABLE output RESULT_VARIABLE failed)
