@@ -1,5 +1,5 @@
 //! What of datasparse.h this example uses, written by hand.
-use std::ffi::{c_char, c_void};
+use std::os::raw::{c_char, c_void};
 
 pub type Status = i32;
 pub const OK: Status = 0;

@@ -4,7 +4,8 @@
 mod ffi;
 
 use ffi::Status;
-use std::ffi::{c_void, CStr, CString};
+use std::ffi::{CStr, CString};
+use std::os::raw::c_void;
 use std::ptr;
 
 /// The message of a call that failed.
