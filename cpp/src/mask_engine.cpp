@@ -28,13 +28,12 @@ constexpr std::int64_t group_tiles_max = 4;  // that a thread takes at a time
 constexpr std::int64_t group_candidates_max = 2 * tile_blocks_max;  // that a thread gathers
 
 /// Blocks to sample of n at first, in runs. With s samples the cut's place is known to about
-/// n / sqrt(s) blocks, which become candidates: this many cost about as much as those in time, and
-/// more would cost as much in memory.
+/// n / sqrt(s) blocks, which become candidates: this many cost about as much as those.
 constexpr std::int64_t run_length = 16;
 std::int64_t runs_of_sample(std::int64_t n) noexcept {
   return static_cast<std::int64_t>(1.25 * std::pow(static_cast<double>(n), 2.0 / 3.0)) / run_length;
 }
-/// How many runs more there are in the second sample, of which only keys near the cut are kept.
+/// How many times as many the second sample has, of which only keys near the cut are kept.
 constexpr std::int64_t second_sample = 6;
 
 /// Candidates that are kept of n blocks: twice as many as where blocks that are near each other are
@@ -578,7 +577,7 @@ class Engine {
             std::copy_n(near, found.inside, first.gathered.get() + begin);
           }
         });
-    // A part of them is none: without any, every rank is out of reach.
+    // Where there was no room for all of them, none counts: then no rank is held.
     return {{runs, below, kept <= room ? kept.load() : 0},
             {key, deviation(below_key, runs), deviation(up_to_key, runs)}};
   }

@@ -10,6 +10,7 @@
 #include <iostream>
 #include <limits>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "datasparse/datasparse.h"
@@ -119,9 +120,7 @@ datasparse_status Session::make_sparsifier() {
   const datasparse_status status =
       input_.ConsumeBool() ? datasparse_data_norm_sparsifier_create(&spec, params_, given, &made)
                            : datasparse_sparsifier_create(params_, given, &made);
-  if (status != DATASPARSE_OK) return status;
-  datasparse_sparsifier_release(sparsifier_);
-  sparsifier_ = made;
+  if (status == DATASPARSE_OK) datasparse_sparsifier_release(std::exchange(sparsifier_, made));
   return status;
 }
 
@@ -142,9 +141,7 @@ datasparse_status Session::make_schedule() {
       status = datasparse_schedule_sequential(both, 2, &milestone, &made);
     }
   }
-  if (status != DATASPARSE_OK) return status;
-  datasparse_schedule_release(schedule_);
-  schedule_ = made;
+  if (status == DATASPARSE_OK) datasparse_schedule_release(std::exchange(schedule_, made));
   return status;
 }
 
@@ -170,9 +167,7 @@ datasparse_status Session::make_scheduler() {
       status = datasparse_adaptive_data_scheduler_create(sparsifier_, key(), &pattern, &schedule_,
                                                          1, 0, &rule, integer(), &made);
   }
-  if (status != DATASPARSE_OK) return status;
-  datasparse_scheduler_release(scheduler_);
-  scheduler_ = made;
+  if (status == DATASPARSE_OK) datasparse_scheduler_release(std::exchange(scheduler_, made));
   return status;
 }
 

@@ -72,6 +72,8 @@ bool set_plain(ParamMap& values, const std::string& name, const PlainData& value
       value.variant());
 }
 
+/// Lists of either kind as tuples: unlike a config in a checkpoint, an attribute may be read by
+/// Python.
 PlainData to_plain(const ParamValue& value) {
   return std::visit(
       [](const auto& held) -> PlainData {
