@@ -1,6 +1,20 @@
 #include "register.hpp"
 
-PYBIND11_MODULE(_core, module) {
+namespace {
+
+/// pybind11's locks, the locks of sparsifiers and torch's exchange table belong to one interpreter.
+bool is_main_interpreter() {
+  if (PyInterpreterState_Get() == PyInterpreterState_Main()) return true;
+  pybind11::set_error(PyExc_ImportError,
+                      "datasparse works in the main interpreter only, not in a subinterpreter; "
+                      "import it there, or start a process for what runs here");
+  return false;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(pybind11_core, module) {
+  if (!is_main_interpreter()) throw pybind11::error_already_set();
   module.doc() = "The C++ core of datasparse; import datasparse instead.";
   // Users meet the classes as datasparse.X: in messages, in repr, in pickles.
   const pybind11::object own_name = module.attr("__name__");
@@ -17,4 +31,10 @@ PYBIND11_MODULE(_core, module) {
   register_adaptive_data_scheduler(module);
   register_checkpoint(module);
   module.attr("__name__") = own_name;
+}
+
+/// What `import` calls. pybind11's own function waits for ever in a subinterpreter before Python 3.12;
+/// from Python 3.13 on, this one is always called in the main interpreter, and the above tells.
+extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
+  return is_main_interpreter() ? PyInit_pybind11_core() : nullptr;
 }

@@ -125,12 +125,12 @@ def threads():
 def run_python():
     """Runs a script in a fresh interpreter, fails unless it exits with 0, returns its stdout."""
 
-    def run(script, *options):
+    def run(script, *options, timeout=120):
         done = subprocess.run(
             [sys.executable, *options, "-c", script],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=timeout,
             cwd=Path(__file__).parent,
         )
         assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"

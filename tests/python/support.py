@@ -2,6 +2,7 @@
 
 import gc
 import math
+import re
 
 import numpy as np
 import torch
@@ -11,6 +12,11 @@ HALF = {"sparsity_level": 0.5, "sparse_block_shape": (1, 1)}
 
 def as_numpy(data):
     return data.detach().numpy() if isinstance(data, torch.Tensor) else data
+
+
+def name_of(value):
+    """For a test's id: the repr, without an address, which another process would not have."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def values(seed, shape=(12, 16), dtype=np.float32):

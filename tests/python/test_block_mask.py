@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from support import HALF, LAYOUTS
+from support import HALF, LAYOUTS, name_of
 from torch.ao.pruning._experimental import data_sparsifier as incumbent
 
 BLOCK_SHAPES = (
@@ -656,7 +656,7 @@ def test_zeros_per_block_beyond_a_whole_axis_block_is_refused():
     [("zeros_per_block", zeros) for zeros in (2.0, np.int64(2), np.float32(2.0), np.uint8(2))]
     + [("sparsity_level", half) for half in (np.float32(0.5), np.float16(0.5), np.float64(0.5))]
     + [("sparse_block_shape", (np.int64(1), np.int32(4)))],
-    ids=repr,
+    ids=name_of,
 )
 def test_number_of_any_kind_is_accepted(argument, given):
     mask = datasparse.block_mask(np.ones((4, 8)), **{**GOOD, argument: given})

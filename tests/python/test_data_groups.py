@@ -8,6 +8,7 @@ import weakref
 import datasparse
 import numpy as np
 import pytest
+from support import name_of
 
 
 @pytest.fixture
@@ -306,7 +307,7 @@ def test_zeros_per_block_beyond_a_whole_axis_is_refused(config):
 @pytest.mark.parametrize(
     "value",
     [None, True, False, 3, -3, 0.5, 2.0, "text", "", "ünïcode", (), (1, 2), (0.5, 2.0), 2**62],
-    ids=repr,
+    ids=name_of,
 )
 def test_plain_values_read_back_with_their_type(free, value):
     free["own"] = value

@@ -8,6 +8,7 @@ import warnings
 import datasparse
 import numpy as np
 import pytest
+from support import name_of
 
 
 def sparsifier_of(*names, level=0.8):
@@ -113,7 +114,7 @@ def test_positional_order_of_the_constructor_and_its_keywords():
     [{"data_sparsifier": value} for value in (None, object(), 3, "sparsifier", {})]
     + [{"last_epoch": value} for value in ("1", 1.5, None)]
     + [{"schedule_param": 3}],
-    ids=repr,
+    ids=name_of,
 )
 def test_constructor_refuses_arguments_of_a_wrong_kind(wrong):
     arguments = {"data_sparsifier": sparsifier_of("a"), "schedule_param": "sparsity_level"}
@@ -159,7 +160,7 @@ def test_partial_map_leaves_the_other_groups():
     [wrap({"a": 0.25}) for wrap in (types.MappingProxyType, collections.OrderedDict,
                                     collections.UserDict, collections.ChainMap)]
     + [{"a": kind(0.25)} for kind in (np.float16, np.float32, np.float64)],
-    ids=repr,
+    ids=name_of,
 )  # fmt: skip
 def test_any_mapping_and_any_number_may_be_returned(returned):
     sparsifier = sparsifier_of("a")

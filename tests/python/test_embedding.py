@@ -1,11 +1,13 @@
 """Programs in C and C++ that are built against an installation, as their authors would."""
 
+import importlib.util
 import itertools
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import datasparse
@@ -247,6 +249,68 @@ def test_the_wheel_says_where_things_are(option, function, holds):
     printed = run(sys.executable, "-W", "error", "-m", "datasparse", option)
     assert printed == f"{function()}\n"
     assert (Path(function()) / holds).exists()
+
+
+@pytest.fixture(scope="module")
+def extension(tmp_path_factory):
+    """A module in C++ that works on Python's sparsifiers and schedulers, in threads of its own."""
+    pybind11 = pytest.importorskip("pybind11")
+    folder = tmp_path_factory.mktemp("extension")
+    prefixes = f"{datasparse.get_cmake_dir()};{pybind11.get_cmake_dir()}"
+    options = [f"-DCMAKE_PREFIX_PATH={prefixes}", f"-DPython_EXECUTABLE={sys.executable}"]
+    build(CONSUMER / "extension", folder, *options)
+    (file,) = folder.glob("extension.*.so")
+    spec = importlib.util.spec_from_file_location("extension", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Counting(datasparse.BaseDataScheduler):
+    """Overridden in Python, and says in which threads it was called."""
+
+    def __init__(self, sparsifier, fails_at=None):
+        self.threads = set()
+        self.fails_at = fails_at
+        super().__init__(sparsifier, "sparsity_level")
+
+    def get_schedule_param(self):
+        self.threads.add(threading.get_ident())
+        if self.last_epoch == self.fails_at:
+            raise LookupError("mine")
+        level = min(0.5, 0.01 * self.last_epoch)
+        return dict.fromkeys(self.data_sparsifier.data_groups, level)
+
+
+class FirstRow(datasparse.DataNormSparsifier):
+    def update_mask(self, name, data, **config):
+        super().update_mask(name, data, **config)
+        self.get_mask(name)[0] = True
+
+
+def test_threads_in_cpp_call_overrides_in_python(extension):
+    data = np.random.default_rng(0).standard_normal((600, 600), dtype=np.float32)
+    sparsifier = FirstRow([("w", data)], sparse_block_shape=(1, 1))
+    scheduler = Counting(sparsifier)
+    here = scheduler.threads.copy()
+    extension.step_in_threads(sparsifier, scheduler, 4, 25)
+    assert len(scheduler.threads - here) == 4
+    assert scheduler.last_epoch == sparsifier.step_count == 100
+    assert scheduler.get_last_param() == {"w": 0.5}
+    sparsifier.step()
+    mask = datasparse.block_mask(data, sparsity_level=0.5, sparse_block_shape=(1, 1))
+    mask[0] = True
+    np.testing.assert_array_equal(sparsifier.get_mask("w"), mask)
+
+
+def test_what_an_override_raises_in_a_thread_in_cpp_arrives_as_it_was(extension):
+    sparsifier = FirstRow([("w", np.ones((4, 4)))])
+    scheduler = Counting(sparsifier, fails_at=3)
+    with pytest.raises(LookupError, match="mine") as raised:
+        extension.step_in_threads(sparsifier, scheduler, 1, 25)
+    assert raised.traceback[-1].name == "get_schedule_param"
+    assert scheduler.last_epoch == 2
+    assert scheduler.get_last_param() == {"w": 0.02}
 
 
 def programs():

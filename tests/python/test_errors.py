@@ -11,7 +11,7 @@ import datasparse
 import numpy as np
 import pytest
 import torch
-from support import BAD_VALUES, as_numpy
+from support import BAD_VALUES, as_numpy, name_of
 from torch import nn
 
 SHAPE = (4, 8)
@@ -81,7 +81,7 @@ def test_unknown_name_without_any_group_is_reported():
         datasparse.DataNormSparsifier().get_mask("emb")
 
 
-@pytest.mark.parametrize("name", ["", 3, None, b"emb", ("emb",)], ids=repr)
+@pytest.mark.parametrize("name", ["", 3, None, b"emb", ("emb",)], ids=name_of)
 def test_what_is_no_name_is_refused(name):
     sparsifier = datasparse.DataNormSparsifier()
     with pytest.raises(ValueError if name == "" else TypeError, match="name"):
@@ -170,7 +170,7 @@ def test_bad_value_is_refused_when_it_arrives(write, group, observe):
 
 
 @pytest.mark.parametrize(
-    "data_list", [3, "emb", [("emb",)], [("emb", 1, 2)], [("emb", None)], [None]], ids=repr
+    "data_list", [3, "emb", [("emb",)], [("emb", 1, 2)], [("emb", None)], [None]], ids=name_of
 )
 def test_wrong_data_list_is_refused(data_list):
     with pytest.raises((TypeError, ValueError)):
@@ -195,7 +195,7 @@ def refused(scheduler, error, observe):
     return caught.value
 
 
-@pytest.mark.parametrize("mine", [ZeroDivisionError("mine"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("mine", [ZeroDivisionError("mine"), KeyboardInterrupt()], ids=name_of)
 def test_get_schedule_param_raises(two_groups, observe, mine):
     """`get_schedule_param` raises | the exception ...; epoch, config, masks and counters exactly as
     before the call"""
@@ -231,7 +231,7 @@ def test_get_schedule_param_returns_an_unknown_name(two_groups, observe, returne
     assert "'head'" in str(error)
 
 
-@pytest.mark.parametrize("value", [[0.5], None, 0.5, "emb", {("emb", 0.5)}], ids=repr)
+@pytest.mark.parametrize("value", [[0.5], None, 0.5, "emb", {("emb", 0.5)}], ids=name_of)
 def test_get_schedule_param_returns_no_mapping(two_groups, observe, value):
     """returns ... a wrong type | the exception"""
     error = refused(Scheduled(two_groups, lambda self: value), TypeError, observe)
@@ -244,7 +244,7 @@ def test_get_schedule_param_returns_no_mapping(two_groups, observe, value):
     [(value, TypeError) for value in ("0.5", None, True, [0.5], (0.5,), 0.5j, object())]
     + [(value, ValueError) for value in (math.nan, math.inf, -math.inf, -0.25, 1.5, 2)]
     + [(np.float32(-1), ValueError)],
-    ids=repr,
+    ids=name_of,
 )
 def test_get_schedule_param_returns_a_wrong_value(two_groups, observe, value, error):
     """returns ... a wrong type, NaN or an out-of-range value | the exception with the group and

@@ -1,5 +1,8 @@
 """Steps before and after a fork: no child may wait for threads that did not survive it."""
 
+import multiprocessing
+from pathlib import Path
+
 import datasparse
 import numpy as np
 import pytest
@@ -49,18 +52,34 @@ print(rounds)
 """
 
 
-def rounds_of_forks(run_python, number):
-    script = ROUNDS.replace("int(sys.argv[1])", str(number))
-    assert run_python(script) == f"{number}\n"
+@pytest.mark.parametrize("rounds", [8, pytest.param(1000, marks=pytest.mark.full)])
+def test_step_fork_step(run_python, rounds):
+    script = ROUNDS.replace("int(sys.argv[1])", str(rounds))
+    assert run_python(script, timeout=550) == f"{rounds}\n"
 
 
-def test_step_fork_step(run_python):
-    rounds_of_forks(run_python, 8)
+def mask_of(index):
+    """In whatever process it is called: the mask of that data, and whether threads helped."""
+    alone = len(list(Path("/proc/self/task").iterdir()))
+    sparsifier = datasparse.DataNormSparsifier([("w", Masks.data(index))])
+    sparsifier.step()
+    return sparsifier.get_mask("w"), len(list(Path("/proc/self/task").iterdir())) > alone
 
 
-@pytest.mark.full
-def test_step_fork_step_200_times(run_python):
-    rounds_of_forks(run_python, 200)
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_the_processes_of_a_pool_step(threads, method):
+    """After a parallel step here, which forked processes begin from. Each is sent two tasks."""
+    threads(2)
+    mine = datasparse.DataNormSparsifier([("w", Masks.data(99))])
+    mine.step()
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        results = pool.map_async(mask_of, range(4), chunksize=2).get(timeout=120)
+        mine.step()
+    for index, (mask, _) in enumerate(results):
+        expected = reference.whole_block_mask_by_stable_sort(Masks.data(index), 0.5, (1, 4))
+        np.testing.assert_array_equal(mask, expected)
+    if method == "fork":  # the others start with as many threads as the machine has
+        assert any(helped for _, helped in results)
 
 
 class Masks(Dataset):

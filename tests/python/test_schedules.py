@@ -33,6 +33,7 @@ from datasparse.schedules import (
 from fuzz_schedules import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
+from support import name_of
 
 # --- values ---------------------------------------------------------------------------------------
 
@@ -66,7 +67,7 @@ TABLE = [
 KINDS = [schedule for schedule, _ in TABLE]
 
 
-@pytest.mark.parametrize(("schedule", "values"), TABLE, ids=map(repr, KINDS))
+@pytest.mark.parametrize(("schedule", "values"), TABLE, ids=map(name_of, KINDS))
 def test_values_worked_out_by_hand(schedule, values):
     assert {step: schedule(step, 0.5) for step in values} == values
 
@@ -276,14 +277,14 @@ def test_a_lambda_of_an_importable_function_is_pickled():
     assert pickle.loads(pickle.dumps(schedule)) == schedule
 
 
-@pytest.mark.parametrize("schedule", KINDS, ids=repr)
+@pytest.mark.parametrize("schedule", KINDS, ids=name_of)
 def test_all_are_schedules_and_work_as_keys(schedule):
     assert isinstance(schedule, Schedule)
     assert {schedule: 1}[copy.copy(schedule)] == 1
     assert schedule != repr(schedule)
 
 
-@pytest.mark.parametrize("schedule", KINDS, ids=repr)
+@pytest.mark.parametrize("schedule", KINDS, ids=name_of)
 def test_none_can_be_changed(schedule):
     before = repr(schedule)
     for name in [*dir(schedule), "another"]:
@@ -377,7 +378,7 @@ def test_depth_and_size_are_bounded():
 # --- expressions ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("schedule", [s for s in KINDS if not isinstance(s, Lambda)], ids=repr)
+@pytest.mark.parametrize("schedule", [s for s in KINDS if not isinstance(s, Lambda)], ids=name_of)
 def test_a_repr_is_parsed(schedule):
     assert parse(f"  {schedule!r}\n") == schedule
 

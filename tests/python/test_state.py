@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from datasparse import BaseDataScheduler, BaseDataSparsifier, DataNormSparsifier
-from support import as_numpy
+from support import as_numpy, name_of
 from torch import nn
 
 # --- a training that can be stopped and resumed ---------------------------------------------------
@@ -555,7 +555,7 @@ def test_mask_bits_beyond_the_last_element(pair, name, used):
 
 
 @PARTS
-@pytest.mark.parametrize("state", [None, (), [], "state", 3, b"state", {}], ids=repr)
+@pytest.mark.parametrize("state", [None, (), [], "state", 3, b"state", {}], ids=name_of)
 def test_what_is_no_state_at_all(pair, part, state):
     pair.refuses(part, state, match="state_dict")
 
