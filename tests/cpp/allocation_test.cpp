@@ -1,12 +1,17 @@
 // What the library allocates, and what happens where that fails. This program replaces operator
-// new: it counts, and refuses the n-th request when told to.
+// new and the library's mmap: it counts, and refuses the n-th request when told to.
 
 #include <malloc.h>
+#include <sys/mman.h>
 
 #include <atomic>
+#include <cerrno>
 #include <cstdlib>
+#include <exception>
 #include <fstream>
+#include <iostream>
 #include <new>
+#include <thread>
 
 #include "datasparse/adaptive_data_scheduler.hpp"
 #include "datasparse/apply_mask.hpp"
@@ -23,9 +28,11 @@ std::atomic<std::int64_t> requests{0}, refusable{0}, refused{-1}, bytes_now{0}, 
 // fails, the behaviour of libstdc++ 12 is undefined.
 constexpr std::size_t spared = 2 * sizeof(std::int64_t);
 
+bool is_refused() { return refusable++ == refused; }
+
 void* allocate(std::size_t size, std::size_t alignment) {
   ++requests;
-  if (size != spared && refusable++ == refused) throw std::bad_alloc();
+  if (size != spared && is_refused()) throw std::bad_alloc();
   const std::size_t rounded =
       (std::max<std::size_t>(size, 1) + alignment - 1) / alignment * alignment;
   void* const memory = alignment > alignof(std::max_align_t)
@@ -64,6 +71,27 @@ void operator delete[](void* memory, std::size_t) noexcept { release(memory); }
 void operator delete(void* memory, std::align_val_t) noexcept { release(memory); }
 void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { release(memory); }
 void operator delete(void* memory, const std::nothrow_t&) noexcept { release(memory); }
+
+// The linker gives the library these for mmap() and munmap().
+extern "C" void* __real_mmap(void*, std::size_t, int, int, int, off_t);
+extern "C" int __real_munmap(void*, std::size_t);
+extern "C" void* __wrap_mmap(void* at, std::size_t size, int protection, int flags, int file,
+                             off_t offset) {
+  ++requests;
+  if (is_refused()) {
+    errno = ENOMEM;
+    return MAP_FAILED;
+  }
+  void* const memory = __real_mmap(at, size, protection, flags, file, offset);
+  if (memory == MAP_FAILED) return memory;
+  const auto now = bytes_now += static_cast<std::int64_t>(size);
+  if (now > bytes_peak) bytes_peak = now;
+  return memory;
+}
+extern "C" int __wrap_munmap(void* memory, std::size_t size) {
+  bytes_now -= static_cast<std::int64_t>(size);
+  return __real_munmap(memory, size);
+}
 
 namespace datasparse {
 namespace {
@@ -124,7 +152,7 @@ TEST(Allocation, BlockMaskHoldsOneMebibyteAThreadAndATenthOfTheData) {
 }
 
 /// Runs `attempt` while the first, the second, ... allocation fails, until it succeeds. After each
-/// failure `check` is called.
+/// failure `check` is called. (Whether anything leaked, the address sanitizer tells.)
 template <class Attempt, class Check>
 void fail_every_allocation(const Attempt& attempt, const Check& check) {
   for (std::int64_t nth = 0;; ++nth) {
@@ -137,7 +165,10 @@ void fail_every_allocation(const Attempt& attempt, const Check& check) {
       failed = true;
     }
     refused = -1;
-    if (!failed) return;
+    if (!failed) {
+      std::cout << "refused: " << nth << " allocations\n";
+      return;
+    }
     check(nth);
     if (::testing::Test::HasFailure()) return;
   }
@@ -175,6 +206,35 @@ class OutOfMemory : public ::testing::Test {
 TEST_F(OutOfMemory, StepIsAllOrNothing) {
   expect_all_or_nothing([&] { sparsifier->step(); });
   EXPECT_EQ(sparsifier->step_count(), 2);
+}
+
+TEST_F(OutOfMemory, AStepWithMuchScratchMemoryIsAllOrNothing) {
+  Random random(802);
+  Tensor rows(DType::float32, parallel_matrix(700));
+  Tensor columns(DType::float64, {640, 500});
+  fill(rows, Values::numbers, random);
+  fill(columns, Values::few, random);
+  sparsifier->add_data("rows", rows.view());
+  sparsifier->add_data(
+      "columns", ArrayView(columns.view().data(), DType::float64, {500, 640}, {8, 500 * 8}, true),
+      spec(0.5, 2, 3, 4).to_config());
+  sparsifier->add_data("large blocks", rows.view(), spec(0.5, -1, 300, 5000).to_config());
+  for (const int threads : {1, 4}) {
+    const Threads scope(threads);
+    // Scratch memory stays with the thread: only a new one asks for all of it.
+    expect_all_or_nothing([&] {
+      std::exception_ptr error;
+      std::thread([&] {
+        const Threads inner(threads);
+        try {
+          sparsifier->step();
+        } catch (...) {
+          error = std::current_exception();
+        }
+      }).join();
+      if (error) std::rethrow_exception(error);
+    });
+  }
 }
 
 TEST_F(OutOfMemory, BlockMaskWritesAllOrNothing) {

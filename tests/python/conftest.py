@@ -125,13 +125,14 @@ def threads():
 def run_python():
     """Runs a script in a fresh interpreter, fails unless it exits with 0, returns its stdout."""
 
-    def run(script, *options, timeout=120):
+    def run(script, *options, timeout=120, **environment):
         done = subprocess.run(
             [sys.executable, *options, "-c", script],
             capture_output=True,
             text=True,
             timeout=timeout,
             cwd=Path(__file__).parent,
+            env={**os.environ, **environment},
         )
         assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
