@@ -4,6 +4,7 @@
 #include <string>
 
 #include "datasparse/error.hpp"
+#include "gil.hpp"
 #include "plain.hpp"
 #include "self.hpp"
 
@@ -24,12 +25,12 @@ struct NewAttributes {
   NewAttributes(const NewAttributes&) = delete;
   NewAttributes& operator=(const NewAttributes&) = delete;
   ~NewAttributes() {
-    const py::gil_scoped_acquire gil;
+    const AcquiredGil gil;
     target = before = after = py::object();
   }
 
   void put_into_place() const {
-    const py::gil_scoped_acquire gil;
+    const AcquiredGil gil;
     if (PyDict_Update(target.ptr(), after.ptr()) != 0) PyErr_WriteUnraisable(target.ptr());
   }
 };

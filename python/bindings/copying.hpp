@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "datasparse/plain_data.hpp"
+#include "gil.hpp"
 
 /// What __reduce__ returns: an empty object of self's class, then __setstate__(state).
 pybind11::tuple reduce(pybind11::handle self, const pybind11::object& state);
@@ -37,11 +38,11 @@ class WithPythonAttributes : public Base {
   WithPythonAttributes() = default;
 
   datasparse::Attributes attributes() const override {
-    const pybind11::gil_scoped_acquire gil;
+    const AcquiredGil gil;
     return plain_attributes_of(pybind11::cast(static_cast<const Base*>(this)));
   }
   std::function<void()> prepare_attributes(const datasparse::Attributes& saved) override {
-    const pybind11::gil_scoped_acquire gil;
+    const AcquiredGil gil;
     return prepared_attributes(pybind11::cast(static_cast<const Base*>(this)), saved);
   }
 };

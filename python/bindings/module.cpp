@@ -1,3 +1,4 @@
+#include "gil.hpp"
 #include "register.hpp"
 
 namespace {
@@ -30,11 +31,13 @@ PYBIND11_MODULE(pybind11_core, module) {
   register_data_scheduler(module);
   register_adaptive_data_scheduler(module);
   register_checkpoint(module);
+  watch_interpreters_end();
   module.attr("__name__") = own_name;
 }
 
-/// What `import` calls. pybind11's own function waits for ever in a subinterpreter before Python 3.12;
-/// from Python 3.13 on, this one is always called in the main interpreter, and the above tells.
+/// What `import` calls. pybind11's own function waits for ever in a subinterpreter before
+/// Python 3.12; from Python 3.13 on, this one is always called in the main interpreter, and the
+/// above tells.
 extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
   return is_main_interpreter() ? PyInit_pybind11_core() : nullptr;
 }

@@ -2,6 +2,7 @@
 
 #include <pybind11/stl.h>
 
+#include "gil.hpp"
 #include "register.hpp"
 
 namespace py = pybind11;
@@ -11,7 +12,7 @@ namespace {
 /// Warnings become Python's, at the line that called into the library; the rest is printed.
 void handle_message(datasparse::Severity severity, const std::string& text) {
   if (Py_IsInitialized() == 0) return;
-  const py::gil_scoped_acquire gil;
+  const AcquiredGil gil;
   if (severity == datasparse::Severity::warning) {
     if (PyErr_WarnEx(PyExc_UserWarning, text.c_str(), 1) != 0) throw py::error_already_set();
   } else {

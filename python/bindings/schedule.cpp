@@ -101,7 +101,7 @@ struct PythonFunction {
                  [](PyObject* last) { let_go([last] { Py_DECREF(last); }); }) {}
 
   double operator()(std::int64_t step) const {
-    const py::gil_scoped_acquire gil;
+    const AcquiredGil gil;
     const std::string call = "fn(" + std::to_string(step) + ")";
     return to_param(py::handle(callable.get())(step), call, "").as_number(call);
   }

@@ -13,6 +13,7 @@
 #include "copying.hpp"
 #include "datasparse/data_scheduler.hpp"
 #include "datasparse/error.hpp"
+#include "gil.hpp"
 #include "override.hpp"
 #include "params.hpp"
 #include "schedule.hpp"
@@ -100,7 +101,7 @@ class PyScheduler : public WithPythonAttributes<Base>,
 
   /// What get_schedule_param() in Python returns.
   void read_override(datasparse::ParamMap& values) {
-    const pybind11::gil_scoped_acquire gil;
+    const AcquiredGil gil;
     const pybind11::object self = pybind11::cast(static_cast<const Base*>(this));
     const std::string method = class_name(self) + ".get_schedule_param()";
     const auto override = override_of(self, "get_schedule_param");
@@ -121,7 +122,7 @@ class PyScheduler : public WithPythonAttributes<Base>,
   }
 
   bool is_overridden() const {
-    const pybind11::gil_scoped_acquire gil;
+    const AcquiredGil gil;
     const pybind11::object self = pybind11::cast(static_cast<const Base*>(this));
     return static_cast<bool>(override_of(self, "get_schedule_param"));
   }

@@ -76,7 +76,7 @@ class PySparsifier : public WithPythonAttributes<Base>,
 
   void update_mask(const std::string& name, const datasparse::ArrayView& data,
                    const datasparse::ParamMap& config) override {
-    const pybind11::gil_scoped_acquire gil;
+    const AcquiredGil gil;
     const auto override = override_of("update_mask");
     const pybind11::object self = pybind11::cast(static_cast<const Base*>(this));
     if (!override) {
@@ -99,7 +99,7 @@ class PySparsifier : public WithPythonAttributes<Base>,
 
   void check_config(const std::string& name, const datasparse::ParamMap& config) const override {
     if (check_config_overridden_) {
-      const pybind11::gil_scoped_acquire gil;
+      const AcquiredGil gil;
       if (const auto override = override_of("check_config")) {
         override(name, to_python(config));
         return;
@@ -110,7 +110,7 @@ class PySparsifier : public WithPythonAttributes<Base>,
 
  protected:
   void look_up_overrides() const override {
-    const pybind11::gil_scoped_acquire gil;
+    const AcquiredGil gil;
     update_mask_overridden_ = static_cast<bool>(override_of("update_mask"));
     check_config_overridden_ = static_cast<bool>(override_of("check_config"));
   }
@@ -128,7 +128,7 @@ class PySparsifier : public WithPythonAttributes<Base>,
   }
 
   void access_data(const std::function<void()>& work) const override {
-    const pybind11::gil_scoped_acquire gil;
+    const AcquiredGil gil;
     work();
   }
 

@@ -1,7 +1,7 @@
-"""Fixtures for all test files, and the two tiers of tests.
+"""Fixtures for all test files, and the three tiers of tests.
 
-A plain `pytest` runs the default tier. Tests marked `full` are long proofs: they are deselected
-unless a `-m` expression is given, and the summary says which were left out.
+A plain `pytest` runs the default tier, ci. Tests marked `full` or `long` are proofs that take their
+time: they are deselected unless a `-m` expression is given. The summary says which did not run.
 """
 
 import gc
@@ -31,31 +31,57 @@ settings.register_profile(
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("ci")
 
-NOT_RUN = pytest.StashKey[Counter]()
+TIERS = ("full", "long")
+NOT_RUN = pytest.StashKey[dict[str, Counter]]()
+
+
+def tier_of(item):
+    """ "full", "long", or None for ci."""
+    return next((tier for tier in TIERS if item.get_closest_marker(tier)), None)
 
 
 def pytest_configure(config):
-    config.stash[NOT_RUN] = Counter()
+    config.stash[NOT_RUN] = {tier: Counter() for tier in TIERS}
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config, items):
-    if config.option.markexpr:
-        return
-    full = [item for item in items if item.get_closest_marker("full")]
-    if full:
-        config.stash[NOT_RUN].update(item.path.name for item in full)
-        config.hook.pytest_deselected(items=full)
-        items[:] = [item for item in items if not item.get_closest_marker("full")]
+    tiered = [item for item in items if tier_of(item)]
+    result = yield
+    if not config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if tier_of(item)])
+        items[:] = [item for item in items if not tier_of(item)]
+    if not config.option.keyword:
+        chosen = set(items)
+        for item in tiered:
+            if item not in chosen:
+                config.stash[NOT_RUN][tier_of(item)][item.path.name] += 1
+    return result
+
+
+# Under pytest-xdist, the workers collect, and this process sums up.
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        counters = session.config.stash[NOT_RUN]
+        session.config.workeroutput["not_run"] = {tier: dict(c) for tier, c in counters.items()}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    for tier, counts in getattr(node, "workeroutput", {}).get("not_run", {}).items():
+        node.config.stash[NOT_RUN][tier] = Counter(counts)
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    not_run = config.stash[NOT_RUN]
-    if not_run:
+    for tier, not_run in config.stash[NOT_RUN].items():
+        if not not_run:
+            continue
         files = ", ".join(f"{name} ({count})" for name, count in sorted(not_run.items()))
         terminalreporter.write_line(
-            f"full tier: {not_run.total()} tests were not run, in {files}; "
-            "`pytest -m full` runs them"
+            f"{tier} tier: {not_run.total()} tests were not run, in {files}; "
+            f"`pytest -m {tier}` runs them"
         )
 
 

@@ -475,7 +475,7 @@ def test_row_lengths_around_the_vector_width(rng, block_shape, columns):
             assert np.array_equal(mask, expected)
 
 
-@pytest.mark.full
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_hundred_thousand_small_cases_of_few_values_against_the_slow_reference():
     rng = np.random.default_rng(51)
@@ -498,7 +498,7 @@ def test_a_hundred_thousand_small_cases_of_few_values_against_the_slow_reference
         )
 
 
-@pytest.mark.full
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_thirty_million_elements_against_a_stable_sort():
     rng = np.random.default_rng(52)

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "cpp" / "examples"
 DEV = ROOT / "build" / "dev"
 CONSUMER = ROOT / "tests" / "consumer"
-FULL = pytest.mark.full
+LONG = pytest.mark.long
 EXPECTED = f"6 0 7 0 8 0 5 0 {datasparse.__version__}"
 
 pytestmark = pytest.mark.skipif(
@@ -93,7 +93,7 @@ IN_CI = [
 @pytest.mark.parametrize(
     ("where", "compiler", "standard", "kind"),
     [
-        pytest.param(*case, marks=[] if case in IN_CI else FULL, id="-".join(case))
+        pytest.param(*case, marks=[] if case in IN_CI else LONG, id="-".join(case))
         for case in MATRIX
     ],
 )
@@ -113,10 +113,10 @@ def test_a_consumer_in_cpp_builds_and_runs(where, compiler, standard, kind, syst
     [
         ("system", "static"),
         ("wheel", ""),
-        pytest.param("system", "", marks=FULL),
-        pytest.param("system", "shared", marks=FULL),
-        pytest.param("wheel", "shared", marks=FULL),
-        pytest.param("wheel", "static", marks=FULL),
+        pytest.param("system", "", marks=LONG),
+        pytest.param("system", "shared", marks=LONG),
+        pytest.param("wheel", "shared", marks=LONG),
+        pytest.param("wheel", "static", marks=LONG),
     ],
 )
 def test_a_consumer_in_c_builds_and_runs(where, kind, system, tmp_path):
@@ -198,7 +198,7 @@ def test_linkers_find_the_library_of_the_wheel(tmp_path):
     assert run(tmp_path / "consumer").strip() == EXPECTED
 
 
-@pytest.mark.full
+@pytest.mark.long
 def test_packages_for_debian_and_others(tmp_path):
     folder = build(ROOT, tmp_path / "build", "-DCMAKE_BUILD_TYPE=Release")
     run("cpack", "-B", tmp_path, cwd=folder)
@@ -215,7 +215,7 @@ def test_packages_for_debian_and_others(tmp_path):
         assert run(consumer / "consumer").strip() == EXPECTED
 
 
-@pytest.mark.full
+@pytest.mark.long
 def test_a_build_without_openmp_passes(tmp_path):
     options = ["-DCMAKE_BUILD_TYPE=Release", "-DDATASPARSE_OPENMP=OFF", "-DDATASPARSE_TESTS=ON"]
     folder = build(ROOT, tmp_path, *options)
@@ -365,7 +365,7 @@ def train(trainers, trainer, *options):
     return [float(figure) for figure in re.findall(r"([0-9.]+)%", printed)]
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=FULL), pytest.param(2, marks=FULL)])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=LONG), pytest.param(2, marks=LONG)])
 @pytest.mark.parametrize("trainer", ["digits", "digits_c"])
 def test_a_sparse_network_is_as_good_as_its_dense_twin(trainers, trainer, seed):
     zeros, sparse, dense = train(trainers, trainer, "--seed", seed)

@@ -87,7 +87,7 @@ def test_the_study_is_printed_and_drawn(movielens, tmp_path, capsys, monkeypatch
 
 
 @needs_ratings
-@pytest.mark.full
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(3))
 def test_nine_tenths_of_the_tables_cost_a_hundredth_of_auc_at_most(movielens, seed):
     ratings = movielens.read_ratings()

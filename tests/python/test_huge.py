@@ -79,6 +79,7 @@ def filled(n, dtype):
     return data
 
 
+@pytest.mark.full
 @pytest.mark.timeout(3000)
 @pytest.mark.usefixtures("_much_memory")
 def test_more_float16_elements_than_32_bits_count():
@@ -98,6 +99,7 @@ def test_more_float16_elements_than_32_bits_count():
     assert_right(data[: rows * columns], seen, round(0.9 * rows * columns))
 
 
+@pytest.mark.full
 @pytest.mark.timeout(3000)
 @pytest.mark.usefixtures("_much_memory")
 def test_more_float32_elements_than_31_bits_count():

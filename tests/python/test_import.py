@@ -73,6 +73,12 @@ print(dict(os.environ) == before)
     assert run_python(script) == "True\n"
 
 
+def test_a_wheel_does_what_it_must_wherever_it_is_installed(run_file):
+    """Subinterpreters are refused by a message, for one."""
+    smoke = Path(__file__).parents[1] / "wheel" / "smoke.py"
+    assert "all is well" in run_file(smoke)
+
+
 def test_version_is_the_distributions():
     assert datasparse.__version__ == importlib.metadata.version("datasparse")
 

@@ -536,3 +536,62 @@ assert sparsifier.get_mask("a").tobytes() == expected
 print(os.waitstatus_to_exitcode(status))
 """
     assert run_python(script) == "0\n"
+
+
+STEPPING_AT_EXIT = """
+import threading
+import time
+import numpy as np
+import datasparse
+
+class Sub(datasparse.DataNormSparsifier):
+    def update_mask(self, name, data, **config):
+        super().update_mask(name, data, **config)
+        self.get_mask(name)[0] = True
+
+class Scheduler(datasparse.BaseDataScheduler):
+    def get_schedule_param(self):
+        return dict.fromkeys(self.base_param, 0.5)
+
+data = np.random.default_rng(0).standard_normal((ROWS, 700), dtype=np.float32)
+sparsifier = KIND([("a", data)])
+scheduler = Scheduler(sparsifier, "sparsity_level")
+wanted = True
+
+def step():
+    while wanted:
+        sparsifier.step()
+        scheduler.step()
+        sparsifier.data_groups["a"]["sparsity_level"]
+
+threads = [threading.Thread(target=step, daemon=True) for _ in range(3)]
+for thread in threads:
+    thread.start()
+
+def finish():
+    global wanted
+    wanted = False
+    for thread in threads:
+        thread.join()
+    print("joined")
+
+time.sleep(0.1)
+print("leaving")
+"""
+
+
+@pytest.mark.parametrize("times", [3, pytest.param(50, marks=pytest.mark.full)])
+@pytest.mark.parametrize("rows", [40, 4000])
+@pytest.mark.parametrize("kind", ["Sub", "datasparse.DataNormSparsifier"])
+def test_interpreter_exits_cleanly_while_daemon_threads_step(run_python, kind, rows, times):
+    """Before Python 3.14, a thread that asks for the GIL then is ended by CPython, in C++."""
+    script = STEPPING_AT_EXIT.replace("KIND", kind).replace("ROWS", str(rows))
+    for _ in range(times):
+        assert run_python(script) == "leaving\n"
+
+
+def test_threads_that_are_waited_for_at_exit_come_to_their_end(run_python):
+    """By a function that was registered before ours, and so runs after it."""
+    script = STEPPING_AT_EXIT.replace("KIND", "Sub").replace("ROWS", "40")
+    early = "import atexit\natexit.register(lambda: finish())\n"
+    assert run_python(early + script) == "leaving\njoined\n"

@@ -342,7 +342,7 @@ def stress_array(rng, size, dtype):
         return data.astype(dtype)
 
 
-@pytest.mark.full
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_twenty_thousand_hard_arrays_on_one_to_four_threads(threads):
     rng = np.random.default_rng(77)

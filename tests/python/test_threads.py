@@ -674,6 +674,65 @@ print("whole")
     assert run_python(script) == "whole\n"
 
 
+def test_interrupt_during_an_override_leaves_everything_as_it_was(run_python):
+    """Ctrl-C while Python code of the user's runs, within a step of either object."""
+    script = """
+import os
+import signal
+import threading
+import time
+import numpy as np
+import datasparse
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+waits = False
+
+
+def wait():
+    if not waits:
+        return
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    time.sleep(30)
+
+
+class Sparsifier(datasparse.DataNormSparsifier):
+    def update_mask(self, name, data, **config):
+        super().update_mask(name, data, **config)
+        self.state[name]["steps"] = self.state[name].get("steps", 0) + 1
+        if name == "b":
+            wait()
+
+
+class Scheduler(datasparse.BaseDataScheduler):
+    def get_schedule_param(self):
+        wait()
+        return dict.fromkeys(self.base_param, 0.25 * self.last_epoch)
+
+
+data = np.random.default_rng(0).standard_normal((2, 40, 50))
+sparsifier = Sparsifier([("a", data[0]), ("b", data[1])], sparse_block_shape=(1, 1))
+scheduler = Scheduler(sparsifier, "sparsity_level")
+for turn in range(2):
+    sparsifier.step()
+    scheduler.step()
+for step in (sparsifier.step, scheduler.step):
+    before = repr((sparsifier.state_dict(), scheduler.state_dict()))
+    waits = True
+    try:
+        step()
+    except KeyboardInterrupt:
+        waits = False
+    assert not waits
+    assert repr((sparsifier.state_dict(), scheduler.state_dict())) == before
+    step()
+assert sparsifier.state["b"] == {"steps": 3}
+assert scheduler.last_epoch == 3
+print("as it was")
+"""
+    assert run_python(script) == "as it was\n"
+
+
 # --- the collector --------------------------------------------------------------------------------
 
 

@@ -25,7 +25,7 @@ def mask_at(level):
 
 class Rising(datasparse.BaseDataScheduler):
     def get_schedule_param(self):
-        return {name: 0.25 * self.last_epoch for name in self.base_param}
+        return dict.fromkeys(self.base_param, 0.25 * self.last_epoch)
 
 
 def make():
