@@ -1,5 +1,7 @@
 #include "gil.hpp"
 
+#include <cxxabi.h>
+
 #include <atomic>
 #include <chrono>
 #include <thread>
@@ -58,6 +60,22 @@ void sleep_if_interpreter_ends() noexcept {
   while (is_another_threads_end() && has_ended()) {
     std::this_thread::sleep_for(std::chrono::hours(1));
   }
+}
+
+py::object call_python(py::handle callable, const py::tuple& args, const py::dict& kwargs) {
+  PyObject* result = nullptr;
+#if defined(__GLIBCXX__)
+  try {
+    result = PyObject_Call(callable.ptr(), args.ptr(), kwargs.ptr());
+  } catch (const abi::__forced_unwind&) {
+    sleep_if_interpreter_ends();
+    throw;
+  }
+#else
+  result = PyObject_Call(callable.ptr(), args.ptr(), kwargs.ptr());
+#endif
+  if (result == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(result);
 }
 
 void watch_interpreters_end() {

@@ -22,6 +22,12 @@ class AskingForGil {
 /// Sleeps for ever if the interpreter has begun to end, in another thread than this one.
 void sleep_if_interpreter_ends() noexcept;
 
+/// Calls what the user has written in Python. Where CPython ends the thread within it, the thread
+/// sleeps here: on its way out it would release Python's objects without the lock.
+pybind11::object call_python(pybind11::handle callable,
+                             const pybind11::tuple& args = pybind11::tuple(),
+                             const pybind11::dict& kwargs = pybind11::dict());
+
 /// Sees to the interpreter's end; once, when the module is made.
 void watch_interpreters_end();
 
@@ -39,7 +45,7 @@ class AcquiredGil {
   }
   AcquiredGil(const AcquiredGil&) = delete;
   AcquiredGil& operator=(const AcquiredGil&) = delete;
-  /// CPython may be ending the thread, within an override.
+  /// CPython may be ending the thread.
   ~AcquiredGil() { sleep_if_interpreter_ends(); }
 
  private:

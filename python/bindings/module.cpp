@@ -3,19 +3,17 @@
 
 namespace {
 
-/// pybind11's locks, the locks of sparsifiers and torch's exchange table belong to one interpreter.
-bool is_main_interpreter() {
-  if (PyInterpreterState_Get() == PyInterpreterState_Main()) return true;
-  pybind11::set_error(PyExc_ImportError,
-                      "datasparse works in the main interpreter only, not in a subinterpreter; "
-                      "import it there, or start a process for what runs here");
-  return false;
-}
+// pybind11's locks, the locks of sparsifiers and torch's exchange table belong to one interpreter.
+constexpr const char* main_interpreter_only =
+    "datasparse works in the main interpreter only, not in a subinterpreter; import it there, or "
+    "start a process for what runs here";
+
+bool is_main_interpreter() { return PyInterpreterState_Get() == PyInterpreterState_Main(); }
 
 }  // namespace
 
 PYBIND11_MODULE(pybind11_core, module) {
-  if (!is_main_interpreter()) throw pybind11::error_already_set();
+  if (!is_main_interpreter()) throw pybind11::import_error(main_interpreter_only);
   module.doc() = "The C++ core of datasparse; import datasparse instead.";
   // Users meet the classes as datasparse.X: in messages, in repr, in pickles.
   const pybind11::object own_name = module.attr("__name__");
@@ -39,5 +37,7 @@ PYBIND11_MODULE(pybind11_core, module) {
 /// Python 3.12; from Python 3.13 on, this one is always called in the main interpreter, and the
 /// above tells.
 extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
-  return is_main_interpreter() ? PyInit_pybind11_core() : nullptr;
+  if (is_main_interpreter()) return PyInit_pybind11_core();
+  PyErr_SetString(PyExc_ImportError, main_interpreter_only);
+  return nullptr;
 }

@@ -103,7 +103,7 @@ struct PythonFunction {
   double operator()(std::int64_t step) const {
     const AcquiredGil gil;
     const std::string call = "fn(" + std::to_string(step) + ")";
-    return to_param(py::handle(callable.get())(step), call, "").as_number(call);
+    return to_param(call_python(callable.get(), py::make_tuple(step)), call, "").as_number(call);
   }
 };
 

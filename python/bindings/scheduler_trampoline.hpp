@@ -110,7 +110,7 @@ class PyScheduler : public WithPythonAttributes<Base>,
                           (class_name(self) + " must override get_schedule_param()").c_str());
       throw pybind11::error_already_set();
     }
-    const pybind11::object returned = override();
+    const pybind11::object returned = call_python(override);
     const pybind11::dict items = to_dict(returned, method + " returned " + class_name(returned));
     std::size_t count = 0;
     values.reserve(items.size());

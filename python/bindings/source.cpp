@@ -190,7 +190,7 @@ class TorchSource final : public DLPackSource {
   py::object call(const py::object& override, const py::tuple& args,
                   const py::dict& kwargs) const override {
     const Within no_grad(torch_.no_grad());
-    return override(*args, **kwargs);
+    return call_python(override, args, kwargs);
   }
 
   void adopt_mask() override {
@@ -302,7 +302,7 @@ PySource::~PySource() {
 
 py::object PySource::call(const py::object& override, const py::tuple& args,
                           const py::dict& kwargs) const {
-  return override(*args, **kwargs);
+  return call_python(override, args, kwargs);
 }
 
 py::object PySource::mask_object(const Mask& mask) {

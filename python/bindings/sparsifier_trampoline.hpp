@@ -101,7 +101,7 @@ class PySparsifier : public WithPythonAttributes<Base>,
     if (check_config_overridden_) {
       const AcquiredGil gil;
       if (const auto override = override_of("check_config")) {
-        override(name, to_python(config));
+        call_python(override, pybind11::make_tuple(name, to_python(config)));
         return;
       }
     }
