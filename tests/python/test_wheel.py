@@ -1,6 +1,7 @@
 """What is handed on: the source distribution, and wheels, tried where nothing else is installed."""
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -73,6 +74,13 @@ def environment(folder, *requirements):
     return python
 
 
+def files_listed(page):
+    """What the page says to be in the repaired wheel, versions and hashes aside."""
+    table = page[page.index("| in the repaired wheel |") :].split("\n\n")[0]
+    names = re.findall(r"^\| (\S+/\S+) \|", table, re.MULTILINE)
+    return {re.sub(r"cpython-\d+-\w+-linux-gnu|-[0-9a-f]{8}\.so[.\d]*", "", name) for name in names}
+
+
 def test_two_builds_in_two_places_give_equal_bytes(source, wheel, tmp_path):
     tree = unpacked(source, tmp_path / "another place")
     run(sys.executable, "-m", "build", "--outdir", tmp_path / "again", tree)
@@ -88,6 +96,8 @@ def test_a_repaired_wheel_brings_its_openmp_and_names_its_platform(built, repair
     assert any(name.startswith("datasparse.libs/libgomp-") for name in names)
     assert {"datasparse/lib/libdatasparse.a", "datasparse/py.typed"} < set(names)
     assert all(f"| {name} |" in facts for name in names if not name.endswith("/"))
+    page = (ROOT / "docs" / "wheels.md").read_text()
+    assert files_listed(page) == files_listed(facts)
 
 
 def test_a_wheel_works_with_numpy_alone(repaired, tmp_path):
