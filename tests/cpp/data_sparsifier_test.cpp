@@ -1094,6 +1094,17 @@ TEST_F(Saving, RestoresOnlyIntoAnEmptySparsifier) {
   expect_refused<StateError>(other, [&] { other.restore(saved, {}); });
 }
 
+TEST(DataSparsifier, SaysAllOfAMessageBehindANulInAName) {
+  DataNormSparsifier sparsifier;
+  const std::string name("a\0b", 3);
+  try {
+    sparsifier.get_mask(name);
+    FAIL();
+  } catch (const UnknownNameError& error) {
+    EXPECT_STREQ(error.what(), "no data named 'a\\0b'");
+  }
+}
+
 // --- threads ---------------------------------------------------------------------------------
 
 TEST(SparsifierThreads, TwoSparsifiersStepSideBySide) {

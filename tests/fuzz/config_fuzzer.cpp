@@ -28,7 +28,8 @@ void require(bool holds, const char* what) {
   std::abort();
 }
 
-// --- drawing --------------------------------------------------------------------------------------
+// --- drawing
+// --------------------------------------------------------------------------------------
 
 const char* const known_keys[] = {"sparsity_level", "sparse_block_shape", "zeros_per_block",
                                   "norm"};
@@ -90,7 +91,8 @@ ParamMap map_from(FuzzedDataProvider& input) {
   return map;
 }
 
-// --- the rules, a second time ---------------------------------------------------------------------
+// --- the rules, a second time
+// ---------------------------------------------------------------------
 
 std::optional<double> as_number(const ParamValue& value) {
   if (const auto* integer = value.get_if<std::int64_t>()) return static_cast<double>(*integer);
@@ -153,7 +155,8 @@ bool is_allowed(const ParamMap& config, const std::optional<std::pair<int, int>>
   return !known_size || (!too_large && *count <= size);
 }
 
-// --- the sparsifier and its model -----------------------------------------------------------------
+// --- the sparsifier and its model
+// -----------------------------------------------------------------
 
 using Shape = std::pair<int, int>;
 

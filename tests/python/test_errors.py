@@ -631,3 +631,11 @@ def test_first_middle_or_last_group_raises(observe, count):
         with pytest.raises(ZeroDivisionError):
             sparsifier.step()
         assert observe(sparsifier) == before
+
+
+def test_a_message_goes_on_behind_a_nul_in_a_name():
+    sparsifier = datasparse.DataNormSparsifier([("a\0b", np.ones((2, 2)))])
+    with pytest.raises(ValueError, match=r"sparsity_level of 'a\\0b' must be in \[0, 1\], got 2"):
+        sparsifier.data_groups["a\0b"]["sparsity_level"] = 2
+    with pytest.raises(TypeError, match=r"unknown config key '\\0'"):
+        sparsifier.data_groups["a\0b"]["\0"] = 2

@@ -13,7 +13,8 @@ namespace datasparse {
 /// Base of everything that the library throws on purpose.
 class DATASPARSE_API Error : public std::runtime_error {
  public:
-  using std::runtime_error::runtime_error;
+  /// A NUL in a name would end what(): it is written as \0.
+  explicit Error(const std::string& what);
 };
 
 /// A value of the wrong kind: a string where a number is needed, an unknown config key.
