@@ -6,22 +6,15 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
-#include <iostream>
 #include <limits>
 #include <stdexcept>
 #include <utility>
 #include <vector>
 
 #include "datasparse/datasparse.h"
+#include "require.hpp"
 
 namespace {
-
-void require(bool holds, const char* what) {
-  if (holds) return;
-  std::cerr << what << " does not hold\n";
-  std::abort();
-}
 
 /// The arguments, and the objects that the calls work on. Handles may be NULL.
 class Session {

@@ -2,23 +2,16 @@
 //
 // Checksums are not compared in this build: otherwise no change of the seeds would get past them.
 
-#include <cstdlib>
 #include <cstring>
-#include <iostream>
 
 #include "checkpoint_format.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/error.hpp"
+#include "require.hpp"
 
 namespace {
 
 using namespace datasparse;
-
-void require(bool holds, const char* what) {
-  if (holds) return;
-  std::cerr << what << " does not hold\n";
-  std::abort();
-}
 
 std::string encoded(const Checkpoint& checkpoint) {
   std::string bytes = encode_header(checkpoint);

@@ -6,8 +6,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
-#include <iostream>
 #include <limits>
 #include <optional>
 #include <string>
@@ -17,16 +15,11 @@
 #include "checkpoint_format.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/error.hpp"
+#include "require.hpp"
 
 namespace {
 
 using namespace datasparse;
-
-void require(bool holds, const char* what) {
-  if (holds) return;
-  std::cerr << what << " does not hold\n";
-  std::abort();
-}
 
 // --- drawing
 // --------------------------------------------------------------------------------------

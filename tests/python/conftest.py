@@ -36,7 +36,7 @@ NOT_RUN = pytest.StashKey[dict[str, Counter]]()
 
 
 def tier_of(item):
-    """ "full", "long", or None for ci."""
+    """The mark of a test; None for ci."""
     return next((tier for tier in TIERS if item.get_closest_marker(tier)), None)
 
 

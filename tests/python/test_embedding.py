@@ -12,6 +12,7 @@ from pathlib import Path
 
 import datasparse
 import numpy as np
+import pybind11
 import pytest
 from datasparse.demo import Experiment
 
@@ -254,7 +255,6 @@ def test_the_wheel_says_where_things_are(option, function, holds):
 @pytest.fixture(scope="module")
 def extension(tmp_path_factory):
     """A module in C++ that works on Python's sparsifiers and schedulers, in threads of its own."""
-    pybind11 = pytest.importorskip("pybind11")
     folder = tmp_path_factory.mktemp("extension")
     prefixes = f"{datasparse.get_cmake_dir()};{pybind11.get_cmake_dir()}"
     options = [f"-DCMAKE_PREFIX_PATH={prefixes}", f"-DPython_EXECUTABLE={sys.executable}"]

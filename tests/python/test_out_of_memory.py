@@ -14,12 +14,10 @@ import pytest
 
 REFUSER = Path(__file__).with_name("refuse_allocations.cpp")
 
-pytestmark = [
-    pytest.mark.skipif(
-        "libasan" in os.environ.get("LD_PRELOAD", ""),
-        reason="AddressSanitizer has an operator new of its own, and takes terabytes of addresses",
-    )
-]
+pytestmark = pytest.mark.skipif(
+    "libasan" in os.environ.get("LD_PRELOAD", ""),
+    reason="AddressSanitizer has an operator new of its own, and takes terabytes of addresses",
+)
 
 EVERY_ALLOCATION = """
 import ctypes
@@ -95,7 +93,7 @@ for kind in (datasparse.DataNormSparsifier, FirstRow):
 """
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++, which scripts/test installs")
 def test_each_allocation_of_each_call_is_refused_once(run_python, tmp_path):
     library = tmp_path / "refuser.so"
     command = ["g++", "-O1", "-shared", "-fPIC", str(REFUSER), "-o", str(library)]
