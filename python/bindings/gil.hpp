@@ -36,12 +36,9 @@ class AcquiredGil {
  public:
   AcquiredGil() {
     sleep_if_interpreter_ends();  // after the end, PyGILState_Check() says that all have the lock
-    if (PyGILState_Check() != 0) {
-      gil_.emplace();
-    } else {
-      const AskingForGil asking;
-      gil_.emplace();
-    }
+    std::optional<AskingForGil> asking;
+    if (PyGILState_Check() == 0) asking.emplace();
+    gil_.emplace();
   }
   AcquiredGil(const AcquiredGil&) = delete;
   AcquiredGil& operator=(const AcquiredGil&) = delete;
@@ -55,7 +52,7 @@ class AcquiredGil {
 /// No lock, from a thread that has it.
 class ReleasedGil {
  public:
-  ReleasedGil() { released_.emplace(); }
+  ReleasedGil() = default;
   ReleasedGil(const ReleasedGil&) = delete;
   ReleasedGil& operator=(const ReleasedGil&) = delete;
   ~ReleasedGil() {
@@ -64,7 +61,7 @@ class ReleasedGil {
   }
 
  private:
-  std::optional<pybind11::gil_scoped_release> released_;
+  std::optional<pybind11::gil_scoped_release> released_{std::in_place};
 };
 
 /// Calls the core without the interpreter's lock. Every call that takes a sparsifier's lock goes
