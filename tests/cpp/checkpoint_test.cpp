@@ -480,7 +480,7 @@ TEST_F(CheckpointFile, IsRefusedWhereItEndsTooEarlyOrTooLate) {
     write_file(path, good.substr(0, size));
     EXPECT_NE(refusal(), "");
   }
-  for (const std::size_t more : {1, 8, 1000}) {
+  for (const std::size_t more : {1u, 8u, 1000u}) {
     write_file(path, good + std::string(more, '\0'));
     EXPECT_EQ(refusal(), "the file must end with the last tensor, got " + std::to_string(more) +
                              " bytes behind it");

@@ -1230,7 +1230,7 @@ TEST(DataSparsifier, ReadsAValueWithoutWaitingOrNotAtAll) {
   sparsifier.step();
   EXPECT_EQ(inside, ParamValue(3)) << "the thread that has the lock may read";
   EXPECT_EQ(beside, std::nullopt);
-  for (const std::size_t likely : {0, 1, 99}) {  // where it is, and where it is not
+  for (const std::size_t likely : {0u, 1u, 99u}) {  // where it is, and where it is not
     EXPECT_EQ(sparsifier.try_config_value("a", "x", likely), ParamValue(3));
   }
   EXPECT_THROW(sparsifier.try_config_value("b", "x"), UnknownNameError);

@@ -433,8 +433,8 @@ void expect_plain_scores(const Kernels& table, DType dtype) {
           ASSERT_EQ(chosen, expected) << what;
 
           // With its neighbours now and then, so that there are keys at the ends.
-          const Key first =
-              static_cast<Key>((count > 0 ? random.pick(some.keys) : Key{5}) + random.below(2));
+          const Key first = static_cast<Key>((count > 0 ? random.pick(some.keys) : Key{5}) +
+                                             static_cast<Key>(random.below(2)));
           Key bound = static_cast<Key>(first + static_cast<Key>(random.below(1 << 20)));
           if (count > 0 && random.one_in(2)) bound = std::max(first, random.pick(some.keys));
           const Key from = random.one_in(2) ? first : bound;

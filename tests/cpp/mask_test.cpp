@@ -83,7 +83,7 @@ TEST(Mask, UnpacksWhatItPackedOnSeveralThreads) {
 }
 
 TEST(Mask, PackedBitsAreAVectorOfAnySize) {
-  for (const std::size_t size : {0, 1, 1000, 8 << 20, (8 << 20) + 1}) {
+  for (const std::size_t size : {0u, 1u, 1000u, 8u << 20, (8u << 20) + 1}) {
     PackedBits bits(size, 7);
     bits.push_back(9);
     const PackedBits copy = bits;

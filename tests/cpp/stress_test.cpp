@@ -21,7 +21,7 @@ namespace {
 
 constexpr bool limits_are_small = in_memory_max < 1000;
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(DATASPARSE_SANITIZED)
 constexpr int slowdown = 10;
 #else
 constexpr int slowdown = 1;

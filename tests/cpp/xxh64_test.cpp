@@ -48,7 +48,7 @@ TEST(Xxh64, OfPiecesIsThatOfTheWhole) {
 }
 
 TEST(Xxh64, ChangesWithEveryBit) {
-  for (const std::size_t size : {1, 7, 20, 70}) {
+  for (const std::size_t size : {1u, 7u, 20u, 70u}) {
     Bytes bytes(size, 0x5A);
     const auto before = xxh64(bytes.data(), size);
     for (std::size_t bit = 0; bit < 8 * size; ++bit) {
