@@ -119,7 +119,7 @@ constexpr int hard_kinds = 14;
 
 TEST(ComputeMasks, OfManyTilesWithHardValuesAgreeWithAStableSort) {
   Random random(403);
-  for (int round = 0; round < 280; ++round) {
+  for (int round = 0; round < 560 / slowdown; ++round) {
     const Threads scope(static_cast<int>(1 + round / hard_kinds % 4));
     const std::int64_t n =
         round % 20 == 0 ? parallel_from + random.below(5000) : random.between(32769, 60000);

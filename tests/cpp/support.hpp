@@ -200,6 +200,14 @@ inline void fill(Tensor& tensor, Values kind, Random& random) {
   }
 }
 
+/// How many times slower the references are under sanitizers, which do not inline them: long tests
+/// take that many times fewer cases there.
+#if defined(DATASPARSE_SANITIZED)
+constexpr int slowdown = 10;
+#else
+constexpr int slowdown = 1;
+#endif
+
 inline Values random_kind(Random& random) {
   return static_cast<Values>(random.below(static_cast<std::int64_t>(Values::count)));
 }
