@@ -1,0 +1,53 @@
+/// What the mask engine is asked for.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "cut_hint.hpp"
+#include "grid.hpp"
+#include "kernels/kernels.hpp"
+#include "lane.hpp"
+#include "limits.hpp"
+#include "matrix.hpp"
+#include "scorer.hpp"
+#include "selection.hpp"
+
+namespace datasparse {
+
+/// What to prune from a matrix once a BlockSpec is in numbers.
+struct Quota {
+  std::int64_t blocks;  // how many
+  std::int64_t zeros;   // in each of them
+};
+
+/// One matrix to be pruned. Key: see scorer.hpp.
+template <class Key>
+struct Task {
+  const Kernels& table;
+  const SelectionKernels<Key>& select;
+  const Grid& grid;
+  Scorer<Key> scorer;
+  Quota quota;
+  MaskWindow mask;
+  CutHint* hint;                            // or nullptr
+  const std::unique_ptr<Lane<Key>>* lanes;  // one for each thread
+  int threads;
+
+  Lane<Key>& lane(int thread) const noexcept { return *lanes[thread]; }
+  std::int64_t block_size() const noexcept { return grid.height * grid.width; }
+  bool whole() const noexcept { return quota.zeros == block_size(); }
+  bool large() const noexcept { return !whole() && block_size() > small_block_max; }
+  /// A mask that would not stay in a cache need not go through it.
+  Store store() const noexcept {
+    const bool large = grid.matrix.rows() * grid.matrix.columns() >= past_cache_from;
+    return large ? Store::past_cache : Store::ordinary;
+  }
+  /// Whether what is decided on the blocks is the mask itself.
+  bool direct() const noexcept { return block_size() == 1 && mask.pitch == grid.matrix.columns(); }
+  MaskWindow window(const Grid::Rectangle& elements) const noexcept {
+    return {mask.at(elements.row, elements.column), mask.pitch};
+  }
+};
+
+}  // namespace datasparse
