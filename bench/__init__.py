@@ -1,1 +1,1 @@
-"""The benchmarks: every claim of speed beside its yardstick and its peers, answers checked."""
+"""The benchmarks: what masks cost, beside their yardstick and their peers, answers checked."""

@@ -1,12 +1,13 @@
-"""Measures every claim of speed, with answers checked, and prints the tables in Markdown.
+"""Measures what masks cost, with answers checked, and prints the tables in Markdown.
 
     python -m bench --quick                        about a minute, on small tensors
     python -m bench --json all.json --plot all.png all of it
     python -m bench --only rows,hard --rounds 9 --threads 1
     python -m bench compare before.json after.json
 
-Run it in the checkout, after `pip install '.[test]'`. It needs a C++ compiler, and for the groups
-CMake. It exits with 1 where an answer is wrong; a missed goal is reported, not an error.
+Run it in the checkout, after `pip install '.[test]'`. It needs a C++ compiler, and CMake for
+`groups`, `count` and `embedding`. It exits with 1 where an answer is wrong; a missed goal is
+reported, not an error.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """Inputs built against the sampling: what the engine looks at first says nothing about the rest.
 
-The positions imitate the formula of cpp/src/mask_engine.cpp, and must follow it: this is the one
-place that knows it. The answer has to be right all the same, and the time within its goal.
+The positions imitate score_sample() of cpp/src/sampling.hpp and runs_of_sample() of
+cpp/src/lane.hpp, and must follow them. The answer has to be right all the same, and the time within
+its goal.
 """
 
 from collections.abc import Callable
@@ -11,12 +12,14 @@ import numpy as np
 from bench.inputs import Shape, gaussian
 
 RUN = 16  # elements that are sampled together: a cache line of float32
+SHARE = 1.25  # of n ** (2 / 3), how many of them the first sample has
+SECOND = 6  # how many times as many the second one has
 
 
-def sampled(n: int, sizes: int) -> np.ndarray:
-    """The first element of every run that a step of n single elements samples: at the first try one
-    size of the sample, at the second eight."""
-    runs = min(sizes * (int(n ** (2 / 3)) // RUN * RUN), n // 2) // RUN
+def sampled(n: int, times: int) -> np.ndarray:
+    """The first element of every run of a sample of n single elements, of so many times the size of
+    the first one."""
+    runs = min(times * (int(SHARE * n ** (2 / 3)) // RUN), n // 2 // RUN)
     part = n // runs
     index = np.arange(runs, dtype=np.uint64)
     jitter = index * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(32)
@@ -25,7 +28,7 @@ def sampled(n: int, sizes: int) -> np.ndarray:
 
 
 def both_tries(n: int) -> np.ndarray:
-    return np.union1d(sampled(n, 1), sampled(n, 8))
+    return np.union1d(sampled(n, 1), sampled(n, SECOND))
 
 
 def _plant(data: np.ndarray, values: np.ndarray | float) -> np.ndarray:

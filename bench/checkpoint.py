@@ -1,4 +1,6 @@
-"""Times a checkpoint beside dd on the same disk: python bench/checkpoint.py [--bits N] [--folder F]
+"""Times a checkpoint beside dd on the same disk.
+
+    python bench/checkpoint.py [--bits N] [--runs N] [--folder F]
 
 Saving: dd writes as many bytes with conv=fsync. Loading: dd reads the file, which is dropped from
 the page cache first for both. Medians of several runs, in turn; what was loaded is compared.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 # A call during which the system gave a processor to somebody else says nothing of the candidate: on
-# a busy machine it lasts a time slice longer, 8 ms say. It is made again, as often as this.
+# a busy machine it lasts a time slice longer, 8 ms say. It is made as often as this, at the most.
 ATTEMPTS = 5
 
 

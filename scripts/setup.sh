@@ -1,4 +1,4 @@
-# Sourced by demo and test: system packages on Debian and its kin, and a virtual environment.
+# Sourced by the other scripts: system packages on Debian and its kin, and a virtual environment.
 
 # need PACKAGE COMMAND...: installs a system package unless the command succeeds.
 need() {

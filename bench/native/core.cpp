@@ -15,7 +15,7 @@ std::string name_of_group(std::int64_t group) { return "group" + std::to_string(
 
 }  // namespace
 
-/// A sparsifier of `groups` rows of `elements` float32 each; freed by bench_free().
+/// A sparsifier of `groups` rows of `elements` float32 each. It lives as long as the process.
 extern "C" datasparse::DataNormSparsifier* bench_groups(float* data, std::int64_t groups,
                                                         std::int64_t elements, double level,
                                                         std::int64_t height, std::int64_t width) {
@@ -30,8 +30,6 @@ extern "C" datasparse::DataNormSparsifier* bench_groups(float* data, std::int64_
   }
   return sparsifier.release();
 }
-
-extern "C" void bench_free(datasparse::DataNormSparsifier* sparsifier) { delete sparsifier; }
 
 extern "C" void bench_set_level(datasparse::DataNormSparsifier* sparsifier, double level) {
   datasparse::ParamMap values;

@@ -14,8 +14,8 @@ pytestmark = pytest.mark.skipif(
     shutil.which("c++") is None, reason="the yardstick is compiled on the spot"
 )
 
-# Without `count` and `groups`, which compile the core, and `isa`, `memory` and `curve`, whose
-# processes and peers take long; each has a run of its own below or is made of the same parts.
+# Without `count`, `embedding` and `groups`, which compile the core (the full tier runs them), and
+# `isa`, `memory` and `curve`, whose processes and peers take long: each has a test of its own.
 SECTIONS = "rows,dtypes,hard,peers,schedulers,threads,apply"
 
 
@@ -48,6 +48,29 @@ def test_sections_run_and_every_answer_is_right(tmp_path, capsys):
     assert len(steps) > 100
     for row in steps:
         assert row["right"] is True or row["section"] == "schedulers", row
+
+
+@pytest.mark.full
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="needs CMake")
+def test_sections_that_compile_the_core(capsys):
+    assert run("--only", "groups,count,embedding") == 0
+    output = capsys.readouterr().out
+    assert "0 wrong answers" in output
+    assert "from C" in output
+
+
+def test_planted_inputs_know_the_sampling():
+    from bench import adversary
+
+    sources = "".join(
+        (ROOT / "cpp" / "src" / name).read_text() for name in ("lane.hpp", "sampling.hpp")
+    )
+    for known in (
+        f"run_length = {adversary.RUN};",
+        f"{adversary.SHARE} * std::pow(static_cast<double>(n), 2.0 / 3.0)) / run_length;",
+        f"second_sample = {adversary.SECOND};",
+    ):
+        assert known in sources
 
 
 def test_a_wrong_mask_makes_it_fail(monkeypatch, capsys):

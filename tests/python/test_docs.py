@@ -1,4 +1,4 @@
-"""What is written is run: the README's samples and the examples in docstrings."""
+"""What is written is run: samples of the README and of docs/, and examples in docstrings."""
 
 import contextlib
 import doctest
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import datasparse
 import datasparse.quantization
+import datasparse.schedules
 import datasparse.torch
 import pytest
 import torch
@@ -22,10 +23,13 @@ FUNCTIONS = [
 DOCUMENTED = [
     *FUNCTIONS,
     *CLASSES,
+    datasparse.schedules,
+    datasparse.schedules.parse,
     datasparse.torch.attach,
     datasparse.quantization.post_training_sparse_quantize,
 ]
 NAMES = {
+    **vars(datasparse.schedules),
     **{name: getattr(datasparse, name) for name in datasparse.__all__},
     **{"torch": torch, "attach": datasparse.torch.attach, "detach": datasparse.torch.detach},
     "post_training_sparse_quantize": datasparse.quantization.post_training_sparse_quantize,

