@@ -275,7 +275,7 @@ static void weights_file(const char* prefix, network* net, int write) {
     for (size_t i = 0; i < 2; ++i) {
       const size_t done = write ? fwrite(values[i], sizeof(float), counts[i], file)
                                 : fread(values[i], sizeof(float), counts[i], file);
-      if (done != counts[i]) fail(path, "is too short");
+      if (done != counts[i]) fail(path, write ? "cannot be written" : "is too short");
     }
   }
   if (fclose(file) != 0) fail(path, "cannot be written");

@@ -217,7 +217,7 @@ class Cubic : public BaseDataScheduler {
     const double left = std::max(0.0, 1 - done);
     ParamMap levels;
     for (const auto& [name, level] : base_param()) {
-      levels.set(name, level.as_number(name) * (1 - left * left * left));
+      levels.set(name, level.as_number(schedule_param(), name) * (1 - left * left * left));
     }
     return levels;
   }

@@ -62,19 +62,21 @@ void AdaptiveDataScheduler::step(double metric) {
 
 void AdaptiveDataScheduler::move(double metric) {
   // Seen as a loss: less is better.
-  const double loss = rule_.mode == AdaptiveRule::Mode::max ? -metric : metric;
+  const double sign = rule_.mode == AdaptiveRule::Mode::max ? -1 : 1;
+  const double loss = sign * metric;
   const std::lock_guard<std::mutex> lock(mutex_);
   auto& [position, bad_steps, best] = progress_;
   bool good = false;
   if (std::isfinite(metric)) {
-    const double sign = rule_.mode == AdaptiveRule::Mode::max ? -1 : 1;
     if (!best || loss < sign * *best) best = metric;
     good = loss <= sign * *best + rule_.tolerance;
   }
   if (good) {
-    position = std::min(position + 1, *rule_.steps);
+    if (position < *rule_.steps) ++position;
     bad_steps = 0;
-  } else if (++bad_steps > rule_.patience) {
+  } else if (bad_steps < rule_.patience) {
+    ++bad_steps;
+  } else {
     position = std::max(position - rule_.back_off, std::int64_t{0});
     bad_steps = 0;
   }

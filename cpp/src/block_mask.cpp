@@ -5,7 +5,6 @@
 #include <limits>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "datasparse/error.hpp"
 #include "mask_engine.hpp"
@@ -99,7 +98,7 @@ void BlockSpec::check(const std::string& group) const {
   };
   if (!valid(block_height) || !valid(block_width)) {
     throw ValueError(label("sparse_block_shape", group) +
-                     " must hold lengths of at least 1, or -1 for a whole axis, got (" +
+                     " must hold lengths of 1 to 2^60, or -1 for a whole axis, got (" +
                      std::to_string(block_height) + ", " + std::to_string(block_width) + ")");
   }
   if (zeros_per_block && *zeros_per_block < 0) {

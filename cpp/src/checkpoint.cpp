@@ -17,8 +17,7 @@ class HeldStill {
  public:
   HeldStill(const BaseDataSparsifier& sparsifier,
             const std::vector<const BaseDataScheduler*>& schedulers, const char* call)
-      : stepping_(hold(sparsifier, schedulers, call)),
-        entry_(sparsifier, BaseDataSparsifier::Entry::changes, call) {}
+      : stepping_(hold(sparsifier, schedulers, call)), entry_(sparsifier, call) {}
 
   static Checkpoint take(const BaseDataSparsifier& sparsifier,
                          const std::vector<const BaseDataScheduler*>& schedulers) {
@@ -52,7 +51,7 @@ class HeldStill {
         fits(saved.state.schedule_param, saved.state.base_param);
         fits(saved.state.schedule_param, saved.state.last_param);
         attributes.push_back(schedulers[i]->prepare_attributes(saved.attributes));
-      } catch (const ValueError&) {
+      } catch (...) {
         rethrow_of(i);
       }
     }
@@ -112,11 +111,13 @@ class HeldStill {
     }
   }
 
-  /// To be called while handling an exception: a ValueError then names the scheduler.
+  /// To be called while handling an exception: what a file's values lead to names the scheduler.
   [[noreturn]] static void rethrow_of(std::size_t scheduler) {
     try {
       throw;
     } catch (const ValueError& error) {
+      throw ValueError("scheduler " + std::to_string(scheduler) + ": " + error.what());
+    } catch (const TypeError& error) {
       throw ValueError("scheduler " + std::to_string(scheduler) + ": " + error.what());
     }
   }

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <future>
-#include <string_view>
 #include <unordered_map>
 
 #include "datasparse/error.hpp"
@@ -18,6 +17,9 @@ constexpr std::uint64_t max_header_size = 100'000'000;  // that of the safetenso
 constexpr const char* metadata_key = "__metadata__";    // no mask has that name
 constexpr const char* format = "datasparse checkpoint";
 constexpr const char* version = "1";
+// A state's own version is not in the file. Who raises one of these raises the file's too, and has
+// decode_checkpoint() say which the older files stand for.
+static_assert(SparsifierState::current_version == 1 && SchedulerState::current_version == 1);
 
 std::string tensor_name(const std::string& group) { return "mask." + group; }
 
@@ -254,12 +256,13 @@ class Header {
     if (offsets.size() != 2 || offsets[0] < 0 || offsets[0] > offsets[1] ||
         static_cast<std::uint64_t>(offsets[1]) > data_size_) {
       throw ValueError(tensor.path("data_offsets") + " must be a begin and an end within the " +
-                       std::to_string(data_size_) +
-                       " bytes behind the header: the file is truncated, or damaged");
+                       std::to_string(data_size_) + " bytes behind the header, got " +
+                       to_string(ParamValue(offsets)) + ": the file is truncated, or damaged");
     }
     if (shape.size() != 1 || shape[0] != offsets[1] - offsets[0]) {
       throw ValueError(tensor.path("shape") + " must be the number of bytes, " +
-                       std::to_string(offsets[1] - offsets[0]));
+                       std::to_string(offsets[1] - offsets[0]) + ", got " +
+                       to_string(ParamValue(shape)));
     }
     return {static_cast<std::uint64_t>(offsets[0]), static_cast<std::uint64_t>(offsets[1])};
   }

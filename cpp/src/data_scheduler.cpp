@@ -12,11 +12,13 @@ namespace datasparse {
 namespace {
 
 /// ValueError for an epoch that no training reaches, beginning with `what`.
-void require_epoch(std::int64_t epoch, const char* what) {
-  constexpr std::int64_t most = std::int64_t{1} << 53;  // a schedule may compute in doubles
-  if (epoch < -1 || epoch > most) {
-    throw ValueError(std::string(what) + " must be at least -1" +
-                     (epoch > most ? " and at most 2^53" : "") + ", got " + std::to_string(epoch));
+constexpr std::int64_t max_epoch = std::int64_t{1} << 53;  // a schedule may compute in doubles
+
+void require_epoch(std::int64_t epoch, const char* what, std::int64_t least = -1) {
+  if (epoch < least || epoch > max_epoch) {
+    throw ValueError(std::string(what) + " must be at least " + std::to_string(least) +
+                     (epoch > max_epoch ? " and at most 2^53" : "") + ", got " +
+                     std::to_string(epoch));
   }
 }
 
@@ -66,7 +68,10 @@ void BaseDataScheduler::advance(bool warn_if_early, const std::function<void()>&
   const std::int64_t epoch_before = last_epoch();
   const ParamMap own_before = own_state();
   auto base_before = pick_up_groups();
+  ParamMap spare;
   try {
+    // Two maps take turns; at the end, nothing may be allocated.
+    if (last_param_.empty()) spare = now_;
     if (change) change();
     set_last_epoch(epoch_before + 1);
     write_schedule_param(values_);
@@ -81,7 +86,7 @@ void BaseDataScheduler::advance(bool warn_if_early, const std::function<void()>&
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     std::swap(last_param_, now_);
-    if (now_.empty()) now_ = last_param_;  // else the first step would be the slowest
+    if (now_.empty()) now_ = std::move(spare);
   }
   if (!verbose_) return;
   for (const auto& [name, value] : get_last_param()) {
@@ -150,9 +155,14 @@ void BaseDataScheduler::set_last_epoch(std::int64_t epoch) {
 }
 
 SchedulerState BaseDataScheduler::save_state() const {
+  ParamMap own = own_state();  // before the lock: an override may read the scheduler
   const std::lock_guard<std::mutex> lock(mutex_);
-  return {
-      SchedulerState::current_version, param_, last_epoch_, *base_param_, last_param_, own_state()};
+  return {SchedulerState::current_version,
+          param_,
+          last_epoch_,
+          *base_param_,
+          last_param_,
+          std::move(own)};
 }
 
 /// Throws where load_state() must refuse the state, whatever the sparsifier says of its values and
@@ -181,7 +191,7 @@ void BaseDataScheduler::commit(Loading& loading) noexcept {
 
 void BaseDataScheduler::load_state(const SchedulerState& state) {
   Loading loading;  // what it replaces is destroyed last
-  const Stepping stepping(*this, "load_state_dict()");
+  const Stepping stepping(*this, "loading a state");
   loading = prepare_load(state);
   const auto present = [this](const ParamMap& saved) {
     ParamMap values;
@@ -331,7 +341,7 @@ void DataScheduler::write_schedule_param(ParamMap& values) {
 
 Plan DataScheduler::plan(std::int64_t steps, std::int64_t first) const {
   if (steps < 0) throw ValueError("steps must be at least 0, got " + std::to_string(steps));
-  if (first < 0) throw ValueError("first must be at least 0, got " + std::to_string(first));
+  require_epoch(first, "first", 0);
   Plan plan;
   plan.param = schedule_param();
   plan.first = first;

@@ -35,7 +35,7 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
                                   const std::uint8_t* mask) {
   if (data == nullptr) throw TypeError("data of '" + name + "' must be a source, got none");
   auto group = std::make_unique<Group>();
-  const Entry entry(*this, Entry::changes, "add_data()");
+  const Entry entry(*this, "add_data()");
   if (name.empty()) throw ValueError("name of data must not be empty");
 
   Axes shape;
@@ -85,7 +85,7 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
 
 void BaseDataSparsifier::remove_data(const std::string& name) {
   std::unique_ptr<Group> removed;  // destroyed last, outside the lock: its source may wait
-  const Entry entry(*this, Entry::changes, "remove_data()");
+  const Entry entry(*this, "remove_data()");
   Group* const group = &impl_->at(name);
   const auto place = std::find_if(impl_->groups.begin(), impl_->groups.end(),
                                   [group](const auto& item) { return item.get() == group; });
@@ -95,22 +95,22 @@ void BaseDataSparsifier::remove_data(const std::string& name) {
 }
 
 std::vector<std::string> BaseDataSparsifier::names() const {
-  const Entry entry(*this, Entry::reads, "names()");
+  const Entry entry(*this);
   return impl_->names();
 }
 
 bool BaseDataSparsifier::contains(const std::string& name) const {
-  const Entry entry(*this, Entry::reads, "contains()");
+  const Entry entry(*this);
   return impl_->by_name.count(name) != 0;
 }
 
 bool BaseDataSparsifier::squashed(const std::string& name) const {
-  const Entry entry(*this, Entry::reads, "squashed()");
+  const Entry entry(*this);
   return impl_->at(name).squashed();
 }
 
 std::shared_ptr<DataSource> BaseDataSparsifier::get_data(const std::string& name) const {
-  const Entry entry(*this, Entry::reads, "get_data()");
+  const Entry entry(*this);
   const Group& group = impl_->at(name);
   if (group.squashed()) {
     throw ValueError("data of '" + name +
@@ -121,31 +121,30 @@ std::shared_ptr<DataSource> BaseDataSparsifier::get_data(const std::string& name
 
 std::pair<std::shared_ptr<DataSource>, Mask> BaseDataSparsifier::get_data_and_mask(
     const std::string& name) const {
-  const Entry entry(*this, Entry::reads, "get_data_and_mask()");
+  const Entry entry(*this);
   const Group& group = impl_->at(name);
   return {group.source, group.mask};
 }
 
 Mask BaseDataSparsifier::get_mask(const std::string& name) const {
-  const Entry entry(*this, Entry::reads, "get_mask()");
+  const Entry entry(*this);
   return impl_->at(name).mask;
 }
 
 ParamMap BaseDataSparsifier::state(const std::string& name) const {
-  const Entry entry(*this, Entry::reads, "state()");
+  const Entry entry(*this);
   return impl_->at(name).state;
 }
 
 std::vector<std::pair<std::string, ParamMap>> BaseDataSparsifier::states() const {
-  const Entry entry(*this, Entry::reads, "states()");
+  const Entry entry(*this);
   std::vector<std::pair<std::string, ParamMap>> result;
   for (const auto& group : impl_->groups) result.emplace_back(group->name, group->state);
   return result;
 }
 
 void BaseDataSparsifier::replace_state(const std::string& name, const ParamMap& state) {
-  const Entry entry(*this, Entry::reads,
-                    "writing a state");  // a subclass's own: also in an override
+  const Entry entry(*this);  // a subclass's own: also in an override
   impl_->at(name).state = state;
 }
 

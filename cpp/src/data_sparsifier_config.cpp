@@ -39,12 +39,12 @@ ParamMap BaseDataSparsifier::effective(const Config& config) const {
 // --- reading ----------------------------------------------------------------------------------
 
 ParamMap BaseDataSparsifier::config(const std::string& name) const {
-  const Entry entry(*this, Entry::reads, "config()");
+  const Entry entry(*this);
   return effective(impl_->at(name).config);
 }
 
 std::vector<std::pair<std::string, ParamMap>> BaseDataSparsifier::configs() const {
-  const Entry entry(*this, Entry::reads, "configs()");
+  const Entry entry(*this);
   std::vector<std::pair<std::string, ParamMap>> result;
   for (const auto& group : impl_->groups) {
     result.emplace_back(group->name, effective(group->config));
@@ -53,7 +53,7 @@ std::vector<std::pair<std::string, ParamMap>> BaseDataSparsifier::configs() cons
 }
 
 ParamValue BaseDataSparsifier::config_value(const std::string& name, const std::string& key) const {
-  const Entry entry(*this, Entry::reads, "config_value()");
+  const Entry entry(*this);
   const Config& config = impl_->at(name).config;
   return effective_value(key, config.written.at(key), config.compiled);
 }
@@ -74,7 +74,7 @@ ParamMap BaseDataSparsifier::get_param(const std::string& key) const {
 }
 
 void BaseDataSparsifier::get_param(const std::string& key, ParamMap& values) const {
-  const Entry entry(*this, Entry::reads, "get_param()");
+  const Entry entry(*this);
   param_of_groups(key, values);
 }
 
@@ -92,7 +92,7 @@ void BaseDataSparsifier::param_of_groups(const std::string& key, ParamMap& value
 }
 
 std::vector<std::string> BaseDataSparsifier::known_params() const {
-  const Entry entry(*this, Entry::reads, "known_params()");
+  const Entry entry(*this);
   ParamMap known = impl_->defaults;
   for (const auto& group : impl_->groups) known.update(group->config.written);
   return known.keys();
@@ -113,7 +113,7 @@ void BaseDataSparsifier::exchange(std::vector<Change>& changes, const std::strin
 }
 
 void BaseDataSparsifier::update_config(const std::string& name, const ParamMap& changes) {
-  const Entry entry(*this, Entry::changes, "writing a config");
+  const Entry entry(*this, "writing a config");
   Group& group = impl_->at(name);
   ParamMap config = group.config.written;
   config.update(changes);
@@ -121,7 +121,7 @@ void BaseDataSparsifier::update_config(const std::string& name, const ParamMap& 
 }
 
 void BaseDataSparsifier::erase_config_key(const std::string& name, const std::string& key) {
-  const Entry entry(*this, Entry::changes, "writing a config");
+  const Entry entry(*this, "writing a config");
   Group& group = impl_->at(name);
   ParamMap config = group.config.written;
   config.at(key);  // for its message
@@ -131,7 +131,7 @@ void BaseDataSparsifier::erase_config_key(const std::string& name, const std::st
 
 void BaseDataSparsifier::replace_configs(
     const std::vector<std::pair<std::string, ParamMap>>& configs) {
-  const Entry entry(*this, Entry::changes, "writing a config");
+  const Entry entry(*this, "writing a config");
   const Checker checked(*this);
   std::vector<Change> changes;
   for (const auto& [name, given] : configs) {
@@ -178,7 +178,7 @@ ParamMap BaseDataSparsifier::set_param(const std::string& key, const ParamMap& v
 }
 
 void BaseDataSparsifier::set_param(const std::string& key, const ParamMap& values, ParamMap& now) {
-  const Entry entry(*this, Entry::changes, "writing a config");
+  const Entry entry(*this, "writing a config");
   auto changes = with_param(key, values);
   exchange(changes, key);
   try {
@@ -190,13 +190,13 @@ void BaseDataSparsifier::set_param(const std::string& key, const ParamMap& value
 }
 
 void BaseDataSparsifier::check_param(const std::string& key, const ParamMap& values) const {
-  const Entry entry(*this, Entry::changes, "checking a config");
+  const Entry entry(*this, "checking a config");
   with_param(key, values);
 }
 
 std::vector<ZeroCount> BaseDataSparsifier::count_zeros(const std::string& key,
                                                        const ParamMap& values) const {
-  const Entry entry(*this, Entry::changes, "planning");
+  const Entry entry(*this, "planning");
   std::vector<ZeroCount> counts;
   for (const auto& change : with_param(key, values)) {
     std::any compiled =
@@ -212,17 +212,17 @@ std::vector<ZeroCount> BaseDataSparsifier::count_zeros(const std::string& key,
 // --- defaults ---------------------------------------------------------------------------------
 
 ParamMap BaseDataSparsifier::defaults() const {
-  const Entry entry(*this, Entry::reads, "defaults()");
+  const Entry entry(*this);
   return impl_->defaults;
 }
 
 void BaseDataSparsifier::replace_defaults(const ParamMap& defaults) {
-  const Entry entry(*this, Entry::changes, "writing the defaults");
+  const Entry entry(*this, "writing the defaults");
   impl_->defaults = Checker(*this)("", defaults, nullptr).written;
 }
 
 void BaseDataSparsifier::check_defaults() const {
-  const Entry entry(*this, Entry::changes, "the constructor");
+  const Entry entry(*this, "the constructor");
   Checker (*this)("", impl_->defaults, nullptr);
 }
 

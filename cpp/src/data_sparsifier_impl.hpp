@@ -115,15 +115,14 @@ struct BaseDataSparsifier::Loading {
 /// which is in an override then: there, reading is allowed, changing is not.
 class BaseDataSparsifier::Entry {
  public:
-  enum Access { reads, changes };
-
-  Entry(const BaseDataSparsifier& sparsifier, Access access, const char* call)
+  /// `change` is what the call does, unless it only reads.
+  explicit Entry(const BaseDataSparsifier& sparsifier, const char* change = nullptr)
       : impl_(*sparsifier.impl_), nested_(sparsifier.in_override()) {
     if (!nested_) {
       impl_.mutex.lock();
       impl_.owner.store(std::this_thread::get_id());
-    } else if (access == changes) {
-      throw StateError(std::string(call) + " must not be called from inside " +
+    } else if (change != nullptr) {
+      throw StateError(std::string(change) + " must not be called from inside " +
                        (impl_.inside != nullptr ? impl_.inside : "another call") +
                        " of the same sparsifier");
     }

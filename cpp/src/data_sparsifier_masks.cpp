@@ -80,7 +80,7 @@ std::vector<BaseDataSparsifier::Group*> BaseDataSparsifier::unsquashed(
 // --- step -------------------------------------------------------------------------------------
 
 void BaseDataSparsifier::step() {
-  const Entry entry(*this, Entry::changes, "step()");
+  const Entry entry(*this, "step()");
   if (impl_->enable_mask_update) {
     const auto groups = unsquashed();
     const Pins pins(*this, groups);
@@ -129,23 +129,23 @@ void BaseDataSparsifier::update_in_turn(const std::vector<Group*>& groups,
 }
 
 void BaseDataSparsifier::run_as_update(const std::function<void()>& work) {
-  const Entry entry(*this, Entry::reads, "update_mask()");
+  const Entry entry(*this);
   const Inside inside(impl_->inside, "update_mask()");
   work();
 }
 
 bool BaseDataSparsifier::enable_mask_update() const {
-  const Entry entry(*this, Entry::reads, "enable_mask_update");
+  const Entry entry(*this);
   return impl_->enable_mask_update;
 }
 
 void BaseDataSparsifier::set_enable_mask_update(bool enable) {
-  const Entry entry(*this, Entry::changes, "writing enable_mask_update");
+  const Entry entry(*this, "writing enable_mask_update");
   impl_->enable_mask_update = enable;
 }
 
 std::int64_t BaseDataSparsifier::step_count() const {
-  const Entry entry(*this, Entry::reads, "step_count");
+  const Entry entry(*this);
   return impl_->step_count;
 }
 
@@ -176,24 +176,24 @@ std::vector<std::shared_ptr<DataSource>> BaseDataSparsifier::squash(
 }
 
 void BaseDataSparsifier::apply_mask(const std::vector<std::string>& names) {
-  const Entry entry(*this, Entry::changes, "apply_mask()");
+  const Entry entry(*this, "apply_mask()");
   zero_masked(unsquashed(names, "apply_mask"), "apply_mask");
 }
 
 void BaseDataSparsifier::apply_mask() {
-  const Entry entry(*this, Entry::changes, "apply_mask()");
+  const Entry entry(*this, "apply_mask()");
   zero_masked(unsquashed(), "apply_mask");
 }
 
 void BaseDataSparsifier::squash_mask(const std::vector<std::string>& names) {
   std::vector<std::shared_ptr<DataSource>> released;
-  const Entry entry(*this, Entry::changes, "squash_mask()");
+  const Entry entry(*this, "squash_mask()");
   released = squash(unsquashed(names, "squash_mask"));
 }
 
 void BaseDataSparsifier::squash_mask() {
   std::vector<std::shared_ptr<DataSource>> released;
-  const Entry entry(*this, Entry::changes, "squash_mask()");
+  const Entry entry(*this, "squash_mask()");
   released = squash(unsquashed());
 }
 
@@ -201,7 +201,7 @@ void BaseDataSparsifier::squash_mask() {
 
 std::vector<GroupFigures> BaseDataSparsifier::figures() const {
   using Status = GroupFigures::Status;
-  const Entry entry(*this, Entry::reads, "figures()");
+  const Entry entry(*this);
   std::vector<GroupFigures> result;
   for (const auto& group : impl_->groups) {
     const Status status = group->awaits_data  ? Status::awaits_data

@@ -1,7 +1,6 @@
 // Saving, loading and restoring a sparsifier.
 
 #include <algorithm>
-#include <map>
 
 #include "data_sparsifier_impl.hpp"
 
@@ -46,7 +45,7 @@ std::unique_ptr<BaseDataSparsifier::Group> BaseDataSparsifier::restored_group(
 
 SparsifierState BaseDataSparsifier::save_state(
     std::unordered_map<std::string, std::shared_ptr<DataSource>>* sources) const {
-  const Entry entry(*this, Entry::reads, "save_state()");
+  const Entry entry(*this);
   SparsifierState saved;
   saved.step_count = impl_->step_count;
   saved.enable_mask_update = impl_->enable_mask_update;
@@ -57,10 +56,9 @@ SparsifierState BaseDataSparsifier::save_state(
                             group->mask.pack(), group->squashed() && !group->awaits_data,
                             group->state});
   }
-  for (const auto& item :
-       std::map<std::string, GroupState>(impl_->waiting.begin(), impl_->waiting.end())) {
-    saved.groups.push_back(item.second);
-  }
+  for (const auto& item : impl_->waiting) saved.groups.push_back(item.second);
+  std::sort(saved.groups.end() - static_cast<std::ptrdiff_t>(impl_->waiting.size()),
+            saved.groups.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
   return saved;
 }
 
@@ -149,7 +147,7 @@ void BaseDataSparsifier::commit(Loading& loading) noexcept {
 
 void BaseDataSparsifier::load_state(const SparsifierState& state, bool strict) {
   Loading loading;  // destroyed last
-  const Entry entry(*this, Entry::changes, "load_state_dict()");
+  const Entry entry(*this, "loading a state");
   loading = prepare_load(state, strict);
   commit(loading);
 }
@@ -162,7 +160,7 @@ std::function<void()> BaseDataSparsifier::prepare_attributes(const Attributes& s
 void BaseDataSparsifier::restore(
     const SparsifierState& state,
     std::unordered_map<std::string, std::shared_ptr<DataSource>> sources) {
-  const Entry entry(*this, Entry::changes, "restoring");
+  const Entry entry(*this, "restoring");
   if (!impl_->groups.empty()) throw StateError("only an empty sparsifier can be restored");
   for (const auto& saved : state.groups) {
     check_state(saved);

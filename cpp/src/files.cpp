@@ -114,14 +114,14 @@ class TemporaryFile {
     for (;;) {
       char number[9];
       std::snprintf(number, sizeof(number), "%08x", random());
-      const std::string name = name_.substr(0, longest) + "." + number + ".tmp";
+      // Before it is there: from then on, nothing may throw.
+      temporary_name_ = name_.substr(0, longest) + "." + number + ".tmp";
       const int opened = uninterrupted([&] {
-        return ::openat(folder_.number(), name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC,
-                        0666);
+        return ::openat(folder_.number(), temporary_name_.c_str(),
+                        O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
       });
       if (opened < 0 && errno == EEXIST) continue;
       if (opened < 0) fail();
-      temporary_name_ = name;
       if (replaces) {
         // The owner first, since a change of it may clear bits of the mode.
         [[maybe_unused]] const int allowed = ::fchown(opened, old.st_uid, old.st_gid);
@@ -156,7 +156,9 @@ InputFile::InputFile(const std::string& path)
   }
   require_regular(status, path);
   size_ = static_cast<std::uint64_t>(status.st_size);
+#if defined(POSIX_FADV_SEQUENTIAL)                               // not on macOS
   ::posix_fadvise(file_.number(), 0, 0, POSIX_FADV_SEQUENTIAL);  // a wish
+#endif
 }
 
 void InputFile::read(std::uint64_t offset, void* to, std::size_t size) const {

@@ -5,11 +5,14 @@
 namespace datasparse {
 namespace {
 
-/// The length in bytes of the UTF-8 character at a place; 1 for a stray byte.
+/// The length in bytes of the UTF-8 character at a place, or of what there is of it; 1 for a stray
+/// byte.
 std::size_t length_at(const std::string& text, std::size_t place) {
   const auto continues = [](char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; };
+  const auto lead = static_cast<unsigned char>(text[place]);
+  const std::size_t most = lead < 0xC0 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
   std::size_t end = place + 1;
-  while (end < text.size() && end < place + 4 && continues(text[end])) ++end;
+  while (end < text.size() && end < place + most && continues(text[end])) ++end;
   return end - place;
 }
 

@@ -157,11 +157,15 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
   bool number_integer(number_integer_t value) override { return add(std::int64_t{value}); }
   bool number_unsigned(number_unsigned_t value) override {
     if (value > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
-      throw ValueError(what_ + " holds a number beyond 64 bits, " + std::to_string(value));
+      refuse(std::to_string(value));
     }
     return add(static_cast<std::int64_t>(value));
   }
-  bool number_float(number_float_t value, const string_t&) override { return add(value); }
+  bool number_float(number_float_t value, const string_t& text) override {
+    // The parser makes this of an integer that is too long.
+    if (text.find_first_of(".eE") == string_t::npos) refuse(text);
+    return add(value);
+  }
   bool string(string_t& value) override { return add(std::move(value)); }
   bool binary(binary_t&) override { return false; }
 
@@ -184,6 +188,10 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
   }
 
  private:
+  [[noreturn]] void refuse(const std::string& number) const {
+    throw ValueError(what_ + " holds a number beyond 64 bits, " + number);
+  }
+
   bool add(PlainData value) {
     if (open_.empty()) {
       result = std::move(value);

@@ -1,4 +1,4 @@
-/// The library's threads. This is the only file that knows OpenMP.
+/// The library's threads. Only this file and runtime.cpp know OpenMP.
 #pragma once
 
 #include <cstdint>

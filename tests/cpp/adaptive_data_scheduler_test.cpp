@@ -85,6 +85,24 @@ TEST_F(AdaptiveScheduler, StaysWithinItsSteps) {
   EXPECT_EQ(positions(rule, {1, 2}), (Positions{0, 0}));
 }
 
+TEST_F(AdaptiveScheduler, MayHaveNoEndAndAllPatience) {
+  constexpr auto most = std::numeric_limits<std::int64_t>::max();
+  AdaptiveRule endless;
+  endless.steps = endless.patience = most;
+  const auto scheduler = make(endless);
+  auto state = scheduler->save_state();
+  state.own.set("position", most);
+  state.own.set("bad_steps", most);
+  state.own.set("best", 1.0);
+  scheduler->load_state(state);
+  scheduler->step(0.5);
+  EXPECT_EQ(scheduler->position(), most);
+  state.own.set("best", 0.0);
+  scheduler->load_state(state);
+  scheduler->step(1.0);
+  EXPECT_EQ(scheduler->position(), most - endless.back_off);
+}
+
 TEST_F(AdaptiveScheduler, ChecksItsRule) {
   const auto refusal = [this](const AdaptiveRule& rule) {
     return message_of<ValueError>([&] { make(rule); });

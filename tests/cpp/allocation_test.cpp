@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <exception>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <new>
@@ -318,6 +319,22 @@ TEST_F(OutOfMemory, ASchedulersStepIsAllOrNothing) {
                         });
 }
 
+TEST_F(OutOfMemory, TheFirstStepOfASchedulerThatWasMadeBeforeAnyGroupIsAllOrNothing) {
+  const auto late = std::make_shared<DataNormSparsifier>();
+  const auto scheduler =
+      make_scheduler<DataScheduler>(late, "sparsity_level", schedules::Constant{0.25});
+  late->add_data("a group whose name is not short", tensors[0].view());
+  const auto own = scheduler->save_state();
+  const auto before = late->save_state();
+  fail_every_allocation([&] { scheduler->step(); },
+                        [&](std::int64_t nth) {
+                          EXPECT_EQ(scheduler->last_epoch(), own.last_epoch);
+                          EXPECT_EQ(scheduler->get_last_param(), own.last_param);
+                          EXPECT_EQ(late->save_state(), before) << "allocation " << nth;
+                        });
+  EXPECT_EQ(scheduler->get_last_param().size(), 1U);
+}
+
 TEST_F(OutOfMemory, AnAdaptiveSchedulersStepIsAllOrNothing) {
   const auto scheduler = make_scheduler<AdaptiveDataScheduler>(
       sparsifier, "sparsity_level",
@@ -362,9 +379,13 @@ TEST_F(OutOfMemory, ACheckpointIsLoadedAllOrNothingAndSavedAllOrNothing) {
   sparsifier->squash_mask({"b"});
   scheduler->step();
   scheduler->mood = 2;
-  fail_every_allocation(
-      [&] { save_checkpoint(path, *sparsifier, {scheduler.get()}); },
-      [&](std::int64_t nth) { EXPECT_TRUE(content(path) == old) << "allocation " << nth; });
+  fail_every_allocation([&] { save_checkpoint(path, *sparsifier, {scheduler.get()}); },
+                        [&](std::int64_t nth) {
+                          EXPECT_TRUE(content(path) == old) << "allocation " << nth;
+                          const std::filesystem::directory_iterator files(folder);
+                          EXPECT_EQ(std::distance(begin(files), end(files)), 1)
+                              << "allocation " << nth;
+                        });
   const std::string squashed = content(path);
 
   const auto own = scheduler->save_state();

@@ -164,7 +164,7 @@ TEST_F(CAbi, AStructOfAnotherVersionOrKindIsRefused) {
   wrong = array;
   wrong.shape = nullptr;
   expect_error(datasparse_sparsifier_add_data(sparsifier, "x", &wrong, nullptr),
-               DATASPARSE_VALUE_ERROR, "shape must not be NULL");
+               DATASPARSE_VALUE_ERROR, "data->shape must not be NULL");
 
   auto spec = datasparse_block_spec_of(0.5, 1, 1);
   spec.norm = 2;
@@ -851,6 +851,23 @@ TEST_F(CAbi, AMaskByNormIsForUpdateMaskAlone) {
   expect_error(datasparse_data_norm_update_mask(sparsifier, "w", &array, config),
                DATASPARSE_STATE_ERROR, "only update_mask");
   EXPECT_EQ(mask(), Bytes(48, 1));
+
+  Script own;  // nor for another callback, though that holds the lock
+  const datasparse_sparsifier* self = nullptr;
+  own.check = [&](const char* name, const datasparse_params* values) {
+    if (self == nullptr || *name == '\0') return static_cast<datasparse_status>(DATASPARSE_OK);
+    return datasparse_data_norm_update_mask(self, name, &array, values);
+  };
+  auto overrides = updating(own);
+  overrides.update_mask = nullptr;
+  const auto spec = datasparse_block_spec_of(0.5, 1, 1);
+  sparsifier.reset();
+  ASSERT_OK(datasparse_data_norm_sparsifier_create(&spec, nullptr, &overrides, sparsifier.out()));
+  ASSERT_OK(datasparse_sparsifier_add_data(sparsifier, "w", &array, nullptr));
+  self = sparsifier;
+  expect_error(datasparse_sparsifier_update_config(sparsifier, "w", config), DATASPARSE_STATE_ERROR,
+               "only update_mask");
+  EXPECT_EQ(mask(), Bytes(48, 1));
 }
 
 TEST_F(CAbi, ASourceIsAskedAtEveryStep) {
@@ -935,7 +952,7 @@ TEST_F(CAbi, CheckpointsAreThoseOfTheClasses) {
                DATASPARSE_FILE_ERROR, "No such file");
   datasparse_scheduler* const broken[] = {nullptr};
   expect_error(datasparse_load_checkpoint(path.c_str(), sparsifier, broken, 1, 1),
-               DATASPARSE_VALUE_ERROR, "scheduler must not be NULL");
+               DATASPARSE_VALUE_ERROR, "an item of schedulers must not be NULL");
   std::remove(path.c_str());
 }
 

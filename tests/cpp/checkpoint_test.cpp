@@ -526,12 +526,12 @@ TEST_F(CheckpointFile, OfOthersIsRefused) {
        "header['w']['dtype'] must be U8, got F32"},
       {with_header(R"({"w":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})", "123"),
        "header['w']['data_offsets'] must be a begin and an end within the 3 bytes behind the "
-       "header: the file is truncated, or damaged"},
+       "header, got (0, 4): the file is truncated, or damaged"},
       {with_header(R"({"w":{"dtype":"U8","shape":[4],"data_offsets":[4,0]}})", "1234"),
        "header['w']['data_offsets'] must be a begin and an end within the 4 bytes behind the "
-       "header: the file is truncated, or damaged"},
+       "header, got (4, 0): the file is truncated, or damaged"},
       {with_header(R"({"w":{"dtype":"U8","shape":[2,2],"data_offsets":[0,4]}})", "1234"),
-       "header['w']['shape'] must be the number of bytes, 4"},
+       "header['w']['shape'] must be the number of bytes, 4, got (2, 2)"},
       {with_header(R"({"w":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"w":1})", "1234"),
        "header holds 'w' twice"},
       {with_header(R"({"v":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},)"

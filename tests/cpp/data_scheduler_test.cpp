@@ -385,6 +385,18 @@ TEST_F(DataScheduler, ResumesWhereItWasSaved) {
   }
 }
 
+TEST_F(DataScheduler, MayBeReadByItsOwnState) {
+  struct Counting : BaseDataScheduler {
+    explicit Counting(Sparsifier owner) : BaseDataScheduler(std::move(owner), "sparsity_level") {}
+    ParamMap get_schedule_param() override { return {}; }
+    ParamMap own_state() const override { return {{"seen", last_epoch()}}; }
+    void set_own_state(const ParamMap&) override {}
+  };
+  const auto scheduler = make_scheduler<Counting>(sparsifier);
+  scheduler->step();
+  EXPECT_EQ(scheduler->save_state().own, (ParamMap{{"seen", 1}}));
+}
+
 TEST_F(DataScheduler, LoadingWritesTheLastValuesAndLeavesOutUnknownNames) {
   const auto scheduler = make_scheduler<Halving>(sparsifier);
   auto state = scheduler->save_state();

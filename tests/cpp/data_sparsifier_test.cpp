@@ -577,7 +577,7 @@ TEST(Override, MustNotChangeGroups) {
         {"writing a config", [&] { self.set_param("x", {{"a", 2}}); }},
         {"writing the defaults", [&] { self.replace_defaults({}); }},
         {"writing enable_mask_update", [&] { self.set_enable_mask_update(false); }},
-        {"load_state_dict()", [&] { self.load_state(state); }}};
+        {"loading a state", [&] { self.load_state(state); }}};
     for (const auto& [name, call] : calls) {
       EXPECT_EQ(message_of<StateError>(call),
                 name + " must not be called from inside update_mask() of the same sparsifier");

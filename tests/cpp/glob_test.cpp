@@ -26,6 +26,9 @@ TEST(Glob, MatchesAsAShellDoes) {
                                                         {"[]", "[]"},
                                                         {"**", "abc"},
                                                         {"a.b", "a.b"},
+                                                        {"w*", "w\x80"},
+                                                        {"w?", "w\x80"},
+                                                        {"\u00e9*", "\u00e9\x80"},
                                                         {"", ""}}) {
     EXPECT_TRUE(matches(pattern, name)) << pattern << " " << name;
   }

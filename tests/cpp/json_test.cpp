@@ -141,6 +141,8 @@ TEST(Json, RefusesWhatItDoesNotWrite) {
       {"\"\xFF\"", "it must be JSON; byte 2 is not"},
       {R"("\ud800")", "it must be JSON; byte 8 is not"},
       {"9223372036854775808", "it holds a number beyond 64 bits, 9223372036854775808"},
+      {"18446744073709551616", "it holds a number beyond 64 bits, 18446744073709551616"},
+      {"-9223372036854775809", "it holds a number beyond 64 bits, -9223372036854775809"},
       {R"({"a":1,"b":2,"a":3})", "it holds 'a' twice"},
       {R"([{"x":{"":1,"":1}}])", "it holds '' twice"},
       {R"({"$what":1})", "it holds a malformed '$what'"},

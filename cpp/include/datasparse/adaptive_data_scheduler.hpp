@@ -6,7 +6,6 @@
 #include <mutex>
 #include <optional>
 #include <string>
-#include <utility>
 
 #include "datasparse/api.h"
 #include "datasparse/data_scheduler.hpp"

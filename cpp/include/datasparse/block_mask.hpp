@@ -17,8 +17,8 @@ enum class Norm : std::uint8_t { L1, L2 };
 /// What to prune. A value type; check() makes it safe to use.
 struct DATASPARSE_API BlockSpec {
   double sparsity_level = 0.5;                  ///< share of the blocks that are pruned, in [0, 1]
-  std::int64_t block_height = 1;                ///< >= 1, or -1 for the whole first axis
-  std::int64_t block_width = 4;                 ///< >= 1, or -1 for all other axes together
+  std::int64_t block_height = 1;                ///< 1 to 2^60, or -1 for the whole first axis
+  std::int64_t block_width = 4;                 ///< likewise, or -1 for all other axes together
   std::optional<std::int64_t> zeros_per_block;  ///< in [0, height × width]; none: the whole block
   Norm norm = Norm::L1;
 

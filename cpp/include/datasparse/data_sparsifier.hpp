@@ -156,7 +156,8 @@ class DATASPARSE_API BaseDataSparsifier {
   /// Replaces the whole map.
   void replace_state(const std::string& name, const ParamMap& state);
 
-  /// Whether the calling thread is in an override of this sparsifier, where nothing may be changed.
+  /// Whether the calling thread holds this sparsifier's lock, as in an override, where nothing may
+  /// be changed.
   bool in_override() const noexcept;
   /// Every key that a group or the defaults have, for "did you mean".
   std::vector<std::string> known_params() const;

@@ -154,7 +154,7 @@ DATASPARSE_API datasparse_status datasparse_block_mask(const datasparse_array* d
 DATASPARSE_API datasparse_status datasparse_apply_mask(const datasparse_array* data,
                                                        const uint8_t* mask, size_t mask_size);
 
-// --- params: names with plain values, in the order in which they were set -----------------------
+// --- params: names with plain values, in the order in which they were set ---------------------
 
 typedef struct datasparse_params datasparse_params;
 
@@ -394,8 +394,7 @@ DATASPARSE_API datasparse_status datasparse_report_at(const datasparse_report* r
                                                       datasparse_group* group);
 DATASPARSE_API void datasparse_report_release(datasparse_report* report);
 
-// --- schedules: values over steps, see schedule.hpp
-// -----------------------------------------------
+// --- schedules: values over steps, see schedule.hpp -------------------------------------------
 
 typedef struct datasparse_schedule datasparse_schedule;
 
@@ -514,8 +513,7 @@ datasparse_scheduler_last_param(const datasparse_scheduler* scheduler, dataspars
 DATASPARSE_API datasparse_status
 datasparse_scheduler_base_param(const datasparse_scheduler* scheduler, datasparse_params** values);
 
-// --- checkpoints: the same files as from C++ and Python
-// -------------------------------------------
+// --- checkpoints: the same files as from C++ and Python ---------------------------------------
 
 /// `schedulers` may be NULL where `count` is 0. The path has the file that was there, or the whole
 /// new one, at any moment.

@@ -32,7 +32,7 @@ ArrayView to_view(const datasparse_array* array, const char* name) {
   };
   const auto dtype = static_cast<DType>(given.dtype);
   const auto ndim = static_cast<std::size_t>(given.ndim);
-  const Axes shape = axes(items(given.shape, ndim, "shape"));
+  const Axes shape = axes(items(given.shape, ndim, (std::string(name) + "->shape").c_str()));
   if (given.strides == nullptr) return {given.data, dtype, shape, given.read_only != 0};
   return {given.data, dtype, shape, axes(given.strides), given.read_only != 0};
 }

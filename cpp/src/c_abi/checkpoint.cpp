@@ -15,7 +15,9 @@ std::vector<std::shared_ptr<BaseDataScheduler>> objects(
     const datasparse_scheduler* const* schedulers, std::size_t count) {
   items(schedulers, count, "schedulers");
   std::vector<std::shared_ptr<BaseDataScheduler>> result;
-  for (std::size_t i = 0; i < count; ++i) result.push_back(object(schedulers[i]));
+  for (std::size_t i = 0; i < count; ++i) {
+    result.push_back(required(schedulers[i], "an item of schedulers").object);
+  }
   return result;
 }
 

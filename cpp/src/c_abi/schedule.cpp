@@ -1,7 +1,6 @@
 #include "datasparse/schedule.hpp"
 
 #include <optional>
-#include <utility>
 #include <vector>
 
 #include "c_abi/handles.hpp"
@@ -32,7 +31,7 @@ std::vector<Schedule> list(const datasparse_schedule* const* schedules, std::siz
   std::vector<Schedule> result;
   result.reserve(count);
   for (std::size_t i = 0; i < count; ++i) {
-    result.push_back(required(schedules[i], "schedule").value);
+    result.push_back(required(schedules[i], "an item of schedules").value);
   }
   return result;
 }

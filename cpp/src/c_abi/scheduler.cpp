@@ -1,5 +1,4 @@
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 
@@ -42,7 +41,8 @@ DataScheduler::Schedules matching(const char* const* patterns,
   items(schedules, count, "schedules");
   DataScheduler::Schedules result;
   for (std::size_t i = 0; i < count; ++i) {
-    result.emplace_back(text(patterns[i], "pattern"), required(schedules[i], "schedule").value);
+    result.emplace_back(text(patterns[i], "an item of patterns"),
+                        required(schedules[i], "an item of schedules").value);
   }
   return result;
 }
@@ -66,8 +66,10 @@ AdaptiveRule to_rule(const datasparse_adaptive_rule* rule) {
 template <class T, class... Arguments>
 std::shared_ptr<T> create(datasparse_scheduler** scheduler, Arguments&&... arguments) {
   datasparse_scheduler*& result = required(scheduler, "scheduler");
+  auto handle = std::make_unique<datasparse_scheduler>();  // before the initial step, which stays
   auto made = make_scheduler<T>(std::forward<Arguments>(arguments)...);
-  result = new datasparse_scheduler{made};
+  handle->object = made;
+  result = handle.release();
   return made;
 }
 

@@ -38,9 +38,13 @@ class Sparsifier final : public WithOwnState<Base> {
     }
     const datasparse_array array = to_array(data);
     const datasparse_params values(&config);
+    const Updating scope(is_updating_);
     call_back("update_mask", overrides_.update_mask, this->user_data(), &handle_, name.c_str(),
               &array, &values, this->get_mask(name).data());
   }
+
+  /// Whether update_mask is being called; for the thread that holds the lock.
+  bool is_updating() const noexcept { return is_updating_; }
 
   void check_config(const std::string& name, const ParamMap& config) const override {
     if (overrides_.check_config != nullptr) {
@@ -69,9 +73,18 @@ class Sparsifier final : public WithOwnState<Base> {
  private:
   static constexpr bool has_norm = std::is_base_of_v<DataNormSparsifier, Base>;
 
+  struct Updating {
+    bool& flag;
+    explicit Updating(bool& is_updating) : flag(is_updating) { flag = true; }
+    Updating(const Updating&) = delete;
+    Updating& operator=(const Updating&) = delete;
+    ~Updating() { flag = false; }
+  };
+
   const Overrides overrides_;
   const std::vector<std::string> own_keys_;  // config keys beside the norm's
-  const datasparse_sparsifier handle_;       // for callbacks: owns nothing
+  bool is_updating_ = false;
+  const datasparse_sparsifier handle_;  // for callbacks: owns nothing
 };
 
 /// Hands a complete object, and its user_data with it, over to the caller.
@@ -113,7 +126,7 @@ class Source final : public UserData, public DataSource {
 std::vector<std::string> names_of(const char* const* names, std::size_t count) {
   std::vector<std::string> result;
   result.reserve(count);
-  for (std::size_t i = 0; i < count; ++i) result.push_back(text(names[i], "name"));
+  for (std::size_t i = 0; i < count; ++i) result.push_back(text(names[i], "an item of names"));
   return result;
 }
 
@@ -164,7 +177,10 @@ datasparse_status datasparse_data_norm_update_mask(const datasparse_sparsifier* 
     const std::string group = text(name, "name");
     const ArrayView view = to_view(data, "data");
     const ParamMap& values = required(config, "config").map();
-    if (!norm->in_override()) throw StateError("only update_mask may call this");
+    const auto* const own = dynamic_cast<const Sparsifier<DataNormSparsifier>*>(norm.get());
+    if (!norm->in_override() || own == nullptr || !own->is_updating()) {
+      throw StateError("only update_mask may call this");
+    }
     // Not the virtual function, which is the one that calls this.
     norm->DataNormSparsifier::update_mask(group, view, values);
   });
