@@ -169,6 +169,10 @@ metric: a number, or an array or a tensor of one element. If anything raises, al
           "back_off", [](const SelfAdaptive& self) { return self->rule().back_off; },
           "How far it then goes back.")
       .def_property_readonly(
-          "steps", [](const SelfAdaptive& self) { return *self->rule().steps; },
+          "steps",
+          [](const SelfAdaptive& self) {
+            live(SelfScheduler(self.handle()));
+            return *self->rule().steps;
+          },
           "The last position.");
 }

@@ -151,8 +151,8 @@ ConfigMap GroupMap::get(const std::string& name) const {
 void GroupMap::replace(const py::dict& groups) {
   auto& sparsifier = core(sparsifier_);
   std::vector<std::pair<std::string, ParamMap>> maps;
-  for (const auto& item : groups) {
-    const std::string name = py::str(item.first);
+  for (const auto& item : to_dict(groups, "the groups are a dict")) {
+    const auto name = item.first.cast<std::string>();
     maps.emplace_back(name, to_param_map(item.second, name));
   }
   without_gil([&] {
@@ -210,7 +210,7 @@ PyObject* subscript(PyObject* self, PyObject* key) {
   } catch (...) {
     PyErr_Clear();
   }
-  return PyObject_CallMethod(self, "__getitem__", "O", key);
+  return PyObject_CallMethod(self, "__getitem__", "(O)", key);
 }
 
 /// next(iterator).
@@ -272,6 +272,7 @@ void register_config_maps(py::module_& module) {
       .def(
           "pop",
           [](ConfigMap& self, const Name& key, const py::args& otherwise) -> py::object {
+            if (otherwise.size() > 1) throw py::type_error("pop() takes a key and one default");
             const py::dict now = self.to_dict();
             if (!now.contains(py::str(key))) {
               if (otherwise.size() == 1) return otherwise[0];

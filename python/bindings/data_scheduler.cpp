@@ -220,7 +220,10 @@ names one that is not plain.)")
           "load_state_dict",
           [](const SelfScheduler& self, const py::object& state_dict) {
             const auto state = to_scheduler_state(state_dict);
-            const auto attributes = saved_attributes(state_dict);
+            py::dict attributes;
+            if (state.version == datasparse::SchedulerState::current_version) {
+              attributes = saved_attributes(state_dict);  // else the core refuses the state
+            }
             require_room_for(self.handle(), attributes);
             live(self);
             without_gil([&] { self->load_state(state); });

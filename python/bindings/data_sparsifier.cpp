@@ -190,7 +190,10 @@ py::dict state_dict(const SelfSparsifier& self) {
 
 void load_state_dict(const SelfSparsifier& self, const py::object& state_dict, bool strict) {
   const auto state = to_sparsifier_state(state_dict);
-  const auto attributes = saved_attributes(state_dict);
+  py::dict attributes;
+  if (state.version == datasparse::SparsifierState::current_version) {
+    attributes = saved_attributes(state_dict);  // else the core refuses the state
+  }
   require_room_for(self.handle(), attributes);
   around_load(self.handle(), state, [&] { self->load_state(state, strict); });
   set_attributes(self.handle(), attributes);

@@ -1,4 +1,4 @@
-/// One function per bound class, called by module.cpp.
+/// One function per file that binds something, called by module.cpp.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -7,7 +7,6 @@
 #include <memory>
 #include <string>
 #include <unordered_set>
-#include <vector>
 
 #include "datasparse/data_source.hpp"
 #include "datasparse/mask.hpp"

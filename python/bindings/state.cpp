@@ -1,6 +1,5 @@
 #include "state.hpp"
 
-#include <cstring>
 #include <string_view>
 
 #include "datasparse/error.hpp"

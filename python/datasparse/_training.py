@@ -92,6 +92,7 @@ class Training:
 
     def resume(self, steps: int) -> None:
         """Say that masks and schedule were loaded, after so many steps of the optimizer."""
+        self.end()  # a training that broke off has left its hooks
         self.steps = steps
         self._resumed = True
 

@@ -117,7 +117,7 @@ def add_plan_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def lengths(fewest: int) -> Callable[[str], tuple[int, ...]]:
-    """Return a parser of "64x256", for at least so many axes (two of them at most for a block)."""
+    """Return a parser of "64x256", for at least so many axes."""
 
     def axes(text: str) -> tuple[int, ...]:
         values = tuple(int(part) for part in text.split("x"))

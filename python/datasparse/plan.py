@@ -45,11 +45,11 @@ class Plan:
         columns: dict[str, NDArray[Any]] = {
             "step": np.repeat(np.arange(self.first, self.first + self.steps), len(names)),
             "group": np.tile(np.array(names, dtype=str), self.steps),
-            "value": _interleaved(self.values, self.steps),
+            "value": _interleaved(self.values),
         }
         if self.zeros_least:
-            columns["zeros_least"] = _interleaved(self.zeros_least, self.steps)
-            columns["zeros_most"] = _interleaved(self.zeros_most, self.steps)
+            columns["zeros_least"] = _interleaved(self.zeros_least)
+            columns["zeros_most"] = _interleaved(self.zeros_most)
         return columns
 
     def changes(self) -> Counts:
@@ -100,7 +100,7 @@ class Plan:
             shown = shown[np.linspace(0, len(shown) - 1, rows).astype(int)]
         columns = self.columns()
         more = sum(map(len, columns[MOST_COLUMNS:]))
-        cells = [["step", *(_heading(names) for names in columns[:MOST_COLUMNS])]]
+        cells = [["step", *(heading(names) for names in columns[:MOST_COLUMNS])]]
         cells += [
             [str(self.first + row), *(self._cell(names, row) for names in columns[:MOST_COLUMNS])]
             for row in shown
@@ -128,12 +128,12 @@ class Plan:
         return f"{text}  {zeros} of {self.elements[name]:,}"
 
 
-def _interleaved(by_group: dict[str, NDArray[Any]], steps: int) -> NDArray[Any]:
+def _interleaved(by_group: dict[str, NDArray[Any]]) -> NDArray[Any]:
     columns = list(by_group.values())
-    return np.stack(columns, axis=1).reshape(-1) if columns else np.empty(steps * 0)
+    return np.stack(columns, axis=1).reshape(-1) if columns else np.empty(0)
 
 
-def _heading(names: list[str]) -> str:
+def heading(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasparse.plan import Plan
+from datasparse.plan import Plan, heading
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,9 +34,7 @@ def plot_plan(plan: Plan, title: str | None = None) -> Figure:
     for number, names in enumerate(plan.columns()):
         style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "linewidth": 1.5}
         if number < MOST_LINES:
-            style["label"] = (
-                names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-            )
+            style["label"] = heading(names)
         # A value holds from its step to the next one.
         panels[0].stairs(plan.values[names[0]], edges, baseline=None, **style)
         if known:

@@ -60,10 +60,15 @@ def post_training_sparse_quantize(
         sparsifier.add_data(name, weights[name])
     sparsifier.step()
     sparsifier.squash_mask()
-    for name, table in tables.items():
-        grid = grids.get(name) or Grid.of(weights[name])
-        parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, quantized_like(table, weights[name], grid))
+    quantized = {
+        id(table): quantized_like(table, weights[name], grids.get(name) or Grid.of(weights[name]))
+        for name, table in tables.items()
+    }
+    # A table may be there by several names.
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if id(module) in quantized:
+            parent, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, quantized[id(module)])
     return sparsifier
 
 

@@ -145,6 +145,8 @@ def _value(node: ast.expr | None) -> object:
         case ast.List(elts=items) | ast.Tuple(elts=items):
             return [_value(item) for item in items]
         case ast.Dict(keys=keys, values=values):
+            if not all(isinstance(key, ast.Constant | ast.UnaryOp) for key in keys):
+                raise ValueError(f"expression must hold numbers as keys, got {ast.unparse(node)!r}")
             return {_value(key): _value(value) for key, value in zip(keys, values, strict=True)}
         case ast.expr():
             raise ValueError(f"expression must not hold {ast.unparse(node)!r}")

@@ -148,8 +148,8 @@ def attach(
     sparsifier that was loaded or copied is attached in the same way.
 
     Raises ValueError where nothing matches, or a name belongs to other data, and TypeError for
-    parameters that are sharded (FSDP), on another device, or of no supported dtype. Then nothing
-    has changed.
+    parameters that are sharded (FSDP), on another device, or of no supported dtype. Then the model
+    is as it was, and so is the sparsifier, but for loaded or squashed masks of these names.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     >>> sparsifier = DataNormSparsifier(sparsity_level=0.75, sparse_block_shape=(1, 1))
@@ -229,6 +229,8 @@ def mask_optimizer_state(
         if not is_masked(sparsifier, name):
             continue
         parameter = sparsifier.get_data(name)
+        if not isinstance(parameter, Tensor):
+            continue
         tensors = [
             value
             for value in tensors_in(optimizer.state.get(parameter, {}))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from datasparse import AdaptiveDataScheduler, DataNormSparsifier
+from datasparse._restore import empty
 from datasparse.schedules import Cyclic, Linear, Polynomial
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,3 +123,9 @@ def test_a_copy_goes_on_alone(way):
 def test_a_plan_is_for_good_metrics():
     scheduler = adaptive(steps=2)
     assert scheduler.plan(4).values["w"].tolist() == [0.0, 0.125, 0.25, 0.25]
+
+
+def test_one_that_is_not_filled_yet_says_so():
+    """As a pickle makes it before it gives it its state."""
+    with pytest.raises(RuntimeError, match="the sparsifier of this scheduler is gone"):
+        _ = empty(AdaptiveDataScheduler).steps

@@ -46,6 +46,16 @@ EMB = {
 # --- reading --------------------------------------------------------------------------------------
 
 
+def test_keys_are_str(sparsifier, config):
+    for key in (("norm",), (), 1, None):
+        with pytest.raises(TypeError):
+            config[key]
+    with pytest.raises(TypeError, match=r"key 1 \(int\), expected str"):
+        sparsifier.data_groups.update({1: EMB})
+    with pytest.raises(TypeError, match="one default"):
+        config.pop("norm", 1, 2)
+
+
 def test_views_read_as_the_dicts_that_they_stand_for(sparsifier, config):
     for view, same in ((config, EMB), (sparsifier.data_groups, {"emb": EMB, "head": EMB})):
         assert isinstance(view, collections.abc.Mapping)

@@ -42,6 +42,15 @@ def dequantized(model, name):
     return model.get_submodule(name).dequantize()
 
 
+def test_a_table_with_two_names_is_replaced_under_both():
+    model = Recommender()
+    model.shared = nn.ModuleDict({"tokens": model.users})
+    sparsifier = post_training_sparse_quantize(model, DataNormSparsifier, **CONFIG)
+    assert list(sparsifier.data_groups) == NAMES
+    assert model.shared["tokens"] is model.users
+    assert model.users.levels.dtype == torch.uint8
+
+
 @pytest.mark.parametrize("sparsify_first", [True, False])
 def test_zeros_are_exact_and_values_are_near(sparsify_first):
     dense, model = Recommender(), Recommender()

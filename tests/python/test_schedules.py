@@ -410,6 +410,8 @@ def test_a_repr_is_parsed(schedule):
         ("Constant(1.5.5)", "must not hold '1'"),
         ("Constant(value=a)", "must not hold 'a'"),
         ("Constant({1, 2})", r"must not hold '\{1, 2\}'"),
+        ("Piecewise({[1]: 0.2})", r"must hold numbers as keys, got '\{\[1\]: 0.2\}'"),
+        ("Piecewise({Constant(): 0.2})", "must hold numbers as keys"),
         ("Constant([1][0])", r"must not hold '\[1\]\[0\]'"),
         (
             "Linear(final=0.9)",

@@ -555,6 +555,13 @@ def test_mask_bits_beyond_the_last_element(pair, name, used):
 
 
 @PARTS
+def test_a_state_of_another_version_is_refused_for_that(pair, part):
+    state = dict(pair.states[part], version=2)
+    del state["attributes"]
+    pair.refuses(part, state, match="version of the state must be 1, got 2")
+
+
+@PARTS
 @pytest.mark.parametrize("state", [None, (), [], "state", 3, b"state", {}], ids=name_of)
 def test_what_is_no_state_at_all(pair, part, state):
     pair.refuses(part, state, match="state_dict")

@@ -6,6 +6,7 @@ import weakref
 from pathlib import Path
 
 import datasparse
+import numpy as np
 import pytest
 import torch
 from datasparse import BaseDataScheduler, DataNormSparsifier, DataScheduler
@@ -248,6 +249,18 @@ def test_optimizer_state_of_any_nesting_is_masked():
         assert torch.equal(tensor, sparsifier.get_mask("0.weight").float())
     assert optimizer.state[weight]["step"] == 3
     assert zeros(other) == 0
+
+
+def test_optimizer_state_is_masked_beside_data_of_numpy():
+    model, sparsifier = mlp(), half()
+    sparsifier.add_data("table", np.ones((8, 8)))
+    attach(model, sparsifier, include="0.weight")
+    sparsifier.step()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1)
+    momentum = torch.ones(20, 12)
+    optimizer.state[model[0].weight] = {"momentum": momentum}
+    mask_optimizer_state(optimizer, sparsifier)
+    assert torch.equal(momentum, sparsifier.get_mask("0.weight").float())
 
 
 # --- gradients ------------------------------------------------------------------------------------

@@ -152,6 +152,23 @@ def test_a_resumed_training_equals_the_unbroken_one(tmp_path, mode, schedule, sa
     assert second.sparsifier.step_count == callback.sparsifier.step_count
 
 
+def test_a_callback_whose_training_broke_off_resumes_too(tmp_path):
+    options = {"schedule": "epoch", "every": 4}
+    unbroken, callback = sparse_bert(**options)
+    watch = Watch()
+    trainer_of(unbroken, tmp_path / "unbroken", callback, watch).train()
+
+    model, broken = sparse_bert(**options)
+    saving = {"save_strategy": "steps", "save_steps": 7}
+    with pytest.raises(KillError):
+        trainer_of(model, tmp_path, broken, Watch(stop_at=9), **saving).train()
+    rest = Watch()
+    checkpoint = str(tmp_path / "checkpoint-7")
+    trainer_of(model, tmp_path, broken, rest).train(resume_from_checkpoint=checkpoint)
+    assert rest.seen == watch.seen[7:]
+    assert broken.scheduler.last_epoch == callback.scheduler.last_epoch
+
+
 def test_checkpoints_can_be_read_without_the_trainer(tmp_path):
     model, callback = sparse_bert()
     trainer_of(model, tmp_path, callback, save_strategy="epoch").train()
