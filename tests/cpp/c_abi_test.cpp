@@ -868,6 +868,7 @@ TEST_F(CAbi, AMaskByNormIsForUpdateMaskAlone) {
   expect_error(datasparse_sparsifier_update_config(sparsifier, "w", config), DATASPARSE_STATE_ERROR,
                "only update_mask");
   EXPECT_EQ(mask(), Bytes(48, 1));
+  sparsifier.reset();
 }
 
 TEST_F(CAbi, ASourceIsAskedAtEveryStep) {
