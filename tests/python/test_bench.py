@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
     shutil.which("c++") is None, reason="the yardstick is compiled on the spot"
 )
 
-# Without `count`, `embedding` and `groups`, which compile the core (the full tier runs them), and
+# Without `count`, `embedding` and `groups`, which compile the core (the long tier runs them), and
 # `isa`, `memory` and `curve`, whose processes and peers take long: each has a test of its own.
 SECTIONS = "rows,dtypes,hard,peers,schedulers,threads,apply"
 
@@ -50,7 +50,7 @@ def test_sections_run_and_every_answer_is_right(tmp_path, capsys):
         assert row["right"] is True or row["section"] == "schedulers", row
 
 
-@pytest.mark.full
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="needs CMake")
 def test_sections_that_compile_the_core(capsys):
     assert run("--only", "groups,count,embedding") == 0

@@ -79,7 +79,7 @@ def filled(n, dtype):
     return data
 
 
-@pytest.mark.full
+@pytest.mark.long
 @pytest.mark.timeout(3000)
 @pytest.mark.usefixtures("_much_memory")
 def test_more_float16_elements_than_32_bits_count():
@@ -99,7 +99,7 @@ def test_more_float16_elements_than_32_bits_count():
     assert_right(data[: rows * columns], seen, round(0.9 * rows * columns))
 
 
-@pytest.mark.full
+@pytest.mark.long
 @pytest.mark.timeout(3000)
 @pytest.mark.usefixtures("_much_memory")
 def test_more_float32_elements_than_31_bits_count():

@@ -88,6 +88,7 @@ def files_listed(page):
     return {re.sub(r"cpython-\d+-\w+-linux-gnu|-[0-9a-f]{8}\.so[.\d]*", "", name) for name in names}
 
 
+@pytest.mark.long
 def test_two_builds_in_two_places_give_equal_bytes(source, wheel, tmp_path):
     tree = unpacked(source, tmp_path / "another place")
     (tree / "PKG-INFO").unlink()  # which a source distribution adds
