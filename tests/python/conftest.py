@@ -36,8 +36,8 @@ NOT_RUN = pytest.StashKey[dict[str, Counter]]()
 
 
 def tier_of(item):
-    """The mark of a test, the last where there are both; None for ci."""
-    return next((tier for tier in reversed(TIERS) if item.get_closest_marker(tier)), None)
+    """The mark of a test; None for ci."""
+    return next((tier for tier in TIERS if item.get_closest_marker(tier)), None)
 
 
 def pytest_configure(config):

