@@ -429,6 +429,10 @@ TEST_F(CheckpointFile, IsRefusedWhereAValueCannotBeUsed) {
       refusal_of([](Checkpoint& it) { it.schedulers[0].state.base_param.set("fc1.weight", 1.5); }),
       "scheduler 0: sparsity_level of 'fc1.weight' must be in [0, 1], got 1.5");
   EXPECT_EQ(refusal_of([](Checkpoint& it) {
+              it.schedulers[0].state.base_param.set("fc1.weight", "text");
+            }),
+            "scheduler 0: sparsity_level of 'fc1.weight' must be a number, got 'text' (str)");
+  EXPECT_EQ(refusal_of([](Checkpoint& it) {
               it.schedulers[0].state.last_param.set("fc1.weight", std::nan(""));
             }),
             "scheduler 0: sparsity_level of 'fc1.weight' must not be NaN, got nan");
