@@ -19,7 +19,6 @@
 #include "datasparse/checkpoint.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/data_scheduler.hpp"
-#include "datasparse/datasparse.h"
 #include "support.hpp"
 
 namespace {
@@ -334,44 +333,6 @@ TEST_F(OutOfMemory, TheFirstStepOfASchedulerThatWasMadeBeforeAnyGroupIsAllOrNoth
                           EXPECT_EQ(late->save_state(), before) << "allocation " << nth;
                         });
   EXPECT_EQ(scheduler->get_last_param().size(), 1U);
-}
-
-TEST_F(OutOfMemory, ASchedulerInCIsMadeOrChangesNothing) {
-  const auto required = [](datasparse_status status) {
-    if (status == DATASPARSE_OUT_OF_MEMORY) throw std::bad_alloc();
-    ASSERT_EQ(status, DATASPARSE_OK) << datasparse_error_message();
-  };
-  datasparse_sparsifier* handle = nullptr;
-  const auto defaults = datasparse_block_spec_of(0.5, 1, 1);
-  required(datasparse_data_norm_sparsifier_create(&defaults, nullptr, nullptr, &handle));
-  const std::int64_t shape[] = {30, 40};
-  const auto data = datasparse_array_of(DATASPARSE_FLOAT32, tensors[0].view().data(), 2, shape);
-  required(datasparse_sparsifier_add_data(handle, "w", &data, nullptr));
-  datasparse_schedule* schedule = nullptr;
-  required(datasparse_schedule_constant(0.25, &schedule));
-
-  const auto level = [&] {
-    datasparse_params* config = nullptr;
-    double value = 0;
-    required(datasparse_sparsifier_config(handle, "w", &config));
-    required(datasparse_params_get_float(config, "sparsity_level", &value));
-    datasparse_params_release(config);
-    return value;
-  };
-  datasparse_scheduler* scheduler = nullptr;
-  fail_every_allocation(
-      [&] {
-        required(
-            datasparse_data_scheduler_create(handle, "sparsity_level", schedule, -1, &scheduler));
-      },
-      [&](std::int64_t nth) {
-        EXPECT_EQ(scheduler, nullptr);
-        EXPECT_EQ(level(), 0.5) << "allocation " << nth;
-      });
-  EXPECT_EQ(level(), 0.25);
-  datasparse_scheduler_release(scheduler);
-  datasparse_schedule_release(schedule);
-  datasparse_sparsifier_release(handle);
 }
 
 TEST_F(OutOfMemory, AnAdaptiveSchedulersStepIsAllOrNothing) {
