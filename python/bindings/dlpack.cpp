@@ -40,7 +40,7 @@ const ExchangeTable* exchange_table_of(py::handle type) {
   return table != nullptr && table->version.major == 1 ? table : nullptr;
 }
 
-Loan::Loan(py::handle object, const ExchangeTable* table) {
+Loan::Loan(py::handle object, const std::string& what, const ExchangeTable* table) {
   if (table != nullptr) {
     if (table->from_object(object.ptr(), &versioned_) != 0) throw py::error_already_set();
     return;
@@ -50,7 +50,7 @@ Loan::Loan(py::handle object, const ExchangeTable* table) {
     auto* lent =
         static_cast<ManagedTensorVersioned*>(PyCapsule_GetPointer(capsule.ptr(), versioned_name));
     if (lent->version.major != 1) {
-      throw datasparse::TypeError("data must speak version 1 of DLPack, got version " +
+      throw datasparse::TypeError(what + " must speak version 1 of DLPack, got version " +
                                   std::to_string(lent->version.major));
     }
     PyCapsule_SetName(capsule.ptr(), "used_dltensor_versioned");
@@ -59,8 +59,8 @@ Loan::Loan(py::handle object, const ExchangeTable* table) {
     plain_ = static_cast<ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), plain_name));
     PyCapsule_SetName(capsule.ptr(), "used_dltensor");
   } else {
-    throw datasparse::TypeError("__dlpack__() returned " + std::string(py::repr(capsule)) +
-                                ", expected a DLPack capsule");
+    throw datasparse::TypeError("__dlpack__() of the " + what + " returned " +
+                                std::string(py::repr(capsule)) + ", expected a DLPack capsule");
   }
 }
 
@@ -68,17 +68,9 @@ Loan::Loan(Loan&& other) noexcept
     : versioned_(std::exchange(other.versioned_, nullptr)),
       plain_(std::exchange(other.plain_, nullptr)) {}
 
-Loan& Loan::operator=(Loan&& other) noexcept {
-  std::swap(versioned_, other.versioned_);
-  std::swap(plain_, other.plain_);
-  return *this;
-}
-
-void Loan::release() noexcept {
+Loan::~Loan() {
   if (versioned_ != nullptr && versioned_->deleter != nullptr) versioned_->deleter(versioned_);
   if (plain_ != nullptr && plain_->deleter != nullptr) plain_->deleter(plain_);
-  versioned_ = nullptr;
-  plain_ = nullptr;
 }
 
 std::string name_of(const DataType& dtype) {

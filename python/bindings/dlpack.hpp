@@ -73,18 +73,18 @@ static_assert(offsetof(ExchangeTable, from_object) == 24);
 /// The table of a type, or nullptr.
 const ExchangeTable* exchange_table_of(pybind11::handle type);
 
-/// A tensor lent by another library until release().
+/// A tensor lent by another library, for as long as this lives.
 class Loan {
  public:
-  Loan() = default;
-  /// Takes a loan from an object with `__dlpack__`. Throws what the object throws.
-  explicit Loan(pybind11::handle object)
-      : Loan(object, exchange_table_of(pybind11::type::handle_of(object))) {}
+  /// Takes a loan from an object with `__dlpack__`, which messages call `what`. Throws what the
+  /// object throws.
+  Loan(pybind11::handle object, const std::string& what)
+      : Loan(object, what, exchange_table_of(pybind11::type::handle_of(object))) {}
   /// The same, where the table of its type is known.
-  Loan(pybind11::handle object, const ExchangeTable* table);
+  Loan(pybind11::handle object, const std::string& what, const ExchangeTable* table);
   Loan(Loan&& other) noexcept;
-  Loan& operator=(Loan&& other) noexcept;
-  ~Loan() { release(); }
+  Loan& operator=(Loan&&) = delete;
+  ~Loan();
 
   const Tensor& tensor() const noexcept {
     return versioned_ != nullptr ? versioned_->tensor : plain_->tensor;
@@ -94,7 +94,6 @@ class Loan {
   bool read_only() const noexcept {
     return versioned_ == nullptr || (versioned_->flags & (read_only_flag | copied_flag)) != 0;
   }
-  void release() noexcept;
 
  private:
   ManagedTensorVersioned* versioned_ = nullptr;

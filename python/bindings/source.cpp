@@ -122,7 +122,7 @@ class DLPackSource : public PySource {
     // Asked first: for memory on a device, __dlpack__() may want a stream, or fail in its own way.
     const auto device = py::tuple(data_.attr("__dlpack_device__")());
     dlpack::require_cpu(device[0].cast<std::int32_t>(), what_);
-    return dlpack::Loan(data_);
+    return dlpack::Loan(data_, what_);
   }
 
  private:
@@ -176,7 +176,7 @@ class TorchSource final : public DLPackSource {
 
   py::object masked_copy(const Mask& mask) const override {
     const py::object copy = tensor().attr("detach")().attr("clone")();
-    const dlpack::Loan loan = dlpack::Loan(copy);
+    const dlpack::Loan loan(copy, what_);
     zero(dlpack::view_of(loan.tensor(), loan.read_only(), what_), mask, what_);
     return copy;
   }
@@ -223,7 +223,8 @@ class TorchSource final : public DLPackSource {
       // Subclasses may have their own table, or none.
       const bool is_plain =
           Py_TYPE(data.ptr()) == reinterpret_cast<PyTypeObject*>(torch_.tensor.ptr());
-      return is_plain ? dlpack::Loan(data, torch_.exchange_table) : dlpack::Loan(data);
+      return is_plain ? dlpack::Loan(data, what_, torch_.exchange_table)
+                      : dlpack::Loan(data, what_);
     } catch (py::error_already_set&) {
       check_place(now);  // where it can say more, it throws its own error
       throw;

@@ -1,5 +1,6 @@
 """Arrays of other libraries: JAX's, which nobody may change, and what only looks like an array."""
 
+import ctypes
 import subprocess
 import sys
 
@@ -100,3 +101,47 @@ def test_ml_dtypes_are_written_in_place():
     sparsifier.step()
     sparsifier.apply_mask()
     assert np.array_equal(array.astype(np.float32) != 0, expected)
+
+
+class Lender:
+    """Lends what it is told to, as memory of the CPU."""
+
+    def __init__(self, lent):
+        self.lent = lent
+
+    def __dlpack_device__(self):
+        return 1, 0
+
+    def __dlpack__(self, **options):
+        return self.lent
+
+
+def capsule_of_version(major):
+    """A capsule of DLPack whose tensor begins with its version; also the memory behind it."""
+    memory = ctypes.create_string_buffer(96)
+    ctypes.c_uint32.from_buffer(memory).value = major
+    make = ctypes.pythonapi.PyCapsule_New
+    make.restype = ctypes.py_object
+    make.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    return make(ctypes.addressof(memory), b"dltensor_versioned", None), memory
+
+
+def test_a_newer_dlpack_is_refused_and_its_loan_is_not_taken():
+    capsule, _memory = capsule_of_version(2)
+    sparsifier = DataNormSparsifier()
+    with pytest.raises(TypeError) as refusal:
+        sparsifier.add_data("w", Lender(capsule))
+    assert str(refusal.value) == "data of 'w' must speak version 1 of DLPack, got version 2"
+    assert '"dltensor_versioned"' in repr(capsule)  # one that was taken is called "used_..."
+    assert list(sparsifier.data_groups) == []
+
+
+@pytest.mark.parametrize("lent", [None, 42, b"tensor"])
+def test_what_is_no_capsule_is_refused(lent):
+    returned = f"returned {lent!r}, expected a DLPack capsule"
+    with pytest.raises(TypeError) as refusal:
+        DataNormSparsifier().add_data("w", Lender(lent))
+    assert str(refusal.value) == f"__dlpack__() of the data of 'w' {returned}"
+    with pytest.raises(TypeError) as refusal:
+        block_mask(Lender(lent), **HALF)
+    assert str(refusal.value) == f"__dlpack__() of the data {returned}"
