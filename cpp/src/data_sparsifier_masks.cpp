@@ -114,7 +114,7 @@ void BaseDataSparsifier::update_in_turn(const std::vector<Group*>& groups,
   };
   std::vector<Saved> saved;
   for (const auto& group : impl_->groups) saved.push_back({group->mask.pack(), group->state});
-  const Inside inside(impl_->inside, "update_mask()");
+  const Inside inside(impl_->inside, update_mask_call);
   try {
     for (std::size_t i = 0; i < groups.size(); ++i) {
       update_mask(groups[i]->name, data[i], effective(groups[i]->config));
@@ -130,7 +130,7 @@ void BaseDataSparsifier::update_in_turn(const std::vector<Group*>& groups,
 
 void BaseDataSparsifier::run_as_update(const std::function<void()>& work) {
   const Entry entry(*this);
-  const Inside inside(impl_->inside, "update_mask()");
+  const Inside inside(impl_->inside, update_mask_call);
   work();
 }
 

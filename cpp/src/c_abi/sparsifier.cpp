@@ -38,13 +38,9 @@ class Sparsifier final : public WithOwnState<Base> {
     }
     const datasparse_array array = to_array(data);
     const datasparse_params values(&config);
-    const Updating scope(is_updating_);
     call_back("update_mask", overrides_.update_mask, this->user_data(), &handle_, name.c_str(),
               &array, &values, this->get_mask(name).data());
   }
-
-  /// Whether update_mask is being called; for the thread that holds the lock.
-  bool is_updating() const noexcept { return is_updating_; }
 
   void check_config(const std::string& name, const ParamMap& config) const override {
     if (overrides_.check_config != nullptr) {
@@ -73,18 +69,9 @@ class Sparsifier final : public WithOwnState<Base> {
  private:
   static constexpr bool has_norm = std::is_base_of_v<DataNormSparsifier, Base>;
 
-  struct Updating {
-    bool& flag;
-    explicit Updating(bool& is_updating) : flag(is_updating) { flag = true; }
-    Updating(const Updating&) = delete;
-    Updating& operator=(const Updating&) = delete;
-    ~Updating() { flag = false; }
-  };
-
   const Overrides overrides_;
   const std::vector<std::string> own_keys_;  // config keys beside the norm's
-  bool is_updating_ = false;
-  const datasparse_sparsifier handle_;  // for callbacks: owns nothing
+  const datasparse_sparsifier handle_;       // for callbacks: owns nothing
 };
 
 /// Hands a complete object, and its user_data with it, over to the caller.
@@ -177,10 +164,7 @@ datasparse_status datasparse_data_norm_update_mask(const datasparse_sparsifier* 
     const std::string group = text(name, "name");
     const ArrayView view = to_view(data, "data");
     const ParamMap& values = required(config, "config").map();
-    const auto* const own = dynamic_cast<const Sparsifier<DataNormSparsifier>*>(norm.get());
-    if (!norm->in_override() || own == nullptr || !own->is_updating()) {
-      throw StateError("only update_mask may call this");
-    }
+    if (!norm->in_update_mask()) throw StateError("only update_mask may call this");
     // Not the virtual function, which is the one that calls this.
     norm->DataNormSparsifier::update_mask(group, view, values);
   });
