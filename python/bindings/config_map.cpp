@@ -71,7 +71,7 @@ py::dict merged(const py::object& other, const py::kwargs& more) {
 }
 
 template <class Map>
-struct SparsifierAccess {
+struct ViewAccess {
   static int traverse(Map& self, visitproc visit, void* arg) {
     Py_VISIT(self.sparsifier().ptr());
     return 0;
@@ -233,7 +233,7 @@ void register_config_maps(py::module_& module) {
       "checks the\n"
       "whole config and raises TypeError or ValueError without having written anything.\n\n"
       "Values are None, bool, int, float, str or tuples of numbers.",
-      collected<ConfigMap, SparsifierAccess<ConfigMap>, Created::by_us>());
+      collected<ConfigMap, ViewAccess<ConfigMap>, Created::by_us>());
   config.def("__getitem__", [](const ConfigMap& self, const Name& key) { return self.get(key); })
       .def("__setitem__",
            [](ConfigMap& self, const py::str& key, const py::object& value) {
@@ -305,7 +305,7 @@ void register_config_maps(py::module_& module) {
       module, "GroupMap",
       "The configs of all groups by name, as a live dict of live dicts. Groups come and\n"
       "go by add_data() and remove_data() only.",
-      collected<GroupMap, SparsifierAccess<GroupMap>, Created::by_us>());
+      collected<GroupMap, ViewAccess<GroupMap>, Created::by_us>());
   const py::module_ abc = py::module_::import("collections.abc");
   const py::object keys_view = abc.attr("KeysView"), values_view = abc.attr("ValuesView");
   const py::object items_view = py::module_::import("datasparse._views").attr("GroupItems");
@@ -362,7 +362,7 @@ void register_config_maps(py::module_& module) {
 
   py::class_<GroupItemsIterator> items(
       module, "_GroupItemsIterator", "See GroupMap.items().",
-      collected<GroupItemsIterator, SparsifierAccess<GroupItemsIterator>, Created::by_us>());
+      collected<GroupItemsIterator, ViewAccess<GroupItemsIterator>, Created::by_us>());
   items.def("__iter__", [](const py::object& self) { return self; })
       .def("__next__", [](GroupItemsIterator& self) {
         if (auto item = self.next()) return *item;

@@ -49,7 +49,7 @@ py::array zeros(const datasparse::Plan& plan, std::size_t group,
 }
 
 /// A datasparse.plan.Plan.
-py::object to_python(const datasparse::Plan& plan) {
+py::object to_plan(const datasparse::Plan& plan) {
   py::dict values, least, most, elements;
   for (std::size_t group = 0; group < plan.groups.size(); ++group) {
     const py::str name(plan.groups[group]);
@@ -170,10 +170,7 @@ The constructor makes the initial step: last_epoch advances by one, and get_sche
   cls.def(
          "get_schedule_param",
          [](const SelfScheduler& self) -> py::object {
-           py::set_error(
-               PyExc_NotImplementedError,
-               (class_name(self.handle()) + " must override get_schedule_param()").c_str());
-           throw py::error_already_set();
+           must_override(self.handle(), "get_schedule_param()");
          },
          R"(The values for the next step, {name: value}: override this. Called by step() only.
 
@@ -220,10 +217,7 @@ names one that is not plain.)")
           "load_state_dict",
           [](const SelfScheduler& self, const py::object& state_dict) {
             const auto state = to_scheduler_state(state_dict);
-            py::dict attributes;
-            if (state.version == datasparse::SchedulerState::current_version) {
-              attributes = saved_attributes(state_dict);  // else the core refuses the state
-            }
+            const py::dict attributes = saved_attributes(state_dict, state);
             require_room_for(self.handle(), attributes);
             live(self);
             without_gil([&] { self->load_state(state); });
@@ -345,7 +339,7 @@ An override may call this and change some.)")
           "plan",
           [](const SelfDataScheduler& self, std::int64_t steps, std::int64_t first) {
             live(SelfScheduler(self.handle()));
-            return to_python(without_gil([&] { return self->plan(steps, first); }));
+            return to_plan(without_gil([&] { return self->plan(steps, first); }));
           },
           py::arg("steps"), py::arg("first") = 0,
           R"(What would be at steps first, first + 1, ...: a datasparse.plan.Plan with `steps` rows.

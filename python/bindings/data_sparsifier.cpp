@@ -190,10 +190,7 @@ py::dict state_dict(const SelfSparsifier& self) {
 
 void load_state_dict(const SelfSparsifier& self, const py::object& state_dict, bool strict) {
   const auto state = to_sparsifier_state(state_dict);
-  py::dict attributes;
-  if (state.version == datasparse::SparsifierState::current_version) {
-    attributes = saved_attributes(state_dict);  // else the core refuses the state
-  }
+  const py::dict attributes = saved_attributes(state_dict, state);
   require_room_for(self.handle(), attributes);
   around_load(self.handle(), state, [&] { self->load_state(state, strict); });
   set_attributes(self.handle(), attributes);
@@ -324,9 +321,7 @@ Returns the tensor, or a masked copy of it when a mask was given or reused.)")
       .def(
           "update_mask",
           [](const SelfSparsifier& self, const Name&, const py::object&, const py::kwargs&) {
-            py::set_error(PyExc_NotImplementedError,
-                          (class_name(self.handle()) + " must override update_mask()").c_str());
-            throw py::error_already_set();
+            must_override(self.handle(), "update_mask()");
           },
           py::arg("name"), py::arg("data"),
           R"(Compute the mask of one group: override this, and change get_mask(name) in place.

@@ -119,9 +119,8 @@ py::dict to_dict(py::handle mapping, const std::string& what) {
 }
 
 ParamMap to_param_map(py::handle mapping, const std::string& group) {
-  const std::string what =
-      (group.empty() ? "the defaults are" : "the config of '" + group + "' is") + " a " +
-      class_name(mapping);
+  const std::string what = (group.empty() ? "the defaults" : "the values of '" + group + "'") +
+                           " are a " + class_name(mapping);
   ParamMap result;
   for (const auto& item : to_dict(mapping, what)) {
     const auto key = item.first.cast<std::string>();

@@ -104,11 +104,7 @@ class PyScheduler : public WithPythonAttributes<Base>,
     const pybind11::object self = pybind11::cast(static_cast<const Base*>(this));
     const std::string method = class_name(self) + ".get_schedule_param()";
     const auto override = override_of(self, "get_schedule_param");
-    if (!override) {
-      pybind11::set_error(PyExc_NotImplementedError,
-                          (class_name(self) + " must override get_schedule_param()").c_str());
-      throw pybind11::error_already_set();
-    }
+    if (!override) must_override(self, "get_schedule_param()");
     const pybind11::object returned = call_python(override);
     const pybind11::dict items = to_dict(returned, method + " returned " + class_name(returned));
     std::size_t count = 0;

@@ -11,6 +11,13 @@ inline std::string class_name(pybind11::handle object) {
   return pybind11::str(pybind11::type::handle_of(object).attr("__name__"));
 }
 
+/// Raises NotImplementedError.
+[[noreturn]] inline void must_override(pybind11::handle object, const char* method) {
+  const std::string message = class_name(object) + " must override " + method;
+  pybind11::set_error(PyExc_NotImplementedError, message.c_str());
+  throw pybind11::error_already_set();
+}
+
 /// A T whose __init__ has run. Without this check a method called before super().__init__(), or on
 /// what Cls.__new__(Cls) returns, would use memory that holds no object.
 template <class T>

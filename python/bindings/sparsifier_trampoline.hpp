@@ -81,9 +81,7 @@ class PySparsifier : public WithPythonAttributes<Base>,
     const pybind11::object self = pybind11::cast(static_cast<const Base*>(this));
     if (!override) {
       if constexpr (!is_abstract) return Base::update_mask(name, data, config);
-      pybind11::set_error(PyExc_NotImplementedError,
-                          (class_name(self) + " must override update_mask()").c_str());
-      throw pybind11::error_already_set();
+      must_override(self, "update_mask()");
     }
     const auto source = std::dynamic_pointer_cast<PySource>(this->get_data(name));
     try {
