@@ -595,15 +595,17 @@ TEST(Override, IsKnownToItsThreadOnly) {
   float number = 0;
   bool inside = false, in_other_thread = true;
   Scripted sparsifier([&](Scripted& self, const std::string&, const ArrayView&) {
-    inside = self.in_override();
-    std::thread([&] { in_other_thread = self.in_override(); }).join();
+    inside = self.in_override() && self.in_update_mask();
+    std::thread([&] { in_other_thread = self.in_override() || self.in_update_mask(); }).join();
   });
   sparsifier.add_data("a", ArrayView(&number, {1}));
   EXPECT_FALSE(sparsifier.in_override());
+  EXPECT_FALSE(sparsifier.in_update_mask());
   sparsifier.step();
   EXPECT_TRUE(inside);
   EXPECT_FALSE(in_other_thread);
   EXPECT_FALSE(sparsifier.in_override());
+  EXPECT_FALSE(sparsifier.in_update_mask());
 }
 
 TEST(Override, MayUseAnotherSparsifier) {
@@ -626,6 +628,7 @@ TEST(Override, OfCheckConfigMayReadAndMustNotChange) {
       reads += static_cast<int>(names().size());
       auto& self = const_cast<Curious&>(*this);
       EXPECT_TRUE(contains(message_of<StateError>([&self] { self.step(); }), "check_config()"));
+      EXPECT_FALSE(self.in_update_mask());
     }
     static bool contains(const std::string& text, const std::string& part) {
       return text.find(part) != std::string::npos;
