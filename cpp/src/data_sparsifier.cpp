@@ -152,8 +152,4 @@ bool BaseDataSparsifier::in_override() const noexcept {
   return impl_->owner.load() == std::this_thread::get_id();
 }
 
-bool BaseDataSparsifier::in_update_mask() const noexcept {
-  return in_override() && impl_->inside == update_mask_call;
-}
-
 }  // namespace datasparse

@@ -148,9 +148,6 @@ class BaseDataSparsifier::Entry {
   bool entered_ = true;
 };
 
-/// The override in which masks may be changed.
-inline constexpr const char* update_mask_call = "update_mask()";
-
 /// Names the override that runs for the length of a scope.
 class Inside {
  public:

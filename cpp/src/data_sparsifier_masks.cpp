@@ -7,6 +7,13 @@
 #include "zero_masked.hpp"
 
 namespace datasparse {
+namespace {
+
+/// What Impl::inside points to in that override. An array, whose address is its own: equal string
+/// literals may or may not share one.
+constexpr char update_mask_call[] = "update_mask()";
+
+}  // namespace
 
 /// Pins the tensors of many groups for the length of a scope, all or none, and sees that they have
 /// kept their shapes.
@@ -132,6 +139,10 @@ void BaseDataSparsifier::run_as_update(const std::function<void()>& work) {
   const Entry entry(*this);
   const Inside inside(impl_->inside, update_mask_call);
   work();
+}
+
+bool BaseDataSparsifier::in_update_mask() const noexcept {
+  return in_override() && impl_->inside == update_mask_call;
 }
 
 bool BaseDataSparsifier::enable_mask_update() const {
