@@ -509,3 +509,44 @@ def test_an_iterator_does_not_keep_a_cycle_alive():
     del sparsifier
     gc.collect()
     assert gone() is None
+
+
+class Free(datasparse.BaseDataSparsifier):
+    """Takes any keys."""
+
+    def update_mask(self, name, data, **config):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["config", "defaults", "state"])
+def test_each_view_changes_as_a_dict_does(kind):
+    sparsifier = Free([("w", np.arange(8.0))], a=1, b=2)
+    sparsifier.state["w"] = {"a": 1, "b": 2}
+    views = {"config": sparsifier.data_groups["w"], "state": sparsifier.state["w"]}
+    view = views.get(kind, sparsifier.defaults)
+    same = view
+    view |= {"c": 3}
+    assert view is same
+    assert view.setdefault("c", 9) == 3
+    assert view.setdefault("d", 4) == 4
+    assert view.pop("d") == 4
+    assert view.pop("d", 7) == 7
+    with pytest.raises(KeyError, match="'d'"):
+        view.pop("d")
+    del view["c"]
+    with pytest.raises(KeyError, match="unknown key 'c'"):
+        del view["c"]
+    assert dict(view) == {"a": 1, "b": 2}
+
+
+def test_names_of_a_state_dict_are_text():
+    sparsifier = Free([("w", np.arange(8.0))])
+    state = sparsifier.state_dict()
+    state["data_groups"][1] = state["data_groups"]["w"]
+    with pytest.raises(ValueError, match="must have names as keys, got 1"):
+        sparsifier.load_state_dict(state)
+    state = sparsifier.state_dict()
+    state["attributes"] = {1: "one"}
+    with pytest.raises(ValueError, match="must have names as keys, got 1"):
+        sparsifier.load_state_dict(state)
+    assert list(sparsifier.data_groups) == ["w"]
