@@ -802,3 +802,12 @@ def test_copy_of_a_squashed_group_whose_loaded_state_waits(pair, copied):
             other.get_data(name)
     other.add_data("emb", pair.emb)
     assert other.state["emb"]["seen"] == 3
+
+
+def test_a_scheduler_without_a_state_of_its_own_refuses_one():
+    sparsifier = DataNormSparsifier([("w", np.arange(8.0))])
+    scheduler = Still(sparsifier)
+    before = scheduler.state_dict()
+    with pytest.raises(ValueError, match=r"own of the state must be empty .* got 'position'"):
+        scheduler.load_state_dict({**before, "last_epoch": 7, "own": {"position": 3}})
+    assert scheduler.state_dict() == before
