@@ -159,7 +159,7 @@ class DATASPARSE_API BaseDataSparsifier {
   /// Whether the calling thread holds this sparsifier's lock, as in an override, where nothing may
   /// be changed.
   bool in_override() const noexcept;
-  /// The same for update_mask() alone.
+  /// Whether it is in update_mask(), where masks may be changed.
   bool in_update_mask() const noexcept;
   /// Every key that a group or the defaults have, for "did you mean".
   std::vector<std::string> known_params() const;
