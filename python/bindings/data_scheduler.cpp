@@ -16,7 +16,7 @@ using datasparse::DataScheduler;
 
 namespace {
 
-using Trampoline = PyScheduler<BaseDataScheduler>;
+using SchedulerTrampoline = PyScheduler<BaseDataScheduler>;
 using SelfScheduler = Self<BaseDataScheduler>;
 
 /// One column of a plan, of any kind that all its values have: int64 or float64.
@@ -110,7 +110,7 @@ PySchedulerSide& live(const SelfScheduler& self) {
 void register_base_data_scheduler(py::module_& module) {
   // What a scheduler itself holds is read under the interpreter's lock: nobody waits for that lock
   // while holding the scheduler's inner one.
-  py::class_<BaseDataScheduler, Trampoline, py::smart_holder> cls(
+  py::class_<BaseDataScheduler, SchedulerTrampoline, py::smart_holder> cls(
       module, "BaseDataScheduler",
       R"(Varies one config parameter of a sparsifier over the training. Subclass it and override
 get_schedule_param(); call step() after the sparsifier's.
@@ -142,11 +142,11 @@ The constructor makes the initial step: last_epoch advances by one, and get_sche
                       std::int64_t last_epoch, bool verbose) {
     auto core = borrowed(sparsifier);
     return without_gil([&] {
-      return new Trampoline(std::move(sparsifier), std::move(core), schedule_param, last_epoch,
-                            verbose);
+      return new SchedulerTrampoline(std::move(sparsifier), std::move(core), schedule_param,
+                                     last_epoch, verbose);
     });
   }));
-  cls.def(py::init([] { return new Trampoline(); }));
+  cls.def(py::init([] { return new SchedulerTrampoline(); }));
   const py::object construct = cls.attr("__init__");
   def_plainly(
       cls, "__init__",
@@ -163,8 +163,8 @@ The constructor makes the initial step: last_epoch advances by one, and get_sche
 
   def_plainly(cls, "__setstate__", [](const SelfScheduler& self, const py::tuple& full_state) {
     set_attributes(self.handle(), full_state[3]);
-    dynamic_cast<Trampoline&>(*self).restore(full_state[1], to_scheduler_state(full_state[0]),
-                                             full_state[2].cast<bool>());
+    dynamic_cast<SchedulerTrampoline&>(*self).restore(
+        full_state[1], to_scheduler_state(full_state[0]), full_state[2].cast<bool>());
   });
 
   cls.def(

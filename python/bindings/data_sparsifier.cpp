@@ -273,8 +273,8 @@ known: the keys, several str.
 Traceback (most recent call last):
 TypeError: unknown config key 'treshold' of 'emb'; did you mean 'threshold'?)");
 
-  using Trampoline = PySparsifier<BaseDataSparsifier>;
-  py::class_<BaseDataSparsifier, Trampoline, py::smart_holder> cls(
+  using SparsifierTrampoline = PySparsifier<BaseDataSparsifier>;
+  py::class_<BaseDataSparsifier, SparsifierTrampoline, py::smart_holder> cls(
       module, "BaseDataSparsifier",
       R"(Keeps a mask for every named tensor. Subclass it and override update_mask().
 
@@ -286,8 +286,9 @@ are thread-safe; from inside an override, reading is allowed and changing groups
       collected<BaseDataSparsifier, SparsifierAccess>());
 
   def_construct_empty<BaseDataSparsifier>(cls);
-  cls.def(py::init(
-      [](const py::dict& defaults) { return new Trampoline(to_param_map(defaults, "")); }));
+  cls.def(py::init([](const py::dict& defaults) {
+    return new SparsifierTrampoline(to_param_map(defaults, ""));
+  }));
   const py::object construct = cls.attr("__init__");
   def_plainly(
       cls, "__init__",

@@ -61,7 +61,8 @@ class Entries {
     const py::object value = at(key);
     if (!PyBytes_Check(value.ptr())) refuse(path(key), "bytes", value);
     const auto view = value.cast<std::string_view>();
-    return {view.begin(), view.end()};
+    const auto* const first = reinterpret_cast<const std::uint8_t*>(view.data());
+    return {first, first + view.size()};
   }
 
   py::dict dict(const char* key) const { return Entries(at(key), path(key)).dict_; }

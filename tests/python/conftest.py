@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from support import as_numpy
+from support import SANITIZED, as_numpy
 
 # Deterministic unless asked otherwise: pytest --hypothesis-profile=explore.
 settings.register_profile(
@@ -132,7 +132,7 @@ def observe_fixture():
 
 @pytest.fixture
 def measurable_memory():
-    if "libasan" in os.environ.get("LD_PRELOAD", ""):
+    if SANITIZED:
         pytest.skip("AddressSanitizer keeps freed memory for a while, and peaks count it")
 
 

@@ -2,11 +2,13 @@
 
 import gc
 import math
+import os
 import re
 
 import numpy as np
 import torch
 
+SANITIZED = "clang_rt.asan" in os.environ.get("LD_PRELOAD", "")  # by scripts/test-sanitized
 HALF = {"sparsity_level": 0.5, "sparse_block_shape": (1, 1)}
 
 

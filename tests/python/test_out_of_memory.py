@@ -4,18 +4,18 @@ does the same to the core alone.
 CPython's own small objects are left out: pybind11 crashes where one of its instances cannot be had.
 """
 
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support import SANITIZED
 
 REFUSER = Path(__file__).with_name("refuse_allocations.cpp")
 
 pytestmark = pytest.mark.skipif(
-    "libasan" in os.environ.get("LD_PRELOAD", ""),
+    SANITIZED,
     reason="AddressSanitizer has an operator new of its own, and takes terabytes of addresses",
 )
 
