@@ -84,19 +84,17 @@ MATRIX = list(
         ["system", "wheel", "subdirectory"], ["g++", "clang++"], ["17", "20"], ["static", "shared"]
     )
 )
-IN_CI = [
-    ("system", "g++", "17", "shared"),
-    ("wheel", "g++", "20", "static"),
-    ("subdirectory", "g++", "17", "static"),
-]
+# Those of the ci and of the full tier; the others are long.
+MARKS = {
+    ("system", "g++", "17", "shared"): (),
+    ("wheel", "g++", "20", "static"): (),
+    ("subdirectory", "g++", "17", "static"): pytest.mark.full,
+}
 
 
 @pytest.mark.parametrize(
     ("where", "compiler", "standard", "kind"),
-    [
-        pytest.param(*case, marks=[] if case in IN_CI else LONG, id="-".join(case))
-        for case in MATRIX
-    ],
+    [pytest.param(*case, marks=MARKS.get(case, LONG), id="-".join(case)) for case in MATRIX],
 )
 def test_a_consumer_in_cpp_builds_and_runs(where, compiler, standard, kind, system, tmp_path):
     pair = compilers()[compiler]

@@ -47,6 +47,7 @@ def test_ratings_are_all_there(movielens):
     assert (len(training), len(tests)) == (90_000, 10_000)
 
 
+@pytest.mark.full
 @needs_ratings
 def test_a_short_training_learns_with_a_tenth_of_the_tables(movielens):
     ratings = movielens.read_ratings()
