@@ -51,8 +51,8 @@ def pytest_collection_modifyitems(config, items):
     if not config.option.markexpr:
         config.hook.pytest_deselected(items=[item for item in items if tier_of(item)])
         items[:] = [item for item in items if not tier_of(item)]
-    # Files with tests of higher tiers are the long ones in any tier. They go first: where files run side
-    # by side, none is left over in the end.
+    # Files with tests of higher tiers are the long ones in any tier. They go first: where files
+    # run side by side, none is left over in the end.
     long_files = {item.path for item in tiered}
     items.sort(key=lambda item: item.path not in long_files)
     if not config.option.keyword:
