@@ -28,6 +28,12 @@ struct MaskJob {
   BlockSpec spec;           ///< resolved for the data's shape
   std::uint8_t* mask;       ///< data.size() bytes
   CutHint* hint = nullptr;  ///< of the same mask: read and renewed
+  /// The order in which the data's axes make the matrix: the first one its rows, the others its
+  /// columns, the last innermost. None: as they are. The mask keeps the data's own order.
+  Axes layout;
+  /// Elements that stay zero whatever the rule says: packed like Mask::pack(), a set bit for each;
+  /// or nullptr.
+  const std::uint8_t* kept_zeros = nullptr;
 };
 
 /// Computes all masks. Small ones are shared out among the threads, large ones split. Allocates its

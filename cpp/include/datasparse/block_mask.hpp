@@ -21,6 +21,8 @@ struct DATASPARSE_API BlockSpec {
   std::int64_t block_width = 4;                 ///< likewise, or -1 for all other axes together
   std::optional<std::int64_t> zeros_per_block;  ///< in [0, height × width]; none: the whole block
   Norm norm = Norm::L1;
+  bool monotone = false;      ///< what is pruned already ranks below everything else
+  std::int64_t min_kept = 0;  ///< blocks that are kept whatever the level, 0 or more
 
   /// The spec that a config map describes; keys that are absent keep their defaults above.
   /// TypeError or ValueError, naming `group`, for a value of the wrong kind or out of range, and
