@@ -104,10 +104,7 @@ class DLPackSource : public PySource {
 
   ArrayView pin() override {
     if (!data_) throw datasparse::StateError(what_ + " are gone");
-    dlpack::Loan loan = borrow();
-    const ArrayView view = dlpack::view_of(loan.tensor(), loan.read_only(), what_);
-    loans_.push_back(std::move(loan));
-    return view;
+    return pin_loan(borrow());
   }
   void unpin() noexcept override { loans_.pop_back(); }
 
@@ -118,6 +115,12 @@ class DLPackSource : public PySource {
   }
 
  protected:
+  ArrayView pin_loan(dlpack::Loan loan) {
+    const ArrayView view = dlpack::view_of(loan.tensor(), loan.read_only(), what_);
+    loans_.push_back(std::move(loan));
+    return view;
+  }
+
   virtual dlpack::Loan borrow() const {
     // Asked first: for memory on a device, __dlpack__() may want a stream, or fail in its own way.
     const auto device = py::tuple(data_.attr("__dlpack_device__")());
@@ -130,6 +133,10 @@ class DLPackSource : public PySource {
 };
 
 // --- torch ------------------------------------------------------------------------------------
+
+/// What an object has that knows where a tensor is: a place in a model, which is looked up.
+constexpr const char* place_tensor = "__datasparse_tensor__";
+constexpr const char* place_scores = "__datasparse_scores__";
 
 /// A Python context for the length of a scope.
 class Within {
@@ -153,7 +160,7 @@ class TorchSource final : public DLPackSource {
   TorchSource(py::object data, const std::string& name, SourceOwner* owner, const Torch& torch)
       : DLPackSource(std::move(data), name, owner),
         torch_(torch),
-        is_module_(!torch.is_tensor(data_)) {}
+        kind_(kind_of(data_, torch)) {}
 
   void check() const override {
     const py::object tensor = this->tensor();
@@ -172,7 +179,9 @@ class TorchSource final : public DLPackSource {
   }
 
   py::object array() const override { return tensor(); }
-  py::object array_for_override() const override { return tensor().attr("detach")(); }
+  py::object array_for_override() const override { return scores().attr("detach")(); }
+
+  ArrayView pin_scores() override { return pin_loan(borrow(scores())); }
 
   py::object masked_copy(const Mask& mask) const override {
     const py::object copy = tensor().attr("detach")().attr("clone")();
@@ -211,8 +220,24 @@ class TorchSource final : public DLPackSource {
   }
 
  protected:
-  dlpack::Loan borrow() const override {
-    const py::object now = tensor();
+  dlpack::Loan borrow() const override { return borrow(tensor()); }
+
+  py::object make_mask_object(const Mask& mask) const override {
+    // Within torch.inference_mode() it would be a tensor that may not be written to outside.
+    const Within normal_mode(torch_.inference_mode(false));
+    return torch_.from_numpy(numpy_mask(mask));
+  }
+
+ private:
+  /// Where the tensor comes from: it is the data, a module's `weight`, or what a place is asked for.
+  enum class Kind { tensor, module, place };
+
+  static Kind kind_of(const py::object& data, const Torch& torch) {
+    if (torch.is_tensor(data)) return Kind::tensor;
+    return torch.is_embedding(data) ? Kind::module : Kind::place;
+  }
+
+  dlpack::Loan borrow(const py::object& now) const {
     try {
       // param.data is another tensor that keeps today's storage; param itself would take a loan
       // along to the next one when the user writes param.data = ... The same as param.detach(), but
@@ -231,17 +256,26 @@ class TorchSource final : public DLPackSource {
     }
   }
 
-  py::object make_mask_object(const Mask& mask) const override {
-    // Within torch.inference_mode() it would be a tensor that may not be written to outside.
-    const Within normal_mode(torch_.inference_mode(false));
-    return torch_.from_numpy(numpy_mask(mask));
-  }
-
- private:
-  /// A module's weight is looked up each time: it may have been replaced.
+  /// What is pruned, looked up each time: it may have been replaced.
   py::object tensor() const {
     if (!data_) throw datasparse::StateError(what_ + " are gone");
-    return is_module_ ? py::object(data_.attr("weight")) : data_;
+    static PyObject* const method = PyUnicode_InternFromString(place_tensor);
+    if (kind_ == Kind::place) return ask(method);
+    return kind_ == Kind::module ? py::object(data_.attr("weight")) : data_;
+  }
+
+  /// What is ranked: mostly the same.
+  py::object scores() const {
+    static PyObject* const method = PyUnicode_InternFromString(place_scores);
+    return kind_ == Kind::place && data_ ? ask(method) : tensor();
+  }
+
+  py::object ask(PyObject* method) const {
+    auto tensor = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(data_.ptr(), method));
+    if (!tensor) throw py::error_already_set();
+    if (torch_.is_tensor(tensor)) return tensor;
+    throw TypeError(what_ + " must be a torch tensor, got " + class_name(tensor) + " from " +
+                    std::string(py::str(method)) + "()");
   }
 
   void check_place(const py::object& tensor) const {
@@ -269,7 +303,7 @@ class TorchSource final : public DLPackSource {
   }
 
   const Torch& torch_;
-  bool is_module_;
+  Kind kind_;
 };
 
 }  // namespace
@@ -355,7 +389,7 @@ std::shared_ptr<PySource> make_unchecked_source(py::object data, const std::stri
     return held(new NumpySource(std::move(data), name, owner));
   }
   if (const auto* torch = Torch::if_imported()) {
-    if (torch->is_tensor(data) || torch->is_embedding(data)) {
+    if (torch->is_tensor(data) || torch->is_embedding(data) || py::hasattr(data, place_tensor)) {
       return held(new TorchSource(std::move(data), name, owner, *torch));
     }
   }

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from warnings import warn
 
-from ._core import AdaptiveDataScheduler, BaseDataScheduler
+import torch
+from torch import nn
 
-if TYPE_CHECKING:
-    import torch
-
-    from .torch import Attachment, Following
+from ._core import BaseDataScheduler
+from .torch import Attachment, Following
+from .torch.follow import named, require_driven_by_steps
+from .torch.optimizer import held_by, plain_optimizer
 
 SCHEDULES = ("step", "epoch")
 
@@ -31,13 +33,7 @@ class Training:
     ) -> None:
         if schedule not in SCHEDULES:
             raise ValueError(f'schedule must be "step" or "epoch", got {schedule!r}')
-        if scheduler is not None and scheduler.data_sparsifier is not attachment.sparsifier:
-            raise ValueError("the scheduler belongs to another sparsifier than the attachment")
-        if isinstance(scheduler, AdaptiveDataScheduler):
-            raise TypeError(
-                "an AdaptiveDataScheduler needs a metric: leave it out here, and call its "
-                "step(metric) where the metric is known"
-            )
+        require_driven_by_steps(scheduler, attachment)
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
         self.attachment = attachment
@@ -45,6 +41,8 @@ class Training:
         self.by_epoch = schedule == "epoch"
         self.every = every
         self.mask_state = mask_state
+        if scheduler is not None:
+            scheduler.leads = True
         self.steps = 0  # of the optimizer, before the training was interrupted
         self._following: list[Following] = []
         self._first = 0 if scheduler is None else scheduler.last_epoch  # before the first epoch
@@ -61,11 +59,21 @@ class Training:
             self._first = self.scheduler.last_epoch
         if not self._resumed:
             self.steps = 0
-        for optimizer in optimizers:
-            if not self.attachment.owns_any_of(optimizer):
-                continue
+        chosen = [optimizer for optimizer in map(plain_optimizer, optimizers)
+                  if self.attachment.owns_any_of(optimizer)]  # fmt: skip
+        if not chosen:
+            raise ValueError("no optimizer of the trainer holds a parameter that was attached")
+        lost = self.attachment.names_not_in(held_by(chosen))
+        if lost:
+            warn(
+                f"no optimizer of the trainer holds {named(lost)}: their masks are renewed all the "
+                "same",
+                UserWarning,
+                stacklevel=3,
+            )
+        for optimizer in chosen:
             leads = not self._following
-            following = self.attachment.follow(
+            following = self.attachment.follow_silently(
                 optimizer,
                 every=self.every if leads else None,
                 scheduler=self.scheduler if leads and not self.by_epoch else None,
@@ -73,22 +81,27 @@ class Training:
             )
             following.steps = self.steps
             self._following.append(following)
-        if not self._following:
-            raise ValueError("no optimizer of the trainer holds a parameter that was attached")
 
     def steps_done(self) -> int:
         """How many steps have been followed."""
         return self._following[0].steps if self._following else self.steps
 
     def epochs_done(self, epochs: int) -> None:
-        """Bring the schedule to where it is after so many epochs of this training.
+        """Bring the schedule, and the masks, to where they are after so many epochs of this training.
 
-        A checkpoint may be written between the last step of an epoch and its end, which the resumed
-        training does not see; so this is called at the beginning of epochs, too.
+        So the masks after N epochs are of the schedule's value at N. A checkpoint may be written
+        between the last step of an epoch and its end, which the resumed training does not see; so
+        this is called at the beginning of epochs, too.
         """
-        if self.scheduler is not None and self.by_epoch:
-            while self.scheduler.last_epoch - self._first < epochs:
-                self.scheduler.step()
+        scheduler = self.scheduler
+        if scheduler is None or not self.by_epoch or scheduler.last_epoch - self._first >= epochs:
+            return
+        while scheduler.last_epoch - self._first < epochs:
+            scheduler.step()
+        if not scheduler.counts_renewals:  # version 0.1.0 waited for the next renewal
+            self.attachment.refresh()
+            self.attachment.sparsifier.step()
+            self.attachment.apply()
 
     def resume(self, steps: int) -> None:
         """Say that masks and schedule were loaded, after so many steps of the optimizer."""
@@ -105,9 +118,9 @@ class Training:
             following.remove()
         self._following = []
 
-    def sparsity(self) -> float:
-        """The share of masked elements that are zero, of all groups."""
-        return self.attachment.sparsifier.report().total.sparsity
+    def sparsity(self, model: nn.Module | None = None) -> float:
+        """The share of zeros in the attached weights, or in those of another model."""
+        return self.attachment.sparsity(model)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data."""

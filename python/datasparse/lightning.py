@@ -17,10 +17,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from ._core import BaseDataScheduler, BaseDataSparsifier
 from ._training import Training
 from .torch import Attachment, attach
+from .torch.places import module_at, path_of, plain_model
 
 __all__ = ["DataSparsity", "PostTrainingDataSparsity", "TrainingAwareDataSparsity"]
 
@@ -59,12 +61,17 @@ class DataSparsity(Callback):
     Args:
         attachment: what `datasparse.torch.attach(module, sparsifier)` returned.
         scheduler: of the attachment's sparsifier; or none.
-        schedule: "step": the scheduler steps with the masks; "epoch": at the end of an epoch.
+        schedule: what the schedule counts. "step": the optimizer's steps, as `follow()` says;
+            "epoch": epochs. Then the masks after N epochs are of its value at N: they are renewed at
+            the end of each epoch, too.
         every: masks are renewed after the first optimizer step and each `every`-th one from there.
         mask_state: whether the optimizer forgets pruned elements, too.
-        log: whether "sparsity", the share of zeros in all masks, is logged at the end of an epoch.
+        log: whether "sparsity", the share of zeros in the weights, is logged at the end of an epoch:
+            in those of the average, where Lightning's WeightAveraging keeps one.
 
-    Masks, configs and schedule are part of the trainer's checkpoints, and a training that is
+    Averages of weights are masked too: that of StochasticWeightAveraging, when the module ends with
+    it; that of WeightAveraging and EMAWeightAveraging, whenever it is validated or saved, and in the
+    end. Masks, configs and schedule are part of the trainer's checkpoints, and a training that is
     resumed from one goes on as if it had not been interrupted. The module stays attached after the
     training: `detach(module)` makes the zeros permanent.
     """
@@ -82,6 +89,7 @@ class DataSparsity(Callback):
         super().__init__()
         self._training = Training(attachment, scheduler, schedule, every, mask_state)
         self._log = log
+        self._waits_for_epoch = True  # until its first batch
 
     @property
     def sparsifier(self) -> BaseDataSparsifier:
@@ -92,30 +100,72 @@ class DataSparsity(Callback):
         return self._training.scheduler
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._waits_for_epoch = True
         self._training.begin(trainer.optimizers)
 
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
-        # A training that is resumed from the last batch of an epoch begins no epoch.
-        self._training.epochs_done(trainer.current_epoch)
+        if self._waits_for_epoch:
+            self._waits_for_epoch = False
+            # A training that is resumed from the last batch of an epoch begins no epoch.
+            self._training.epochs_done(trainer.current_epoch)
+            # Averages were written into the module at the epoch's start, where it ends with them.
+            if averages_of(trainer):
+                self._training.attachment.apply()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self._waits_for_epoch = True
         self._training.epochs_done(trainer.current_epoch + 1)
         if self._log:
-            pl_module.log("sparsity", self._training.sparsity())
+            pl_module.log("sparsity", self._training.sparsity(self._mask_averages(trainer, pl_module)))
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        self._mask_averages(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self._mask_averages(trainer, pl_module)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self._training.epochs_done(trainer.current_epoch)
         self._training.end()
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        # Callbacks write their averages into the module when the training ends, some after this one.
+        self._training.attachment.apply()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self._training.end()
+
+    def _mask_averages(self, trainer: Any, pl_module: nn.Module) -> nn.Module | None:
+        """Returns the average that is saved in the module's place, where there is one."""
+        attachment = self._training.attachment
+        saved = None
+        for average in averages_of(trainer):
+            attached = counterpart(attachment.model(), pl_module, average)
+            attachment.apply(attached)
+            if isinstance(average, AveragedModel):
+                saved = attached
+        return saved
 
     def state_dict(self) -> dict[str, Any]:
         return self._training.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._training.load_state_dict(state_dict)
+
+
+def averages_of(trainer: Any) -> list[nn.Module]:
+    """The averages of the module that other callbacks of the trainer keep."""
+    kept = (getattr(callback, "_average_model", None) for callback in trainer.callbacks)
+    return [model for model in kept if isinstance(model, nn.Module)]
+
+
+def counterpart(part: nn.Module | None, whole: nn.Module, copied: nn.Module) -> nn.Module:
+    """What a part of a model is in a copy of the model."""
+    copied = plain_model(copied)
+    path = next((path for path, module in whole.named_modules() if module is part), "")
+    return module_at(copied, path_of(path)) or copied
 
 
 def wrapped_model(pl_module: Any) -> nn.Module:

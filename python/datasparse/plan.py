@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ._table import aligned
 
 Counts = NDArray[np.int64]
 Shares = NDArray[np.float64]
@@ -107,7 +109,7 @@ class Plan:
         ]
         last = self.first + self.steps - 1
         lines = [f"{self.param}, steps {self.first} to {last}"] if self.steps else ["no steps"]
-        lines += _aligned(cells)
+        lines += aligned(cells)
         if left_out:
             lines.append(f"... {left_out} more changes: table(rows=None)")
         if more:
@@ -135,9 +137,3 @@ def _interleaved(by_group: dict[str, NDArray[Any]]) -> NDArray[Any]:
 
 def heading(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-
-
-def _aligned(cells: list[list[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        yield "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))

@@ -41,16 +41,19 @@ class DataSparsity(TrainerCallback):
     Args:
         attachment: what `datasparse.torch.attach(model, sparsifier)` returned.
         scheduler: of the attachment's sparsifier; or none.
-        schedule: "step": the scheduler steps with the masks; "epoch": at the end of an epoch.
+        schedule: what the schedule counts. "step": the optimizer's steps, as `follow()` says;
+            "epoch": epochs. Then the masks after N epochs are of its value at N: they are renewed at
+            the end of each epoch, too.
         every: masks are renewed after the first optimizer step and each `every`-th one from there.
         mask_state: whether the optimizer forgets pruned elements, too.
-        log: whether "sparsity", the share of zeros in all masks, is added to what is logged.
+        log: whether "sparsity", the share of zeros in the weights, is added to what is logged.
         resume_from: the checkpoint that the training is resumed from, where that is not the one of
             its step in the trainer's output_dir.
 
     Each checkpoint of the trainer gets a file `datasparse.safetensors` with masks, configs and
     schedule, which `datasparse.load()` reads, too; a training that is resumed from the checkpoint
-    goes on as if it had not been interrupted. The model stays attached after the training:
+    goes on as if it had not been interrupted. Where the trainer ends with the best model
+    (load_best_model_at_end), the masks are those of its checkpoint. The model stays attached after the training:
     `detach(model)` makes the zeros permanent.
     """
 
@@ -89,7 +92,7 @@ class DataSparsity(TrainerCallback):
             load(folder / CHECKPOINT, self.sparsifier, *self._training.schedulers)
             self._training.resume(state.global_step)
         optimizer = kwargs["optimizer"]
-        self._training.begin([getattr(optimizer, "optimizer", optimizer)])  # what accelerate wraps
+        self._training.begin([optimizer])
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._training.epochs_done(whole_epochs(state))
@@ -109,7 +112,12 @@ class DataSparsity(TrainerCallback):
                 state.log_history[-1]["sparsity"] = sparsity
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._training.epochs_done(whole_epochs(state))
         self._training.end()
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            best = Path(state.best_model_checkpoint) / CHECKPOINT
+            load(best, self.sparsifier, *self._training.schedulers)
+            self._training.attachment.apply()
 
 
 def whole_epochs(state: Any) -> int:

@@ -17,10 +17,15 @@ class DATASPARSE_API DataSource {
   DataSource& operator=(const DataSource&) = delete;
   virtual ~DataSource() = default;
 
-  /// The memory as it is now. It stays valid until as many unpin() as pin() calls have been made.
+  /// The memory as it is now. It stays valid until as many unpin() as pin() and pin_scores()
+  /// calls have been made.
   /// May throw; then nothing is pinned.
   virtual ArrayView pin() = 0;
-  /// Ends one pin(): the owner may move the memory again after the last.
+  /// The same for what a step ranks: the data themselves, unless a source says otherwise. A weight
+  /// that is a direction times a gain is ranked as it is used, and zeroed in its direction. The
+  /// shape is that of the data.
+  virtual ArrayView pin_scores() { return pin(); }
+  /// Ends one pin() or pin_scores(): the owner may move the memory again after the last.
   virtual void unpin() noexcept = 0;
 
   /// Called, while pinned, after the memory was written to: an owner that counts versions counts

@@ -1,0 +1,491 @@
+"""attach() and detach(): from a model's weights to a sparsifier's groups, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from warnings import warn
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+
+from .._core import BaseDataScheduler, BaseDataSparsifier
+from .._table import aligned
+from .choose import Owned, Patterns, Types, choose, listed, refuse_sharded
+from .follow import Following, named
+from .groups import is_masked
+from .layout import Layout, layout_of
+from .optimizer import held_by, plain_optimizer
+from .parametrize import MaskedTensor, mask_tensor, masked_of, masked_tensors
+from .places import Place, plain_model, weight_at
+
+if TYPE_CHECKING:
+    from .._core import ParamValue
+
+MODES = ("in_place", "parametrize")
+GRADIENTS = ("masked", "straight_through")
+LAYOUTS = ("inputs", "memory")
+
+_attachments: WeakKeyDictionary[nn.Module, list[Attachment]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Attachment:
+    """What `attach()` did: which weights of a model a sparsifier masks, and how.
+
+    `names` are those of the sparsifier's groups: a parameter's in `model.named_parameters()`, or
+    for a weight that is computed, its module's path and its attribute. `left` says of every other
+    parameter why it was left. `print(attachment)` shows both as a table.
+
+    Each weight is looked up by its name whenever it is needed, so that a parameter that is
+    assigned anew, a layer that is exchanged, or `load_state_dict(..., assign=True)` are followed:
+    the mask stays. One that is gone, or has another shape, is a ValueError of the next step.
+    """
+
+    sparsifier: BaseDataSparsifier
+    names: tuple[str, ...]
+    mode: str
+    left: dict[str, str]
+    places: dict[str, Place]
+    gradients: str
+
+    def apply(self, model: nn.Module | None = None) -> None:
+        """Write the zeros of the masks as they are now.
+
+        Into the attached weights; with mode="parametrize" there is nothing to do. Or into another
+        model that has weights of these names: an average, a copy, one that was loaded or merged. Of
+        a copy that is parametrized itself, the masks become those of this attachment. ValueError
+        where it lacks one of them, or has it in another shape; nothing is written then.
+        """
+        if model is not None:
+            self._apply_to(plain_model(model))
+            return
+        self.refresh()
+        if self.mode == "in_place":
+            self.sparsifier.apply_mask(self._present())
+
+    def follow(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        every: int | None = 1,
+        scheduler: BaseDataScheduler | None = None,
+        mask_state: bool = False,
+    ) -> Following:
+        """After each `optimizer.step()`, move the schedule on, renew the masks, write the zeros.
+
+        The schedule counts the optimizer's steps, whatever `every` is. Masks are renewed after the
+        first step, each `every`-th one from there, and the one with which the schedule reaches its
+        end; those after step s are of the schedule's value at s. So a schedule with end=N has its
+        final masks after N steps. A scheduler of your own has no end that is known. With
+        `every=None` masks and scheduler are left to you. A scheduler whose state was saved by
+        version 0.1.0 goes on counting renewals (`scheduler.counts_renewals`).
+
+        Zeros are written after every step. With `mask_state` the optimizer forgets pruned elements
+        too: `mask_optimizer_state()`. A step that trains nothing is none: one that a GradScaler
+        skips or calls in vain, and those by which torch.distributed.checkpoint and others fill the
+        state of an optimizer.
+
+        TypeError for what is no torch.optim.Optimizer, and for a scheduler that needs a metric;
+        ValueError for an optimizer that holds none of the attached weights, or another sparsifier's
+        scheduler. A UserWarning names attached weights that it does not hold.
+        """
+        optimizer = plain_optimizer(optimizer)
+        lost = self.names_not_in(held_by([optimizer]))
+        if len(lost) == len(self.names):
+            raise ValueError(
+                f"the optimizer holds none of the attached weights, {named(lost)}: make it from the "
+                "attached model's parameters as they are now. What is not trained needs no "
+                "follow(): sparsifier.step() and attachment.apply() once"
+            )
+        if lost:
+            warn(
+                f"the optimizer does not hold {named(lost)}: their masks are renewed after its "
+                "steps all the same",
+                UserWarning,
+                stacklevel=2,
+            )
+        return self.follow_silently(optimizer, every, scheduler, mask_state)
+
+    def follow_silently(
+        self,
+        optimizer: torch.optim.Optimizer,
+        every: int | None,
+        scheduler: BaseDataScheduler | None,
+        mask_state: bool,
+    ) -> Following:
+        """follow() for one of several optimizers, which need not hold all weights."""
+        if every is not None and every < 1:
+            raise ValueError(f"every must be at least 1, or None, got {every}")
+        return Following(self, optimizer, every, scheduler, mask_state)
+
+    def sparsity(self, model: nn.Module | None = None) -> float:
+        """The share of zeros in the attached weights, counted in those that the model computes with.
+
+        `model`: another one to count in, as for `apply()`.
+        """
+        zeros = elements = 0
+        for name in self._known():
+            if model is None:
+                tensor = self.places[name].weight().masked()
+            else:
+                tensor = self._weight_in(plain_model(model), name).masked()
+            zeros += tensor.numel() - int(torch.count_nonzero(tensor.detach()))
+            elements += tensor.numel()
+        return zeros / elements if elements else 0.0
+
+    def model(self) -> nn.Module | None:
+        """The plain model that was attached, unless it is gone."""
+        return self.places[self.names[0]].model()
+
+    def owns_any_of(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether the optimizer holds one of these weights."""
+        return len(self.names_not_in(held_by([optimizer]))) < len(self.names)
+
+    def names_not_in(self, held: set[int]) -> list[str]:
+        """The weights of which none of these parameters, given by their ids, is a part."""
+        return [
+            name
+            for name in self._present()
+            if not any(id(part) in held for part in self.places[name].weight().parameters)
+        ]
+
+    def changes(self) -> int:
+        """How often a parameter was found to be another than before."""
+        return sum(place.changes for place in self.places.values())
+
+    def refresh(self) -> None:
+        """With mode="parametrize": mask the layers, too, that were exchanged for plain ones."""
+        if self.mode == "in_place":
+            return
+        for name in self._present():
+            for weight in self.places[name].weights():
+                if masked_of(weight.module, weight.attribute) is None:
+                    mask_tensor(
+                        self.sparsifier, name, weight.module, weight.attribute, self.gradients
+                    )
+
+    def table(self) -> str:
+        """What was taken, and what was left and why, as text."""
+        rows = [["weight", "shape", "elements", "rows x columns", "found as"]]
+        for name in self.names:
+            weight = self.places[name].weight()
+            tensor = weight.tensor()
+            layout = self._layout_of(name)
+            rows.append(
+                [
+                    name,
+                    "x".join(map(str, tensor.shape)),
+                    f"{tensor.numel():,}",
+                    seen_as(tuple(tensor.shape), layout),
+                    weight.made_by or "parameter",
+                ]
+            )
+        left = [f"left, {group}" for group in listed(self.left).split("; ") if group]
+        return "\n".join([*aligned(rows, left_aligned=(0, 1, 3, 4)), *left])
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def __repr__(self) -> str:
+        return (
+            f"Attachment({len(self.names)} weights, {len(self.left)} left, mode={self.mode!r}; "
+            "print() shows which)"
+        )
+
+    def _layout_of(self, name: str) -> Layout | None:
+        layout: Layout | None = self.sparsifier.layout(name) if name in self._known() else None
+        return layout
+
+    def _present(self) -> list[str]:
+        """The names that are neither removed nor squashed since."""
+        return [name for name in self.names if is_masked(self.sparsifier, name)]
+
+    def _known(self) -> list[str]:
+        """The names that are not removed since."""
+        groups = self.sparsifier.data_groups
+        return [name for name in self.names if name in groups]
+
+    def _weight_in(self, model: nn.Module, name: str) -> Any:
+        path, attribute = self.places[name].owners[0]
+        weight = weight_at(model, path, attribute)
+        if weight is None:
+            raise ValueError(f"the model has no weight {name!r}")
+        return weight
+
+    def _apply_to(self, model: nn.Module) -> None:
+        written: list[tuple[Tensor, Tensor]] = []
+        masks: list[tuple[Tensor, Tensor]] = []
+        for name in self._known():
+            mask = self.sparsifier.get_mask(name)
+            weight = self._weight_in(model, name)
+            own = masked_of(weight.module, weight.attribute)
+            tensor = own.mask if own is not None else weight.written
+            if tensor is None:
+                raise ValueError(
+                    f"{name!r} of the model is made by {weight.made_by}: zeros in no parameter "
+                    "would be zeros of it"
+                )
+            if tensor.shape != mask.shape:
+                raise ValueError(
+                    f"{name!r} of the model must have the shape of its mask, {tuple(mask.shape)}, "
+                    f"got {tuple(tensor.shape)}"
+                )
+            (written if own is None else masks).append((tensor, mask))
+        with torch.no_grad():
+            for tensor, mask in masks:
+                tensor.copy_(mask)
+            for tensor, mask in written:
+                tensor.masked_fill_(mask.logical_not().to(tensor.device), 0)
+
+
+def seen_as(shape: tuple[int, ...], layout: Layout | None) -> str:
+    """The matrix that blocks are cut from, as text: "64 x 27"."""
+    if len(shape) < 2:
+        return f"1 x {shape[0] if shape else 1}"
+    rows = shape[layout[0]] if layout else shape[0]
+    elements = 1
+    for length in shape:
+        elements *= length
+    return f"{rows} x {elements // rows if rows else 0}" + (", inputs innermost" if layout else "")
+
+
+def attach(
+    model: nn.Module,
+    sparsifier: BaseDataSparsifier,
+    *,
+    include: Patterns | None = None,
+    exclude: Patterns = (),
+    types: Types | None = None,
+    mode: str = "in_place",
+    gradients: str = "masked",
+    layout: str = "inputs",
+    keep_zeros: bool | None = None,
+    update: bool | None = None,
+    **config: ParamValue,
+) -> Attachment:
+    """Let a sparsifier mask weights of a model, each a group under its own name.
+
+    Args:
+        model: its weights are chosen from; of a compiled model, or one within
+            DistributedDataParallel, those of the plain one, under the plain names.
+        sparsifier: gets a group per weight. Nothing is copied; a tied weight is one group.
+        include: globs of names (`*`, `?`, `[seq]`), any of which has to match; by default `*`.
+            Biases and other vectors, what norm layers hold, and adapters (LoRA) are taken by their
+            very names only.
+        exclude: globs of names, none of which may match.
+        types: the module that holds the weight must be one of these.
+        mode: "in_place": the parameters are pruned themselves, by `Attachment.follow()` or
+            `apply_mask()`; the model is left as it is. "parametrize": the model computes with a
+            masked copy and keeps its dense parameters, which may come back.
+        gradients: for mode="parametrize". "masked": none for pruned elements. "straight_through":
+            those of the masked copy, so that pruned elements learn too (Bengio et al. 2013).
+        layout: how blocks lie. "inputs": a weight is seen as outputs x (places of the kernel x
+            inputs), so that a block of (1, 4) holds four inputs of one output, for the layers of
+            torch and transformers' Conv1D. "memory": as its axes are, rows first.
+        keep_zeros: what is zero in a weight now stays zero, whatever the masks prune besides.
+        update: False freezes the masks: no step changes them.
+        config: of each group; the sparsifier's defaults otherwise.
+
+    A weight that the sparsifier has under its name already keeps its mask, config and layout; so a
+    sparsifier that was loaded or copied is attached in the same way.
+
+    A weight under weight_norm is ranked as the model computes with it, and zeroed in its direction;
+    one under spectral_norm in its original. What other parametrizations make needs
+    mode="parametrize", where the mask comes last: the parameters that are saved have none of its
+    zeros until `detach()`.
+
+    Raises ValueError where nothing matches, a name belongs to other data, or a weight cannot be
+    pruned in this mode, and TypeError for parameters that are sharded (FSDP), on another device, or
+    of no supported dtype. Then the model is as it was, and so is the sparsifier, but for loaded or
+    squashed masks of these names.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    >>> sparsifier = DataNormSparsifier(sparsity_level=0.75, sparse_block_shape=(1, 1))
+    >>> attach(model, sparsifier, exclude="2.*").names
+    ('0.weight',)
+    >>> sparsifier.step()
+    >>> sparsifier.apply_mask()
+    >>> int((model[0].weight == 0).sum())
+    24
+    >>> detach(model)
+    """
+    require_one_of("mode", mode, MODES)
+    require_one_of("gradients", gradients, GRADIENTS)
+    require_one_of("layout", layout, LAYOUTS)
+    if mode == "in_place" and gradients != "masked":
+        raise ValueError(
+            f'gradients="{gradients}" needs mode="parametrize": in place there is no masked copy '
+            "whose gradients could go straight through"
+        )
+    model = plain_model(model)
+    refuse_sharded(model)
+    choice = choose(model, include, exclude, types)
+    for owned in choice.taken:
+        refuse_unfit(owned, model, sparsifier, mode)
+    places = {owned.name: Place(owned.name, model, owned.owners) for owned in choice.taken}
+    options: dict[str, Any] = {"keep_zeros": keep_zeros, "update": update, **config}
+    add_all(sparsifier, choice.taken, places, layout, options)
+    attachment = Attachment(sparsifier, tuple(places), mode, choice.left, places, gradients)
+    if mode == "parametrize":
+        attachment.refresh()
+    else:
+        _attachments.setdefault(model, []).append(attachment)
+    return attachment
+
+
+def detach(model: nn.Module, *, keep_zeros: bool = True) -> None:
+    """Undo `attach()`: the model is a plain one, with the keys in `state_dict()` that it had.
+
+    With `keep_zeros` the zeros are written into the parameters for good, in their own memory, and
+    the groups are squashed: their masks can still be read. A weight that no zeros in a parameter
+    would make zero, such as one under an orthogonal parametrization, becomes a plain parameter, as
+    the model computes with it. Without, the parameters stay as they are (with mode="parametrize":
+    dense), and the groups are removed. What follows an optimizer finds nothing to do then;
+    `Following.remove()` ends it.
+
+    Raises ValueError if nothing is attached, or if a parameter's memory may not be written to.
+    """
+    model = plain_model(model)
+    tensors = masked_tensors(model.modules())
+    names: dict[BaseDataSparsifier, list[str]] = {}
+    for tensor in tensors:
+        names.setdefault(tensor.masked.sparsifier, []).append(tensor.masked.name)
+    for attachment in _attachments.get(model, []):
+        names.setdefault(attachment.sparsifier, []).extend(attachment.names)
+    if not names:
+        raise ValueError(
+            "nothing is attached to this model; a copy of a model that was pruned in place is plain"
+        )
+    if keep_zeros:
+        for tensor in tensors:
+            if is_made_without_zeros(tensor):
+                tensor.make_permanent()
+    for sparsifier, all_names in names.items():
+        present = [name for name in dict.fromkeys(all_names) if is_masked(sparsifier, name)]
+        if keep_zeros:
+            sparsifier.squash_mask(present)
+        else:
+            for name in present:
+                sparsifier.remove_data(name)
+    for tensor in tensors:
+        if masked_of(tensor.module, tensor.attribute) is not None:
+            tensor.unmask()
+    _attachments.pop(model, None)
+
+
+def is_made_without_zeros(tensor: MaskedTensor) -> bool:
+    weight = weight_at(tensor.module, (), tensor.attribute)
+    return weight is not None and weight.written is None
+
+
+def require_one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        choices = " or ".join(f'"{choice}"' for choice in allowed)
+        raise ValueError(f"{what} must be {choices}, got {value!r}")
+
+
+def refuse_unfit(
+    owned: Owned, model: nn.Module, sparsifier: BaseDataSparsifier, mode: str
+) -> None:
+    """ValueError for what cannot be pruned in this mode; add_data() finds the rest."""
+    name = owned.name
+    if any(is_lazy(parameter) for parameter in owned.weight.parameters):
+        raise ValueError(f"{name!r} is not initialized yet: run the model once, then attach()")
+    if is_masked(sparsifier, name) and not is_one_of(
+        sparsifier.get_data(name), owned.weight.parameters
+    ):
+        raise ValueError(f"the sparsifier has other data under the name {name!r}; remove_data() it")
+    if mode == "in_place":
+        refuse_computed(owned)
+    else:
+        refuse_to_parametrize(owned, model)
+
+
+def is_one_of(data: object, parameters: Iterable[nn.Parameter]) -> bool:
+    return any(data is parameter for parameter in parameters)
+
+
+def refuse_computed(owned: Owned) -> None:
+    """ValueError for a weight that zeros in no parameter would make zero."""
+    if owned.weight.written is not None:
+        return
+    if owned.weight.made_by == "torch.nn.utils.prune":
+        raise ValueError(
+            f"{owned.name!r} is pruned by torch.nn.utils.prune: make that permanent by "
+            "torch.nn.utils.prune.remove(module, name), then attach(..., keep_zeros=True)"
+        )
+    raise ValueError(
+        f"{owned.name!r} is made by {owned.weight.made_by}, and zeros in its parameters would be "
+        'none of the weight: use mode="parametrize", where the mask comes last, or leave it out '
+        "by exclude"
+    )
+
+
+def refuse_to_parametrize(owned: Owned, model: nn.Module) -> None:
+    name = owned.name
+    for module in owned.modules:
+        kind = type(module).__name__
+        if isinstance(module, nn.RNNBase):
+            raise ValueError(
+                f"{name!r} belongs to an nn.{kind}, which keeps its weights in a list that no "
+                'parametrization reaches; use mode="in_place"'
+            )
+        if getattr(module, "sparse", False) is True:
+            raise ValueError(
+                f"{name!r} belongs to an nn.{kind} with sparse=True, whose gradients do not pass "
+                'through a parametrization; use mode="in_place"'
+            )
+        if isinstance(module, parametrize.ParametrizationList):
+            raise ValueError(
+                f"{name!r} is an ingredient of a parametrization; attach the weight that is made "
+                'of it, or use mode="in_place"'
+            )
+    for (_, attribute), module in zip(owned.owners, owned.modules, strict=True):
+        if masked_of(module, attribute) is not None:
+            raise ValueError(
+                f"{name!r} belongs to a parametrization already, one of ours: detach() the model "
+                "first"
+            )
+        if attribute not in module._parameters and not parametrize.is_parametrized(
+            module, attribute
+        ):
+            raise ValueError(
+                f"{name!r} is made by a hook ({owned.weight.made_by}), which no parametrization "
+                'goes with; use mode="in_place", or torch.nn.utils.parametrizations'
+            )
+    if len(owned.owners) > 1 and hasattr(model, "save_pretrained"):
+        tied = " and ".join(".".join([*path, attribute]) for path, attribute in owned.owners)
+        raise ValueError(
+            f"{tied} are tied, and save_pretrained() refuses tied weights that are parametrized; "
+            'use mode="in_place", or leave them out by exclude'
+        )
+
+
+def add_all(
+    sparsifier: BaseDataSparsifier,
+    chosen: list[Owned],
+    places: dict[str, Place],
+    layout: str,
+    options: dict[str, Any],
+) -> None:
+    """A group for each, or for none."""
+    added: list[str] = []
+    try:
+        for owned in chosen:
+            known = is_masked(sparsifier, owned.name) or sparsifier.awaits_data(owned.name)
+            inputs = layout == "inputs" and not known
+            axes = layout_of(owned.modules[0], owned.weight.tensor().ndim) if inputs else None
+            if is_masked(sparsifier, owned.name):
+                sparsifier.add_data(owned.name, places[owned.name])  # looked up from now on
+                continue
+            sparsifier.add_data(owned.name, places[owned.name], layout=axes, **options)
+            added.append(owned.name)
+    except BaseException:
+        for name in added:
+            sparsifier.remove_data(name)
+        raise

@@ -1,0 +1,188 @@
+"""Which weights of a model are attached, and why the others are not."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+
+from .places import Path, path_of
+from .weights import Weight, hooked_attributes, parts_by_hook, weight_of
+
+Types = type[nn.Module] | tuple[type[nn.Module], ...]
+Patterns = str | Iterable[str]
+
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
+NORM_NAME = re.compile("(layer|batch|group|instance|rms)_?norm", re.IGNORECASE)  # of other libraries
+
+
+@dataclass(frozen=True, eq=False)
+class Owned:
+    """A weight, the name it has first, and all places that hold it: a path and an attribute.
+
+    `by_name_only` says why a pattern does not take it, only its very name; None where one does.
+    """
+
+    name: str
+    weight: Weight
+    owners: list[tuple[Path, str]]
+    modules: list[nn.Module]
+    by_name_only: str | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The weights that are taken, and the names of the others with the reason."""
+
+    taken: list[Owned]
+    left: dict[str, str]
+
+
+def weights_in(model: nn.Module) -> list[Owned]:
+    """Every weight of a model once, in the order of `named_parameters()`, then its ingredients."""
+    found: dict[object, Owned] = {}
+    ingredients: dict[object, Owned] = {}
+    adapters = adapter_paths(model)
+    for path, module in model.named_modules():
+        at = path_of(path)
+        parts = ingredients_of(module)
+        computed = [*getattr(module, "parametrizations", ()), *hooked_attributes(module)]
+        for attribute in [*module._parameters, *computed]:
+            weight = weight_of(module, attribute)
+            if weight is None:
+                continue
+            name = ".".join([*at, attribute])
+            is_part = parts is None or any(weight.parameters[0] is part for part in parts)
+            known = ingredients if is_part and attribute not in computed else found
+            if known is ingredients:
+                note: str | None = "an ingredient of a weight"
+            else:
+                note = why_by_name_only(module, attribute, weight, at, adapters)
+            owned = known.setdefault(weight.parameters[0], Owned(name, weight, [], [], note))
+            owned.owners.append((at, attribute))
+            owned.modules.append(module)
+    return [*found.values(), *ingredients.values()]
+
+
+def ingredients_of(module: nn.Module) -> list[nn.Parameter] | None:
+    """The parameters of a module of which hooks make others; None for all that it has."""
+    if isinstance(module, parametrize.ParametrizationList):
+        return None
+    return [part for name in hooked_attributes(module) for part in parts_by_hook(module, name)]
+
+
+def adapter_paths(model: nn.Module) -> set[Path]:
+    """Where PEFT's layers keep what they add to a weight: LoRA's factors and the like."""
+    return {
+        (*path_of(path), part)
+        for path, module in model.named_modules()
+        for part in getattr(module, "adapter_layer_names", ())
+    }
+
+
+def why_by_name_only(
+    module: nn.Module, attribute: str, weight: Weight, path: Path, adapters: set[Path]
+) -> str | None:
+    whole = (*path, attribute)
+    if any(whole[:depth] in adapters for depth in range(1, len(whole) + 1)) or any(
+        part.startswith("lora_") for part in whole
+    ):
+        return "part of an adapter"
+    if isinstance(module, NORMS) or NORM_NAME.search(type(module).__name__):
+        return "of a norm layer"
+    if not is_lazy(weight.parameters[0]) and weight.tensor().ndim < 2:
+        return "a bias or another vector"
+    return None
+
+
+def choose(
+    model: nn.Module, include: Patterns | None, exclude: Patterns, types: Types | None
+) -> Choice:
+    """The weights that `attach()` is asked for; ValueError where a pattern or all match none."""
+    everything = weights_in(model)
+    wanted = None if include is None else patterns_of(include)
+    unwanted = patterns_of(exclude)
+    for pattern in [*(wanted or ()), *unwanted]:
+        require_a_match(pattern, everything)
+
+    def why_left(owned: Owned) -> str | None:
+        if matches_any(owned.name, unwanted):
+            return "excluded"
+        if types is not None and not any(isinstance(module, types) for module in owned.modules):
+            return "of another type of module"
+        if wanted is not None and not matches_any(owned.name, wanted):
+            return "not included"
+        by_its_name = wanted is not None and owned.name in wanted
+        return None if by_its_name else owned.by_name_only
+
+    reasons = {owned.name: why_left(owned) for owned in everything}
+    left = {name: reason for name, reason in reasons.items() if reason is not None}
+    taken = [owned for owned in everything if owned.name not in left]
+    for pattern in wanted or ():
+        require_use(pattern, everything, left)
+    if not taken:
+        raise ValueError(
+            "no parameter of the model is left by include, exclude and types; " + listed(left)
+        )
+    return Choice(taken, left)
+
+
+def require_a_match(pattern: str, everything: list[Owned]) -> None:
+    if any(fnmatchcase(owned.name, pattern) for owned in everything):
+        return
+    names = ", ".join(owned.name for owned in everything[:8])
+    more = ", ..." if len(everything) > 8 else ""
+    raise ValueError(f"{pattern!r} matches no parameter of the model; it has {names}{more}")
+
+
+def require_use(pattern: str, everything: list[Owned], left: dict[str, str]) -> None:
+    """ValueError for a pattern all of whose matches are taken by their very names only."""
+    matched = [owned for owned in everything if fnmatchcase(owned.name, pattern)]
+    if all(owned.by_name_only and left.get(owned.name) == owned.by_name_only for owned in matched):
+        first = matched[0]
+        raise ValueError(
+            f"{pattern!r} matches nothing that a pattern may take: {first.name!r} is "
+            f"{first.by_name_only}, which is included by its very name only"
+        )
+
+
+def listed(left: dict[str, str]) -> str:
+    """The names that are left, by their reasons: a few of each."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in left.items():
+        by_reason.setdefault(reason, []).append(name)
+    return "; ".join(
+        f"{reason}: {', '.join(names[:4])}" + (f" and {len(names) - 4} more" if names[4:] else "")
+        for reason, names in by_reason.items()
+    )
+
+
+def patterns_of(patterns: Patterns) -> list[str]:
+    return [patterns] if isinstance(patterns, str) else list(patterns)
+
+
+def matches_any(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def refuse_sharded(model: nn.Module) -> None:
+    """TypeError for what FSDP has taken apart."""
+    # What has not been imported cannot be in a model.
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    sharding = getattr(fsdp, "FullyShardedDataParallel", ())
+    tensor = sys.modules.get("torch.distributed.tensor")
+    distributed = getattr(tensor, "DTensor", ())
+    if any(isinstance(module, sharding) for module in model.modules()) or any(
+        isinstance(parameter, distributed) for parameter in model.parameters()
+    ):
+        raise TypeError(
+            "the model's parameters are sharded (FSDP, DTensor), and no process sees a whole one "
+            "to rank its elements; use DistributedDataParallel. One threshold over all shards is "
+            "planned: the counts that a selection is made of add up"
+        )

@@ -1,0 +1,82 @@
+"""What an optimizer holds: its parameters, and what it remembers of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from .._core import BaseDataSparsifier
+from .groups import is_masked
+
+
+def plain_optimizer(optimizer: object) -> torch.optim.Optimizer:
+    """The optimizer within what accelerate and Lightning wrap; TypeError for what is none."""
+    inner = optimizer
+    while isinstance(within := getattr(inner, "optimizer", None), torch.optim.Optimizer):
+        inner = within
+    if isinstance(inner, torch.optim.Optimizer):
+        return inner
+    raise TypeError(
+        f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}, whose steps "
+        "cannot be followed: after each of them call scheduler.step(), if you have a scheduler, "
+        "then sparsifier.step() and attachment.apply()"
+    )
+
+
+def held_by(optimizers: Iterable[torch.optim.Optimizer]) -> set[int]:
+    """The ids of the parameters that some optimizers hold."""
+    return {
+        id(parameter)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
+def gradients_of(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                yield parameter.grad
+
+
+def mask_optimizer_state(
+    optimizer: torch.optim.Optimizer,
+    sparsifier: BaseDataSparsifier,
+    names: Iterable[str] | None = None,
+) -> None:
+    """Zero an optimizer's state where the masks prune: momenta, averages of squares.
+
+    That is, of every tensor in its state that has the shape of a parameter that the sparsifier
+    masks. A pruned element that comes back then starts from rest.
+    """
+    for name in list(sparsifier.data_groups) if names is None else names:
+        if not is_masked(sparsifier, name):
+            continue
+        parameter = sparsifier.get_data(name)
+        if not isinstance(parameter, Tensor):
+            continue
+        tensors = [
+            value
+            for value in tensors_in(optimizer.state.get(parameter, {}))
+            if value.shape == parameter.shape
+        ]
+        if tensors:
+            pruned = sparsifier.get_mask(name).logical_not()
+            with torch.no_grad():
+                for tensor in tensors:
+                    tensor.masked_fill_(pruned.to(tensor.device), 0)
+
+
+def tensors_in(value: object) -> Iterator[Tensor]:
+    """The tensors in what an optimizer keeps for a parameter, however nested."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for entry in value.values():
+            yield from tensors_in(entry)
+    elif isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from tensors_in(entry)

@@ -1,0 +1,149 @@
+"""What a weight is: the tensor that a module computes with, and the parameters it is made of.
+
+Mostly it is one parameter. Under weight_norm it is a direction times a gain, under a
+parametrization whatever that computes. A mask belongs to the weight, not to its ingredients: zeros
+in a gain kill whole rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize, prune
+
+from .parametrize import Masked, masked_of
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """A weight of a module, as it is now.
+
+    `parameters` are those it is made of. `written` is the one in which zeros are zeros of the
+    weight: the parameter itself, the direction under weight_norm, the original under spectral_norm,
+    which is only scaled. It is None where there is no such parameter. `made_by` names what computes
+    the weight; it is None for a plain parameter.
+    """
+
+    module: nn.Module
+    attribute: str
+    parameters: tuple[nn.Parameter, ...]
+    written: nn.Parameter | None
+    made_by: str | None = None
+
+    def scores(self) -> Tensor:
+        """What is ranked: the weight as if no mask of ours were there. Detached if computed."""
+        # One scale for the whole does not change the order.
+        if self.written is not None and self.made_by in (None, "spectral_norm"):
+            return self.written
+        with torch.no_grad():
+            if parametrize.is_parametrized(self.module, self.attribute):
+                return without_masks(self.module, self.attribute)
+            hook: Any = hook_of(self.module, self.attribute)
+            computed: Tensor = hook.compute_weight(self.module)
+            return computed
+
+    def tensor(self) -> Tensor:
+        """What is pruned: `written`, or the weight where there is none."""
+        return self.scores() if self.written is None else self.written
+
+    def masked(self) -> Tensor:
+        """What has the zeros of what the module computes with: masks of ours are applied."""
+        masked = masked_of(self.module, self.attribute)
+        if masked is None:
+            return self.tensor()
+        return self.tensor().detach().masked_fill(masked.mask.logical_not(), 0)
+
+
+def weight_of(module: nn.Module, attribute: str) -> Weight | None:
+    """The weight of a module under this name, or None."""
+    parameter = module._parameters.get(attribute)
+    if parameter is not None:
+        return Weight(module, attribute, (parameter,), parameter)
+    if parametrize.is_parametrized(module, attribute):
+        return parametrized_weight(module, attribute)
+    return weight_by_hook(module, attribute)
+
+
+def parametrized_weight(module: nn.Module, attribute: str) -> Weight:
+    entries: Any = module.parametrizations[attribute]  # type: ignore[index]
+    originals = tuple(entries.parameters(recurse=False))
+    if isinstance(entries[0], Masked):  # what comes after the mask computes with it
+        return Weight(module, attribute, originals, originals[0])
+    others = [entry for entry in entries if not isinstance(entry, Masked)]
+    if len(others) == 1 and isinstance(others[0], parametrizations._WeightNorm):
+        return Weight(module, attribute, originals, entries.original1, "weight_norm")
+    if len(others) == 1 and isinstance(others[0], parametrizations._SpectralNorm):
+        return Weight(module, attribute, originals, entries.original, "spectral_norm")
+    names = (type(entry).__name__.lstrip("_") for entry in others)
+    return Weight(module, attribute, originals, None, ", ".join(names))
+
+
+def weight_by_hook(module: nn.Module, attribute: str) -> Weight | None:
+    """A weight that a hook computes before each forward pass, as torch did before 2.0."""
+    hook = hook_of(module, attribute)
+    kind = type(hook).__name__
+    parts = parts_by_hook(module, attribute)
+    if kind == "WeightNorm" and len(parts) == 2:
+        return Weight(module, attribute, tuple(parts), parts[1], "weight_norm")
+    if kind == "SpectralNorm" and len(parts) == 1:
+        return Weight(module, attribute, tuple(parts), parts[0], "spectral_norm")
+    if isinstance(hook, prune.BasePruningMethod) and len(parts) == 1:
+        return Weight(module, attribute, tuple(parts), None, "torch.nn.utils.prune")
+    return None
+
+
+def parts_by_hook(module: nn.Module, attribute: str) -> list[nn.Parameter]:
+    """The parameters that such hooks leave in the place of one: gain and direction, or original."""
+    held = module._parameters
+    parts = (held.get(f"{attribute}_{part}") for part in ("g", "v", "orig"))
+    return [part for part in parts if part is not None]
+
+
+def hook_of(module: nn.Module, attribute: str) -> object | None:
+    for hook in module._forward_pre_hooks.values():
+        if attribute in (getattr(hook, "name", None), getattr(hook, "_tensor_name", None)):
+            return hook
+    return None
+
+
+def hooked_attributes(module: nn.Module) -> Iterator[str]:
+    """The attributes that hooks compute from parameters."""
+    for hook in module._forward_pre_hooks.values():
+        for name in (getattr(hook, "name", None), getattr(hook, "_tensor_name", None)):
+            if isinstance(name, str) and weight_by_hook(module, name) is not None:
+                yield name
+
+
+def without_masks(module: nn.Module, attribute: str) -> Tensor:
+    """A parametrized tensor as the parametrizations of others make it."""
+    entries: Any = module.parametrizations[attribute]  # type: ignore[index]
+    count = 1 if entries.is_tensor else entries.ntensors
+    originals = [getattr(entries, "original" if entries.is_tensor else f"original{i}")
+                 for i in range(count)]  # fmt: skip
+    first, *rest = (entry for entry in entries if not isinstance(entry, Masked))
+    with at_rest([first, *rest]):
+        value: Tensor = first(*originals)
+        for entry in rest:
+            value = entry(value)
+    return value.detach()
+
+
+@contextmanager
+def at_rest(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Without what modules do in training only: to look at a weight must not move it on."""
+    before = [module.training for module in modules]
+    set_training(modules, [False] * len(modules))
+    try:
+        yield
+    finally:
+        set_training(modules, before)
+
+
+def set_training(modules: Iterable[nn.Module], training: Iterable[bool]) -> None:
+    for module, value in zip(modules, training, strict=True):
+        module.training = value
