@@ -22,6 +22,11 @@ void require_epoch(std::int64_t epoch, const char* what, std::int64_t least = -1
   }
 }
 
+/// What 0.1.0 counted, whose states do not say.
+bool counts_renewals_in(const SchedulerState& state) {
+  return state.version == 1 || state.counts_renewals;
+}
+
 }  // namespace
 
 BaseDataScheduler::BaseDataScheduler(std::shared_ptr<BaseDataSparsifier> data_sparsifier,
@@ -59,7 +64,7 @@ void BaseDataScheduler::set_own_state(const ParamMap& own) {
 
 void BaseDataScheduler::advance(bool warn_if_early, const std::function<void()>& change) {
   const Stepping stepping(*this, "step()");
-  if (warn_if_early && !warned_ && sparsifier_->step_count() == 0) {
+  if (warn_if_early && !leads_ && !warned_ && sparsifier_->step_count() == 0) {
     send_message(Severity::warning,
                  "scheduler.step() was called before the first sparsifier.step(): call the "
                  "sparsifier's step() first, or the first value of the schedule is never used");
@@ -122,6 +127,7 @@ void BaseDataScheduler::restore(std::shared_ptr<BaseDataSparsifier> data_sparsif
   base_param_ = std::make_shared<ParamMap>(state.base_param);
   last_param_ = state.last_param;
   last_epoch_ = state.last_epoch;
+  counts_renewals_ = counts_renewals_in(state);
   verbose_ = verbose;
 }
 
@@ -154,6 +160,16 @@ void BaseDataScheduler::set_last_epoch(std::int64_t epoch) {
   last_epoch_ = epoch;
 }
 
+bool BaseDataScheduler::counts_renewals() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return counts_renewals_;
+}
+
+void BaseDataScheduler::set_counts_renewals(bool counts) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  counts_renewals_ = counts;
+}
+
 SchedulerState BaseDataScheduler::save_state() const {
   ParamMap own = own_state();  // before the lock: an override may read the scheduler
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -162,14 +178,15 @@ SchedulerState BaseDataScheduler::save_state() const {
           last_epoch_,
           *base_param_,
           last_param_,
-          std::move(own)};
+          std::move(own),
+          counts_renewals_};
 }
 
 /// Throws where load_state() must refuse the state, whatever the sparsifier says of its values and
 /// set_own_state() of the rest.
 BaseDataScheduler::Loading BaseDataScheduler::prepare_load(const SchedulerState& state) const {
-  if (state.version != SchedulerState::current_version) {
-    throw ValueError("version of the state must be " +
+  if (state.version < 1 || state.version > SchedulerState::current_version) {
+    throw ValueError("version of the state must be at least 1 and at most " +
                      std::to_string(SchedulerState::current_version) + ", got " +
                      std::to_string(state.version));
   }
@@ -178,7 +195,8 @@ BaseDataScheduler::Loading BaseDataScheduler::prepare_load(const SchedulerState&
                      state.schedule_param + "'");
   }
   require_epoch(state.last_epoch, "last_epoch of the state");
-  return {std::make_shared<ParamMap>(state.base_param), state.last_param, state.last_epoch};
+  return {std::make_shared<ParamMap>(state.base_param), state.last_param, state.last_epoch,
+          counts_renewals_in(state)};
 }
 
 /// Puts the state into place, and what was there into `loading`.
@@ -187,6 +205,7 @@ void BaseDataScheduler::commit(Loading& loading) noexcept {
   std::swap(base_param_, loading.base_param);
   std::swap(last_param_, loading.last_param);
   std::swap(last_epoch_, loading.last_epoch);
+  std::swap(counts_renewals_, loading.counts_renewals);
 }
 
 void BaseDataScheduler::load_state(const SchedulerState& state) {
@@ -251,6 +270,16 @@ void DataScheduler::restore(std::shared_ptr<BaseDataSparsifier> data_sparsifier,
   strict_ = strict;
   patterns_checked_ = !state.base_param.empty();
   BaseDataScheduler::restore(std::move(data_sparsifier), state, verbose);
+}
+
+std::vector<std::int64_t> DataScheduler::ends() const {
+  std::vector<std::int64_t> ends;
+  for (const auto& item : schedules_) {
+    if (const auto end = item.second.end()) ends.push_back(*end);
+  }
+  std::sort(ends.begin(), ends.end());
+  ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
+  return ends;
 }
 
 void DataScheduler::forget_schedules() noexcept {

@@ -20,9 +20,9 @@ using MaybeStep = std::optional<std::int64_t>;
 
 struct End {
   MaybeStep operator()(const Constant&) const { return 0; }
-  MaybeStep operator()(const Step& s) const { return unless_constant(s.gamma); }
+  MaybeStep operator()(const Step& s) const { return powers_end(s.gamma, s.step_size); }
   MaybeStep operator()(const MultiStep& s) const { return s.milestones.back(); }
-  MaybeStep operator()(const Exponential& s) const { return unless_constant(s.gamma); }
+  MaybeStep operator()(const Exponential& s) const { return powers_end(s.gamma, s.every); }
   MaybeStep operator()(const Ramp& s) const { return s.end; }
   MaybeStep operator()(const Cyclic&) const { return std::nullopt; }
   MaybeStep operator()(const OneShot& s) const { return s.at; }
@@ -47,8 +47,10 @@ struct End {
   MaybeStep operator()(const Round& s) const { return s.schedule.end(); }
 
  private:
-  static MaybeStep unless_constant(double gamma) {
-    return gamma == 1 ? MaybeStep(0) : std::nullopt;
+  /// Of the powers of gamma, of which the first after 1 comes at step `first`.
+  static MaybeStep powers_end(double gamma, std::int64_t first) {
+    if (gamma == 1) return 0;
+    return gamma == 0 ? MaybeStep(first) : std::nullopt;
   }
 };
 
