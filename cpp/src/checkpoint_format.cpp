@@ -313,7 +313,8 @@ std::int64_t version_in(const Entries& metadata) {
     throw ValueError(metadata.path(key) + " must be " + expected + ", got '" +
                      metadata.get<std::string>(key) + "'");
   };
-  if (metadata.get<std::string>("format") != format) refuse("format", "'" + std::string(format) + "'");
+  if (metadata.get<std::string>("format") != format)
+    refuse("format", "'" + std::string(format) + "'");
   const auto& text = metadata.get<std::string>("version");
   std::int64_t number = 1;
   std::string known = "'1'";
@@ -394,13 +395,12 @@ GroupState read_group(const Entries& entry, const Header& header, const ReadByte
 
 Checkpoint::Scheduler to_scheduler(const Entries& entry, std::int64_t file_version) {
   Checkpoint::Scheduler scheduler;
-  scheduler.state.version = file_version;
   scheduler.state.schedule_param = entry.get<std::string>("schedule_param");
   scheduler.state.last_epoch = entry.get<std::int64_t>("last_epoch");
   scheduler.state.base_param = entry.params("base_param");
   scheduler.state.last_param = entry.params("last_param");
   scheduler.state.own = entry.params("own");
-  if (file_version > 1) scheduler.state.counts_renewals = entry.get<bool>("counts_renewals");
+  scheduler.state.counts_renewals = file_version == 1 || entry.get<bool>("counts_renewals");
   scheduler.attributes = entry.attributes();
   return scheduler;
 }
