@@ -328,9 +328,14 @@ std::vector<DataScheduler::Assigned> DataScheduler::assign_strictly(const ParamM
   return assigned;
 }
 
+/// Whether the parameter takes integers only.
+bool DataScheduler::integer_key() const {
+  return data_sparsifier()->is_integer_param(schedule_param());
+}
+
 /// Sets the values of the assigned groups at a step, in a map that holds just these or none.
 void DataScheduler::write(const std::vector<Assigned>& assigned, const ParamMap& base,
-                          std::int64_t step, ParamMap& values) const {
+                          std::int64_t step, bool integer_key, ParamMap& values) const {
   // Most groups share a schedule and a base value with the one before.
   const Schedule* schedule = nullptr;
   const ParamValue* given = nullptr;
@@ -340,7 +345,7 @@ void DataScheduler::write(const std::vector<Assigned>& assigned, const ParamMap&
   for (const auto& one : assigned) {
     const auto& [name, own] = base.begin()[static_cast<std::ptrdiff_t>(one.place)];
     if (schedule != one.schedule || *given != own) {
-      value = (*one.schedule)(step, own, schedule_param(), name);
+      value = (*one.schedule)(step, own, schedule_param(), name, integer_key);
       schedule = one.schedule;
       given = &own;
     }
@@ -352,7 +357,7 @@ void DataScheduler::write(const std::vector<Assigned>& assigned, const ParamMap&
 ParamMap DataScheduler::get_schedule_param() {
   const auto base = base_values();
   ParamMap values;
-  write(assign(*base), *base, position(), values);
+  write(assign(*base), *base, position(), integer_key(), values);
   return values;
 }
 
@@ -365,7 +370,7 @@ void DataScheduler::write_schedule_param(ParamMap& values) {
     base_ = base;
     patterns_checked_ |= check;
   }
-  write(assigned_, *base_, position(), values);
+  write(assigned_, *base_, position(), integer_key(), values);
 }
 
 Plan DataScheduler::plan(std::int64_t steps, std::int64_t first) const {
@@ -387,11 +392,12 @@ Plan DataScheduler::plan(std::int64_t steps, std::int64_t first) const {
     plan.elements.push_back(data_sparsifier()->get_mask(name).size());
   }
   const auto assigned = assign(base);
+  const bool integers = integer_key();
 
   ParamMap scheduled, row_before;
   std::vector<ZeroCount> zeros;
   for (std::int64_t row = 0; row < steps; ++row) {
-    write(assigned, base, planned_position(first + row), scheduled);
+    write(assigned, base, planned_position(first + row), integers, scheduled);
     values.update(scheduled);
     if (row == 0 || values != row_before) {
       try {

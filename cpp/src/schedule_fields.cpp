@@ -54,6 +54,35 @@ struct End {
   }
 };
 
+/// Schedule::is_of_integers().
+struct OfIntegers {
+  bool operator()(const Constant& s) const { return whole(s.value); }
+  bool operator()(const Step& s) const { return is_integer(s.gamma); }
+  bool operator()(const MultiStep& s) const { return is_integer(s.gamma); }
+  bool operator()(const Exponential& s) const { return is_integer(s.gamma); }
+  bool operator()(const Ramp& s) const { return whole(s.initial) && whole(s.final); }
+  bool operator()(const Cyclic& s) const { return whole(s.low) && whole(s.high); }
+  bool operator()(const OneShot& s) const { return whole(s.before) && whole(s.value); }
+  bool operator()(const Piecewise& s) const {
+    return std::all_of(s.values.begin(), s.values.end(),
+                       [](const auto& item) { return whole(item.second); });
+  }
+  bool operator()(const Lambda&) const { return false; }
+  bool operator()(const Sequential& s) const { return all(s.schedules); }
+  bool operator()(const Product& s) const { return all(s.schedules); }
+  bool operator()(const Clamp& s) const {
+    return s.schedule.is_of_integers() && whole(s.low) && whole(s.high);
+  }
+  bool operator()(const Round&) const { return true; }
+
+ private:
+  static bool whole(const Level& level) { return !level || is_integer(*level); }
+  static bool all(const std::vector<Schedule>& parts) {
+    return std::all_of(parts.begin(), parts.end(),
+                       [](const Schedule& part) { return part.is_of_integers(); });
+  }
+};
+
 // --- the rules of the arguments -----------------------------------------------------------------
 
 [[noreturn]] void refuse(const char* name, const std::string& rule, const ParamValue& value) {
@@ -107,7 +136,7 @@ struct Check {
     finite("initial", s.initial);
     finite("final", s.final);
     at_least(0, "begin", s.begin);
-    if (s.end <= s.begin) refuse("end", "be above begin, " + std::to_string(s.begin), s.end);
+    if (s.end < s.begin) refuse("end", "be at least begin, " + std::to_string(s.begin), s.end);
     at_least(1, "every", s.every);
   }
   void operator()(const Polynomial& s) const {
@@ -231,6 +260,7 @@ std::uint64_t hash_of(const std::vector<T>& items) {
 Schedule::Schedule(Kind&& kind, Checked) {
   std::visit(Check(), kind);
   held_ = std::make_shared<Held>(Held{std::move(kind)});
+  held_->of_integers = std::visit(OfIntegers(), held_->kind);
   for_each_part([this](const Schedule& part) {
     held_->depth = std::max(held_->depth, 1 + part.held_->depth);
     held_->size = std::min(held_->size + part.held_->size, max_size + 1);

@@ -278,7 +278,8 @@ void register_data_scheduler(py::module_& module) {
       R"(Sets a config parameter of a sparsifier by schedules; call step() after the sparsifier's.
 
 data_sparsifier: the sparsifier whose parameter is scheduled.
-schedule_param: a config key of it, whose values are numbers. Ints are scheduled as ints.
+schedule_param: a config key of it, whose values are numbers. They are ints where the sparsifier says
+    is_integer_param() of it, as of zeros_per_block, and where a schedule of integers has an int for a base.
 schedule: a schedule for all groups, or a dict of schedules by name pattern. The pattern that is a
     group's very name has it; else the first one given that matches: * is any characters, ? is one, [ab]
     and [!a-c] are one of these, or none of these. Groups that none matches keep their values.
@@ -374,8 +375,7 @@ value. Takes time and memory in proportion to steps x groups.)")
           "schedule", [](const SelfDataScheduler& self) { return to_python(self->schedules()); },
           "The schedule, or a dict of schedules by pattern.")
       .def_property_readonly(
-          "ends",
-          [](const SelfDataScheduler& self) { return py::tuple(py::cast(self->ends())); },
+          "ends", [](const SelfDataScheduler& self) { return py::tuple(py::cast(self->ends())); },
           R"(The steps from which on a schedule stays what it is: a tuple of increasing ints.
 
 Schedules that may change for ever are left out. Empty for an AdaptiveDataScheduler, where the metric says

@@ -93,9 +93,10 @@ class DATASPARSE_API BaseDataScheduler {
   /// drives the scheduler says so.
   bool leads() const noexcept { return leads_; }
   void set_leads(bool leads) noexcept { leads_ = leads; }
-  /// What its steps count where a training drives it, as follow() of Python's datasparse.torch does:
-  /// every step of the optimizer, or, if true, only those at which masks are renewed, as in version
-  /// 0.1.0. False at first, and saved; a state of 0.1.0 makes it true. step() itself does not look.
+  /// What its steps count where a training drives it, as follow() of Python's datasparse.torch
+  /// does: every step of the optimizer, or, if true, only those at which masks are renewed, as in
+  /// version 0.1.0. False at first, and saved; a state of 0.1.0 makes it true. step() itself does
+  /// not look.
   bool counts_renewals() const;
   void set_counts_renewals(bool counts);
   /// Whether each step sends its values to the message handler.
@@ -201,7 +202,8 @@ std::shared_ptr<T> make_scheduler(Args&&... args) {
 }
 
 /// Sets a parameter by schedules: the value of a group at step last_epoch() is that of its schedule
-/// there, given its base value.
+/// there, given its base value. It is an integer where the sparsifier's is_integer_param() says so,
+/// which each step asks once, and where a schedule of integers has an integer for a base.
 ///
 ///     auto scheduler = make_scheduler<DataScheduler>(
 ///         sparsifier, "sparsity_level", schedules::Polynomial{{0.0, 0.9, 0, 1000, 100}});
@@ -264,8 +266,9 @@ class DATASPARSE_API DataScheduler : public BaseDataScheduler {
   };
   std::vector<Assigned> assign(const ParamMap& groups) const;
   std::vector<Assigned> assign_strictly(const ParamMap& groups) const;
+  bool integer_key() const;
   void write(const std::vector<Assigned>& assigned, const ParamMap& base, std::int64_t step,
-             ParamMap& values) const;
+             bool integer_key, ParamMap& values) const;
 
   Schedules schedules_;
   bool strict_ = true;
