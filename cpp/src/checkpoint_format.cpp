@@ -16,10 +16,10 @@ constexpr std::size_t prefix_size = 8;                  // the length of the hea
 constexpr std::uint64_t max_header_size = 100'000'000;  // that of the safetensors library
 constexpr const char* metadata_key = "__metadata__";    // no mask has that name
 constexpr const char* format = "datasparse checkpoint";
-constexpr const char* version = "1";
+constexpr std::int64_t version = 2;  // written; the ones before are read
 // A state's own version is not in the file. Who raises one of these raises the file's too, and has
 // decode_checkpoint() say which the older files stand for.
-static_assert(SparsifierState::current_version == 1 && SchedulerState::current_version == 1);
+static_assert(SparsifierState::current_version == 1 && SchedulerState::current_version == 2);
 
 std::string tensor_name(const std::string& group) { return "mask." + group; }
 
@@ -85,6 +85,7 @@ PlainData to_plain(const Checkpoint& checkpoint) {
                                                    {"base_param", to_plain(state.base_param)},
                                                    {"last_param", to_plain(state.last_param)},
                                                    {"own", to_plain(state.own)},
+                                                   {"counts_renewals", state.counts_renewals},
                                                    {"attributes", to_plain(attributes)}}});
   }
   return PlainData::Dict{{{"step_count", checkpoint.sparsifier.step_count},
@@ -306,16 +307,26 @@ void require_checksum(const std::string& what, const std::string& stored,
   }
 }
 
+/// The version of the file; ValueError for a file of another format.
+std::int64_t version_in(const Entries& metadata) {
+  const auto refuse = [&metadata](const char* key, const std::string& expected) {
+    throw ValueError(metadata.path(key) + " must be " + expected + ", got '" +
+                     metadata.get<std::string>(key) + "'");
+  };
+  if (metadata.get<std::string>("format") != format)
+    refuse("format", "'" + std::string(format) + "'");
+  const auto& text = metadata.get<std::string>("version");
+  std::int64_t number = 1;
+  std::string known = "'1'";
+  while (number < version && text != std::to_string(number)) {
+    known += " or '" + std::to_string(++number) + "'";
+  }
+  if (text != std::to_string(number)) refuse("version", known);
+  return number;
+}
+
 /// The state, checked against its checksum.
 PlainData state_in(const Entries& metadata) {
-  const auto require = [&metadata](const char* key, const std::string& expected) {
-    const auto& value = metadata.get<std::string>(key);
-    if (value != expected) {
-      throw ValueError(metadata.path(key) + " must be '" + expected + "', got '" + value + "'");
-    }
-  };
-  require("format", format);
-  require("version", version);
   const auto& text = metadata.get<std::string>("state");
   require_checksum(metadata.path("state"), metadata.get<std::string>("xxh64"),
                    checksum(text.data(), text.size()));
@@ -382,13 +393,14 @@ GroupState read_group(const Entries& entry, const Header& header, const ReadByte
   return group;
 }
 
-Checkpoint::Scheduler to_scheduler(const Entries& entry) {
+Checkpoint::Scheduler to_scheduler(const Entries& entry, std::int64_t file_version) {
   Checkpoint::Scheduler scheduler;
   scheduler.state.schedule_param = entry.get<std::string>("schedule_param");
   scheduler.state.last_epoch = entry.get<std::int64_t>("last_epoch");
   scheduler.state.base_param = entry.params("base_param");
   scheduler.state.last_param = entry.params("last_param");
   scheduler.state.own = entry.params("own");
+  scheduler.state.counts_renewals = file_version == 1 || entry.get<bool>("counts_renewals");
   scheduler.attributes = entry.attributes();
   return scheduler;
 }
@@ -400,7 +412,7 @@ std::string encode_header(const Checkpoint& checkpoint) {
   PlainData::Dict header;
   header.items.emplace_back(metadata_key,
                             PlainData::Dict{{{"format", format},
-                                             {"version", version},
+                                             {"version", std::to_string(version)},
                                              {"state", state},
                                              {"xxh64", checksum(state.data(), state.size())}}});
   std::int64_t begin = 0;
@@ -433,6 +445,7 @@ std::string encode_header(const Checkpoint& checkpoint) {
 
 Checkpoint decode_checkpoint(std::uint64_t size, const ReadBytes& read) {
   const Header header(size, read);
+  const std::int64_t file_version = version_in(header.metadata());
   const PlainData state = state_in(header.metadata());
   const Entries entries(state, "state");
   Checkpoint checkpoint;
@@ -450,7 +463,7 @@ Checkpoint decode_checkpoint(std::uint64_t size, const ReadBytes& read) {
     checkpoint.sparsifier.groups.push_back(read_group(group, header, read));
   }
   for (const auto& scheduler : entries.list_of_entries("schedulers")) {
-    checkpoint.schedulers.push_back(to_scheduler(scheduler));
+    checkpoint.schedulers.push_back(to_scheduler(scheduler, file_version));
   }
   return checkpoint;
 }

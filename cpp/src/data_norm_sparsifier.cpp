@@ -46,6 +46,10 @@ void DataNormSparsifier::check_config(const std::string& name, const ParamMap& c
   BlockSpec::from_config(config, name);
 }
 
+bool DataNormSparsifier::is_integer_param(const std::string& key) const {
+  return key == "zeros_per_block" || key == "min_kept";
+}
+
 std::any DataNormSparsifier::compile_config(const std::string& name, const ParamMap& config,
                                             const Axes* shape) const {
   static const ParamMap required = BlockSpec().to_config();

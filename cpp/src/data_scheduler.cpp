@@ -22,6 +22,11 @@ void require_epoch(std::int64_t epoch, const char* what, std::int64_t least = -1
   }
 }
 
+/// What 0.1.0 counted, whose states do not say.
+bool counts_renewals_in(const SchedulerState& state) {
+  return state.version == 1 || state.counts_renewals;
+}
+
 }  // namespace
 
 BaseDataScheduler::BaseDataScheduler(std::shared_ptr<BaseDataSparsifier> data_sparsifier,
@@ -59,7 +64,7 @@ void BaseDataScheduler::set_own_state(const ParamMap& own) {
 
 void BaseDataScheduler::advance(bool warn_if_early, const std::function<void()>& change) {
   const Stepping stepping(*this, "step()");
-  if (warn_if_early && !warned_ && sparsifier_->step_count() == 0) {
+  if (warn_if_early && !leads_ && !warned_ && sparsifier_->step_count() == 0) {
     send_message(Severity::warning,
                  "scheduler.step() was called before the first sparsifier.step(): call the "
                  "sparsifier's step() first, or the first value of the schedule is never used");
@@ -122,6 +127,7 @@ void BaseDataScheduler::restore(std::shared_ptr<BaseDataSparsifier> data_sparsif
   base_param_ = std::make_shared<ParamMap>(state.base_param);
   last_param_ = state.last_param;
   last_epoch_ = state.last_epoch;
+  counts_renewals_ = counts_renewals_in(state);
   verbose_ = verbose;
 }
 
@@ -154,6 +160,16 @@ void BaseDataScheduler::set_last_epoch(std::int64_t epoch) {
   last_epoch_ = epoch;
 }
 
+bool BaseDataScheduler::counts_renewals() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return counts_renewals_;
+}
+
+void BaseDataScheduler::set_counts_renewals(bool counts) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  counts_renewals_ = counts;
+}
+
 SchedulerState BaseDataScheduler::save_state() const {
   ParamMap own = own_state();  // before the lock: an override may read the scheduler
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -162,14 +178,15 @@ SchedulerState BaseDataScheduler::save_state() const {
           last_epoch_,
           *base_param_,
           last_param_,
-          std::move(own)};
+          std::move(own),
+          counts_renewals_};
 }
 
 /// Throws where load_state() must refuse the state, whatever the sparsifier says of its values and
 /// set_own_state() of the rest.
 BaseDataScheduler::Loading BaseDataScheduler::prepare_load(const SchedulerState& state) const {
-  if (state.version != SchedulerState::current_version) {
-    throw ValueError("version of the state must be " +
+  if (state.version < 1 || state.version > SchedulerState::current_version) {
+    throw ValueError("version of the state must be at least 1 and at most " +
                      std::to_string(SchedulerState::current_version) + ", got " +
                      std::to_string(state.version));
   }
@@ -178,7 +195,8 @@ BaseDataScheduler::Loading BaseDataScheduler::prepare_load(const SchedulerState&
                      state.schedule_param + "'");
   }
   require_epoch(state.last_epoch, "last_epoch of the state");
-  return {std::make_shared<ParamMap>(state.base_param), state.last_param, state.last_epoch};
+  return {std::make_shared<ParamMap>(state.base_param), state.last_param, state.last_epoch,
+          counts_renewals_in(state)};
 }
 
 /// Puts the state into place, and what was there into `loading`.
@@ -187,6 +205,7 @@ void BaseDataScheduler::commit(Loading& loading) noexcept {
   std::swap(base_param_, loading.base_param);
   std::swap(last_param_, loading.last_param);
   std::swap(last_epoch_, loading.last_epoch);
+  std::swap(counts_renewals_, loading.counts_renewals);
 }
 
 void BaseDataScheduler::load_state(const SchedulerState& state) {
@@ -253,6 +272,16 @@ void DataScheduler::restore(std::shared_ptr<BaseDataSparsifier> data_sparsifier,
   BaseDataScheduler::restore(std::move(data_sparsifier), state, verbose);
 }
 
+std::vector<std::int64_t> DataScheduler::ends() const {
+  std::vector<std::int64_t> ends;
+  for (const auto& item : schedules_) {
+    if (const auto end = item.second.end()) ends.push_back(*end);
+  }
+  std::sort(ends.begin(), ends.end());
+  ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
+  return ends;
+}
+
 void DataScheduler::forget_schedules() noexcept {
   assigned_.clear();
   schedules_.clear();
@@ -299,9 +328,14 @@ std::vector<DataScheduler::Assigned> DataScheduler::assign_strictly(const ParamM
   return assigned;
 }
 
+/// Whether the parameter takes integers only.
+bool DataScheduler::integer_key() const {
+  return data_sparsifier()->is_integer_param(schedule_param());
+}
+
 /// Sets the values of the assigned groups at a step, in a map that holds just these or none.
 void DataScheduler::write(const std::vector<Assigned>& assigned, const ParamMap& base,
-                          std::int64_t step, ParamMap& values) const {
+                          std::int64_t step, bool integer_key, ParamMap& values) const {
   // Most groups share a schedule and a base value with the one before.
   const Schedule* schedule = nullptr;
   const ParamValue* given = nullptr;
@@ -311,7 +345,7 @@ void DataScheduler::write(const std::vector<Assigned>& assigned, const ParamMap&
   for (const auto& one : assigned) {
     const auto& [name, own] = base.begin()[static_cast<std::ptrdiff_t>(one.place)];
     if (schedule != one.schedule || *given != own) {
-      value = (*one.schedule)(step, own, schedule_param(), name);
+      value = (*one.schedule)(step, own, schedule_param(), name, integer_key);
       schedule = one.schedule;
       given = &own;
     }
@@ -323,7 +357,7 @@ void DataScheduler::write(const std::vector<Assigned>& assigned, const ParamMap&
 ParamMap DataScheduler::get_schedule_param() {
   const auto base = base_values();
   ParamMap values;
-  write(assign(*base), *base, position(), values);
+  write(assign(*base), *base, position(), integer_key(), values);
   return values;
 }
 
@@ -336,7 +370,7 @@ void DataScheduler::write_schedule_param(ParamMap& values) {
     base_ = base;
     patterns_checked_ |= check;
   }
-  write(assigned_, *base_, position(), values);
+  write(assigned_, *base_, position(), integer_key(), values);
 }
 
 Plan DataScheduler::plan(std::int64_t steps, std::int64_t first) const {
@@ -358,11 +392,12 @@ Plan DataScheduler::plan(std::int64_t steps, std::int64_t first) const {
     plan.elements.push_back(data_sparsifier()->get_mask(name).size());
   }
   const auto assigned = assign(base);
+  const bool integers = integer_key();
 
   ParamMap scheduled, row_before;
   std::vector<ZeroCount> zeros;
   for (std::int64_t row = 0; row < steps; ++row) {
-    write(assigned, base, planned_position(first + row), scheduled);
+    write(assigned, base, planned_position(first + row), integers, scheduled);
     values.update(scheduled);
     if (row == 0 || values != row_before) {
       try {

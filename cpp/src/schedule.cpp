@@ -13,8 +13,6 @@ using namespace schedules;
 
 namespace {
 
-constexpr double integer_max = 9007199254740992.0;  // 2^53: every integer up to it is a double
-
 // --- arithmetic that is the same everywhere -----------------------------------------------------
 
 /// x^n by repeated squaring. std::pow may differ in the last bit from one C library to the next.
@@ -26,8 +24,6 @@ double power_of(double x, std::int64_t n) {
   }
   return result;
 }
-
-bool is_integer(double x) { return std::abs(x) <= integer_max && x == std::trunc(x); }
 
 double power_of(double x, double n) {
   return is_integer(n) ? power_of(x, static_cast<std::int64_t>(n)) : std::pow(x, n);
@@ -69,8 +65,8 @@ std::int64_t reached(const std::vector<std::int64_t>& milestones, std::int64_t s
 template <class Progress>
 double along(const Ramp& ramp, std::int64_t step, double base, const Progress& progress) {
   const double initial = ramp.initial.value_or(base), final = ramp.final.value_or(base);
+  if (step >= ramp.end) return final;  // first, since it may end where it begins
   if (step <= ramp.begin) return initial;
-  if (step >= ramp.end) return final;
   const std::int64_t steps = ramp.end - ramp.begin;
   const std::int64_t updated = (step - ramp.begin) / ramp.every * ramp.every;
   const auto share = [steps](std::int64_t n) {
@@ -140,15 +136,18 @@ struct Value {
 
 const Schedule::Kind& Schedule::kind() const noexcept { return held_->kind; }
 
+bool Schedule::is_of_integers() const noexcept { return held_->of_integers; }
+
 double Schedule::operator()(std::int64_t step, double base) const {
   if (step < 0) throw ValueError("step must be at least 0, got " + std::to_string(step));
   return std::visit(Value{step, base}, kind());
 }
 
 ParamValue Schedule::operator()(std::int64_t step, const ParamValue& base, const std::string& key,
-                                const std::string& group) const {
+                                const std::string& group, bool integer_key) const {
   const double number = base.as_number(key, group);
-  if (base.get_if<double>() != nullptr) return (*this)(step, number);
+  const bool from_integer = base.get_if<std::int64_t>() != nullptr;
+  if (!integer_key && !(from_integer && is_of_integers())) return (*this)(step, number);
   const double value = rounded((*this)(step, number));
   for (const double integer : {number, value}) {
     if (!(std::abs(integer) <= integer_max)) {

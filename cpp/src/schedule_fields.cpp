@@ -20,9 +20,9 @@ using MaybeStep = std::optional<std::int64_t>;
 
 struct End {
   MaybeStep operator()(const Constant&) const { return 0; }
-  MaybeStep operator()(const Step& s) const { return unless_constant(s.gamma); }
+  MaybeStep operator()(const Step& s) const { return powers_end(s.gamma, s.step_size); }
   MaybeStep operator()(const MultiStep& s) const { return s.milestones.back(); }
-  MaybeStep operator()(const Exponential& s) const { return unless_constant(s.gamma); }
+  MaybeStep operator()(const Exponential& s) const { return powers_end(s.gamma, s.every); }
   MaybeStep operator()(const Ramp& s) const { return s.end; }
   MaybeStep operator()(const Cyclic&) const { return std::nullopt; }
   MaybeStep operator()(const OneShot& s) const { return s.at; }
@@ -47,8 +47,39 @@ struct End {
   MaybeStep operator()(const Round& s) const { return s.schedule.end(); }
 
  private:
-  static MaybeStep unless_constant(double gamma) {
-    return gamma == 1 ? MaybeStep(0) : std::nullopt;
+  /// Of the powers of gamma, of which the first after 1 comes at step `first`.
+  static MaybeStep powers_end(double gamma, std::int64_t first) {
+    if (gamma == 1) return 0;
+    return gamma == 0 ? MaybeStep(first) : std::nullopt;
+  }
+};
+
+/// Schedule::is_of_integers().
+struct OfIntegers {
+  bool operator()(const Constant& s) const { return whole(s.value); }
+  bool operator()(const Step& s) const { return is_integer(s.gamma); }
+  bool operator()(const MultiStep& s) const { return is_integer(s.gamma); }
+  bool operator()(const Exponential& s) const { return is_integer(s.gamma); }
+  bool operator()(const Ramp& s) const { return whole(s.initial) && whole(s.final); }
+  bool operator()(const Cyclic& s) const { return whole(s.low) && whole(s.high); }
+  bool operator()(const OneShot& s) const { return whole(s.before) && whole(s.value); }
+  bool operator()(const Piecewise& s) const {
+    return std::all_of(s.values.begin(), s.values.end(),
+                       [](const auto& item) { return whole(item.second); });
+  }
+  bool operator()(const Lambda&) const { return false; }
+  bool operator()(const Sequential& s) const { return all(s.schedules); }
+  bool operator()(const Product& s) const { return all(s.schedules); }
+  bool operator()(const Clamp& s) const {
+    return s.schedule.is_of_integers() && whole(s.low) && whole(s.high);
+  }
+  bool operator()(const Round&) const { return true; }
+
+ private:
+  static bool whole(const Level& level) { return !level || is_integer(*level); }
+  static bool all(const std::vector<Schedule>& parts) {
+    return std::all_of(parts.begin(), parts.end(),
+                       [](const Schedule& part) { return part.is_of_integers(); });
   }
 };
 
@@ -105,7 +136,7 @@ struct Check {
     finite("initial", s.initial);
     finite("final", s.final);
     at_least(0, "begin", s.begin);
-    if (s.end <= s.begin) refuse("end", "be above begin, " + std::to_string(s.begin), s.end);
+    if (s.end < s.begin) refuse("end", "be at least begin, " + std::to_string(s.begin), s.end);
     at_least(1, "every", s.every);
   }
   void operator()(const Polynomial& s) const {
@@ -229,6 +260,7 @@ std::uint64_t hash_of(const std::vector<T>& items) {
 Schedule::Schedule(Kind&& kind, Checked) {
   std::visit(Check(), kind);
   held_ = std::make_shared<Held>(Held{std::move(kind)});
+  held_->of_integers = std::visit(OfIntegers(), held_->kind);
   for_each_part([this](const Schedule& part) {
     held_->depth = std::max(held_->depth, 1 + part.held_->depth);
     held_->size = std::min(held_->size + part.held_->size, max_size + 1);

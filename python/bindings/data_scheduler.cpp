@@ -184,7 +184,7 @@ last_epoch is already advanced. Groups that are left out keep their value.)")
           R"(Advance last_epoch and write what get_schedule_param() returns into the sparsifier.
 
 If the override raises, or the sparsifier refuses a value, everything is as before the call. Warns once
-when called before the sparsifier's first step.)")
+when called before the sparsifier's first step, unless `leads` is set.)")
       .def("__reduce__",
            [](const SelfScheduler& self) {
              return reduce(self.handle(), py::make_tuple(to_state_dict(self->save_state()),
@@ -243,6 +243,28 @@ ValueError, naming the entry, if anything does not fit; nothing has changed then
           "last_epoch", [](const SelfScheduler& self) { return self->last_epoch(); },
           [](const SelfScheduler& self, std::int64_t epoch) { self->set_last_epoch(epoch); },
           "Steps made so far, the initial one not counted.")
+      .def_property(
+          "leads", [](const SelfScheduler& self) { return self->leads(); },
+          [](const SelfScheduler& self, bool leads) { self->set_leads(leads); },
+          R"(Whether its steps come before the sparsifier's on purpose.
+
+Then a step's masks are those of the step's own value, and nobody is warned of that order. False at first,
+and neither saved nor copied: whoever drives the scheduler sets it.)")
+      .def_property(
+          "counts_renewals", [](const SelfScheduler& self) { return self->counts_renewals(); },
+          [](const SelfScheduler& self, bool counts) { self->set_counts_renewals(counts); },
+          R"(What its steps count where datasparse.torch.follow() drives it.
+
+False: every step of the optimizer. True: only those at which masks are renewed, as version 0.1.0 did.
+False at first, and saved; loading a state or a checkpoint of 0.1.0 makes it True, so that a training that
+began with it goes on as it began. step() itself does not look at it.)")
+      .def_property_readonly(
+          "_step_count", [](const SelfScheduler& self) { return self->last_epoch() + 1; },
+          "As in torch.ao.pruning: steps made so far, the initial one counted.")
+      .def_property_readonly(
+          "_last_param",
+          [](const SelfScheduler& self) { return to_python(self->get_last_param()); },
+          "As in torch.ao.pruning: get_last_param().")
       .def_property_readonly(
           "verbose", [](const SelfScheduler& self) { return self->verbose(); },
           "Whether each new value is printed.");
@@ -256,7 +278,8 @@ void register_data_scheduler(py::module_& module) {
       R"(Sets a config parameter of a sparsifier by schedules; call step() after the sparsifier's.
 
 data_sparsifier: the sparsifier whose parameter is scheduled.
-schedule_param: a config key of it, whose values are numbers. Ints are scheduled as ints.
+schedule_param: a config key of it, whose values are numbers. They are ints where the sparsifier says
+    is_integer_param() of it, as of zeros_per_block, and where a schedule of integers has an int for a base.
 schedule: a schedule for all groups, or a dict of schedules by name pattern. The pattern that is a
     group's very name has it; else the first one given that matches: * is any characters, ? is one, [ab]
     and [!a-c] are one of these, or none of these. Groups that none matches keep their values.
@@ -351,6 +374,12 @@ value. Takes time and memory in proportion to steps x groups.)")
       .def_property_readonly(
           "schedule", [](const SelfDataScheduler& self) { return to_python(self->schedules()); },
           "The schedule, or a dict of schedules by pattern.")
+      .def_property_readonly(
+          "ends", [](const SelfDataScheduler& self) { return py::tuple(py::cast(self->ends())); },
+          R"(The steps from which on a schedule stays what it is: a tuple of increasing ints.
+
+Schedules that may change for ever are left out. Empty for an AdaptiveDataScheduler, where the metric says
+which step comes to an end.)")
       .def_property_readonly(
           "strict", [](const SelfDataScheduler& self) { return self->strict(); },
           "Whether every pattern must be of use to a group.");

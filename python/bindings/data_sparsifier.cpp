@@ -336,6 +336,13 @@ config as keywords.)")
 
 Called with the whole config before any of it is written; name is '' for the defaults. Accepts all
 unless overridden.)")
+      .def(
+          "is_integer_param", [](const SelfSparsifier&, const std::string&) { return false; },
+          py::arg("key"),
+          R"(Whether a config key takes integers only: override this for keys of your own that do.
+
+A DataScheduler of such a key rounds what its schedule gives, half to even. It asks once a step. False
+unless overridden.)")
       .def("step", &step,
            R"(Recompute the masks of all groups that are not squashed; all change or none.
 

@@ -243,7 +243,9 @@ void register_schedules(py::module_& module) {
       R"(A pure function of the step: schedule(step, base) -> value.
 
 step: 0 or above, counted in whatever the user steps: batches or epochs.
-base: the group's own value; an int gives ints, rounded half to even, as zeros_per_block needs it.
+base: the group's own value. With an int, a schedule of integers gives ints, rounded half to even: one whose
+    levels are all None or whole numbers, and its factors whole numbers; a Round is, and a Lambda is not.
+    Every other value is a float.
 
 Arguments that are called a level take None for the base value. A schedule never changes; schedules are
 compared and hashed by what they hold, and copied, pickled and printed so that the repr evaluates to an
@@ -321,7 +323,8 @@ every: how often the value is updated, 1 or above; it is held between.
 
 initial: the level up to, and at, step begin.
 final: the level from step end on.
-begin, end: steps, 0 <= begin < end.
+begin, end: steps, 0 <= begin <= end. Where they are equal, the ramp is a jump: initial before that step,
+    final from it on.
 every: how often the value is updated between them, counted from begin; it is held between updates.
 
 >>> from datasparse.schedules import Linear
@@ -412,7 +415,8 @@ low, high: levels, low <= high. Where the base value makes them cross, high wins
                       py::arg("schedule"), py::arg("low"), py::arg("high"));
   def_schedule<Round>(module, R"(Another schedule, rounded to the nearest integer, half to even.
 
-schedule: a schedule. With an int for a base it is not needed: see Schedule.
+schedule: a schedule. For a schedule of integers and an int it is not needed, nor for a config key that the
+    sparsifier says is_integer_param() of.
 
 >>> from datasparse.schedules import Linear, Round
 >>> [Round(Linear(final=2.0, end=4))(step, 0.5) for step in range(5)]

@@ -106,6 +106,17 @@ class PySparsifier : public WithPythonAttributes<Base>,
     Base::check_config(name, config);
   }
 
+  bool is_integer_param(const std::string& key) const override {
+    const AcquiredGil gil;
+    const auto override = override_of("is_integer_param");
+    if (!override) return Base::is_integer_param(key);
+    const pybind11::object result = call_python(override, pybind11::make_tuple(key));
+    if (PyBool_Check(result.ptr())) return result.ptr() == Py_True;
+    throw datasparse::TypeError(class_name(pybind11::cast(static_cast<const Base*>(this))) +
+                                ".is_integer_param() returned " + class_name(result) +
+                                ", expected bool");
+  }
+
  protected:
   void look_up_overrides() const override {
     const AcquiredGil gil;
@@ -207,6 +218,13 @@ void def_sparsifier(Class& cls, const char* update_mask_doc, const char* check_c
         self->T::check_config(name, to_param_map(config, name));
       },
       pybind11::arg("name"), pybind11::arg("config"), check_config_doc);
+  cls.def(
+      "is_integer_param",
+      [](const Self<T>& self, const std::string& key) { return self->T::is_integer_param(key); },
+      pybind11::arg("key"),
+      R"(Whether a config key takes integers only, so that a DataScheduler must round to one.
+
+An override that declares keys of its own passes the others on.)");
 }
 
 /// What every sparsifier's __init__ does once its overrides can be reached.

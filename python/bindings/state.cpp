@@ -130,6 +130,7 @@ py::dict to_state_dict(const datasparse::SchedulerState& state) {
   result["base_param"] = to_python(state.base_param);
   result["last_param"] = to_python(state.last_param);
   result["own"] = to_python(state.own);
+  result["counts_renewals"] = state.counts_renewals;
   return result;
 }
 
@@ -160,13 +161,14 @@ datasparse::SchedulerState to_scheduler_state(const py::object& state_dict) {
   const Entries entries(state_dict, "state_dict");
   datasparse::SchedulerState state;
   state.version = entries.get<std::int64_t>("version");
-  if (state.version != datasparse::SchedulerState::current_version)
+  if (state.version < 1 || state.version > datasparse::SchedulerState::current_version)
     return state;  // the core refuses it
   state.schedule_param = entries.get<std::string>("schedule_param");
   state.last_epoch = entries.get<std::int64_t>("last_epoch");
   state.base_param = entries.params("base_param");
   state.last_param = entries.params("last_param");
   state.own = entries.params("own");
+  if (state.version > 1) state.counts_renewals = entries.get<bool>("counts_renewals");
   return state;
 }
 

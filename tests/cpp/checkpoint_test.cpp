@@ -153,6 +153,17 @@ TEST_F(CheckpointFile, BringsEverythingBack) {
       << "in the memory that was there";
 }
 
+TEST_F(CheckpointFile, HoldsWhatAStepCounts) {
+  for (const bool counts : {true, false}) {
+    saved.scheduler->set_counts_renewals(counts);
+    save(saved);
+    Objects objects;
+    objects.scheduler->set_counts_renewals(!counts);
+    load(objects);
+    EXPECT_EQ(objects.scheduler->counts_renewals(), counts);
+  }
+}
+
 TEST_F(CheckpointFile, GoesOnAsTheOtherWouldHave) {
   Objects objects;
   load(objects);
@@ -258,11 +269,21 @@ TEST(LargeCheckpoint, IsReadAndCheckedInPieces) {
   }
 }
 
-TEST_F(CheckpointFile, OfEverySeedIsReadAndWrittenAsItWas) {
+TEST_F(CheckpointFile, OfEverySeedIsReadAndWrittenAgain) {
   int seeds = 0;
   for (const auto& seed : fs::directory_iterator(DATASPARSE_FUZZ_SEEDS)) {
-    write_checkpoint(path, read_checkpoint(seed.path().string()));
-    EXPECT_TRUE(file_content(path) == file_content(seed.path().string())) << seed.path();
+    const std::string content = file_content(seed.path().string());
+    const bool is_old = content.find("\"version\":\"1\"") != std::string::npos;
+    const Checkpoint read = read_checkpoint(seed.path().string());
+    for (const auto& scheduler : read.schedulers) {
+      EXPECT_EQ(scheduler.state.version, SchedulerState::current_version) << seed.path();
+      EXPECT_TRUE(scheduler.state.counts_renewals || !is_old) << seed.path();
+    }
+    write_checkpoint(path, read);
+    const std::string written = file_content(path);
+    EXPECT_EQ(written == content, !is_old) << seed.path();
+    write_checkpoint(path, read_checkpoint(path));
+    EXPECT_TRUE(file_content(path) == written) << seed.path();
     ++seeds;
   }
   EXPECT_GE(seeds, 6);
@@ -524,8 +545,10 @@ TEST_F(CheckpointFile, OfOthersIsRefused) {
       {with_header("{}", ""), "header has no entry '__metadata__'"},
       {with_header(R"({"__metadata__":{"format":"pt"}})", ""),
        "header['__metadata__']['format'] must be 'datasparse checkpoint', got 'pt'"},
-      {with_header(R"({"__metadata__":{"format":"datasparse checkpoint","version":"2"}})", ""),
-       "header['__metadata__']['version'] must be '1', got '2'"},
+      {with_header(R"({"__metadata__":{"format":"datasparse checkpoint","version":"3"}})", ""),
+       "header['__metadata__']['version'] must be '1' or '2', got '3'"},
+      {with_header(R"({"__metadata__":{"format":"datasparse checkpoint","version":""}})", ""),
+       "header['__metadata__']['version'] must be '1' or '2', got ''"},
       {with_header(R"({"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", "1234"),
        "header['w']['dtype'] must be U8, got F32"},
       {with_header(R"({"w":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})", "123"),
@@ -606,6 +629,9 @@ TEST_F(CheckpointState, NamesTheEntryThatDoesNotFit) {
       {"\"norm\":\"L1\"", "\"norm\":{\"$bytes\":\"00\"}",
        "state['defaults']['norm'] must be a config value, got bytes"},
       {"\"groups\":[", "\"groups\":[1,", "state['groups'][0] must be dict, got int"},
+      {"\"counts_renewals\":false", "\"counts_renewals\":0",
+       "state['schedulers'][0]['counts_renewals'] must be bool, got int"},
+      {"\"counts_renewals\":false,", "", "state['schedulers'][0] has no entry 'counts_renewals'"},
       {"\"schedulers\":[{", "\"schedulers\":[[],{",
        "state['schedulers'][0] must be dict, got list"},
       {"\"step_count\":2", "\"step_count\":2,\"step_count\":2", "state holds 'step_count' twice"},

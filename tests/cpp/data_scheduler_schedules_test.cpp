@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "datasparse/adaptive_data_scheduler.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/data_scheduler.hpp"
 #include "datasparse/error.hpp"
@@ -72,6 +73,82 @@ TEST_F(ScheduledSparsifier, RefusesAParameterThatIsNoNumber) {
     EXPECT_THROW(make_scheduler<DataScheduler>(std::make_shared<DataNormSparsifier>(), key,
                                                Schedule(Constant{0.5})),
                  TypeError);
+  }
+}
+
+TEST_F(ScheduledSparsifier, KnowsItsEnds) {
+  EXPECT_EQ(make(Schedule(Linear{{0.0, 0.5, 0, 7}}))->ends(), (std::vector<std::int64_t>{7}));
+  EXPECT_EQ(make(Schedules{{"fc1", OneShot{9}},
+                           {"fc*", Cyclic{0.0, 0.5, 4}},
+                           {"e*", Linear{{0.0, 0.5, 1, 3}}},
+                           {"x", Cosine{{0.0, 0.5, 0, 9}}}},
+                 false)
+                ->ends(),
+            (std::vector<std::int64_t>{3, 9}));
+  EXPECT_TRUE(make(Schedule(Exponential{0.5}))->ends().empty());
+  AdaptiveRule rule;
+  rule.steps = 5;
+  EXPECT_TRUE(make_scheduler<AdaptiveDataScheduler>(
+                  sparsifier, "sparsity_level", Schedules{{"*", Linear{{0.0, 0.5, 0, 7}}}}, rule)
+                  ->ends()
+                  .empty())
+      << "its schedules do not go by steps";
+}
+
+/// Counts how often it is asked, and says so of one key.
+class Declaring : public DataNormSparsifier {
+ public:
+  explicit Declaring(std::string key, const ParamMap& own)
+      : DataNormSparsifier({}, own), key_(std::move(key)) {}
+  bool is_integer_param(const std::string& key) const override {
+    ++asked;
+    return key == key_ || DataNormSparsifier::is_integer_param(key);
+  }
+  void check_config(const std::string&, const ParamMap&) const override {}
+  mutable int asked = 0;
+
+ private:
+  std::string key_;
+};
+
+TEST(DataSchedulerOfIntegers, RoundsOnlyWhatIsDeclaredOrOfIntegers) {
+  float numbers[10] = {};
+  const Schedule level = Linear{{1.0, 0.2, 0, 4}};
+  for (const bool declared : {true, false}) {
+    const auto sparsifier =
+        std::make_shared<Declaring>(declared ? "rate" : "other", ParamMap{{"rate", 1}});
+    for (const char* name : {"a", "b", "c"}) sparsifier->add_data(name, ArrayView(numbers, {10}));
+    const auto scheduler = make_scheduler<DataScheduler>(sparsifier, "rate", level);
+    const auto plan = scheduler->plan(6);
+    std::vector<ParamValue> values;
+    for (std::int64_t step = 0; step < 6; ++step) {
+      const auto value = sparsifier->config_value("b", "rate");
+      const double exact = level(step, 1.0);
+      EXPECT_EQ(value, declared ? ParamValue(exact < 0.5 ? 0 : 1) : ParamValue(exact));
+      EXPECT_EQ(value, plan.values[static_cast<std::size_t>(step * 3 + 1)]);
+      EXPECT_EQ(scheduler->get_schedule_param().at("c"), value);
+      sparsifier->asked = 0;
+      scheduler->step();
+      EXPECT_EQ(sparsifier->asked, 1) << "once a step, not once a group";
+    }
+  }
+}
+
+TEST(DataSchedulerOfIntegers, KnowsWhichKeysOfTheNormSparsifierCount) {
+  const DataNormSparsifier sparsifier;
+  const BaseDataSparsifier& base = sparsifier;
+  for (const char* key : {"zeros_per_block", "min_kept"}) EXPECT_TRUE(base.is_integer_param(key));
+  for (const char* key : {"sparsity_level", "norm", "sparse_block_shape", ""}) {
+    EXPECT_FALSE(base.is_integer_param(key));
+  }
+}
+
+TEST_F(ScheduledSparsifier, RoundsZerosPerBlockWhateverTheSchedule) {
+  const auto scheduler =
+      make_scheduler<DataScheduler>(sparsifier, "zeros_per_block", Schedule(Exponential{0.5}));
+  for (const std::int64_t zeros : {2, 1, 0, 0}) {
+    EXPECT_EQ(sparsifier->config_value("emb", "zeros_per_block"), ParamValue(zeros));
+    scheduler->step();
   }
 }
 

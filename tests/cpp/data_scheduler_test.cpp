@@ -311,6 +311,23 @@ TEST_F(DataScheduler, DoesNotWarnAfterTheSparsifiersFirstStep) {
   EXPECT_TRUE(messages.items.empty());
 }
 
+TEST_F(DataScheduler, DoesNotWarnWhereItLeads) {
+  const auto scheduler = make_scheduler<Halving>(sparsifier);
+  EXPECT_FALSE(scheduler->leads());
+  const Messages messages;
+  scheduler->set_leads(true);
+  scheduler->step();
+  EXPECT_TRUE(messages.items.empty());
+  EXPECT_EQ(scheduler->last_epoch(), 1);
+
+  const auto other = make_scheduler<Halving>(sparsifier);
+  other->load_state(scheduler->save_state());
+  EXPECT_FALSE(other->leads()) << "who drives it says so, not the state";
+  scheduler->set_leads(false);
+  scheduler->step();
+  EXPECT_EQ(messages.items.size(), 1U) << "nothing was said before";
+}
+
 /// A handler that throws, for the length of a scope.
 class ThrowingHandler {
  public:
@@ -413,7 +430,8 @@ TEST_F(DataScheduler, RefusesEveryDamagedStateAndChangesNothing) {
   const auto own = scheduler->save_state();
   const auto before = sparsifier->save_state();
   const std::vector<std::function<void(SchedulerState&)>> damages{
-      [](auto& s) { s.version = 2; },
+      [](auto& s) { s.version = SchedulerState::current_version + 1; },
+      [](auto& s) { s.version = 0; },
       [](auto& s) { s.schedule_param = "norm"; },
       [](auto& s) { s.last_epoch = -2; },
       [](auto& s) { s.last_param = {{"a", 0.1}, {"b", 1.5}}; },
@@ -422,13 +440,46 @@ TEST_F(DataScheduler, RefusesEveryDamagedStateAndChangesNothing) {
   for (const auto& damage : damages) {
     auto state = own;
     state.last_epoch = 9;
+    state.counts_renewals = true;
     damage(state);
     EXPECT_THROW(scheduler->load_state(state), Error);
+    EXPECT_FALSE(scheduler->counts_renewals());
     EXPECT_EQ(scheduler->last_epoch(), own.last_epoch);
     EXPECT_EQ(scheduler->base_param(), own.base_param);
     EXPECT_EQ(scheduler->get_last_param(), own.last_param);
     EXPECT_EQ(sparsifier->save_state(), before);
   }
+}
+
+TEST_F(DataScheduler, SavesWhatItsStepsCount) {
+  const auto scheduler = make_scheduler<Halving>(sparsifier);
+  EXPECT_FALSE(scheduler->counts_renewals());
+  auto state = scheduler->save_state();
+  EXPECT_FALSE(state.counts_renewals);
+  scheduler->set_counts_renewals(true);
+  EXPECT_TRUE(scheduler->save_state().counts_renewals);
+  scheduler->load_state(state);
+  EXPECT_FALSE(scheduler->counts_renewals());
+  state.counts_renewals = true;
+  scheduler->load_state(state);
+  EXPECT_TRUE(scheduler->counts_renewals());
+  scheduler->step();
+  EXPECT_TRUE(scheduler->counts_renewals());
+}
+
+TEST_F(DataScheduler, CountsRenewalsWhereAStateOfTheFirstVersionDid) {
+  SchedulerState old;
+  old.version = 1;
+  old.schedule_param = "sparsity_level";
+  old.last_epoch = 3;
+  old.base_param = {{"a", 0.8}, {"b", 0.4}};
+  old.last_param = {{"a", 0.1}, {"b", 0.05}};
+  const auto scheduler = make_scheduler<Halving>(sparsifier);
+  scheduler->load_state(old);
+  EXPECT_TRUE(scheduler->counts_renewals());
+  EXPECT_EQ(level("a"), 0.1);
+  EXPECT_EQ(scheduler->last_epoch(), 3);
+  EXPECT_EQ(scheduler->save_state().version, SchedulerState::current_version);
 }
 
 /// As a binding makes one: empty at first.
@@ -442,6 +493,7 @@ struct Restorable : BaseDataScheduler {
 
 TEST_F(DataScheduler, RestoresACopyWithoutLookingAtItsSparsifier) {
   auto state = make_scheduler<Halving>(sparsifier, 4)->save_state();
+  state.version = 1;
   state.last_param.set("a", 0.123);
   const auto before = sparsifier->save_state();
   Restorable copy;
@@ -452,6 +504,7 @@ TEST_F(DataScheduler, RestoresACopyWithoutLookingAtItsSparsifier) {
   EXPECT_EQ(copy.get_last_param(), state.last_param);
   EXPECT_EQ(copy.base_param(), state.base_param);
   EXPECT_TRUE(copy.verbose());
+  EXPECT_TRUE(copy.counts_renewals()) << "as version 1 did";
   sparsifier->step();
   copy.step();
   EXPECT_EQ(copy.last_epoch(), 6);

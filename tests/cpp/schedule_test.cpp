@@ -53,6 +53,11 @@ const std::vector<Row> table{
       {last_step, 0.9}}},
     {Linear{{0.0, std::nullopt, 0, 4}}, 0.8, {{0, 0}, {1, 0.2}, {3, 0.6}, {4, 0.8}, {5, 0.8}}},
     {Linear{{std::nullopt, 0.0, 0, 4}}, 0.8, {{0, 0.8}, {1, 0.6}, {3, 0.2}, {4, 0}}},
+    // Ramps that begin and end at one step.
+    {Linear{{0.25, 0.75, 3, 3}}, 0.5, {{0, 0.25}, {2, 0.25}, {3, 0.75}, {4, 0.75}}},
+    {Polynomial{{0.0, std::nullopt, 1, 1, 9}}, 0.5, {{0, 0}, {1, 0.5}, {last_step, 0.5}}},
+    {Cosine{{std::nullopt, 0.25, 2, 2}}, 0.5, {{1, 0.5}, {2, 0.25}}},
+    {Linear{{0.0, 0.75, 0, 0}}, 0.5, {{0, 0.75}, {1, 0.75}}},
     // Every 4 steps of 10: at 0, 4 and 8, and the end where it was said to be.
     {Linear{{0.0, 1.0, 0, 10, 4}}, 0.5, {{3, 0}, {4, 0.4}, {7, 0.4}, {8, 0.8}, {9, 0.8}, {10, 1}}},
     // 0.9 + (0.1 - 0.9) (1 - t)^3 at t = 0, 1/4, 1/2, 3/4, 1
@@ -135,6 +140,8 @@ TEST(Schedule, StaysWhatItIsFromItsEndOn) {
 
 TEST(Schedule, KnowsWhichNeverEnd) {
   EXPECT_FALSE((Schedule(Step{3, 0.5}).end()));
+  EXPECT_EQ((Schedule(Step{3, 0}).end()), 3) << "0 stays 0";
+  EXPECT_EQ((Schedule(Exponential{0, 2}).end()), 2);
   EXPECT_FALSE((Schedule(Cyclic{0.0, 1.0, 4}).end()));
   EXPECT_FALSE((Schedule(Product{{Constant{}, Exponential{0.9}}}).end()));
   EXPECT_EQ((Schedule(Product{{OneShot{7}, Linear{{0.0, 1.0, 0, 3}}}}).end()), 7);
@@ -145,11 +152,11 @@ TEST(Schedule, NeverLeavesTheBoundsOfARamp) {
   Random random(11);
   for (int i = 0; i < 20000; ++i) {
     const double a = random.unit() * (random.one_in(5) ? 1e300 : 1), b = random.unit();
-    const std::int64_t begin = random.below(5), end = begin + 1 + random.below(40);
+    const std::int64_t begin = random.below(5), end = begin + random.below(41);
     const Ramp any{a, b, begin, end, 1 + random.below(9)};
     for (const Schedule& schedule :
          {Schedule(Linear{any}), Schedule(Polynomial{any, 1 + 3 * random.unit()}),
-          Schedule(Cosine{any}), Schedule(Cyclic{std::min(a, b), std::max(a, b), end + 1})}) {
+          Schedule(Cosine{any}), Schedule(Cyclic{std::min(a, b), std::max(a, b), end + 2})}) {
       for (std::int64_t step = 0; step < end + 3; ++step) {
         const double value = schedule(step, 0.5);
         ASSERT_GE(value, std::min(a, b)) << to_string(schedule) << " at " << step;
@@ -192,8 +199,75 @@ TEST(Schedule, GivesIntegersForAnIntegerBase) {
 }
 
 TEST(Schedule, RoundsAtTheEndOnly) {
-  const Schedule half = Product{{Constant{3.0}, Constant{0.5}, Constant{2.0}}};
-  EXPECT_EQ(at(half, 0, 4), 3);
+  const Schedule ramp = Linear{{0.0, std::nullopt, 0, 8}};
+  EXPECT_EQ(at(Product{{ramp, Constant{4.0}}}, 1, 4), 2) << "not 4 times 0";
+}
+
+TEST(Schedule, RoundsNothingThatWasAskedForInFractions) {
+  const Schedule whole = Linear{{0.0, std::nullopt, 0, 8}}, level = Linear{{1.0, 0.2, 0, 4}};
+  EXPECT_EQ(at(level, 0, 1), 1.0);
+  EXPECT_DOUBLE_EQ(*at(level, 1, 1).get_if<double>(), 0.8);
+  EXPECT_EQ(at(level, 4, 1), 0.2);
+
+  const auto one = [](std::int64_t) { return 1.0; };
+  for (const Schedule& schedule : std::vector<Schedule>{
+           Constant{0.5},
+           Step{1, 0.5},
+           MultiStep{{1}, 1.5},
+           Exponential{0.5},
+           Linear{{0.5, 1.0, 0, 4}},
+           Polynomial{{1.0, 0.5, 0, 4}},
+           Cosine{{std::nullopt, 0.5, 0, 4}},
+           Cyclic{0.5, 2.0, 4},
+           Cyclic{0.0, 1.5, 4},
+           OneShot{2, 0.5, 1.0},
+           OneShot{2, 0.0, 0.5},
+           Piecewise{{{0, 1.0}, {3, 0.5}}},
+           Lambda(one),
+           Sequential{{whole, level}, {3}},
+           Sequential{{Lambda(one), whole}, {3}},
+           Product{{whole, Constant{0.5}}},
+           Product{{whole, Step{2, 0.5}}},
+           Product{{whole, Lambda(one)}},
+           Clamp{level, 0.0, 1.0},
+           Clamp{whole, 0.5, 2.0},
+           Clamp{whole, 0.0, 2.5},
+       }) {
+    EXPECT_FALSE(schedule.is_of_integers()) << to_string(schedule);
+    for (const std::int64_t step : {0, 1, 3, 9}) {
+      const auto value = at(schedule, step, 3);
+      ASSERT_NE(value.get_if<double>(), nullptr) << to_string(schedule) << " at " << step;
+      EXPECT_EQ(*value.get_if<double>(), schedule(step, 3.0)) << to_string(schedule);
+    }
+    EXPECT_TRUE(Schedule(Round{schedule}).is_of_integers());
+    EXPECT_NE(at(Round{schedule}, 1, 3).get_if<std::int64_t>(), nullptr) << to_string(schedule);
+    EXPECT_NE(at(Round{schedule}, 1, 3.0).get_if<double>(), nullptr) << "of a float";
+  }
+}
+
+TEST(Schedule, KnowsWhichAreOfIntegers) {
+  const Schedule whole = Polynomial{{0.0, std::nullopt, 0, 8}, 2.5};
+  for (const Schedule& schedule : std::vector<Schedule>{
+           Constant{}, Constant{-2.0}, Step{1, 2}, Step{1, 0}, MultiStep{{1}, 3}, Exponential{1},
+           Cosine{{1.0, 2.0, 0, 4}}, Cyclic{std::nullopt, 4.0, 3}, OneShot{2, 0.0, 4.0}, OneShot{2},
+           Piecewise{{{0, 1.0}, {3, std::nullopt}}}, whole, Sequential{{whole, Constant{2.0}}, {3}},
+           Product{{whole, Step{2, 2}}}, Clamp{whole, std::nullopt, 3.0},
+           Clamp{Round{Constant{0.5}}, 0.0, 3.0}}) {
+    EXPECT_TRUE(schedule.is_of_integers()) << to_string(schedule);
+    EXPECT_NE(at(schedule, 1, 3).get_if<std::int64_t>(), nullptr) << to_string(schedule);
+    EXPECT_NE(at(schedule, 1, 3.0).get_if<double>(), nullptr) << to_string(schedule);
+  }
+}
+
+TEST(Schedule, RoundsForAKeyOfIntegers) {
+  const Schedule level = Linear{{1.0, 0.2, 0, 4}};
+  const auto rounded = [&](const ParamValue& base) {
+    return level(2, base, "zeros_per_block", "emb", true);
+  };
+  EXPECT_EQ(rounded(1), 1);
+  EXPECT_EQ(rounded(1.0), 1) << "the kind is the key's";
+  EXPECT_EQ(Schedule(Exponential{0.5})(1, 4.0, "zeros_per_block", "emb", true), 2);
+  EXPECT_THROW(rounded(true), TypeError);
 }
 
 TEST(Schedule, RefusesABaseThatIsNoNumber) {
@@ -211,8 +285,9 @@ TEST(Schedule, RefusesIntegersThatADoubleMayMiss) {
   EXPECT_THROW(at(Constant{}, 0, most + 2), ValueError);
   EXPECT_THROW(at(Exponential{10}, 20, 1), ValueError);
   const auto lost = Lambda([](std::int64_t) { return nan; });
-  EXPECT_THROW(at(lost, 0, 1), ValueError);
-  EXPECT_TRUE(holds_nan(at(lost, 0, 1.0))) << "who takes the value refuses it";
+  EXPECT_THROW(at(Round{lost}, 0, 1), ValueError);
+  EXPECT_THROW(lost(0, 1, "zeros_per_block", "emb", true), ValueError);
+  EXPECT_TRUE(holds_nan(at(lost, 0, 1))) << "who takes the value refuses it";
 }
 
 TEST(Schedule, RefusesANegativeStep) {
@@ -236,9 +311,9 @@ TEST(Schedule, ChecksItsArguments) {
   EXPECT_EQ(refusal(MultiStep{{3, 3}, 1}), "milestones must increase, from 0 or above, got (3, 3)");
   EXPECT_EQ(refusal(MultiStep{{-1}, 1}), "milestones must increase, from 0 or above, got (-1,)");
   EXPECT_EQ(refusal(Exponential{0.5, 0}), "every must be at least 1, got 0");
-  EXPECT_EQ(refusal(Linear{}), "end must be above begin, 0, got 0");
+  EXPECT_EQ(refusal(Linear{{0.0, 1.0, 0, -1}}), "end must be at least begin, 0, got -1");
   EXPECT_EQ(refusal(Linear{{0.0, 1.0, -1, 5}}), "begin must be at least 0, got -1");
-  EXPECT_EQ(refusal(Cosine{{0.0, 1.0, 7, 5}}), "end must be above begin, 7, got 5");
+  EXPECT_EQ(refusal(Cosine{{0.0, 1.0, 7, 5}}), "end must be at least begin, 7, got 5");
   EXPECT_EQ(refusal(Cosine{{nan, 1.0, 1, 5}}), "initial must be finite, got nan");
   EXPECT_EQ(refusal(Linear{{0.0, inf, 1, 5}}), "final must be finite, got inf");
   EXPECT_EQ(refusal(Linear{{0.0, 1.0, 1, 5, 0}}), "every must be at least 1, got 0");

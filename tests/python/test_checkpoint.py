@@ -21,6 +21,7 @@ import torch
 import xxhash
 from conftest import observe
 from datasparse import BaseDataScheduler, BaseDataSparsifier, DataNormSparsifier
+from datasparse.schedules import Linear
 from hypothesis import given
 from hypothesis import strategies as st
 from interrupted import SCHEDULERS, STEPS
@@ -322,9 +323,54 @@ def test_safetensors_reads_it(saved, path):
     with safe_open(path, "np") as file:
         metadata = file.metadata()
     assert metadata["format"] == "datasparse checkpoint"
-    assert metadata["version"] == "1"
+    assert metadata["version"] == "2"
     state = json.loads(metadata["state"])
     assert [group["name"] for group in state["groups"]] == ["emb", "a.b é"]
+
+
+SEEDS = Path(__file__).parents[1] / "fuzz/corpus"
+
+
+def objects_of_the_seed():
+    sparsifier = datasparse.DataNormSparsifier([("w", np.ones((3, 5), np.float32))])
+    scheduler = datasparse.DataScheduler(sparsifier, "sparsity_level", Linear(final=0.4, end=2))
+    return sparsifier, scheduler
+
+
+def test_a_file_of_0_1_0_means_what_it_meant(path):
+    content = (SEEDS / "group-and-scheduler").read_bytes()
+    header, _ = header_and_data(content)
+    assert header["__metadata__"]["version"] == "1"
+    assert "counts_renewals" not in header["__metadata__"]["state"]
+    sparsifier, scheduler = objects_of_the_seed()
+    path.write_bytes(content)
+    datasparse.load(path, sparsifier, scheduler)
+    assert (sparsifier.step_count, scheduler.last_epoch) == (1, 1)
+    assert scheduler.counts_renewals is True
+    assert scheduler.base_param == {"w": 0.5}
+    assert sparsifier.data_groups["w"]["sparsity_level"] == 0.2
+    bits = np.unpackbits(np.frombuffer(content[-2:], np.uint8), count=15, bitorder="little")
+    assert np.array_equal(sparsifier.get_mask("w").ravel(), bits.astype(bool))
+
+    datasparse.save(path, sparsifier, scheduler)
+    header, _ = header_and_data(path.read_bytes())
+    assert header["__metadata__"]["version"] == "2"
+    (saved,) = json.loads(header["__metadata__"]["state"])["schedulers"]
+    assert saved["counts_renewals"] is True
+    resumed = objects_of_the_seed()
+    datasparse.load(path, *resumed)
+    assert resumed[1].counts_renewals is True
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_what_steps_count_is_in_the_file(path, counts):
+    sparsifier, scheduler = objects_of_the_seed()
+    scheduler.counts_renewals = counts
+    datasparse.save(path, sparsifier, scheduler)
+    resumed = objects_of_the_seed()
+    resumed[1].counts_renewals = not counts
+    datasparse.load(path, *resumed)
+    assert resumed[1].counts_renewals is counts
 
 
 def test_it_reads_what_safetensors_writes(saved, path):

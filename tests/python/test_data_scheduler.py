@@ -304,6 +304,37 @@ def test_step_after_the_sparsifiers_first_step_does_not_warn(order):
     assert recorded(scheduler.step) == []
 
 
+def test_a_scheduler_that_leads_does_not_warn():
+    sparsifier = sparsifier_of("a")
+    scheduler = Halving(sparsifier)
+    assert scheduler.leads is False
+    scheduler.leads = True
+    assert scheduler.leads is True
+    assert recorded(scheduler.step) == []
+    assert levels(sparsifier) == {"a": 0.4}
+    scheduler.leads = False
+    assert len(recorded(scheduler.step)) == 1
+
+
+def test_whether_it_leads_is_not_saved():
+    sparsifier = sparsifier_of("a")
+    scheduler = Halving(sparsifier)
+    before = scheduler.state_dict()
+    scheduler.leads = True
+    assert scheduler.state_dict() == before
+    other = Halving(sparsifier)
+    other.load_state_dict(scheduler.state_dict())
+    assert other.leads is False
+
+
+@pytest.mark.parametrize("name", ["leads", "counts_renewals"])
+def test_what_is_no_bool_is_refused(name):
+    scheduler = Halving(sparsifier_of("a"))
+    with pytest.raises(TypeError):
+        setattr(scheduler, name, "yes")
+    assert getattr(scheduler, name) is False
+
+
 def test_warning_that_is_an_error_is_raised_and_leaves_all_as_before(observe):
     sparsifier = sparsifier_of("a")
     scheduler = Halving(sparsifier)
@@ -428,3 +459,72 @@ def test_scheduler_reads_values_written_by_the_user_in_between():
     sparsifier.data_groups["a"]["sparsity_level"] = 0.4
     scheduler.step()
     assert levels(sparsifier) == {"a": 0.2}
+
+
+# --- the cases of torch.ao.pruning's own tests of its data scheduler ------------------------------
+
+
+@pytest.fixture
+def torchs():
+    """A tensor, a parameter, an embedding and a tensor with a level of its own, and a scheduler."""
+    torch = pytest.importorskip("torch")
+    data = [
+        ("plain", torch.randn(5, 5)),
+        ("parameter", torch.nn.Parameter(torch.randn(10, 10))),
+        ("embedding", torch.nn.Embedding(50, 5)),
+    ]
+    sparsifier = datasparse.DataNormSparsifier(
+        data, sparsity_level=0.7, sparse_block_shape=(1, 4), zeros_per_block=2
+    )
+    sparsifier.add_data(name="own", data=torch.randn(4, 4), sparsity_level=0.3)
+    return sparsifier, Halving(sparsifier)
+
+
+START = {"plain": 0.7, "parameter": 0.7, "embedding": 0.7, "own": 0.3}
+
+
+def test_as_torchs_once_made(torchs):
+    sparsifier, scheduler = torchs
+    assert scheduler.data_sparsifier == sparsifier
+    assert scheduler._step_count == 1
+    assert scheduler.base_param == scheduler._last_param == START
+
+
+def test_as_torchs_in_the_wrong_order_and_in_the_right_one(torchs):
+    sparsifier, scheduler = torchs
+    with pytest.warns(UserWarning, match=r"sparsifier\.step\(\)"):
+        scheduler.step()
+    sparsifier.step()
+    assert recorded(scheduler.step) == []
+
+
+def test_as_torchs_each_step_writes_and_counts(torchs):
+    sparsifier, scheduler = torchs
+    assert levels(sparsifier) == START
+    for step in range(1, 7):
+        sparsifier.step()
+        scheduler.step()
+        assert scheduler._step_count == scheduler.last_epoch + 1 == step + 1
+        assert levels(sparsifier) == {name: level * 0.5**step for name, level in START.items()}
+
+
+def test_as_torchs_a_state_brings_base_and_last_values(torchs):
+    sparsifier, first = torchs
+    sparsifier.step()
+    first.step()
+    second = Halving(sparsifier)
+    halves = {name: level * 0.5 for name, level in START.items()}
+    assert (first.base_param, first._last_param) == (START, halves)
+    assert second.base_param == halves
+    second.load_state_dict(first.state_dict())
+    assert (second.base_param, second._last_param) == (START, halves)
+    assert second._step_count == first._step_count == 2
+
+
+@pytest.mark.parametrize("name", ["_step_count", "_last_param"])
+def test_what_torch_counts_privately_is_read_only(torchs, name):
+    _, scheduler = torchs
+    with pytest.raises(AttributeError):
+        setattr(scheduler, name, {})
+    scheduler._last_param["plain"] = 0.1
+    assert scheduler._last_param == START

@@ -8,7 +8,12 @@ import weakref
 
 import numpy as np
 import pytest
-from datasparse import BaseDataSparsifier, DataNormSparsifier, DataScheduler
+from datasparse import (
+    AdaptiveDataScheduler,
+    BaseDataSparsifier,
+    DataNormSparsifier,
+    DataScheduler,
+)
 from datasparse.schedules import (
     Constant,
     Cyclic,
@@ -85,6 +90,111 @@ def test_gradual_n_of_m_is_scheduled_in_integers():
         scheduler.step()
     assert zeros == [0, 0, 1, 2, 2, 2]
     assert type(sparsifier.data_groups["a"]["zeros_per_block"]) is int
+
+
+class Drop(BaseDataSparsifier):
+    """Has a share and a count for config keys."""
+
+    def __init__(self, asked=None, says=True):
+        self.asked, self.says = asked, says
+        super().__init__({"a": np.ones(4), "b": np.ones(4)}, share=1, count=4)
+
+    def update_mask(self, name, data, **config):
+        pass
+
+    def is_integer_param(self, key):
+        if self.asked is not None:
+            self.asked.append(key)
+        return self.says if key == "count" else super().is_integer_param(key)
+
+
+def test_only_a_key_that_is_declared_an_integer_is_rounded():
+    ramp = Linear(initial=None, final=0.5, end=4)
+    for key, start, expected in (
+        ("share", 1, [1.0, 0.875, 0.75, 0.625, 0.5]),
+        ("count", 4, [4, 3, 2, 1, 0]),  # 3.125, 2.25, 1.375, 0.5
+    ):
+        sparsifier = Drop()
+        assert sparsifier.data_groups["a"][key] == start
+        scheduler = DataScheduler(sparsifier, key, ramp)
+        planned = scheduler.plan(5).values["a"]
+        seen = [now["a"] for now in run(sparsifier, scheduler, 5)]
+        assert seen == planned.tolist() == expected
+        assert {type(value) for value in seen} == {type(expected[0])}
+
+
+def test_it_is_asked_once_a_step_and_once_a_plan():
+    asked = []
+    sparsifier = Drop(asked)
+    scheduler = DataScheduler(sparsifier, "count", Linear(end=4))
+    assert asked == ["count"]
+    sparsifier.step()
+    scheduler.step()
+    assert asked == ["count"] * 2
+    scheduler.plan(9)
+    assert asked == ["count"] * 3
+
+
+@pytest.mark.parametrize("says", [1, None, "yes"])
+def test_a_declaration_that_is_no_bool_changes_nothing(says):
+    sparsifier = Drop()
+    scheduler = DataScheduler(sparsifier, "count", Linear(end=4))
+    sparsifier.step()
+    sparsifier.says = says
+    with pytest.raises(TypeError, match=r"Drop\.is_integer_param\(\) returned .*, expected bool"):
+        scheduler.step()
+    assert scheduler.last_epoch == 0
+    assert values(sparsifier, "count") == {"a": 0, "b": 0}
+
+
+def test_which_keys_of_the_norm_sparsifier_are_integers():
+    sparsifier = sparsifier_of("a")
+    keys = [*sparsifier.defaults, "min_kept"]
+    assert [key for key in keys if sparsifier.is_integer_param(key)] == [
+        "zeros_per_block",
+        "min_kept",
+    ]
+    assert not Drop().is_integer_param("share")
+
+
+def test_zeros_per_block_is_an_integer_by_any_schedule():
+    sparsifier = sparsifier_of("a", sparse_block_shape=(1, 4))
+    scheduler = DataScheduler(sparsifier, "zeros_per_block", Exponential(0.75))
+    assert [now["a"] for now in run(sparsifier, scheduler, 5)] == [4, 3, 2, 2, 1]
+
+
+def test_the_position_of_a_metric_rounds_no_more_than_a_step():
+    sparsifier = Drop()
+    scheduler = AdaptiveDataScheduler(
+        sparsifier, "share", Linear(initial=1.0, final=0.5, end=2), mode="max"
+    )
+    seen = []
+    for metric in (1.0, 2.0, 0.0):
+        sparsifier.step()
+        scheduler.step(metric)
+        seen.append(values(sparsifier, "share")["a"])
+    assert seen == [0.75, 0.5, 0.75]
+
+
+def test_a_bool_is_no_base():
+    sparsifier = Drop()
+    sparsifier.data_groups["a"]["share"] = True
+    with pytest.raises(TypeError, match="share of 'a' must be a number, got True"):
+        DataScheduler(sparsifier, "share", Linear(end=2))
+
+
+def test_ends_are_the_steps_at_which_schedules_end():
+    sparsifier = sparsifier_of("fc1", "fc2", "emb", "out")
+    by_name = {
+        "fc1": Linear(end=9),
+        "fc2": OneShot(4),
+        "emb": Cyclic(0.0, 0.5, 4),
+        "out": Sequential([Constant(0.0), Polynomial(end=5)], [4]),
+    }
+    assert DataScheduler(sparsifier, "sparsity_level", by_name).ends == (4, 9)
+    assert DataScheduler(sparsifier, "sparsity_level", Exponential(0.5)).ends == ()
+    assert DataScheduler(sparsifier, "sparsity_level", Constant(0.5)).ends == (0,)
+    assert AdaptiveDataScheduler(sparsifier, "sparsity_level", Linear(end=9)).ends == ()
 
 
 def test_two_schedulers_of_two_parameters_side_by_side():
@@ -293,12 +403,13 @@ def test_the_state_holds_step_and_values_and_no_schedule():
     scheduler = DataScheduler(sparsifier_of("a"), "sparsity_level", OneShot(3))
     state = scheduler.state_dict()
     assert state == {
-        "version": 1,
+        "version": 2,
         "schedule_param": "sparsity_level",
         "last_epoch": 0,
         "base_param": {"a": 0.75},
         "last_param": {"a": 0.0},
         "own": {},
+        "counts_renewals": False,
         "attributes": {},
     }
 
@@ -308,10 +419,12 @@ def test_the_state_holds_step_and_values_and_no_schedule():
 def test_a_copy_goes_on_alone(way, schedule):
     sparsifier = sparsifier_of("a", "b")
     scheduler = DataScheduler(sparsifier, "sparsity_level", schedule, strict=False)
+    scheduler.counts_renewals = scheduler.leads = True
     sparsifier.step()
     scheduler.step()
     twin = way(scheduler)
     assert (twin.schedule, twin.strict, twin.last_epoch) == (schedule, False, 1)
+    assert (twin.counts_renewals, twin.leads) == (True, False)
     twin.step()
     assert values(twin.data_sparsifier)["a"] == 0.375
     assert values(sparsifier)["a"] == 0.1875

@@ -441,7 +441,7 @@ def test_each_entry_removed(pair, part):
         names = [key for key in path if isinstance(key, str)]
         assert names[-1] in message or names[1] in message, (path, message)
         tried += 1
-    assert tried == {"sparsifier": 39, "scheduler": 7}[part]
+    assert tried == {"sparsifier": 39, "scheduler": 8}[part]
 
 
 OTHERS = [None, True, -5, 0.3, "text", b"bytes", (), (1, 2, 3, 4), [], object()]
@@ -453,7 +453,8 @@ def fits(path, other):
         return other is None
     if path[-1] == "sparsity_level" or is_group_of_a_schedule(path):
         return type(other) is float
-    return path[-1] in ("enable_mask_update", "squashed") and other is True
+    flags = ("enable_mask_update", "squashed", "counts_renewals")
+    return path[-1] in flags and other is True
 
 
 @PARTS
@@ -518,7 +519,10 @@ def test_messages_name_the_entry(pair, part):
         ],
         "scheduler": [
             ("version", 0),
+            ("version", 3),
             ("version", None),
+            ("counts_renewals", 1),
+            ("counts_renewals", None),
             ("schedule_param", "norm"),
             ("schedule_param", None),
             ("last_epoch", -2),
@@ -556,9 +560,46 @@ def test_mask_bits_beyond_the_last_element(pair, name, used):
 
 @PARTS
 def test_a_state_of_another_version_is_refused_for_that(pair, part):
-    state = dict(pair.states[part], version=2)
+    state = dict(pair.states[part], version=9)
     del state["attributes"]
-    pair.refuses(part, state, match="version of the state must be 1, got 2")
+    pair.refuses(part, state, match="version of the state must be .*, got 9")
+
+
+def scheduler_state_of_0_1_0():
+    """As that version wrote it."""
+    return {
+        "version": 1,
+        "schedule_param": "sparsity_level",
+        "last_epoch": 3,
+        "base_param": {"emb": 0.5, "a.b": 0.5},
+        "last_param": {"emb": 0.25, "a.b": 0.75},
+        "own": {},
+        "attributes": {"mood": "old"},
+    }
+
+
+def test_a_scheduler_state_of_0_1_0_goes_on_counting_renewals(pair):
+    assert pair.scheduler.counts_renewals is False
+    pair.scheduler.load_state_dict(scheduler_state_of_0_1_0())
+    assert pair.scheduler.counts_renewals is True
+    assert (pair.scheduler.last_epoch, pair.scheduler.mood) == (3, "old")
+    assert pair.sparsifier.data_groups["emb"]["sparsity_level"] == 0.25
+    assert pair.scheduler.base_param == {"emb": 0.5, "a.b": 0.5}
+    saved = pair.scheduler.state_dict()
+    assert (saved["version"], saved["counts_renewals"]) == (2, True)
+    pair.scheduler.load_state_dict(dict(saved, counts_renewals=False))
+    assert pair.scheduler.counts_renewals is False
+    refused = dict(scheduler_state_of_0_1_0(), last_param={"emb": 1.5})
+    pair.refuses("scheduler", refused, match="emb")
+    assert pair.scheduler.counts_renewals is False
+
+
+def test_a_scheduler_that_0_1_0_has_pickled_goes_on_counting_renewals(pair):
+    empty, arguments, (_, sparsifier, verbose, attributes) = pair.scheduler.__reduce__()
+    restored = empty(*arguments)
+    restored.__setstate__((scheduler_state_of_0_1_0(), sparsifier, verbose, attributes))
+    assert restored.counts_renewals is True
+    assert restored.last_epoch == 3
 
 
 @PARTS

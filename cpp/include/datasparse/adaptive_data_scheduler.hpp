@@ -56,6 +56,8 @@ class DATASPARSE_API AdaptiveDataScheduler : public DataScheduler {
   std::optional<double> best() const;
   /// Bad metrics in a row, since the position last moved.
   std::int64_t bad_steps() const;
+  /// None: which step comes to an end is for the metric to say.
+  std::vector<std::int64_t> ends() const override { return {}; }
   /// `steps` is filled in.
   const AdaptiveRule& rule() const noexcept { return rule_; }
 

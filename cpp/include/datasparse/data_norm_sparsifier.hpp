@@ -26,6 +26,8 @@ class DATASPARSE_API DataNormSparsifier : public BaseDataSparsifier {
   /// Computes the mask at once, from data of the mask's shape: the group's own, or any scores.
   void update_mask(const std::string& name, const ArrayView& data, const ParamMap& config) override;
   void check_config(const std::string& name, const ParamMap& config) const override;
+  /// Those that count elements or blocks. A subclass with keys of its own passes the rest on.
+  bool is_integer_param(const std::string& key) const override;
 
  protected:
   /// A BlockSpec, resolved for the shape.

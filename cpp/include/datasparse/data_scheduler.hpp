@@ -23,7 +23,8 @@ namespace datasparse {
 
 /// What is saved of a scheduler.
 struct SchedulerState {
-  static constexpr std::int64_t current_version = 1;
+  /// Written; 1 is read too, that of datasparse 0.1.0.
+  static constexpr std::int64_t current_version = 2;
 
   std::int64_t version = current_version;
   std::string schedule_param;
@@ -31,6 +32,9 @@ struct SchedulerState {
   ParamMap base_param;
   ParamMap last_param;
   ParamMap own;  ///< what a subclass in C++ adds: own_state()
+  /// What its steps count where a training drives it: BaseDataScheduler::counts_renewals(). Not
+  /// looked at in a state of version 1, which means true.
+  bool counts_renewals = false;
 };
 
 /// Subclass it, override get_schedule_param(), and create it with make_scheduler<T>(...), which
@@ -69,7 +73,7 @@ class DATASPARSE_API BaseDataScheduler {
 
   /// Advances last_epoch and writes what get_schedule_param() returns into the sparsifier. If the
   /// override throws, or the sparsifier refuses a value, everything is as before the call. Warns
-  /// once when called before the sparsifier's first step.
+  /// once when called before the sparsifier's first step, unless it leads().
   void step();
 
   /// The parameter's value of each group after the last step.
@@ -84,6 +88,17 @@ class DATASPARSE_API BaseDataScheduler {
   std::int64_t last_epoch() const;
   /// As if so many steps had been made; no value is written before the next one.
   void set_last_epoch(std::int64_t epoch);
+  /// Whether its steps come before the sparsifier's on purpose, so that a step's masks are those of
+  /// the step's own value: then nobody is warned of that order. False at first, and not saved: who
+  /// drives the scheduler says so.
+  bool leads() const noexcept { return leads_; }
+  void set_leads(bool leads) noexcept { leads_ = leads; }
+  /// What its steps count where a training drives it, as follow() of Python's datasparse.torch
+  /// does: every step of the optimizer, or, if true, only those at which masks are renewed, as in
+  /// version 0.1.0. False at first, and saved; a state of 0.1.0 makes it true. step() itself does
+  /// not look.
+  bool counts_renewals() const;
+  void set_counts_renewals(bool counts);
   /// Whether each step sends its values to the message handler.
   bool verbose() const noexcept { return verbose_; }
 
@@ -97,7 +112,7 @@ class DATASPARSE_API BaseDataScheduler {
   /// A copy of all that load_state() needs. O(groups).
   SchedulerState save_state() const;
   /// Restores the state and writes its last values into the sparsifier; groups that are not there
-  /// are left out. ValueError for another version or parameter; nothing has changed then.
+  /// are left out. ValueError for a later version or another parameter; nothing has changed then.
   void load_state(const SchedulerState& state);
 
  protected:
@@ -139,6 +154,7 @@ class DATASPARSE_API BaseDataScheduler {
     std::shared_ptr<const ParamMap> base_param;
     ParamMap last_param;
     std::int64_t last_epoch;
+    bool counts_renewals;
   };
   Loading prepare_load(const SchedulerState& state) const;
   void commit(Loading& loading) noexcept;
@@ -157,8 +173,10 @@ class DATASPARSE_API BaseDataScheduler {
   std::shared_ptr<const ParamMap> base_param_ = std::make_shared<ParamMap>();
   ParamMap last_param_;
   std::int64_t last_epoch_ = -1;
+  bool counts_renewals_ = false;
   bool verbose_ = false;
   bool warned_ = false;
+  std::atomic<bool> leads_{false};
 
   // Used by steps only, so that those of a training that goes its way allocate nothing.
   ParamMap values_;  // from write_schedule_param()
@@ -184,7 +202,8 @@ std::shared_ptr<T> make_scheduler(Args&&... args) {
 }
 
 /// Sets a parameter by schedules: the value of a group at step last_epoch() is that of its schedule
-/// there, given its base value.
+/// there, given its base value. It is an integer where the sparsifier's is_integer_param() says so,
+/// which each step asks once, and where a schedule of integers has an integer for a base.
 ///
 ///     auto scheduler = make_scheduler<DataScheduler>(
 ///         sparsifier, "sparsity_level", schedules::Polynomial{{0.0, 0.9, 0, 1000, 100}});
@@ -222,6 +241,9 @@ class DATASPARSE_API DataScheduler : public BaseDataScheduler {
   const Schedules& schedules() const noexcept { return schedules_; }
   /// Whether every pattern must be needed.
   bool strict() const noexcept { return strict_; }
+  /// The steps from which on a schedule stays what it is, increasing, each once; those of schedules
+  /// that never end are left out. So are all where it is not the steps that schedules go by.
+  virtual std::vector<std::int64_t> ends() const;
 
  protected:
   DataScheduler() = default;
@@ -244,8 +266,9 @@ class DATASPARSE_API DataScheduler : public BaseDataScheduler {
   };
   std::vector<Assigned> assign(const ParamMap& groups) const;
   std::vector<Assigned> assign_strictly(const ParamMap& groups) const;
+  bool integer_key() const;
   void write(const std::vector<Assigned>& assigned, const ParamMap& base, std::int64_t step,
-             ParamMap& values) const;
+             bool integer_key, ParamMap& values) const;
 
   Schedules schedules_;
   bool strict_ = true;

@@ -208,6 +208,9 @@ class DATASPARSE_API BaseDataSparsifier {
   /// Throws unless `config` is a config that update_mask() can work with. Called with the whole
   /// config before any of it is written; `name` is empty for the defaults. Accepts all by default.
   virtual void check_config(const std::string& name, const ParamMap& config) const;
+  /// Whether a config key takes integers only, so that a DataScheduler must round to one. It asks
+  /// once a step, without the sparsifier's lock. None does by default.
+  virtual bool is_integer_param(const std::string&) const { return false; }
   /// What a subclass keeps besides groups, configs and states: saved in a checkpoint. Called with
   /// the sparsifier's lock held, as an override is.
   virtual Attributes attributes() const { return {}; }

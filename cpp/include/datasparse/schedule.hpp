@@ -75,11 +75,18 @@ class DATASPARSE_API Schedule {
 
   /// The value at a step. ValueError for a negative step. O(the number of schedules in it).
   double operator()(std::int64_t step, double base) const;
-  /// The same for a value of a config, whose kind is kept: an integer gives integers, rounded half
-  /// to even. TypeError, with a message that begins with label(key, group), for a base that is no
-  /// number; ValueError for integers beyond 2^53.
+  /// The same for a value of a config. It is an integer, rounded half to even, where the base is
+  /// one and the schedule is_of_integers(), or where the key is said to be one of integers; else it
+  /// is a float. TypeError, with a message that begins with label(key, group), for a base that is
+  /// no number; ValueError for integers beyond 2^53.
   ParamValue operator()(std::int64_t step, const ParamValue& base, const std::string& key,
-                        const std::string& group) const;
+                        const std::string& group, bool integer_key = false) const;
+
+  /// Whether it leads an integer from one integer to another, so that rounding what lies between
+  /// loses nothing that was asked for: every level in it is a whole number, or the base value, and
+  /// so is every factor. A Round is, whatever it holds; a Lambda is not, since it may return
+  /// anything. O(1).
+  bool is_of_integers() const noexcept;
 
   /// The step from which on the value stays what it is; nothing where it may change for ever.
   std::optional<std::int64_t> end() const;
@@ -149,7 +156,8 @@ struct Exponential {
 };
 
 /// From `initial`, up to and at `begin`, to `final`, from `end` on. Between, the value is updated
-/// `every` steps, counted from `begin`, and held. 0 <= begin < end, every >= 1.
+/// `every` steps, counted from `begin`, and held. Where it ends at the step at which it begins, it
+/// jumps: `initial` before that step, and `final` from it on. 0 <= begin <= end, every >= 1.
 struct Ramp {
   Level initial = 0.0;
   Level final = std::nullopt;
