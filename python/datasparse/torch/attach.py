@@ -327,7 +327,10 @@ def attach(
     choice = choose(model, include, exclude, types)
     for owned in choice.taken:
         refuse_unfit(owned, model, sparsifier, mode)
-    places = {owned.name: Place(owned.name, model, owned.owners) for owned in choice.taken}
+    places = {
+        owned.name: Place(owned.name, model, owned.owners, in_place=mode == "in_place")
+        for owned in choice.taken
+    }
     options: dict[str, Any] = {"keep_zeros": keep_zeros, "update": update, **config}
     add_all(sparsifier, choice.taken, places, layout, options)
     attachment = Attachment(sparsifier, tuple(places), mode, choice.left, places, gradients)
@@ -401,29 +404,13 @@ def refuse_unfit(
     ):
         raise ValueError(f"the sparsifier has other data under the name {name!r}; remove_data() it")
     if mode == "in_place":
-        refuse_computed(owned)
+        owned.weight.require_written(name)
     else:
         refuse_to_parametrize(owned, model)
 
 
 def is_one_of(data: object, parameters: Iterable[nn.Parameter]) -> bool:
     return any(data is parameter for parameter in parameters)
-
-
-def refuse_computed(owned: Owned) -> None:
-    """ValueError for a weight that zeros in no parameter would make zero."""
-    if owned.weight.written is not None:
-        return
-    if owned.weight.made_by == "torch.nn.utils.prune":
-        raise ValueError(
-            f"{owned.name!r} is pruned by torch.nn.utils.prune: make that permanent by "
-            "torch.nn.utils.prune.remove(module, name), then attach(..., keep_zeros=True)"
-        )
-    raise ValueError(
-        f"{owned.name!r} is made by {owned.weight.made_by}, and zeros in its parameters would be "
-        'none of the weight: use mode="parametrize", where the mask comes last, or leave it out '
-        "by exclude"
-    )
 
 
 def refuse_to_parametrize(owned: Owned, model: nn.Module) -> None:
@@ -479,7 +466,7 @@ def add_all(
         for owned in chosen:
             known = is_masked(sparsifier, owned.name) or sparsifier.awaits_data(owned.name)
             inputs = layout == "inputs" and not known
-            axes = layout_of(owned.modules[0], owned.weight.tensor().ndim) if inputs else None
+            axes = layout_of(owned.modules[0], owned.weight.ndim) if inputs else None
             if is_masked(sparsifier, owned.name):
                 sparsifier.add_data(owned.name, places[owned.name])  # looked up from now on
                 continue

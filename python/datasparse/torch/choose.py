@@ -96,7 +96,7 @@ def why_by_name_only(
         return "part of an adapter"
     if isinstance(module, NORMS) or NORM_NAME.search(type(module).__name__):
         return "of a norm layer"
-    if not is_lazy(weight.parameters[0]) and weight.tensor().ndim < 2:
+    if not is_lazy(weight.parameters[0]) and weight.ndim < 2:
         return "a bias or another vector"
     return None
 

@@ -82,8 +82,11 @@ class Place:
     tied weights there are several.
     """
 
-    def __init__(self, name: str, root: nn.Module, owners: Sequence[tuple[Path, str]]) -> None:
+    def __init__(
+        self, name: str, root: nn.Module, owners: Sequence[tuple[Path, str]], *, in_place: bool
+    ) -> None:
         self.name = name
+        self.in_place = in_place  # whether zeros are written into it
         self.owners = tuple(owners)
         self.changes = -1  # how often another parameter has come since the first
         self._root = ref(root)
@@ -107,9 +110,12 @@ class Place:
     def weight(self) -> Weight:
         """The weight that is here now.
 
-        ValueError where it is gone, or where weights are no longer tied that were.
+        ValueError where it is gone, where weights are no longer tied that were, or where something
+        computes it by now in which no zeros can be written.
         """
         first, *others = self.weights()
+        if self.in_place:
+            first.require_written(self.name)
         for (path, attribute), other in zip(self.owners[1:], others, strict=True):
             if not same_memory(first, other):
                 raise ValueError(

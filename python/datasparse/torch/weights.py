@@ -18,6 +18,8 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from .parametrize import Masked, masked_of
 
+PRUNED = "torch.nn.utils.prune"
+
 
 @dataclass(frozen=True, eq=False)
 class Weight:
@@ -50,6 +52,24 @@ class Weight:
     def tensor(self) -> Tensor:
         """What is pruned: `written`, or the weight where there is none."""
         return self.scores() if self.written is None else self.written
+
+    @property
+    def ndim(self) -> int:
+        return max(parameter.ndim for parameter in self.parameters)
+
+    def require_written(self, name: str) -> None:
+        """ValueError, with what to do, where zeros in no parameter would be zeros of the weight."""
+        if self.written is not None:
+            return
+        if self.made_by == PRUNED:
+            raise ValueError(
+                f"{name!r} is pruned by torch.nn.utils.prune: make that permanent by "
+                "torch.nn.utils.prune.remove(module, name), then attach(..., keep_zeros=True)"
+            )
+        raise ValueError(
+            f"{name!r} is made by {self.made_by}, and zeros in its parameters would be none of the "
+            'weight: use mode="parametrize", where the mask comes last, or leave it out by exclude'
+        )
 
     def masked(self) -> Tensor:
         """What has the zeros of what the module computes with: masks of ours are applied."""
@@ -93,7 +113,7 @@ def weight_by_hook(module: nn.Module, attribute: str) -> Weight | None:
     if kind == "SpectralNorm" and len(parts) == 1:
         return Weight(module, attribute, tuple(parts), parts[0], "spectral_norm")
     if isinstance(hook, prune.BasePruningMethod) and len(parts) == 1:
-        return Weight(module, attribute, tuple(parts), None, "torch.nn.utils.prune")
+        return Weight(module, attribute, tuple(parts), None, PRUNED)
     return None
 
 

@@ -1,0 +1,376 @@
+"""follow(): what counts as a step, and which masks a training ends with."""
+
+import copy
+import warnings
+
+import datasparse
+import pytest
+import torch
+from datasparse import AdaptiveDataScheduler, BaseDataScheduler, DataNormSparsifier, DataScheduler
+from datasparse.schedules import Constant, Linear, OneShot, Polynomial, Sequential
+from datasparse.torch import attach
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, get_state_dict
+
+SINGLE = {"sparse_block_shape": (1, 1)}
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(3)
+
+
+def followed(schedule=None, level=0.9, every=1, size=10, optimizer=None, **options):
+    model = nn.Linear(size, size)
+    sparsifier = DataNormSparsifier(sparsity_level=level, **SINGLE)
+    attachment = attach(model, sparsifier)
+    scheduler = schedule and DataScheduler(sparsifier, "sparsity_level", schedule)
+    optimizer = (optimizer or torch.optim.AdamW)(model.parameters(), lr=0.01)
+    following = attachment.follow(optimizer, every=every, scheduler=scheduler, **options)
+    return model, optimizer, sparsifier, scheduler, following
+
+
+def train(model, optimizer, steps=1):
+    counted = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.randn(8, model.in_features)).square().mean().backward()
+        optimizer.step()
+        counted.append(zeros(model.weight))
+    return counted
+
+
+def zeros(tensor):
+    return int((tensor == 0).sum())
+
+
+# --- schedules that arrive ------------------------------------------------------------------------
+
+
+def test_a_ramp_over_n_steps_ends_at_its_final_level():
+    model, optimizer, *_ = followed(Linear(end=10))
+    assert train(model, optimizer, 10) == [9, 18, 27, 36, 45, 54, 63, 72, 81, 90]
+
+
+def test_the_schedule_counts_steps_and_not_renewals():
+    model, optimizer, sparsifier, scheduler, _ = followed(Linear(end=1000), every=100)
+    counted = train(model, optimizer, 1000)
+    # Renewed after steps 1, 101, ..., 901 and, since the schedule ends there, 1000.
+    assert counted[99::100] == [0, 9, 18, 27, 36, 45, 54, 63, 72, 90]
+    assert counted[998] == 81
+    assert (sparsifier.step_count, scheduler.last_epoch) == (11, 1000)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "every", "expected"),
+    [
+        (Linear(end=3), 2, [30, 30, 90, 90, 90]),
+        (Linear(end=3), 100, [30, 30, 90, 90, 90]),
+        (Polynomial(end=4, every=2), 1, [0, 79, 79, 90, 90]),  # 0.9 * (1 - 1/8) = 0.7875
+        (OneShot(at=4), 3, [0, 0, 0, 90, 90]),
+        (Sequential([Constant(0.1), Linear(initial=0.1, end=2)], milestones=[3]), 10,
+         [10, 10, 10, 10, 90]),
+        (Constant(0.5), 2, [50, 50, 50, 50, 50]),
+    ],
+)  # fmt: skip
+def test_masks_are_renewed_where_the_schedule_ends(schedule, every, expected):
+    model, optimizer, *_ = followed(schedule, every=every)
+    assert train(model, optimizer, 5) == expected
+
+
+def test_each_schedule_of_several_arrives():
+    model = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10))
+    sparsifier = DataNormSparsifier(sparsity_level=0.5, **SINGLE)
+    attachment = attach(model, sparsifier)
+    by_name = {"0.*": Linear(end=3), "1.*": Linear(end=5)}
+    scheduler = DataScheduler(sparsifier, "sparsity_level", by_name)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    attachment.follow(optimizer, every=100, scheduler=scheduler)
+    counted = []
+    for _ in range(6):
+        model(torch.randn(4, 10)).sum().backward()
+        optimizer.step()
+        counted.append((zeros(model[0].weight), zeros(model[1].weight)))
+    assert counted == [(17, 10), (17, 10), (50, 30), (50, 30), (50, 50), (50, 50)]
+
+
+def test_an_ordinary_training_warns_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model, optimizer, *_ = followed(Linear(end=4))
+        train(model, optimizer, 5)
+
+
+class Own(BaseDataScheduler):
+    def get_schedule_param(self):
+        return {name: min(0.1 * self.last_epoch, 0.9) for name in self.base_param}
+
+
+def test_a_scheduler_of_ones_own_is_led_too():
+    model = nn.Linear(10, 10)
+    sparsifier = DataNormSparsifier(**SINGLE)
+    attachment = attach(model, sparsifier)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    attachment.follow(optimizer, every=4, scheduler=Own(sparsifier, "sparsity_level"))
+    assert train(model, optimizer, 6) == [10, 10, 10, 10, 50, 50]  # it has no end that is known
+
+
+def test_a_scheduler_whose_state_is_of_version_0_1_counts_renewals_on():
+    """As it was: the scheduler moves after a renewal, and with renewals only."""
+    model, optimizer, sparsifier, scheduler, following = followed(Linear(end=4), every=3)
+    state = scheduler.state_dict()
+    del state["counts_renewals"]
+    scheduler.load_state_dict({**state, "version": 1, "last_epoch": 0})
+    assert train(model, optimizer, 15) == [0] * 3 + [22] * 3 + [45] * 3 + [68] * 3 + [90] * 3
+    assert (sparsifier.step_count, scheduler.last_epoch, following.steps) == (5, 5, 15)
+    following.remove()
+    assert train(model, optimizer) == [0]
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("broken", [2, 4, 7])
+def test_a_resumed_training_equals_the_unbroken_one(every, broken, tmp_path):
+    def make():
+        torch.manual_seed(0)
+        return followed(Linear(end=8), every=every, mask_state=True)
+
+    def run(model, optimizer, steps):
+        for step in steps:
+            torch.manual_seed(step)
+            train(model, optimizer)
+
+    whole, optimizer, *_ = make()
+    run(whole, optimizer, range(9))
+    model, optimizer, sparsifier, scheduler, following = make()
+    run(model, optimizer, range(broken))
+    datasparse.save(tmp_path / "masks", sparsifier, scheduler)
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict(), following.steps))
+
+    model, optimizer, sparsifier, scheduler, following = make()
+    datasparse.load(tmp_path / "masks", sparsifier, scheduler)
+    model.load_state_dict(saved[0])
+    optimizer.load_state_dict(saved[1])
+    following.steps = saved[2]
+    run(model, optimizer, range(broken, 9))
+    assert torch.equal(model.weight, whole.weight)
+    assert zeros(model.weight) == 90
+
+
+# --- steps that are none --------------------------------------------------------------------------
+
+
+def untouched(model, sparsifier, scheduler, before):
+    assert torch.equal(model.weight, before)
+    assert (sparsifier.step_count, scheduler.last_epoch) == (0, 0)
+    return True
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop])
+def test_saving_by_distributed_checkpoint_is_no_step(kind):
+    """It calls step() with zero gradients at the rate 0, to have a state to save."""
+    model, optimizer, sparsifier, scheduler, following = followed(
+        Linear(initial=0.9, end=9), size=64, optimizer=kind
+    )
+    before = model.weight.detach().clone()
+    get_state_dict(model, optimizer)
+    assert untouched(model, sparsifier, scheduler, before)
+    get_optimizer_state_dict(model, optimizer)
+    assert untouched(model, sparsifier, scheduler, before)
+    assert following.steps == 0
+    train(model, optimizer)
+    assert zeros(model.weight) == 3686
+    assert (sparsifier.step_count, scheduler.last_epoch, following.steps) == (1, 1, 1)
+
+
+def test_saving_in_the_middle_of_a_training_is_no_step():
+    model, optimizer, sparsifier, scheduler, _ = followed(Linear(end=9))
+    train(model, optimizer, 2)
+    optimizer.state.clear()
+    optimizer.zero_grad()
+    get_state_dict(model, optimizer)
+    assert (sparsifier.step_count, scheduler.last_epoch) == (2, 2)
+
+
+def test_rates_of_zero_may_be_tensors():
+    model, optimizer, sparsifier, scheduler, _ = followed(Linear(end=9))
+    optimizer.param_groups[0]["lr"] = torch.tensor(0.0)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    before = model.weight.detach().clone()
+    optimizer.step()
+    assert untouched(model, sparsifier, scheduler, before)
+
+
+def test_a_step_without_any_gradient_is_none():
+    """As some call it to hush a learning rate scheduler: an optimizer passes over everything."""
+    model, optimizer, sparsifier, scheduler, _ = followed(Linear(end=9))
+    before = model.weight.detach().clone()
+    optimizer.step()
+    assert untouched(model, sparsifier, scheduler, before)
+
+
+def test_filling_the_state_by_zero_gradients_is_no_step():
+    """As others do who broadcast an optimizer's state, with the rate as it is."""
+    model, optimizer, sparsifier, scheduler, _ = followed(
+        Linear(end=9), optimizer=torch.optim.Adam
+    )
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    before = model.weight.detach().clone()
+    optimizer.step()
+    assert untouched(model, sparsifier, scheduler, before)
+    train(model, optimizer, 3)
+    optimizer.zero_grad(set_to_none=False)
+    optimizer.step()  # momentum moves the weights: a step
+    assert scheduler.last_epoch == 4
+
+
+def test_a_warm_up_from_the_rate_zero_is_a_training():
+    model, optimizer, _, scheduler, _ = followed(Linear(end=2))
+    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(step / 3, 1.0))
+    assert optimizer.param_groups[0]["lr"] == 0
+    for expected in (45, 90, 90):
+        assert train(model, optimizer) == [expected]
+        rates.step()
+    assert scheduler.last_epoch == 3
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_that_the_scaler_finds_infinite_is_none(fused):
+    """A fused optimizer is called all the same, and told."""
+    def adam(parameters, lr):
+        return torch.optim.AdamW(parameters, lr=lr, fused=fused)
+
+    model, optimizer, sparsifier, scheduler, following = followed(Linear(end=9), optimizer=adam)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    for bad in (False, True, False):
+        optimizer.zero_grad()
+        loss = model(torch.randn(8, 10)).square().mean()
+        scaler.scale(loss * torch.inf if bad else loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert following.steps == sparsifier.step_count == scheduler.last_epoch == 2
+
+
+def test_a_closure_that_is_called_often_is_one_step():
+    model, optimizer, sparsifier, scheduler, _ = followed(
+        Linear(end=4), optimizer=torch.optim.LBFGS
+    )
+    calls = []
+
+    def closure():
+        calls.append(1)
+        optimizer.zero_grad()
+        loss = model(torch.ones(2, 10)).square().sum()
+        loss.backward()
+        return loss
+
+    for step in (1, 2):
+        optimizer.step(closure)
+        assert (sparsifier.step_count, scheduler.last_epoch) == (step, step)
+    assert len(calls) > 4
+
+
+def test_optimizers_without_a_rate_are_followed():
+    class Own(torch.optim.Optimizer):
+        def __init__(self, parameters, lr):
+            super().__init__(parameters, {"lr": None})
+
+        @torch.no_grad()
+        def step(self, closure=None):
+            for parameter in self.param_groups[0]["params"]:
+                parameter -= 0.1 * parameter.grad
+
+    model, optimizer, *_ = followed(Linear(end=2), optimizer=Own)
+    assert train(model, optimizer, 2) == [45, 90]
+
+
+def test_an_optimizer_in_the_backward_pass():
+    """One optimizer a parameter, stepped by its gradient, which is then dropped."""
+    model = nn.Linear(10, 10, bias=False)
+    sparsifier = DataNormSparsifier(sparsity_level=0.9, **SINGLE)
+    optimizer = torch.optim.SGD([model.weight], lr=0.01)
+    attach(model, sparsifier).follow(optimizer)
+
+    def step(_parameter):
+        optimizer.step()
+        optimizer.zero_grad()
+
+    model.weight.register_post_accumulate_grad_hook(step)
+    for _ in range(3):
+        model(torch.randn(4, 10)).square().sum().backward()
+        assert zeros(model.weight) == 90
+    assert sparsifier.step_count == 3
+
+
+# --- which optimizers and schedulers --------------------------------------------------------------
+
+
+def attached():
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+    sparsifier = DataNormSparsifier(**SINGLE)
+    return model, attach(model, sparsifier)
+
+
+def test_an_optimizer_of_another_model_is_refused():
+    _, attachment = attached()
+    optimizer = torch.optim.SGD(nn.Linear(6, 6).parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"holds none of the attached weights, '0\.weight', '1"):
+        attachment.follow(optimizer)
+
+
+def test_an_optimizer_of_a_part_is_warned_of():
+    model, attachment = attached()
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    with pytest.warns(UserWarning, match=r"does not hold '1\.weight'") as caught:
+        attachment.follow(optimizer)
+    assert caught[0].filename == __file__
+
+
+def test_an_optimizer_whose_parameters_were_replaced_is_refused():
+    model, attachment = attached()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)
+    with pytest.raises(ValueError, match="holds none of the attached weights"):
+        attachment.follow(optimizer)
+
+
+@pytest.mark.parametrize("wrong", [None, "SGD", torch.optim.SGD, nn.Linear(2, 2)])
+def test_what_is_no_optimizer_is_named(wrong):
+    _, attachment = attached()
+    with pytest.raises(TypeError, match=r"must be a torch\.optim\.Optimizer, got .*sparsifier\.st"):
+        attachment.follow(wrong)
+
+
+def test_engines_with_a_step_of_their_own_are_told_what_works():
+    class DeepSpeedEngine:
+        def step(self):
+            """Of a library that wraps model and optimizer."""
+
+    _, attachment = attached()
+    with pytest.raises(TypeError, match=r"got DeepSpeedEngine.*attachment\.apply\(\)"):
+        attachment.follow(DeepSpeedEngine())
+
+
+def test_the_optimizer_that_accelerate_wraps_is_followed():
+    accelerate = pytest.importorskip("accelerate", reason="needs accelerate")
+    accelerator = accelerate.Accelerator(cpu=True)
+    model = nn.Linear(10, 10)
+    sparsifier = DataNormSparsifier(sparsity_level=0.9, **SINGLE)
+    attachment = attach(model, sparsifier)
+    prepared, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    attachment.follow(optimizer)
+    accelerator.backward(prepared(torch.randn(4, 10)).sum())
+    optimizer.step()
+    assert zeros(model.weight) == 90
+
+
+def test_schedulers_of_others_are_refused():
+    model, attachment = attached()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    other = DataScheduler(DataNormSparsifier(), "sparsity_level", Linear(end=4))
+    with pytest.raises(ValueError, match="another sparsifier"):
+        attachment.follow(optimizer, scheduler=other)
+    adaptive = AdaptiveDataScheduler(attachment.sparsifier, "sparsity_level", Linear(end=4))
+    with pytest.raises(TypeError, match="needs a metric"):
+        attachment.follow(optimizer, scheduler=adaptive)

@@ -1,0 +1,339 @@
+"""What a weight is: layers whose weights are computed, norm layers, adapters; and what is said."""
+
+import warnings
+
+import pytest
+import torch
+from datasparse import DataNormSparsifier
+from datasparse.torch import attach, detach
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
+
+SINGLE = {"sparse_block_shape": (1, 1)}
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(6)
+
+
+def half(level=0.5):
+    return DataNormSparsifier(sparsity_level=level, **SINGLE)
+
+
+def zeros(tensor):
+    return int((tensor == 0).sum())
+
+
+def lowest(weight, count):
+    """The mask that keeps all but the `count` smallest."""
+    order = weight.detach().abs().flatten().argsort(stable=True)
+    mask = torch.ones(weight.numel(), dtype=torch.bool)
+    mask[order[:count]] = False
+    return mask.reshape(weight.shape)
+
+
+def old_weight_norm(layer):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.weight_norm(layer)
+
+
+def train(model, attachment, steps=5):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+    attachment.follow(optimizer)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.randn(4, 12)).square().sum().backward()
+        optimizer.step()
+        assert zeros(model[0].weight) == 120
+        assert int((model[0].weight != 0).any(1).sum()) == 20  # no row has died
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [parametrizations.weight_norm, old_weight_norm, parametrizations.spectral_norm,
+     nn.utils.spectral_norm],
+)  # fmt: skip
+def test_under_a_norm_the_effective_weight_is_pruned(wrap):
+    model = nn.Sequential(wrap(nn.Linear(12, 20)), nn.Linear(20, 3)).eval()
+    with torch.no_grad():  # rows of very different scales: the gain counts
+        for name, parameter in model[0].named_parameters():
+            if name.endswith(("_g", "original0")):
+                parameter.mul_(torch.logspace(-0.1, 0.1, 20).unsqueeze(1))
+    model(torch.randn(1, 12))
+    sparsifier = half()
+    attachment = attach(model, sparsifier, types=nn.Linear)
+    assert attachment.names == ("0.weight", "1.weight")
+    expected = lowest(model[0].weight, 120)
+    sparsifier.step()
+    attachment.apply()
+    model(torch.randn(1, 12))
+    assert torch.equal(sparsifier.get_mask("0.weight"), expected)
+    assert torch.equal(model[0].weight != 0, expected)
+    train(model.train(), attachment)
+    gain = [p for name, p in model[0].named_parameters() if name.endswith(("_g", "original0"))]
+    assert all(zeros(parameter) == 0 for parameter in gain)
+    saved = model.state_dict()
+    detach(model)
+    assert list(model.state_dict()) == list(saved)
+    model(torch.randn(1, 12))
+    assert zeros(model[0].weight) == 120
+
+
+class Symmetric(nn.Module):
+    def forward(self, weight):
+        return weight + weight.flip(0)
+
+
+COMPUTED = {
+    "Orthogonal": lambda: parametrizations.orthogonal(nn.Linear(12, 12)),
+    "Symmetric": lambda: parametrize.register_parametrization(
+        nn.Linear(12, 12), "weight", Symmetric(), unsafe=True
+    ),
+    "two": lambda: parametrize.register_parametrization(
+        parametrizations.weight_norm(nn.Linear(12, 12)), "weight", Symmetric(), unsafe=True
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", COMPUTED)
+def test_other_parametrizations_are_refused_in_place(kind):
+    model = nn.Sequential(COMPUTED[kind]())
+    with pytest.raises(ValueError, match=r"'0\.weight' is made by .*mode=\"parametrize\""):
+        attach(model, half())
+
+
+@pytest.mark.parametrize("kind", [*COMPUTED, "weight_norm", "spectral_norm"])
+def test_as_the_last_parametrization_the_effective_weight_is_pruned(kind):
+    norms = {
+        "weight_norm": lambda: parametrizations.weight_norm(nn.Linear(12, 12)),
+        "spectral_norm": lambda: parametrizations.spectral_norm(nn.Linear(12, 12)),
+    }
+    model = nn.Sequential((COMPUTED | norms)[kind]())
+    saved = list(model.state_dict())
+    sparsifier = half()
+    attachment = attach(model, sparsifier, mode="parametrize")
+    with torch.no_grad():
+        dense = parametrize_without(model)
+    sparsifier.step()
+    assert torch.equal(sparsifier.get_mask("0.weight"), lowest(dense, 72))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    attachment.follow(optimizer)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(4, 12)).square().sum().backward()
+        optimizer.step()
+        assert zeros(model[0].weight) == 72
+    assert attachment.sparsity() == 0.5
+    # The saved original is dense until detach().
+    for name, value in model.state_dict().items():
+        assert "orig" not in name or not torch.equal(value != 0, sparsifier.get_mask("0.weight"))
+    mask = sparsifier.get_mask("0.weight").clone()
+    detach(model)
+    assert torch.equal(model[0].weight != 0, mask)
+    plain = ["0.weight", "0.bias"]
+    assert sorted(model.state_dict()) == sorted(plain if kind in COMPUTED else saved)
+
+
+def parametrize_without(model):
+    model.eval()
+    entries = [e for e in model[0].parametrizations.weight if type(e).__name__ != "Masked"]
+    list_ = model[0].parametrizations.weight
+    originals = (
+        [list_.original] if list_.is_tensor
+        else [getattr(list_, f"original{i}") for i in range(list_.ntensors)]
+    )  # fmt: skip
+    value = entries[0](*originals)
+    for entry in entries[1:]:
+        value = entry(value)
+    model.train()
+    return value
+
+
+def test_a_look_at_a_weight_does_not_move_spectral_norm_on():
+    model = nn.Sequential(parametrizations.spectral_norm(nn.Linear(12, 12)))
+    attachment = attach(model, half(), mode="parametrize")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    attachment.sparsifier.step()
+    attachment.sparsity()
+    str(attachment)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert model[0].parametrizations.weight[0].training
+
+
+def test_what_torch_prunes_already_is_refused_by_name():
+    model = nn.Sequential(nn.Linear(12, 12))
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    with pytest.raises(ValueError, match=r"pruned by torch\.nn\.utils\.prune.*keep_zeros=True"):
+        attach(model, half())
+
+
+def test_an_old_hook_and_a_parametrization_do_not_go_together():
+    model = nn.Sequential(old_weight_norm(nn.Linear(12, 12)))
+    with pytest.raises(ValueError, match="made by a hook"):
+        attach(model, half(), mode="parametrize")
+
+
+def test_a_norm_that_is_put_on_later_is_followed():
+    model = nn.Sequential(nn.Linear(12, 20))
+    attachment = attach(model, half())
+    parametrizations.weight_norm(model[0])
+    attachment.sparsifier.step()
+    attachment.apply()
+    assert zeros(model[0].weight) == 120
+    parametrize.remove_parametrizations(model[0], "weight")
+    attachment.sparsifier.step()
+    attachment.apply()
+    assert zeros(model[0].weight) == 120
+
+
+def test_a_parametrization_that_is_put_on_later_is_an_error_of_the_next_step():
+    model = nn.Sequential(nn.Linear(12, 12))
+    attachment = attach(model, half())
+    parametrizations.orthogonal(model[0])
+    with pytest.raises(ValueError, match=r"'0\.weight' is made by Orthogonal.*parametrize"):
+        attachment.apply()
+
+
+# --- norm layers, vectors -------------------------------------------------------------------------
+
+
+class MyRMSNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 6))
+
+
+class Mixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.bn = nn.BatchNorm2d(4)
+        self.norm = nn.LayerNorm((2, 6))
+        self.rms = MyRMSNorm()
+        self.act = nn.PReLU(4)
+        self.fc = nn.Linear(6, 5)
+
+
+@pytest.mark.parametrize("include", [None, "*", "*.weight"])
+def test_norm_layers_and_vectors_are_left_by_patterns(include):
+    attachment = attach(Mixed(), half(), include=include)
+    assert attachment.names == ("conv.weight", "fc.weight")
+    assert attachment.left["norm.weight"] == attachment.left["rms.weight"] == "of a norm layer"
+    assert attachment.left["act.weight"] == "a bias or another vector"
+
+
+@pytest.mark.parametrize("name", ["norm.weight", "bn.weight", "act.weight", "fc.bias"])
+def test_they_are_taken_by_their_very_names(name):
+    attachment = attach(Mixed(), half(), include=[name])
+    assert attachment.names == (name,)
+
+
+def test_a_pattern_that_can_take_nothing_is_an_error():
+    with pytest.raises(ValueError, match=r"'\*\.bias' matches nothing .* 'conv\.bias' is a bias"):
+        attach(Mixed(), half(), include=["*.weight", "*.bias"])
+    with pytest.raises(ValueError, match="no parameter .* of another type of module"):
+        attach(Mixed(), half(), types=nn.LayerNorm)
+
+
+def test_the_ingredients_of_a_weight_are_taken_by_their_very_names():
+    model = nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 5)))
+    name = "0.parametrizations.weight.original0"
+    attachment = attach(model, half())
+    assert attachment.left[name] == "an ingredient of a weight"
+    detach(model)
+    assert attach(model, half(), include=name).names == (name,)
+
+
+# --- adapters -------------------------------------------------------------------------------------
+
+
+class Low(nn.Module):
+    """As loralib has it: the factors are parameters of the layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 8))
+        self.lora_A = nn.Parameter(torch.randn(2, 8))
+        self.lora_B = nn.Parameter(torch.zeros(8, 2))
+
+
+def test_adapters_are_left():
+    attachment = attach(nn.Sequential(Low()), half())
+    assert attachment.names == ("0.weight",)
+    assert attachment.left == {"0.lora_A": "part of an adapter", "0.lora_B": "part of an adapter"}
+
+
+def lora(model, **options):
+    peft = pytest.importorskip("peft", reason="needs peft")
+    config = peft.LoraConfig(r=2, target_modules=["0", "2"], init_lora_weights=False, **options)
+    return peft.get_peft_model(model, config)
+
+
+def mlp():
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["attached first", "wrapped first"])
+def test_merging_an_adapter_keeps_the_zeros(before):
+    model = mlp()
+    sparsifier = half()
+    if before:
+        attachment = attach(model, sparsifier)
+        wrapped = lora(model)
+    else:
+        wrapped = lora(model)
+        attachment = attach(wrapped, sparsifier, types=nn.Linear)
+        left = {name for name, why in attachment.left.items() if why == "part of an adapter"}
+        assert {name.split(".")[3] for name in left} == {"lora_A", "lora_B"}
+    assert len(attachment.names) == 2
+    sparsifier.step()
+    attachment.apply()
+    base = model[0].base_layer.weight
+    assert zeros(base) == 32
+    assert not any(zeros(p) for name, p in wrapped.named_parameters() if "lora" in name)
+    masks = [sparsifier.get_mask(name).clone() for name in attachment.names]
+    wrapped.merge_adapter()
+    assert zeros(base) == 0  # what merging does
+    attachment.apply()
+    assert torch.equal(base != 0, masks[0])
+    wrapped.unmerge_adapter()
+    merged = wrapped.merge_and_unload()
+    assert type(merged[0]) is nn.Linear
+    attachment.apply(merged)
+    assert torch.equal(merged[0].weight != 0, masks[0])
+    assert torch.equal(merged[2].weight != 0, masks[1])
+    if before:
+        attachment.apply()  # its own model is the merged one by now
+
+
+def test_an_optimizer_of_adapters_alone_is_told_what_to_do():
+    wrapped = lora(mlp())
+    attachment = attach(wrapped, half())
+    optimizer = torch.optim.AdamW([p for p in wrapped.parameters() if p.requires_grad], lr=0.1)
+    with pytest.raises(ValueError, match=r"holds none .* sparsifier\.step\(\) and attachment\.app"):
+        attachment.follow(optimizer)
+
+
+# --- what is said ---------------------------------------------------------------------------------
+
+
+def test_an_attachment_says_what_it_took_and_what_it_left():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), parametrizations.weight_norm(nn.Linear(6, 5))
+    )
+    attachment = attach(model, half())
+    assert repr(attachment) == (
+        "Attachment(2 weights, 6 left, mode='in_place'; print() shows which)"
+    )
+    assert str(attachment).splitlines() == [
+        "weight    shape    elements  rows x columns            found as",
+        "0.weight  4x3x3x3       108  4 x 27, inputs innermost  parameter",
+        "2.weight  5x6            30  5 x 6                     weight_norm",
+        "left, a bias or another vector: 0.bias, 2.bias",
+        "left, of a norm layer: 1.weight, 1.bias",
+        "left, an ingredient of a weight: 2.parametrizations.weight.original0, "
+        "2.parametrizations.weight.original1",
+    ]
