@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "datasparse/error.hpp"
+#include "refusals.hpp"
 
 namespace py = pybind11;
 
@@ -96,9 +97,10 @@ datasparse::ArrayView view_of(const Tensor& tensor, bool read_only, const std::s
     dtype = DType::float16;
   } else if (is(bfloat_code, 16)) {
     dtype = DType::bfloat16;
+  } else if (tensor.dtype.code == complex_code) {
+    refuse_complex(what, name_of(tensor.dtype), "the absolute values");
   } else {
-    throw datasparse::TypeError(what + " must be float16, bfloat16, float32 or float64, got " +
-                                name_of(tensor.dtype) + "; convert it first");
+    refuse_dtype(what, name_of(tensor.dtype), "convert it first");
   }
   const auto item = static_cast<std::int64_t>(datasparse::item_size(dtype));
   datasparse::Axes shape, strides;

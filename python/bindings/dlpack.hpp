@@ -29,6 +29,7 @@ struct DataType {
 };
 constexpr std::uint8_t float_code = 2;
 constexpr std::uint8_t bfloat_code = 4;
+constexpr std::uint8_t complex_code = 5;
 
 struct Tensor {
   void* data;

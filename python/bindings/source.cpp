@@ -2,6 +2,7 @@
 
 #include <pybind11/stl.h>
 
+#include <cstring>
 #include <set>
 #include <utility>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "datasparse/param.hpp"
 #include "dlpack.hpp"
 #include "gil.hpp"
+#include "refusals.hpp"
 #include "self.hpp"
 #include "torch.hpp"
 
@@ -22,8 +24,6 @@ using datasparse::Mask;
 using datasparse::TypeError;
 
 namespace {
-
-constexpr const char* supported = "must be float16, bfloat16, float32 or float64";
 
 std::vector<py::ssize_t> shape_of(const Mask& mask) {
   return {mask.shape().begin(), mask.shape().end()};
@@ -44,8 +44,9 @@ DType dtype_of(const py::dtype& dtype, const std::string& what) {
   if (dtype.kind() == 'f' && dtype.itemsize() == 4) return DType::float32;
   if (dtype.kind() == 'f' && dtype.itemsize() == 2) return DType::float16;
   if (got == "bfloat16") return DType::bfloat16;  // of ml_dtypes
-  throw TypeError(what + " " + supported + ", got " + got +
-                  "; convert it with .astype(np.float32)");
+  if (dtype.kind() == 'c') refuse_complex(what, got, "their np.abs()");
+  const bool is_number = std::strchr("biufO", dtype.kind()) != nullptr;
+  refuse_dtype(what, got, is_number ? "convert it with .astype(np.float32)" : "");
 }
 
 ArrayView view_of(const py::array& array, DType dtype) {
@@ -123,9 +124,14 @@ class DLPackSource : public PySource {
 
   virtual dlpack::Loan borrow() const {
     // Asked first: for memory on a device, __dlpack__() may want a stream, or fail in its own way.
-    const auto device = py::tuple(data_.attr("__dlpack_device__")());
-    dlpack::require_cpu(device[0].cast<std::int32_t>(), what_);
-    return dlpack::Loan(data_, what_);
+    try {
+      const auto device = py::tuple(data_.attr("__dlpack_device__")());
+      dlpack::require_cpu(device[0].cast<std::int32_t>(), what_);
+      return dlpack::Loan(data_, what_);
+    } catch (py::error_already_set&) {
+      refuse_without_memory(data_, what_);  // where it can say more, it throws its own error
+      throw;
+    }
   }
 
  private:
@@ -164,12 +170,16 @@ class TorchSource final : public DLPackSource {
 
   void check() const override {
     const py::object tensor = this->tensor();
+    refuse_known_class(tensor, what_);
     check_place(tensor);
     const std::string dtype = py::str(tensor.attr("dtype"));
     static const std::set<std::string> known{"torch.float16", "torch.bfloat16", "torch.float32",
                                              "torch.float64"};
     if (known.count(dtype) == 0) {
-      throw TypeError(what_ + " " + supported + ", got " + dtype + "; convert it with .float()");
+      if (py::cast<bool>(tensor.attr("is_complex")())) refuse_complex(what_, dtype, "their .abs()");
+      const bool quantized = py::cast<bool>(tensor.attr("is_quantized"));
+      refuse_dtype(what_, dtype,
+                   std::string("convert it with ") + (quantized ? ".dequantize()" : ".float()"));
     }
     if (py::cast<bool>(tensor.attr("is_neg")())) {
       throw TypeError(what_ +
@@ -248,10 +258,14 @@ class TorchSource final : public DLPackSource {
       // Subclasses may have their own table, or none.
       const bool is_plain =
           Py_TYPE(data.ptr()) == reinterpret_cast<PyTypeObject*>(torch_.tensor.ptr());
-      return is_plain ? dlpack::Loan(data, what_, torch_.exchange_table)
-                      : dlpack::Loan(data, what_);
+      if (!is_plain) refuse_known_class(now, what_);
+      dlpack::Loan loan =
+          is_plain ? dlpack::Loan(data, what_, torch_.exchange_table) : dlpack::Loan(data, what_);
+      if (loan.tensor().data == nullptr) refuse_null(now, what_);
+      return loan;
     } catch (py::error_already_set&) {
       check_place(now);  // where it can say more, it throws its own error
+      refuse_without_memory(now, what_);
       throw;
     }
   }
@@ -280,6 +294,7 @@ class TorchSource final : public DLPackSource {
 
   void check_place(const py::object& tensor) const {
     if (!py::object(tensor.attr("layout")).is(torch_.strided)) {
+      refuse_without_memory(tensor, what_);
       throw TypeError(what_ + " must be a dense (strided) tensor, got layout " +
                       std::string(py::str(tensor.attr("layout"))) +
                       "; convert it with .to_dense()");
@@ -393,6 +408,7 @@ std::shared_ptr<PySource> make_unchecked_source(py::object data, const std::stri
       return held(new TorchSource(std::move(data), name, owner, *torch));
     }
   }
+  refuse_known_class(data, datasparse::label("data", name));
   if (py::hasattr(data, "__dlpack__")) return held(new DLPackSource(std::move(data), name, owner));
   throw TypeError(
       datasparse::label("data", name) +

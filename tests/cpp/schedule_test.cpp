@@ -199,8 +199,8 @@ TEST(Schedule, GivesIntegersForAnIntegerBase) {
 }
 
 TEST(Schedule, RoundsAtTheEndOnly) {
-  const Schedule ramp = Linear{{0.0, std::nullopt, 0, 8}};
-  EXPECT_EQ(at(Product{{ramp, Constant{4.0}}}, 1, 4), 2) << "not 4 times 0";
+  const Schedule slow = Linear{{0.0, std::nullopt, 0, 8}};
+  EXPECT_EQ(at(Product{{slow, Constant{4.0}}}, 1, 4), 2) << "not 4 times 0";
 }
 
 TEST(Schedule, RoundsNothingThatWasAskedForInFractions) {
@@ -284,7 +284,7 @@ TEST(Schedule, RefusesIntegersThatADoubleMayMiss) {
   EXPECT_EQ(at(Constant{}, 0, -most), -most);
   EXPECT_THROW(at(Constant{}, 0, most + 2), ValueError);
   EXPECT_THROW(at(Exponential{10}, 20, 1), ValueError);
-  const auto lost = Lambda([](std::int64_t) { return nan; });
+  const Schedule lost = Lambda([](std::int64_t) { return nan; });
   EXPECT_THROW(at(Round{lost}, 0, 1), ValueError);
   EXPECT_THROW(lost(0, 1, "zeros_per_block", "emb", true), ValueError);
   EXPECT_TRUE(holds_nan(at(lost, 0, 1))) << "who takes the value refuses it";

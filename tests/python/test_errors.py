@@ -416,6 +416,12 @@ class OnGPU:
         return (2, 0)  # kDLCUDA
 
 
+def quantized():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch is about to remove them
+        return torch.quantize_per_tensor(torch.ones(SHAPE), 0.1, 0, torch.quint8)
+
+
 def sparse_csr():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch calls its own layout a beta
@@ -428,7 +434,8 @@ UNSUPPORTED = {
     "int64 array": (lambda: ramp().astype(np.int64), "int64", DTYPES),
     "uint8 array": (lambda: ramp().astype(np.uint8), "uint8", DTYPES),
     "bool array": (lambda: ramp() > 3, "bool", DTYPES),
-    "complex array": (lambda: ramp().astype(np.complex64), "complex64", DTYPES),
+    "complex array": (lambda: ramp().astype(np.complex64), "complex64", r"`exclude`"),
+    "complex128 array": (lambda: ramp().astype(complex), "complex128", "np.abs() as scores"),
     "longdouble array": (lambda: ramp().astype(np.longdouble), "128", DTYPES),
     "big-endian array": (lambda: ramp().astype(">f4"), "byte order", "astype"),
     "big-endian float64 array": (lambda: ramp().astype(">f8"), "byte order", "astype"),
@@ -438,7 +445,12 @@ UNSUPPORTED = {
     "int64 tensor": (lambda: torch.ones(SHAPE, dtype=torch.int64), "int64", DTYPES),
     "int32 tensor": (lambda: torch.ones(SHAPE, dtype=torch.int32), "int32", DTYPES),
     "bool tensor": (lambda: torch.ones(SHAPE, dtype=torch.bool), "bool", DTYPES),
-    "complex tensor": (lambda: torch.ones(SHAPE, dtype=torch.complex64), "complex64", DTYPES),
+    "complex tensor": (lambda: torch.ones(SHAPE, dtype=torch.complex64), "complex64", "`exclude`"),
+    "complex128 tensor": (lambda: torch.ones(SHAPE, dtype=torch.complex128), "complex128",
+                          ".abs() as scores"),
+    "conjugated view": (lambda: torch.ones(SHAPE, dtype=torch.complex64).conj(), "complex64",
+                        "`exclude`"),
+    "quantized tensor": (lambda: quantized(), "quint8", ".dequantize()"),
     "float8 tensor": (lambda: torch.ones(SHAPE).to(torch.float8_e4m3fn), "float8", DTYPES),
     "sparse COO tensor": (lambda: torch.ones(SHAPE).to_sparse(), "sparse", "to_dense"),
     "sparse CSR tensor": (sparse_csr, "sparse", "to_dense"),
@@ -481,6 +493,22 @@ def test_data_that_are_no_array(data):
     assert len(sparsifier.data_groups) == 0
     with pytest.raises(TypeError, match="data must be"):
         datasparse.block_mask(data, sparsity_level=0.5, sparse_block_shape=(1, 1))
+
+
+@pytest.mark.parametrize("make", ["complex", "string", "record", "date"])
+def test_no_advice_is_better_than_a_wrong_one(make):
+    """What .astype(np.float32) or .float() would spoil, or cannot convert, is not advised to be."""
+    data = {
+        "complex": ramp().astype(complex),
+        "string": ramp().astype(str),
+        "record": np.zeros(3, dtype=[("a", "f4")]),
+        "date": np.zeros(3, "datetime64[s]"),
+    }[make]
+    with pytest.raises(TypeError) as caught:
+        datasparse.DataNormSparsifier([("emb", data)])
+    assert "float32)" not in str(caught.value)
+    with pytest.raises(TypeError, match=r"got int64; convert it with \.astype\(np\.float32\)"):
+        datasparse.DataNormSparsifier([("emb", ramp().astype(np.int64))])
 
 
 def to_complex(layer):
