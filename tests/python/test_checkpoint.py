@@ -322,7 +322,7 @@ def test_safetensors_reads_it(saved, path):
     with safe_open(path, "np") as file:
         metadata = file.metadata()
     assert metadata["format"] == "datasparse checkpoint"
-    assert metadata["version"] == "1"
+    assert metadata["version"] == "2"
     state = json.loads(metadata["state"])
     assert [group["name"] for group in state["groups"]] == ["emb", "a.b é"]
 
