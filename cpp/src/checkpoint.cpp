@@ -139,7 +139,8 @@ class HeldStill {
         }
         ParamMap config = group->second->config;
         config.set(key, value);
-        checked_(name, std::move(config), &group->second->shape);
+        const Axes viewed = viewed_shape(group->second->shape, group->second->layout);
+        checked_(name, std::move(config), &viewed);
       }
     }
 
@@ -171,6 +172,8 @@ void write_checkpoint(const std::string& path, const Checkpoint& checkpoint) {
   std::vector<std::pair<const void*, std::size_t>> pieces{{header.data(), header.size()}};
   for (const auto& group : checkpoint.sparsifier.groups) {
     pieces.emplace_back(group.mask_bits.data(), group.mask_bits.size());
+    if (group.kept_zeros.empty()) continue;
+    pieces.emplace_back(group.kept_zeros.data(), group.kept_zeros.size());
   }
   replace_file(path, pieces);
 }

@@ -7,6 +7,7 @@
 
 #include "datasparse/error.hpp"
 #include "json.hpp"
+#include "layout.hpp"
 #include "xxh64.hpp"
 
 namespace datasparse {
@@ -19,9 +20,10 @@ constexpr const char* format = "datasparse checkpoint";
 constexpr std::int64_t version = 2;  // written; the ones before are read
 // A state's own version is not in the file. Who raises one of these raises the file's too, and has
 // decode_checkpoint() say which the older files stand for.
-static_assert(SparsifierState::current_version == 1 && SchedulerState::current_version == 2);
+static_assert(SparsifierState::current_version == 2 && SchedulerState::current_version == 2);
 
-std::string tensor_name(const std::string& group) { return "mask." + group; }
+std::string mask_name(const std::string& group) { return "mask." + group; }
+std::string zeros_name(const std::string& group) { return "zeros." + group; }
 
 std::string checksum(std::uint64_t xxh64) {
   char text[17];
@@ -63,15 +65,25 @@ PlainData to_plain(const Attributes& attributes) {
   return dict;
 }
 
+PlainData to_plain(const Axes& axes) {
+  return PlainData::List{std::vector<PlainData>(axes.begin(), axes.end())};
+}
+
+PlainData to_plain_sum(const PackedBits& bits) {
+  return bits.empty() ? PlainData() : checksum(bits.data(), bits.size());
+}
+
 PlainData::Dict to_plain(const GroupState& group) {
   const auto& bits = group.mask_bits;
-  return {
-      {{"name", group.name},
-       {"shape", PlainData::List{std::vector<PlainData>(group.shape.begin(), group.shape.end())}},
-       {"xxh64", checksum(bits.data(), bits.size())},
-       {"squashed", group.squashed},
-       {"config", to_plain(group.config)},
-       {"state", to_plain(group.state)}}};
+  return {{{"name", group.name},
+           {"shape", to_plain(group.shape)},
+           {"xxh64", checksum(bits.data(), bits.size())},
+           {"squashed", group.squashed},
+           {"config", to_plain(group.config)},
+           {"state", to_plain(group.state)},
+           {"layout", group.layout.size() == 0 ? PlainData() : to_plain(group.layout)},
+           {"kept_zeros", to_plain_sum(group.kept_zeros)},
+           {"update", group.updates}}};
 }
 
 PlainData to_plain(const Checkpoint& checkpoint) {
@@ -147,6 +159,10 @@ class Entries {
   const T& get(const std::string& key) const {
     return as<T>(at(key), path(key));
   }
+
+  bool has(const std::string& key) const { return find(key) != nullptr; }
+  /// Whether the entry, which must be there, is None.
+  bool is_none(const std::string& key) const { return at(key).get_if<std::monostate>() != nullptr; }
 
   Entries entries(const std::string& key) const { return {at(key), path(key)}; }
 
@@ -333,15 +349,13 @@ PlainData state_in(const Entries& metadata) {
   return from_json(text, "state");
 }
 
-Axes shape_in(const Entries& group) {
-  const auto lengths = group.integers("shape");
-  if (lengths.size() > Axes::max_size) {
-    throw ValueError(group.path("shape") + " must have at most " + std::to_string(Axes::max_size) +
-                     " axes, got " + std::to_string(lengths.size()));
+Axes axes_in(const Entries& group, const std::string& key) {
+  const auto axes = group.integers(key);
+  if (axes.size() > Axes::max_size) {
+    throw ValueError(group.path(key) + " must have at most " + std::to_string(Axes::max_size) +
+                     " axes, got " + std::to_string(axes.size()));
   }
-  const Axes shape(lengths);
-  require_possible(shape, group.path("shape"));
-  return shape;
+  return Axes(axes);
 }
 
 /// Reads `size` bytes and returns their checksum. Of many, another thread sums up what is there
@@ -366,30 +380,52 @@ std::string read_and_sum(const ReadBytes& read, std::uint64_t offset, std::uint8
   return checksum(hash.digest());
 }
 
-GroupState read_group(const Entries& entry, const Header& header, const ReadBytes& read) {
+/// The bytes of a tensor: a bit for each element of that shape.
+PackedBits read_bits(const std::string& tensor, const Axes& shape, const std::string& stored_sum,
+                     const Header& header, const ReadBytes& read) {
+  const auto found = header.sections().find(tensor);
+  if (found == header.sections().end()) {
+    throw ValueError("header has no entry '" + tensor + "'");
+  }
+  const auto [begin, end] = found->second;
+  const auto expected = static_cast<std::uint64_t>((element_count(shape) + 7) / 8);
+  if (end - begin != expected) {
+    throw ValueError("tensor '" + tensor + "' must have " + std::to_string(expected) +
+                     " bytes for shape " + to_string(shape) + ", got " +
+                     std::to_string(end - begin));
+  }
+  PackedBits bits(static_cast<std::size_t>(expected));
+  const auto sum = read_and_sum(read, header.data_begin() + begin, bits.data(), bits.size());
+  require_checksum("tensor '" + tensor + "'", stored_sum, sum);
+  return bits;
+}
+
+/// What version 1 does not have.
+void read_newer(const Entries& entry, const Header& header, const ReadBytes& read,
+                GroupState& group) {
+  if (!entry.is_none("layout")) {
+    group.layout = axes_in(entry, "layout");
+    require_layout(group.layout, group.shape.size(), entry.path("layout"));
+  }
+  if (!entry.is_none("kept_zeros")) {
+    group.kept_zeros = read_bits(zeros_name(group.name), group.shape,
+                                 entry.get<std::string>("kept_zeros"), header, read);
+  }
+  group.updates = entry.get<bool>("update");
+}
+
+GroupState read_group(const Entries& entry, const Header& header, const ReadBytes& read,
+                      std::int64_t file_version) {
   GroupState group;
   group.name = entry.get<std::string>("name");
-  group.shape = shape_in(entry);
+  group.shape = axes_in(entry, "shape");
+  require_possible(group.shape, entry.path("shape"));
   group.squashed = entry.get<bool>("squashed");
   group.config = entry.params("config");
   group.state = entry.params("state");
-
-  const auto found = header.sections().find(tensor_name(group.name));
-  if (found == header.sections().end()) {
-    throw ValueError("header has no entry '" + tensor_name(group.name) + "'");
-  }
-  const auto [begin, end] = found->second;
-  const auto expected = static_cast<std::uint64_t>((element_count(group.shape) + 7) / 8);
-  if (end - begin != expected) {
-    throw ValueError("tensor '" + tensor_name(group.name) + "' must have " +
-                     std::to_string(expected) + " bytes for shape " + to_string(group.shape) +
-                     ", got " + std::to_string(end - begin));
-  }
-  group.mask_bits.resize(static_cast<std::size_t>(expected));
-  const auto actual = read_and_sum(read, header.data_begin() + begin, group.mask_bits.data(),
-                                   group.mask_bits.size());
-  require_checksum("tensor '" + tensor_name(group.name) + "'", entry.get<std::string>("xxh64"),
-                   actual);
+  group.mask_bits =
+      read_bits(mask_name(group.name), group.shape, entry.get<std::string>("xxh64"), header, read);
+  if (file_version > 1) read_newer(entry, header, read, group);
   return group;
 }
 
@@ -416,18 +452,21 @@ std::string encode_header(const Checkpoint& checkpoint) {
                                              {"state", state},
                                              {"xxh64", checksum(state.data(), state.size())}}});
   std::int64_t begin = 0;
+  const auto add_tensor = [&](const std::string& name, const PackedBits& bits) {
+    const auto size = static_cast<std::int64_t>(bits.size());
+    header.items.emplace_back(
+        name, PlainData::Dict{{{"dtype", "U8"},
+                               {"shape", PlainData::List{{size}}},
+                               {"data_offsets", PlainData::List{{begin, begin + size}}}}});
+    begin += size;
+  };
   for (const auto& group : checkpoint.sparsifier.groups) {
     if (!is_utf8(group.name)) {
       throw ValueError("name of data must be UTF-8 to be saved, got " +
                        to_json(PlainData::Bytes{group.name}));
     }
-    const auto size = static_cast<std::int64_t>(group.mask_bits.size());
-    header.items.emplace_back(
-        tensor_name(group.name),
-        PlainData::Dict{{{"dtype", "U8"},
-                         {"shape", PlainData::List{{size}}},
-                         {"data_offsets", PlainData::List{{begin, begin + size}}}}});
-    begin += size;
+    add_tensor(mask_name(group.name), group.mask_bits);
+    if (!group.kept_zeros.empty()) add_tensor(zeros_name(group.name), group.kept_zeros);
   }
   std::string json = to_json(header);
   json.append((prefix_size - json.size() % prefix_size) % prefix_size, ' ');  // data are aligned
@@ -449,18 +488,29 @@ Checkpoint decode_checkpoint(std::uint64_t size, const ReadBytes& read) {
   const PlainData state = state_in(header.metadata());
   const Entries entries(state, "state");
   Checkpoint checkpoint;
+  checkpoint.sparsifier.version = file_version;
   checkpoint.sparsifier.step_count = entries.get<std::int64_t>("step_count");
   checkpoint.sparsifier.enable_mask_update = entries.get<bool>("enable_mask_update");
   checkpoint.sparsifier.defaults = entries.params("defaults");
   checkpoint.attributes = entries.attributes();
   const auto groups = entries.list_of_entries("groups");
-  if (groups.size() != header.sections().size()) {
-    throw ValueError("header must hold one tensor for each of the " +
-                     std::to_string(groups.size()) + " groups, got " +
+  std::size_t tensors = groups.size();
+  for (const auto& group : groups) {
+    for (const char* const key : {"layout", "kept_zeros", "update"}) {
+      if (file_version == 1 && group.has(key)) {
+        throw ValueError(group.path(key) + " must not be there in version 1");
+      }
+    }
+    if (file_version > 1 && !group.is_none("kept_zeros")) ++tensors;
+  }
+  if (tensors != header.sections().size()) {
+    throw ValueError("header must hold " + std::to_string(tensors) +
+                     " tensors, one for each of the " + std::to_string(groups.size()) +
+                     " groups and one for kept zeros, got " +
                      std::to_string(header.sections().size()));
   }
   for (const auto& group : groups) {
-    checkpoint.sparsifier.groups.push_back(read_group(group, header, read));
+    checkpoint.sparsifier.groups.push_back(read_group(group, header, read, file_version));
   }
   for (const auto& scheduler : entries.list_of_entries("schedulers")) {
     checkpoint.schedulers.push_back(to_scheduler(scheduler, file_version));

@@ -5,6 +5,7 @@
 #include <typeinfo>
 
 #include "datasparse/error.hpp"
+#include "layout.hpp"
 #include "mask_engine.hpp"
 
 namespace datasparse {
@@ -38,8 +39,11 @@ void DataNormSparsifier::update_mask(const std::string& name, const ArrayView& d
     throw ValueError("data of '" + name + "' must have the shape of its mask, " +
                      to_string(mask.shape()) + ", got " + to_string(data.shape()));
   }
-  compute_masks(
-      {{data, spec_in(config, name).first.resolved(data.shape(), name), mask.data(), mask.hint()}});
+  const Axes order = layout(name);
+  const auto kept = kept_zeros(name);
+  const BlockSpec spec = spec_in(config, name).first;
+  compute_masks({{data, spec.resolved(viewed_shape(data.shape(), order), name), mask.data(),
+                  mask.hint(), order, kept.get()}});
 }
 
 void DataNormSparsifier::check_config(const std::string& name, const ParamMap& config) const {
@@ -104,7 +108,7 @@ void DataNormSparsifier::update_masks(const std::vector<Update>& updates) {
   jobs.reserve(updates.size());
   for (const auto& update : updates) {
     jobs.push_back({update.data, std::any_cast<const BlockSpec&>(update.config), update.mask.data(),
-                    update.mask.hint()});
+                    update.mask.hint(), update.layout, update.kept_zeros});
   }
   compute_masks(jobs);
 }

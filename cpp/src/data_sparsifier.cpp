@@ -31,15 +31,20 @@ BaseDataSparsifier::BaseDataSparsifier(ParamMap defaults) : impl_(std::make_uniq
 BaseDataSparsifier::~BaseDataSparsifier() = default;
 
 bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataSource> data,
-                                  const ParamMap& config, bool reuse_mask,
-                                  const std::uint8_t* mask) {
+                                  const ParamMap& config, bool reuse_mask, const std::uint8_t* mask,
+                                  const GroupOptions& options) {
   if (data == nullptr) throw TypeError("data of '" + name + "' must be a source, got none");
   auto group = std::make_unique<Group>();
   const Entry entry(*this, "add_data()");
   if (name.empty()) throw ValueError("name of data must not be empty");
 
   Axes shape;
-  access_data([&] { shape = Pin(*data).view().shape(); });
+  std::shared_ptr<const KeptZeros> zeros;
+  access_data([&] {
+    const Pin pin(*data);
+    shape = pin.view().shape();
+    if (options.keep_zeros.value_or(false)) zeros = KeptZeros::of(zeros_in(pin.view()));
+  });
 
   // What the new group starts from: the group that it replaces, a loaded state, or the defaults.
   const auto old = impl_->by_name.find(name);
@@ -49,22 +54,40 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
   const auto loaded = impl_->waiting.find(name);
   group->name = name;
   ParamMap written = impl_->defaults;
+  Axes shape_before;
   if (replaced != nullptr) {
     written = replaced->config.written;
+    shape_before = replaced->mask.shape();
+    group->layout = replaced->layout;
+    group->kept = replaced->kept;
+    group->updates = replaced->updates;
+    group->warned_of_death = replaced->warned_of_death;
     if (reuse_mask) {
       group->mask = replaced->mask;
       group->state = replaced->state;
     }
   } else if (loaded != impl_->waiting.end()) {
-    written = loaded->second.config;
+    const GroupState& saved = loaded->second;
+    written = saved.config;
+    shape_before = saved.shape;
+    group->layout = as_layout(saved.layout, saved.shape.size(), label("layout", name));
+    group->kept = KeptZeros::of(saved.kept_zeros);
+    group->updates = saved.updates;
     if (reuse_mask) {
-      group->mask = Mask(loaded->second.shape);
-      group->mask.unpack(loaded->second.mask_bits.data());
-      group->state = loaded->second.state;
+      group->mask = Mask(saved.shape);
+      group->mask.unpack(saved.mask_bits.data());
+      group->state = saved.state;
     }
   }
+  if (shape_before.size() != shape.size()) group->layout = {};
+  if (options.layout) {
+    group->layout = as_layout(*options.layout, shape.size(), label("layout", name));
+  }
+  if (options.keep_zeros || shape_before != shape) group->kept = std::move(zeros);
+  if (options.update) group->updates = *options.update;
   written.update(config);
-  group->config = Checker(*this)(name, std::move(written), &shape);
+  const Axes viewed = viewed_shape(shape, group->layout);
+  group->config = Checker(*this)(name, std::move(written), &viewed);
 
   const bool has_mask = mask != nullptr || group->mask.data() != nullptr;
   if (mask != nullptr) {
@@ -78,7 +101,10 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
                      "; pass reuse_mask=False");
   }
   group->source = std::move(data);
+  const Mask reused = group->mask;  // the memory that the user may hold: written to last
+  const auto kept = group->kept;
   impl_->put(group);
+  if (kept != nullptr) prune_bits(reused.data(), kept->bits, reused.size());
   if (loaded != impl_->waiting.end()) impl_->waiting.erase(loaded);
   return has_mask;
 }
@@ -107,6 +133,22 @@ bool BaseDataSparsifier::contains(const std::string& name) const {
 bool BaseDataSparsifier::squashed(const std::string& name) const {
   const Entry entry(*this);
   return impl_->at(name).squashed();
+}
+
+bool BaseDataSparsifier::frozen(const std::string& name) const {
+  const Entry entry(*this);
+  return !impl_->at(name).updates;
+}
+
+Axes BaseDataSparsifier::layout(const std::string& name) const {
+  const Entry entry(*this);
+  return impl_->at(name).layout;
+}
+
+std::shared_ptr<const std::uint8_t> BaseDataSparsifier::kept_zeros(const std::string& name) const {
+  const Entry entry(*this);
+  const auto& kept = impl_->at(name).kept;
+  return kept == nullptr ? nullptr : std::shared_ptr<const std::uint8_t>(kept, kept->bits.data());
 }
 
 std::shared_ptr<DataSource> BaseDataSparsifier::get_data(const std::string& name) const {

@@ -1,5 +1,7 @@
 // Configs: what was written, what of it is shown, and how it changes: all or nothing.
 
+#include <algorithm>
+
 #include "data_sparsifier_impl.hpp"
 
 namespace datasparse {
@@ -117,7 +119,8 @@ void BaseDataSparsifier::update_config(const std::string& name, const ParamMap& 
   Group& group = impl_->at(name);
   ParamMap config = group.config.written;
   config.update(changes);
-  group.config = Checker(*this)(name, std::move(config), &group.mask.shape());
+  const Axes viewed = group.viewed_shape();
+  group.config = Checker(*this)(name, std::move(config), &viewed);
 }
 
 void BaseDataSparsifier::erase_config_key(const std::string& name, const std::string& key) {
@@ -126,7 +129,8 @@ void BaseDataSparsifier::erase_config_key(const std::string& name, const std::st
   ParamMap config = group.config.written;
   config.at(key);  // for its message
   config.erase(key);
-  group.config = Checker(*this)(name, std::move(config), &group.mask.shape());
+  const Axes viewed = group.viewed_shape();
+  group.config = Checker(*this)(name, std::move(config), &viewed);
 }
 
 void BaseDataSparsifier::replace_configs(
@@ -138,7 +142,8 @@ void BaseDataSparsifier::replace_configs(
     Group& group = impl_->at(name);
     ParamMap config = impl_->defaults;
     config.update(given);
-    auto ready = checked(name, std::move(config), &group.mask.shape());
+    const Axes viewed = group.viewed_shape();
+    auto ready = checked(name, std::move(config), &viewed);
     changes.push_back({&group, std::make_unique<Config>(std::move(ready))});
   }
   exchange(changes);
@@ -165,7 +170,8 @@ std::vector<BaseDataSparsifier::Change> BaseDataSparsifier::with_param(
     }
     ParamMap config = group.config.written;
     config.set(key, value);
-    auto ready = checked(name, std::move(config), &group.mask.shape());
+    const Axes viewed = group.viewed_shape();
+    auto ready = checked(name, std::move(config), &viewed);
     changes.push_back({&group, std::make_unique<Config>(std::move(ready))});
   }
   return changes;
@@ -194,6 +200,14 @@ void BaseDataSparsifier::check_param(const std::string& key, const ParamMap& val
   with_param(key, values);
 }
 
+/// How many elements a step zeroes in the group, where its rule alone would zero as many as `rule`.
+ZeroCount BaseDataSparsifier::zeros_with_kept(const ZeroCount& rule, const Group& group) {
+  if (!group.updates) return {group.mask.zeros(), group.mask.zeros()};
+  if (group.kept == nullptr) return rule;
+  const std::int64_t kept = group.kept->count;
+  return {std::max(rule.least, kept), std::min(group.mask.size(), rule.most + kept)};
+}
+
 std::vector<ZeroCount> BaseDataSparsifier::count_zeros(const std::string& key,
                                                        const ParamMap& values) const {
   const Entry entry(*this, "planning");
@@ -202,9 +216,10 @@ std::vector<ZeroCount> BaseDataSparsifier::count_zeros(const std::string& key,
     std::any compiled =
         change.config != nullptr ? change.config->compiled : change.group->config.compiled;
     if (change.config == nullptr) put_value(compiled, key, change.value);
-    const auto count = zeros_of(compiled, change.group->mask.shape());
+    const Group& group = *change.group;
+    const auto count = zeros_of(compiled, group.viewed_shape());
     if (!count) return {};
-    counts.push_back(*count);
+    counts.push_back(zeros_with_kept(*count, group));
   }
   return counts;
 }

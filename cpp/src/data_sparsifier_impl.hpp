@@ -13,6 +13,8 @@
 
 #include "datasparse/data_sparsifier.hpp"
 #include "datasparse/error.hpp"
+#include "layout.hpp"
+#include "mask_bits.hpp"
 
 namespace datasparse {
 
@@ -22,17 +24,42 @@ struct BaseDataSparsifier::Config {
   std::any compiled;  // compile_config() of it
 };
 
+/// Elements that stay zero, packed as Mask::pack() packs, and how many they are.
+struct BaseDataSparsifier::KeptZeros {
+  PackedBits bits;
+  std::int64_t count;
+
+  /// nullptr where there are none.
+  static std::shared_ptr<const KeptZeros> of(PackedBits bits) {
+    const std::int64_t count = count_bits(bits);
+    if (count == 0) return nullptr;
+    return std::make_shared<const KeptZeros>(KeptZeros{std::move(bits), count});
+  }
+};
+
 struct BaseDataSparsifier::Group {
   std::string name;
   std::shared_ptr<DataSource> source;  // none once squashed
   Config config;
   Mask mask;
   ParamMap state;
+  Axes layout;                            // none: the order of memory
+  std::shared_ptr<const KeptZeros> kept;  // or none
+  bool updates = true;
+  bool warned_of_death = false;
 
   /// Squashed, but a state from before that was loaded since: add_data() takes it over.
   bool awaits_data = false;
 
   bool squashed() const noexcept { return source == nullptr; }
+  /// What a config is compiled for.
+  Axes viewed_shape() const { return datasparse::viewed_shape(mask.shape(), layout); }
+  const std::uint8_t* kept_bits() const noexcept {
+    return kept == nullptr ? nullptr : kept->bits.data();
+  }
+  void prune_kept() const noexcept {
+    if (kept != nullptr) prune_bits(mask.data(), kept->bits, mask.size());
+  }
 };
 
 /// What was checked for a group, and waits until all others are checked too: one value and the
@@ -100,6 +127,8 @@ struct BaseDataSparsifier::Loading {
     const GroupState* saved;
     Config config;
     ParamMap state;
+    Axes layout;
+    std::shared_ptr<const KeptZeros> kept;
   };
   std::vector<Attached> attached;
   std::vector<std::unique_ptr<Group>> squashed;  // not here yet
@@ -110,6 +139,16 @@ struct BaseDataSparsifier::Loading {
   std::int64_t step_count = 0;
   std::vector<std::shared_ptr<DataSource>> released;
 };
+
+/// The layout as groups have it: none for the order of memory, which may be given in full.
+/// ValueError from require_layout().
+inline Axes as_layout(const Axes& layout, int axes, const std::string& what) {
+  require_layout(layout, axes, what);
+  for (int axis = 0; axis < layout.size(); ++axis) {
+    if (layout[axis] != axis) return layout;
+  }
+  return {};
+}
 
 /// Every public call holds one. The lock is not waited for by the thread that holds it already,
 /// which is in an override then: there, reading is allowed, changing is not.

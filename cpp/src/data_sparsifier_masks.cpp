@@ -1,9 +1,11 @@
 // What happens to masks and data: step, apply, squash.
 
 #include <algorithm>
+#include <unordered_set>
 
 #include "data_sparsifier_impl.hpp"
 #include "kernels/kernels.hpp"
+#include "message.hpp"
 #include "zero_masked.hpp"
 
 namespace datasparse {
@@ -16,19 +18,22 @@ constexpr char update_mask_call[] = "update_mask()";
 }  // namespace
 
 /// Pins the tensors of many groups for the length of a scope, all or none, and sees that they have
-/// kept their shapes.
+/// kept their shapes, unless any will do.
 class BaseDataSparsifier::Pins {
  public:
-  Pins(const BaseDataSparsifier& sparsifier, const std::vector<Group*>& groups)
+  enum class Of { data, data_of_any_shape, scores };
+
+  Pins(const BaseDataSparsifier& sparsifier, const std::vector<Group*>& groups, Of what)
       : sparsifier_(sparsifier) {
     pinned_.reserve(groups.size());
     views_.reserve(groups.size());
     sparsifier_.access_data([&] {
       try {
         for (const auto* group : groups) {
-          views_.push_back(group->source->pin());
-          pinned_.push_back(group->source.get());
-          require_shape(*group, views_.back().shape());
+          DataSource& source = *group->source;
+          views_.push_back(what == Of::scores ? source.pin_scores() : source.pin());
+          pinned_.push_back(&source);
+          if (what != Of::data_of_any_shape) require_shape(*group, views_.back().shape());
         }
       } catch (...) {
         unpin();
@@ -73,13 +78,25 @@ std::vector<BaseDataSparsifier::Group*> BaseDataSparsifier::unsquashed() const {
 std::vector<BaseDataSparsifier::Group*> BaseDataSparsifier::unsquashed(
     const std::vector<std::string>& names, const char* call) const {
   std::vector<Group*> groups;
+  std::unordered_set<const Group*> seen;  // names may be many, and come twice
+  groups.reserve(names.size());
+  seen.reserve(names.size());
   for (const auto& name : names) {
     Group& group = impl_->at(name);
     if (group.squashed()) {
       throw ValueError(std::string(call) + " of '" + name +
                        "' is impossible: it was squashed already");
     }
-    if (std::find(groups.begin(), groups.end(), &group) == groups.end()) groups.push_back(&group);
+    if (seen.insert(&group).second) groups.push_back(&group);
+  }
+  return groups;
+}
+
+/// Those whose masks a step renews.
+std::vector<BaseDataSparsifier::Group*> BaseDataSparsifier::updated() const {
+  std::vector<Group*> groups;
+  for (const auto& group : impl_->groups) {
+    if (!group->squashed() && group->updates) groups.push_back(group.get());
   }
   return groups;
 }
@@ -88,9 +105,10 @@ std::vector<BaseDataSparsifier::Group*> BaseDataSparsifier::unsquashed(
 
 void BaseDataSparsifier::step() {
   const Entry entry(*this, "step()");
+  std::vector<Group*> groups;
   if (impl_->enable_mask_update) {
-    const auto groups = unsquashed();
-    const Pins pins(*this, groups);
+    groups = updated();
+    const Pins pins(*this, groups, Pins::Of::scores);
     look_up_overrides();
     if (is_overridden()) {
       update_in_turn(groups, pins.views());
@@ -99,6 +117,26 @@ void BaseDataSparsifier::step() {
     }
   }
   ++impl_->step_count;
+  warn_of_dead(groups);
+}
+
+/// The last thing that a step does, since the handler may throw.
+void BaseDataSparsifier::warn_of_dead(const std::vector<Group*>& groups) const {
+  for (Group* const group : groups) {
+    const std::int64_t weights = group->mask.size();
+    if (group->warned_of_death || weights == 0 || keeps_any(group->mask.data(), weights)) continue;
+    const auto* const level = group->config.written.find("sparsity_level");
+    if (level != nullptr && (*level == ParamValue(1.0) || *level == ParamValue(1))) continue;
+    group->warned_of_death = true;
+    const bool all_kept = group->kept != nullptr && group->kept->count == weights;
+    send_message(Severity::warning,
+                 "step() left none of the " + std::to_string(weights) + " weights of '" +
+                     group->name + "': " +
+                     (all_kept          ? "keep_zeros=True found them all zero; pass "
+                                          "keep_zeros=False to add_data()"
+                      : is_overridden() ? "let update_mask() keep some of them"
+                                        : "lower its sparsity_level, or set min_kept=1"));
+  }
 }
 
 void BaseDataSparsifier::update_together(const std::vector<Group*>& groups,
@@ -106,7 +144,9 @@ void BaseDataSparsifier::update_together(const std::vector<Group*>& groups,
   std::vector<Update> updates;
   updates.reserve(groups.size());
   for (std::size_t i = 0; i < groups.size(); ++i) {
-    updates.push_back({data[i], groups[i]->config.compiled, groups[i]->mask});
+    const Group& group = *groups[i];
+    updates.push_back(
+        {data[i], group.config.compiled, group.mask, group.layout, group.kept_bits()});
   }
   update_masks(updates);
 }
@@ -125,6 +165,7 @@ void BaseDataSparsifier::update_in_turn(const std::vector<Group*>& groups,
   try {
     for (std::size_t i = 0; i < groups.size(); ++i) {
       update_mask(groups[i]->name, data[i], effective(groups[i]->config));
+      groups[i]->prune_kept();
     }
   } catch (...) {
     for (std::size_t i = 0; i < saved.size(); ++i) {
@@ -163,7 +204,7 @@ std::int64_t BaseDataSparsifier::step_count() const {
 // --- apply and squash -------------------------------------------------------------------------
 
 void BaseDataSparsifier::zero_masked(const std::vector<Group*>& groups, const char* call) {
-  const Pins pins(*this, groups);
+  const Pins pins(*this, groups, Pins::Of::data);
   const Kernels& table = kernels();
   for (std::size_t i = 0; i < groups.size(); ++i) {
     require_writable(pins.views()[i], std::string(call) + " of '" + groups[i]->name + "'");
@@ -210,6 +251,50 @@ void BaseDataSparsifier::squash_mask() {
 
 // --- figures ----------------------------------------------------------------------------------
 
+namespace {
+
+/// The lengths of the blocks that a config asks for. A class may use the key for something else:
+/// then there are none.
+std::optional<std::pair<std::int64_t, std::int64_t>> block_in(const ParamMap& config,
+                                                              const Axes& viewed) {
+  constexpr std::int64_t longest = std::int64_t{1} << 60;
+  const auto* const value = config.find("sparse_block_shape");
+  const auto* const lengths = value == nullptr ? nullptr : value->get_if<ParamValue::Ints>();
+  if (lengths == nullptr || lengths->size() != 2) return std::nullopt;
+  for (const std::int64_t length : *lengths) {
+    if (length != -1 && (length < 1 || length > longest)) return std::nullopt;
+  }
+  BlockSpec spec;
+  spec.block_height = (*lengths)[0];
+  spec.block_width = (*lengths)[1];
+  spec = spec.resolved(viewed);
+  return std::pair(spec.block_height, spec.block_width);
+}
+
+}  // namespace
+
+/// Those that need no data.
+GroupFigures BaseDataSparsifier::figures_of(const Group& group, GroupFigures::Status status) const {
+  const Mask& mask = group.mask;
+  const Axes& shape = mask.shape();
+  GroupFigures figures;
+  figures.name = group.name;
+  figures.status = status;
+  figures.shape = shape;
+  figures.zeros = mask.zeros();
+  figures.config = effective(group.config);
+  figures.block = block_in(group.config.written, group.viewed_shape());
+  figures.dead = mask.size() > 0 && figures.zeros == mask.size();
+  if (shape.size() > 1) {
+    const auto& layout = group.layout;
+    const std::int64_t rows = layout.size() == 0 ? 0 : layout[0];
+    const std::int64_t channels = layout.size() == 0 ? 1 : layout[layout.size() - 1];
+    figures.dead_rows = count_dead(mask.data(), shape, static_cast<int>(rows));
+    figures.dead_channels = count_dead(mask.data(), shape, static_cast<int>(channels));
+  }
+  return figures;
+}
+
 std::vector<GroupFigures> BaseDataSparsifier::figures() const {
   using Status = GroupFigures::Status;
   const Entry entry(*this);
@@ -218,20 +303,26 @@ std::vector<GroupFigures> BaseDataSparsifier::figures() const {
     const Status status = group->awaits_data  ? Status::awaits_data
                           : group->squashed() ? Status::squashed
                                               : Status::active;
-    result.push_back({group->name, status, group->mask.shape(), std::nullopt, group->mask.zeros(),
-                      effective(group->config)});
+    result.push_back(figures_of(*group, status));
   }
-  access_data([&] {
+  {
+    const auto groups = unsquashed();
+    const Pins pins(*this, groups, Pins::Of::data_of_any_shape);
+    auto view = pins.views().begin();
     for (std::size_t i = 0; i < result.size(); ++i) {
-      auto* const source = impl_->groups[i]->source.get();
-      if (source != nullptr) result[i].dtype = Pin(*source).view().dtype();
+      const Group& group = *impl_->groups[i];
+      if (group.squashed()) continue;
+      result[i].dtype = view->dtype();
+      if (view->shape() == group.mask.shape()) {
+        result[i].zeros_in_data = count_pruned_zeros(*view, group.mask.data());
+      }
+      ++view;
     }
-  });
+  }
   for (const auto& [name, saved] : impl_->waiting) {
-    Mask mask(saved.shape);
-    mask.unpack(saved.mask_bits.data());
-    result.push_back({name, Status::awaits_data, saved.shape, std::nullopt, mask.zeros(),
-                      effective({saved.config, compile_config(name, saved.config, &saved.shape)})});
+    const Axes viewed = viewed_shape(saved.shape, saved.layout);
+    Config config{saved.config, compile_config(name, saved.config, &viewed)};
+    result.push_back(figures_of(*restored_group(saved, std::move(config)), Status::awaits_data));
   }
   std::sort(result.begin() + static_cast<std::ptrdiff_t>(impl_->groups.size()), result.end(),
             [](const auto& a, const auto& b) { return a.name < b.name; });

@@ -7,20 +7,28 @@
 namespace datasparse {
 namespace {
 
+/// Throws unless these are a bit for each element, with `entry` in front of the message.
+void check_bits(const PackedBits& bits, const Axes& shape, const std::string& entry,
+                const char* what) {
+  const std::int64_t elements = element_count(shape);
+  const auto bytes = static_cast<std::size_t>((elements + 7) / 8);
+  if (bits.size() != bytes) {
+    throw ValueError(entry + " must hold " + std::to_string(bytes) + " bytes of " + what +
+                     " for shape " + to_string(shape) + ", got " + std::to_string(bits.size()));
+  }
+  if (elements % 8 != 0 && bits.back() >> (elements % 8) != 0) {
+    throw ValueError(entry + " has " + what + " bits beyond its last element");
+  }
+}
+
 /// Throws unless the entry is whole, so that unpacking its mask stays within its bytes.
 void check_state(const GroupState& group) {
   const std::string entry = "state of '" + group.name + "'";
   if (group.name.empty()) throw ValueError("state must not hold an empty name");
   require_possible(group.shape, "shape in the " + entry);
-  const std::int64_t elements = element_count(group.shape);
-  const auto bytes = static_cast<std::size_t>((elements + 7) / 8);
-  if (group.mask_bits.size() != bytes) {
-    throw ValueError(entry + " must hold " + std::to_string(bytes) + " bytes of mask for shape " +
-                     to_string(group.shape) + ", got " + std::to_string(group.mask_bits.size()));
-  }
-  if (elements % 8 != 0 && group.mask_bits.back() >> (elements % 8) != 0) {
-    throw ValueError(entry + " has mask bits beyond its last element");
-  }
+  check_bits(group.mask_bits, group.shape, entry, "mask");
+  require_layout(group.layout, group.shape.size(), "layout in the " + entry);
+  if (!group.kept_zeros.empty()) check_bits(group.kept_zeros, group.shape, entry, "kept_zeros");
 }
 
 std::string listed(const std::vector<std::string>& names) {
@@ -40,6 +48,9 @@ std::unique_ptr<BaseDataSparsifier::Group> BaseDataSparsifier::restored_group(
   group->mask = Mask(saved.shape);
   group->mask.unpack(saved.mask_bits.data());
   group->state = saved.state;
+  group->layout = as_layout(saved.layout, saved.shape.size(), label("layout", saved.name));
+  group->kept = KeptZeros::of(saved.kept_zeros);
+  group->updates = saved.updates;
   return group;
 }
 
@@ -52,9 +63,10 @@ SparsifierState BaseDataSparsifier::save_state(
   saved.defaults = impl_->defaults;
   for (const auto& group : impl_->groups) {
     if (sources != nullptr) sources->emplace(group->name, group->source);
-    saved.groups.push_back({group->name, group->config.written, group->mask.shape(),
-                            group->mask.pack(), group->squashed() && !group->awaits_data,
-                            group->state});
+    saved.groups.push_back(
+        {group->name, group->config.written, group->mask.shape(), group->mask.pack(),
+         group->squashed() && !group->awaits_data, group->state, group->layout,
+         group->kept == nullptr ? PackedBits() : group->kept->bits, group->updates});
   }
   for (const auto& item : impl_->waiting) saved.groups.push_back(item.second);
   std::sort(saved.groups.end() - static_cast<std::ptrdiff_t>(impl_->waiting.size()),
@@ -65,8 +77,8 @@ SparsifierState BaseDataSparsifier::save_state(
 /// Everything of load_state() that can fail.
 BaseDataSparsifier::Loading BaseDataSparsifier::prepare_load(const SparsifierState& state,
                                                              bool strict) const {
-  if (state.version != SparsifierState::current_version) {
-    throw ValueError("version of the state must be " +
+  if (state.version < 1 || state.version > SparsifierState::current_version) {
+    throw ValueError("version of the state must be 1 to " +
                      std::to_string(SparsifierState::current_version) + ", got " +
                      std::to_string(state.version));
   }
@@ -103,7 +115,8 @@ BaseDataSparsifier::Loading BaseDataSparsifier::prepare_load(const SparsifierSta
   loading.by_name = impl_->by_name;
   for (const auto& saved : state.groups) {
     check_state(saved);
-    auto config = checked(saved.name, saved.config, &saved.shape);
+    const Axes viewed = viewed_shape(saved.shape, saved.layout);
+    auto config = checked(saved.name, saved.config, &viewed);
     const auto attached = impl_->by_name.find(saved.name);
     if (attached != impl_->by_name.end()) {
       if (attached->second->mask.shape() != saved.shape) {
@@ -111,7 +124,10 @@ BaseDataSparsifier::Loading BaseDataSparsifier::prepare_load(const SparsifierSta
                          to_string(attached->second->mask.shape()) + ", got " +
                          to_string(saved.shape));
       }
-      loading.attached.push_back({attached->second, &saved, std::move(config), saved.state});
+      loading.attached.push_back(
+          {attached->second, &saved, std::move(config), saved.state,
+           as_layout(saved.layout, saved.shape.size(), label("layout", saved.name)),
+           KeptZeros::of(saved.kept_zeros)});
     } else if (saved.squashed) {
       loading.squashed.push_back(restored_group(saved, std::move(config)));
       loading.by_name.emplace(saved.name, loading.squashed.back().get());
@@ -130,9 +146,12 @@ BaseDataSparsifier::Loading BaseDataSparsifier::prepare_load(const SparsifierSta
 /// Puts into place what prepare_load() has made, under the same hold of the lock; what it replaces
 /// is in `loading` then, to be destroyed outside the lock.
 void BaseDataSparsifier::commit(Loading& loading) noexcept {
-  for (auto& [group, saved, config, state] : loading.attached) {
+  for (auto& [group, saved, config, state, layout, kept] : loading.attached) {
     std::swap(group->config, config);
     std::swap(group->state, state);
+    group->layout = layout;
+    std::swap(group->kept, kept);
+    group->updates = saved->updates;
     group->mask.unpack(saved->mask_bits.data());
     if (saved->squashed) loading.released.push_back(std::move(group->source));
     group->awaits_data = group->squashed() && !saved->squashed;
@@ -169,7 +188,8 @@ void BaseDataSparsifier::restore(
       impl_->waiting.emplace(saved.name, saved);
       continue;
     }
-    auto compiled = compile_config(saved.name, saved.config, &saved.shape);
+    const Axes viewed = viewed_shape(saved.shape, saved.layout);
+    auto compiled = compile_config(saved.name, saved.config, &viewed);
     auto group = restored_group(saved, {saved.config, std::move(compiled)});
     if (!saved.squashed) group->source = std::move(source->second);
     group->awaits_data = group->squashed() && !saved.squashed;

@@ -92,11 +92,52 @@ py::array_t<bool> checked_mask(const std::string& name, py::object mask,
   return numpy.attr("ascontiguousarray")(array, py::arg("dtype") = py::dtype::of<bool>());
 }
 
+/// None, or a bool of Python or NumPy.
+std::optional<bool> to_flag(const char* argument, const std::string& name, const py::object& flag) {
+  if (flag.is_none()) return std::nullopt;
+  if (!PyBool_Check(flag.ptr()) && !py::isinstance(flag, py::dtype::of<bool>().attr("type"))) {
+    throw datasparse::TypeError(datasparse::label(argument, name) +
+                                " must be None or a bool, got " + std::string(py::repr(flag)));
+  }
+  return py::cast<bool>(flag);
+}
+
+/// None, or a tuple or a list of integers.
+std::optional<datasparse::Axes> to_layout(const std::string& name, const py::object& layout) {
+  if (layout.is_none()) return std::nullopt;
+  const auto refuse = [&] {
+    return datasparse::TypeError(datasparse::label("layout", name) +
+                                 " must be None or a tuple of int, got " +
+                                 std::string(py::repr(layout)));
+  };
+  if (!PyTuple_Check(layout.ptr()) && !PyList_Check(layout.ptr())) throw refuse();
+  std::vector<std::int64_t> axes;
+  for (const auto item : layout) {
+    if (PyBool_Check(item.ptr()) || PyIndex_Check(item.ptr()) == 0) throw refuse();
+    const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(item.ptr()));
+    if (!index) throw py::error_already_set();
+    int overflow = 0;
+    axes.push_back(PyLong_AsLongLongAndOverflow(index.ptr(), &overflow));
+    if (overflow != 0) axes.back() = -1;  // no axis
+  }
+  if (axes.size() > datasparse::Axes::max_size) {
+    throw datasparse::ValueError(datasparse::label("layout", name) +
+                                 " must name each of the data's axes once, got " +
+                                 std::string(py::repr(layout)));
+  }
+  return datasparse::Axes(axes);
+}
+
 py::object add_data(const SelfSparsifier& self, const Name& name, const py::object& data,
-                    bool reuse_mask, const py::object& mask, const py::kwargs& config) {
+                    bool reuse_mask, const py::object& mask, const py::object& layout,
+                    const py::object& keep_zeros, const py::object& update,
+                    const py::kwargs& config) {
   auto& side = side_of(self);
   const auto source = make_source(data, name, &side);
   const ParamMap params = to_param_map(config, name);
+  const datasparse::GroupOptions options{to_layout(name, layout),
+                                         to_flag("keep_zeros", name, keep_zeros),
+                                         to_flag("update", name, update)};
   py::array_t<bool> bytes;
   if (!mask.is_none()) bytes = checked_mask(name, mask, datasparse::Pin(*source).view().shape());
   const auto* const given =
@@ -106,7 +147,7 @@ py::object add_data(const SelfSparsifier& self, const Name& name, const py::obje
     if (const auto replaced = source_and_mask(self, name).first) replaced->adopt_mask();
   }
   const bool has_mask =
-      without_gil([&] { return self->add_data(name, source, params, reuse_mask, given); });
+      without_gil([&] { return self->add_data(name, source, params, reuse_mask, given, options); });
   side.squashed_masks.attr("pop")(py::str(name), py::none());
   if (!has_mask) return source->array();
   return source->masked_copy(source_and_mask(self, name).second);
@@ -302,7 +343,8 @@ are thread-safe; from inside an override, reading is allowed and changing groups
   def_plainly(cls, "__setstate__", &set_full_state);
 
   cls.def("add_data", &add_data, py::arg("name"), py::arg("data"), py::arg("reuse_mask") = true,
-          py::kw_only(), py::arg("mask") = py::none(),
+          py::kw_only(), py::arg("mask") = py::none(), py::arg("layout") = py::none(),
+          py::arg("keep_zeros") = py::none(), py::arg("update") = py::none(),
           R"(Add a tensor under any non-empty name; config beats the defaults. Nothing is copied.
 
 data: NumPy array, torch tensor, nn.Parameter, nn.Embedding, nn.EmbeddingBag or an object with __dlpack__,
@@ -310,8 +352,48 @@ data: NumPy array, torch tensor, nn.Parameter, nn.Embedding, nn.EmbeddingBag or 
 reuse_mask: when the name is there already, keep its mask (the shapes must agree). Its config is kept
     either way where this call does not say otherwise. A squashed name starts afresh.
 mask: zeros and ones of data's shape, copied; beats reuse_mask.
+layout: the order of data's axes in the matrix that blocks are cut from, as of data.transpose(layout): the
+    first one is its rows, the others its columns, the last innermost. () is the order that they have. A
+    convolution's (0, 2, 3, 1) puts blocks along the input channels. Masks, and data that overrides get,
+    keep the order that data has.
+keep_zeros: True keeps pruned what is 0 in data now, at once and in every step, whatever the rule or an
+    override computes: there may be more zeros than the level asks for. False forgets such elements.
+update: False freezes the mask: step() leaves it as it is, until a call with True.
 
-Returns the tensor, or a masked copy of it when a mask was given or reused.)")
+For these three, None is what the group has already, or a loaded state, and else (), False and True. Where
+the shape of a name changes, its kept zeros are forgotten; where the number of axes does, its layout.
+
+Returns the tensor, or a masked copy of it when a mask was given or reused.
+
+>>> import numpy as np
+>>> weight = np.array([4.0, 0.0, 3.0, 0.5])
+>>> sparsifier = DataNormSparsifier(sparsity_level=0.5, sparse_block_shape=(1, 1))
+>>> sparsifier.add_data("w", weight, keep_zeros=True)
+array([4. , 0. , 3. , 0.5])
+>>> weight[:] = [1.0, 9.0, 3.0, 2.0]
+>>> sparsifier.step()
+>>> sparsifier.get_mask("w")
+array([False, False,  True, False]))")
+      .def(
+          "squashed",
+          [](const SelfSparsifier& self, const std::string& name) {
+            return without_gil([&] { return self->squashed(name); });
+          },
+          py::arg("name"), "Whether squash_mask() has released the group's tensor.")
+      .def(
+          "frozen",
+          [](const SelfSparsifier& self, const std::string& name) {
+            return without_gil([&] { return self->frozen(name); });
+          },
+          py::arg("name"),
+          "Whether step() leaves the group's mask as it is: add_data() was told update=False.")
+      .def(
+          "layout",
+          [](const SelfSparsifier& self, const std::string& name) {
+            return to_tuple(without_gil([&] { return self->layout(name); }));
+          },
+          py::arg("name"),
+          "The layout that add_data() was given for the group; () for the order of its axes.")
       .def(
           "remove_data",
           [](const SelfSparsifier& self, const Name& name) {
@@ -343,11 +425,15 @@ unless overridden.)")
 
 A DataScheduler of such a key rounds what its schedule gives, half to even. It asks once a step. False
 unless overridden.)")
-      .def("step", &step,
-           R"(Recompute the masks of all groups that are not squashed; all change or none.
+      .def(
+          "step", &step,
+          R"(Recompute the masks of all groups that are neither squashed nor frozen; all change or none.
 
 Every tensor is looked up where it is now: param.data = ... or a reloaded model are followed.
-ValueError where a tensor has changed its shape. The GIL is released while masks are computed.)")
+ValueError where a tensor has changed its shape. The GIL is released while masks are computed.
+
+A UserWarning, once for each group, says that a mask keeps none of the group's elements, unless its config
+has sparsity_level 1. The step is complete by then, also where warnings are errors.)")
       .def(
           "get_data", &get_data, py::arg("name"), py::arg("return_original") = true,
           R"(The tensor of a group itself; with return_original=False a fresh copy with zeros where masked.

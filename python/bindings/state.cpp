@@ -51,11 +51,15 @@ class Entries {
       refuse(path(key), "a tuple of int", value);
     datasparse::Axes axes;
     for (const auto item : value) {
-      if (!PyLong_Check(item.ptr())) refuse(path(key), "a tuple of int", value);
+      if (PyBool_Check(item.ptr()) || !PyLong_Check(item.ptr()))
+        refuse(path(key), "a tuple of int", value);
       axes.push_back(fitting(key, item));
     }
     return axes;
   }
+
+  /// Whether the entry, which must be there, is None.
+  bool is_none(const char* key) const { return at(key).is_none(); }
 
   datasparse::PackedBits bytes(const char* key) const {
     const py::object value = at(key);
@@ -63,6 +67,12 @@ class Entries {
     const auto view = value.cast<std::string_view>();
     const auto* const first = reinterpret_cast<const std::uint8_t*>(view.data());
     return {first, first + view.size()};
+  }
+
+  datasparse::PackedBits some_bytes(const char* key) const {
+    auto some = bytes(key);
+    if (some.empty()) throw ValueError(path(key) + " must be None or some bytes, got b''");
+    return some;
   }
 
   py::dict dict(const char* key) const { return Entries(at(key), path(key)).dict_; }
@@ -101,16 +111,28 @@ py::tuple to_tuple(const datasparse::Axes& shape) {
   return tuple;
 }
 
+namespace {
+
+py::bytes to_bytes(const datasparse::PackedBits& bits) {
+  return py::bytes(reinterpret_cast<const char*>(bits.data()), bits.size());
+}
+
+}  // namespace
+
 py::dict to_state_dict(const datasparse::SparsifierState& state) {
   py::dict groups;
   for (const auto& group : state.groups) {
     py::dict entry;
     entry["config"] = to_python(group.config);
     entry["shape"] = to_tuple(group.shape);
-    entry["mask"] =
-        py::bytes(reinterpret_cast<const char*>(group.mask_bits.data()), group.mask_bits.size());
+    entry["mask"] = to_bytes(group.mask_bits);
     entry["squashed"] = group.squashed;
     entry["state"] = to_python(group.state);
+    entry["layout"] =
+        group.layout.size() == 0 ? py::object(py::none()) : py::object(to_tuple(group.layout));
+    entry["kept_zeros"] =
+        group.kept_zeros.empty() ? py::object(py::none()) : py::object(to_bytes(group.kept_zeros));
+    entry["update"] = group.updates;
     groups[py::str(group.name)] = entry;
   }
   py::dict result;
@@ -138,7 +160,7 @@ datasparse::SparsifierState to_sparsifier_state(const py::object& state_dict) {
   const Entries entries(state_dict, "state_dict");
   datasparse::SparsifierState state;
   state.version = entries.get<std::int64_t>("version");
-  if (state.version != datasparse::SparsifierState::current_version)
+  if (state.version < 1 || state.version > datasparse::SparsifierState::current_version)
     return state;  // the core refuses it
   state.step_count = entries.get<std::int64_t>("step_count");
   state.enable_mask_update = entries.get<bool>("enable_mask_update");
@@ -151,8 +173,18 @@ datasparse::SparsifierState to_sparsifier_state(const py::object& state_dict) {
     const auto name = item.first.cast<std::string>();
     const Entries entry(py::reinterpret_borrow<py::object>(item.second),
                         "state_dict['data_groups']['" + name + "']");
-    state.groups.push_back({name, entry.params("config"), entry.shape("shape"), entry.bytes("mask"),
-                            entry.get<bool>("squashed"), entry.params("state")});
+    datasparse::GroupState group{name,
+                                 entry.params("config"),
+                                 entry.shape("shape"),
+                                 entry.bytes("mask"),
+                                 entry.get<bool>("squashed"),
+                                 entry.params("state")};
+    if (state.version > 1) {
+      if (!entry.is_none("layout")) group.layout = entry.shape("layout");
+      if (!entry.is_none("kept_zeros")) group.kept_zeros = entry.some_bytes("kept_zeros");
+      group.updates = entry.get<bool>("update");
+    }
+    state.groups.push_back(std::move(group));
   }
   return state;
 }

@@ -232,7 +232,8 @@ def test_it_writes_scalars(sparsifier):
 
 def test_a_group_may_be_called_total():
     sparsifier = Threshold([("total", np.ones(4)), ("more", np.zeros(4))])
-    sparsifier.step()
+    with pytest.warns(UserWarning, match="none of the 4 weights of 'more'"):
+        sparsifier.step()
     writer = Writer()
     sparsifier.report().write(writer, 1, prefix="s")
     assert writer.scalars == [("s/total", 0.0, 1), ("s/more", 1.0, 1)]

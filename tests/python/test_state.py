@@ -329,7 +329,9 @@ class Pair:
     def __init__(self):
         rng = np.random.default_rng(7)
         self.emb = rng.standard_normal((3, 5), dtype=np.float32)
-        self.sparsifier = Tagged([("emb", self.emb)], sparse_block_shape=(1, 1))
+        self.emb[2, 1:3] = 0
+        self.sparsifier = Tagged(sparse_block_shape=(1, 1))
+        self.sparsifier.add_data("emb", self.emb, layout=(1, 0), keep_zeros=True)
         parameter = nn.Parameter(torch.from_numpy(rng.standard_normal(11)))
         self.sparsifier.add_data("a.b", parameter, norm="L2", zeros_per_block=1)
         self.sparsifier.state["emb"].update(seen=3, mean=0.5)
@@ -345,6 +347,7 @@ class Pair:
         self.sparsifier.state["emb"]["seen"] = 4
         self.sparsifier.defaults["sparsity_level"] = 0.875
         self.sparsifier.step()
+        self.sparsifier.add_data("emb", self.emb, layout=(), keep_zeros=False, update=False)
         self.sparsifier.enable_mask_update = False
         self.emb += 1
 
@@ -441,7 +444,7 @@ def test_each_entry_removed(pair, part):
         names = [key for key in path if isinstance(key, str)]
         assert names[-1] in message or names[1] in message, (path, message)
         tried += 1
-    assert tried == {"sparsifier": 39, "scheduler": 8}[part]
+    assert tried == {"sparsifier": 47, "scheduler": 8}[part]
 
 
 OTHERS = [None, True, -5, 0.3, "text", b"bytes", (), (1, 2, 3, 4), [], object()]
@@ -453,8 +456,11 @@ def fits(path, other):
         return other is None
     if path[-1] == "sparsity_level" or is_group_of_a_schedule(path):
         return type(other) is float
-    flags = ("enable_mask_update", "squashed", "counts_renewals")
-    return path[-1] in flags and other is True
+    if path[-1] == "layout":
+        return other is None or other in ((), [])
+    if path[-1] == "kept_zeros":
+        return other is None
+    return path[-1] in ("enable_mask_update", "squashed", "update", "counts_renewals") and other is True
 
 
 @PARTS
@@ -480,7 +486,7 @@ def test_messages_name_the_entry(pair, part):
     naming the entry; the sparsifier as before"""
     wrong = {
         "sparsifier": [
-            ("version", 2),
+            ("version", 3),
             ("version", 0),
             ("version", -1),
             ("version", 10**6),
@@ -513,6 +519,18 @@ def test_messages_name_the_entry(pair, part):
             ("data_groups", "emb", "mask", "\0\0"),
             ("data_groups", "emb", "mask", bytearray(2)),
             ("data_groups", "emb", "squashed", 0),
+            ("data_groups", "emb", "layout", (0,)),
+            ("data_groups", "emb", "layout", (0, 0)),
+            ("data_groups", "emb", "layout", (0, 2)),
+            ("data_groups", "emb", "layout", (-1, 0)),
+            ("data_groups", "emb", "layout", (0, 1, 2)),
+            ("data_groups", "emb", "layout", (2**70, 0)),
+            ("data_groups", "emb", "layout", "01"),
+            ("data_groups", "emb", "kept_zeros", b""),
+            ("data_groups", "emb", "kept_zeros", b"\0"),
+            ("data_groups", "emb", "kept_zeros", b"\0" * 3),
+            ("data_groups", "emb", "kept_zeros", "\0\0"),
+            ("data_groups", "emb", "update", 0),
             ("data_groups", "emb", "state", [1]),
             ("data_groups", "emb", "state", "seen", [1]),
             ("attributes", ["tag"]),
@@ -547,15 +565,19 @@ def test_messages_name_the_entry(pair, part):
             assert any(word in message for word in known), (path, value, message)
 
 
-@pytest.mark.parametrize(("name", "used"), [("emb", 15), ("a.b", 11)])
-def test_mask_bits_beyond_the_last_element(pair, name, used):
+@pytest.mark.parametrize(
+    ("name", "key", "used"), [("emb", "mask", 15), ("a.b", "mask", 11), ("emb", "kept_zeros", 15)]
+)
+def test_bits_beyond_the_last_element(pair, name, key, used):
     state = pair.states["sparsifier"]
-    mask = state["data_groups"][name]["mask"]
+    bits = state["data_groups"][name][key]
     for bit in range(used % 8, 8):
-        damaged = mask[:-1] + bytes([mask[-1] | 1 << bit])
-        assert damaged != mask
-        damaged = replaced(state, ("data_groups", name, "mask"), damaged)
-        assert name in pair.refuses("sparsifier", damaged)
+        damaged = bits[:-1] + bytes([bits[-1] | 1 << bit])
+        assert damaged != bits
+        damaged = replaced(state, ("data_groups", name, key), damaged)
+        message = pair.refuses("sparsifier", damaged)
+        assert name in message
+        assert key in message
 
 
 @PARTS

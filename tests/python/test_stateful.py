@@ -415,7 +415,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def step(self):
-        self.sparsifier.step()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "step\\(\\) left none of", UserWarning)
+            self.sparsifier.step()
         self.step_count += 1
         if not self.enabled:
             return

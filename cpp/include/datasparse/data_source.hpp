@@ -28,6 +28,11 @@ class DATASPARSE_API DataSource {
   /// Ends one pin() or pin_scores(): the owner may move the memory again after the last.
   virtual void unpin() noexcept = 0;
 
+  /// What a step ranks, of the same shape: the same memory, unless the owner trains a tensor from
+  /// which another is made that counts. Its elements are zeroed where those in pin() are. Ended by
+  /// unpin(), as pin() is.
+  virtual ArrayView pin_scores() { return pin(); }
+
   /// Called, while pinned, after the memory was written to: an owner that counts versions counts
   /// here.
   virtual void mark_written() {}

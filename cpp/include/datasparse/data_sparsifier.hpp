@@ -30,11 +30,15 @@ struct GroupState {
   PackedBits mask_bits;  ///< Mask::pack()
   bool squashed = false;
   ParamMap state;
+  Axes layout = {};            ///< GroupOptions::layout; none: the order of memory
+  PackedBits kept_zeros = {};  ///< a bit for each element that stays zero, packed alike; or none
+  bool updates = true;         ///< whether step() renews the mask
 };
 
 /// What is saved of a sparsifier.
 struct SparsifierState {
-  static constexpr std::int64_t current_version = 1;
+  /// Those before are read too. Version 1 has groups without layout, kept zeros and frozen masks.
+  static constexpr std::int64_t current_version = 2;
 
   std::int64_t version = current_version;
   std::int64_t step_count = 0;
@@ -53,6 +57,31 @@ struct GroupFigures {
   std::optional<DType> dtype;  ///< none where the group holds no data
   std::int64_t zeros = 0;
   ParamMap config;  ///< with automatic values filled in
+  /// The height and the width in `config`, where it has a sparse_block_shape, with whole axes
+  /// filled in.
+  std::optional<std::pair<std::int64_t, std::int64_t>> block = {};
+  /// How many elements the mask prunes that are zero in the data; none where there are no data of
+  /// the mask's shape.
+  std::optional<std::int64_t> zeros_in_data = {};
+  bool dead = false;  ///< whether there are elements, and the mask keeps none of them
+  /// How many rows of outputs and how many input channels the mask keeps no element of: entries of
+  /// the first and of the last axis of the layout, or of the first and of the second one in the
+  /// order of memory. None for fewer than two axes.
+  std::optional<std::int64_t> dead_rows = {}, dead_channels = {};
+};
+
+/// What add_data() can be told of a group besides its config. What is not said stays as it is where
+/// the name is replaced or has a loaded state, and else is as described.
+struct GroupOptions {
+  /// The order in which the axes of the data make the matrix that blocks are cut from: the first
+  /// one its rows, the others its columns, the last innermost. Each axis once; none at all, as by
+  /// default, is the order that they have. Masks, and data that overrides get, keep that order.
+  std::optional<Axes> layout = {};
+  /// Whether the elements that are 0 or -0 at this moment stay pruned: at once, and in every step,
+  /// whatever the rule or an override computes. False, the default, forgets them.
+  std::optional<bool> keep_zeros = {};
+  /// Whether step() renews the mask, as it does by default, or leaves it as it is.
+  std::optional<bool> update = {};
 };
 
 /// Keeps a mask for every named tensor. Subclass it and override update_mask().
@@ -82,12 +111,14 @@ class DATASPARSE_API BaseDataSparsifier {
   /// A name that is already there is replaced. It keeps its config where `config` does not say
   /// otherwise, and with `reuse_mask` its mask (the shapes must agree) and its state. A squashed
   /// name starts afresh. A name for which load_state() left a state takes it over, as if it were
-  /// there.
+  /// there. Zeros that were kept are forgotten where the shape is another one, and a layout where
+  /// the number of axes is.
   /// @param mask  data.size() bytes in C order, each 0 or 1, copied; beats reuse_mask.
-  /// @return  whether the mask was given or reused; else it is all ones.
+  /// @return  whether the mask was given or reused; else it is all ones, but for kept zeros.
+  /// Errors: ValueError for a layout that is none of the data's. keep_zeros reads the data once.
   bool add_data(const std::string& name, std::shared_ptr<DataSource> data,
                 const ParamMap& config = {}, bool reuse_mask = true,
-                const std::uint8_t* mask = nullptr);
+                const std::uint8_t* mask = nullptr, const GroupOptions& options = {});
   /// The same for memory that stays where it is until the group is removed.
   bool add_data(const std::string& name, const ArrayView& data, const ParamMap& config = {}) {
     return add_data(name, make_source(data), config);
@@ -101,6 +132,10 @@ class DATASPARSE_API BaseDataSparsifier {
   bool contains(const std::string& name) const;
   /// Whether squash_mask() has released the group's tensor.
   bool squashed(const std::string& name) const;
+  /// Whether step() leaves the group's mask as it is: GroupOptions::update was false.
+  bool frozen(const std::string& name) const;
+  /// The group's GroupOptions::layout; none for the order of memory.
+  Axes layout(const std::string& name) const;
   /// The group's source. ValueError where it was squashed.
   std::shared_ptr<DataSource> get_data(const std::string& name) const;
   /// Source and mask of the same moment; no source where the group was squashed.
@@ -140,8 +175,9 @@ class DATASPARSE_API BaseDataSparsifier {
   /// The same, into a map of the caller's.
   void get_param(const std::string& key, ParamMap& values) const;
   /// How many elements a step would zero in each group named in `values`, in their order, if `key`
-  /// had these values. Empty where only running update_mask() would tell. Throws what set_param()
-  /// would throw; reads no data, and writes nothing.
+  /// had these values; in a frozen one, how many are zero. Empty where only running update_mask()
+  /// would tell. Throws what set_param() would throw; writes nothing, and reads nothing but the
+  /// masks of frozen groups.
   std::vector<ZeroCount> count_zeros(const std::string& key, const ParamMap& values) const;
 
   /// The config of groups to come, as it was written.
@@ -166,8 +202,12 @@ class DATASPARSE_API BaseDataSparsifier {
 
   // --- masks ----------------------------------------------------------------------------------
 
-  /// Recomputes the masks of all groups that are not squashed. One transaction: all sources are
-  /// pinned first; if anything throws, an override among it, every mask is as before.
+  /// Recomputes the masks of all groups that are neither squashed nor frozen. One transaction: all
+  /// sources are pinned first; if anything throws, an override among it, every mask is as before.
+  ///
+  /// Sends a warning, once for each group, where a mask is left that keeps no element, unless
+  /// sparsity_level is 1 in its config. The step is complete by then: a handler that throws makes
+  /// step() throw, and undoes nothing.
   void step();
   /// While false, step() counts but changes no mask.
   bool enable_mask_update() const;
@@ -184,7 +224,7 @@ class DATASPARSE_API BaseDataSparsifier {
   void squash_mask();
 
   /// The groups as they are now, and behind them those whose state waits for add_data(). Pins every
-  /// source, for its dtype, and reads every mask once.
+  /// source, and reads every mask twice and all data once.
   std::vector<GroupFigures> figures() const;
 
   // --- saving ---------------------------------------------------------------------------------
@@ -229,7 +269,8 @@ class DATASPARSE_API BaseDataSparsifier {
   virtual void look_up_overrides() const {}
 
   /// What update_masks() needs of a config: made once, when it is written. Throws for a config that
-  /// cannot be used. `shape` is nullptr for defaults, which are made for nothing but the check.
+  /// cannot be used. `shape` is that of the data in the order of the group's layout, and nullptr
+  /// for defaults, which are made for nothing but the check.
   virtual std::any compile_config(const std::string& name, const ParamMap& config,
                                   const Axes* shape) const;
   /// Throws what check_config() and compile_config() would throw if one value changed, neither the
@@ -240,7 +281,9 @@ class DATASPARSE_API BaseDataSparsifier {
   /// Makes of `compiled` what compile_config() would make of the config with that value.
   virtual void put_value(std::any& compiled, const std::string& key,
                          const ParamValue& value) const noexcept;
-  /// How many elements a step would zero; nothing where only running update_mask() would tell.
+  /// How many elements a step would zero; nothing where only running update_mask() would tell. The
+  /// shape is that which compile_config() got.
+  /// Zeros that are kept are left to the caller.
   virtual std::optional<ZeroCount> zeros_of(const std::any& compiled, const Axes& shape) const;
   /// A value as it is shown, and given to update_mask(): a subclass fills in what is automatic.
   virtual ParamValue effective_value(const std::string& key, const ParamValue& written,
@@ -251,6 +294,10 @@ class DATASPARSE_API BaseDataSparsifier {
     const ArrayView& data;   ///< pinned
     const std::any& config;  ///< from compile_config()
     const Mask& mask;        ///< to be written
+    const Axes& layout;      ///< GroupOptions::layout
+    /// Elements to prune whatever the rule says: a set bit for each, packed as Mask::pack() packs;
+    /// or nullptr.
+    const std::uint8_t* kept_zeros;
   };
   /// Computes the masks of all groups of a step, or throws and has changed none. Called instead of
   /// update_mask() where is_overridden() is false.
@@ -259,6 +306,9 @@ class DATASPARSE_API BaseDataSparsifier {
   /// are still to come. If so, a step saves the masks, one bit per element, and calls it for one
   /// group after another.
   virtual bool is_overridden() const { return true; }
+  /// The group's kept zeros, as in Update, for an update_mask() that is called for one group. What
+  /// an override leaves out is pruned behind it.
+  std::shared_ptr<const std::uint8_t> kept_zeros(const std::string& name) const;
 
   /// Runs `work`, which pins, unpins or marks many sources in a row. A binding whose owner guards
   /// the tensors by a lock takes it here once.
@@ -274,6 +324,7 @@ class DATASPARSE_API BaseDataSparsifier {
 
  private:
   struct Config;
+  struct KeptZeros;
   struct Group;
   struct Change;
   struct Loading;
@@ -287,17 +338,21 @@ class DATASPARSE_API BaseDataSparsifier {
   void param_of_groups(const std::string& key, ParamMap& values) const;
   std::vector<Change> with_param(const std::string& key, const ParamMap& values) const;
   void exchange(std::vector<Change>& changes, const std::string& key = {}) noexcept;
+  static ZeroCount zeros_with_kept(const ZeroCount& rule, const Group& group);
 
   std::vector<Group*> unsquashed() const;
+  std::vector<Group*> updated() const;
   std::vector<Group*> unsquashed(const std::vector<std::string>& names, const char* call) const;
   void update_together(const std::vector<Group*>& groups, const std::vector<ArrayView>& data);
   void update_in_turn(const std::vector<Group*>& groups, const std::vector<ArrayView>& data);
+  void warn_of_dead(const std::vector<Group*>& groups) const;
   void zero_masked(const std::vector<Group*>& groups, const char* call);
   std::vector<std::shared_ptr<DataSource>> squash(const std::vector<Group*>& groups);
 
   Loading prepare_load(const SparsifierState& state, bool strict) const;
   void commit(Loading& loading) noexcept;
   static std::unique_ptr<Group> restored_group(const GroupState& saved, Config config);
+  GroupFigures figures_of(const Group& group, GroupFigures::Status status) const;
 
   std::unique_ptr<Impl> impl_;
 };

@@ -1,0 +1,27 @@
+/// Zeros in data and in masks: finding, counting and joining them.
+#pragma once
+
+#include <cstdint>
+
+#include "datasparse/array_view.hpp"
+#include "datasparse/mask.hpp"
+
+namespace datasparse {
+
+/// A set bit for each element that is 0 or -0, packed as Mask::pack() packs. Reads the data once.
+PackedBits zeros_in(const ArrayView& data);
+/// How many elements are 0 or -0 where the mask prunes. Reads both once.
+std::int64_t count_pruned_zeros(const ArrayView& data, const std::uint8_t* mask) noexcept;
+
+/// How many bits are set.
+std::int64_t count_bits(const PackedBits& bits) noexcept;
+/// Prunes the elements whose bit is set, of n.
+void prune_bits(std::uint8_t* mask, const PackedBits& bits, std::int64_t n) noexcept;
+
+/// Whether the mask keeps one of n elements at least. Reads up to the first that it keeps.
+bool keeps_any(const std::uint8_t* mask, std::int64_t n) noexcept;
+/// How many entries of an axis the mask keeps no element of: rows, say. 0 for a shape without
+/// elements. Reads as far as it takes to see that each has one, or else the whole mask.
+std::int64_t count_dead(const std::uint8_t* mask, const Axes& shape, int axis);
+
+}  // namespace datasparse
