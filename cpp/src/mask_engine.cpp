@@ -33,7 +33,7 @@ struct Plan {
     if (height == 1 && matrix.columns() % width == 0 && matrix.is_one_row()) {
       matrix = matrix.as_one_row();
     }
-    quota = {pruned_blocks(job.spec.sparsity_level, grid().blocks()),
+    quota = {pruned_blocks(job.spec, grid().blocks()),
              std::min(*job.spec.zeros_per_block, height * width)};
   }
 
@@ -117,13 +117,13 @@ class Batch {
 
 }  // namespace
 
-std::int64_t pruned_blocks(double level, std::int64_t blocks) noexcept {
-  const double exact = level * static_cast<double>(blocks);
+std::int64_t pruned_blocks(const BlockSpec& spec, std::int64_t blocks) noexcept {
+  const double exact = spec.sparsity_level * static_cast<double>(blocks);
   const double below = std::floor(exact);
   auto count = static_cast<std::int64_t>(below);
   const double rest = exact - below;
   if (rest > 0.5 || (rest == 0.5 && count % 2 != 0)) ++count;
-  return std::min(count, blocks);
+  return std::min(count, std::max<std::int64_t>(blocks - spec.min_kept, 0));
 }
 
 void compute_masks(const std::vector<MaskJob>& jobs, const Kernels& table) {

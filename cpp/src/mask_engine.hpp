@@ -20,8 +20,8 @@
 namespace datasparse {
 
 /// How many of the blocks are pruned: level × blocks in double, rounded half to even, whatever the
-/// rounding mode.
-std::int64_t pruned_blocks(double level, std::int64_t blocks) noexcept;
+/// rounding mode; but no more than leave min_kept.
+std::int64_t pruned_blocks(const BlockSpec& spec, std::int64_t blocks) noexcept;
 
 struct MaskJob {
   ArrayView data;
@@ -30,7 +30,7 @@ struct MaskJob {
   CutHint* hint = nullptr;  ///< of the same mask: read and renewed
   /// The order in which the data's axes make the matrix: the first one its rows, the others its
   /// columns, the last innermost. None: as they are. The mask keeps the data's own order.
-  Axes layout;
+  Axes layout{};
   /// Elements that stay zero whatever the rule says: packed like Mask::pack(), a set bit for each;
   /// or nullptr.
   const std::uint8_t* kept_zeros = nullptr;

@@ -232,8 +232,8 @@ inline Axes random_strides(Random& random, DType dtype, const Axes& shape, bool 
 }
 
 inline reference::Rules rules_of(const BlockSpec& spec) {
-  return {spec.sparsity_level, spec.block_height, spec.block_width, spec.zeros_per_block,
-          spec.norm == Norm::L2};
+  return {spec.sparsity_level,   spec.block_height, spec.block_width, spec.zeros_per_block,
+          spec.norm == Norm::L2, spec.min_kept,     spec.monotone};
 }
 
 /// What block_mask() writes, into memory of any alignment whose neighbours it must not touch.
@@ -266,7 +266,8 @@ inline std::string describe(const ArrayView& view, const BlockSpec& spec) {
          " block (" + std::to_string(spec.block_height) + ", " + std::to_string(spec.block_width) +
          ") zeros " +
          (spec.zeros_per_block ? std::to_string(*spec.zeros_per_block) : std::string("all")) +
-         (spec.norm == Norm::L1 ? " L1" : " L2");
+         (spec.norm == Norm::L1 ? " L1" : " L2") + (spec.monotone ? " monotone" : "") +
+         " min_kept " + std::to_string(spec.min_kept);
 }
 
 inline BlockSpec spec(double level, std::int64_t height, std::int64_t width,
