@@ -20,6 +20,7 @@
 #include "datasparse/block_mask.hpp"
 #include "datasparse/data_sparsifier.hpp"
 #include "datasparse/runtime.hpp"
+#include "kernels/kernels.hpp"
 #include "parallel.hpp"
 #include "reference.hpp"
 
@@ -200,6 +201,15 @@ inline void fill(Tensor& tensor, Values kind, Random& random) {
   }
 }
 
+/// The tables of kernels that this machine has.
+inline const std::vector<const Kernels*>& all_tables() {
+  static const std::vector<const Kernels*> all = [] {
+    const auto list = available_kernels();
+    return std::vector<const Kernels*>(list.begin(), list.end());
+  }();
+  return all;
+}
+
 /// How many times slower the references are under sanitizers, which do not inline them: long tests
 /// take that many times fewer cases there.
 #if defined(DATASPARSE_SANITIZED)
@@ -229,6 +239,23 @@ inline Axes random_strides(Random& random, DType dtype, const Axes& shape, bool 
     step *= std::max<std::int64_t>(shape[axis], 1);
   }
   return Axes(strides);
+}
+
+inline Axes random_permutation(Random& random, int axes) {
+  std::vector<std::int64_t> order;
+  for (int axis = 0; axis < axes; ++axis) {
+    order.insert(order.begin() + random.below(axis + 1), axis);
+  }
+  return Axes(order);
+}
+
+/// A bit for each element, packed like Mask::pack().
+inline Bytes packed_bits(const std::vector<bool>& bits) {
+  Bytes packed((bits.size() + 7) / 8);
+  for (std::size_t i = 0; i < bits.size(); ++i) {
+    if (bits[i]) packed[i / 8] |= static_cast<std::uint8_t>(1 << (i % 8));
+  }
+  return packed;
 }
 
 inline reference::Rules rules_of(const BlockSpec& spec) {
