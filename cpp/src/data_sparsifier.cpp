@@ -151,6 +151,13 @@ std::shared_ptr<const std::uint8_t> BaseDataSparsifier::kept_zeros(const std::st
   return kept == nullptr ? nullptr : std::shared_ptr<const std::uint8_t>(kept, kept->bits.data());
 }
 
+bool BaseDataSparsifier::awaits_data(const std::string& name) const {
+  const Entry entry(*this);
+  const auto group = impl_->by_name.find(name);
+  return impl_->waiting.count(name) != 0 ||
+         (group != impl_->by_name.end() && group->second->awaits_data);
+}
+
 std::shared_ptr<DataSource> BaseDataSparsifier::get_data(const std::string& name) const {
   const Entry entry(*this);
   const Group& group = impl_->at(name);

@@ -388,6 +388,13 @@ array([False, False,  True, False]))")
           py::arg("name"),
           "Whether step() leaves the group's mask as it is: add_data() was told update=False.")
       .def(
+          "awaits_data",
+          [](const SelfSparsifier& self, const std::string& name) {
+            return without_gil([&] { return self->awaits_data(name); });
+          },
+          py::arg("name"),
+          "Whether a loaded state waits for add_data() to bring data of that name.")
+      .def(
           "layout",
           [](const SelfSparsifier& self, const std::string& name) {
             return to_tuple(without_gil([&] { return self->layout(name); }));

@@ -136,6 +136,8 @@ class DATASPARSE_API BaseDataSparsifier {
   bool frozen(const std::string& name) const;
   /// The group's GroupOptions::layout; none for the order of memory.
   Axes layout(const std::string& name) const;
+  /// Whether a loaded state waits for add_data() to bring data of that name.
+  bool awaits_data(const std::string& name) const;
   /// The group's source. ValueError where it was squashed.
   std::shared_ptr<DataSource> get_data(const std::string& name) const;
   /// Source and mask of the same moment; no source where the group was squashed.
