@@ -17,9 +17,8 @@ class DATASPARSE_API DataSource {
   DataSource& operator=(const DataSource&) = delete;
   virtual ~DataSource() = default;
 
-  /// The memory as it is now. It stays valid until as many unpin() as pin() and pin_scores()
-  /// calls have been made.
-  /// May throw; then nothing is pinned.
+  /// The memory as it is now. It stays valid until as many unpin() as pin() and pin_scores() calls
+  /// have been made. May throw; then nothing is pinned.
   virtual ArrayView pin() = 0;
   /// The same for what a step ranks: the data themselves, unless a source says otherwise. A weight
   /// that is a direction times a gain is ranked as it is used, and zeroed in its direction. The
@@ -27,11 +26,6 @@ class DATASPARSE_API DataSource {
   virtual ArrayView pin_scores() { return pin(); }
   /// Ends one pin() or pin_scores(): the owner may move the memory again after the last.
   virtual void unpin() noexcept = 0;
-
-  /// What a step ranks, of the same shape: the same memory, unless the owner trains a tensor from
-  /// which another is made that counts. Its elements are zeroed where those in pin() are. Ended by
-  /// unpin(), as pin() is.
-  virtual ArrayView pin_scores() { return pin(); }
 
   /// Called, while pinned, after the memory was written to: an owner that counts versions counts
   /// here.
