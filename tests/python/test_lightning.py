@@ -109,7 +109,7 @@ def sparse_module(package, **options):
 def test_masks_follow_every_optimizer_step(package, tmp_path, mode):
     module, callback = sparse_module(package, mode=mode)
     trainer_of(package, tmp_path, callback).fit(module, Loader())
-    levels = [0, 0.2, 0.4, 0.6] + 14 * [0.8]
+    levels = [0.2, 0.4, 0.6] + 15 * [0.8]
     assert module.seen == [(step + 1, round(240 * level)) for step, level in enumerate(levels)]
     assert callback.scheduler.last_epoch == 18
     assert callback.sparsifier.step_count == 18
@@ -123,6 +123,7 @@ def test_the_schedule_may_go_by_epochs(package, tmp_path):
     trainer_of(package, tmp_path, callback).fit(module, Loader())
     assert [zeros for _, zeros in module.seen] == 6 * [0] + 6 * [48] + 6 * [96]
     assert callback.scheduler.last_epoch == 3
+    assert int((module.model[0].weight == 0).sum()) == 144  # of the value at 3, once 3 are over
 
 
 def test_gradient_accumulation(package, tmp_path):
@@ -135,7 +136,7 @@ def test_gradient_accumulation(package, tmp_path):
 def test_masks_may_be_renewed_less_often(package, tmp_path):
     module, callback = sparse_module(package, every=4)
     trainer_of(package, tmp_path, callback).fit(module, Loader())
-    assert callback.sparsifier.step_count == 5  # after steps 1, 5, 9, 13 and 17
+    assert callback.sparsifier.step_count == 6  # after 1, 5, 9, 13, 17; and 4, where it ends
     assert module.seen[-1] == (18, 192)
 
 
@@ -221,7 +222,7 @@ def test_a_second_training_schedules_on(package, tmp_path):
     for epochs in (1, 2, 3):
         trainer_of(package, tmp_path, callback, max_epochs=1).fit(module, Loader())
         assert callback.scheduler.last_epoch == epochs
-    assert callback.sparsifier.step_count == 18
+    assert callback.sparsifier.step_count == 18 + 3  # and at the end of each
 
 
 def test_of_several_optimizers_the_first_with_masked_parameters_renews_masks(package, tmp_path):
@@ -257,6 +258,51 @@ def test_of_several_optimizers_the_first_with_masked_parameters_renews_masks(pac
     assert module.zeros == [[0, 0, 0], [0, 115, 38], [0, 115, 38]] + 5 * [
         [0, 115, 38], [0, 115, 38], [0, 115, 38],
     ]  # fmt: skip
+
+
+# --- averages -------------------------------------------------------------------------------------
+
+
+def averaging_of(package, kind):
+    if kind == "swa":
+        return package.callbacks.StochasticWeightAveraging(
+            swa_lrs=0.01, swa_epoch_start=1, annealing_epochs=1
+        )
+    return package.callbacks.EMAWeightAveraging(decay=0.5)
+
+
+class Validated(Body):
+    def __init__(self):
+        super().__init__()
+        self.validated = []
+
+    def validation_step(self, batch, _index):
+        self.validated.append(int((self.model[0].weight == 0).sum()))
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before it", "after it"])
+@pytest.mark.parametrize("mode", ["in_place", "parametrize"])
+@pytest.mark.parametrize("kind", ["swa", "ema"])
+def test_averages_have_the_zeros_of_the_masks(package, tmp_path, kind, mode, first):
+    """In the model that the training ends with, in what is validated, saved and logged."""
+    module = type("Module", (Validated, package.LightningModule), {})()
+    sparsifier = DataNormSparsifier(**CONFIG)
+    attachment = attach(module.model, sparsifier, mode=mode)  # a part of the module
+    scheduler = DataScheduler(sparsifier, "sparsity_level", Linear(end=8))
+    callbacks = [DataSparsity(attachment, scheduler), averaging_of(package, kind)]
+    saving = package.callbacks.ModelCheckpoint(tmp_path / "saved", save_last=True)
+    trainer = trainer_of(
+        package, tmp_path, *(callbacks if first else callbacks[::-1]), saving,
+        enable_checkpointing=True, num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(module, Loader(), Loader())
+    assert int((module.model[0].weight == 0).sum()) == 192
+    assert trainer.logged_metrics["sparsity"].item() == pytest.approx(0.8)
+    assert attachment.sparsity() == sparsifier.report().total.sparsity == 0.8
+    if mode == "in_place":
+        assert set(module.validated[-6:]) == {192}
+        saved = torch.load(tmp_path / "saved" / "last.ckpt")["state_dict"]
+        assert int((saved["model.0.weight"] == 0).sum()) == 192
 
 
 def test_arguments_are_checked():

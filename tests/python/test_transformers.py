@@ -74,14 +74,16 @@ def sparse_bert(**options):
     return model, DataSparsity(attachment, scheduler, **options)
 
 
-def trainer_of(model, folder, *callbacks, **options):
+def trainer_of(model, folder, *callbacks, evaluated=None, **options):
     settings = {
         "num_train_epochs": 3, "per_device_train_batch_size": 4, "report_to": [],
         "save_strategy": "no", "logging_strategy": "no", "learning_rate": 1e-2, "use_cpu": True,
         "disable_tqdm": True, "seed": 4,
     } | options  # fmt: skip
     arguments = transformers.TrainingArguments(str(folder), **settings)
-    return transformers.Trainer(model, arguments, train_dataset=Data(), callbacks=list(callbacks))
+    return transformers.Trainer(
+        model, arguments, train_dataset=Data(), eval_dataset=evaluated, callbacks=list(callbacks)
+    )
 
 
 @pytest.mark.parametrize("mode", ["in_place", "parametrize"])
@@ -89,7 +91,7 @@ def test_masks_follow_every_optimizer_step(tmp_path, mode):
     model, callback = sparse_bert(mode=mode)
     watch = Watch()
     trainer_of(model, tmp_path, callback, watch).train()
-    assert watch.seen == [0, 51, 102, 154] + 14 * [205]
+    assert watch.seen == [51, 102, 154] + 15 * [205]
     assert callback.sparsifier.step_count == callback.scheduler.last_epoch == 18
     detach(model)
     assert int((model.get_parameter(LAYER) == 0).sum()) == 205
@@ -101,6 +103,7 @@ def test_the_schedule_may_go_by_epochs(tmp_path):
     watch = Watch()
     trainer_of(model, tmp_path, callback, watch).train()
     assert watch.seen == 6 * [0] + 6 * [51] + 6 * [102]
+    assert int((model.get_parameter(LAYER) == 0).sum()) == 154  # of the value at 3
 
 
 def test_gradient_accumulation(tmp_path):
@@ -197,3 +200,43 @@ def test_the_callback_leaves_the_optimizer_alone_in_the_end(tmp_path):
     trainer.train()
     trainer.optimizer.step()
     assert callback.sparsifier.step_count == 18
+
+
+def test_the_masks_are_those_of_the_best_model_where_the_training_ends_with_it(tmp_path):
+    model, callback = sparse_bert()
+
+    class Best(transformers.TrainerCallback):
+        """Says that the first checkpoint, of step 2, was the best."""
+
+        def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+            metrics["eval_loss"] = float(state.global_step)
+
+    trainer = trainer_of(
+        model, tmp_path, callback, Best(), eval_strategy="steps", eval_steps=2,
+        save_strategy="steps", save_steps=2, load_best_model_at_end=True,
+        metric_for_best_model="loss", evaluated=Data(4),
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-2")
+    counted = int((model.get_parameter(LAYER) == 0).sum())
+    assert counted == callback.sparsifier.report()[LAYER].zeros == 102
+    assert callback.scheduler.last_epoch == 2
+
+
+def test_a_model_with_tied_weights_cannot_be_saved_parametrized_and_is_refused(tmp_path):
+    config = transformers.GPT2Config(
+        vocab_size=50, n_embd=16, n_layer=1, n_head=2, n_positions=16
+    )
+    model = transformers.GPT2LMHeadModel(config)
+    with pytest.raises(ValueError, match=r"wte\.weight and lm_head\.weight are tied, and save_pre"):
+        attach(model, DataNormSparsifier(**CONFIG), mode="parametrize")
+    attachment = attach(model, DataNormSparsifier(**CONFIG), exclude="*.wte.*", mode="parametrize")
+    attachment.sparsifier.step()
+    model.save_pretrained(tmp_path)
+    detach(model)
+    attachment = attach(model, DataNormSparsifier(**CONFIG))  # in place
+    attachment.sparsifier.step()
+    attachment.apply()
+    model.save_pretrained(tmp_path)
+    loaded = transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
+    assert attachment.sparsity(loaded) == attachment.sparsity() == pytest.approx(0.8, abs=0.001)

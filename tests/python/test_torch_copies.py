@@ -1,0 +1,122 @@
+"""Zeros in other models of the same names: averages, copies, what was loaded."""
+
+import copy
+
+import pytest
+import torch
+from datasparse import DataNormSparsifier
+from datasparse.torch import Masked, attach
+from torch import nn
+from torch.nn.utils import parametrizations
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+SINGLE = {"sparse_block_shape": (1, 1)}
+MODES = ["in_place", "parametrize"]
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(8)
+
+
+def mlp():
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+
+
+def attached(mode="in_place", model=None):
+    model = model or mlp()
+    attachment = attach(model, DataNormSparsifier(sparsity_level=0.75, **SINGLE), mode=mode)
+    attachment.sparsifier.step()
+    attachment.apply()
+    return model, attachment
+
+
+def zeros(tensor):
+    return int((tensor == 0).sum())
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("average", [None, get_ema_multi_avg_fn(0.9)])
+def test_an_average_gets_the_masks_of_now(mode, average):
+    model, attachment = attached(mode)
+    averaged = AveragedModel(model, multi_avg_fn=average)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    attachment.follow(optimizer)
+    for _ in range(6):
+        optimizer.zero_grad()
+        model(torch.randn(4, 8)).square().sum().backward()
+        optimizer.step()
+        averaged.update_parameters(model)
+    attachment.apply(averaged)
+    for index in (0, 2):
+        mask = attachment.sparsifier.get_mask(f"{index}.weight")
+        assert torch.equal(averaged.module[index].weight != 0, mask)
+    assert attachment.sparsity(averaged) == attachment.sparsity() == 0.75
+    with torch.no_grad():
+        attachment.sparsifier.get_mask("0.weight").logical_not_()
+    assert attachment.sparsity(averaged) == 0.75  # the copy has masks of its own
+
+
+def test_a_parametrized_copy_is_brought_up_to_date():
+    model, attachment = attached("parametrize")
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        model[0].parametrizations.weight.original.normal_()
+    attachment.sparsifier.step()
+    assert not torch.equal(other[0].weight != 0, model[0].weight != 0)
+    attachment.apply(other)
+    assert torch.equal(other[0].weight != 0, model[0].weight != 0)
+    (masked, _) = (module for module in other.modules() if isinstance(module, Masked))
+    assert masked.sparsifier is not attachment.sparsifier
+
+
+def compiled(model):
+    return torch.compile(model, backend="eager")
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, AveragedModel, compiled, lambda model: model])
+def test_wrapped_models_have_the_same_names(wrap):
+    _, attachment = attached()
+    fresh = mlp()
+    other = wrap(fresh)
+    attachment.apply(other)
+    assert attachment.sparsity(other) == 0.75
+    assert attachment.sparsity(fresh) == (0.0 if wrap is AveragedModel else 0.75)  # that is a copy
+
+
+def test_a_model_of_another_precision_or_under_a_norm():
+    _, attachment = attached()
+    other = mlp().to(torch.bfloat16)
+    attachment.apply(other)
+    assert zeros(other[0].weight) == 48
+    other = mlp()
+    parametrizations.weight_norm(other[0])
+    attachment.apply(other)
+    assert zeros(other[0].weight) == 48
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda m: m.__delitem__(2), r"no weight '2\.weight'"),
+        (lambda m: m.__setitem__(2, nn.Linear(8, 4)), r"'2\.weight' of the model must have the sh"),
+        (lambda m: parametrizations.orthogonal(m[2]), r"'2\.weight' of the model is made by Orthogonal"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_left_alone(spoil, says):
+    _, attachment = attached()
+    other = mlp()
+    spoil(other)
+    with pytest.raises(ValueError, match=says):
+        attachment.apply(other)
+    assert zeros(other[0].weight) == 0
+
+
+def test_masks_of_a_detached_model_can_still_be_applied():
+    from datasparse.torch import detach
+
+    model, attachment = attached()
+    detach(model)
+    other = mlp()
+    attachment.apply(other)
+    assert torch.equal(other[0].weight != 0, model[0].weight != 0)
