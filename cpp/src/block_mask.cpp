@@ -64,6 +64,15 @@ bool BlockSpec::set(const std::string& key, const ParamValue& value, const std::
       throw ValueError(what() + " must be 'L1' or 'L2', got " + to_string(value));
     }
     norm = *text == "L1" ? Norm::L1 : Norm::L2;
+  } else if (field == "monotone") {
+    const auto* flag = value.get_if<bool>();
+    if (flag == nullptr) {
+      throw TypeError(what() + " must be True or False, got " + to_string(value) + " (" +
+                      kind_of(value) + ")");
+    }
+    monotone = *flag;
+  } else if (field == "min_kept") {
+    min_kept = value.as_integer(key, group);
   } else {
     return false;
   }
@@ -74,7 +83,10 @@ BlockSpec BlockSpec::from_config(const ParamMap& config, const std::string& grou
   BlockSpec spec;
   for (const auto& [key, value] : config) {
     if (!spec.set(key, value, group)) {
-      require_known_keys(config, BlockSpec().to_config().keys(), group);
+      auto known = BlockSpec().to_config().keys();
+      known.emplace_back("monotone");
+      known.emplace_back("min_kept");
+      require_known_keys(config, known, group);
     }
   }
   spec.check(group);
@@ -82,10 +94,14 @@ BlockSpec BlockSpec::from_config(const ParamMap& config, const std::string& grou
 }
 
 ParamMap BlockSpec::to_config() const {
-  return {{"sparsity_level", sparsity_level},
-          {"sparse_block_shape", ParamValue::Ints{block_height, block_width}},
-          {"zeros_per_block", zeros_per_block ? ParamValue(*zeros_per_block) : ParamValue()},
-          {"norm", norm == Norm::L1 ? "L1" : "L2"}};
+  ParamMap config{
+      {"sparsity_level", sparsity_level},
+      {"sparse_block_shape", ParamValue::Ints{block_height, block_width}},
+      {"zeros_per_block", zeros_per_block ? ParamValue(*zeros_per_block) : ParamValue()},
+      {"norm", norm == Norm::L1 ? "L1" : "L2"}};
+  if (monotone) config.set("monotone", true);
+  if (min_kept != 0) config.set("min_kept", min_kept);
+  return config;
 }
 
 void BlockSpec::check(const std::string& group) const {
@@ -113,6 +129,10 @@ void BlockSpec::check(const std::string& group) const {
                        std::to_string(block_height) + ", " + std::to_string(block_width) +
                        "), got " + std::to_string(*zeros_per_block));
     }
+  }
+  if (min_kept < 0) {
+    throw ValueError(label("min_kept", group) + " must be at least 0, got " +
+                     std::to_string(min_kept));
   }
 }
 
@@ -157,7 +177,7 @@ ZeroCount count_zeros(const Axes& shape, const BlockSpec& spec) {
   std::int64_t all = 0;
   for (const auto& kind : kinds) all += kind.number;
   const auto zeros = [&] {
-    std::int64_t count = 0, left = pruned_blocks(resolved.sparsity_level, all);
+    std::int64_t count = 0, left = pruned_blocks(resolved, all);
     for (const auto& kind : kinds) {
       const std::int64_t pruned = std::min(left, kind.number);
       count += pruned * kind.zeros;
@@ -173,7 +193,9 @@ ZeroCount count_zeros(const Axes& shape, const BlockSpec& spec) {
 }
 
 void block_mask(const ArrayView& data, const BlockSpec& spec, std::uint8_t* mask) {
-  compute_masks({{data, spec.resolved(data.shape()), mask}});
+  BlockSpec resolved = spec.resolved(data.shape());
+  resolved.monotone = false;  // what lies at `mask` is no mask yet
+  compute_masks({{data, resolved, mask}});
 }
 
 }  // namespace datasparse

@@ -11,11 +11,17 @@
 namespace datasparse {
 namespace {
 
-/// The spec in a config that may hold keys of a subclass too, and how many keys are the spec's.
+/// Whether a config may lack that key of the spec's.
+bool is_optional(std::string_view key) { return key == "monotone" || key == "min_kept"; }
+
+/// The spec in a config that may hold keys of a subclass too, and how many keys are the spec's and
+/// must be there.
 std::pair<BlockSpec, std::size_t> spec_in(const ParamMap& config, const std::string& name) {
   BlockSpec spec;
   std::size_t keys = 0;
-  for (const auto& [key, value] : config) keys += spec.set(key, value, name) ? 1 : 0;
+  for (const auto& [key, value] : config) {
+    keys += spec.set(key, value, name) && !is_optional(key) ? 1 : 0;
+  }
   spec.check(name);
   return {spec, keys};
 }
@@ -96,7 +102,8 @@ ParamValue DataNormSparsifier::effective_value(const std::string& key, const Par
   const std::string_view field = key;
   if (field == "sparsity_level") return spec.sparsity_level;
   if (field == "zeros_per_block") return *spec.zeros_per_block;
-  return written;  // lengths among them: −1 stays −1
+  if (field == "min_kept") return spec.min_kept;  // an integer where 2.0 was written
+  return written;                                 // lengths among them: −1 stays −1
 }
 
 void DataNormSparsifier::update_masks(const std::vector<Update>& updates) {

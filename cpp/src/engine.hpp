@@ -23,6 +23,7 @@
 #include "mask_writing.hpp"
 #include "matrix.hpp"
 #include "parallel.hpp"
+#include "past.hpp"
 #include "patch.hpp"
 #include "sampling.hpp"
 #include "scorer.hpp"
@@ -58,21 +59,41 @@ class Engine {
     return bytes;
   }
 
+  /// Room for the masks of one matrix on a lane: see Room.
+  std::uint8_t* viewed(int lane) const noexcept {
+    return lanes_[static_cast<std::size_t>(lane)]->viewed.get();
+  }
+  std::uint8_t* past(int lane) const noexcept {
+    return lanes_[static_cast<std::size_t>(lane)]->past.get();
+  }
+
   /// Writes the whole mask, on `threads` threads from lane `first_lane` on. Calls that share no
   /// lane may run at the same time, but for matrices with large blocks: those need the engine for
   /// themselves.
   void prune(const Matrix& matrix, Norm norm, std::int64_t block_height, std::int64_t block_width,
-             Quota quota, MaskWindow mask, CutHint* hint, int first_lane, int threads) noexcept {
+             Quota quota, const Target& target, int first_lane, int threads) noexcept {
     const Grid grid(matrix, block_height, block_width);
     if (quota.blocks == 0 || quota.zeros == 0) {
-      mask.fill(matrix.rows(), matrix.columns(), 1);
+      target.mask.fill(matrix.rows(), matrix.columns(), 1);
       return;
     }
-    const Task<Key> task{*table_, *select_, grid, {*table_, grid.matrix, norm},
-                         quota,   mask,     hint, lanes_.data() + first_lane,
-                         threads};
+    Task<Key> task{*table_,
+                   *select_,
+                   grid,
+                   {*table_, grid.matrix, norm},
+                   quota,
+                   target.mask,
+                   target.read_again,
+                   target.past,
+                   false,
+                   target.hint,
+                   lanes_.data() + first_lane,
+                   threads};
+    if (task.has_past()) begin_with_past(task);
     if (quota.blocks == grid.blocks()) {
       prune_all(task);
+    } else if (task.quota.blocks == 0) {
+      prune_the_same(task);
     } else if (!prune_by_hint(task)) {
       if (grid.blocks() <= in_memory_max) {
         prune_in_memory(task);
@@ -84,25 +105,39 @@ class Engine {
   }
 
  private:
-  /// Calls work(tile, patch, lane) for all tiles, in parallel; the patch holds the tile's elements.
-  /// A thread takes a group of tiles at a time, and then calls finish(lane).
+  /// Calls work(tile, patch, lane) for all tiles, in parallel; the patch holds the matrix where its
+  /// elements follow each other, else nothing. A thread takes a group of tiles at a time, and then
+  /// calls finish(lane).
+  template <class Work, class Finish>
+  void for_each_unpacked(const Task<Key>& task, const Work& work,
+                         const Finish& finish) const noexcept {
+    const Grid& grid = task.grid;
+    const Patch whole = Patch::of(grid.matrix);
+    // Neighbours, so that each thread reads on where it was.
+    const std::int64_t group =
+        std::clamp<std::int64_t>(grid.tiles() / (8 * task.threads), 1, group_tiles_max);
+    parallel_for(Grid::divide_up(grid.tiles(), group), task.threads,
+                 [&](std::int64_t i, int worker) {
+                   Lane<Key>& lane = task.lane(worker);
+                   const std::int64_t end = std::min(grid.tiles(), (i + 1) * group);
+                   for (std::int64_t tile = i * group; tile < end; ++tile) {
+                     work(tile, whole, lane);
+                   }
+                   finish(lane);
+                 });
+  }
+
+  template <class Work>
+  void for_each_unpacked(const Task<Key>& task, const Work& work) const noexcept {
+    for_each_unpacked(task, work, [](Lane<Key>&) {});
+  }
+
+  /// The same with patches that hold the tile's elements, but of blocks too large to be packed.
   template <class Work, class Finish>
   void for_each_tile(const Task<Key>& task, const Work& work, const Finish& finish) const noexcept {
     const Grid& grid = task.grid;
-    if (const Patch whole = Patch::of(grid.matrix); whole || grid.packed_elements() == 0) {
-      // Neighbours, so that each thread reads on where it was.
-      const std::int64_t group =
-          std::clamp<std::int64_t>(grid.tiles() / (8 * task.threads), 1, group_tiles_max);
-      parallel_for(Grid::divide_up(grid.tiles(), group), task.threads,
-                   [&](std::int64_t i, int worker) {
-                     Lane<Key>& lane = task.lane(worker);
-                     const std::int64_t end = std::min(grid.tiles(), (i + 1) * group);
-                     for (std::int64_t tile = i * group; tile < end; ++tile) {
-                       work(tile, whole, lane);
-                     }
-                     finish(lane);
-                   });
-      return;
+    if (grid.matrix.is_unit() || grid.packed_elements() == 0) {
+      return for_each_unpacked(task, work, finish);
     }
     const std::int64_t down = Grid::divide_up(grid.bands, grid.tile_bands);
     const std::int64_t stacked = grid.stacked();
@@ -132,21 +167,61 @@ class Engine {
   void for_each_scored_chunk(const Task<Key>& task, std::int64_t tile, const Patch& patch,
                              Lane<Key>& lane, const Work& work) const noexcept {
     Grid::for_each_chunk(task.grid.tile(tile), [&](const Grid::Part& chunk) {
-      task.scorer.blocks(lane.keys.data(), task.grid, chunk, patch, lane.sums.data());
+      score_blocks(task, lane.keys.data(), chunk, patch, lane);
       work(chunk, lane.keys.data());
     });
   }
 
   // --- ways to find the cut --------------------------------------------------------------------
 
-  void prune_all(const Task<Key>& task) noexcept {
-    for_each_tile(task, [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
+  /// Writes the mask chunk by chunk; decide(chunk, keep, lane) says what to keep.
+  template <class Decide>
+  void write_all(const Task<Key>& task, const Decide& decide) noexcept {
+    const auto write = [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
       Grid::for_each_chunk(task.grid.tile(tile), [&](const Grid::Part& chunk) {
         std::uint8_t* const keep = keep_of(task, chunk, lane);
-        std::memset(keep, 0, static_cast<std::size_t>(chunk.size()));
+        decide(chunk, keep, lane);
         write_chunk(task, chunk, patch, keep, lane);
       });
+    };
+    if (task.whole() || task.large()) {
+      for_each_unpacked(task, write);  // which elements a block has does not count
+    } else {
+      for_each_tile(task, write);
+    }
+  }
+
+  void prune_all(const Task<Key>& task) noexcept {
+    write_all(task, [](const Grid::Part& chunk, std::uint8_t* keep, Lane<Key>&) {
+      std::memset(keep, 0, static_cast<std::size_t>(chunk.size()));
     });
+  }
+
+  /// The blocks that were pruned before, and no others.
+  void prune_the_same(const Task<Key>& task) noexcept {
+    write_all(task, [&](const Grid::Part& chunk, std::uint8_t* keep, Lane<Key>& lane) {
+      std::memset(keep, 1, static_cast<std::size_t>(chunk.size()));
+      prune_again(task, chunk, keep, lane);
+    });
+  }
+
+  /// Finds out what is to be chosen: see past.hpp. Where nothing was pruned, all is as ever.
+  void begin_with_past(Task<Key>& task) const noexcept {
+    std::atomic<std::int64_t> pruned{0};
+    for_each_unpacked(task, [&](std::int64_t tile, const Patch&, Lane<Key>& lane) {
+      std::int64_t here = 0;
+      Grid::for_each_chunk(task.grid.tile(tile), [&](const Grid::Part& chunk) {
+        here += task.table.count_zeros(free_blocks(task, chunk, lane), chunk.size());
+      });
+      pruned.fetch_add(here);
+    });
+    if (pruned == 0) {
+      task.past = {};
+      return;
+    }
+    task.hint = nullptr;  // it is about all blocks
+    task.returning = task.quota.blocks < pruned;
+    if (!task.returning) task.quota.blocks -= pruned;
   }
 
   /// Scores once, and keeps all keys.
@@ -157,7 +232,7 @@ class Engine {
     Key* const keys = first.all_keys.get();
     for_each_tile(task, [&](std::int64_t index, const Patch& patch, Lane<Key>& lane) {
       const Grid::Part tile = grid.tile(index);
-      task.scorer.blocks(keys + grid.begin(tile), grid, tile, patch, lane.sums.data());
+      score_blocks(task, keys + grid.begin(tile), tile, patch, lane);
     });
     const Cut<Key> cut = cut_of(task.select, keys, n, task.quota.blocks, first.spare.get(), n);
     renew_hint(task, cut);
@@ -165,11 +240,11 @@ class Engine {
                                : task.direct() ? task.mask.bytes
                                                : first.all_keep.get();
     task.select.threshold(keep, keys, n, cut.threshold, cut.ties);
-    if (task.direct()) return;
-    for_each_tile(task, [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
-      Grid::for_each_chunk(grid.tile(tile), [&](const Grid::Part& chunk) {
-        write_chunk(task, chunk, patch, keep + grid.begin(chunk), lane);
-      });
+    if (task.direct() && !task.has_past()) return;
+    write_all(task, [&](const Grid::Part& chunk, std::uint8_t* to, Lane<Key>& lane) {
+      const std::uint8_t* const from = keep + grid.begin(chunk);
+      if (to != from) std::copy_n(from, chunk.size(), to);
+      prune_again(task, chunk, to, lane);
     });
   }
 
@@ -192,7 +267,7 @@ class Engine {
     }
     const double share = static_cast<double>(left) / static_cast<double>(among);
     const Key lo = prefix << low;
-    const Key hi = lo + ((Key{1} << low) - 1);
+    const Key hi = std::min(lo + ((Key{1} << low) - 1), KeyTraits<Key>::nan);
     const Bracket<Key> bracket{
         lo,
         hi,
@@ -342,7 +417,8 @@ class Engine {
                  const Patch& patch, Lane<Key>& lane) const noexcept {
     const Key from = bracket.from(tile);
     const Key* const candidates = lane.group_candidates.data() + lane.group.inside;
-    const bool at_once = patch && (!bracket.counts_ties() || task.scorer.can_count_ends());
+    const bool at_once =
+        patch && !task.has_past() && (!bracket.counts_ties() || task.scorer.can_count_ends());
     PassCounts found = at_once ? pass_at_once(task, bracket, from, tile, patch, lane)
                                : pass_in_chunks(task, bracket, from, tile, patch, lane);
     // Of what is pruned now, some is not below the bracket.
@@ -403,6 +479,7 @@ class Engine {
       found.inside += counts.inside;
       if (bracket.ties_at_lo) found.at_lo += task.select.count_equal(keys, n, bracket.lo);
       if (bracket.ties_at_hi) found.at_hi += task.select.count_equal(keys, n, bracket.hi);
+      prune_again(task, chunk, keep, lane);
       write_chunk(task, chunk, patch, keep, lane);
       blocks += n;
     });
@@ -440,7 +517,8 @@ class Engine {
                                        cut.threshold);
       });
     }
-    for_each_tile(task, [&](std::int64_t index, const Patch& patch, Lane<Key>& lane) {
+    // Hardly any tile is wrong as a whole: none but those is packed again.
+    for_each_unpacked(task, [&](std::int64_t index, const Patch& whole, Lane<Key>& lane) {
       const TileCounts& found = tile_counts(task, index);
       const Key from = bracket.from(index);
       const auto wrong = [&](Key key, std::int64_t ties) {
@@ -451,12 +529,18 @@ class Engine {
         return pruned != (key < from ? ties : 0);
       };
       if (wrong(bracket.lo, found.at_lo) || wrong(bracket.hi, found.at_hi)) {
-        write_by_cut(task, index, patch, cut, lane);
+        write_by_cut(task, index, whole ? whole : pack_tile(task, index, lane), cut, lane);
       } else {
-        correct_candidates(task, index, patch, from, cut, lane);
+        correct_candidates(task, index, whole, from, cut, lane);
       }
     });
     return true;
+  }
+
+  Patch pack_tile(const Task<Key>& task, std::int64_t index, Lane<Key>& lane) const noexcept {
+    if (task.grid.packed_elements() == 0) return {};
+    const Grid::Rectangle elements = task.grid.elements(task.grid.tile(index));
+    return pack(task.table, lane.packed.get(), task.grid, elements);
   }
 
   const TileCounts& tile_counts(const Task<Key>& task, std::int64_t tile) const noexcept {
@@ -480,6 +564,7 @@ class Engine {
       std::uint8_t* const keep = keep_of(task, chunk, lane);
       task.select.threshold(keep, keys, chunk.size(), cut.threshold, ties);
       if (ties > 0) ties -= task.select.count_equal(keys, chunk.size(), cut.threshold);
+      prune_again(task, chunk, keep, lane);
       write_chunk(task, chunk, patch, keep, lane);
     });
   }
@@ -526,8 +611,10 @@ class Engine {
       const std::int64_t columns = std::min(grid.width, grid.matrix.columns() - column);
       const bool keep = block_keep_[block] != 0;
       const Quota quota{keep ? 0 : std::min(task.quota.zeros, rows * columns), 1};
-      prune(grid.matrix.part(row, column, rows, columns), norm, 1, 1, quota,
-            {task.mask.at(row, column), task.mask.pitch}, nullptr, 0, task.threads);
+      Target target{{task.mask.at(row, column), task.mask.pitch}, task.read_again};
+      if (task.has_past()) target.past = {task.past.at(row, column), task.past.pitch};
+      prune(grid.matrix.part(row, column, rows, columns), norm, 1, 1, quota, target, 0,
+            task.threads);
     }
   }
 

@@ -37,12 +37,16 @@ inline std::int64_t candidates_max(std::int64_t n) noexcept {
 struct Room {
   std::int64_t blocks = 1, tiles = 1, packed = 0;
   std::int64_t in_memory = 0;  // blocks of one whose keys are all kept
+  std::int64_t viewed = 0;     // elements of one whose mask is permuted
+  std::int64_t past = 0;       // elements of one whose mask before counts
 
   void include(const Room& other) noexcept {
     blocks = std::max(blocks, other.blocks);
     tiles = std::max(tiles, other.tiles);
     packed = std::max(packed, other.packed);
     in_memory = std::max(in_memory, other.in_memory);
+    viewed = std::max(viewed, other.viewed);
+    past = std::max(past, other.past);
   }
 };
 
@@ -80,6 +84,7 @@ struct Lane {
   Array<Key, small_block_max> element_keys;
   Array<Key, 2 * small_block_max> block_keys;
   // Of a tile:
+  Array<std::uint8_t, tile_blocks_max> free;  // of a chunk too: see past.hpp
   Array<std::uint8_t, tile_blocks_max> tile_keep;
   Array<std::uint16_t, tile_blocks_max + places_slack> wrong;  // candidates
   Array<std::int64_t, std::int64_t{1} << radix_bits> counts;
@@ -95,6 +100,8 @@ struct Lane {
   Buffer<Key> all_keys, spare;
   Buffer<std::uint8_t> all_keep;
   Buffer<TileCounts> tiles;
+  Buffer<std::uint8_t> viewed;   // its mask in the order of its layout
+  Buffer<std::uint8_t> past;     // and the one before: see past.hpp
   Buffer<Key> gathered;          // a sample, and when that has told the bracket, the candidates
   Buffer<Key> gathered_spare;    // for a selection among them
   Buffer<std::uint16_t> places;  // of the candidates, each in its tile; before, counts of runs
@@ -109,6 +116,8 @@ struct Lane {
     all_keys.require(room.in_memory);
     spare.require(room.in_memory);
     all_keep.require(room.in_memory);
+    viewed.require(room.viewed);
+    past.require(room.past);
     if (room.blocks < hinted_min) return;
     tiles.require(room.tiles);
     gathered.require(candidates_max(room.blocks));
@@ -119,7 +128,7 @@ struct Lane {
   /// What it holds for the tensors that were large.
   std::int64_t bytes_held() const noexcept {
     return packed.bytes() + tiles.bytes() + gathered.bytes() + gathered_spare.bytes() +
-           places.bytes();
+           places.bytes() + viewed.bytes() + past.bytes();
   }
 };
 

@@ -1,36 +1,39 @@
-/// The order in which the axes of data make the matrix that blocks are cut from.
+/// The order in which a tensor's axes make the matrix that is cut into blocks.
+///
+/// A layout is a permutation of the axes: the first one becomes the rows, all others the columns,
+/// the last one innermost. An empty layout leaves them as they are.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "datasparse/array_view.hpp"
-#include "datasparse/error.hpp"
+#include "datasparse/block_mask.hpp"
 
 namespace datasparse {
 
-/// ValueError, beginning with `what`, unless `layout` names each of that many axes once. None at
-/// all means the order that they have.
-inline void require_layout(const Axes& layout, int axes, const std::string& what) {
-  if (layout.size() == 0) return;
-  bool seen[Axes::max_size] = {};
-  bool valid = layout.size() == axes;
-  for (int i = 0; valid && i < axes; ++i) {
-    const std::int64_t axis = layout[i];
-    valid = axis >= 0 && axis < axes && !seen[axis];
-    if (valid) seen[axis] = true;
-  }
-  if (valid) return;
-  throw ValueError(what + " must name each of the data's " + std::to_string(axes) +
-                   " axes once, got " + to_string(layout));
-}
+/// ValueError, beginning with `what`, unless a layout is empty or a permutation of that many axes.
+void require_layout(const Axes& layout, int axes, const std::string& what);
 
-/// The shape that the matrix is made of: the first axis its rows, the others its columns. The
-/// layout is one that require_layout() accepts.
-inline Axes viewed_shape(const Axes& shape, const Axes& layout) {
-  if (layout.size() == 0) return shape;
-  Axes viewed;
-  for (const std::int64_t axis : layout) viewed.push_back(shape[static_cast<int>(axis)]);
-  return viewed;
-}
+/// The shape with its axes in the order of the layout: what a BlockSpec is resolved for.
+Axes viewed_shape(const Axes& shape, const Axes& layout);
+
+/// Whether the axes as they lie in memory give the same sequence of elements: those longer than 1
+/// keep their order.
+bool keeps_order(const Axes& shape, const Axes& layout) noexcept;
+
+/// How large a block is in the matrix of that shape and layout: what of it would lie outside is cut
+/// off. `rows` and `columns` are the matrix's.
+struct ViewedBlock {
+  std::int64_t rows, columns, height, width;
+};
+ViewedBlock viewed_block(const BlockSpec& spec, const Axes& shape, const Axes& layout) noexcept;
+
+/// Whether the masks of a tensor depend on its layout. They do not, by rule, where the order of
+/// columns is no matter to what the blocks are: single elements (of blocks, what lies within the
+/// matrix counts); and, where the rows are the data's first axis, blocks that are one column wide
+/// or as wide as the matrix. Then the data are taken as they lie in memory: sums are added and ties
+/// broken in that order, and nothing is permuted, which would cost two to three times the time.
+bool layout_matters(const BlockSpec& spec, const Axes& shape, const Axes& layout) noexcept;
 
 }  // namespace datasparse

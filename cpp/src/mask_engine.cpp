@@ -5,36 +5,41 @@
 
 #include "engine.hpp"
 #include "grid.hpp"
+#include "kept_zeros.hpp"
 #include "kernels/kernels.hpp"
+#include "layout.hpp"
 #include "limits.hpp"
 #include "matrix.hpp"
 #include "parallel.hpp"
+#include "permutation.hpp"
 
 namespace datasparse {
 namespace {
 
 /// A job in the numbers of the engine.
 struct Plan {
+  const MaskJob* job;
+  bool is_permuted = false;  // the mask in the order of its layout is another one
   Matrix matrix;
   Norm norm;
   std::int64_t height, width;
   Quota quota;
-  std::uint8_t* mask;
-  CutHint* hint;
 
-  explicit Plan(const MaskJob& job) noexcept
-      : matrix(job.data),
-        norm(job.spec.norm),
-        height(std::min(job.spec.block_height, matrix.rows())),
-        width(std::min(job.spec.block_width, matrix.columns())),
-        mask(job.mask),
-        hint(job.hint) {
+  explicit Plan(const MaskJob& of) noexcept : job(&of), matrix(of.data), norm(of.spec.norm) {
+    const Axes& shape = of.data.shape();
+    const ViewedBlock block = viewed_block(of.spec, shape, of.layout);
+    height = block.height;
+    width = block.width;
+    if (layout_matters(of.spec, shape, of.layout)) {
+      matrix = Matrix(of.data, of.layout);
+      is_permuted = !keeps_order(shape, of.layout);
+    }
     // Narrow matrices make short strips; where nothing depends on the rows, see them as one.
     if (height == 1 && matrix.columns() % width == 0 && matrix.is_one_row()) {
       matrix = matrix.as_one_row();
     }
-    quota = {pruned_blocks(job.spec.sparsity_level, grid().blocks()),
-             std::min(*job.spec.zeros_per_block, height * width)};
+    quota = {pruned_blocks(of.spec, grid().blocks()),
+             std::min(*of.spec.zeros_per_block, height * width)};
   }
 
   std::int64_t elements() const noexcept { return matrix.rows() * matrix.columns(); }
@@ -53,6 +58,8 @@ struct Plan {
         room.include(within);
       }
     }
+    if (is_permuted) room.viewed = elements();
+    if (job->spec.monotone) room.past = elements();
     return room;
   }
   static Room room_of(const Grid& grid) noexcept {
@@ -90,6 +97,7 @@ class Batch {
   }
 
   void allocate(const Kernels& table, int threads) {
+    table_ = &table;
     threads_ = elements_ < parallel_from ? 1 : threads;
     if (elements_ > 0) engine_.allocate(table, threads_, shared_, largest_, large_blocks_);
   }
@@ -104,10 +112,35 @@ class Batch {
 
  private:
   void prune(const Plan& plan, int lane, int lanes) noexcept {
-    engine_.prune(plan.matrix, plan.norm, plan.height, plan.width, plan.quota,
-                  {plan.mask, plan.matrix.columns()}, plan.hint, lane, lanes);
+    const MaskJob& job = *plan.job;
+    const std::int64_t pitch = plan.matrix.columns();
+    Target target{{job.mask, pitch}, job.kept_zeros != nullptr, {}, job.hint};
+    if (plan.is_permuted) target = {{engine_.viewed(lane), pitch}, true, {}, job.hint};
+    if (job.spec.monotone) target.past = {past_of(plan, lane, lanes), pitch};
+    engine_.prune(plan.matrix, plan.norm, plan.height, plan.width, plan.quota, target, lane, lanes);
+    if (plan.is_permuted) {
+      const Permutation order(job.data.shape(), job.layout);
+      order.from_view(*table_, job.mask, target.mask.bytes, lanes);
+    }
+    if (job.kept_zeros != nullptr) {
+      zero_kept(*table_, job.mask, job.kept_zeros, plan.elements(), lanes);
+    }
   }
 
+  /// What the mask has pruned up to now, in the order of the layout: see past.hpp. Changes the
+  /// mask, which is written anew. nullptr where it is nothing.
+  std::uint8_t* past_of(const Plan& plan, int lane, int lanes) noexcept {
+    const MaskJob& job = *plan.job;
+    std::uint8_t* const past = engine_.past(lane);
+    std::uint8_t* const own = plan.is_permuted ? job.mask : past;
+    if (!mark_free(*table_, own, job.mask, job.kept_zeros, plan.elements(), lanes)) return nullptr;
+    if (plan.is_permuted) {
+      Permutation(job.data.shape(), job.layout).to_view(*table_, past, job.mask, lanes);
+    }
+    return past;
+  }
+
+  const Kernels* table_ = nullptr;
   std::vector<Plan> small_, large_;
   Room shared_, largest_;
   std::int64_t elements_ = 0, large_blocks_ = 0;
@@ -117,13 +150,13 @@ class Batch {
 
 }  // namespace
 
-std::int64_t pruned_blocks(double level, std::int64_t blocks) noexcept {
-  const double exact = level * static_cast<double>(blocks);
+std::int64_t pruned_blocks(const BlockSpec& spec, std::int64_t blocks) noexcept {
+  const double exact = spec.sparsity_level * static_cast<double>(blocks);
   const double below = std::floor(exact);
   auto count = static_cast<std::int64_t>(below);
   const double rest = exact - below;
   if (rest > 0.5 || (rest == 0.5 && count % 2 != 0)) ++count;
-  return std::min(count, blocks);
+  return std::min(count, std::max<std::int64_t>(blocks - spec.min_kept, 0));
 }
 
 void compute_masks(const std::vector<MaskJob>& jobs, const Kernels& table) {

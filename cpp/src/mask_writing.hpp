@@ -10,6 +10,7 @@
 #include "lane.hpp"
 #include "limits.hpp"
 #include "matrix.hpp"
+#include "past.hpp"
 #include "patch.hpp"
 #include "selection.hpp"
 #include "task.hpp"
@@ -33,10 +34,12 @@ void write_blocks(const Task<Key>& task, const Grid::Part& band,
   }
 }
 
-/// One block; its element keys are among those of all elements.
+/// One block, `column` columns into the rectangle of all elements, among whose keys its own are.
 template <class Key>
-void zero_least_of_block(const Task<Key>& task, const Key* all, const Grid::Rectangle& elements,
-                         std::int64_t columns, MaskWindow block, Lane<Key>& lane) noexcept {
+void zero_least_of_block(const Task<Key>& task, const Grid::Rectangle& elements,
+                         std::int64_t column, std::int64_t columns, Lane<Key>& lane) noexcept {
+  const Key* const all = lane.element_keys.data() + column;
+  const MaskWindow window = task.window(elements);
   const std::int64_t rows = elements.rows;
   const std::int64_t n = rows * columns;
   const std::int64_t zeros = std::min(task.quota.zeros, n);
@@ -45,16 +48,23 @@ void zero_least_of_block(const Task<Key>& task, const Key* all, const Grid::Rect
   for (std::int64_t r = 0; r < rows; ++r) {
     std::copy_n(all + r * elements.columns, columns, keys + r * columns);
   }
+  if (task.has_past()) {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      std::copy_n(task.past.at(elements.row + r, elements.column + column), columns,
+                  keep + r * columns);
+    }
+    rank_elements(keys, keep, n, zeros);
+  }
   constexpr std::int64_t few = 16;
   if (n <= few && zeros < few) {
-    std::fill(keys + n, keys + few, KeyTraits<Key>::nan + 1);  // above all others
+    std::fill(keys + n, keys + few, key_of_others<Key>);  // behind all that may be chosen
     task.select.zero_least(keep, keys, 1, few, zeros);
   } else {
     const Cut<Key> cut = cut_of(task.select, keys, n, zeros, keys + n, n);
     task.select.threshold(keep, keys, n, cut.threshold, cut.ties);
   }
   for (std::int64_t r = 0; r < rows; ++r) {
-    std::copy_n(keep + r * columns, columns, block.at(r, 0));
+    std::copy_n(keep + r * columns, columns, window.at(r, column));
   }
 }
 
@@ -70,6 +80,12 @@ void zero_least(const Task<Key>& task, const Grid::Rectangle& elements, const st
     const std::int64_t blocks = elements.columns / width;
     done = blocks * width;
     std::uint8_t* const mask = window.at(0, 0);
+    if (task.has_past()) {
+      const std::uint8_t* const free = task.past.at(elements.row, elements.column);
+      for (std::int64_t i = 0; i < done; i += width) {
+        rank_elements(lane.element_keys.data() + i, free + i, width, task.quota.zeros);
+      }
+    }
     task.select.zero_least(mask, lane.element_keys.data(), blocks, width, task.quota.zeros);
     if (std::memchr(keep, 1, static_cast<std::size_t>(blocks)) != nullptr) {
       std::uint8_t* const kept = lane.bytes.data();
@@ -79,11 +95,10 @@ void zero_least(const Task<Key>& task, const Grid::Rectangle& elements, const st
   }
   for (; done < elements.columns; done += width) {
     const std::int64_t columns = std::min(width, elements.columns - done);
-    const MaskWindow block{window.at(0, done), window.pitch};
     if (keep[done / width] != 0) {
-      block.fill(elements.rows, columns, 1);
+      MaskWindow{window.at(0, done), window.pitch}.fill(elements.rows, columns, 1);
     } else {
-      zero_least_of_block(task, lane.element_keys.data() + done, elements, columns, block, lane);
+      zero_least_of_block(task, elements, done, columns, lane);
     }
   }
 }
@@ -95,7 +110,7 @@ bool zero_least_at_once(const Task<Key>& task, const Grid::Part& band, const Pat
                         const std::uint8_t* keep) noexcept {
   const std::int64_t width = task.grid.width;
   const bool is_narrow = width == 2 || width == 4 || width == 8;
-  if (!task.scorer.can_zero_least() || !patch || !is_narrow) return false;
+  if (!task.scorer.can_zero_least() || !patch || !is_narrow || task.has_past()) return false;
   const Grid::Rectangle elements = task.grid.elements(band);
   if (elements.rows > 1 || elements.columns % width != 0 || task.quota.zeros >= width) {
     return false;

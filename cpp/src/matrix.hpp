@@ -12,21 +12,26 @@
 namespace datasparse {
 
 /// Rows are the view's first axis; columns are all the others, merged where their strides allow.
-/// One axis of N is 1 × N, none is 1 × 1.
+/// One axis of N is 1 × N, none is 1 × 1. With a layout (see layout.hpp), of the permuted view.
 class Matrix {
  public:
-  explicit Matrix(const ArrayView& view) noexcept
+  explicit Matrix(const ArrayView& view, const Axes& layout = {}) noexcept
       : data_(static_cast<std::byte*>(view.data())),
         dtype_(view.dtype()),
         item_size_(static_cast<std::ptrdiff_t>(datasparse::item_size(view.dtype()))) {
     const auto& shape = view.shape();
     const auto& strides = view.strides();
+    const auto from = [&layout](int axis) {
+      return layout.size() > 0 ? static_cast<int>(layout[axis]) : axis;
+    };
     const int row_axes = shape.size() > 1 ? 1 : 0;
     if (row_axes == 1) {
-      rows_ = shape[0];
-      row_stride_ = strides[0];
+      rows_ = shape[from(0)];
+      row_stride_ = strides[from(0)];
     }
-    for (int axis = row_axes; axis < shape.size(); ++axis) append(shape[axis], strides[axis]);
+    for (int axis = row_axes; axis < shape.size(); ++axis) {
+      append(shape[from(axis)], strides[from(axis)]);
+    }
   }
 
   DType dtype() const noexcept { return dtype_; }
@@ -95,6 +100,28 @@ class Matrix {
       }
       visit(pointer, stride, count, done);
       done += count;
+    }
+  }
+
+  /// The same for runs that begin evenly: calls visit(pointer, stride, count, offset, runs, step),
+  /// where so many runs of `count` elements follow each other, `step` bytes from one to the next.
+  template <class Visit>
+  void for_each_runs(std::int64_t row, std::int64_t begin, std::int64_t n,
+                     const Visit& visit) const {
+    const std::int64_t length = inner().length;
+    const Axis above = axis_count_ < 2 ? Axis{} : axes_[static_cast<std::size_t>(axis_count_ - 2)];
+    for (std::int64_t done = 0; done < n;) {
+      const std::int64_t place = first_column_ + begin + done;
+      std::int64_t runs = 1;
+      if (place % length == 0) {
+        const std::int64_t left = above.length - place / length % above.length;
+        runs = std::max<std::int64_t>(1, std::min((n - done) / length, left));
+      }
+      const std::int64_t some = runs > 1 ? length : std::min(n - done, length - place % length);
+      for_each_run(row, begin + done, some,
+                   [&](const std::byte* run, std::ptrdiff_t stride, std::int64_t count,
+                       std::int64_t) { visit(run, stride, count, done, runs, above.stride); });
+      done += runs * some;
     }
   }
 

@@ -40,11 +40,37 @@ void copy_run(std::byte* out, const std::byte* in, std::ptrdiff_t stride, std::i
   }
 }
 
+/// Packs a part of a matrix row by row. Of a permuted tensor, whose runs of elements begin one
+/// after another, all runs of a row at once: they share their cache lines.
+template <std::size_t item>
+void pack_rows(const Kernels& table, std::byte* out, std::ptrdiff_t pitch, const Matrix& matrix,
+               const Grid::Rectangle& rectangle) noexcept {
+  constexpr auto size = static_cast<std::ptrdiff_t>(item);
+  for (std::int64_t r = 0; r < rectangle.rows; ++r) {
+    matrix.for_each_runs(rectangle.row + r, rectangle.column, rectangle.columns,
+                         [&](const std::byte* run, std::ptrdiff_t stride, std::int64_t n,
+                             std::int64_t offset, std::int64_t runs, std::ptrdiff_t step) {
+                           std::byte* const to = out + r * pitch + offset * size;
+                           if (item == 4 && runs > 1 && step == size) {
+                             return table.transpose(to, n * size, run, stride, runs, n);
+                           }
+                           for (std::int64_t i = 0; i < runs; ++i) {
+                             if constexpr (item == 4) {
+                               table.copy_run(to + i * n * size, run + i * step, stride, n);
+                             } else {
+                               copy_run<item>(to + i * n * size, run + i * step, stride, n);
+                             }
+                           }
+                         });
+  }
+}
+
 /// Packs a part of a matrix. Goes down the columns of a few rows at a time: where a matrix is
 /// transposed, the elements of a column share their cache lines.
 template <std::size_t item>
 void pack(const Kernels& table, std::byte* out, std::ptrdiff_t pitch, const Matrix& matrix,
           const Grid::Rectangle& rectangle) noexcept {
+  if (!matrix.is_transposed()) return pack_rows<item>(table, out, pitch, matrix, rectangle);
   const std::int64_t row = rectangle.row;
   const std::int64_t rows = rectangle.rows;
   const std::int64_t column = rectangle.column;
@@ -54,16 +80,6 @@ void pack(const Kernels& table, std::byte* out, std::ptrdiff_t pitch, const Matr
       [&](const std::byte* run, std::ptrdiff_t stride, std::int64_t n, std::int64_t offset) {
         std::byte* const to = out + offset * static_cast<std::ptrdiff_t>(item);
         const std::ptrdiff_t down = matrix.row_stride();
-        if (!matrix.is_transposed()) {
-          for (std::int64_t r = 0; r < rows; ++r) {
-            if constexpr (item == 4) {
-              table.copy_run(to + r * pitch, run + r * down, stride, n);
-            } else {
-              copy_run<item>(to + r * pitch, run + r * down, stride, n);
-            }
-          }
-          return;
-        }
         if (item == 4 && down == 4) {
           return table.transpose(to, pitch, run, stride, rows, n);
         }

@@ -12,6 +12,7 @@
 #include "lane.hpp"
 #include "limits.hpp"
 #include "parallel.hpp"
+#include "past.hpp"
 #include "patch.hpp"
 #include "scorer.hpp"
 #include "selection.hpp"
@@ -97,8 +98,7 @@ void score_sample(const Task<Key>& task, std::int64_t runs, const Target& target
     for (std::int64_t run = first; run < end; ++run) {
       for (std::int64_t n = 0; n < run_length;) {
         const Grid::Part found = task.grid.run(place(run) + n, run_length - n);
-        task.scorer.blocks(keys + (run - first) * run_length + n, task.grid, found, patch,
-                           lane.sums.data());
+        score_blocks(task, keys + (run - first) * run_length + n, found, patch, lane);
         n += found.width;
       }
     }
@@ -135,9 +135,9 @@ Key select_near(const Task<Key>& task, const Sample& sample, double distance) no
   if (k < 1) return 0;
   if (k > sample.kept) return KeyTraits<Key>::nan;
   const Lane<Key>& first = task.lane(0);
-  return cut_of(task.select, first.gathered.get(), sample.kept, k, first.gathered_spare.get(),
-                candidates_max(task.grid.blocks()))
-      .threshold;
+  const Cut<Key> cut = cut_of(task.select, first.gathered.get(), sample.kept, k,
+                              first.gathered_spare.get(), candidates_max(task.grid.blocks()));
+  return std::min(cut.threshold, KeyTraits<Key>::nan);  // what may not be chosen is above
 }
 
 /// The standard deviation of the sum of `counts`, of the keys of each run below some key.
@@ -233,7 +233,8 @@ Bracket<Key> bracket_of(const Task<Key>& task, const Sample& sample,
   const auto count = [&](Key key) {
     return static_cast<double>(task.select.count_equal(keys, sample.kept, key));
   };
-  const double share = std::clamp((rank - count_below(guess)) / count(guess), 0.0, 1.0);
+  const double ties = std::max(count(guess), 1.0);
+  const double share = std::clamp((rank - count_below(guess)) / ties, 0.0, 1.0);
   const auto pruned_tiles =
       static_cast<std::int64_t>(share * static_cast<double>(task.grid.tiles()));
   Bracket<Key> bracket{

@@ -21,6 +21,14 @@ struct Quota {
   std::int64_t zeros;   // in each of them
 };
 
+/// Where a mask goes, and what else there is to know about it.
+struct Target {
+  MaskWindow mask;
+  bool read_again = false;  // soon: then it stays in the cache
+  MaskWindow past{};        // in the same order: see past.hpp; or no bytes
+  CutHint* hint = nullptr;  // or none
+};
+
 /// One matrix to be pruned. Key: see scorer.hpp.
 template <class Key>
 struct Task {
@@ -30,6 +38,9 @@ struct Task {
   Scorer<Key> scorer;
   Quota quota;
   MaskWindow mask;
+  bool read_again;
+  MaskWindow past;
+  bool returning;                           // only what was pruned is: some of it comes back
   CutHint* hint;                            // or nullptr
   const std::unique_ptr<Lane<Key>>* lanes;  // one for each thread
   int threads;
@@ -41,8 +52,10 @@ struct Task {
   /// A mask that would not stay in a cache need not go through it.
   Store store() const noexcept {
     const bool large = grid.matrix.rows() * grid.matrix.columns() >= past_cache_from;
-    return large ? Store::past_cache : Store::ordinary;
+    return large && !read_again ? Store::past_cache : Store::ordinary;
   }
+  /// Whether it counts what the mask before has pruned.
+  bool has_past() const noexcept { return past.bytes != nullptr; }
   /// Whether what is decided on the blocks is the mask itself.
   bool direct() const noexcept { return block_size() == 1 && mask.pitch == grid.matrix.columns(); }
   MaskWindow window(const Grid::Rectangle& elements) const noexcept {

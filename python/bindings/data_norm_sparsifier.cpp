@@ -19,10 +19,14 @@ sparsity_level: share of the blocks that are pruned, in [0, 1].
 sparse_block_shape: (height, width) of a block, each at least 1, or -1 for the whole axis.
 zeros_per_block: elements zeroed in a pruned block, at most its size; None means all of them.
 norm: "L1" or "L2".
+monotone: True ranks what is pruned already below everything else: it stays pruned while the level
+    rises, and when the level falls, the highest of it come back. As many are pruned as ever.
+min_kept: blocks of each group that are kept whatever the level, at least 0; so no small layer dies.
 
-These four are the config keys; add_data() and data_groups set them per group. A subclass with keys of
-its own overrides check_config(), checks them, and passes the others on; it may give their defaults as
-further keywords here.
+These six are the config keys; add_data() and data_groups set them per group. A config has the last two
+only where they were given and are not the defaults here. A subclass with keys of its own overrides
+check_config(), checks them, and passes the others on; it may give their defaults as further keywords
+here.
 
 >>> import numpy as np
 >>> weight = np.array([4.0, -1.0, 3.0, 0.5])
@@ -41,7 +45,7 @@ array([4., 0., 3., 0.]))",
 
 An override may call this first and then edit get_mask(name). Config keys that are left out are the
 group's.)",
-      "TypeError for a key that is not one of the four, TypeError or ValueError for a wrong "
+      "TypeError for a key that is not one of the six, TypeError or ValueError for a wrong "
       "value.");
 
   cls.def(py::init([](const py::dict& block, const py::dict& own) {
@@ -53,17 +57,19 @@ group's.)",
       [construct](const py::object& self, const py::object& data_list,
                   const py::object& sparsity_level, const py::object& sparse_block_shape,
                   const py::object& zeros_per_block, const py::object& norm,
-                  const py::kwargs& own) {
+                  const py::object& monotone, const py::object& min_kept, const py::kwargs& own) {
         refuse_second_init(self);
         py::dict block;
         block["sparsity_level"] = sparsity_level;
         block["sparse_block_shape"] = sparse_block_shape;
         block["zeros_per_block"] = zeros_per_block;
         block["norm"] = norm;
+        block["monotone"] = monotone;
+        block["min_kept"] = min_kept;
         construct(self, block, own);
         finish_init(self, data_list);
       },
       py::arg("data_list") = py::none(), py::arg("sparsity_level") = 0.5,
       py::arg("sparse_block_shape") = py::make_tuple(1, 4), py::arg("zeros_per_block") = py::none(),
-      py::arg("norm") = "L1");
+      py::arg("norm") = "L1", py::arg("monotone") = false, py::arg("min_kept") = 0);
 }

@@ -151,6 +151,8 @@ class DataNormSparsifier(BaseDataSparsifier):
         sparse_block_shape: tuple[int, int] = (1, 4),
         zeros_per_block: int | None = None,
         norm: str = "L1",
+        monotone: bool = False,
+        min_kept: int = 0,
         **own: ParamValue,
     ) -> None: ...
 

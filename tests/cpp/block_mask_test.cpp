@@ -91,6 +91,37 @@ TEST(BlockMask, RoundsTheNumberOfBlocksHalfToEven) {
   EXPECT_EQ(pruned(std::nextafter(1.0, 0), 10), 10);
 }
 
+TEST(BlockMask, LeavesAsManyBlocksAsAreToBeKept) {
+  const auto zeros_of = [](double level, std::int64_t min_kept) {
+    BlockSpec chosen = spec(level, 1, 2);
+    chosen.min_kept = min_kept;
+    Tensor tensor(std::vector<float>{5, 5, 1, 1, 3, 3, 2, 2, 4}, {9});
+    const Bytes mask = mask_of(tensor.view(), chosen);
+    EXPECT_EQ(mask, reference::mask(tensor.view(), rules_of(chosen)));
+    const ZeroCount counted = count_zeros({9}, chosen);
+    const std::int64_t zeros = std::count(mask.begin(), mask.end(), 0);
+    EXPECT_LE(counted.least, zeros);
+    EXPECT_GE(counted.most, zeros);
+    return zeros;
+  };
+  EXPECT_EQ(zeros_of(1, 0), 9);
+  EXPECT_EQ(zeros_of(1, 1), 7);  // all but the block of fives
+  EXPECT_EQ(zeros_of(1, 4), 2);
+  EXPECT_EQ(zeros_of(1, 5), 0);
+  EXPECT_EQ(zeros_of(1, std::numeric_limits<std::int64_t>::max()), 0);
+  EXPECT_EQ(zeros_of(0.4, 3), 4) << "the level prunes less";
+  EXPECT_EQ(count_zeros({9}, spec(1, 1, 2)), (ZeroCount{9, 9}));
+}
+
+TEST(BlockMask, OfNoMaskBeforeIsNeverMonotone) {
+  BlockSpec chosen = spec(0.5, 1, 1);
+  chosen.monotone = true;
+  Tensor tensor(std::vector<float>{4, 3, 2, 1}, {4});
+  Bytes mask{0, 0, 1, 1};
+  block_mask(tensor.view(), chosen, mask.data());
+  EXPECT_EQ(mask, (Bytes{1, 1, 0, 0}));
+}
+
 TEST(BlockMask, KeepsAllAtLevelZeroAndPrunesAllAtLevelOne) {
   const std::vector<float> values{nan, 0, -1, infinity, 2};
   EXPECT_EQ(row_mask(values, spec(0, 1, 2)), Bytes(5, 1));
@@ -225,16 +256,29 @@ TEST(BlockSpec, NamesTheArgumentTheRuleAndTheValue) {
             std::string::npos);
   EXPECT_EQ(message_of<TypeError>([] { BlockSpec::from_config({{"sparsity_levl", 0.5}}, "emb"); }),
             "unknown config key 'sparsity_levl' of 'emb'; did you mean 'sparsity_level'?");
+  EXPECT_EQ(message_of<TypeError>([] { BlockSpec::from_config({{"min_keep", 1}}, "emb"); }),
+            "unknown config key 'min_keep' of 'emb'; did you mean 'min_kept'?");
+  EXPECT_EQ(message_of<TypeError>([] { BlockSpec::from_config({{"monotone", 1}}, "emb"); }),
+            "monotone of 'emb' must be True or False, got 1 (int)");
+  EXPECT_EQ(message({{"min_kept", -1}}), "min_kept of 'emb' must be at least 0, got -1");
 }
 
 TEST(BlockSpec, RefusesValuesOfTheWrongKindOrRange) {
   const double not_a_number = std::numeric_limits<double>::quiet_NaN();
-  const std::vector<ParamMap> wrong_kinds{
-      {{"sparsity_level", "0.5"}},        {{"sparsity_level", true}},
-      {{"sparsity_level", ParamValue()}}, {{"sparse_block_shape", 4}},
-      {{"sparse_block_shape", "1x4"}},    {{"zeros_per_block", "2"}},
-      {{"zeros_per_block", true}},        {{"norm", 1}},
-      {{"norm", ParamValue()}},           {{"unknown", 1}}};
+  const std::vector<ParamMap> wrong_kinds{{{"sparsity_level", "0.5"}},
+                                          {{"sparsity_level", true}},
+                                          {{"sparsity_level", ParamValue()}},
+                                          {{"sparse_block_shape", 4}},
+                                          {{"sparse_block_shape", "1x4"}},
+                                          {{"zeros_per_block", "2"}},
+                                          {{"zeros_per_block", true}},
+                                          {{"norm", 1}},
+                                          {{"norm", ParamValue()}},
+                                          {{"unknown", 1}},
+                                          {{"monotone", ParamValue()}},
+                                          {{"monotone", "True"}},
+                                          {{"min_kept", true}},
+                                          {{"min_kept", ParamValue()}}};
   for (const auto& config : wrong_kinds) {
     EXPECT_THROW(BlockSpec::from_config(config), TypeError) << config.begin()->first;
   }
@@ -248,7 +292,8 @@ TEST(BlockSpec, RefusesValuesOfTheWrongKindOrRange) {
       {{"sparse_block_shape", ParamValue::Floats{not_a_number, 4}}},
       {{"sparse_block_shape", ParamValue::Ints{-2, 4}}},
       {{"zeros_per_block", -1}},
-      {{"norm", "l1"}}};
+      {{"norm", "l1"}},
+      {{"min_kept", 0.5}}};
   for (const auto& config : wrong_values) {
     EXPECT_THROW(BlockSpec::from_config(config), ValueError) << to_string(config.begin()->second);
   }
@@ -263,7 +308,16 @@ TEST(BlockSpec, SurvivesItsConfig) {
     EXPECT_EQ(after.block_width, before.block_width);
     EXPECT_EQ(after.zeros_per_block, before.zeros_per_block);
     EXPECT_EQ(after.norm, before.norm);
+    EXPECT_EQ(before.to_config().size(), 4U);
   }
+  BlockSpec before;
+  before.monotone = true;
+  before.min_kept = 3;
+  EXPECT_EQ(before.to_config().at("monotone"), true);
+  EXPECT_EQ(before.to_config().at("min_kept"), 3);
+  const BlockSpec after = BlockSpec::from_config(before.to_config());
+  EXPECT_TRUE(after.monotone);
+  EXPECT_EQ(after.min_kept, 3);
 }
 
 TEST(BlockSpec, TakesWholeFloatsAsIntegersAndMissingKeysAsDefaults) {

@@ -76,6 +76,34 @@ TEST(DataNormSparsifier, HasTheDefaultsOfBlockSpec) {
   EXPECT_THROW(DataNormSparsifier(spec(0.5, 1, 4, 5)), ValueError);
 }
 
+TEST(DataNormSparsifier, HasOptionalKeysOnlyWhereTheyAreGiven) {
+  float numbers[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+  DataNormSparsifier sparsifier(spec(1, 1, 1));
+  sparsifier.add_data("plain", ArrayView(numbers, {8}));
+  sparsifier.add_data("given", ArrayView(numbers, {8}), {{"min_kept", 3.0}, {"monotone", false}});
+  EXPECT_EQ(sparsifier.config("plain").size(), 4U);
+  EXPECT_EQ(sparsifier.config_value("given", "min_kept"), ParamValue(3)) << "as an integer";
+  EXPECT_EQ(sparsifier.config_value("given", "monotone"), ParamValue(false));
+  sparsifier.step();
+  EXPECT_EQ(sparsifier.get_mask("plain").zeros(), 8);
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("given")), (Bytes{0, 0, 0, 0, 0, 1, 1, 1}));
+  EXPECT_EQ(sparsifier.count_zeros("sparsity_level", {{"given", 1.0}}),
+            (std::vector<ZeroCount>{{5, 5}}));
+  sparsifier.set_param("min_kept", {{"given", 2}});
+  sparsifier.update_mask("given", ArrayView(numbers, {8}), sparsifier.config("given"));
+  EXPECT_EQ(sparsifier.get_mask("given").zeros(), 6);
+  sparsifier.erase_config_key("given", "min_kept");
+  sparsifier.step();
+  EXPECT_EQ(sparsifier.get_mask("given").zeros(), 8);
+  EXPECT_EQ(message_of<ValueError>([&] { sparsifier.update_config("plain", {{"min_kept", -2}}); }),
+            "min_kept of 'plain' must be at least 0, got -2");
+  EXPECT_THROW(sparsifier.erase_config_key("given", "norm"), ValueError);
+
+  BlockSpec defaults = spec(0.5, 1, 1);
+  defaults.min_kept = 8;
+  EXPECT_EQ(DataNormSparsifier(defaults).defaults().at("min_kept"), ParamValue(8));
+}
+
 TEST(DataNormSparsifier, ShowsAutomaticZerosAsTheEffectiveInteger) {
   float numbers[12] = {};
   DataNormSparsifier sparsifier;

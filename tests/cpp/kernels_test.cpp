@@ -629,6 +629,28 @@ TEST_P(KernelsTest, TransposeWritesTheRectangleOnly) {
   }
 }
 
+TEST_P(KernelsTest, TransposeMask) {
+  Random random(61);
+  for (const std::int64_t rows : {0, 1, 3, 7, 8, 9, 15, 16, 17, 25, 49, 64, 65}) {
+    for (const std::int64_t columns : {0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100}) {
+      const std::int64_t in_pitch = columns + random.below(3);
+      const std::int64_t out_pitch = rows + random.below(3);
+      Bytes in(static_cast<std::size_t>(rows * in_pitch));
+      for (auto& byte : in) byte = static_cast<std::uint8_t>(random.below(2));
+      in.resize(in.size() - static_cast<std::size_t>(rows > 0 ? in_pitch - columns : 0));
+      Bytes out(static_cast<std::size_t>(columns * out_pitch + 1), 7), expected = out;
+      for (std::int64_t r = 0; r < rows; ++r) {
+        for (std::int64_t c = 0; c < columns; ++c) {
+          expected[static_cast<std::size_t>(c * out_pitch + r)] =
+              in[static_cast<std::size_t>(r * in_pitch + c)];
+        }
+      }
+      table().transpose_mask(out.data(), out_pitch, in.data(), in_pitch, rows, columns);
+      ASSERT_EQ(out, expected) << rows << " x " << columns;
+    }
+  }
+}
+
 TEST_P(KernelsTest, PackAndUnpackBits) {
   Random random(60);
   for (const std::int64_t n : {0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 1000}) {

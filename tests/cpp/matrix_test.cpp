@@ -22,6 +22,24 @@ std::vector<std::int64_t> visited(const Matrix& matrix, const ArrayView& view, s
   return offsets;
 }
 
+/// The same as for_each_runs() does.
+std::vector<std::int64_t> visited_together(const Matrix& matrix, const ArrayView& view,
+                                           std::int64_t row, std::int64_t begin, std::int64_t n) {
+  std::vector<std::int64_t> offsets;
+  matrix.for_each_runs(row, begin, n,
+                       [&](const std::byte* run, std::ptrdiff_t stride, std::int64_t count,
+                           std::int64_t offset, std::int64_t runs, std::ptrdiff_t step) {
+                         EXPECT_EQ(offset, static_cast<std::int64_t>(offsets.size()));
+                         EXPECT_GT(count * runs, 0);
+                         for (std::int64_t i = 0; i < runs * count; ++i) {
+                           const std::byte* const element =
+                               run + i / count * step + i % count * stride;
+                           offsets.push_back(element - static_cast<std::byte*>(view.data()));
+                         }
+                       });
+  return offsets;
+}
+
 std::vector<std::int64_t> expected(const ArrayView& view, std::int64_t first, std::int64_t n) {
   std::vector<std::int64_t> offsets;
   for (std::int64_t i = first; i < first + n; ++i) {
@@ -85,7 +103,44 @@ TEST(Matrix, VisitsElementsInCOrderForAnyLayout) {
     ASSERT_EQ(visited(matrix, view, row, begin, n),
               expected(view, row * matrix.columns() + begin, n))
         << to_string(view.shape()) << to_string(view.strides());
+    ASSERT_EQ(visited_together(matrix, view, row, begin, n),
+              expected(view, row * matrix.columns() + begin, n))
+        << to_string(view.shape()) << to_string(view.strides());
   }
+}
+
+TEST(Matrix, OfALayoutIsThatOfThePermutedView) {
+  Random random(7);
+  for (int i = 0; i < 1000; ++i) {
+    const auto [tensor, view] = random_layout(random);
+    const Axes layout = random_permutation(random, view.shape().size());
+    const ArrayView turned(view.data(), view.dtype(), reference::permuted(view.shape(), layout),
+                           reference::permuted(view.strides(), layout), true);
+    const Matrix matrix(view, layout);
+    ASSERT_EQ(matrix.rows(), Matrix(turned).rows());
+    ASSERT_EQ(matrix.columns(), Matrix(turned).columns());
+    for (std::int64_t row = 0; row < matrix.rows(); ++row) {
+      ASSERT_EQ(visited(matrix, view, row, 0, matrix.columns()),
+                expected(turned, row * matrix.columns(), matrix.columns()));
+    }
+  }
+}
+
+TEST(Matrix, VisitsAllRunsOfARowOfAPermutedTensorAtOnce) {
+  Tensor tensor(DType::float32, {4, 8, 3, 3});
+  const ArrayView view = tensor.view();
+  int visits = 0;
+  Matrix(view, {0, 2, 3, 1})
+      .for_each_runs(1, 0, 72,
+                     [&](const std::byte*, std::ptrdiff_t stride, std::int64_t n, std::int64_t,
+                         std::int64_t runs, std::ptrdiff_t step) {
+                       ++visits;
+                       EXPECT_EQ(stride, 36);
+                       EXPECT_EQ(n, 8);
+                       EXPECT_EQ(runs, 9);
+                       EXPECT_EQ(step, 4);
+                     });
+  EXPECT_EQ(visits, 1);
 }
 
 TEST(Matrix, PartsOfPartsAreWhereTheyShouldBe) {

@@ -9,6 +9,7 @@
 #include <limits>
 #include <numeric>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "datasparse/array_view.hpp"
@@ -82,6 +83,14 @@ struct Rules {
   std::int64_t block_height, block_width;       // -1: the whole axis
   std::optional<std::int64_t> zeros_per_block;  // none: all
   bool squared;                                 // L2
+  std::int64_t min_kept = 0;                    // blocks
+  bool monotone = false;
+};
+
+/// What a mask is made of besides data and rules, in C order of the data's own shape.
+struct Past {
+  std::vector<std::uint8_t> mask;  // before; none: all ones
+  std::vector<bool> stays_zero;    // none: nowhere
 };
 
 /// Python's round(): to the nearest integer, a half to the even one.
@@ -105,10 +114,23 @@ std::vector<std::size_t> lowest_first(const std::vector<Sum>& scores) {
   return order;
 }
 
-/// `Sum` is the type in which scores are summed.
+/// The same, those that were pruned before all others.
+inline std::vector<std::size_t> pruned_first(const std::vector<std::size_t>& order,
+                                             const std::vector<bool>& was_pruned) {
+  std::vector<std::size_t> result;
+  for (const bool pruned : {true, false}) {
+    for (const std::size_t i : order) {
+      if (was_pruned[i] == pruned) result.push_back(i);
+    }
+  }
+  return result;
+}
+
+/// `Sum` is the type in which scores are summed. `was_pruned` counts where rules are monotone.
 template <class Sum>
 std::vector<std::uint8_t> mask(const std::vector<double>& values, std::int64_t rows,
-                               std::int64_t columns, const Rules& rules) {
+                               std::int64_t columns, const Rules& rules,
+                               const std::vector<bool>& was_pruned = {}) {
   std::vector<std::uint8_t> keep(values.size(), 1);
   if (values.empty()) return keep;
   const auto height = rules.block_height == -1 ? rows : rules.block_height;
@@ -121,44 +143,127 @@ std::vector<std::uint8_t> mask(const std::vector<double>& values, std::int64_t r
   }
   std::vector<std::vector<std::size_t>> blocks;  // the positions of their elements
   std::vector<Sum> block_scores;
+  std::vector<bool> block_was_pruned;
   for (std::int64_t top = 0; top < rows; top += height) {
     for (std::int64_t left = 0; left < columns; left += width) {
       std::vector<std::size_t> block;
       Sum sum = 0;
+      bool any_was_pruned = false;
       for (std::int64_t row = top; row < rows && row - top < height; ++row) {
         for (std::int64_t column = left; column < columns && column - left < width; ++column) {
           block.push_back(static_cast<std::size_t>(row * columns + column));
           sum += scores[block.back()];
+          any_was_pruned = any_was_pruned || (rules.monotone && was_pruned[block.back()]);
         }
       }
+      block_was_pruned.push_back(any_was_pruned);
       block_scores.push_back(sum / static_cast<Sum>(block.size()));
       blocks.push_back(block);
     }
   }
 
-  const auto order = lowest_first(block_scores);
+  const auto order = pruned_first(lowest_first(block_scores), block_was_pruned);
+  const auto may_go = static_cast<std::int64_t>(blocks.size()) - rules.min_kept;
   const auto pruned =
-      rounded_half_to_even(rules.sparsity_level * static_cast<double>(blocks.size()));
+      std::min(rounded_half_to_even(rules.sparsity_level * static_cast<double>(blocks.size())),
+               std::max(may_go, std::int64_t{0}));
   for (std::size_t i = 0; i < static_cast<std::size_t>(pruned); ++i) {
     const auto& block = blocks[order[i]];
     std::vector<Sum> within;
-    for (const auto position : block) within.push_back(scores[position]);
+    std::vector<bool> within_was_pruned;
+    for (const auto position : block) {
+      within.push_back(scores[position]);
+      within_was_pruned.push_back(rules.monotone && was_pruned[position]);
+    }
     const auto zeros = static_cast<std::size_t>(rules.zeros_per_block.value_or(height * width));
-    const auto least = lowest_first(within);
+    const auto least = pruned_first(lowest_first(within), within_was_pruned);
     for (std::size_t z = 0; z < std::min(zeros, block.size()); ++z) keep[block[least[z]]] = 0;
   }
   return keep;
 }
 
-/// The mask of a view. Rows are the first axis, columns all others; one axis is a row.
-inline std::vector<std::uint8_t> mask(const datasparse::ArrayView& view, const Rules& rules) {
-  const auto& shape = view.shape();
-  const std::int64_t rows = shape.size() > 1 ? shape[0] : 1;
+/// Rows are the first axis, columns all others; one axis is a row.
+inline std::pair<std::int64_t, std::int64_t> matrix_of(const datasparse::Axes& shape) {
   std::int64_t columns = 1;
   for (int axis = shape.size() > 1 ? 1 : 0; axis < shape.size(); ++axis) columns *= shape[axis];
+  return {shape.size() > 1 ? shape[0] : 1, columns};
+}
+
+/// The mask of a view.
+inline std::vector<std::uint8_t> mask(const datasparse::ArrayView& view, const Rules& rules,
+                                      const Past& past = {}) {
   const auto values = values_of(view);
-  return view.dtype() == datasparse::DType::float64 ? mask<double>(values, rows, columns, rules)
-                                                    : mask<float>(values, rows, columns, rules);
+  std::vector<bool> stays_zero = past.stays_zero;
+  stays_zero.resize(values.size());
+  std::vector<bool> was_pruned(values.size());
+  for (std::size_t i = 0; i < past.mask.size(); ++i) {
+    was_pruned[i] = past.mask[i] == 0 && !stays_zero[i];
+  }
+  const auto [rows, columns] = matrix_of(view.shape());
+  auto keep = view.dtype() == datasparse::DType::float64
+                  ? mask<double>(values, rows, columns, rules, was_pruned)
+                  : mask<float>(values, rows, columns, rules, was_pruned);
+  for (std::size_t i = 0; i < keep.size(); ++i) {
+    if (stays_zero[i]) keep[i] = 0;
+  }
+  return keep;
+}
+
+inline datasparse::Axes permuted(const datasparse::Axes& axes, const datasparse::Axes& layout) {
+  datasparse::Axes result;
+  for (int i = 0; i < layout.size(); ++i) {
+    result.push_back(axes[static_cast<int>(layout[i])]);
+  }
+  return result;
+}
+
+/// Whether the order of columns is no matter to what the blocks are; the rules then are about the
+/// data as they lie in memory. `rules` are for the permuted matrix, and become those for memory.
+inline bool ignores_layout(const datasparse::Axes& shape, const datasparse::Axes& layout,
+                           Rules& rules) {
+  const auto [rows, columns] = matrix_of(permuted(shape, layout));
+  const std::int64_t height = rules.block_height == -1 ? rows : std::min(rules.block_height, rows);
+  const std::int64_t width =
+      rules.block_width == -1 ? columns : std::min(rules.block_width, columns);
+  const bool single = height == 1 && width == 1;
+  const bool same_rows = layout.size() > 0 && layout[0] == 0;
+  if (!single && !(same_rows && (width == 1 || width == columns))) return false;
+  rules.block_height = height;
+  rules.block_width = width;
+  return true;
+}
+
+/// The mask of data whose axes make the matrix in the order of `layout`: that of the permuted data,
+/// permuted back.
+inline std::vector<std::uint8_t> mask(const datasparse::ArrayView& view, Rules rules,
+                                      const datasparse::Axes& layout, const Past& past = {}) {
+  if (layout.size() == 0 || ignores_layout(view.shape(), layout, rules)) {
+    return mask(view, rules, past);
+  }
+  const datasparse::ArrayView turned(view.data(), view.dtype(), permuted(view.shape(), layout),
+                                     permuted(view.strides(), layout), true);
+  datasparse::Axes steps;  // from one element to the next, in C order of the data's own shape
+  std::vector<std::int64_t> own(static_cast<std::size_t>(view.shape().size()));
+  std::int64_t step = 1;
+  for (int axis = view.shape().size() - 1; axis >= 0; --axis) {
+    own[static_cast<std::size_t>(axis)] = step;
+    step *= view.shape()[axis];
+  }
+  for (const auto value : own) steps.push_back(value);
+  const auto place = [&](std::int64_t i) {
+    return static_cast<std::size_t>(offset_of(turned.shape(), permuted(steps, layout), i));
+  };
+  Past turned_past;
+  for (std::int64_t i = 0; i < view.size(); ++i) {
+    if (!past.mask.empty()) turned_past.mask.push_back(past.mask[place(i)]);
+    if (!past.stays_zero.empty()) turned_past.stays_zero.push_back(past.stays_zero[place(i)]);
+  }
+  const auto there = mask(turned, rules, turned_past);
+  std::vector<std::uint8_t> keep(there.size());
+  for (std::int64_t i = 0; i < view.size(); ++i) {
+    keep[place(i)] = there[static_cast<std::size_t>(i)];
+  }
+  return keep;
 }
 
 }  // namespace reference

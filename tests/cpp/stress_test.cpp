@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "grid.hpp"
+#include "layout.hpp"
 #include "limits.hpp"
 #include "mask_engine.hpp"
 #include "support.hpp"
@@ -41,6 +42,9 @@ struct Case {
   Bytes buffer;
   Bytes expected;
   CutHint* hint = nullptr;
+  Axes layout{};
+  reference::Past past{};  // a mask before, and what stays zero
+  Bytes stays_zero{};      // the latter in bits
 
   static constexpr std::size_t guard = 128;
   static constexpr std::uint8_t untouched = 0xA5;
@@ -48,8 +52,13 @@ struct Case {
   MaskJob job() {
     const ArrayView view = tensor.view();
     buffer.assign(guard + misalignment + static_cast<std::size_t>(view.size()) + guard, untouched);
-    return {view, spec.resolved(view.shape()), buffer.data() + guard + misalignment, hint};
+    std::uint8_t* const mask = buffer.data() + guard + misalignment;
+    std::copy(past.mask.begin(), past.mask.end(), mask);
+    stays_zero = packed_bits(past.stays_zero);
+    return {view,   spec.resolved(viewed_shape(view.shape(), layout)), mask, hint,
+            layout, stays_zero.empty() ? nullptr : stays_zero.data()};
   }
+  void expect() { expected = reference::mask(tensor.view(), rules_of(spec), layout, past); }
   /// What is wrong, "" if nothing is.
   std::string fault() {
     const auto is_untouched = [](std::uint8_t byte) { return byte == untouched; };
@@ -209,6 +218,30 @@ std::pair<std::int64_t, std::int64_t> hard_block(Random& random) {
   return random.pick(shapes);
 }
 
+/// Makes it monotone, after a mask that the same rule has made of other data or at another level,
+/// or that somebody has made by hand.
+void add_past(Case& one, Random& random) {
+  const std::size_t n = static_cast<std::size_t>(one.tensor.size());
+  if (random.one_in(4)) {
+    const std::int64_t share = random.between(1, 50);
+    for (std::size_t i = 0; i < n; ++i) one.past.mask.push_back(random.one_in(share) ? 0 : 1);
+  } else {
+    BlockSpec before = one.spec;
+    before.sparsity_level = std::clamp(before.sparsity_level + random.unit() - 0.5, 0., 1.);
+    if (before.zeros_per_block && random.one_in(2)) {
+      before.zeros_per_block = random.between(0, *before.zeros_per_block);
+    }
+    Tensor other = one.tensor;
+    for (std::int64_t i = 0; i < other.size(); ++i) {
+      if (random.one_in(10)) other.set_bits(i, one.tensor.bits(random.below(other.size())));
+    }
+    reference::Past none;
+    none.stays_zero = one.past.stays_zero;
+    one.past.mask = reference::mask(other.view(), rules_of(before), one.layout, none);
+  }
+  one.spec.monotone = true;
+}
+
 /// Up to `elements` of them.
 Case random_case(Random& random, std::int64_t elements_max) {
   const auto [height, width] = hard_block(random);
@@ -244,9 +277,13 @@ Case random_case(Random& random, std::int64_t elements_max) {
     const auto item = static_cast<std::int64_t>(item_size(dtype));
     tensor = Tensor(dtype, shape, Axes{item, item * rows});
   }
+  Axes layout;
+  if (shape.size() > 1 && random.one_in(3)) layout = random_permutation(random, shape.size());
   const std::int64_t all_columns = tensor.size() / rows;
-  const std::int64_t h = height == -1 ? rows : height;
-  const std::int64_t w = width == -1 ? all_columns : width;
+  const std::int64_t viewed_rows = viewed_shape(shape, layout)[0];
+  const std::int64_t viewed_columns = shape.size() > 1 ? tensor.size() / viewed_rows : all_columns;
+  const std::int64_t h = height == -1 ? (shape.size() > 1 ? viewed_rows : 1) : height;
+  const std::int64_t w = width == -1 ? viewed_columns : width;
   const std::int64_t blocks = ((rows + h - 1) / h) * ((all_columns + w - 1) / w);
   std::optional<std::int64_t> zeros;
   if (h * w > 1 && random.one_in(3)) {
@@ -254,13 +291,21 @@ Case random_case(Random& random, std::int64_t elements_max) {
   }
   BlockSpec chosen = spec(hard_level(random, blocks), height, width, zeros,
                           random.one_in(3) ? Norm::L2 : Norm::L1);
+  if (random.one_in(12)) chosen.min_kept = random.between(1, blocks);
   if (random.one_in(12)) {
     fill(tensor, random_kind(random), random);
   } else {
     fill_hard(tensor, chosen, rows, all_columns, random);
   }
   Case result{std::move(tensor), chosen, static_cast<std::size_t>(random.below(70)), {}, {}};
-  result.expected = reference::mask(result.tensor.view(), rules_of(chosen));
+  result.layout = layout;
+  if (random.one_in(8)) {
+    for (std::int64_t i = 0; i < result.tensor.size(); ++i) {
+      result.past.stays_zero.push_back(random.one_in(5));
+    }
+  }
+  if (random.one_in(4)) add_past(result, random);
+  result.expect();
   return result;
 }
 
@@ -326,7 +371,6 @@ TEST(Stress, HintsRightAndWrongChangeNoMask) {
     Case& one = some.front();
     CutHint hint;
     one.hint = &hint;
-    const ArrayView view = one.tensor.view();
     for (int step = 0; step < 4; ++step) {
       if (hint.blocks > 0) {
         ++hinted;
@@ -335,7 +379,8 @@ TEST(Stress, HintsRightAndWrongChangeNoMask) {
       if (step > 0 && random.one_in(2)) {  // the level moves on
         const double by = (random.unit() - 0.5) / (random.one_in(2) ? 10 : 100);
         one.spec.sparsity_level = std::clamp(one.spec.sparsity_level + by, 0., 1.);
-        one.expected = reference::mask(view, rules_of(one.spec));
+        if (one.spec.monotone) one.past.mask = one.expected;
+        one.expect();
       }
       expect_right(some, static_cast<int>(random.between(1, 4)), *random.pick(tables()));
       if (HasFatalFailure()) FAIL() << "step " << step << " of case " << done;

@@ -20,6 +20,7 @@
 #include "datasparse/block_mask.hpp"
 #include "datasparse/data_sparsifier.hpp"
 #include "datasparse/runtime.hpp"
+#include "kernels/kernels.hpp"
 #include "parallel.hpp"
 #include "reference.hpp"
 
@@ -200,6 +201,15 @@ inline void fill(Tensor& tensor, Values kind, Random& random) {
   }
 }
 
+/// The tables of kernels that this machine has.
+inline const std::vector<const Kernels*>& all_tables() {
+  static const std::vector<const Kernels*> all = [] {
+    const auto list = available_kernels();
+    return std::vector<const Kernels*>(list.begin(), list.end());
+  }();
+  return all;
+}
+
 /// How many times slower the references are under sanitizers, which do not inline them: long tests
 /// take that many times fewer cases there.
 #if defined(DATASPARSE_SANITIZED)
@@ -231,9 +241,26 @@ inline Axes random_strides(Random& random, DType dtype, const Axes& shape, bool 
   return Axes(strides);
 }
 
+inline Axes random_permutation(Random& random, int axes) {
+  std::vector<std::int64_t> order;
+  for (int axis = 0; axis < axes; ++axis) {
+    order.insert(order.begin() + random.below(axis + 1), axis);
+  }
+  return Axes(order);
+}
+
+/// A bit for each element, packed like Mask::pack().
+inline Bytes packed_bits(const std::vector<bool>& bits) {
+  Bytes packed((bits.size() + 7) / 8);
+  for (std::size_t i = 0; i < bits.size(); ++i) {
+    if (bits[i]) packed[i / 8] |= static_cast<std::uint8_t>(1 << (i % 8));
+  }
+  return packed;
+}
+
 inline reference::Rules rules_of(const BlockSpec& spec) {
-  return {spec.sparsity_level, spec.block_height, spec.block_width, spec.zeros_per_block,
-          spec.norm == Norm::L2};
+  return {spec.sparsity_level,   spec.block_height, spec.block_width, spec.zeros_per_block,
+          spec.norm == Norm::L2, spec.min_kept,     spec.monotone};
 }
 
 /// What block_mask() writes, into memory of any alignment whose neighbours it must not touch.
@@ -266,7 +293,8 @@ inline std::string describe(const ArrayView& view, const BlockSpec& spec) {
          " block (" + std::to_string(spec.block_height) + ", " + std::to_string(spec.block_width) +
          ") zeros " +
          (spec.zeros_per_block ? std::to_string(*spec.zeros_per_block) : std::string("all")) +
-         (spec.norm == Norm::L1 ? " L1" : " L2");
+         (spec.norm == Norm::L1 ? " L1" : " L2") + (spec.monotone ? " monotone" : "") +
+         " min_kept " + std::to_string(spec.min_kept);
 }
 
 inline BlockSpec spec(double level, std::int64_t height, std::int64_t width,

@@ -205,7 +205,7 @@ def test_what_has_no_weight_left_has_a_column(sparsifier):
     sparsifier.apply_mask()
     report = sparsifier.report()
     lines = str(report).splitlines()
-    assert [line.split("  ")[-1] for line in lines if line[0] != "-"] == [
+    assert [line.split("  ")[-1].strip() for line in lines if line[0] != "-"] == [
         "dead", "3 rows, 1 channel", "12 B", "0 B", "all", "1 group, 7 rows, 5 channels"
     ]  # fmt: skip
     assert not any(line.endswith(" ") for line in lines)

@@ -21,17 +21,22 @@ struct DATASPARSE_API BlockSpec {
   std::int64_t block_width = 4;                 ///< likewise, or -1 for all other axes together
   std::optional<std::int64_t> zeros_per_block;  ///< in [0, height × width]; none: the whole block
   Norm norm = Norm::L1;
-  bool monotone = false;      ///< what is pruned already ranks below everything else
+  /// What a group's mask prunes already ranks below everything else: it stays pruned while the
+  /// level rises, and when the level falls, the highest come back. For DataNormSparsifier;
+  /// block_mask() knows no mask before.
+  bool monotone = false;
   std::int64_t min_kept = 0;  ///< blocks that are kept whatever the level, 0 or more
 
   /// The spec that a config map describes; keys that are absent keep their defaults above.
   /// TypeError or ValueError, naming `group`, for a value of the wrong kind or out of range, and
-  /// for keys that are not `sparsity_level`, `sparse_block_shape`, `zeros_per_block` or `norm`.
+  /// for keys that are not `sparsity_level`, `sparse_block_shape`, `zeros_per_block`, `norm`,
+  /// `monotone` or `min_kept`.
   static BlockSpec from_config(const ParamMap& config, const std::string& group = "");
   /// Sets the field that a config key stands for; false for any other key, which is then ignored.
   /// TypeError or ValueError, naming `group`, for a value of the wrong kind.
   bool set(const std::string& key, const ParamValue& value, const std::string& group = "");
-  /// The inverse of from_config.
+  /// The inverse of from_config. `monotone` and `min_kept` are left out where they are the
+  /// defaults: configs of older versions do not have them.
   ParamMap to_config() const;
 
   /// The spec for data of that shape: −1 axes and an absent zeros_per_block are filled in.
@@ -62,9 +67,9 @@ DATASPARSE_API ZeroCount count_zeros(const Axes& shape, const BlockSpec& spec);
 /// 1 × N, none is 1 × 1. The matrix is cut into blocks from the origin, partial at the edges. Every
 /// block is scored by the mean of |x| or x·x over the elements that exist, summed row-major one
 /// after another in float32 (float64 for float64 data). The sparsity_level × blocks lowest ones,
-/// rounded half to even, are pruned: NaN ranks above everything, ties go to the lower block index.
-/// In a pruned block the zeros_per_block elements of least |x| or x·x are zeroed, NaN last, ties in
-/// row-major order.
+/// rounded half to even, but never more than leave min_kept, are pruned: NaN ranks above
+/// everything, ties go to the lower block index. In a pruned block the zeros_per_block elements of
+/// least |x| or x·x are zeroed, NaN last, ties in row-major order.
 ///
 /// The mask is a pure function of data and spec: identical bits for every thread count, instruction
 /// set, run and machine, whatever the process has set for denormals and rounding.

@@ -1093,31 +1093,35 @@ AVX512 void copy_run(std::byte* out, const std::byte* in, std::ptrdiff_t stride,
   scalar_kernels().copy_run(out + i * 4, in + i * stride, stride, n - i);
 }
 
-/// Sixteen columns at a time. No prefetcher of the processor foresees the next ones; they are asked
-/// into the second cache, since strides of whole pages leave few places for them in the first.
+/// Sixteen columns at a time. Where they are far apart, no prefetcher of the processor foresees the
+/// next ones; they are asked into the second cache, since strides of whole pages leave few places
+/// for them in the first.
 AVX512 void transpose(std::byte* out, std::ptrdiff_t pitch, const std::byte* in,
                       std::ptrdiff_t stride, std::int64_t rows, std::int64_t columns) noexcept {
   constexpr int size = 16;
   constexpr std::int64_t ahead = 32;
+  constexpr std::ptrdiff_t far = 256;
   std::int64_t c = 0;
   for (; c + size <= columns; c += size) {
-    std::int64_t r = 0;
-    for (; r + size <= rows; r += size) {
+    for (std::int64_t r = 0; r < rows; r += size) {
+      const std::int64_t some = rows - r < size ? rows - r : size;
+      const __mmask16 lanes = first_lanes(some);
       __m512 v[size];
       const std::byte* from = in + c * stride + r * 4;
-      const std::ptrdiff_t next = c + size + ahead <= columns ? ahead * stride : 0;
-      for (int i = 0; i < size; ++i, from += stride) {
-        // Where the columns do not begin with a cache line, these are two.
-        _mm_prefetch(reinterpret_cast<const char*>(from + next), _MM_HINT_T1);
-        _mm_prefetch(reinterpret_cast<const char*>(from + next + 63), _MM_HINT_T1);
-        v[i] = _mm512_loadu_ps(from);
+      if (stride >= far || stride <= -far) {
+        const std::ptrdiff_t next = c + size + ahead <= columns ? ahead * stride : 0;
+        for (int i = 0; i < size; ++i) {
+          // Where the columns do not begin with a cache line, these are two.
+          const auto* const line = reinterpret_cast<const char*>(from + i * stride + next);
+          _mm_prefetch(line, _MM_HINT_T1);
+          _mm_prefetch(line + 4 * some - 1, _MM_HINT_T1);
+        }
       }
+      for (int i = 0; i < size; ++i, from += stride) v[i] = _mm512_maskz_loadu_ps(lanes, from);
       Floats::transpose(v);
       std::byte* to = out + r * pitch + c * 4;
-      for (int i = 0; i < size; ++i, to += pitch) _mm512_storeu_ps(to, v[i]);
+      for (int i = 0; i < size && i < some; ++i, to += pitch) _mm512_storeu_ps(to, v[i]);
     }
-    scalar_kernels().transpose(out + r * pitch + c * 4, pitch, in + c * stride + r * 4, stride,
-                               rows - r, size);
   }
   scalar_kernels().transpose(out + c * 4, pitch, in + c * stride, stride, rows, columns - c);
 }

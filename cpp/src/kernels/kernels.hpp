@@ -164,6 +164,11 @@ struct Kernels {
   void (*transpose)(std::byte* out, std::ptrdiff_t pitch, const std::byte* in,
                     std::ptrdiff_t stride, std::int64_t rows, std::int64_t columns) noexcept;
 
+  /// out[c × out_pitch + r] = in[r × in_pitch + c] for r in [0, rows) and c in [0, columns): of
+  /// bytes that are 0 or 1. The buffers do not overlap.
+  void (*transpose_mask)(std::uint8_t* out, std::ptrdiff_t out_pitch, const std::uint8_t* in,
+                         std::ptrdiff_t in_pitch, std::int64_t rows, std::int64_t columns) noexcept;
+
   /// Writes each of `n` bytes `times` times, one after another. The buffers do not overlap.
   void (*repeat)(std::uint8_t* out, const std::uint8_t* bytes, std::int64_t n,
                  std::int64_t times) noexcept;

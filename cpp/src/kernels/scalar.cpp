@@ -346,6 +346,32 @@ void unpack(std::uint8_t* bytes, const std::uint8_t* bits, std::int64_t n, Store
   }
 }
 
+/// Eight by eight: a byte of each row becomes a bit, and the bits of a column bytes again.
+void transpose_mask(std::uint8_t* out, std::ptrdiff_t out_pitch, const std::uint8_t* in,
+                    std::ptrdiff_t in_pitch, std::int64_t rows, std::int64_t columns) noexcept {
+  constexpr std::int64_t size = 8;
+  const auto one_by_one = [&](std::int64_t r, std::int64_t c, std::int64_t end) {
+    for (; c < end; ++c) out[c * out_pitch + r] = in[r * in_pitch + c];
+  };
+  std::int64_t c = 0;
+  for (; c + size <= columns; c += size) {
+    std::int64_t r = 0;
+    for (; r + size <= rows; r += size) {
+      std::uint64_t bits = 0;
+      for (int i = 0; i < size; ++i) {
+        bits |= read<std::uint64_t>(reinterpret_cast<const std::byte*>(in + (r + i) * in_pitch + c))
+                << i;
+      }
+      for (int i = 0; i < size; ++i) {
+        const std::uint64_t bytes = unpacked(static_cast<std::uint8_t>(bits >> (8 * i)));
+        __builtin_memcpy(out + (c + i) * out_pitch + r, &bytes, sizeof(bytes));
+      }
+    }
+    for (; r < rows; ++r) one_by_one(r, c, c + size);
+  }
+  for (std::int64_t r = 0; r < rows; ++r) one_by_one(r, c, columns);
+}
+
 template <class Key>
 constexpr SelectionKernels<Key> selection{make_keys<Key>,   histogram<Key>, count_below<Key>,
                                           count_equal<Key>, split<Key>,     bracket<Key>,
@@ -384,6 +410,7 @@ constexpr Kernels table{
     selection<std::uint64_t>,
     copy_run,
     transpose,
+    transpose_mask,
     repeat,
     {zero_masked<2>, zero_masked<2>, zero_masked<4>, zero_masked<8>},
     count_zeros,

@@ -1,0 +1,114 @@
+/// What the mask before has pruned, where a mask is monotone: it ranks below everything else.
+///
+/// `past` has a byte for every element: 1 where it is free, 0 where it was pruned. A block is free
+/// if all its elements are. Of P blocks that are not, K to be pruned, the others get a key above
+/// all others: where K >= P, these P stay pruned, and K - P of the free ones are chosen; else K of
+/// the P. The elements within a block that loses only some likewise.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+
+#include "grid.hpp"
+#include "kernels/kernels.hpp"
+#include "lane.hpp"
+#include "task.hpp"
+
+namespace datasparse {
+
+/// Above the keys of all that may be chosen.
+template <class Key>
+constexpr Key key_of_others = KeyTraits<Key>::nan + 1;
+
+namespace past {
+
+template <class Word>
+void and_words(std::uint8_t* free, const std::uint8_t* row, std::int64_t n) noexcept {
+  constexpr auto ones = static_cast<Word>(0x0101010101010101U);
+  for (std::int64_t i = 0; i < n; ++i) {
+    Word word;
+    std::memcpy(&word, row + i * static_cast<std::int64_t>(sizeof(Word)), sizeof(Word));
+    free[i] = static_cast<std::uint8_t>(free[i] & (word == ones ? 1 : 0));
+  }
+}
+
+/// Takes from `free` the blocks that have a 0 in this row.
+inline void and_row(std::uint8_t* free, const std::uint8_t* row, std::int64_t columns,
+                    std::int64_t width) noexcept {
+  const std::int64_t full = columns / width;
+  switch (width) {
+    case 1: and_words<std::uint8_t>(free, row, full); break;
+    case 2: and_words<std::uint16_t>(free, row, full); break;
+    case 4: and_words<std::uint32_t>(free, row, full); break;
+    case 8: and_words<std::uint64_t>(free, row, full); break;
+    default:
+      for (std::int64_t b = 0; b < full; ++b) {
+        const auto n = static_cast<std::size_t>(width);
+        if (std::memchr(row + b * width, 0, n) != nullptr) free[b] = 0;
+      }
+  }
+  const auto rest = static_cast<std::size_t>(columns - full * width);
+  if (rest > 0 && std::memchr(row + full * width, 0, rest) != nullptr) free[full] = 0;
+}
+
+}  // namespace past
+
+/// A byte for each block of a part: 1 where it is free. In the lane, or right in `past`.
+template <class Key>
+const std::uint8_t* free_blocks(const Task<Key>& task, const Grid::Part& part,
+                                Lane<Key>& lane) noexcept {
+  if (task.direct()) return task.past.bytes + task.grid.begin(part);
+  std::uint8_t* const free = lane.free.data();
+  std::memset(free, 1, static_cast<std::size_t>(part.size()));
+  Grid::for_each_band(part, [&](const Grid::Part& band, std::int64_t first) {
+    const Grid::Rectangle elements = task.grid.elements(band);
+    for (std::int64_t r = 0; r < elements.rows; ++r) {
+      past::and_row(free + first, task.past.at(elements.row + r, elements.column), elements.columns,
+                    task.grid.width);
+    }
+  });
+  return free;
+}
+
+/// The keys of a part's blocks as they rank: at most a tile of them.
+template <class Key>
+void score_blocks(const Task<Key>& task, Key* keys, const Grid::Part& part, const Patch& patch,
+                  Lane<Key>& lane) noexcept {
+  task.scorer.blocks(keys, task.grid, part, patch, lane.sums.data());
+  if (!task.has_past()) return;
+  const std::uint8_t* const free = free_blocks(task, part, lane);
+  const std::uint8_t chosen = task.returning ? 0 : 1;
+  for (std::int64_t i = 0; i < part.size(); ++i) {
+    keys[i] = free[i] == chosen ? keys[i] : key_of_others<Key>;
+  }
+}
+
+/// Prunes those of a part's blocks that stay pruned.
+template <class Key>
+void prune_again(const Task<Key>& task, const Grid::Part& part, std::uint8_t* keep,
+                 Lane<Key>& lane) noexcept {
+  if (!task.has_past() || task.returning) return;
+  const std::uint8_t* const free = free_blocks(task, part, lane);
+  for (std::int64_t i = 0; i < part.size(); ++i) {
+    keep[i] = static_cast<std::uint8_t>(keep[i] & free[i]);
+  }
+}
+
+/// The keys of the n elements of one block as they rank, `zeros` of which are zeroed. Free ones are
+/// one greater where all that were pruned stay so, to be above them: no key is the greatest.
+template <class Key>
+void rank_elements(Key* keys, const std::uint8_t* free, std::int64_t n,
+                   std::int64_t zeros) noexcept {
+  std::int64_t pruned = n;
+  for (std::int64_t i = 0; i < n; ++i) pruned -= free[i];
+  if (pruned == 0 || pruned == n) return;
+  if (pruned <= zeros) {
+    for (std::int64_t i = 0; i < n; ++i) keys[i] = free[i] != 0 ? keys[i] + 1 : 0;
+  } else {
+    for (std::int64_t i = 0; i < n; ++i) keys[i] = free[i] != 0 ? key_of_others<Key> : keys[i];
+  }
+}
+
+}  // namespace datasparse
