@@ -506,7 +506,7 @@ Checkpoint decode_checkpoint(std::uint64_t size, const ReadBytes& read) {
   if (tensors != header.sections().size()) {
     throw ValueError("header must hold " + std::to_string(tensors) +
                      " tensors, one for each of the " + std::to_string(groups.size()) +
-                     " groups and one for kept zeros, got " +
+                     " groups and one for each that has kept zeros, got " +
                      std::to_string(header.sections().size()));
   }
   for (const auto& group : groups) {

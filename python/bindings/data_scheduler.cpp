@@ -129,7 +129,7 @@ The constructor makes the initial step: last_epoch advances by one, and get_sche
 ...             return self.base_param
 ...         return {name: config["sparsity_level"] * 0.5
 ...                 for name, config in self.data_sparsifier.data_groups.items()}
->>> sparsifier = DataNormSparsifier([("w", np.ones(8))], sparsity_level=0.8)
+>>> sparsifier = DataNormSparsifier([("w", np.ones(80))], sparsity_level=0.8)
 >>> scheduler = Halving(sparsifier, "sparsity_level")
 >>> for epoch in range(2):
 ...     sparsifier.step()

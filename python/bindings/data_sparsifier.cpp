@@ -216,8 +216,13 @@ py::object report(const SelfSparsifier& self) {
   for (const auto& group : figures) {
     const py::object dtype = group.dtype ? py::object(py::str(name_of(*group.dtype))) : py::none();
     groups.append(report_of_group(
-        group.name, statuses[static_cast<int>(group.status)], to_tuple(group.shape), dtype,
-        group.dtype ? item_size(*group.dtype) : 0, group.zeros, to_python(group.config)));
+        py::arg("name") = group.name, py::arg("status") = statuses[static_cast<int>(group.status)],
+        py::arg("shape") = to_tuple(group.shape), py::arg("dtype") = dtype,
+        py::arg("item_size") = group.dtype ? item_size(*group.dtype) : 0,
+        py::arg("zeros") = group.zeros, py::arg("zeros_in_data") = group.zeros_in_data,
+        py::arg("dead") = group.dead, py::arg("dead_rows") = group.dead_rows,
+        py::arg("dead_channels") = group.dead_channels, py::arg("lengths") = group.block,
+        py::arg("config") = to_python(group.config)));
   }
   return module.attr("Report")(groups);
 }
@@ -464,11 +469,14 @@ Names and masks remain readable; adding a name again starts afresh.)")
            R"(What the masks are now: a datasparse.report.Report, which prints as a table.
 
 Per group shape, dtype, block, target, actual sparsity, zeros, bytes dense and masked; and the totals.
-Reads every mask once.
+How many of the zeros are in the data has a column where some are not, as before apply_mask(); groups,
+rows of outputs and input channels without any weight left have one where there are some. Reads every mask
+twice, and the data once.
 
 >>> import numpy as np
 >>> sparsifier = DataNormSparsifier([("w", np.arange(8.0))], sparsity_level=0.25, sparse_block_shape=(1, 1))
 >>> sparsifier.step()
+>>> sparsifier.apply_mask()
 >>> sparsifier.report()
 group  shape  dtype    block  target  actual  zeros  dense  masked
 ------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -22,9 +22,16 @@ class GroupReport:
     status: "active"; "squashed"; or "awaiting data", for a state that was loaded without any.
     dtype, bytes_dense, bytes_masked: None where the group holds no data.
     block, zeros_per_block: of the config, where it has such keys. -1 is a whole axis.
+    block_elements: the size of a block, whole axes filled in.
     target: the share of zeros that the config asks for: sparsity_level, times zeros_per_block over
         the size of a block. None for a config without a sparsity_level.
-    sparsity: the share of zeros that there is; 0 for an empty tensor.
+    sparsity: the share of zeros that there is in the mask; 0 for an empty tensor.
+    zeros_in_data: how many of these zeros are zero in the data too, as all are after apply_mask().
+        None where the group holds no data of the mask's shape.
+    dead: whether the mask keeps no element of a tensor that has some.
+    dead_rows, dead_channels: how many rows of outputs, and how many input channels, the mask keeps
+        no element of. They are the entries of the first and of the last axis of the group's layout,
+        or of the first and of the second axis without one. None for fewer than two axes.
     bytes_masked: what the values that are kept take, and one bit per element for the mask.
     """
 
@@ -33,11 +40,16 @@ class GroupReport:
     shape: tuple[int, ...]
     dtype: str | None
     block: tuple[int, int] | None
+    block_elements: int | None
     zeros_per_block: int | None
     target: float | None
     sparsity: float
     elements: int
     zeros: int
+    zeros_in_data: int | None
+    dead: bool
+    dead_rows: int | None
+    dead_channels: int | None
     bytes_dense: int | None
     bytes_masked: int | None
 
@@ -47,13 +59,18 @@ class TotalReport:
     """The figures of all groups together.
 
     target: by elements, over the groups that have one; None if none has.
-    bytes_dense, bytes_masked: of the groups that hold data.
+    zeros_in_data, bytes_dense, bytes_masked: of the groups that hold data.
+    dead_groups, dead_rows, dead_channels: how many there are in all groups.
     """
 
     target: float | None
     sparsity: float
     elements: int
     zeros: int
+    zeros_in_data: int
+    dead_groups: int
+    dead_rows: int
+    dead_channels: int
     bytes_dense: int
     bytes_masked: int
 
@@ -99,12 +116,12 @@ class Report:
                 writer.add_scalar(f"{prefix}_target/{name}", entry.target, step)
 
     def __str__(self) -> str:
-        table = [HEADINGS, *self._rows()]
-        widths = [max(len(row[column]) for row in table) for column in range(len(HEADINGS))]
+        table = [self._headings(), *self._rows()]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
             "  ".join(
-                cell.ljust(width) if column < LEFT_ALIGNED else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+                cell.ljust(width) if heading in TEXTS else cell.rjust(width)
+                for heading, cell, width in zip(table[0], row, widths, strict=True)
             ).rstrip()
             for row in table
         ]
@@ -122,37 +139,65 @@ class Report:
         *groups, total = self._rows()
         body = "".join(row(cells, "td") for cells in groups)
         return (
-            f"<table><thead>{row(HEADINGS, 'th')}</thead><tbody>{body}</tbody>"
+            f"<table><thead>{row(self._headings(), 'th')}</thead><tbody>{body}</tbody>"
             f"<tfoot>{row(total, 'th')}</tfoot></table>"
         )
 
+    def _headings(self) -> list[str]:
+        return ["group", "shape", "dtype", "block", *(name for name, _ in self._figures())]
+
     def _rows(self) -> list[list[str]]:
+        texts = [text for _, text in self._figures()]
         rows = [
             [
                 group.name if group.status == "active" else f"{group.name} ({group.status})",
                 str(group.shape),
                 group.dtype or "",
                 block_text(group),
-                *figures(group),
+                *(text(group) for text in texts),
             ]
             for group in self
         ]
-        return [*rows, ["total", "", "", "", *figures(self.total)]]
+        return [*rows, ["total", "", "", "", *(text(self.total) for text in texts)]]
+
+    def _figures(self) -> list[tuple[str, Text]]:
+        """Return the columns that groups and total have in common, and how they are written."""
+        columns: list[tuple[str, Text]] = [
+            ("target", lambda entry: "" if entry.target is None else f"{entry.target:.2%}"),
+            ("actual", lambda entry: f"{entry.sparsity:.2%}"),
+            ("zeros", lambda entry: f"{entry.zeros:,}"),
+            ("dense", lambda entry: bytes_text(entry.bytes_dense)),
+            ("masked", lambda entry: bytes_text(entry.bytes_masked)),
+        ]
+        # Said only where there is something to say.
+        if any(group.zeros_in_data not in (None, group.zeros) for group in self):
+            columns.insert(2, ("in data", self._in_data_text))
+        total = self.total
+        if total.dead_groups or total.dead_rows or total.dead_channels:
+            columns.append(("dead", dead_text))
+        return columns
+
+    def _in_data_text(self, entry: GroupReport | TotalReport) -> str:
+        """Return the share of the elements at hand that are pruned, and zero in the data."""
+        groups = [entry] if isinstance(entry, GroupReport) else self
+        elements = sum(group.elements for group in groups if group.zeros_in_data is not None)
+        if entry.zeros_in_data is None:
+            return ""
+        return f"{entry.zeros_in_data / elements if elements else 0.0:.2%}"
 
 
-HEADINGS = ["group", "shape", "dtype", "block", "target", "actual", "zeros", "dense", "masked"]
-LEFT_ALIGNED = 4  # columns of text; the others are numbers
+Text = Callable[[GroupReport | TotalReport], str]
+TEXTS = {"group", "shape", "dtype", "block", "dead"}  # columns; the others are numbers
 
 
-def figures(entry: GroupReport | TotalReport) -> list[str]:
-    """Return what group and total have in common, as text."""
-    return [
-        "" if entry.target is None else f"{entry.target:.2%}",
-        f"{entry.sparsity:.2%}",
-        f"{entry.zeros:,}",
-        bytes_text(entry.bytes_dense),
-        bytes_text(entry.bytes_masked),
-    ]
+def dead_text(entry: GroupReport | TotalReport) -> str:
+    """Return "all", or "3 rows, 1 channel": what has no weight left."""
+    if isinstance(entry, GroupReport) and entry.dead:
+        return "all"
+    counts = {"row": entry.dead_rows, "channel": entry.dead_channels}
+    if isinstance(entry, TotalReport):
+        counts = {"group": entry.dead_groups, **counts}
+    return ", ".join(f"{n:,} {what}{'s' if n > 1 else ''}" for what, n in counts.items() if n)
 
 
 def block_text(group: GroupReport) -> str:
@@ -160,7 +205,7 @@ def block_text(group: GroupReport) -> str:
     if group.block is None:
         return ""
     height, width = ("all" if length == -1 else str(length) for length in group.block)
-    whole = group.zeros_per_block in (None, math.prod(resolved(group.block, group.shape)))
+    whole = group.zeros_per_block in (None, group.block_elements)
     return f"{height}x{width}" if whole else f"{group.zeros_per_block} of {height}x{width}"
 
 
@@ -174,59 +219,55 @@ def bytes_text(count: int | None) -> str:
     return f"{count / 1000**power:.1f} {'kMGT'[power - 1]}B"
 
 
-def resolved(block: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return the lengths of a block in a tensor that is seen as rows x columns."""
-    rows = shape[0] if len(shape) > 1 else 1
-    columns = math.prod(shape[1:]) if len(shape) > 1 else math.prod(shape)
-    return (
-        max(rows, 1) if block[0] == -1 else block[0],
-        max(columns, 1) if block[1] == -1 else block[1],
-    )
-
-
 def report_of_group(
+    *,
     name: str,
     status: str,
     shape: tuple[int, ...],
     dtype: str | None,
     item_size: int,
     zeros: int,
+    zeros_in_data: int | None,
+    dead: bool,
+    dead_rows: int | None,
+    dead_channels: int | None,
+    lengths: tuple[int, int] | None,
     config: dict[str, Any],
 ) -> GroupReport:
-    """Return the figures of a group: what the core counts, and what follows from it."""
+    """Return the figures of a group: what the core counts, and what follows from it.
+
+    lengths: those of the block in the config, whole axes filled in; None where it has no block.
+    """
     elements = math.prod(shape)
     mask_bytes = (elements + 7) // 8
-    block = as_block(config.get("sparse_block_shape"))
+    block = None if lengths is None else config["sparse_block_shape"]
+    block_elements = None if lengths is None else math.prod(lengths)
     zeros_per_block = as_integer(config.get("zeros_per_block"))
     target = as_level(config.get("sparsity_level"))
-    if target is not None and block is not None and zeros_per_block is not None:
-        target *= zeros_per_block / math.prod(resolved(block, shape))
+    if target is not None and block_elements is not None and zeros_per_block is not None:
+        target *= zeros_per_block / block_elements
     return GroupReport(
         name=name,
         status=status,
         shape=shape,
         dtype=dtype,
         block=block,
+        block_elements=block_elements,
         zeros_per_block=zeros_per_block,
         target=target,
         sparsity=zeros / elements if elements else 0.0,
         elements=elements,
         zeros=zeros,
+        zeros_in_data=zeros_in_data,
+        dead=dead,
+        dead_rows=dead_rows,
+        dead_channels=dead_channels,
         bytes_dense=None if dtype is None else elements * item_size,
         bytes_masked=None if dtype is None else (elements - zeros) * item_size + mask_bytes,
     )
 
 
 # A subclass may use the same keys for something else: such values are left out.
-
-
-def as_block(value: object) -> tuple[int, int] | None:
-    """Return the value if it is (height, width), each at least 1 or -1."""
-    if not isinstance(value, tuple) or len(value) != 2:
-        return None
-    if not all(isinstance(length, int) and (length >= 1 or length == -1) for length in value):
-        return None
-    return value
 
 
 def as_integer(value: object) -> int | None:
@@ -254,6 +295,10 @@ def total_of(groups: Iterable[GroupReport]) -> TotalReport:
         sparsity=zeros / elements if elements else 0.0,
         elements=elements,
         zeros=zeros,
+        zeros_in_data=sum(group.zeros_in_data or 0 for group in groups),
+        dead_groups=sum(group.dead for group in groups),
+        dead_rows=sum(group.dead_rows or 0 for group in groups),
+        dead_channels=sum(group.dead_channels or 0 for group in groups),
         bytes_dense=sum(group.bytes_dense or 0 for group in groups),
         bytes_masked=sum(group.bytes_masked or 0 for group in groups),
     )

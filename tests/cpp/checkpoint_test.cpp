@@ -82,6 +82,7 @@ class CheckpointFile : public ::testing::Test {
       std::string text = encode_header(now);
       for (const auto& group : now.sparsifier.groups) {
         text.append(group.mask_bits.begin(), group.mask_bits.end());
+        text.append(group.kept_zeros.begin(), group.kept_zeros.end());
       }
       return text;
     }
@@ -99,6 +100,17 @@ class CheckpointFile : public ::testing::Test {
     std::string pattern = (fs::temp_directory_path() / "datasparse-XXXXXX").string();
     folder = ::mkdtemp(pattern.data());
     path = (folder / "checkpoint").string();
+    GroupOptions sparse, still;
+    sparse.layout = Axes{1, 0};
+    sparse.keep_zeros = true;
+    still.update = false;
+    auto& numbers = saved.tensors[0]->memory();
+    std::fill(numbers.begin(), numbers.begin() + 3 * sizeof(float), std::uint8_t{0});
+    for (const auto& [index, name, options] :
+         {std::tuple(0, "fc1.weight", sparse), std::tuple(1, "\u00e9 \" $", still)}) {
+      saved.sparsifier->add_data(name, make_source(saved.tensors[index]->view()), {}, true, nullptr,
+                                 options);
+    }
     saved.sparsifier->update_config("last", {{"norm", "L2"}, {"sparse_block_shape", ints(-1, 1)}});
     saved.sparsifier->replace_state(
         "last", {{"count", 3},
@@ -269,24 +281,59 @@ TEST(LargeCheckpoint, IsReadAndCheckedInPieces) {
   }
 }
 
-TEST_F(CheckpointFile, OfEverySeedIsReadAndWrittenAgain) {
-  int seeds = 0;
+// Those of version 1 were written by datasparse 0.1.0.
+TEST_F(CheckpointFile, OfEverySeedIsReadAndWrittenAsItWas) {
+  int seeds[3] = {};
   for (const auto& seed : fs::directory_iterator(DATASPARSE_FUZZ_SEEDS)) {
-    const std::string content = file_content(seed.path().string());
-    const bool is_old = content.find("\"version\":\"1\"") != std::string::npos;
-    const Checkpoint read = read_checkpoint(seed.path().string());
+    Checkpoint read = read_checkpoint(seed.path().string());
+    const auto version = read.sparsifier.version;
+    write_checkpoint(path, read);
+    if (version == SparsifierState::current_version) {
+      EXPECT_TRUE(file_content(path) == file_content(seed.path().string())) << seed.path();
+    } else {
+      read.sparsifier.version = SparsifierState::current_version;
+      EXPECT_EQ(read_checkpoint(path).sparsifier, read.sparsifier) << seed.path();
+    }
     for (const auto& scheduler : read.schedulers) {
       EXPECT_EQ(scheduler.state.version, SchedulerState::current_version) << seed.path();
-      EXPECT_TRUE(scheduler.state.counts_renewals || !is_old) << seed.path();
+      EXPECT_TRUE(version > 1 || scheduler.state.counts_renewals) << seed.path();
     }
-    write_checkpoint(path, read);
-    const std::string written = file_content(path);
-    EXPECT_EQ(written == content, !is_old) << seed.path();
-    write_checkpoint(path, read_checkpoint(path));
-    EXPECT_TRUE(file_content(path) == written) << seed.path();
-    ++seeds;
+    for (const auto& group : read.sparsifier.groups) {
+      const bool plain =
+          group.layout.size() == 0 && group.kept_zeros.empty() && group.updates;
+      EXPECT_TRUE(version > 1 || plain) << seed.path();
+    }
+    ++seeds[version];
   }
-  EXPECT_GE(seeds, 6);
+  EXPECT_GE(seeds[1], 6);
+  EXPECT_GE(seeds[2], 1);
+}
+
+TEST_F(CheckpointFile, BringsLayoutsZerosThatStayAndFrozenMasksBack) {
+  Objects objects;
+  load(objects);
+  EXPECT_EQ(objects.sparsifier->layout("fc1.weight"), (Axes{1, 0}));
+  EXPECT_TRUE(objects.sparsifier->frozen("\u00e9 \" $"));
+  const auto state = objects.sparsifier->save_state();
+  EXPECT_EQ(state.groups[0].kept_zeros, (Bytes{0x07, 0, 0, 0, 0}));
+  EXPECT_TRUE(state.groups[1].kept_zeros.empty());
+}
+
+TEST_F(CheckpointFile, OfVersion1LoadsIntoObjectsThatHaveMore) {
+  const std::string seed = std::string(DATASPARSE_FUZZ_SEEDS) + "/group";
+  DataNormSparsifier sparsifier;
+  float numbers[15] = {};
+  GroupOptions options;
+  options.layout = Axes{1, 0};
+  options.keep_zeros = true;
+  options.update = false;
+  sparsifier.add_data("w", make_source(ArrayView(numbers, {3, 5})), {}, true, nullptr, options);
+  load_checkpoint(seed, sparsifier);
+  const GroupState group = sparsifier.save_state().groups[0];
+  EXPECT_EQ(group.layout, Axes());
+  EXPECT_TRUE(group.kept_zeros.empty());
+  EXPECT_TRUE(group.updates);
+  EXPECT_EQ(group.config.at("sparsity_level"), ParamValue(0.2));
 }
 
 /// Two adaptive schedulers of one sparsifier, which a metric has moved.
@@ -635,8 +682,46 @@ TEST_F(CheckpointState, NamesTheEntryThatDoesNotFit) {
       {"\"schedulers\":[{", "\"schedulers\":[[],{",
        "state['schedulers'][0] must be dict, got list"},
       {"\"step_count\":2", "\"step_count\":2,\"step_count\":2", "state holds 'step_count' twice"},
+      {"\"layout\":[1,0],", "", "state['groups'][0] has no entry 'layout'"},
+      {"\"layout\":[1,0]", "\"layout\":[1,\"0\"]",
+       "state['groups'][0]['layout'] must be int, got str"},
+      {"\"layout\":[1,0]", "\"layout\":\"10\"",
+       "state['groups'][0]['layout'] must be list, got str"},
+      {"\"layout\":[1,0]", "\"layout\":[1,1]",
+       "state['groups'][0]['layout'] must be a permutation of the 2 axes, counted from 0, got (1, "
+       "1)"},
+      {"\"kept_zeros\":null", "\"kept_zeros\":\"\"",
+       "header must hold 5 tensors, one for each of the 3 groups and one for each that has kept "
+       "zeros, got 4"},
+      {"\"kept_zeros\":\"", "\"kept_zeros\":null,\"kept\":\"",
+       "header must hold 3 tensors, one for each of the 3 groups and one for each that has kept "
+       "zeros, got 4"},
+      {"\"kept_zeros\":\"", "\"kept_zeros\":7,\"kept\":\"",
+       "state['groups'][0]['kept_zeros'] must be str, got int"},
+      {"\"update\":false", "\"update\":0", "state['groups'][1]['update'] must be bool, got int"},
   };
   for (const auto& [part, other, message] : cases) EXPECT_EQ(refusal_of(part, other), message);
+}
+
+TEST_F(CheckpointState, OfVersion1HasNothingThatCameLater) {
+  std::string content = file_content(path);
+  const auto place = content.find("\"version\":\"2\"");
+  ASSERT_NE(place, std::string::npos);
+  content[place + 11] = '1';
+  write_file(path, content);
+  EXPECT_EQ(refusal(), "state['groups'][0]['layout'] must not be there in version 1");
+}
+
+TEST_F(CheckpointState, NamesTheZerosThatAreDamaged) {
+  std::string content = file_content(path);
+  Checkpoint checkpoint = read_checkpoint(path);
+  const std::size_t zeros = encode_header(checkpoint).size() + 5;  // behind a mask of 35 bits
+  content[zeros] = static_cast<char>(content[zeros] ^ 1);
+  write_file(path, content);
+  EXPECT_EQ(refusal().rfind("tensor 'zeros.fc1.weight' is damaged: its checksum is ", 0), 0U);
+  checkpoint.sparsifier.groups[0].kept_zeros.pop_back();
+  write_checkpoint(path, checkpoint);
+  EXPECT_EQ(refusal(), "tensor 'zeros.fc1.weight' must have 5 bytes for shape (5, 7), got 4");
 }
 
 // --- at the same time -------------------------------------------------------------------------

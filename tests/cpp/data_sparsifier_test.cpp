@@ -103,6 +103,8 @@ TEST(DataSparsifier, NamesTheNearestNameWhereOneIsUnknown) {
       [&] { sparsifier.get_data("embeding"); },
       [&] { sparsifier.remove_data("embeding"); },
       [&] { sparsifier.squashed("embeding"); },
+      [&] { sparsifier.frozen("embeding"); },
+      [&] { sparsifier.layout("embeding"); },
       [&] { sparsifier.config("embeding"); },
       [&] { sparsifier.config_value("embeding", "x"); },
       [&] { sparsifier.update_config("embeding", {}); },
@@ -204,6 +206,194 @@ TEST_F(Readding, SaysWhetherTheMaskWasGivenOrReused) {
   EXPECT_TRUE(sparsifier.add_data("other", source, {}, true, mask.data()));
   sparsifier.squash_mask({"other"});
   EXPECT_FALSE(sparsifier.add_data("other", source));
+}
+
+// --- options of a group ----------------------------------------------------------------------
+
+/// Layout, zeros that stay and updates of a group, as add_data() takes them.
+GroupOptions options(std::optional<Axes> layout, std::optional<bool> keep_zeros = std::nullopt,
+                     std::optional<bool> update = std::nullopt) {
+  GroupOptions result;
+  result.layout = layout;
+  result.keep_zeros = keep_zeros;
+  result.update = update;
+  return result;
+}
+
+class Options : public ::testing::Test {
+ protected:
+  bool add(BaseDataSparsifier& sparsifier, const GroupOptions& given, bool reuse_mask = true) {
+    return sparsifier.add_data("a", make_source(ArrayView(numbers, {2, 3})), {}, reuse_mask,
+                               nullptr, given);
+  }
+
+  float numbers[6] = {1, 0, 3, -0.0F, 5, 6};
+};
+
+TEST_F(Options, LayoutIsReadBackAndReplacedWhereItIsSaid) {
+  Scripted sparsifier;
+  EXPECT_FALSE(add(sparsifier, options(Axes{1, 0})));
+  EXPECT_EQ(sparsifier.layout("a"), (Axes{1, 0}));
+  EXPECT_TRUE(add(sparsifier, {}));
+  EXPECT_EQ(sparsifier.layout("a"), (Axes{1, 0}));
+  add(sparsifier, options(Axes{0, 1}));
+  EXPECT_EQ(sparsifier.layout("a"), Axes()) << "the order of memory";
+  for (const Axes& wrong : {Axes{0}, Axes{0, 0}, Axes{0, 2}, Axes{-1, 0}, Axes{0, 1, 2}}) {
+    const auto message =
+        expect_refused<ValueError>(sparsifier, [&] { add(sparsifier, options(wrong)); });
+    EXPECT_TRUE(contains(message, "layout of 'a'") && contains(message, to_string(wrong)));
+  }
+}
+
+TEST_F(Options, ConfigIsCompiledForTheLayout) {
+  struct Compiling : Scripted {
+    std::any compile_config(const std::string&, const ParamMap&, const Axes* shape) const override {
+      if (shape != nullptr) shapes.push_back(*shape);
+      return {};
+    }
+    mutable std::vector<Axes> shapes;
+  };
+  Compiling sparsifier;
+  add(sparsifier, options(Axes{1, 0}));
+  sparsifier.update_config("a", {{"x", 1}});
+  sparsifier.replace_configs({{"a", {{"x", 2}}}});
+  sparsifier.set_param("x", {{"a", 3}});
+  sparsifier.erase_config_key("a", "x");
+  sparsifier.load_state(sparsifier.save_state());
+  EXPECT_EQ(sparsifier.shapes, std::vector<Axes>(6, Axes{3, 2}));
+}
+
+TEST_F(Options, ZerosStayAtOnceAndBehindEveryOverride) {
+  Scripted sparsifier([](Scripted& self, const std::string& name, const ArrayView&) {
+    std::fill_n(self.get_mask(name).data(), 6, std::uint8_t{1});
+  });
+  EXPECT_FALSE(add(sparsifier, options({}, true)));
+  const Bytes without{1, 0, 1, 0, 1, 1};
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), without);
+  std::fill_n(numbers, 6, 1.0F);
+  sparsifier.step();
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), without);
+  EXPECT_EQ(sparsifier.save_state().groups[0].kept_zeros, (Bytes{0x0A}));
+  add(sparsifier, options({}, false));
+  sparsifier.step();
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), Bytes(6, 1));
+}
+
+TEST_F(Options, StepThatFailsBringsBackKeptZerosToo) {
+  bool fails = false;
+  Scripted sparsifier([&](Scripted& self, const std::string& name, const ArrayView&) {
+    std::fill_n(self.get_mask(name).data(), 6, std::uint8_t{1});
+    if (fails) throw std::runtime_error("override");
+  });
+  add(sparsifier, options({}, true));
+  fails = true;
+  expect_refused<std::runtime_error>(sparsifier, [&] { sparsifier.step(); });
+}
+
+TEST_F(Options, FrozenGroupIsNeitherPinnedNorUpdated) {
+  const auto source = std::make_shared<CountingSource>(ArrayView(numbers, {6}));
+  int calls = 0;
+  Scripted sparsifier([&](Scripted&, const std::string&, const ArrayView&) { ++calls; });
+  sparsifier.add_data("a", source, {}, true, nullptr, options({}, {}, false));
+  const int pins = source->pins;
+  sparsifier.step();
+  EXPECT_TRUE(sparsifier.frozen("a"));
+  EXPECT_EQ(source->pins, pins);
+  EXPECT_EQ(calls, 0);
+  EXPECT_EQ(sparsifier.step_count(), 1);
+  sparsifier.apply_mask();
+  EXPECT_EQ(source->pins, pins + 1);
+  sparsifier.add_data("a", source, {}, true, nullptr, options({}, {}, true));
+  sparsifier.step();
+  EXPECT_EQ(calls, 1);
+}
+
+TEST_F(Options, RestoreAndClaimingBringThemBack) {
+  DataNormSparsifier original(spec(0.5, 1, 1)), other;
+  add(original, options(Axes{1, 0}, true, false));
+  const auto saved = original.save_state();
+  other.load_state(saved);
+  EXPECT_EQ(other.save_state(), saved) << "while it waits";
+  add(other, {});
+  EXPECT_EQ(other.save_state(), saved);
+  other.load_state(saved);
+  EXPECT_EQ(other.save_state(), saved);
+}
+
+/// A source whose scores are other numbers than its data.
+struct ScoredSource : CountingSource {
+  ScoredSource(const ArrayView& data, const ArrayView& of_scores)
+      : CountingSource(data), scores(of_scores) {}
+  ArrayView pin_scores() override {
+    pin();
+    return scores;
+  }
+  ArrayView scores;
+};
+
+TEST_F(Options, StepRanksTheScoresAndApplyZeroesTheData) {
+  float data[4] = {1, 2, 3, 4}, scores[4] = {9, 1, 1, 9}, wrong[3] = {};
+  const auto source =
+      std::make_shared<ScoredSource>(ArrayView(data, {4}), ArrayView(scores, {4}));
+  DataNormSparsifier sparsifier(spec(0.5, 1, 1));
+  sparsifier.add_data("w", source);
+  sparsifier.step();
+  sparsifier.apply_mask();
+  EXPECT_EQ(std::vector<float>(data, data + 4), (std::vector<float>{1, 0, 0, 4}));
+  EXPECT_EQ(scores[1], 1);
+  EXPECT_EQ(sparsifier.figures()[0].zeros_in_data, 2);
+  EXPECT_EQ(source->pins, source->unpins);
+  source->scores = ArrayView(wrong, {3});
+  const auto message = expect_refused<ValueError>(sparsifier, [&] { sparsifier.step(); });
+  EXPECT_TRUE(contains(message, "data of 'w' must keep the shape (4,), got (3,)")) << message;
+  EXPECT_EQ(source->pins, source->unpins);
+}
+
+TEST_F(Options, CountsOfAPlanKnowThem) {
+  DataNormSparsifier sparsifier(spec(0.5, 1, 1));
+  add(sparsifier, options({}, true));
+  const auto count = [&](double level) {
+    return sparsifier.count_zeros("sparsity_level", {{"a", level}})[0];
+  };
+  EXPECT_EQ(count(0.0), (ZeroCount{2, 2}));
+  EXPECT_EQ(count(0.5), (ZeroCount{3, 5}));
+  EXPECT_EQ(count(1.0), (ZeroCount{6, 6}));
+  add(sparsifier, options({}, false, false));
+  sparsifier.get_mask("a").data()[0] = 0;
+  EXPECT_EQ(count(0.5), (ZeroCount{3, 3})) << "frozen as it is";
+}
+
+// --- groups without a weight -----------------------------------------------------------------
+
+TEST(DeadGroups, AreWarnedOfOnceWhenTheStepIsComplete) {
+  float numbers[8] = {};
+  DataNormSparsifier sparsifier(spec(0.99, 1, 1));
+  sparsifier.add_data("a", ArrayView(numbers, {8}));
+  sparsifier.add_data("all", ArrayView(numbers, {8}), {{"sparsity_level", 1.0}});
+  sparsifier.add_data("none", ArrayView(numbers, {0}));
+  const Messages messages;
+  sparsifier.step();
+  sparsifier.step();
+  ASSERT_EQ(messages.items.size(), 1U);
+  EXPECT_EQ(messages.items[0].first, Severity::warning);
+  EXPECT_EQ(messages.items[0].second,
+            "step() left none of the 8 weights of 'a': lower its sparsity_level, or set "
+            "min_kept=1");
+}
+
+TEST(DeadGroups, StepIsCompleteWhereTheHandlerThrows) {
+  float numbers[8] = {};
+  DataNormSparsifier sparsifier(spec(0.99, 1, 1));
+  for (const char* name : {"a", "b"}) sparsifier.add_data(name, ArrayView(numbers, {8}));
+  const auto before = set_message_handler(
+      [](Severity, const std::string& text) { throw std::runtime_error(text); });
+  const auto first = message_of<std::runtime_error>([&] { sparsifier.step(); });
+  const auto second = message_of<std::runtime_error>([&] { sparsifier.step(); });
+  sparsifier.step();
+  set_message_handler(before);
+  EXPECT_TRUE(contains(first, "'a'") && contains(second, "'b'")) << first << second;
+  EXPECT_EQ(sparsifier.step_count(), 3);
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("b")), Bytes(8, 0));
 }
 
 // --- config ----------------------------------------------------------------------------------
@@ -1007,7 +1197,7 @@ using Damage = std::function<void(SparsifierState&)>;
 
 TEST_F(Saving, RefusesEveryDamagedEntryAndChangesNothing) {
   const std::vector<std::pair<std::string, Damage>> damages{
-      {"version", [](auto& s) { s.version = 2; }},
+      {"version", [](auto& s) { s.version = 3; }},
       {"version", [](auto& s) { s.version = 0; }},
       {"step_count", [](auto& s) { s.step_count = -1; }},
       {"'b' twice", [](auto& s) { s.groups.push_back(s.groups[1]); }},
@@ -1022,6 +1212,11 @@ TEST_F(Saving, RefusesEveryDamagedEntryAndChangesNothing) {
       {"'b'",
        [](auto& s) { s.groups[1].shape = Axes{std::int64_t{1} << 40, std::int64_t{1} << 40}; }},
       {"'b'", [](auto& s) { s.groups[1].shape = Axes{0, 3}; }},
+      {"layout in the state of 'b'", [](auto& s) { s.groups[1].layout = Axes{0}; }},
+      {"layout in the state of 'b'", [](auto& s) { s.groups[1].layout = Axes{1, 1}; }},
+      {"layout in the state of 'b'", [](auto& s) { s.groups[1].layout = Axes{1, 2}; }},
+      {"'b' must hold 2 bytes of kept_zeros", [](auto& s) { s.groups[1].kept_zeros = {1}; }},
+      {"'b' has kept_zeros bits beyond", [](auto& s) { s.groups[1].kept_zeros = {1, 2}; }},
       {"level of 'b'", [](auto& s) { s.groups[1].config.set("level", 11); }},
       {"level of 'b'", [](auto& s) { s.groups[1].config.set("level", "1"); }},
       {"levle", [](auto& s) { s.groups[1].config.set("levle", 1); }},
@@ -1242,6 +1437,34 @@ TEST(DataSparsifier, ReadsAValueWithoutWaitingOrNotAtAll) {
 }
 
 // --- figures ----------------------------------------------------------------------------------
+
+TEST(DataSparsifierFigures, SayWhatIsInTheDataAndWhatIsDead) {
+  float numbers[12] = {0, -0.0F, 0, 1, 0, 1, 1, 1, 1, 1, 1, 1};
+  const Bytes mask{0, 0, 0, 0, 1, 1, 1, 0, 1, 0, 1, 0};
+  DataNormSparsifier sparsifier(spec(0.5, -1, 2));
+  GroupOptions order;
+  sparsifier.add_data("rows", make_source(ArrayView(numbers, {3, 4})), {}, true, mask.data());
+  order.layout = Axes{2, 1, 0};
+  sparsifier.add_data("deep", make_source(ArrayView(numbers, {3, 2, 2})), {}, true, mask.data(),
+                      order);
+  const Bytes zeros(4, 0);
+  sparsifier.add_data("dead", make_source(ArrayView(numbers, {4})), {}, true, zeros.data());
+  const auto figures = sparsifier.figures();
+  EXPECT_EQ(figures[0].zeros_in_data, 3);
+  EXPECT_EQ(figures[0].dead_rows, 1);
+  EXPECT_EQ(figures[0].dead_channels, 1);
+  EXPECT_EQ(figures[0].block, (std::pair<std::int64_t, std::int64_t>(3, 2)));
+  EXPECT_FALSE(figures[0].dead);
+  EXPECT_EQ(figures[1].dead_rows, 0);
+  EXPECT_EQ(figures[1].dead_channels, 1);
+  EXPECT_EQ(figures[1].block, (std::pair<std::int64_t, std::int64_t>(2, 2)));
+  EXPECT_TRUE(figures[2].dead);
+  EXPECT_EQ(figures[2].dead_rows, std::nullopt);
+  EXPECT_EQ(figures[2].zeros_in_data, 3);
+  Scripted other;
+  other.add_data("rows", ArrayView(numbers, {3, 4}), {{"sparse_block_shape", "none"}});
+  EXPECT_EQ(other.figures()[0].block, std::nullopt);
+}
 
 TEST(DataSparsifierFigures, AreCountedFromTheMasks) {
   using Status = GroupFigures::Status;

@@ -316,7 +316,8 @@ inline Bytes bytes_of(const Mask& mask) { return Bytes(mask.data(), mask.data() 
 
 inline bool operator==(const GroupState& a, const GroupState& b) {
   return a.name == b.name && a.config == b.config && a.shape == b.shape &&
-         a.mask_bits == b.mask_bits && a.squashed == b.squashed && a.state == b.state;
+         a.mask_bits == b.mask_bits && a.squashed == b.squashed && a.state == b.state &&
+         a.layout == b.layout && a.kept_zeros == b.kept_zeros && a.updates == b.updates;
 }
 inline bool operator==(const SparsifierState& a, const SparsifierState& b) {
   return a.version == b.version && a.step_count == b.step_count &&
@@ -332,7 +333,9 @@ inline void PrintTo(const SparsifierState& state, std::ostream* out) {
     PrintTo(group.config, out);
     *out << " state ";
     PrintTo(group.state, out);
-    *out << " mask " << ::testing::PrintToString(group.mask_bits);
+    *out << " mask " << ::testing::PrintToString(group.mask_bits) << " layout "
+         << to_string(group.layout) << " kept zeros " << ::testing::PrintToString(group.kept_zeros)
+         << (group.updates ? "" : " frozen");
   }
 }
 

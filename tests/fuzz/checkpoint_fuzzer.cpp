@@ -17,6 +17,7 @@ std::string encoded(const Checkpoint& checkpoint) {
   std::string bytes = encode_header(checkpoint);
   for (const auto& group : checkpoint.sparsifier.groups) {
     bytes.append(group.mask_bits.begin(), group.mask_bits.end());
+    bytes.append(group.kept_zeros.begin(), group.kept_zeros.end());
   }
   return bytes;
 }

@@ -1,5 +1,6 @@
 """The report: figures counted from the masks, for groups of any kind."""
 
+import itertools
 import json
 from html.parser import HTMLParser
 
@@ -18,10 +19,10 @@ def sparsifier(rng):
         "empty": np.zeros((0, 3)),
     }
     sparsifier = DataNormSparsifier(groups, sparsity_level=0.5, sparse_block_shape=(1, 1))
+    band = np.eye(4) + np.roll(np.eye(4), 1, axis=0)  # so that no column dies
     sparsifier.add_data(
-        "2:4", rng.standard_normal((4, 4)), sparsity_level=1.0, sparse_block_shape=(1, 4),
-        zeros_per_block=2,
-    )  # fmt: skip
+        "2:4", band, sparsity_level=1.0, sparse_block_shape=(1, 4), zeros_per_block=2
+    )
     sparsifier.step()
     return sparsifier
 
@@ -151,8 +152,9 @@ def test_of_nothing():
 
 def test_it_prints_as_a_table(sparsifier):
     sparsifier.get_mask("fc")[...] = True
-    sparsifier.get_mask("fc")[0] = False
+    sparsifier.get_mask("fc")[::4, ::2] = False
     sparsifier.remove_data("half")
+    sparsifier.apply_mask()
     assert (
         str(sparsifier.report())
         == """\
@@ -165,6 +167,112 @@ empty  (0, 3)   float64  1x1       50.00%   0.00%      0    0 B     0 B
 total                              50.00%  16.67%     24  640 B   530 B"""
     )
     assert repr(sparsifier.report()) == str(sparsifier.report())
+
+
+def test_zeros_that_are_not_in_the_data_have_a_column(sparsifier):
+    sparsifier.remove_data("half")
+    sparsifier.apply_mask("2:4")
+    sparsifier.squash_mask("empty")
+    assert (
+        str(sparsifier.report())
+        == """\
+group             shape    dtype    block     target  actual  in data  zeros  dense  masked
+-------------------------------------------------------------------------------------------
+fc                (8, 16)  float32  1x1       50.00%  50.00%    0.00%     64  512 B   272 B
+empty (squashed)  (0, 3)            1x1       50.00%   0.00%               0
+2:4               (4, 4)   float64  2 of 1x4  50.00%  50.00%   50.00%      8  128 B    66 B
+-------------------------------------------------------------------------------------------
+total                                         50.00%  50.00%    5.56%     72  640 B   338 B"""
+    )
+    sparsifier.apply_mask()
+    assert "in data" not in str(sparsifier.report())
+    assert sparsifier.report().total.zeros_in_data == 72
+
+
+def test_the_share_in_the_data_is_of_the_data_that_are_there(sparsifier):
+    sparsifier.squash_mask(["2:4", "half"])
+    sparsifier.get_data("fc")[0] = 0
+    zeros = int((~sparsifier.get_mask("fc")[0]).sum())
+    assert 0 < zeros < 64
+    assert sparsifier.report()["fc"].zeros_in_data == zeros
+    assert str(sparsifier.report()).splitlines()[-1].split()[3] == f"{zeros / 128:.2%}"
+
+
+def test_what_has_no_weight_left_has_a_column(sparsifier):
+    sparsifier.get_mask("fc")[:3] = False
+    sparsifier.get_mask("fc")[:, 7] = False
+    sparsifier.get_mask("2:4")[...] = False
+    sparsifier.apply_mask()
+    report = sparsifier.report()
+    lines = str(report).splitlines()
+    assert [line.split("  ")[-1].strip() for line in lines if line[0] != "-"] == [
+        "dead", "3 rows, 1 channel", "12 B", "0 B", "all", "1 group, 7 rows, 5 channels"
+    ]  # fmt: skip
+    assert not any(line.endswith(" ") for line in lines)
+    total = report.total
+    assert (total.dead_groups, total.dead_rows, total.dead_channels) == (1, 7, 5)
+
+
+FLOATS = ["float16", "float32", "float64", torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("view", ["plain", "transposed", "strided", "reversed", "broadcast"])
+def test_zeros_in_data_of_any_kind_are_counted(rng, dtype, view):
+    values = rng.choice([0.0, -0.0, 1e-7, 1.0], (6, 5, 7))
+    data = torch.from_numpy(values).to(dtype) if dtype in FLOATS[3:] else values.astype(dtype)
+    if view == "transposed":
+        data = data.T if isinstance(data, np.ndarray) else data.permute(2, 1, 0)
+    elif view == "strided":
+        data = data[:, ::2, 1:]
+    elif view == "reversed" and isinstance(data, np.ndarray):
+        data = data[::-1, :, ::-1]
+    elif view == "broadcast":
+        data = np.broadcast_to(data[:1], (4, 5, 7)) if isinstance(data, np.ndarray) else (
+            data[:1].expand(4, 5, 7)
+        )  # fmt: skip
+    shape = tuple(data.shape)
+    mask = rng.random(shape) < 0.5
+    sparsifier = DataNormSparsifier()
+    sparsifier.add_data("w", data, mask=mask)
+    as_float = data if isinstance(data, np.ndarray) else data.double().numpy()
+    expected = int(((as_float == 0) & ~mask).sum())
+    assert sparsifier.report()["w"].zeros_in_data == expected
+    kept = DataNormSparsifier([("w", np.zeros(shape))])
+    kept.add_data("w", data, keep_zeros=True)
+    assert np.array_equal(np.asarray(kept.get_mask("w")), as_float != 0)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (0, 3), (3, 0), (4, 6), (3, 4, 5), (2, 3, 1, 4)])
+def test_dead_rows_and_channels_are_those_of_the_layout(rng, shape):
+    for layout in itertools.permutations(range(len(shape))):
+        mask = np.asarray(rng.random(shape) < 0.1)
+        sparsifier = DataNormSparsifier()
+        sparsifier.add_data("w", np.ones(shape), mask=mask, layout=layout)
+        group = sparsifier.report()["w"]
+        assert group.dead == (mask.size > 0 and not mask.any())
+        if len(shape) < 2:
+            assert (group.dead_rows, group.dead_channels) == (None, None)
+            continue
+        in_memory = layout == tuple(range(len(shape)))
+        rows, channels = layout[0], 1 if in_memory else layout[-1]
+        for axis, dead in ((rows, group.dead_rows), (channels, group.dead_channels)):
+            others = tuple(set(range(len(shape))) - {axis})
+            assert dead == (int((~mask.any(axis=others)).sum()) if mask.size else 0)
+
+
+def test_data_of_another_shape_have_no_zeros_to_count():
+    parameter = torch.nn.Parameter(torch.zeros(4))
+    sparsifier = DataNormSparsifier([("w", parameter)])
+    parameter.data = torch.zeros(5)
+    assert sparsifier.report()["w"].zeros_in_data is None
+
+
+def test_whole_axes_are_those_of_the_layout():
+    sparsifier = DataNormSparsifier(sparse_block_shape=(-1, 1), zeros_per_block=2)
+    sparsifier.add_data("w", np.ones((4, 6, 2)), layout=(1, 2, 0))
+    group = sparsifier.report()["w"]
+    assert (group.block, group.block_elements, group.target) == ((-1, 1), 6, 0.5 * 2 / 6)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +313,9 @@ def test_a_dict_of_plain_data(sparsifier):
     assert set(figures) == {"groups", "total"}
     assert figures["groups"]["fc"] == {
         "status": "active", "shape": (8, 16), "dtype": "float32", "block": (1, 1),
-        "zeros_per_block": 1, "target": 0.5, "sparsity": 0.5, "elements": 128, "zeros": 64,
+        "block_elements": 1, "zeros_per_block": 1, "target": 0.5, "sparsity": 0.5,
+        "elements": 128, "zeros": 64, "zeros_in_data": 0, "dead": False, "dead_rows": 0,
+        "dead_channels": 0,
         "bytes_dense": 512, "bytes_masked": 272,
     }  # fmt: skip
     json.dumps(figures)
