@@ -49,7 +49,10 @@ struct Grid {
   /// Tiles above each other whose elements are packed together, so that a cache line of a
   /// transposed matrix is used up at once.
   std::int64_t stacked() const noexcept {
-    return matrix.is_transposed() ? std::max<std::int64_t>(1, stacked_max / height) : 1;
+    if (!matrix.is_transposed()) return 1;
+    // Few where they are far apart, so that a tile may be wide enough to hold what lies between.
+    const std::int64_t rows = matrix.is_interleaved() ? 8 : stacked_max;
+    return std::max<std::int64_t>(1, rows / height);
   }
 
   /// How many elements are packed together at the most; 0 where none are: they lie right as they

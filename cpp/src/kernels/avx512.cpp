@@ -1093,40 +1093,152 @@ AVX512 void copy_run(std::byte* out, const std::byte* in, std::ptrdiff_t stride,
   scalar_kernels().copy_run(out + i * 4, in + i * stride, stride, n - i);
 }
 
+/// Transposes 8 × 8 numbers.
+AVX512 void transpose_eight(__m256* v) noexcept {
+  for (__m256* half = v; half < v + 8; half += 4) {
+    const __m256d ab_low = _mm256_castps_pd(_mm256_unpacklo_ps(half[0], half[1]));
+    const __m256d ab_high = _mm256_castps_pd(_mm256_unpackhi_ps(half[0], half[1]));
+    const __m256d cd_low = _mm256_castps_pd(_mm256_unpacklo_ps(half[2], half[3]));
+    const __m256d cd_high = _mm256_castps_pd(_mm256_unpackhi_ps(half[2], half[3]));
+    half[0] = _mm256_castpd_ps(_mm256_unpacklo_pd(ab_low, cd_low));
+    half[1] = _mm256_castpd_ps(_mm256_unpackhi_pd(ab_low, cd_low));
+    half[2] = _mm256_castpd_ps(_mm256_unpacklo_pd(ab_high, cd_high));
+    half[3] = _mm256_castpd_ps(_mm256_unpackhi_pd(ab_high, cd_high));
+  }
+  for (int i = 0; i < 4; ++i) {
+    const __m256 low = _mm256_permute2f128_ps(v[i], v[i + 4], 0x20);
+    v[i + 4] = _mm256_permute2f128_ps(v[i], v[i + 4], 0x31);
+    v[i] = low;
+  }
+}
+
 /// Sixteen columns at a time. Where they are far apart, no prefetcher of the processor foresees the
 /// next ones; they are asked into the second cache, since strides of whole pages leave few places
 /// for them in the first.
 AVX512 void transpose(std::byte* out, std::ptrdiff_t pitch, const std::byte* in,
                       std::ptrdiff_t stride, std::int64_t rows, std::int64_t columns) noexcept {
   constexpr int size = 16;
+  constexpr int half = 8;
   constexpr std::int64_t ahead = 32;
   constexpr std::ptrdiff_t far = 256;
   std::int64_t c = 0;
   for (; c + size <= columns; c += size) {
-    for (std::int64_t r = 0; r < rows; r += size) {
-      const std::int64_t some = rows - r < size ? rows - r : size;
-      const __mmask16 lanes = first_lanes(some);
+    const std::byte* const column = in + c * stride;
+    std::byte* const target = out + c * 4;
+    if (stride >= far || stride <= -far) {
+      const auto* line = reinterpret_cast<const char*>(
+          column + (c + size + ahead <= columns ? ahead * stride : 0));
+      for (int i = 0; i < size; ++i, line += stride) {
+        // Where the columns do not begin with a cache line, there is one more.
+        for (std::int64_t r = 0; r < rows; r += size) _mm_prefetch(line + r * 4, _MM_HINT_T1);
+        if (rows > 0) _mm_prefetch(line + rows * 4 - 1, _MM_HINT_T1);
+      }
+    }
+    std::int64_t r = 0;
+    for (; r + size <= rows; r += size) {
       __m512 v[size];
-      const std::byte* from = in + c * stride + r * 4;
-      if (stride >= far || stride <= -far) {
-        const std::ptrdiff_t next = c + size + ahead <= columns ? ahead * stride : 0;
-        for (int i = 0; i < size; ++i) {
-          // Where the columns do not begin with a cache line, these are two.
-          const auto* const line = reinterpret_cast<const char*>(from + i * stride + next);
-          _mm_prefetch(line, _MM_HINT_T1);
-          _mm_prefetch(line + 4 * some - 1, _MM_HINT_T1);
+      for (int i = 0; i < size; ++i) v[i] = _mm512_loadu_ps(column + i * stride + r * 4);
+      Floats::transpose(v);
+      std::byte* to = target + r * pitch;
+      for (int i = 0; i < size; ++i, to += pitch) _mm512_storeu_ps(to, v[i]);
+    }
+    for (; r + half <= rows; r += half) {
+      for (int first = 0; first < size; first += half) {
+        __m256 v[half];
+        for (int i = 0; i < half; ++i) {
+          const std::byte* const from = column + (first + i) * stride + r * 4;
+          v[i] = _mm256_loadu_ps(reinterpret_cast<const float*>(from));
+        }
+        transpose_eight(v);
+        std::byte* to = target + r * pitch + first * 4;
+        for (int i = 0; i < half; ++i, to += pitch) {
+          _mm256_storeu_ps(reinterpret_cast<float*>(to), v[i]);
         }
       }
-      for (int i = 0; i < size; ++i, from += stride) v[i] = _mm512_maskz_loadu_ps(lanes, from);
-      Floats::transpose(v);
-      std::byte* to = out + r * pitch + c * 4;
-      for (int i = 0; i < size && i < some; ++i, to += pitch) _mm512_storeu_ps(to, v[i]);
+    }
+    for (; r < rows; ++r) {
+      for (int i = 0; i < size; ++i) {
+        __builtin_memcpy(target + r * pitch + i * 4, column + i * stride + r * 4, 4);
+      }
     }
   }
   scalar_kernels().transpose(out + c * 4, pitch, in + c * stride, stride, rows, columns - c);
 }
 
 // --- bytes ---------------------------------------------------------------------------------------
+
+/// Words of 64 bits, one for each of 64 columns, from eight vectors that hold a byte of each.
+AVX512 void join_bytes(std::uint64_t* words, const __m512i* v) noexcept {
+  __m512i pairs[8], fours[8];
+  for (int i = 0; i < 4; ++i) {
+    pairs[i] = _mm512_unpacklo_epi8(v[2 * i], v[2 * i + 1]);
+    pairs[i + 4] = _mm512_unpackhi_epi8(v[2 * i], v[2 * i + 1]);
+  }
+  for (int high = 0; high < 2; ++high) {
+    for (int i = 0; i < 2; ++i) {
+      const __m512i a = pairs[4 * high + 2 * i], b = pairs[4 * high + 2 * i + 1];
+      fours[4 * high + i] = _mm512_unpacklo_epi16(a, b);
+      fours[4 * high + 2 + i] = _mm512_unpackhi_epi16(a, b);
+    }
+  }
+  // Vector i has two columns of each sixteen.
+  for (int i = 0; i < 4; ++i) {
+    const __m512i low = _mm512_unpacklo_epi32(fours[2 * i], fours[2 * i + 1]);
+    const __m512i high = _mm512_unpackhi_epi32(fours[2 * i], fours[2 * i + 1]);
+    const auto put = [&](std::uint64_t* to, __m512i vector) AVX512 {
+      const auto at = [&](int quarter) { return reinterpret_cast<__m128i*>(to + 16 * quarter); };
+      _mm_storeu_si128(at(0), _mm512_castsi512_si128(vector));
+      _mm_storeu_si128(at(1), _mm512_extracti32x4_epi32(vector, 1));
+      _mm_storeu_si128(at(2), _mm512_extracti32x4_epi32(vector, 2));
+      _mm_storeu_si128(at(3), _mm512_extracti32x4_epi32(vector, 3));
+    };
+    put(words + 4 * i, low);
+    put(words + 4 * i + 2, high);
+  }
+}
+
+/// Up to 64 × 64: eight rows at a time become bits of bytes, those of a column a word, and its bits
+/// bytes again. Where columns follow each other without a gap, one may write over the next, which
+/// is written later.
+AVX512 void transpose_mask(std::uint8_t* out, std::ptrdiff_t out_pitch, const std::uint8_t* in,
+                           std::ptrdiff_t in_pitch, std::int64_t rows,
+                           std::int64_t columns) noexcept {
+  constexpr std::int64_t size = bundle;
+  for (std::int64_t c = 0; c < columns; c += size) {
+    const std::int64_t some_columns = columns - c < size ? columns - c : size;
+    const std::uint64_t lanes = first_bits(some_columns);
+    for (std::int64_t r = 0; r < rows; r += size) {
+      const std::int64_t some_rows = rows - r < size ? rows - r : size;
+      __m512i v[8];
+      for (std::int64_t i = 0; i < 8; ++i) {
+        __m512i bits = _mm512_setzero_si512();
+        const std::int64_t end = some_rows < 8 * i + 8 ? some_rows : 8 * i + 8;
+        for (std::int64_t row = end - 1; row >= 8 * i; --row) {
+          const __m512i bytes = _mm512_maskz_loadu_epi8(lanes, in + (r + row) * in_pitch + c);
+          bits = _mm512_or_si512(_mm512_add_epi8(bits, bits), bytes);
+        }
+        v[i] = bits;
+      }
+      std::uint64_t words[size];
+      join_bytes(words, v);
+      std::uint8_t* to = out + c * out_pitch + r;
+      std::int64_t i = 0;
+      if (some_rows == size) {
+        for (; i < some_columns; ++i, to += out_pitch) store_bytes(to, size, words[i]);
+      } else if (out_pitch == rows && rows <= 16) {
+        const std::int64_t last = (columns - c) - (15 + rows) / rows;  // that has room for 16 bytes
+        for (; i < some_columns && i <= last; ++i, to += out_pitch) {
+          _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                           _mm_maskz_set1_epi8(static_cast<__mmask16>(words[i]), 1));
+        }
+      } else if (out_pitch == rows && rows < size) {
+        const std::int64_t last = (columns - c) - (size - 1 + rows) / rows;
+        for (; i < some_columns && i <= last; ++i, to += out_pitch) store_bytes(to, size, words[i]);
+      }
+      for (; i < some_columns; ++i, to += out_pitch) store_bytes(to, some_rows, words[i]);
+    }
+  }
+}
 
 AVX512 std::int64_t count_zeros(const std::uint8_t* bytes, std::int64_t n) noexcept {
   std::int64_t zeros = 0;
@@ -1240,6 +1352,7 @@ Kernels make_table() noexcept {
   use<Float64>(table);
   table.copy_run = copy_run;
   table.transpose = transpose;
+  table.transpose_mask = transpose_mask;
   table.repeat = repeat_any;
   table.zero_masked[Float16::dtype] = zero_masked16;
   table.zero_masked[BFloat16::dtype] = zero_masked16;
