@@ -151,6 +151,45 @@ def parametrize_without(model):
     return value
 
 
+@pytest.mark.parametrize("dim", [0, 1, None])
+@pytest.mark.parametrize("wrap", [parametrizations.weight_norm, old_weight_norm])
+def test_what_weight_norm_would_divide_by_is_never_zero(wrap, dim):
+    """A row without a direction would be 0 / 0."""
+    layer = nn.Linear(6, 4)
+    if wrap is old_weight_norm:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            nn.utils.weight_norm(layer, dim=dim)
+    else:
+        parametrizations.weight_norm(layer, dim=dim)
+    model = nn.Sequential(layer)
+    attachment = attach(model, half())
+    mask = attachment.sparsifier.get_mask("0.weight")
+    mask[:] = False
+    for kept in range(5):
+        if kept < (1 if dim is None else 4 if dim == 0 else 5):
+            with pytest.raises(ValueError, match="weight_norm divides"):
+                attachment.apply()
+            with pytest.raises(ValueError, match="weight_norm divides"):
+                attachment.apply(model)
+        mask[kept % 4, kept] = True
+    mask[0, 5] = True
+    attachment.apply()
+    model(torch.ones(1, 6))
+    assert torch.equal(model[0].weight != 0, mask)
+
+
+def test_a_dead_row_is_made_permanent_where_weight_norm_could_not_have_it():
+    model = nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 4)))
+    attachment = attach(model, half(), mode="parametrize")
+    mask = attachment.sparsifier.get_mask("0.weight")
+    mask[1] = False
+    expected = model[0].weight.detach().clone()
+    detach(model)
+    assert sorted(model.state_dict()) == ["0.bias", "0.weight"]
+    assert torch.equal(model[0].weight, expected)
+
+
 def test_a_look_at_a_weight_does_not_move_spectral_norm_on():
     model = nn.Sequential(parametrizations.spectral_norm(nn.Linear(12, 12)))
     attachment = attach(model, half(), mode="parametrize")

@@ -22,6 +22,7 @@ from .layout import Layout, layout_of
 from .optimizer import held_by, plain_optimizer
 from .parametrize import MaskedTensor, mask_tensor, masked_of, masked_tensors
 from .places import Place, plain_model, weight_at
+from .weights import weight_of
 
 if TYPE_CHECKING:
     from .._core import ParamValue
@@ -66,7 +67,12 @@ class Attachment:
             return
         self.refresh()
         if self.mode == "in_place":
-            self.sparsifier.apply_mask(self._present())
+            present = self._present()
+            for name in present:
+                if self.places[name].is_computed():
+                    mask = self.sparsifier.get_mask(name)
+                    self.places[name].weight().require_lengths(name, mask)
+            self.sparsifier.apply_mask(present)
 
     def follow(
         self,
@@ -235,6 +241,8 @@ class Attachment:
                     f"{name!r} of the model must have the shape of its mask, {tuple(mask.shape)}, "
                     f"got {tuple(tensor.shape)}"
                 )
+            if own is None:
+                weight.require_lengths(name, mask)
             (written if own is None else masks).append((tensor, mask))
         with torch.no_grad():
             for tensor, mask in masks:
@@ -295,7 +303,8 @@ def attach(
     sparsifier that was loaded or copied is attached in the same way.
 
     A weight under weight_norm is ranked as the model computes with it, and zeroed in its direction;
-    one under spectral_norm in its original. What other parametrizations make needs
+    one under spectral_norm in its original. Since weight_norm divides by the length of each row,
+    `apply()` refuses masks that prune a whole one there. What other parametrizations make needs
     mode="parametrize", where the mask comes last: the parameters that are saved have none of its
     zeros until `detach()`.
 
@@ -366,7 +375,7 @@ def detach(model: nn.Module, *, keep_zeros: bool = True) -> None:
         )
     if keep_zeros:
         for tensor in tensors:
-            if is_made_without_zeros(tensor):
+            if cannot_be_zeroed(tensor):
                 tensor.make_permanent()
     for sparsifier, all_names in names.items():
         present = [name for name in dict.fromkeys(all_names) if is_masked(sparsifier, name)]
@@ -381,9 +390,13 @@ def detach(model: nn.Module, *, keep_zeros: bool = True) -> None:
     _attachments.pop(model, None)
 
 
-def is_made_without_zeros(tensor: MaskedTensor) -> bool:
-    weight = weight_at(tensor.module, (), tensor.attribute)
-    return weight is not None and weight.written is None
+def cannot_be_zeroed(tensor: MaskedTensor) -> bool:
+    """Whether no zeros in the parameters would be those of the mask."""
+    weight = weight_of(tensor.module, tensor.attribute)
+    assert weight is not None  # its mask was found there
+    if weight.made_by == "weight_norm":
+        return weight.has_dead_directions(tensor.masked.mask)
+    return weight.written is None
 
 
 def require_one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -129,6 +129,10 @@ class Place:
             self.changes += 1
         return first
 
+    def is_computed(self) -> bool:
+        """Whether the weight is more than a parameter."""
+        return self._unchanged() is None and self.weight().made_by is not None
+
     def weights(self) -> list[Weight]:
         """The weight as each of its owners has it."""
         root = self._root()

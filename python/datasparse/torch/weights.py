@@ -71,6 +71,22 @@ class Weight:
             'weight: use mode="parametrize", where the mask comes last, or leave it out by exclude'
         )
 
+    def require_lengths(self, name: str, mask: Tensor) -> None:
+        """ValueError where weight_norm would divide by the length 0 of what the mask prunes whole."""
+        if self.made_by == "weight_norm" and self.has_dead_directions(mask):
+            raise ValueError(
+                f"the mask of {name!r} prunes whole rows, and weight_norm divides each by its length: "
+                'use mode="parametrize", a lower sparsity_level, or fewer zeros in each row by '
+                "sparse_block_shape=(1, -1) and zeros_per_block"
+            )
+
+    def has_dead_directions(self, mask: Tensor) -> bool:
+        """Whether the mask leaves nothing of a direction, of which there is one for each gain."""
+        gain = self.parameters[0]
+        others = [axis for axis in range(mask.ndim) if gain.ndim == 0 or gain.shape[axis] == 1]
+        alive = mask.any() if len(others) == mask.ndim else mask.sum(others)
+        return not bool((alive != 0).all())
+
     def masked(self) -> Tensor:
         """What has the zeros of what the module computes with: masks of ours are applied."""
         masked = masked_of(self.module, self.attribute)
