@@ -275,10 +275,11 @@ void DataScheduler::restore(std::shared_ptr<BaseDataSparsifier> data_sparsifier,
 std::vector<std::int64_t> DataScheduler::ends() const {
   std::vector<std::int64_t> ends;
   for (const auto& item : schedules_) {
-    if (const auto end = item.second.end()) ends.push_back(*end);
+    const auto end = item.second.end();
+    if (!end) continue;
+    const auto place = std::lower_bound(ends.begin(), ends.end(), *end);
+    if (place == ends.end() || *place != *end) ends.insert(place, *end);
   }
-  std::sort(ends.begin(), ends.end());
-  ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
   return ends;
 }
 

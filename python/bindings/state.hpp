@@ -18,6 +18,7 @@ pybind11::dict saved_attributes(const pybind11::object& state_dict);
 /// The attributes of a Python subclass that were saved beside the state.
 template <class State>
 pybind11::dict saved_attributes(const pybind11::object& state_dict, const State& state) {
-  if (state.version < 1 || state.version > State::current_version) return {};  // the core refuses it
+  if (state.version < 1 || state.version > State::current_version)
+    return {};  // the core refuses it
   return saved_attributes(state_dict);
 }

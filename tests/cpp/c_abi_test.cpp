@@ -447,7 +447,17 @@ TEST_F(CAbi, SchedulesAreThoseOfTheClasses) {
       EXPECT_EQ(value, expected(i, 0.7)) << to_string(expected) << " at " << i;
     }
   }
+  ScheduleHandle jump;
+  ASSERT_OK(datasparse_schedule_cosine(0.25, DATASPARSE_BASE_VALUE, 3, 3, 1, jump.out()));
+  for (const auto& [at, expected] : {std::pair<int64_t, double>{2, 0.25}, {3, 0.5}, {4, 0.5}}) {
+    double value = NAN;
+    ASSERT_OK(datasparse_schedule_value(jump, at, 0.5, &value));
+    EXPECT_EQ(value, expected) << at;
+  }
+
   datasparse_schedule* none = nullptr;
+  expect_error(datasparse_schedule_linear(0, 1, 3, 2, 1, &none), DATASPARSE_VALUE_ERROR,
+               "end must be at least begin, 3, got 2");
   expect_error(datasparse_schedule_step(0, 0.5, &none), DATASPARSE_VALUE_ERROR,
                "step_size must be at least 1, got 0");
   expect_error(datasparse_schedule_linear(NAN, 1, 0, 1, 1, &none), DATASPARSE_VALUE_ERROR,

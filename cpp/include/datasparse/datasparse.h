@@ -411,7 +411,8 @@ DATASPARSE_API datasparse_status datasparse_schedule_multi_step(const int64_t* m
                                                                 datasparse_schedule** schedule);
 DATASPARSE_API datasparse_status datasparse_schedule_exponential(double gamma, int64_t every,
                                                                  datasparse_schedule** schedule);
-/// From `initial` at step `begin` to `final_value` at step `end`, in steps of `every`.
+/// From `initial` at step `begin` to `final_value` at step `end`, in steps of `every`. Where these
+/// are one step, `initial` before it and `final_value` from it on.
 DATASPARSE_API datasparse_status datasparse_schedule_linear(double initial, double final_value,
                                                             int64_t begin, int64_t end,
                                                             int64_t every,
