@@ -26,7 +26,10 @@ struct Grid {
         bands(divide_up(m.rows(), height)),
         per_band(divide_up(m.columns(), width)) {
     // Elements that do not follow each other are packed first, those of some rows at a time.
-    const std::int64_t elements = m.is_unit() ? tile_elements : tile_elements / stacked();
+    constexpr std::int64_t parts = 4;  // what is packed is read again, and so is small
+    const std::int64_t elements = m.is_unit()         ? tile_elements
+                                  : m.is_transposed() ? tile_elements / stacked()
+                                                      : tile_elements / parts;
     const std::int64_t wanted =
         std::clamp(elements / height / width, m.is_unit() ? tile_blocks_min : 1, tile_blocks_max);
     if (per_band <= wanted) {

@@ -1157,8 +1157,11 @@ AVX512 void transpose(std::byte* out, std::ptrdiff_t pitch, const std::byte* in,
       }
     }
     for (; r < rows; ++r) {
-      for (int i = 0; i < size; ++i) {
-        __builtin_memcpy(target + r * pitch + i * 4, column + i * stride + r * 4, 4);
+      for (int i = 0; i < size; i += 4) {
+        float x[4];
+        for (int j = 0; j < 4; ++j) __builtin_memcpy(x + j, column + (i + j) * stride + r * 4, 4);
+        const __m128 four = _mm_setr_ps(x[0], x[1], x[2], x[3]);
+        _mm_storeu_ps(reinterpret_cast<float*>(target + r * pitch + i * 4), four);
       }
     }
   }
@@ -1197,13 +1200,71 @@ AVX512 void join_bytes(std::uint64_t* words, const __m512i* v) noexcept {
   }
 }
 
+/// A bit for each of some rows, at most eight, in the bytes of their columns.
+AVX512 __m512i bits_of_rows(const std::uint8_t* in, std::ptrdiff_t pitch, std::int64_t rows,
+                            std::uint64_t columns) noexcept {
+  __m512i bits = _mm512_setzero_si512();
+  for (std::int64_t r = rows - 1; r >= 0; --r) {
+    const __m512i bytes = _mm512_maskz_loadu_epi8(columns, in + r * pitch);
+    bits = _mm512_or_si512(_mm512_add_epi8(bits, bits), bytes);
+  }
+  return bits;
+}
+
+/// Writes columns of `rows` bytes that follow each other without a gap, as many at a time as a
+/// vector holds, from words that have a bit for each byte. A vector may write over the next column,
+/// which is written later, but not past `end`. `fixed` is the number of rows, or 0.
+template <int fixed>
+AVX512 void write_columns(std::uint8_t* out, const std::uint8_t* end, const std::uint16_t* words,
+                          std::int64_t columns, std::int64_t rows) noexcept {
+  const std::int64_t height = fixed > 0 ? fixed : rows;
+  const std::int64_t together = bundle / height;
+  for (std::int64_t c = 0; c < columns; c += together, out += together * height) {
+    const std::int64_t some = columns - c < together ? columns - c : together;
+    std::uint64_t bits = 0;
+    for (std::int64_t i = 0; i < some; ++i) bits |= std::uint64_t{words[c + i]} << (i * height);
+    store_bytes(out, end - out < bundle ? some * height : bundle, bits);
+  }
+}
+
+/// transpose_mask() for up to 16 rows, whose columns follow each other without a gap.
+AVX512 void transpose_few(std::uint8_t* out, const std::uint8_t* in, std::ptrdiff_t pitch,
+                          std::int64_t rows, std::int64_t columns) noexcept {
+  constexpr std::int64_t size = bundle;
+  constexpr std::int64_t room = 7 * size;  // whole vectors of nine rows
+  const std::uint8_t* const end = out + rows * columns;
+  const std::int64_t high = rows > 8 ? rows - 8 : 0;
+  const __m512i first_half = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+  const __m512i second_half = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+  std::uint16_t words[room];
+  for (std::int64_t c = 0; c < columns; c += room, out += room * rows) {
+    const std::int64_t some = columns - c < room ? columns - c : room;
+    for (std::int64_t i = 0; i < some; i += size) {
+      const std::uint64_t lanes = first_bits(some - i);
+      const std::uint8_t* const from = in + c + i;
+      const __m512i low_bits = bits_of_rows(from, pitch, rows - high, lanes);
+      const __m512i high_bits = bits_of_rows(from + (rows - high) * pitch, pitch, high, lanes);
+      const __m512i low = _mm512_unpacklo_epi8(low_bits, high_bits);
+      const __m512i other = _mm512_unpackhi_epi8(low_bits, high_bits);
+      _mm512_storeu_si512(words + i, _mm512_permutex2var_epi64(low, first_half, other));
+      _mm512_storeu_si512(words + i + size / 2, _mm512_permutex2var_epi64(low, second_half, other));
+    }
+    if (rows == 9) {  // the places of a kernel of 3 × 3
+      write_columns<9>(out, end, words, some, rows);
+    } else {
+      write_columns<0>(out, end, words, some, rows);
+    }
+  }
+}
+
 /// Up to 64 × 64: eight rows at a time become bits of bytes, those of a column a word, and its bits
-/// bytes again. Where columns follow each other without a gap, one may write over the next, which
-/// is written later.
+/// bytes again.
 AVX512 void transpose_mask(std::uint8_t* out, std::ptrdiff_t out_pitch, const std::uint8_t* in,
                            std::ptrdiff_t in_pitch, std::int64_t rows,
                            std::int64_t columns) noexcept {
   constexpr std::int64_t size = bundle;
+  if (rows == 0) return;
+  if (out_pitch == rows && rows <= 16) return transpose_few(out, in, in_pitch, rows, columns);
   for (std::int64_t c = 0; c < columns; c += size) {
     const std::int64_t some_columns = columns - c < size ? columns - c : size;
     const std::uint64_t lanes = first_bits(some_columns);
@@ -1211,28 +1272,15 @@ AVX512 void transpose_mask(std::uint8_t* out, std::ptrdiff_t out_pitch, const st
       const std::int64_t some_rows = rows - r < size ? rows - r : size;
       __m512i v[8];
       for (std::int64_t i = 0; i < 8; ++i) {
-        __m512i bits = _mm512_setzero_si512();
-        const std::int64_t end = some_rows < 8 * i + 8 ? some_rows : 8 * i + 8;
-        for (std::int64_t row = end - 1; row >= 8 * i; --row) {
-          const __m512i bytes = _mm512_maskz_loadu_epi8(lanes, in + (r + row) * in_pitch + c);
-          bits = _mm512_or_si512(_mm512_add_epi8(bits, bits), bytes);
-        }
-        v[i] = bits;
+        const std::int64_t here = some_rows - 8 * i < 8 ? some_rows - 8 * i : 8;
+        v[i] = bits_of_rows(in + (r + 8 * i) * in_pitch + c, in_pitch, here, lanes);
       }
       std::uint64_t words[size];
       join_bytes(words, v);
       std::uint8_t* to = out + c * out_pitch + r;
       std::int64_t i = 0;
-      if (some_rows == size) {
-        for (; i < some_columns; ++i, to += out_pitch) store_bytes(to, size, words[i]);
-      } else if (out_pitch == rows && rows <= 16) {
-        const std::int64_t last = (columns - c) - (15 + rows) / rows;  // that has room for 16 bytes
-        for (; i < some_columns && i <= last; ++i, to += out_pitch) {
-          _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
-                           _mm_maskz_set1_epi8(static_cast<__mmask16>(words[i]), 1));
-        }
-      } else if (out_pitch == rows && rows < size) {
-        const std::int64_t last = (columns - c) - (size - 1 + rows) / rows;
+      if (out_pitch == rows && rows < size) {  // as transpose_few() does
+        const std::int64_t last = columns - c - (size - 1 + rows) / rows;
         for (; i < some_columns && i <= last; ++i, to += out_pitch) store_bytes(to, size, words[i]);
       }
       for (; i < some_columns; ++i, to += out_pitch) store_bytes(to, some_rows, words[i]);
