@@ -87,7 +87,7 @@ class Training:
         return self._following[0].steps if self._following else self.steps
 
     def epochs_done(self, epochs: int) -> None:
-        """Bring the schedule, and the masks, to where they are after so many epochs of this training.
+        """Bring schedule and masks to where they are after so many epochs of this training.
 
         So the masks after N epochs are of the schedule's value at N. A checkpoint may be written
         between the last step of an epoch and its end, which the resumed training does not see; so

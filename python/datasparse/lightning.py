@@ -62,16 +62,16 @@ class DataSparsity(Callback):
         attachment: what `datasparse.torch.attach(module, sparsifier)` returned.
         scheduler: of the attachment's sparsifier; or none.
         schedule: what the schedule counts. "step": the optimizer's steps, as `follow()` says;
-            "epoch": epochs. Then the masks after N epochs are of its value at N: they are renewed at
-            the end of each epoch, too.
+            "epoch": epochs. Then the masks after N epochs are of its value at N: they are renewed
+            at the end of each epoch, too.
         every: masks are renewed after the first optimizer step and each `every`-th one from there.
         mask_state: whether the optimizer forgets pruned elements, too.
-        log: whether "sparsity", the share of zeros in the weights, is logged at the end of an epoch:
-            in those of the average, where Lightning's WeightAveraging keeps one.
+        log: whether "sparsity", the share of zeros in the weights, is logged at the end of an
+            epoch: in those of the average, where Lightning's WeightAveraging keeps one.
 
     Averages of weights are masked too: that of StochasticWeightAveraging, when the module ends with
-    it; that of WeightAveraging and EMAWeightAveraging, whenever it is validated or saved, and in the
-    end. Masks, configs and schedule are part of the trainer's checkpoints, and a training that is
+    it; that of WeightAveraging and EMAWeightAveraging, whenever it is validated or saved, and in
+    the end. Masks, configs and schedule are part of the trainer's checkpoints, and a training that is
     resumed from one goes on as if it had not been interrupted. The module stays attached after the
     training: `detach(module)` makes the zeros permanent.
     """
@@ -118,7 +118,8 @@ class DataSparsity(Callback):
         self._waits_for_epoch = True
         self._training.epochs_done(trainer.current_epoch + 1)
         if self._log:
-            pl_module.log("sparsity", self._training.sparsity(self._mask_averages(trainer, pl_module)))
+            saved = self._mask_averages(trainer, pl_module)
+            pl_module.log("sparsity", self._training.sparsity(saved))
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         self._mask_averages(trainer, pl_module)
@@ -131,7 +132,7 @@ class DataSparsity(Callback):
         self._training.end()
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        # Callbacks write their averages into the module when the training ends, some after this one.
+        # Some callbacks write their average into the module when the training ends, after this one.
         self._training.attachment.apply()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:

@@ -42,8 +42,8 @@ class DataSparsity(TrainerCallback):
         attachment: what `datasparse.torch.attach(model, sparsifier)` returned.
         scheduler: of the attachment's sparsifier; or none.
         schedule: what the schedule counts. "step": the optimizer's steps, as `follow()` says;
-            "epoch": epochs. Then the masks after N epochs are of its value at N: they are renewed at
-            the end of each epoch, too.
+            "epoch": epochs. Then the masks after N epochs are of its value at N: they are renewed
+            at the end of each epoch, too.
         every: masks are renewed after the first optimizer step and each `every`-th one from there.
         mask_state: whether the optimizer forgets pruned elements, too.
         log: whether "sparsity", the share of zeros in the weights, is added to what is logged.
@@ -53,8 +53,8 @@ class DataSparsity(TrainerCallback):
     Each checkpoint of the trainer gets a file `datasparse.safetensors` with masks, configs and
     schedule, which `datasparse.load()` reads, too; a training that is resumed from the checkpoint
     goes on as if it had not been interrupted. Where the trainer ends with the best model
-    (load_best_model_at_end), the masks are those of its checkpoint. The model stays attached after the training:
-    `detach(model)` makes the zeros permanent.
+    (load_best_model_at_end), the masks are those of its checkpoint. The model stays attached after
+    the training: `detach(model)` makes the zeros permanent.
     """
 
     def __init__(

@@ -460,7 +460,8 @@ def fits(path, other):
         return other is None or other in ((), [])
     if path[-1] == "kept_zeros":
         return other is None
-    return path[-1] in ("enable_mask_update", "squashed", "update", "counts_renewals") and other is True
+    flags = ("enable_mask_update", "squashed", "update", "counts_renewals")
+    return path[-1] in flags and other is True
 
 
 @PARTS

@@ -100,7 +100,7 @@ def test_a_model_of_another_precision_or_under_a_norm():
     [
         (lambda m: m.__delitem__(2), r"no weight '2\.weight'"),
         (lambda m: m.__setitem__(2, nn.Linear(8, 4)), r"'2\.weight' of the model must have the sh"),
-        (lambda m: parametrizations.orthogonal(m[2]), r"'2\.weight' of the model is made by Orthogonal"),
+        (lambda m: parametrizations.orthogonal(m[2]), r"'2\.weight' of the model is made by Orth"),
     ],
 )
 def test_a_model_that_does_not_fit_is_left_alone(spoil, says):

@@ -211,9 +211,7 @@ def test_a_step_without_any_gradient_is_none():
 
 def test_filling_the_state_by_zero_gradients_is_no_step():
     """As others do who broadcast an optimizer's state, with the rate as it is."""
-    model, optimizer, sparsifier, scheduler, _ = followed(
-        Linear(end=9), optimizer=torch.optim.Adam
-    )
+    model, optimizer, sparsifier, scheduler, _ = followed(Linear(end=9), optimizer=torch.optim.Adam)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     before = model.weight.detach().clone()
@@ -238,6 +236,7 @@ def test_a_warm_up_from_the_rate_zero_is_a_training():
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_step_that_the_scaler_finds_infinite_is_none(fused):
     """A fused optimizer is called all the same, and told."""
+
     def adam(parameters, lr):
         return torch.optim.AdamW(parameters, lr=lr, fused=fused)
 

@@ -365,12 +365,12 @@ def keeps(_):
     model = mlp()
     with torch.no_grad():
         model[0].weight[::2] = 0
-    model, _, attachment, _, optimizer, _ = followed(model, level=0.3, keep_zeros=True)
+    model, *_, optimizer, _ = followed(model, level=0.3, keep_zeros=True)
     train(model, optimizer, 3)
     assert zeros(model[0].weight[::2]) == 50
     assert zeros(model[2].weight) == 30
     detach(model)
-    model, _, attachment, _, optimizer, _ = followed(model, keep_zeros=True, update=False)
+    model, *_, optimizer, _ = followed(model, keep_zeros=True, update=False)
     train(model, optimizer, 3)
     assert zeros(model[2].weight) == 30
 

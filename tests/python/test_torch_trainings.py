@@ -220,7 +220,8 @@ def test_what_is_reported_is_what_a_user_would_save(seeds):
             assert set(training.scheduler.get_last_param().values()) == {level}
             training.check_level(training.sparsifier.report(), level)
         training.update_average()
-        masks = {name: training.sparsifier.get_mask(name).clone() for name in training.attachment.names}
+        names = training.attachment.names
+        masks = {name: training.sparsifier.get_mask(name).clone() for name in names}
         for name, mask in masks.items():
             assert not (training.computed(training.average.module, name) != 0)[~mask].any()
         detach(training.model)

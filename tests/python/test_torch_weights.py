@@ -273,7 +273,7 @@ def test_they_are_taken_by_their_very_names(name):
 def test_a_pattern_that_can_take_nothing_is_an_error():
     with pytest.raises(ValueError, match=r"'\*\.bias' matches nothing .* 'conv\.bias' is a bias"):
         attach(Mixed(), half(), include=["*.weight", "*.bias"])
-    with pytest.raises(ValueError, match="no parameter .* of another type of module"):
+    with pytest.raises(ValueError, match=r"no parameter .* of another type of module"):
         attach(Mixed(), half(), types=nn.LayerNorm)
 
 

@@ -224,9 +224,7 @@ def test_the_masks_are_those_of_the_best_model_where_the_training_ends_with_it(t
 
 
 def test_a_model_with_tied_weights_cannot_be_saved_parametrized_and_is_refused(tmp_path):
-    config = transformers.GPT2Config(
-        vocab_size=50, n_embd=16, n_layer=1, n_head=2, n_positions=16
-    )
+    config = transformers.GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2, n_positions=16)
     model = transformers.GPT2LMHeadModel(config)
     with pytest.raises(ValueError, match=r"wte\.weight and lm_head\.weight are tied, and save_pre"):
         attach(model, DataNormSparsifier(**CONFIG), mode="parametrize")

@@ -104,8 +104,8 @@ class Attachment:
         lost = self.names_not_in(held_by([optimizer]))
         if len(lost) == len(self.names):
             raise ValueError(
-                f"the optimizer holds none of the attached weights, {named(lost)}: make it from the "
-                "attached model's parameters as they are now. What is not trained needs no "
+                f"the optimizer holds none of the attached weights, {named(lost)}: make it from "
+                "the attached model's parameters as they are now. What is not trained needs no "
                 "follow(): sparsifier.step() and attachment.apply() once"
             )
         if lost:
@@ -130,7 +130,7 @@ class Attachment:
         return Following(self, optimizer, every, scheduler, mask_state)
 
     def sparsity(self, model: nn.Module | None = None) -> float:
-        """The share of zeros in the attached weights, counted in those that the model computes with.
+        """The share of zeros in the attached weights, as the model computes with them.
 
         `model`: another one to count in, as for `apply()`.
         """
@@ -405,9 +405,7 @@ def require_one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{what} must be {choices}, got {value!r}")
 
 
-def refuse_unfit(
-    owned: Owned, model: nn.Module, sparsifier: BaseDataSparsifier, mode: str
-) -> None:
+def refuse_unfit(owned: Owned, model: nn.Module, sparsifier: BaseDataSparsifier, mode: str) -> None:
     """ValueError for what cannot be pruned in this mode; add_data() finds the rest."""
     name = owned.name
     if any(is_lazy(parameter) for parameter in owned.weight.parameters):

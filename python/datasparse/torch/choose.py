@@ -19,7 +19,8 @@ Types = type[nn.Module] | tuple[type[nn.Module], ...]
 Patterns = str | Iterable[str]
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
-NORM_NAME = re.compile("(layer|batch|group|instance|rms)_?norm", re.IGNORECASE)  # of other libraries
+# What other libraries call theirs:
+NORM_NAME = re.compile("(layer|batch|group|instance|rms)_?norm", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)

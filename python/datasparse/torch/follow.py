@@ -120,8 +120,8 @@ def require_driven_by_steps(scheduler: BaseDataScheduler | None, attachment: Att
 def trained_nothing(optimizer: torch.optim.Optimizer, had_gradients: bool, is_first: bool) -> bool:
     """Whether a step was none, by which nothing may move: no schedule, no mask, no zero.
 
-    Some call `step()` to fill an optimizer's state: torch.distributed.checkpoint does, to save, with
-    zero gradients at the rate 0; others do with zero gradients alone. Without any gradient an
+    Some call `step()` to fill an optimizer's state: torch.distributed.checkpoint does, to save,
+    with zero gradients at the rate 0; others do with zero gradients alone. Without any gradient an
     optimizer passes over all parameters. A fused optimizer is called by a GradScaler though it
     found infinite gradients, and passes over them then. A warm-up that begins at the rate 0 has
     gradients, and is a training.

@@ -28,9 +28,7 @@ WRAPPERS = ("_orig_mod", "module", "_checkpoint_wrapped_module", "base_layer")
 def plain_model(model: nn.Module) -> nn.Module:
     """What torch.compile, DataParallel, DistributedDataParallel and AveragedModel wrap."""
     while True:
-        if isinstance(
-            model, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
-        ):
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)):
             model = model.module
         elif isinstance(original := getattr(model, "_orig_mod", None), nn.Module):
             model = original

@@ -72,12 +72,12 @@ class Weight:
         )
 
     def require_lengths(self, name: str, mask: Tensor) -> None:
-        """ValueError where weight_norm would divide by the length 0 of what the mask prunes whole."""
+        """ValueError where weight_norm would divide by 0: the length of a row without weights."""
         if self.made_by == "weight_norm" and self.has_dead_directions(mask):
             raise ValueError(
-                f"the mask of {name!r} prunes whole rows, and weight_norm divides each by its length: "
-                'use mode="parametrize", a lower sparsity_level, or fewer zeros in each row by '
-                "sparse_block_shape=(1, -1) and zeros_per_block"
+                f"the mask of {name!r} prunes whole rows, and weight_norm divides each by its "
+                'length: use mode="parametrize", a lower sparsity_level, or as many zeros in each '
+                "row by sparse_block_shape=(1, -1) and zeros_per_block"
             )
 
     def has_dead_directions(self, mask: Tensor) -> bool:
