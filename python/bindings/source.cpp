@@ -164,9 +164,7 @@ class Within {
 class TorchSource final : public DLPackSource {
  public:
   TorchSource(py::object data, const std::string& name, SourceOwner* owner, const Torch& torch)
-      : DLPackSource(std::move(data), name, owner),
-        torch_(torch),
-        kind_(kind_of(data_, torch)) {}
+      : DLPackSource(std::move(data), name, owner), torch_(torch), kind_(kind_of(data_, torch)) {}
 
   void check() const override {
     const py::object tensor = this->tensor();
@@ -239,7 +237,8 @@ class TorchSource final : public DLPackSource {
   }
 
  private:
-  /// Where the tensor comes from: it is the data, a module's `weight`, or what a place is asked for.
+  /// Where the tensor comes from: it is the data, a module's `weight`, or what a place is asked
+  /// for.
   enum class Kind { tensor, module, place };
 
   static Kind kind_of(const py::object& data, const Torch& torch) {

@@ -299,8 +299,7 @@ TEST_F(CheckpointFile, OfEverySeedIsReadAndWrittenAsItWas) {
       EXPECT_TRUE(version > 1 || scheduler.state.counts_renewals) << seed.path();
     }
     for (const auto& group : read.sparsifier.groups) {
-      const bool plain =
-          group.layout.size() == 0 && group.kept_zeros.empty() && group.updates;
+      const bool plain = group.layout.size() == 0 && group.kept_zeros.empty() && group.updates;
       EXPECT_TRUE(version > 1 || plain) << seed.path();
     }
     ++seeds[version];
