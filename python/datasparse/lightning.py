@@ -73,9 +73,9 @@ class DataSparsity(Callback):
     it; that of WeightAveraging and EMAWeightAveraging, whenever it is validated or saved, and in
     the end.
 
-    Masks, configs and schedule are part of the trainer's checkpoints, and a training that is resumed
-    from one goes on as if it had not been interrupted. The module stays attached after the training:
-    `detach(module)` makes the zeros permanent.
+    Masks, configs and schedule are part of the trainer's checkpoints, and a training that is
+    resumed from one goes on as if it had not been interrupted. The module stays attached after the
+    training: `detach(module)` makes the zeros permanent.
     """
 
     def __init__(
