@@ -333,8 +333,7 @@ struct ScoredSource : CountingSource {
 
 TEST_F(Options, StepRanksTheScoresAndApplyZeroesTheData) {
   float data[4] = {1, 2, 3, 4}, scores[4] = {9, 1, 1, 9}, wrong[3] = {};
-  const auto source =
-      std::make_shared<ScoredSource>(ArrayView(data, {4}), ArrayView(scores, {4}));
+  const auto source = std::make_shared<ScoredSource>(ArrayView(data, {4}), ArrayView(scores, {4}));
   DataNormSparsifier sparsifier(spec(0.5, 1, 1));
   sparsifier.add_data("w", source);
   sparsifier.step();

@@ -47,8 +47,9 @@ TEST(MaskBits, AreThoseOfAnyStrides) {
     for (std::int64_t a = 0; a < shape[0]; ++a) {
       for (std::int64_t b = 0; b < shape[1]; ++b) {
         for (std::int64_t c = 0; c < shape[2]; ++c, ++i) {
-          const bool zero = memory[static_cast<std::size_t>(300 + a * steps[0] + b * steps[1] +
-                                                            c * steps[2])] == 0;
+          const bool zero =
+              memory[static_cast<std::size_t>(300 + a * steps[0] + b * steps[1] + c * steps[2])] ==
+              0;
           ASSERT_EQ(bit(bits, i), zero) << to_string(shape) << to_string(strides) << " at " << i;
           zeros += zero ? 1 : 0;
           pruned += zero && mask[static_cast<std::size_t>(i)] == 0 ? 1 : 0;
