@@ -26,7 +26,10 @@ struct Grid {
         bands(divide_up(m.rows(), height)),
         per_band(divide_up(m.columns(), width)) {
     // Elements that do not follow each other are packed first, those of some rows at a time.
-    const std::int64_t elements = m.is_unit() ? tile_elements : tile_elements / stacked();
+    constexpr std::int64_t parts = 4;  // what is packed is read again, and so is small
+    const std::int64_t elements = m.is_unit()         ? tile_elements
+                                  : m.is_transposed() ? tile_elements / stacked()
+                                                      : tile_elements / parts;
     const std::int64_t wanted =
         std::clamp(elements / height / width, m.is_unit() ? tile_blocks_min : 1, tile_blocks_max);
     if (per_band <= wanted) {
@@ -49,7 +52,10 @@ struct Grid {
   /// Tiles above each other whose elements are packed together, so that a cache line of a
   /// transposed matrix is used up at once.
   std::int64_t stacked() const noexcept {
-    return matrix.is_transposed() ? std::max<std::int64_t>(1, stacked_max / height) : 1;
+    if (!matrix.is_transposed()) return 1;
+    // Few where they are far apart, so that a tile may be wide enough to hold what lies between.
+    const std::int64_t rows = matrix.is_interleaved() ? 8 : stacked_max;
+    return std::max<std::int64_t>(1, rows / height);
   }
 
   /// How many elements are packed together at the most; 0 where none are: they lie right as they

@@ -82,9 +82,7 @@ void zero_least(const Task<Key>& task, const Grid::Rectangle& elements, const st
     std::uint8_t* const mask = window.at(0, 0);
     if (task.has_past()) {
       const std::uint8_t* const free = task.past.at(elements.row, elements.column);
-      for (std::int64_t i = 0; i < done; i += width) {
-        rank_elements(lane.element_keys.data() + i, free + i, width, task.quota.zeros);
-      }
+      rank_elements_of_blocks(lane.element_keys.data(), free, done, width, task.quota.zeros);
     }
     task.select.zero_least(mask, lane.element_keys.data(), blocks, width, task.quota.zeros);
     if (std::memchr(keep, 1, static_cast<std::size_t>(blocks)) != nullptr) {

@@ -53,6 +53,18 @@ class Matrix {
     return rows_ > 1 && std::abs(row_stride_) < std::abs(inner().stride);
   }
 
+  /// Whether the first elements of successive runs of a row follow each other without a gap.
+  bool has_neighbours_in_rows() const noexcept {
+    return axis_count_ > 1 && axes_[static_cast<std::size_t>(axis_count_ - 2)].stride == item_size_;
+  }
+
+  /// Whether elements of a row lie between neighbours in a column all the same, as where the axes
+  /// of a tensor were rotated.
+  bool is_interleaved() const noexcept {
+    constexpr std::ptrdiff_t far = 16;
+    return is_transposed() && std::abs(row_stride_) > far;
+  }
+
   /// The same elements in the same order as one row, where the rows follow each other evenly.
   bool is_one_row() const noexcept {
     if (rows_ == 1 || columns_ == 0) return true;

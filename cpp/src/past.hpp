@@ -53,6 +53,32 @@ inline void and_row(std::uint8_t* free, const std::uint8_t* row, std::int64_t co
   if (rest > 0 && std::memchr(row + full * width, 0, rest) != nullptr) free[full] = 0;
 }
 
+/// rank_elements() for blocks of so many elements side by side.
+template <class Key, int width>
+void rank_narrow(Key* keys, const std::uint8_t* free, std::int64_t n, std::int64_t zeros) noexcept {
+  bool any_returns = false;
+  for (std::int64_t i = 0; i < n; i += width) {
+    int pruned = width;
+    for (int j = 0; j < width; ++j) pruned -= free[i + j];
+    any_returns |= pruned > zeros;
+  }
+  if (!any_returns) {
+    for (std::int64_t i = 0; i < n; ++i) keys[i] = free[i] != 0 ? keys[i] + 1 : 0;
+    return;
+  }
+  for (std::int64_t i = 0; i < n; i += width) {
+    int pruned = width;
+    for (int j = 0; j < width; ++j) pruned -= free[i + j];
+    const bool returns = pruned > zeros;
+    for (int j = 0; j < width; ++j) {
+      const Key key = keys[i + j];
+      const Key below = returns ? key : 0;
+      const Key above = returns ? KeyTraits<Key>::nan + 1 : key + 1;
+      keys[i + j] = free[i + j] != 0 ? above : below;
+    }
+  }
+}
+
 }  // namespace past
 
 /// A byte for each block of a part: 1 where it is free. In the lane, or right in `past`.
@@ -96,18 +122,30 @@ void prune_again(const Task<Key>& task, const Grid::Part& part, std::uint8_t* ke
   }
 }
 
-/// The keys of the n elements of one block as they rank, `zeros` of which are zeroed. Free ones are
-/// one greater where all that were pruned stay so, to be above them: no key is the greatest.
+/// The keys of the n elements of one block as they rank, `zeros` of which are zeroed. Where all
+/// that were pruned stay so, those have no rank among each other, and free ones are one greater, to
+/// be above them: no key is the greatest.
 template <class Key>
 void rank_elements(Key* keys, const std::uint8_t* free, std::int64_t n,
                    std::int64_t zeros) noexcept {
   std::int64_t pruned = n;
   for (std::int64_t i = 0; i < n; ++i) pruned -= free[i];
-  if (pruned == 0 || pruned == n) return;
   if (pruned <= zeros) {
     for (std::int64_t i = 0; i < n; ++i) keys[i] = free[i] != 0 ? keys[i] + 1 : 0;
   } else {
     for (std::int64_t i = 0; i < n; ++i) keys[i] = free[i] != 0 ? key_of_others<Key> : keys[i];
+  }
+}
+
+/// The same for all of n elements in blocks of 2, 4, 8 or 16 side by side.
+template <class Key>
+void rank_elements_of_blocks(Key* keys, const std::uint8_t* free, std::int64_t n,
+                             std::int64_t width, std::int64_t zeros) noexcept {
+  switch (width) {
+    case 2: return past::rank_narrow<Key, 2>(keys, free, n, zeros);
+    case 4: return past::rank_narrow<Key, 4>(keys, free, n, zeros);
+    case 8: return past::rank_narrow<Key, 8>(keys, free, n, zeros);
+    default: return past::rank_narrow<Key, 16>(keys, free, n, zeros);
   }
 }
 

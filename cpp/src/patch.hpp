@@ -70,7 +70,9 @@ void pack_rows(const Kernels& table, std::byte* out, std::ptrdiff_t pitch, const
 template <std::size_t item>
 void pack(const Kernels& table, std::byte* out, std::ptrdiff_t pitch, const Matrix& matrix,
           const Grid::Rectangle& rectangle) noexcept {
-  if (!matrix.is_transposed()) return pack_rows<item>(table, out, pitch, matrix, rectangle);
+  if (!matrix.is_transposed() || (matrix.is_interleaved() && matrix.has_neighbours_in_rows())) {
+    return pack_rows<item>(table, out, pitch, matrix, rectangle);
+  }
   const std::int64_t row = rectangle.row;
   const std::int64_t rows = rectangle.rows;
   const std::int64_t column = rectangle.column;

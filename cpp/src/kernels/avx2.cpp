@@ -701,6 +701,37 @@ AVX2 void repeat_any(std::uint8_t* out, const std::uint8_t* bytes, std::int64_t 
   }
 }
 
+/// Eight by eight where the columns are near each other, as those of a permuted tensor are. Of
+/// those far apart, the scalar one asks for the next in time.
+AVX2 void transpose(std::byte* out, std::ptrdiff_t pitch, const std::byte* in,
+                    std::ptrdiff_t stride, std::int64_t rows, std::int64_t columns) noexcept {
+  constexpr int size = 8;
+  constexpr std::ptrdiff_t far = 256;
+  std::int64_t c = 0;
+  for (; stride < far && stride > -far && c + size <= columns; c += size) {
+    const std::byte* const column = in + c * stride;
+    std::byte* const target = out + c * 4;
+    std::int64_t r = 0;
+    for (; r + size <= rows; r += size) {
+      __m256 v[size];
+      for (int i = 0; i < size; ++i) {
+        v[i] = _mm256_loadu_ps(reinterpret_cast<const float*>(column + i * stride + r * 4));
+      }
+      Floats::transpose(v);
+      std::byte* to = target + r * pitch;
+      for (int i = 0; i < size; ++i, to += pitch) {
+        _mm256_storeu_ps(reinterpret_cast<float*>(to), v[i]);
+      }
+    }
+    for (; r < rows; ++r) {
+      for (int i = 0; i < size; ++i) {
+        __builtin_memcpy(target + r * pitch + i * 4, column + i * stride + r * 4, 4);
+      }
+    }
+  }
+  scalar_kernels().transpose(out + c * 4, pitch, in + c * stride, stride, rows, columns - c);
+}
+
 AVX2 std::int64_t count_zeros(const std::uint8_t* bytes, std::int64_t n) noexcept {
   std::int64_t zeros = 0;
   std::int64_t i = 0;
@@ -808,6 +839,7 @@ Kernels make_table() noexcept {
   use<BFloat16>(table);
   use<Float32>(table);
   use<Float64>(table);
+  table.transpose = transpose;
   table.repeat = repeat_any;
   table.zero_masked[Float32::dtype] = zero_masked32;
   table.zero_masked[Float64::dtype] = zero_masked64;
