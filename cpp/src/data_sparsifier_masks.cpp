@@ -130,8 +130,8 @@ void BaseDataSparsifier::warn_of_dead(const std::vector<Group*>& groups) const {
     group->warned_of_death = true;
     const bool all_kept = group->kept != nullptr && group->kept->count == weights;
     send_message(Severity::warning,
-                 "step() left none of the " + std::to_string(weights) + " weights of '" +
-                     group->name + "': " +
+                 "step() pruned all weights of '" + group->name + "', " + std::to_string(weights) +
+                     " of " + std::to_string(weights) + ": " +
                      (all_kept          ? "keep_zeros=True found them all zero; pass "
                                           "keep_zeros=False to add_data()"
                       : is_overridden() ? "let update_mask() keep some of them"

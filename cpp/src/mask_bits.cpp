@@ -120,12 +120,10 @@ void prune_bits(std::uint8_t* mask, const PackedBits& bits, std::int64_t n) noex
 }
 
 bool keeps_any(const std::uint8_t* mask, std::int64_t n) noexcept {
-  constexpr std::int64_t chunk = 256;  // a loop without a branch, which becomes vectors
   std::int64_t i = 0;
-  for (; i + chunk <= n; i += chunk) {
-    unsigned any = 0;
-    for (std::int64_t j = 0; j < chunk; ++j) any |= mask[i + j];
-    if (any != 0) return true;
+  for (std::uint64_t eight; i + 8 <= n; i += 8) {
+    std::memcpy(&eight, mask + i, 8);
+    if (eight != 0) return true;
   }
   for (; i < n; ++i) {
     if (mask[i] != 0) return true;

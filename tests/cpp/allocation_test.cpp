@@ -19,6 +19,8 @@
 #include "datasparse/checkpoint.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/data_scheduler.hpp"
+#include "layout.hpp"
+#include "mask_engine.hpp"
 #include "support.hpp"
 
 namespace {
@@ -244,6 +246,38 @@ TEST_F(OutOfMemory, BlockMaskWritesAllOrNothing) {
   fail_every_allocation([&] { block_mask(view, spec(0.5, 2, 2, 3), mask.data()); },
                         [&](std::int64_t) { EXPECT_EQ(mask, Bytes(1200, 7)); });
   EXPECT_EQ(mask, reference::mask(view, rules_of(spec(0.5, 2, 2, 3))));
+}
+
+TEST_F(OutOfMemory, MonotoneAndPermutedMasksAreWrittenAllOrNothing) {
+  Random random(803);
+  const Axes shape{40, 30, 3, 3}, layout{0, 2, 3, 1};
+  Tensor tensor(DType::float32, shape);
+  fill(tensor, Values::numbers, random);
+  BlockSpec chosen = spec(0.5, 2, 3, 4);
+  chosen.monotone = true;
+  reference::Past past;
+  for (std::int64_t i = 0; i < tensor.size(); ++i) {
+    past.mask.push_back(random.one_in(6) ? 0 : 1);
+    past.stays_zero.push_back(random.one_in(6));
+  }
+  const Bytes bits = packed_bits(past.stays_zero);
+  Bytes mask = past.mask;
+  const std::vector<MaskJob> jobs{{tensor.view(), chosen.resolved(viewed_shape(shape, layout)),
+                                   mask.data(), nullptr, layout, bits.data()}};
+  const auto attempt = [&] {
+    std::exception_ptr error;
+    std::thread([&] {
+      try {
+        compute_masks(jobs);
+      } catch (...) {
+        error = std::current_exception();
+      }
+    }).join();
+    if (error) std::rethrow_exception(error);
+  };
+  fail_every_allocation(
+      attempt, [&](std::int64_t nth) { EXPECT_EQ(mask, past.mask) << "allocation " << nth; });
+  EXPECT_EQ(mask, reference::mask(tensor.view(), rules_of(chosen), layout, past));
 }
 
 TEST_F(OutOfMemory, AddDataIsAllOrNothing) {

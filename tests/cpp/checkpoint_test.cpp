@@ -71,6 +71,7 @@ class CheckpointFile : public ::testing::Test {
         tensors.emplace_back(
             std::make_unique<Tensor>(DType::float32, tensors.empty() ? Axes{5, 7} : Axes{11}));
         fill(*tensors.back(), Values::numbers, random);
+        std::fill_n(tensors.back()->memory().begin(), 3 * sizeof(float), std::uint8_t{0});
         sparsifier->add_data(name, tensors.back()->view());
       }
       scheduler = make_scheduler<Ramp>(sparsifier);
@@ -104,8 +105,6 @@ class CheckpointFile : public ::testing::Test {
     sparse.layout = Axes{1, 0};
     sparse.keep_zeros = true;
     still.update = false;
-    auto& numbers = saved.tensors[0]->memory();
-    std::fill(numbers.begin(), numbers.begin() + 3 * sizeof(float), std::uint8_t{0});
     for (const auto& [index, name, options] :
          {std::tuple(0, "fc1.weight", sparse), std::tuple(1, "\u00e9 \" $", still)}) {
       saved.sparsifier->add_data(name, make_source(saved.tensors[index]->view()), {}, true, nullptr,

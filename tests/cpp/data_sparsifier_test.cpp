@@ -375,9 +375,9 @@ TEST(DeadGroups, AreWarnedOfOnceWhenTheStepIsComplete) {
   sparsifier.step();
   ASSERT_EQ(messages.items.size(), 1U);
   EXPECT_EQ(messages.items[0].first, Severity::warning);
-  EXPECT_EQ(messages.items[0].second,
-            "step() left none of the 8 weights of 'a': lower its sparsity_level, or set "
-            "min_kept=1");
+  EXPECT_EQ(
+      messages.items[0].second,
+      "step() pruned all weights of 'a', 8 of 8: lower its sparsity_level, or set min_kept=1");
 }
 
 TEST(DeadGroups, StepIsCompleteWhereTheHandlerThrows) {

@@ -13,6 +13,7 @@
 #include "cut_hint.hpp"
 #include "datasparse/error.hpp"
 #include "kernels/kernels.hpp"
+#include "layout.hpp"
 #include "mask_engine.hpp"
 #include "reference.hpp"
 
@@ -61,6 +62,8 @@ BlockSpec spec_of(FuzzedDataProvider& input) {
   if (input.ConsumeBool()) {
     spec.zeros_per_block = input.ConsumeIntegralInRange<std::int64_t>(0, 12);
   }
+  if (input.ConsumeBool()) spec.min_kept = input.ConsumeIntegralInRange<std::int64_t>(0, 40);
+  spec.monotone = input.ConsumeBool();
   return spec;
 }
 
@@ -70,20 +73,38 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
   FuzzedDataProvider input(bytes, size);
   BlockSpec spec = spec_of(input);
   const int steps = input.ConsumeIntegralInRange(1, 3);
+  const Axes layout = input.ConsumeBool() ? Axes{1, 0} : Axes{};
+  const std::uint64_t zeros_before = input.ConsumeIntegralInRange(1, 20);
+  const std::uint64_t zeros_kept = input.ConsumeIntegralInRange(0, 5);
   Data data(input);
   try {
-    spec = spec.resolved(data.view.shape());
+    spec = spec.resolved(viewed_shape(data.view.shape(), layout));
   } catch (const ValueError&) {
     return 0;  // more zeros than a block has elements
   }
-  const reference::Rules rules{spec.sparsity_level, spec.block_height, spec.block_width,
-                               spec.zeros_per_block, spec.norm == Norm::L2};
-  const auto expected = reference::mask(data.view, rules);
+  const reference::Rules rules{spec.sparsity_level,  spec.block_height,     spec.block_width,
+                               spec.zeros_per_block, spec.norm == Norm::L2, spec.min_kept,
+                               spec.monotone};
+  reference::Past past;
+  std::uint64_t state = 1;
+  const auto one_in = [&state](std::uint64_t n) {
+    state = state * 6364136223846793005U + 1442695040888963407U;
+    return (state >> 33) % n == 0;
+  };
+  std::vector<std::uint8_t> kept(static_cast<std::size_t>(data.view.size() + 7) / 8);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(data.view.size()); ++i) {
+    past.mask.push_back(one_in(zeros_before) ? 0 : 1);
+    past.stays_zero.push_back(zeros_kept > 0 && one_in(zeros_kept));
+    if (past.stays_zero.back()) kept[i / 8] |= static_cast<std::uint8_t>(1 << (i % 8));
+  }
+  const auto expected = reference::mask(data.view, rules, layout, past);
   for (const Kernels* table : available_kernels()) {
     CutHint hint;
     for (int step = 0; step < steps; ++step) {  // the later ones start from the hint
-      std::vector<std::uint8_t> mask(expected.size());
-      compute_masks({{data.view, spec, mask.data(), &hint}}, *table);
+      std::vector<std::uint8_t> mask = past.mask;
+      compute_masks(
+          {{data.view, spec, mask.data(), &hint, layout, zeros_kept > 0 ? kept.data() : nullptr}},
+          *table);
       if (mask == expected) continue;
       std::cerr << table->name << " makes another mask in step " << step << '\n';
       std::abort();

@@ -14,6 +14,9 @@ The rules:
    above everything, infinity below NaN; among equals the lower block index goes first.
 4. In a pruned block, `zeros_per_block` elements are zeroed (all, when it is None): smallest |x| or
    x*x first, NaN last, equals in row-major order.
+5. `min_kept` blocks are kept whatever the level: k is at most the number of blocks less that.
+6. With a `past`, what it has pruned ranks below everything else: blocks that have an element among it,
+   and in a pruned block these elements. Among each of the two kinds all is as before.
 
 float16 and bfloat16 data widen to float32: pass bfloat16 data as float32 values (`float_values`).
 """
@@ -88,13 +91,21 @@ def lowest_first(scores):
     return sorted(range(len(scores)), key=lambda index: rank(scores[index]))
 
 
-def number_pruned(sparsity_level, number_of_blocks):
+def pruned_first(order, was_pruned):
+    """The same indices, those of what was pruned before all others."""
+    return [i for i in order if was_pruned[i]] + [i for i in order if not was_pruned[i]]
+
+
+def number_pruned(sparsity_level, number_of_blocks, min_kept=0):
     """Python's round() of a float is round-half-even."""
-    return round(float(sparsity_level) * number_of_blocks)
+    return min(round(float(sparsity_level) * number_of_blocks), max(number_of_blocks - min_kept, 0))
 
 
-def pruned_blocks(data, sparsity_level, sparse_block_shape, norm="L1"):
-    """The blocks that a step prunes, each as the list of its elements' (row, column)."""
+def pruned_blocks(data, sparsity_level, sparse_block_shape, norm="L1", min_kept=0, past=None):
+    """The blocks that a step prunes, each as the list of its elements' (row, column).
+
+    past: the mask before, as a matrix.
+    """
     matrix = as_matrix(np.asarray(data))
     if matrix.size == 0:
         return []
@@ -104,21 +115,39 @@ def pruned_blocks(data, sparsity_level, sparse_block_shape, norm="L1"):
         scores = [
             block_score([kind(matrix[place]) for place in block], norm) for block in all_blocks
         ]
-    k = number_pruned(sparsity_level, len(all_blocks))
-    return [all_blocks[index] for index in lowest_first(scores)[:k]]
+    k = number_pruned(sparsity_level, len(all_blocks), min_kept)
+    order = lowest_first(scores)
+    if past is not None:
+        order = pruned_first(order, [not all(past[at] for at in block) for block in all_blocks])
+    return [all_blocks[index] for index in order[:k]]
 
 
-def mask(data, sparsity_level, sparse_block_shape, zeros_per_block=None, norm="L1"):
-    """The boolean mask, False where an element is zeroed, in the shape of the data."""
+def mask(
+    data,
+    sparsity_level,
+    sparse_block_shape,
+    zeros_per_block=None,
+    norm="L1",
+    min_kept=0,
+    past=None,
+):
+    """The boolean mask, False where an element is zeroed, in the shape of the data.
+
+    past: the mask before, where it counts.
+    """
     data = np.asarray(data)
     matrix = as_matrix(data)
+    past = None if past is None else np.asarray(past).reshape(matrix.shape)
     kind = np.float64 if matrix.dtype == np.float64 else np.float32
     keep = np.ones(matrix.shape, dtype=bool)
-    for block in pruned_blocks(data, sparsity_level, sparse_block_shape, norm):
+    for block in pruned_blocks(data, sparsity_level, sparse_block_shape, norm, min_kept, past):
         with np.errstate(all="ignore"):
             scores = [element_score(kind(matrix[place]), norm) for place in block]
         zeros = len(block) if zeros_per_block is None else zeros_per_block
-        for index in lowest_first(scores)[:zeros]:
+        order = lowest_first(scores)
+        if past is not None:
+            order = pruned_first(order, [not past[place] for place in block])
+        for index in order[:zeros]:
             keep[block[index]] = False
     return keep.reshape(data.shape)
 

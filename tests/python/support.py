@@ -6,9 +6,12 @@ import os
 import re
 
 import numpy as np
+import pytest
 import torch
 
 SANITIZED = "clang_rt.asan" in os.environ.get("LD_PRELOAD", "")  # by scripts/test-sanitized
+# For tests whose masks may lose every weight, which a step warns of.
+MAY_PRUNE_ALL = pytest.mark.filterwarnings("ignore:step\\(\\) pruned all weights:UserWarning")
 HALF = {"sparsity_level": 0.5, "sparse_block_shape": (1, 1)}
 
 

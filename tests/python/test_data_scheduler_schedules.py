@@ -27,6 +27,7 @@ from datasparse.schedules import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from support import MAY_PRUNE_ALL
 
 
 def sparsifier_of(*names, level=0.75, **config):
@@ -64,6 +65,7 @@ def test_one_schedule_for_all_groups_from_each_groups_base():
     assert scheduler.base_param == {"a": 0.75, "b": 0.5}
 
 
+@MAY_PRUNE_ALL
 @given(data=st.data())
 def test_values_are_those_of_the_schedule_to_the_last_bit(data):
     schedule = data.draw(
@@ -214,6 +216,7 @@ class Warm(BaseDataSparsifier):
         self.get_mask(name)[...] = abs(data) > temperature
 
 
+@MAY_PRUNE_ALL
 def test_a_parameter_of_a_sparsifier_of_ones_own():
     sparsifier = Warm([("a", np.ones(4))], temperature=2.0)
     scheduler = DataScheduler(sparsifier, "temperature", Exponential(0.5))
@@ -307,6 +310,7 @@ def test_a_pattern_whose_groups_others_have():
         DataScheduler(sparsifier_of("fc1"), "sparsity_level", {"*": Constant(), "fc*": Constant()})
 
 
+@MAY_PRUNE_ALL
 def test_patterns_are_checked_once_there_are_groups():
     sparsifier = sparsifier_of()
     scheduler = DataScheduler(sparsifier, "sparsity_level", {"a*": Constant(0), "b*": Constant(1)})
@@ -358,6 +362,7 @@ def test_a_parameter_that_is_not_a_number(param, names):
         DataScheduler(sparsifier_of(*names), param, Constant(0.5))
 
 
+@MAY_PRUNE_ALL
 def test_a_late_group_whose_value_is_not_a_number(observe):
     sparsifier = Warm([("a", np.ones(4))], temperature=2.0)
     scheduler = DataScheduler(sparsifier, "temperature", Constant(1.0))
@@ -462,6 +467,7 @@ CONFIGS = st.fixed_dictionaries(
 SHAPES = st.lists(st.integers(0, 9), max_size=3).map(tuple)
 
 
+@MAY_PRUNE_ALL
 @given(data=st.data(), seed=st.integers(0, 1000))
 def test_a_plan_is_what_a_run_does(data, seed):
     rng = np.random.default_rng(seed)

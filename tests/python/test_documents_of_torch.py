@@ -7,6 +7,7 @@ quantization helper's in test_quantization.py.
 import pytest
 import torch
 from datasparse import BaseDataSparsifier
+from support import MAY_PRUNE_ALL
 from torch import nn
 
 
@@ -98,6 +99,7 @@ def test_in_the_context_of_training_data(reuse_mask):
         assert torch.equal(data_sparsifier.get_mask(data_name), last)
 
 
+@MAY_PRUNE_ALL
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

@@ -438,16 +438,16 @@ def test_a_group_without_a_weight_is_warned_of_once():
     sparsifier = single(0.99)
     sparsifier.add_data("fc", np.ones(40))
     sparsifier.add_data("wide", np.ones(400))
-    with pytest.warns(UserWarning, match="none") as caught:
+    with pytest.warns(UserWarning, match="pruned") as caught:
         sparsifier.step()
     assert [str(warning.message) for warning in caught] == [
-        "step() left none of the 40 weights of 'fc': lower its sparsity_level, or set min_kept=1"
+        "step() pruned all weights of 'fc', 40 of 40: lower its sparsity_level, or set min_kept=1"
     ]
     assert caught[0].filename == __file__
     sparsifier.step()  # warnings are errors here
     sparsifier.add_data("fc", np.ones(40))
     sparsifier.step()
-    with pytest.warns(UserWarning, match="none of the 40 weights of 'fc'"):
+    with pytest.warns(UserWarning, match="all weights of 'fc', 40 of 40"):
         copy.deepcopy(sparsifier).step()
     sparsifier.data_groups["fc"]["min_kept"] = 1
     other = copy.deepcopy(sparsifier)
@@ -470,9 +470,11 @@ def test_what_was_asked_for_is_not_warned_of(level):
 def test_it_is_said_why_where_that_is_known():
     sparsifier = single(0.5)
     sparsifier.add_data("new", np.zeros(40), keep_zeros=True)
-    with pytest.warns(UserWarning, match="weights of 'new': keep_zeros=True found them all zero"):
+    with pytest.warns(
+        UserWarning, match="weights of 'new', 40 of 40: keep_zeros=True found them all zero"
+    ):
         sparsifier.step()
-    with pytest.warns(UserWarning, match="3 weights of 'rows': let update_mask"):
+    with pytest.warns(UserWarning, match="weights of 'rows', 3 of 3: let update_mask"):
         Threshold([("rows", np.zeros(3))]).step()
 
 

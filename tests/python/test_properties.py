@@ -11,7 +11,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from support import LAYOUTS
+from support import LAYOUTS, MAY_PRUNE_ALL
 
 LEVELS = st.one_of(
     st.floats(0, 1), st.sampled_from([0.0, 0.25, 0.5, 1 / 3, 0.9, 1.0]), st.integers(0, 1)
@@ -250,6 +250,7 @@ def test_memory_layout_does_not_change_the_mask_of_large_data(rng, layout):
         )
 
 
+@MAY_PRUNE_ALL
 @given(small_arrays(max_dims=2), LEVELS, BLOCK_SHAPES, NORMS)
 def test_step_does_what_block_mask_does_and_a_second_one_changes_nothing(
     data, level, block_shape, norm

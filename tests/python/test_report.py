@@ -342,7 +342,7 @@ def test_it_writes_scalars(sparsifier):
 
 def test_a_group_may_be_called_total():
     sparsifier = Threshold([("total", np.ones(4)), ("more", np.zeros(4))])
-    with pytest.warns(UserWarning, match="none of the 4 weights of 'more'"):
+    with pytest.warns(UserWarning, match="all weights of 'more', 4 of 4"):
         sparsifier.step()
     writer = Writer()
     sparsifier.report().write(writer, 1, prefix="s")

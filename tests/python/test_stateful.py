@@ -416,7 +416,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def step(self):
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "step\\(\\) left none of", UserWarning)
+            warnings.filterwarnings("ignore", "step\\(\\) pruned all weights", UserWarning)
             self.sparsifier.step()
         self.step_count += 1
         if not self.enabled:
