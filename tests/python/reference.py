@@ -15,8 +15,8 @@ The rules:
 4. In a pruned block, `zeros_per_block` elements are zeroed (all, when it is None): smallest |x| or
    x*x first, NaN last, equals in row-major order.
 5. `min_kept` blocks are kept whatever the level: k is at most the number of blocks less that.
-6. With a `past`, what it has pruned ranks below everything else: blocks that have an element among it,
-   and in a pruned block these elements. Among each of the two kinds all is as before.
+6. With a `past`, what it has pruned ranks below everything else: blocks that have an element among
+   it, and in a pruned block these elements. Among each of the two kinds all is as before.
 
 float16 and bfloat16 data widen to float32: pass bfloat16 data as float32 values (`float_values`).
 """

@@ -47,9 +47,7 @@ def test_may_be_set_per_group_and_scheduled(rng):
     sparsifier.add_data("w", weight, min_kept=8.0)
     assert "min_kept" not in sparsifier.data_groups["plain"]
     assert sparsifier.data_groups["w"]["min_kept"] == 8
-    scheduler = datasparse.DataScheduler(
-        sparsifier, "min_kept", Linear(end=4, initial=1.0, final=0.0)
-    )
+    scheduler = datasparse.DataScheduler(sparsifier, "min_kept", Linear(end=4, initial=8, final=0))
     kept = []
     for _ in range(5):
         sparsifier.step()

@@ -1,4 +1,4 @@
-"""monotone: what is pruned stays pruned while the level rises, and the highest come back as it falls."""
+"""monotone: what is pruned stays so while the level rises; the highest come back as it falls."""
 
 import datasparse
 import numpy as np
