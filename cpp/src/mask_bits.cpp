@@ -10,94 +10,74 @@
 namespace datasparse {
 namespace {
 
-/// Whether an element is 0 or -0, by its bits: no mode of the processor can make a small number
-/// one.
+constexpr std::int64_t piece_max = 4096;  // elements; a multiple of 8
+
+/// zeros[i] = whether element i is 0 or -0, by its bits: no mode of the processor can make a small
+/// number one.
 template <class Bits>
-bool is_zero(const std::byte* element) noexcept {
-  Bits bits;
-  std::memcpy(&bits, element, sizeof(bits));
-  return static_cast<Bits>(bits << 1) == 0;
+void mark_zeros(const std::byte* run, std::ptrdiff_t stride, std::int64_t n,
+                std::uint8_t* zeros) noexcept {
+  const auto mark = [run, n, zeros](std::ptrdiff_t step) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      Bits bits;
+      std::memcpy(&bits, run + i * step, sizeof(bits));
+      zeros[i] = static_cast<Bits>(bits << 1) == 0 ? 1 : 0;
+    }
+  };
+  stride == sizeof(Bits) ? mark(sizeof(Bits)) : mark(stride);
 }
 
-/// Calls visit(pointer, stride, count, first) for runs of evenly spaced elements, in C order;
-/// `first` is where the run begins among all elements.
+/// Calls visit(zeros, first, n) for pieces of the elements in C order, which begin at multiples of
+/// 8: a byte for each of n elements from `first` on, 1 where it is zero.
 template <class Visit>
-void for_each_run(const ArrayView& data, const Visit& visit) {
+void for_each_piece(const ArrayView& data, const Visit& visit) {
   if (data.size() == 0) return;
+  const std::size_t size = item_size(data.dtype());
+  const auto mark = size == 2   ? mark_zeros<std::uint16_t>
+                    : size == 4 ? mark_zeros<std::uint32_t>
+                                : mark_zeros<std::uint64_t>;
   Matrix matrix(data);
   if (matrix.is_one_row()) matrix = matrix.as_one_row();
+  std::uint8_t zeros[piece_max];
+  std::int64_t first = 0, filled = 0;
   for (std::int64_t row = 0; row < matrix.rows(); ++row) {
     matrix.for_each_run(
         row, 0, matrix.columns(),
-        [&](const std::byte* run, std::ptrdiff_t stride, std::int64_t count, std::int64_t offset) {
-          visit(run, stride, count, row * matrix.columns() + offset);
+        [&](const std::byte* run, std::ptrdiff_t stride, std::int64_t count, std::int64_t) {
+          for (std::int64_t done = 0; done < count;) {
+            const std::int64_t n = std::min(count - done, piece_max - filled);
+            mark(run + done * stride, stride, n, zeros + filled);
+            done += n;
+            filled += n;
+            if (filled < piece_max) continue;
+            visit(zeros, first, filled);
+            first += filled;
+            filled = 0;
+          }
         });
   }
-}
-
-template <class Bits>
-PackedBits zeros_of(const ArrayView& data) {
-  constexpr std::size_t piece = 65536;  // a multiple of 8
-  const auto pack = kernels().pack;
-  PackedBits bits(static_cast<std::size_t>((data.size() + 7) / 8));
-  std::vector<std::uint8_t> zeros;
-  zeros.reserve(piece);
-  std::uint8_t* to = bits.data();
-  const auto flush = [&] {
-    pack(to, zeros.data(), static_cast<std::int64_t>(zeros.size()));
-    to += zeros.size() / 8;
-    zeros.clear();
-  };
-  for_each_run(
-      data, [&](const std::byte* run, std::ptrdiff_t stride, std::int64_t count, std::int64_t) {
-        while (count > 0) {
-          const std::int64_t n = std::min(count, static_cast<std::int64_t>(piece - zeros.size()));
-          for (std::int64_t i = 0; i < n; ++i) zeros.push_back(is_zero<Bits>(run + i * stride));
-          run += n * stride;
-          count -= n;
-          if (zeros.size() == piece) flush();
-        }
-      });
-  flush();
-  return bits;
-}
-
-template <class Bits>
-std::int64_t count_pruned_zeros_of(const ArrayView& data, const std::uint8_t* mask) noexcept {
-  std::int64_t zeros = 0;
-  for_each_run(data, [&](const std::byte* run, std::ptrdiff_t stride, std::int64_t count,
-                         std::int64_t first) {
-    const std::uint8_t* const kept = mask + first;
-    for (std::int64_t i = 0; i < count; ++i) {
-      zeros += static_cast<std::int64_t>(kept[i] == 0) & is_zero<Bits>(run + i * stride);
-    }
-  });
-  return zeros;
-}
-
-/// Calls work.template operator()<Bits>() with unsigned integers of the elements' size.
-template <class Work16, class Work32, class Work64>
-auto by_size(DType dtype, const Work16& work16, const Work32& work32, const Work64& work64) {
-  switch (item_size(dtype)) {
-    case 2: return work16();
-    case 4: return work32();
-    default: return work64();
-  }
+  if (filled > 0) visit(zeros, first, filled);
 }
 
 }  // namespace
 
 PackedBits zeros_in(const ArrayView& data) {
-  return by_size(
-      data.dtype(), [&] { return zeros_of<std::uint16_t>(data); },
-      [&] { return zeros_of<std::uint32_t>(data); }, [&] { return zeros_of<std::uint64_t>(data); });
+  const auto pack = kernels().pack;
+  PackedBits bits(static_cast<std::size_t>((data.size() + 7) / 8));
+  for_each_piece(data, [&](const std::uint8_t* zeros, std::int64_t first, std::int64_t n) {
+    pack(bits.data() + first / 8, zeros, n);
+  });
+  return bits;
 }
 
 std::int64_t count_pruned_zeros(const ArrayView& data, const std::uint8_t* mask) noexcept {
-  return by_size(
-      data.dtype(), [&] { return count_pruned_zeros_of<std::uint16_t>(data, mask); },
-      [&] { return count_pruned_zeros_of<std::uint32_t>(data, mask); },
-      [&] { return count_pruned_zeros_of<std::uint64_t>(data, mask); });
+  std::int64_t count = 0;
+  for_each_piece(data, [&](const std::uint8_t* zeros, std::int64_t first, std::int64_t n) {
+    unsigned here = 0;
+    for (std::int64_t i = 0; i < n; ++i) here += mask[first + i] == 0 ? zeros[i] : 0U;
+    count += here;
+  });
+  return count;
 }
 
 std::int64_t count_bits(const PackedBits& bits) noexcept {
