@@ -125,6 +125,17 @@ std::vector<std::string> BaseDataSparsifier::names() const {
   return impl_->names();
 }
 
+std::vector<std::string> BaseDataSparsifier::active(const std::vector<std::string>& names) const {
+  const Entry entry(*this);
+  std::vector<std::string> result;
+  result.reserve(names.size());
+  for (const auto& name : names) {
+    const auto group = impl_->by_name.find(name);
+    if (group != impl_->by_name.end() && !group->second->squashed()) result.push_back(name);
+  }
+  return result;
+}
+
 bool BaseDataSparsifier::contains(const std::string& name) const {
   const Entry entry(*this);
   return impl_->by_name.count(name) != 0;

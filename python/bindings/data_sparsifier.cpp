@@ -393,6 +393,14 @@ array([False, False,  True, False]))")
           py::arg("name"),
           "Whether step() leaves the group's mask as it is: add_data() was told update=False.")
       .def(
+          "active",
+          [](const SelfSparsifier& self, const std::vector<std::string>& names) {
+            return without_gil([&] { return self->active(names); });
+          },
+          py::arg("names"),
+          "Those of these names, in their order, whose groups hold data: neither removed nor "
+          "squashed.")
+      .def(
           "awaits_data",
           [](const SelfSparsifier& self, const std::string& name) {
             return without_gil([&] { return self->awaits_data(name); });

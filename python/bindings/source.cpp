@@ -12,6 +12,7 @@
 #include "datasparse/param.hpp"
 #include "dlpack.hpp"
 #include "gil.hpp"
+#include "place.hpp"
 #include "refusals.hpp"
 #include "self.hpp"
 #include "torch.hpp"
@@ -139,10 +140,6 @@ class DLPackSource : public PySource {
 };
 
 // --- torch ------------------------------------------------------------------------------------
-
-/// What an object has that knows where a tensor is: a place in a model, which is looked up.
-constexpr const char* place_tensor = "__datasparse_tensor__";
-constexpr const char* place_scores = "__datasparse_scores__";
 
 /// A Python context for the length of a scope.
 class Within {
@@ -272,23 +269,21 @@ class TorchSource final : public DLPackSource {
   /// What is pruned, looked up each time: it may have been replaced.
   py::object tensor() const {
     if (!data_) throw datasparse::StateError(what_ + " are gone");
-    static PyObject* const method = PyUnicode_InternFromString(place_tensor);
-    if (kind_ == Kind::place) return ask(method);
+    if (kind_ == Kind::place) return found_at(Place::tensor_method);
     return kind_ == Kind::module ? py::object(data_.attr("weight")) : data_;
   }
 
   /// What is ranked: mostly the same.
   py::object scores() const {
-    static PyObject* const method = PyUnicode_InternFromString(place_scores);
-    return kind_ == Kind::place && data_ ? ask(method) : tensor();
+    return kind_ == Kind::place && data_ ? found_at(Place::scores_method) : tensor();
   }
 
-  py::object ask(PyObject* method) const {
-    auto tensor = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(data_.ptr(), method));
-    if (!tensor) throw py::error_already_set();
-    if (torch_.is_tensor(tensor)) return tensor;
-    throw TypeError(what_ + " must be a torch tensor, got " + class_name(tensor) + " from " +
-                    std::string(py::str(method)) + "()");
+  py::object found_at(const char* method) const {
+    if (py::object same = place_.where_it_was(data_)) return same;
+    py::object found = place_.ask(data_, method);
+    if (torch_.is_tensor(found)) return found;
+    throw TypeError(what_ + " must be a torch tensor, got " + class_name(found) + " from " +
+                    method + "()");
   }
 
   void check_place(const py::object& tensor) const {
@@ -318,6 +313,7 @@ class TorchSource final : public DLPackSource {
 
   const Torch& torch_;
   Kind kind_;
+  mutable Place place_;  // remembers where it found the tensor
 };
 
 }  // namespace
@@ -403,7 +399,7 @@ std::shared_ptr<PySource> make_unchecked_source(py::object data, const std::stri
     return held(new NumpySource(std::move(data), name, owner));
   }
   if (const auto* torch = Torch::if_imported()) {
-    if (torch->is_tensor(data) || torch->is_embedding(data) || py::hasattr(data, place_tensor)) {
+    if (torch->is_tensor(data) || torch->is_embedding(data) || Place::is_one(data)) {
       return held(new TorchSource(std::move(data), name, owner, *torch));
     }
   }

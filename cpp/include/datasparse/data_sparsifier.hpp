@@ -128,6 +128,8 @@ class DATASPARSE_API BaseDataSparsifier {
 
   /// All names in the order in which they were added, squashed ones included.
   std::vector<std::string> names() const;
+  /// Those of these names, in their order, whose groups hold data: neither removed nor squashed.
+  std::vector<std::string> active(const std::vector<std::string>& names) const;
   /// Whether there is such a group, squashed or not.
   bool contains(const std::string& name) const;
   /// Whether squash_mask() has released the group's tensor.

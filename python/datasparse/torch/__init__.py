@@ -7,7 +7,7 @@ After that, every `optimizer.step()` is followed by new masks and by zeros where
 whatever momentum and weight decay had in mind. Importing this package imports torch.
 """
 
-from .attach import Attachment, attach, detach
+from .attachment import Attachment, attach, detach
 from .follow import Following
 from .optimizer import mask_optimizer_state
 from .parametrize import Masked

@@ -17,13 +17,16 @@ from .weights import Weight, hooked_attributes, parts_by_hook, weight_of
 
 Types = type[nn.Module] | tuple[type[nn.Module], ...]
 Patterns = str | Iterable[str]
+Modules = list[tuple[str, nn.Module]]  # a model's named_modules()
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 # What other libraries call theirs:
 NORM_NAME = re.compile("(layer|batch|group|instance|rms)_?norm", re.IGNORECASE)
 
+ADAPTER = "part of an adapter"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(eq=False, slots=True)
 class Owned:
     """A weight, the name it has first, and all places that hold it: a path and an attribute.
 
@@ -45,68 +48,78 @@ class Choice:
     left: dict[str, str]
 
 
-def weights_in(model: nn.Module) -> list[Owned]:
+def weights_in(modules: Modules) -> list[Owned]:
     """Every weight of a model once, in the order of `named_parameters()`, then its ingredients."""
-    found: dict[object, Owned] = {}
-    ingredients: dict[object, Owned] = {}
-    adapters = adapter_paths(model)
-    for path, module in model.named_modules():
+    found: dict[int, Owned] = {}  # by the parameter's id
+    ingredients: dict[int, Owned] = {}
+    adapters = adapter_paths(modules)
+    for path, module in modules:
+        hooked = list(hooked_attributes(module)) if module._forward_pre_hooks else []
+        parametrized = module._modules.get("parametrizations")
+        lists = parametrized._modules if isinstance(parametrized, nn.ModuleDict) else ()
+        computed = [*lists, *hooked]
+        if not module._parameters and not computed:
+            continue
         at = path_of(path)
-        parts = ingredients_of(module)
-        computed = [*getattr(module, "parametrizations", ()), *hooked_attributes(module)]
+        note = why_all_by_name_only(module, at, adapters)
+        parts = [part for attribute in hooked for part in parts_by_hook(module, attribute)]
+        all_are_parts = isinstance(module, parametrize.ParametrizationList)
         for attribute in [*module._parameters, *computed]:
             weight = weight_of(module, attribute)
             if weight is None:
                 continue
-            name = ".".join([*at, attribute])
-            is_part = parts is None or any(weight.parameters[0] is part for part in parts)
-            known = ingredients if is_part and attribute not in computed else found
-            if known is ingredients:
-                note: str | None = "an ingredient of a weight"
-            else:
-                note = why_by_name_only(module, attribute, weight, at, adapters)
-            owned = known.setdefault(weight.parameters[0], Owned(name, weight, [], [], note))
+            first = weight.parameters[0]
+            is_part = attribute not in computed and (
+                all_are_parts or any(first is part for part in parts)
+            )
+            known = ingredients if is_part else found
+            owned = known.get(id(first))
+            if owned is None:
+                why = "an ingredient of a weight" if is_part else note
+                why = why or why_by_name_only(attribute, weight)
+                name = f"{path}.{attribute}" if path else attribute
+                owned = known[id(first)] = Owned(name, weight, [], [], why)
             owned.owners.append((at, attribute))
             owned.modules.append(module)
     return [*found.values(), *ingredients.values()]
 
 
-def ingredients_of(module: nn.Module) -> list[nn.Parameter] | None:
-    """The parameters of a module of which hooks make others; None for all that it has."""
-    if isinstance(module, parametrize.ParametrizationList):
-        return None
-    return [part for name in hooked_attributes(module) for part in parts_by_hook(module, name)]
-
-
-def adapter_paths(model: nn.Module) -> set[Path]:
+def adapter_paths(modules: Modules) -> set[Path]:
     """Where PEFT's layers keep what they add to a weight: LoRA's factors and the like."""
     return {
         (*path_of(path), part)
-        for path, module in model.named_modules()
-        for part in getattr(module, "adapter_layer_names", ())
+        for path, module in modules
+        if hasattr(type(module), "adapter_layer_names")
+        for part in module.adapter_layer_names  # type: ignore[union-attr]
     }
 
 
-def why_by_name_only(
-    module: nn.Module, attribute: str, weight: Weight, path: Path, adapters: set[Path]
-) -> str | None:
-    whole = (*path, attribute)
-    if any(whole[:depth] in adapters for depth in range(1, len(whole) + 1)) or any(
-        part.startswith("lora_") for part in whole
-    ):
-        return "part of an adapter"
+def why_all_by_name_only(module: nn.Module, path: Path, adapters: set[Path]) -> str | None:
+    """Why a pattern takes nothing of a module."""
+    if adapters and any(path[:depth] in adapters for depth in range(1, len(path) + 1)):
+        return ADAPTER
+    for part in path:
+        if part.startswith("lora_"):
+            return ADAPTER
     if isinstance(module, NORMS) or NORM_NAME.search(type(module).__name__):
         return "of a norm layer"
-    if not is_lazy(weight.parameters[0]) and weight.ndim < 2:
+    return None
+
+
+def why_by_name_only(attribute: str, weight: Weight) -> str | None:
+    """Why a pattern does not take one parameter of a module."""
+    if attribute.startswith("lora_"):
+        return ADAPTER
+    if weight.ndim < 2 and not is_lazy(weight.parameters[0]):
         return "a bias or another vector"
     return None
 
 
 def choose(
-    model: nn.Module, include: Patterns | None, exclude: Patterns, types: Types | None
+    modules: Modules, include: Patterns | None, exclude: Patterns, types: Types | None
 ) -> Choice:
     """The weights that `attach()` is asked for; ValueError where a pattern or all match none."""
-    everything = weights_in(model)
+    everything = weights_in(modules)
     wanted = None if include is None else patterns_of(include)
     unwanted = patterns_of(exclude)
     for pattern in [*(wanted or ()), *unwanted]:
@@ -172,15 +185,17 @@ def matches_any(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def refuse_sharded(model: nn.Module) -> None:
+def refuse_sharded(modules: Modules) -> None:
     """TypeError for what FSDP has taken apart."""
     # What has not been imported cannot be in a model.
     fsdp = sys.modules.get("torch.distributed.fsdp")
     sharding = getattr(fsdp, "FullyShardedDataParallel", ())
     tensor = sys.modules.get("torch.distributed.tensor")
     distributed = getattr(tensor, "DTensor", ())
-    if any(isinstance(module, sharding) for module in model.modules()) or any(
-        isinstance(parameter, distributed) for parameter in model.parameters()
+    if any(isinstance(module, sharding) for _, module in modules) or any(
+        isinstance(parameter, distributed)
+        for _, module in modules
+        for parameter in module._parameters.values()
     ):
         raise TypeError(
             "the model's parameters are sharded (FSDP, DTensor), and no process sees a whole one "

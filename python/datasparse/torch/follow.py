@@ -12,7 +12,7 @@ from .._core import AdaptiveDataScheduler, BaseDataScheduler
 from .optimizer import gradients_of, held_by, mask_optimizer_state
 
 if TYPE_CHECKING:
-    from .attach import Attachment
+    from .attachment import Attachment
 
 
 class Following:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import ref
 
@@ -72,24 +73,43 @@ def weight_at(root: nn.Module, path: Path, attribute: str) -> Weight | None:
     return None
 
 
+@dataclass(eq=False)
+class Seen:
+    """What the places of one attachment have seen: how many parameters came for others, and the
+    names of the weights that are computed."""
+
+    changes: int = 0
+    computed: set[str] = field(default_factory=set)
+
+
 class Place:
     """One weight of a model, by name: the data that a sparsifier holds for an attached group.
 
     The model is referred to weakly, its parameter strongly: once the model is gone, the parameter
     stands for it. `owners` are the path and the attribute of each module that holds the weight; of
-    tied weights there are several.
+    tied weights there are several. `weight` is what is there now, and `in_place` whether zeros are
+    written into it.
     """
 
     def __init__(
-        self, name: str, root: nn.Module, owners: Sequence[tuple[Path, str]], *, in_place: bool
+        self,
+        name: str,
+        root: nn.Module,
+        owners: Sequence[tuple[Path, str]],
+        weight: Weight,
+        in_place: bool,
+        seen: Seen,
     ) -> None:
         self.name = name
-        self.in_place = in_place  # whether zeros are written into it
         self.owners = tuple(owners)
-        self.changes = -1  # how often another parameter has come since the first
+        self.in_place = in_place
+        self.seen = seen
+        # `trail` and `known` are what the bindings ask the model by, without a call: place.hpp.
         self._root = ref(root)
-        self._known: nn.Parameter | None = None
-        self.weight()
+        self.trail = (self._root, *((*path, attribute) for path, attribute in owners))
+        self.known = principal(weight)
+        if weight.made_by is not None:
+            seen.computed.add(name)
 
     def model(self) -> nn.Module | None:
         """The model, unless it is gone."""
@@ -121,19 +141,21 @@ class Place:
                     "attached, and are two parameters now: tie them again, or detach() the model "
                     "and attach() anew"
                 )
-        now = first.parameters[0] if first.written is None else first.written
-        if now is not self._known:
-            self._known = now
-            self.changes += 1
+        if first.made_by is not None:
+            self.seen.computed.add(self.name)
+        if principal(first) is not self.known:
+            self.known = principal(first)
+            self.seen.changes += 1
         return first
 
-    def is_computed(self) -> bool:
-        """Whether the weight is more than a parameter."""
-        return self._unchanged() is None and self.weight().made_by is not None
+    def parameters(self) -> tuple[nn.Parameter, ...]:
+        """What the weight is made of now."""
+        parameter = self._unchanged()
+        return self.weight().parameters if parameter is None else (parameter,)
 
     def weights(self) -> list[Weight]:
         """The weight as each of its owners has it."""
-        root = self._root()
+        root = self.model()
         if root is None:
             raise ValueError(f"{self.name!r} is gone: so is the model that it was attached to")
         found = []
@@ -149,34 +171,42 @@ class Place:
 
     def _unchanged(self) -> nn.Parameter | None:
         """The parameter of the last time, if it is all that there is to the weight still: quick."""
-        root: Any = self._root()
+        root: Any = self.model()
         if root is None:
-            return self._known
+            return self.known
         try:
             for path, attribute in self.owners:
                 module = root
                 for part in path:
                     module = module._modules[part]
-                if module._parameters[attribute] is not self._known:
+                if module._parameters[attribute] is not self.known:
                     return None
-        except (KeyError, AttributeError):  # a wrapper has come or gone, or an ingredient is meant
+        except (KeyError, AttributeError):  # a wrapper has come or gone, or the weight is computed
             return None
-        return self._known
+        return self.known
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """The same place in the copy of the model, where that is copied too; else the parameter."""
-        root = self._root()
-        known = copy.deepcopy(self._known, memo)
+        root = self.model()
+        known = copy.deepcopy(self.known, memo)
         copied = None if root is None else memo.get(id(root))
         if not isinstance(copied, nn.Module):
             return known
         place = Place.__new__(Place)
-        place.__dict__.update(self.__dict__, _root=ref(copied), _known=known)
+        its_root = ref(copied)
+        trail = (its_root, *self.trail[1:])
+        its = {"_root": its_root, "trail": trail, "known": known, "seen": Seen()}
+        place.__dict__.update(self.__dict__ | its)
         return place
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as the parameter: attach() finds its place in the model again."""
-        return as_it_is, (self._known,)
+        return as_it_is, (self.known,)
+
+
+def principal(weight: Weight) -> nn.Parameter:
+    """The parameter that a weight is known by."""
+    return weight.parameters[0] if weight.written is None else weight.written
 
 
 def as_it_is(parameter: nn.Parameter) -> nn.Parameter:

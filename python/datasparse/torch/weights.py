@@ -21,7 +21,7 @@ from .parametrize import Masked, masked_of
 PRUNED = "torch.nn.utils.prune"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Weight:
     """A weight of a module, as it is now.
 
@@ -55,6 +55,8 @@ class Weight:
 
     @property
     def ndim(self) -> int:
+        if len(self.parameters) == 1:
+            return self.parameters[0].ndim
         return max(parameter.ndim for parameter in self.parameters)
 
     def require_written(self, name: str) -> None:

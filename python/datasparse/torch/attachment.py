@@ -21,7 +21,7 @@ from .groups import is_masked
 from .layout import Layout, layout_of
 from .optimizer import held_by, plain_optimizer
 from .parametrize import MaskedTensor, mask_tensor, masked_of, masked_tensors
-from .places import Place, plain_model, weight_at
+from .places import Place, Seen, plain_model, weight_at
 from .weights import weight_of
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Attachment:
     mode: str
     left: dict[str, str]
     places: dict[str, Place]
+    seen: Seen
     gradients: str
 
     def apply(self, model: nn.Module | None = None) -> None:
@@ -68,10 +69,7 @@ class Attachment:
         self.refresh()
         if self.mode == "in_place":
             present = self._present()
-            for name in present:
-                if self.places[name].is_computed():
-                    mask = self.sparsifier.get_mask(name)
-                    self.places[name].weight().require_lengths(name, mask)
+            self._require_lengths(present)
             self.sparsifier.apply_mask(present)
 
     def follow(
@@ -157,12 +155,12 @@ class Attachment:
         return [
             name
             for name in self._present()
-            if not any(id(part) in held for part in self.places[name].weight().parameters)
+            if not any(id(part) in held for part in self.places[name].parameters())
         ]
 
     def changes(self) -> int:
         """How often a parameter was found to be another than before."""
-        return sum(place.changes for place in self.places.values())
+        return self.seen.changes
 
     def refresh(self) -> None:
         """With mode="parametrize": mask the layers, too, that were exchanged for plain ones."""
@@ -207,9 +205,17 @@ class Attachment:
         layout: Layout | None = self.sparsifier.layout(name) if name in self._known() else None
         return layout
 
+    def _require_lengths(self, names: Iterable[str]) -> None:
+        if not self.seen.computed:
+            return
+        for name in names:
+            if name in self.seen.computed:
+                mask = self.sparsifier.get_mask(name)
+                self.places[name].weight().require_lengths(name, mask)
+
     def _present(self) -> list[str]:
         """The names that are neither removed nor squashed since."""
-        return [name for name in self.names if is_masked(self.sparsifier, name)]
+        return self.sparsifier.active(self.names)
 
     def _known(self) -> list[str]:
         """The names that are not removed since."""
@@ -332,17 +338,27 @@ def attach(
             "whose gradients could go straight through"
         )
     model = plain_model(model)
-    refuse_sharded(model)
-    choice = choose(model, include, exclude, types)
+    modules = list(model.named_modules())
+    refuse_sharded(modules)
+    choice = choose(modules, include, exclude, types)
+    present = set(sparsifier.active([owned.name for owned in choice.taken]))
     for owned in choice.taken:
-        refuse_unfit(owned, model, sparsifier, mode)
+        if owned.name in present:
+            refuse_other_data(owned, sparsifier)
+        refuse_unfit(owned, model, mode)
+    seen = Seen()
+    in_place = mode == "in_place"
     places = {
-        owned.name: Place(owned.name, model, owned.owners, in_place=mode == "in_place")
+        owned.name: Place(owned.name, model, owned.owners, owned.weight, in_place, seen)
         for owned in choice.taken
     }
-    options: dict[str, Any] = {"keep_zeros": keep_zeros, "update": update, **config}
-    add_all(sparsifier, choice.taken, places, layout, options)
-    attachment = Attachment(sparsifier, tuple(places), mode, choice.left, places, gradients)
+    options: dict[str, Any] = dict(config)
+    if keep_zeros is not None:
+        options["keep_zeros"] = keep_zeros
+    if update is not None:
+        options["update"] = update
+    add_all(sparsifier, choice.taken, present, places, layout, options)
+    attachment = Attachment(sparsifier, tuple(places), mode, choice.left, places, seen, gradients)
     if mode == "parametrize":
         attachment.refresh()
     else:
@@ -405,15 +421,18 @@ def require_one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{what} must be {choices}, got {value!r}")
 
 
-def refuse_unfit(owned: Owned, model: nn.Module, sparsifier: BaseDataSparsifier, mode: str) -> None:
+def refuse_other_data(owned: Owned, sparsifier: BaseDataSparsifier) -> None:
+    if not is_one_of(sparsifier.get_data(owned.name), owned.weight.parameters):
+        raise ValueError(
+            f"the sparsifier has other data under the name {owned.name!r}; remove_data() it"
+        )
+
+
+def refuse_unfit(owned: Owned, model: nn.Module, mode: str) -> None:
     """ValueError for what cannot be pruned in this mode; add_data() finds the rest."""
     name = owned.name
-    if any(is_lazy(parameter) for parameter in owned.weight.parameters):
+    if any(map(is_lazy, owned.weight.parameters)):
         raise ValueError(f"{name!r} is not initialized yet: run the model once, then attach()")
-    if is_masked(sparsifier, name) and not is_one_of(
-        sparsifier.get_data(name), owned.weight.parameters
-    ):
-        raise ValueError(f"the sparsifier has other data under the name {name!r}; remove_data() it")
     if mode == "in_place":
         owned.weight.require_written(name)
     else:
@@ -467,22 +486,25 @@ def refuse_to_parametrize(owned: Owned, model: nn.Module) -> None:
 def add_all(
     sparsifier: BaseDataSparsifier,
     chosen: list[Owned],
+    present: set[str],
     places: dict[str, Place],
     layout: str,
     options: dict[str, Any],
 ) -> None:
-    """A group for each, or for none."""
+    """A group for each that is not present, or for none."""
     added: list[str] = []
     try:
         for owned in chosen:
-            known = is_masked(sparsifier, owned.name) or sparsifier.awaits_data(owned.name)
-            inputs = layout == "inputs" and not known
-            axes = layout_of(owned.modules[0], owned.weight.ndim) if inputs else None
-            if is_masked(sparsifier, owned.name):
-                sparsifier.add_data(owned.name, places[owned.name])  # looked up from now on
+            name = owned.name
+            if name in present:
+                sparsifier.add_data(name, places[name])  # looked up from now on
                 continue
-            sparsifier.add_data(owned.name, places[owned.name], layout=axes, **options)
-            added.append(owned.name)
+            axes = layout_of(owned.modules[0], owned.weight.ndim) if layout == "inputs" else None
+            if axes is None or sparsifier.awaits_data(name):  # the layout is that of the state
+                sparsifier.add_data(name, places[name], **options)
+            else:
+                sparsifier.add_data(name, places[name], layout=axes, **options)
+            added.append(name)
     except BaseException:
         for name in added:
             sparsifier.remove_data(name)

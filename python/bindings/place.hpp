@@ -1,0 +1,28 @@
+/// A weight's place in a torch model: see datasparse/torch/places.py, which this only makes
+/// quicker.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+/// Finds the tensor that an object with `__datasparse_tensor__` and `__datasparse_scores__` stands
+/// for. It may have a `trail`: a weak reference to a model, and for each owner of the parameter a
+/// tuple of its path and attribute. Then the model is asked first: as long as all owners hold the
+/// parameter of the last time, at first the object's `known`, that is the tensor. It takes 0.1 µs, a
+/// tenth of a call.
+class Place {
+ public:
+  static bool is_one(pybind11::handle object) { return pybind11::hasattr(object, tensor_method); }
+
+  /// The parameter of the last time, if it is still there; else null. `place` is the same object at
+  /// each call.
+  pybind11::object where_it_was(const pybind11::object& place);
+  /// Asks the object. Remembers the tensor for where_it_was().
+  pybind11::object ask(const pybind11::object& place, const char* method);
+
+  static constexpr const char* tensor_method = "__datasparse_tensor__";
+  static constexpr const char* scores_method = "__datasparse_scores__";
+
+ private:
+  PyObject* known_ = nullptr;  // not owned: compared with what the model holds, and nothing else
+  pybind11::object trail_;     // a tuple of a weak reference and of strings
+};
