@@ -91,9 +91,9 @@ class Engine {
                    threads};
     if (task.has_past()) begin_with_past(task);
     if (quota.blocks == grid.blocks()) {
-      prune_all(task);
+      write_all(task, nullptr, 0);
     } else if (task.quota.blocks == 0) {
-      prune_the_same(task);
+      write_all(task, nullptr, 1);  // but for those that were pruned before
     } else if (!prune_by_hint(task)) {
       if (grid.blocks() <= in_memory_max) {
         prune_in_memory(task);
@@ -174,13 +174,20 @@ class Engine {
 
   // --- ways to find the cut --------------------------------------------------------------------
 
-  /// Writes the mask chunk by chunk; decide(chunk, keep, lane) says what to keep.
-  template <class Decide>
-  void write_all(const Task<Key>& task, const Decide& decide) noexcept {
+  /// Writes the mask chunk by chunk, where it is known of each block whether it is kept:
+  /// `all_keep`, or the same of all where that is nullptr. Blocks that stay pruned are pruned all
+  /// the same.
+  void write_all(const Task<Key>& task, const std::uint8_t* all_keep, int of_all) noexcept {
     const auto write = [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
       Grid::for_each_chunk(task.grid.tile(tile), [&](const Grid::Part& chunk) {
         std::uint8_t* const keep = keep_of(task, chunk, lane);
-        decide(chunk, keep, lane);
+        const auto n = static_cast<std::size_t>(chunk.size());
+        if (all_keep == nullptr) {
+          std::memset(keep, of_all, n);
+        } else {
+          std::memmove(keep, all_keep + task.grid.begin(chunk), n);  // to where it is, or elsewhere
+        }
+        prune_again(task, chunk, keep, lane);
         write_chunk(task, chunk, patch, keep, lane);
       });
     };
@@ -189,20 +196,6 @@ class Engine {
     } else {
       for_each_tile(task, write);
     }
-  }
-
-  void prune_all(const Task<Key>& task) noexcept {
-    write_all(task, [](const Grid::Part& chunk, std::uint8_t* keep, Lane<Key>&) {
-      std::memset(keep, 0, static_cast<std::size_t>(chunk.size()));
-    });
-  }
-
-  /// The blocks that were pruned before, and no others.
-  void prune_the_same(const Task<Key>& task) noexcept {
-    write_all(task, [&](const Grid::Part& chunk, std::uint8_t* keep, Lane<Key>& lane) {
-      std::memset(keep, 1, static_cast<std::size_t>(chunk.size()));
-      prune_again(task, chunk, keep, lane);
-    });
   }
 
   /// Finds out what is to be chosen: see past.hpp. Where nothing was pruned, all is as ever.
@@ -241,11 +234,7 @@ class Engine {
                                                : first.all_keep.get();
     task.select.threshold(keep, keys, n, cut.threshold, cut.ties);
     if (task.direct() && !task.has_past()) return;
-    write_all(task, [&](const Grid::Part& chunk, std::uint8_t* to, Lane<Key>& lane) {
-      const std::uint8_t* const from = keep + grid.begin(chunk);
-      if (to != from) std::copy_n(from, chunk.size(), to);
-      prune_again(task, chunk, to, lane);
-    });
+    write_all(task, keep, 0);
   }
 
   /// Brackets the cut by counting keys, radix_bits at a time, until it is one of so few that they

@@ -26,13 +26,11 @@ struct Plan {
   Quota quota;
 
   explicit Plan(const MaskJob& of) noexcept : job(&of), matrix(of.data), norm(of.spec.norm) {
-    const Axes& shape = of.data.shape();
-    const ViewedBlock block = viewed_block(of.spec, shape, of.layout);
-    height = block.height;
-    width = block.width;
-    if (layout_matters(of.spec, shape, of.layout)) {
-      matrix = Matrix(of.data, of.layout);
-      is_permuted = !keeps_order(shape, of.layout);
+    if (of.layout.size() == 0) {
+      height = std::min(of.spec.block_height, matrix.rows());
+      width = std::min(of.spec.block_width, matrix.columns());
+    } else {
+      follow_layout();
     }
     // Narrow matrices make short strips; where nothing depends on the rows, see them as one.
     if (height == 1 && matrix.columns() % width == 0 && matrix.is_one_row()) {
@@ -40,6 +38,17 @@ struct Plan {
     }
     quota = {pruned_blocks(of.spec, grid().blocks()),
              std::min(*of.spec.zeros_per_block, height * width)};
+  }
+
+  void follow_layout() noexcept {
+    const Axes& shape = job->data.shape();
+    const ViewedBlock block = viewed_block(job->spec, shape, job->layout);
+    height = block.height;
+    width = block.width;
+    if (layout_matters(job->spec, shape, job->layout)) {
+      matrix = Matrix(job->data, job->layout);
+      is_permuted = !keeps_order(shape, job->layout);
+    }
   }
 
   std::int64_t elements() const noexcept { return matrix.rows() * matrix.columns(); }

@@ -16,6 +16,7 @@
 #include "lane.hpp"
 #include "task.hpp"
 
+// Not inlined where it is called for chunks, in many places: the library is small.
 namespace datasparse {
 
 /// Above the keys of all that may be chosen.
@@ -83,8 +84,8 @@ void rank_narrow(Key* keys, const std::uint8_t* free, std::int64_t n, std::int64
 
 /// A byte for each block of a part: 1 where it is free. In the lane, or right in `past`.
 template <class Key>
-const std::uint8_t* free_blocks(const Task<Key>& task, const Grid::Part& part,
-                                Lane<Key>& lane) noexcept {
+[[gnu::noinline]] const std::uint8_t* free_blocks(const Task<Key>& task, const Grid::Part& part,
+                                                  Lane<Key>& lane) noexcept {
   if (task.direct()) return task.past.bytes + task.grid.begin(part);
   std::uint8_t* const free = lane.free.data();
   std::memset(free, 1, static_cast<std::size_t>(part.size()));
@@ -100,24 +101,26 @@ const std::uint8_t* free_blocks(const Task<Key>& task, const Grid::Part& part,
 
 /// The keys of a part's blocks as they rank: at most a tile of them.
 template <class Key>
-void score_blocks(const Task<Key>& task, Key* keys, const Grid::Part& part, const Patch& patch,
-                  Lane<Key>& lane) noexcept {
+[[gnu::noinline]] void score_blocks(const Task<Key>& task, Key* keys, const Grid::Part& part,
+                                    const Patch& patch, Lane<Key>& lane) noexcept {
   task.scorer.blocks(keys, task.grid, part, patch, lane.sums.data());
   if (!task.has_past()) return;
   const std::uint8_t* const free = free_blocks(task, part, lane);
   const std::uint8_t chosen = task.returning ? 0 : 1;
-  for (std::int64_t i = 0; i < part.size(); ++i) {
+  const std::int64_t n = part.size();
+  for (std::int64_t i = 0; i < n; ++i) {
     keys[i] = free[i] == chosen ? keys[i] : key_of_others<Key>;
   }
 }
 
 /// Prunes those of a part's blocks that stay pruned.
 template <class Key>
-void prune_again(const Task<Key>& task, const Grid::Part& part, std::uint8_t* keep,
-                 Lane<Key>& lane) noexcept {
+[[gnu::noinline]] void prune_again(const Task<Key>& task, const Grid::Part& part,
+                                   std::uint8_t* keep, Lane<Key>& lane) noexcept {
   if (!task.has_past() || task.returning) return;
   const std::uint8_t* const free = free_blocks(task, part, lane);
-  for (std::int64_t i = 0; i < part.size(); ++i) {
+  const std::int64_t n = part.size();  // bytes that are written might be the part's
+  for (std::int64_t i = 0; i < n; ++i) {
     keep[i] = static_cast<std::uint8_t>(keep[i] & free[i]);
   }
 }
@@ -139,8 +142,8 @@ void rank_elements(Key* keys, const std::uint8_t* free, std::int64_t n,
 
 /// The same for all of n elements in blocks of 2, 4, 8 or 16 side by side.
 template <class Key>
-void rank_elements_of_blocks(Key* keys, const std::uint8_t* free, std::int64_t n,
-                             std::int64_t width, std::int64_t zeros) noexcept {
+[[gnu::noinline]] void rank_elements_of_blocks(Key* keys, const std::uint8_t* free, std::int64_t n,
+                                               std::int64_t width, std::int64_t zeros) noexcept {
   switch (width) {
     case 2: return past::rank_narrow<Key, 2>(keys, free, n, zeros);
     case 4: return past::rank_narrow<Key, 4>(keys, free, n, zeros);
