@@ -239,8 +239,8 @@ class Engine {
 
   /// Brackets the cut by counting keys, radix_bits at a time, until it is one of so few that they
   /// can be collected, or one of many that are equal. Scores anew for each round: slower, but as
-  /// fast for any input.
-  void prune_by_counting(const Task<Key>& task) noexcept {
+  /// fast for any input. Rare, hence small.
+  [[gnu::cold]] void prune_by_counting(const Task<Key>& task) noexcept {
     Key prefix = 0;
     int low = KeyTraits<Key>::bits;           // bits that are not known yet
     std::int64_t left = task.quota.blocks;    // blocks to prune among those with this prefix

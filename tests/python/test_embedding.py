@@ -146,7 +146,7 @@ def test_pkg_config_knows_how(system, tmp_path):
 @pytest.mark.parametrize(
     ("asked", "complaint"),
     [
-        ("find_package(datasparse 0.2 REQUIRED)", "requested version"),
+        ("find_package(datasparse 0.3 REQUIRED)", "requested version"),
         ("find_package(datasparse REQUIRED COMPONENTS python)", "no component python"),
     ],
 )
