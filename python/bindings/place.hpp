@@ -7,8 +7,8 @@
 /// Finds the tensor that an object with `__datasparse_tensor__` and `__datasparse_scores__` stands
 /// for. It may have a `trail`: a weak reference to a model, and for each owner of the parameter a
 /// tuple of its path and attribute. Then the model is asked first: as long as all owners hold the
-/// parameter of the last time, at first the object's `known`, that is the tensor. It takes 0.1 µs, a
-/// tenth of a call.
+/// parameter of the last time, at first the object's `known`, that is the tensor. It takes a tenth
+/// of a microsecond, and a call ten times as long.
 class Place {
  public:
   static bool is_one(pybind11::handle object) { return pybind11::hasattr(object, tensor_method); }
