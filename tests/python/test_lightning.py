@@ -207,6 +207,44 @@ def test_a_resumed_training_equals_the_unbroken_one(package, tmp_path, mode, sch
     assert second.sparsifier.step_count == callback.sparsifier.step_count
 
 
+def as_0_1_0_saved(state):
+    """The state of a callback, without what came later."""
+    groups = {
+        name: {key: group[key] for key in ("config", "shape", "mask", "squashed", "state")}
+        for name, group in state["sparsifier"]["data_groups"].items()
+    }
+    return {
+        "steps": state["steps"],
+        "sparsifier": {**state["sparsifier"], "version": 1, "data_groups": groups},
+        "schedulers": [
+            {key: value for key, value in scheduler.items() if key != "counts_renewals"}
+            | {"version": 1}
+            for scheduler in state["schedulers"]
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("schedule", "levels", "renewals"),
+    [
+        # Renewed after steps 1, 4, 7, ..., each with the value before the scheduler moves on.
+        ("step", 3 * [0] + 3 * [0.2] + 3 * [0.4] + 3 * [0.6] + 6 * [0.8], 6),
+        # Moved on at the end of an epoch, for the next renewal, after steps 7 and 13.
+        ("epoch", 6 * [0] + 6 * [0.2] + 6 * [0.4], 6),
+    ],
+)
+def test_a_training_that_0_1_0_saved_goes_on_as_it_began(
+    package, tmp_path, schedule, levels, renewals
+):
+    module, callback = sparse_module(package, schedule=schedule, every=3)
+    callback.load_state_dict(as_0_1_0_saved(callback.state_dict()))
+    trainer_of(package, tmp_path, callback).fit(module, Loader())
+    assert [zeros for _, zeros in module.seen] == [round(240 * level) for level in levels]
+    assert callback.sparsifier.step_count == renewals
+    saved = callback.state_dict()["schedulers"][0]
+    assert saved["counts_renewals"] is True  # and goes on to
+
+
 def test_the_callback_leaves_the_optimizer_alone_after_an_error(package, tmp_path):
     module, callback = sparse_module(package, scheduled=False)
     trainer = trainer_of(package, tmp_path, callback, killer_of(package, 2))
