@@ -107,8 +107,9 @@ class CheckpointFile : public ::testing::Test {
     still.update = false;
     for (const auto& [index, name, options] :
          {std::tuple(0, "fc1.weight", sparse), std::tuple(1, "\u00e9 \" $", still)}) {
-      saved.sparsifier->add_data(name, make_source(saved.tensors[index]->view()), {}, true, nullptr,
-                                 options);
+      saved.sparsifier->add_data(
+          name, make_source(saved.tensors[static_cast<std::size_t>(index)]->view()), {}, true,
+          nullptr, options);
     }
     saved.sparsifier->update_config("last", {{"norm", "L2"}, {"sparse_block_shape", ints(-1, 1)}});
     saved.sparsifier->replace_state(
