@@ -61,7 +61,7 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
     group->layout = replaced->layout;
     group->kept = replaced->kept;
     group->updates = replaced->updates;
-    group->warned_of_death = replaced->warned_of_death;
+    group->warned_of_death = replaced->warned_of_death && replaced->mask.shape() == shape;
     if (reuse_mask) {
       group->mask = replaced->mask;
       group->state = replaced->state;

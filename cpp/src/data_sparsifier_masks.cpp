@@ -17,11 +17,19 @@ constexpr char update_mask_call[] = "update_mask()";
 
 }  // namespace
 
+/// Throws where the data of a group have another shape than its mask.
+void BaseDataSparsifier::require_shape_of_mask(const Group& group, const Axes& shape) {
+  if (shape == group.mask.shape()) return;
+  throw ValueError("data of '" + group.name + "' must keep the shape " +
+                   to_string(group.mask.shape()) + ", got " + to_string(shape) +
+                   "; call add_data again with reuse_mask=False for data of another shape");
+}
+
 /// Pins the tensors of many groups for the length of a scope, all or none, and sees that they have
 /// kept their shapes, unless any will do.
 class BaseDataSparsifier::Pins {
  public:
-  enum class Of { data, data_of_any_shape, scores };
+  enum class Of { zeroed, data_of_any_shape, scores };
 
   Pins(const BaseDataSparsifier& sparsifier, const std::vector<Group*>& groups, Of what)
       : sparsifier_(sparsifier) {
@@ -31,9 +39,11 @@ class BaseDataSparsifier::Pins {
       try {
         for (const auto* group : groups) {
           DataSource& source = *group->source;
-          views_.push_back(what == Of::scores ? source.pin_scores() : source.pin());
+          views_.push_back(what == Of::scores   ? source.pin_scores()
+                           : what == Of::zeroed ? source.pin_to_zero(group->mask)
+                                                : source.pin());
           pinned_.push_back(&source);
-          if (what != Of::data_of_any_shape) require_shape(*group, views_.back().shape());
+          if (what != Of::data_of_any_shape) require_shape_of_mask(*group, views_.back().shape());
         }
       } catch (...) {
         unpin();
@@ -50,13 +60,6 @@ class BaseDataSparsifier::Pins {
   const std::vector<ArrayView>& views() const noexcept { return views_; }
 
  private:
-  static void require_shape(const Group& group, const Axes& shape) {
-    if (shape == group.mask.shape()) return;
-    throw ValueError("data of '" + group.name + "' must keep the shape " +
-                     to_string(group.mask.shape()) + ", got " + to_string(shape) +
-                     "; call add_data again with reuse_mask=False for data of another shape");
-  }
-
   void unpin() noexcept {
     for (auto* source : pinned_) source->unpin();
     pinned_.clear();
@@ -129,12 +132,14 @@ void BaseDataSparsifier::warn_of_dead(const std::vector<Group*>& groups) const {
     if (level != nullptr && (*level == ParamValue(1.0) || *level == ParamValue(1))) continue;
     group->warned_of_death = true;
     const bool all_kept = group->kept != nullptr && group->kept->count == weights;
+    const bool kept_some = group->config.written.contains("min_kept");
     send_message(Severity::warning,
                  "step() pruned all weights of '" + group->name + "', " + std::to_string(weights) +
                      " of " + std::to_string(weights) + ": " +
                      (all_kept          ? "keep_zeros=True found them all zero; pass "
                                           "keep_zeros=False to add_data()"
                       : is_overridden() ? "let update_mask() keep some of them"
+                      : kept_some       ? "lower its sparsity_level"
                                         : "lower its sparsity_level, or set min_kept=1"));
   }
 }
@@ -165,7 +170,14 @@ void BaseDataSparsifier::update_in_turn(const std::vector<Group*>& groups,
   try {
     for (std::size_t i = 0; i < groups.size(); ++i) {
       update_mask(groups[i]->name, data[i], effective(groups[i]->config));
-      groups[i]->prune_kept();
+    }
+    for (std::size_t i = 0; i < saved.size(); ++i) {
+      Group& group = *impl_->groups[i];
+      if (group.updates) {
+        group.prune_kept();
+      } else {
+        group.mask.unpack(saved[i].mask_bits.data());
+      }
     }
   } catch (...) {
     for (std::size_t i = 0; i < saved.size(); ++i) {
@@ -204,13 +216,38 @@ std::int64_t BaseDataSparsifier::step_count() const {
 // --- apply and squash -------------------------------------------------------------------------
 
 void BaseDataSparsifier::zero_masked(const std::vector<Group*>& groups, const char* call) {
-  const Pins pins(*this, groups, Pins::Of::data);
+  const Pins pins(*this, groups, Pins::Of::zeroed);
   const Kernels& table = kernels();
   for (std::size_t i = 0; i < groups.size(); ++i) {
     require_writable(pins.views()[i], std::string(call) + " of '" + groups[i]->name + "'");
   }
   for (std::size_t i = 0; i < groups.size(); ++i) {
     datasparse::zero_masked(table, pins.views()[i], groups[i]->mask.data());
+  }
+  access_data([&groups] {
+    for (auto* group : groups) group->source->mark_written();
+  });
+}
+
+void BaseDataSparsifier::apply_kept_zeros() {
+  const Entry entry(*this, "apply_kept_zeros()");
+  std::vector<Group*> groups;
+  for (auto* const group : unsquashed()) {
+    if (group->kept != nullptr) groups.push_back(group);
+  }
+  if (groups.empty()) return;
+  const Pins pins(*this, groups, Pins::Of::data_of_any_shape);
+  std::vector<Mask> masks;
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    const std::string& name = groups[i]->name;
+    require_shape_of_mask(*groups[i], pins.views()[i].shape());
+    require_writable(pins.views()[i], "apply_kept_zeros of '" + name + "'");
+    masks.emplace_back(groups[i]->mask.shape());
+    prune_bits(masks[i].data(), groups[i]->kept->bits, masks[i].size());
+  }
+  const Kernels& table = kernels();
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    datasparse::zero_masked(table, pins.views()[i], masks[i].data());
   }
   access_data([&groups] {
     for (auto* group : groups) group->source->mark_written();
@@ -292,6 +329,7 @@ GroupFigures BaseDataSparsifier::figures_of(const Group& group, GroupFigures::St
     figures.dead_rows = count_dead(mask.data(), shape, static_cast<int>(rows));
     figures.dead_channels = count_dead(mask.data(), shape, static_cast<int>(channels));
   }
+  figures.frozen = !group.updates;
   return figures;
 }
 

@@ -142,7 +142,9 @@ class Batch {
     const MaskJob& job = *plan.job;
     std::uint8_t* const past = engine_.past(lane);
     std::uint8_t* const own = plan.is_permuted ? job.mask : past;
-    if (!mark_free(*table_, own, job.mask, job.kept_zeros, plan.elements(), lanes)) return nullptr;
+    // A single element that stays zero is a block that is pruned, whatever it has become meanwhile.
+    const std::uint8_t* const kept = plan.height * plan.width > 1 ? job.kept_zeros : nullptr;
+    if (!mark_free(*table_, own, job.mask, kept, plan.elements(), lanes)) return nullptr;
     if (plan.is_permuted) {
       Permutation(job.data.shape(), job.layout).to_view(*table_, past, job.mask, lanes);
     }

@@ -207,7 +207,11 @@ void squash_mask(const SelfSparsifier& self, const py::object& names) {
 }
 
 py::object report(const SelfSparsifier& self) {
-  static constexpr const char* statuses[] = {"active", "squashed", "awaiting data"};
+  const auto status_of = [](const datasparse::GroupFigures& group) {
+    static constexpr const char* statuses[] = {"active", "squashed", "awaiting data"};
+    const bool rests = group.frozen && group.status == datasparse::GroupFigures::Status::active;
+    return rests ? "frozen" : statuses[static_cast<int>(group.status)];
+  };
   side_of(self).adopt_masks();
   const auto figures = without_gil([&] { return self->figures(); });
   const py::module_ module = py::module_::import("datasparse.report");
@@ -216,7 +220,7 @@ py::object report(const SelfSparsifier& self) {
   for (const auto& group : figures) {
     const py::object dtype = group.dtype ? py::object(py::str(name_of(*group.dtype))) : py::none();
     groups.append(report_of_group(
-        py::arg("name") = group.name, py::arg("status") = statuses[static_cast<int>(group.status)],
+        py::arg("name") = group.name, py::arg("status") = status_of(group),
         py::arg("shape") = to_tuple(group.shape), py::arg("dtype") = dtype,
         py::arg("item_size") = group.dtype ? item_size(*group.dtype) : 0,
         py::arg("zeros") = group.zeros, py::arg("zeros_in_data") = group.zeros_in_data,
@@ -392,6 +396,13 @@ array([False, False,  True, False]))")
           },
           py::arg("name"),
           "Whether step() leaves the group's mask as it is: add_data() was told update=False.")
+      .def(
+          "apply_kept_zeros",
+          [](const SelfSparsifier& self) { without_gil([&] { self->apply_kept_zeros(); }); },
+          R"(Zero the elements that stay zero (keep_zeros=True), and no others, in your own memory.
+
+Call it before step() where an optimizer may have moved them: else they rank as the weights that they are
+not. Attachment.follow() does.)")
       .def(
           "active",
           [](const SelfSparsifier& self, const std::vector<std::string>& names) {

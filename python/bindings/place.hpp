@@ -19,6 +19,13 @@ class Place {
   /// Asks the object. Remembers the tensor for where_it_was().
   pybind11::object ask(const pybind11::object& place, const char* method);
 
+  /// Asks whether the tensor may be zeroed where a mask is 0; throws what the object raises.
+  static void allow_zeros(const pybind11::object& place, const pybind11::object& mask) {
+    if (pybind11::hasattr(place, "__datasparse_allow_zeros__")) {
+      place.attr("__datasparse_allow_zeros__")(mask);
+    }
+  }
+
   static constexpr const char* tensor_method = "__datasparse_tensor__";
   static constexpr const char* scores_method = "__datasparse_scores__";
 

@@ -188,6 +188,14 @@ class TorchSource final : public DLPackSource {
 
   ArrayView pin_scores() override { return pin_loan(borrow(scores())); }
 
+  ArrayView pin_to_zero(const Mask& mask) override {
+    // What is no more than a parameter can be zeroed anywhere.
+    if (kind_ == Kind::place && data_ && !place_.where_it_was(data_)) {
+      place_.allow_zeros(data_, mask_object(mask));
+    }
+    return pin();
+  }
+
   py::object masked_copy(const Mask& mask) const override {
     const py::object copy = tensor().attr("detach")().attr("clone")();
     const dlpack::Loan loan(copy, what_);

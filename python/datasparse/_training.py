@@ -52,11 +52,18 @@ class Training:
     def schedulers(self) -> list[BaseDataScheduler]:
         return [] if self.scheduler is None else [self.scheduler]
 
-    def begin(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
-        """Follow the optimizers; the first that holds a masked parameter renews the masks."""
+    def begin(
+        self, optimizers: Iterable[torch.optim.Optimizer], epochs: int = 0, resumed: bool = True
+    ) -> None:
+        """Follow the optimizers; the first that holds a masked parameter renews the masks.
+
+        epochs: those that the trainer counts already, of a training before.
+        resumed: False where this training is not one that a loaded state belongs to.
+        """
         self.end()
+        self._resumed = self._resumed and resumed
         if self.scheduler is not None and not self._resumed:
-            self._first = self.scheduler.last_epoch
+            self._first = self.scheduler.last_epoch - epochs
         if not self._resumed:
             self.steps = 0
         chosen = [optimizer for optimizer in map(plain_optimizer, optimizers)
@@ -99,8 +106,7 @@ class Training:
         while scheduler.last_epoch - self._first < epochs:
             scheduler.step()
         if not scheduler.counts_renewals:  # version 0.1.0 waited for the next renewal
-            self.attachment.refresh()
-            self.attachment.sparsifier.step()
+            self.attachment.renew()
             self.attachment.apply()
 
     def resume(self, steps: int) -> None:
@@ -126,6 +132,7 @@ class Training:
         """Plain data."""
         return {
             "steps": self.steps_done(),
+            "first": self._first,
             "sparsifier": self.attachment.sparsifier.state_dict(),
             "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
         }
@@ -139,4 +146,5 @@ class Training:
         self.attachment.sparsifier.load_state_dict(state["sparsifier"])
         for scheduler, saved in zip(self.schedulers, state["schedulers"], strict=True):
             scheduler.load_state_dict(saved)
+        self._first = state.get("first", self._first)  # version 0.1.0 did not save it
         self.resume(state["steps"])

@@ -103,7 +103,8 @@ class DataSparsity(Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._waits_for_epoch = True
-        self._training.begin(trainer.optimizers)
+        resumed = trainer.ckpt_path is not None
+        self._training.begin(trainer.optimizers, trainer.current_epoch, resumed)
 
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int

@@ -24,8 +24,9 @@ class Plan:
     values: the values of each group, an array of shape (steps,), int64 or float64.
     elements: the number of elements of each group.
     zeros_least, zeros_most: how many elements of each group a mask would zero, as values. The two
-        differ only where blocks are partial, at the edges of a tensor: then it depends on the data
-        which blocks are pruned. Empty for a sparsifier with an update_mask() of its own.
+        differ where blocks are partial, at the edges of a tensor, or where zeros stay: then it
+        depends on the data which elements are pruned. Empty for a sparsifier with an update_mask()
+        of its own.
 
     str() is a table; `table(rows)` a longer one; `datasparse.plot.plot_plan` draws it.
     """

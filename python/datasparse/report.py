@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from ._table import aligned
+
 
 class ScalarWriter(Protocol):
     """What `Report.write` needs: `torch.utils.tensorboard.SummaryWriter` has it."""
@@ -19,12 +21,13 @@ class ScalarWriter(Protocol):
 class GroupReport:
     """The figures of one group, counted from its mask as it was at the time.
 
-    status: "active"; "squashed"; or "awaiting data", for a state that was loaded without any.
+    status: "active"; "frozen", where steps leave the mask as it is; "squashed"; or "awaiting data",
+        for a state that was loaded without any.
     dtype, bytes_dense, bytes_masked: None where the group holds no data.
     block, zeros_per_block: of the config, where it has such keys. -1 is a whole axis.
     block_elements: the size of a block, whole axes filled in.
     target: the share of zeros that the config asks for: sparsity_level, times zeros_per_block over
-        the size of a block. None for a config without a sparsity_level.
+        the size of a block. None for a config without a sparsity_level, and for a frozen mask.
     sparsity: the share of zeros that there is in the mask; 0 for an empty tensor.
     zeros_in_data: how many of these zeros are zero in the data too, as all are after apply_mask().
         None where the group holds no data of the mask's shape.
@@ -117,14 +120,8 @@ class Report:
 
     def __str__(self) -> str:
         table = [self._headings(), *self._rows()]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if heading in TEXTS else cell.rjust(width)
-                for heading, cell, width in zip(table[0], row, widths, strict=True)
-            ).rstrip()
-            for row in table
-        ]
+        texts = [column for column, heading in enumerate(table[0]) if heading in TEXTS]
+        lines = list(aligned(table, texts))
         rule = "-" * max(map(len, lines))
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
@@ -243,7 +240,7 @@ def report_of_group(
     block = None if lengths is None else config["sparse_block_shape"]
     block_elements = None if lengths is None else math.prod(lengths)
     zeros_per_block = as_integer(config.get("zeros_per_block"))
-    target = as_level(config.get("sparsity_level"))
+    target = None if status == "frozen" else as_level(config.get("sparsity_level"))
     if target is not None and block_elements is not None and zeros_per_block is not None:
         target *= zeros_per_block / block_elements
     return GroupReport(

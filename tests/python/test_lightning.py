@@ -263,6 +263,16 @@ def test_a_second_training_schedules_on(package, tmp_path):
     assert callback.sparsifier.step_count == 18 + 3  # and at the end of each
 
 
+def test_a_second_training_by_the_same_trainer_schedules_on(package, tmp_path):
+    module, callback = sparse_module(package, schedule="epoch")
+    trainer = trainer_of(package, tmp_path, callback, max_epochs=2)
+    trainer.fit(module, Loader())
+    assert callback.scheduler.last_epoch == 2
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module, Loader())
+    assert callback.scheduler.last_epoch == 3
+
+
 def test_of_several_optimizers_the_first_with_masked_parameters_renews_masks(package, tmp_path):
     """And zeros are written after the steps of each that has any."""
 
@@ -296,6 +306,41 @@ def test_of_several_optimizers_the_first_with_masked_parameters_renews_masks(pac
     assert module.zeros == [[0, 0, 0], [0, 115, 38], [0, 115, 38]] + 5 * [
         [0, 115, 38], [0, 115, 38], [0, 115, 38],
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("schedule", ["step", "epoch"])
+def test_testing_a_checkpoint_does_not_make_the_next_training_a_resumed_one(
+    package, tmp_path, schedule
+):
+    counted = []
+    for test in (False, True):
+        module, callback = sparse_module(package, schedule=schedule, every=4)
+        module.test_step = lambda *_: None
+        trainer = trainer_of(package, tmp_path, callback, max_epochs=1)
+        trainer.fit(module, Loader())
+        trainer.save_checkpoint(tmp_path / "saved.ckpt")
+        if test:
+            trainer.test(module, Loader(), ckpt_path=tmp_path / "saved.ckpt", verbose=False)
+        trainer_of(package, tmp_path, callback, max_epochs=2).fit(module, Loader())
+        counted.append((module.seen, callback.scheduler.last_epoch))
+    assert counted[0] == counted[1]
+
+
+def test_a_second_training_that_is_resumed_goes_on_where_it_was(package, tmp_path):
+    def run(stop):
+        module, callback = sparse_module(package, schedule="epoch")
+        trainer_of(package, tmp_path, callback, max_epochs=1).fit(module, Loader())
+        again = trainer_of(package, tmp_path, callback, max_epochs=stop)
+        again.fit(module, Loader())
+        return again, callback
+
+    _, unbroken = run(2)
+    trainer, _ = run(1)
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    module, callback = sparse_module(package, schedule="epoch")
+    last = trainer_of(package, tmp_path, callback, max_epochs=2)
+    last.fit(module, Loader(), ckpt_path=tmp_path / "saved.ckpt")
+    assert callback.scheduler.last_epoch == unbroken.scheduler.last_epoch == 3
 
 
 # --- averages -------------------------------------------------------------------------------------

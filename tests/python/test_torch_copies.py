@@ -1,6 +1,7 @@
 """Zeros in other models of the same names: averages, copies, what was loaded."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -120,3 +121,80 @@ def test_masks_of_a_detached_model_can_still_be_applied():
     other = mlp()
     attachment.apply(other)
     assert torch.equal(other[0].weight != 0, model[0].weight != 0)
+
+
+class Tied(nn.Module):
+    def __init__(self, tied=True):
+        super().__init__()
+        self.table = nn.Embedding(8, 8)
+        self.head = nn.Linear(8, 8, bias=False)
+        if tied:
+            self.head.weight = self.table.weight
+
+
+def test_in_a_copy_that_is_not_tied_both_weights_are_zeroed():
+    _, attachment = attached(model=Tied())
+    other = Tied(tied=False)
+    assert attachment.sparsity(other) == 0
+    attachment.apply(other)
+    assert (zeros(other.table.weight), zeros(other.head.weight)) == (48, 48)
+    assert attachment.sparsity(other) == 0.75
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickle.dumps])
+def test_an_attachment_says_how_it_is_copied(copied):
+    _, attachment = attached()
+    with pytest.raises(TypeError, match="belongs to its model"):
+        copied(attachment)
+
+
+def test_zeros_that_a_later_parametrization_fills_are_not_counted():
+    class Shifted(nn.Module):
+        def forward(self, weight):
+            return weight + 1
+
+    model, attachment = attached("parametrize")
+    assert attachment.sparsity() == 0.75
+    nn.utils.parametrize.register_parametrization(model[0], "weight", Shifted(), unsafe=True)
+    assert attachment.sparsity() == pytest.approx(0.375)
+
+
+def test_detaching_a_whole_detaches_its_parts():
+    from datasparse.torch import detach
+
+    model = mlp()
+    part = attach(model[0], DataNormSparsifier(sparsity_level=0.75, **SINGLE))
+    whole = attach(model, DataNormSparsifier(sparsity_level=0.75, **SINGLE), include="2.weight")
+    part.sparsifier.step()
+    whole.sparsifier.step()
+    detach(model)
+    assert (zeros(model[0].weight), zeros(model[2].weight)) == (48, 48)
+
+
+def test_parameters_come_back_in_their_order():
+    from datasparse.torch import detach
+
+    model = nn.RNNCell(4, 8)
+    names = [name for name, _ in model.named_parameters()]
+    attached("parametrize", model)
+    detach(model)
+    assert [name for name, _ in model.named_parameters()] == names
+
+
+def test_modules_that_peft_trains_in_another_place_are_found():
+    peft = pytest.importorskip("peft", reason="needs peft")
+    model = mlp()
+    config = peft.LoraConfig(r=2, target_modules=["0"], modules_to_save=["2"])
+    wrapped = peft.get_peft_model(model, config)
+    _, attachment = attached(model=wrapped)
+    trained = "base_model.model.2.modules_to_save.default.weight"
+    assert attachment.names == ("base_model.model.0.base_layer.weight", trained)
+    left = attachment.left["base_model.model.2.original_module.weight"]
+    assert left == "replaced by a copy that is trained"
+    assert zeros(model[2].modules_to_save["default"].weight) == 48
+    plain = mlp()
+    _, attachment = attached(model=plain)  # before
+    peft.get_peft_model(plain, config)
+    attachment.sparsifier.step()
+    attachment.apply()
+    assert zeros(plain[2].modules_to_save["default"].weight) == 48

@@ -209,18 +209,15 @@ def test_a_step_without_any_gradient_is_none():
     assert untouched(model, sparsifier, scheduler, before)
 
 
-def test_filling_the_state_by_zero_gradients_is_no_step():
-    """As others do who broadcast an optimizer's state, with the rate as it is."""
-    model, optimizer, sparsifier, scheduler, _ = followed(Linear(end=9), optimizer=torch.optim.Adam)
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    before = model.weight.detach().clone()
-    optimizer.step()
-    assert untouched(model, sparsifier, scheduler, before)
-    train(model, optimizer, 3)
-    optimizer.zero_grad(set_to_none=False)
-    optimizer.step()  # momentum moves the weights: a step
-    assert scheduler.last_epoch == 4
+def test_zero_gradients_at_a_rate_are_a_step():
+    """Weight decay and momentum move weights then."""
+    model, optimizer, _, scheduler, _ = followed(Linear(end=3))
+    for expected in (30, 60, 90):
+        optimizer.zero_grad(set_to_none=False)
+        (0 * model(torch.randn(8, 10)).sum()).backward()
+        optimizer.step()
+        assert zeros(model.weight) == expected
+    assert scheduler.last_epoch == 3
 
 
 def test_a_warm_up_from_the_rate_zero_is_a_training():
@@ -302,6 +299,30 @@ def test_an_optimizer_in_the_backward_pass():
     assert sparsifier.step_count == 3
 
 
+def test_zeros_are_written_also_where_a_warning_is_an_error():
+    model, optimizer, sparsifier, *_ = followed(level=0.997)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="pruned all weights of 'weight'"):
+            train(model, optimizer)
+    assert zeros(model.weight) == 100
+    assert sparsifier.step_count == 1
+
+
+@pytest.mark.parametrize("monotone", [False, True])
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_zeros_that_stay_do_not_push_out_weights(kind, monotone):
+    """An optimizer moves them between two steps: they must not rank as weights."""
+    model = nn.Linear(20, 20)
+    with torch.no_grad():
+        model.weight[:, ::2] = 0
+    sparsifier = DataNormSparsifier(sparsity_level=0.5, monotone=monotone, **SINGLE)
+    attachment = attach(model, sparsifier, keep_zeros=True)
+    optimizer = kind(model.parameters(), lr=0.3)
+    attachment.follow(optimizer)
+    assert train(model, optimizer, 20) == [200] * 20
+
+
 # --- which optimizers and schedulers --------------------------------------------------------------
 
 
@@ -351,6 +372,14 @@ def test_engines_with_a_step_of_their_own_are_told_what_works():
         attachment.follow(DeepSpeedEngine())
 
 
+def test_weights_that_are_squashed_or_removed_no_longer_count():
+    model, attachment = attached()
+    attachment.sparsifier.squash_mask("0.weight")
+    with pytest.raises(ValueError, match=r"none of the attached weights, '1\.weight'"):
+        attachment.follow(torch.optim.SGD(model[0].parameters(), lr=0.1))
+    attachment.follow(torch.optim.SGD(model[1].parameters(), lr=0.1))
+
+
 def test_the_optimizer_that_accelerate_wraps_is_followed():
     accelerate = pytest.importorskip("accelerate", reason="needs accelerate")
     accelerator = accelerate.Accelerator(cpu=True)
@@ -373,3 +402,103 @@ def test_schedulers_of_others_are_refused():
     adaptive = AdaptiveDataScheduler(attachment.sparsifier, "sparsity_level", Linear(end=4))
     with pytest.raises(TypeError, match="needs a metric"):
         attachment.follow(optimizer, scheduler=adaptive)
+
+
+def test_an_optimizer_that_clears_its_gradients_itself_is_followed():
+    class Clearing(torch.optim.SGD):
+        def step(self, closure=None):
+            super().step(closure)
+            self.zero_grad()
+
+    model, optimizer, *_ = followed(Linear(end=2), optimizer=Clearing)
+    assert train(model, optimizer, 2) == [45, 90]
+
+
+def test_a_step_that_calls_that_of_its_base_is_one():
+    """Torch calls the hooks for each of the two."""
+
+    class Clipped(torch.optim.AdamW):
+        fails = False
+
+        def step(self, closure=None):
+            torch.nn.utils.clip_grad_norm_(self.param_groups[0]["params"], 1.0)
+            if self.fails:
+                raise RuntimeError("not now")
+            return super().step(closure)
+
+    model, optimizer, sparsifier, scheduler, _ = followed(Linear(end=3), optimizer=Clipped)
+    assert train(model, optimizer, 2) == [30, 60]
+    optimizer.fails = True
+    with pytest.raises(RuntimeError, match="not now"):
+        train(model, optimizer)
+    optimizer.fails = False
+    assert train(model, optimizer, 2) == [90, 90]
+    assert sparsifier.step_count == scheduler.last_epoch == 4
+
+
+class Lookahead(torch.optim.Optimizer):
+    """Writes weights of its own after each second step of the optimizer within."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+        super().__init__(optimizer.param_groups[0]["params"], {"lr": 0.1})
+        self.slow = [p.detach().clone() for p in optimizer.param_groups[0]["params"]]
+        self.count = 0
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        self.optimizer.step(closure)
+        self.count += 1
+        if self.count % 2 == 0:
+            for slow, fast in zip(self.slow, self.param_groups[0]["params"], strict=True):
+                slow += 0.5 * (fast - slow)
+                fast.copy_(slow)
+
+
+def test_an_optimizer_around_another_is_followed_where_it_writes():
+    model, attachment = nn.Linear(10, 10), None
+    attachment = attach(model, DataNormSparsifier(sparsity_level=0.9, **SINGLE))
+    optimizer = Lookahead(torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.warns(UserWarning, match=r"keeps another one in its attribute 'optimizer'"):
+        attachment.follow(optimizer)
+    assert train(model, optimizer, 4) == [90] * 4
+
+
+def test_a_scheduler_is_moved_by_one_optimizer_only():
+    model, attachment = attached()
+    scheduler = DataScheduler(attachment.sparsifier, "sparsity_level", Linear(end=4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    following = attachment.follow(optimizer, scheduler=scheduler)
+    with pytest.raises(ValueError, match=r"moved by the steps of another follow\(\)"):
+        attachment.follow(optimizer, scheduler=scheduler)
+    following.remove()
+    attachment.follow(optimizer, scheduler=scheduler)
+
+
+def test_what_a_training_masks_is_attached_once():
+    """A cell of a notebook that is run again would leave two masks on one weight."""
+    model, attachment = attached()
+    other = attach(model, DataNormSparsifier(**SINGLE))  # nobody follows the first one
+    with pytest.raises(ValueError, match=r"'weight' is attached already, as '0\.weight'"):
+        attach(model[0], other.sparsifier, include="weight")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attachment.follow(optimizer)
+    with pytest.raises(ValueError, match=r"'0\.weight' is attached already, as '0\.weight'"):
+        attach(model, DataNormSparsifier(**SINGLE))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"every": 1.5}, TypeError, "every must be an int"),
+        ({"every": "epoch"}, TypeError, "every must be an int"),
+        ({"scheduler": object()}, TypeError, "must be a data scheduler of datasparse, got object"),
+        ({"every": None, "scheduler": "its own"}, ValueError, "every=None the scheduler is left"),
+    ],
+)
+def test_arguments_are_checked(options, error, says):
+    model, attachment = attached()
+    if options.get("scheduler") == "its own":
+        options["scheduler"] = DataScheduler(attachment.sparsifier, "sparsity_level", Linear(end=4))
+    with pytest.raises(error, match=says):
+        attachment.follow(torch.optim.SGD(model.parameters(), lr=0.1), **options)

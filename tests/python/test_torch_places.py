@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+import warnings
 import weakref
 
 import pytest
@@ -249,6 +250,37 @@ def test_a_layer_that_is_unwrapped_later_is_found():
     assert zeros(layer.weight) == 32
 
 
+class Twofold(nn.Module):
+    """A submodule that is called as wrappers call theirs."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+        self.module = nn.Sequential()
+        self.module.fc = nn.Linear(8, 8)
+        self.base_layer = nn.Sequential()
+        self.base_layer.fc = nn.Linear(8, 8)
+
+
+def test_a_submodule_with_the_name_of_a_wrapped_one_is_none():
+    model, sparsifier, _ = attached(model=Twofold())
+    del model.fc
+    with pytest.raises(ValueError, match=r"'fc\.weight' is gone"):
+        sparsifier.step()
+
+
+def test_scripted_and_traced_parts():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted = torch.jit.script(nn.Linear(8, 8))
+        traced = torch.jit.trace(nn.Linear(8, 8), torch.ones(1, 8))
+    model = nn.Sequential(scripted, traced, nn.Linear(8, 8))
+    _, sparsifier, attachment = attached(model=model)
+    assert attachment.names == ("0.weight", "1.weight", "2.weight")
+    step(sparsifier, attachment)
+    assert [zeros(layer.weight) for layer in model] == [32, 32, 32]
+
+
 # --- copies, pickles, lives -----------------------------------------------------------------------
 
 
@@ -307,6 +339,49 @@ def test_a_parametrized_layer_may_be_assigned_to():
     assert sparsifier.get_data("0.weight") is dense
     assert zeros(dense) == 0
     assert zeros(model[0].weight) == 32
+
+
+def test_a_copy_after_a_group_was_removed():
+    model, sparsifier, attachment = attached("parametrize")
+    step(sparsifier, attachment)
+    sparsifier.remove_data("0.weight")
+    other = copy.deepcopy(model)
+    assert zeros(other[0].weight) == 32
+
+
+def test_what_cannot_be_parametrized_leaves_the_model_as_it_was(monkeypatch):
+    model, sparsifier = mlp(), DataNormSparsifier(**SINGLE)
+    register = nn.utils.parametrize.register_parametrization
+
+    def failing(module, attribute, masked, **options):
+        if module is model[2]:
+            raise RuntimeError("not this one")
+        return register(module, attribute, masked, **options)
+
+    monkeypatch.setattr(nn.utils.parametrize, "register_parametrization", failing)
+    with pytest.raises(RuntimeError, match="not this one"):
+        attach(model, sparsifier, mode="parametrize")
+    assert [type(layer) for layer in model] == [nn.Linear, nn.ReLU, nn.Linear]
+    assert list(sparsifier.data_groups) == []
+
+
+def test_a_loaded_state_wins_over_the_options_of_attach():
+    def make():
+        torch.manual_seed(1)
+        model = mlp()
+        with torch.no_grad():
+            model[0].weight[0] = 0
+        return model
+
+    model, sparsifier = make(), DataNormSparsifier(sparsity_level=0.5, **SINGLE)
+    attachment = attach(model, sparsifier, keep_zeros=True, min_kept=2)
+    step(sparsifier, attachment)
+    state, weights = sparsifier.state_dict(), model.state_dict()
+    again, its = make(), DataNormSparsifier(sparsity_level=0.9, **SINGLE)
+    again.load_state_dict(weights)
+    its.load_state_dict(state)
+    attach(again, its, keep_zeros=True, min_kept=3)
+    assert its.state_dict()["data_groups"] == state["data_groups"]
 
 
 def test_layers_exchanged_in_a_training_with_parametrizations():

@@ -47,8 +47,9 @@ struct DATASPARSE_API BlockSpec {
   void check(const std::string& group = "") const;
 };
 
-/// How many elements a mask zeroes. The two differ only where blocks are partial, at the edges, and
-/// so have fewer elements to zero: then it depends on the data which blocks are pruned.
+/// How many elements a mask zeroes. The two differ where blocks are partial, at the edges, and so
+/// have fewer elements to zero: then it depends on the data which blocks are pruned. For a group of
+/// a sparsifier they differ, too, where zeros stay: these may be among those that the rule prunes.
 struct ZeroCount {
   std::int64_t least = 0, most = 0;
 

@@ -8,6 +8,8 @@
 
 namespace datasparse {
 
+class Mask;
+
 /// A sparsifier keeps a source per group, not a pointer: owners move, resize and reload their
 /// tensors between two steps. Between pin() and unpin() the memory stays where it is.
 class DATASPARSE_API DataSource {
@@ -17,14 +19,18 @@ class DATASPARSE_API DataSource {
   DataSource& operator=(const DataSource&) = delete;
   virtual ~DataSource() = default;
 
-  /// The memory as it is now. It stays valid until as many unpin() as pin() and pin_scores() calls
-  /// have been made. May throw; then nothing is pinned.
+  /// The memory as it is now. It stays valid until as many unpin() as pin(), pin_scores() and
+  /// pin_to_zero() calls have been made. May throw; then nothing is pinned.
   virtual ArrayView pin() = 0;
   /// The same for what a step ranks: the data themselves, unless a source says otherwise. A weight
   /// that is a direction times a gain is ranked as it is used, and zeroed in its direction. The
   /// shape is that of the data.
   virtual ArrayView pin_scores() { return pin(); }
-  /// Ends one pin() or pin_scores(): the owner may move the memory again after the last.
+  /// The same for what is zeroed where that mask is 0: a source may refuse, by an exception that
+  /// says why.
+  virtual ArrayView pin_to_zero(const Mask&) { return pin(); }
+  /// Ends one pin(), pin_scores() or pin_to_zero(): the owner may move the memory again after the
+  /// last.
   virtual void unpin() noexcept = 0;
 
   /// Called, while pinned, after the memory was written to: an owner that counts versions counts

@@ -68,6 +68,7 @@ struct GroupFigures {
   /// the first and of the last axis of the layout, or of the first and of the second one in the
   /// order of memory. None for fewer than two axes.
   std::optional<std::int64_t> dead_rows = {}, dead_channels = {};
+  bool frozen = false;  ///< whether step() leaves the mask as it is
 };
 
 /// What add_data() can be told of a group besides its config. What is not said stays as it is where
@@ -223,6 +224,10 @@ class DATASPARSE_API BaseDataSparsifier {
   /// self-overlapping memory is a ValueError, before anything is written.
   void apply_mask(const std::vector<std::string>& names);
   void apply_mask();
+  /// Zeroes the elements that stay zero (GroupOptions::keep_zeros), and no others: before a step,
+  /// so that what an optimizer has made of them meanwhile does not rank as weights. O(1) where
+  /// there are none.
+  void apply_kept_zeros();
   /// apply_mask(), and the tensors are released: step() skips them, their names and masks remain.
   void squash_mask(const std::vector<std::string>& names);
   void squash_mask();
@@ -344,6 +349,7 @@ class DATASPARSE_API BaseDataSparsifier {
   void exchange(std::vector<Change>& changes, const std::string& key = {}) noexcept;
   static ZeroCount zeros_with_kept(const ZeroCount& rule, const Group& group);
 
+  static void require_shape_of_mask(const Group& group, const Axes& shape);
   std::vector<Group*> unsquashed() const;
   std::vector<Group*> updated() const;
   std::vector<Group*> unsquashed(const std::vector<std::string>& names, const char* call) const;

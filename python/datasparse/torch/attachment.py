@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from warnings import warn
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,10 @@ from .choose import Owned, Patterns, Types, choose, listed, refuse_sharded
 from .follow import Following, named
 from .groups import is_masked
 from .layout import Layout, layout_of
-from .optimizer import held_by, plain_optimizer
+from .optimizer import held_by, inner_optimizer, plain_optimizer
 from .parametrize import MaskedTensor, mask_tensor, masked_of, masked_tensors
-from .places import Place, Seen, plain_model, weight_at
-from .weights import weight_of
+from .places import Place, Seen, plain_model, same_memory, weight_at
+from .weights import Weight, weight_of
 
 if TYPE_CHECKING:
     from .._core import ParamValue
@@ -54,6 +54,7 @@ class Attachment:
     places: dict[str, Place]
     seen: Seen
     gradients: str
+    followings: WeakSet[Following] = field(default_factory=WeakSet)
 
     def apply(self, model: nn.Module | None = None) -> None:
         """Write the zeros of the masks as they are now.
@@ -68,9 +69,7 @@ class Attachment:
             return
         self.refresh()
         if self.mode == "in_place":
-            present = self._present()
-            self._require_lengths(present)
-            self.sparsifier.apply_mask(present)
+            self.sparsifier.apply_mask(self._present())
 
     def follow(
         self,
@@ -100,7 +99,7 @@ class Attachment:
         """
         optimizer = plain_optimizer(optimizer)
         lost = self.names_not_in(held_by([optimizer]))
-        if len(lost) == len(self.names):
+        if not self.owns_any_of(optimizer):
             raise ValueError(
                 f"the optimizer holds none of the attached weights, {named(lost)}: make it from "
                 "the attached model's parameters as they are now. What is not trained needs no "
@@ -110,6 +109,14 @@ class Attachment:
             warn(
                 f"the optimizer does not hold {named(lost)}: their masks are renewed after its "
                 "steps all the same",
+                UserWarning,
+                stacklevel=2,
+            )
+        if (inner := inner_optimizer(optimizer)) is not None:
+            warn(
+                f"the optimizer keeps another one in its attribute {inner!r}: what counts here is "
+                "step() of the outer one. Where you call others of its methods in its place, "
+                f"follow optimizer.{inner}",
                 UserWarning,
                 stacklevel=2,
             )
@@ -123,8 +130,12 @@ class Attachment:
         mask_state: bool,
     ) -> Following:
         """follow() for one of several optimizers, which need not hold all weights."""
+        if every is not None and not isinstance(every, int):
+            raise TypeError(f"every must be an int or None, got {every!r}")
         if every is not None and every < 1:
             raise ValueError(f"every must be at least 1, or None, got {every}")
+        if every is None and scheduler is not None:
+            raise ValueError("with every=None the scheduler is left to you: pass none here")
         return Following(self, optimizer, every, scheduler, mask_state)
 
     def sparsity(self, model: nn.Module | None = None) -> float:
@@ -135,11 +146,13 @@ class Attachment:
         zeros = elements = 0
         for name in self._known():
             if model is None:
-                tensor = self.places[name].weight().masked()
+                weights = [self.places[name].weight()]
             else:
-                tensor = self._weight_in(plain_model(model), name).masked()
-            zeros += tensor.numel() - int(torch.count_nonzero(tensor.detach()))
-            elements += tensor.numel()
+                weights = self._weights_in(plain_model(model), name)
+            for weight in weights:
+                tensor = weight.masked()
+                zeros += tensor.numel() - int(torch.count_nonzero(tensor.detach()))
+                elements += tensor.numel()
         return zeros / elements if elements else 0.0
 
     def model(self) -> nn.Module | None:
@@ -148,7 +161,7 @@ class Attachment:
 
     def owns_any_of(self, optimizer: torch.optim.Optimizer) -> bool:
         """Whether the optimizer holds one of these weights."""
-        return len(self.names_not_in(held_by([optimizer]))) < len(self.names)
+        return len(self.names_not_in(held_by([optimizer]))) < len(self._present())
 
     def names_not_in(self, held: set[int]) -> list[str]:
         """The weights of which none of these parameters, given by their ids, is a part."""
@@ -162,16 +175,26 @@ class Attachment:
         """How often a parameter was found to be another than before."""
         return self.seen.changes
 
+    def renew(self) -> None:
+        """New masks, by the weights as they are now; `apply()` writes their zeros."""
+        self.refresh()
+        self.sparsifier.apply_kept_zeros()  # which an optimizer may have moved
+        self.sparsifier.step()
+
     def refresh(self) -> None:
         """With mode="parametrize": mask the layers, too, that were exchanged for plain ones."""
         if self.mode == "in_place":
             return
         for name in self._present():
+            mask = self.sparsifier.get_mask(name)
             for weight in self.places[name].weights():
-                if masked_of(weight.module, weight.attribute) is None:
+                masked = masked_of(weight.module, weight.attribute)
+                if masked is None:
                     mask_tensor(
                         self.sparsifier, name, weight.module, weight.attribute, self.gradients
                     )
+                elif masked.mask is not mask:  # the group was added anew
+                    masked.mask = mask
 
     def table(self) -> str:
         """What was taken, and what was left and why, as text."""
@@ -205,14 +228,6 @@ class Attachment:
         layout: Layout | None = self.sparsifier.layout(name) if name in self._known() else None
         return layout
 
-    def _require_lengths(self, names: Iterable[str]) -> None:
-        if not self.seen.computed:
-            return
-        for name in names:
-            if name in self.seen.computed:
-                mask = self.sparsifier.get_mask(name)
-                self.places[name].weight().require_lengths(name, mask)
-
     def _present(self) -> list[str]:
         """The names that are neither removed nor squashed since."""
         return self.sparsifier.active(self.names)
@@ -222,39 +237,49 @@ class Attachment:
         groups = self.sparsifier.data_groups
         return [name for name in self.names if name in groups]
 
-    def _weight_in(self, model: nn.Module, name: str) -> Any:
-        path, attribute = self.places[name].owners[0]
-        weight = weight_at(model, path, attribute)
-        if weight is None:
-            raise ValueError(f"the model has no weight {name!r}")
-        return weight
+    def _weights_in(self, model: nn.Module, name: str) -> list[Weight]:
+        """The weight of another model: several, where those are not tied there that are here."""
+        found: list[Weight] = []
+        for path, attribute in self.places[name].owners:
+            weight = weight_at(model, path, attribute)
+            if weight is None:
+                raise ValueError(f"the model has no weight {'.'.join([*path, attribute])!r}")
+            if not any(same_memory(weight, other) for other in found):
+                found.append(weight)
+        return found
 
     def _apply_to(self, model: nn.Module) -> None:
         written: list[tuple[Tensor, Tensor]] = []
         masks: list[tuple[Tensor, Tensor]] = []
         for name in self._known():
             mask = self.sparsifier.get_mask(name)
-            weight = self._weight_in(model, name)
-            own = masked_of(weight.module, weight.attribute)
-            tensor = own.mask if own is not None else weight.written
-            if tensor is None:
-                raise ValueError(
-                    f"{name!r} of the model is made by {weight.made_by}: zeros in no parameter "
-                    "would be zeros of it"
-                )
-            if tensor.shape != mask.shape:
-                raise ValueError(
-                    f"{name!r} of the model must have the shape of its mask, {tuple(mask.shape)}, "
-                    f"got {tuple(tensor.shape)}"
-                )
-            if own is None:
-                weight.require_lengths(name, mask)
-            (written if own is None else masks).append((tensor, mask))
+            for weight in self._weights_in(model, name):
+                own = masked_of(weight.module, weight.attribute)
+                tensor = own.mask if own is not None else weight.written
+                if tensor is None:
+                    raise ValueError(
+                        f"{name!r} of the model is made by {weight.made_by}: zeros in no parameter "
+                        "would be zeros of it"
+                    )
+                if tensor.shape != mask.shape:
+                    raise ValueError(
+                        f"{name!r} of the model must have the shape of its mask, "
+                        f"{tuple(mask.shape)}, got {tuple(tensor.shape)}"
+                    )
+                if own is None:
+                    weight.require_lengths(name, mask)
+                (written if own is None else masks).append((tensor, mask))
         with torch.no_grad():
             for tensor, mask in masks:
                 tensor.copy_(mask)
             for tensor, mask in written:
                 tensor.masked_fill_(mask.logical_not().to(tensor.device), 0)
+
+    def __deepcopy__(self, _memo: object) -> Attachment:
+        raise TypeError("an attachment belongs to its model: copy that, and attach() the copy")
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an attachment belongs to its model: save that, and attach() it again")
 
 
 def seen_as(shape: tuple[int, ...], layout: Layout | None) -> str:
@@ -305,8 +330,9 @@ def attach(
         update: False freezes the masks: no step changes them.
         config: of each group; the sparsifier's defaults otherwise.
 
-    A weight that the sparsifier has under its name already keeps its mask, config and layout; so a
-    sparsifier that was loaded or copied is attached in the same way.
+    A weight that the sparsifier has under its name already, or has loaded a state of, keeps its
+    mask, config, layout and zeros, whatever this call says; so a sparsifier that was loaded or
+    copied is attached in the same way.
 
     A weight under weight_norm is ranked as the model computes with it, and zeroed in its direction;
     one under spectral_norm in its original. Since weight_norm divides by the length of each row,
@@ -346,6 +372,7 @@ def attach(
         if owned.name in present:
             refuse_other_data(owned, sparsifier)
         refuse_unfit(owned, model, mode)
+    refuse_attached(choice.taken, sparsifier)
     seen = Seen()
     in_place = mode == "in_place"
     places = {
@@ -360,7 +387,14 @@ def attach(
     add_all(sparsifier, choice.taken, present, places, layout, options)
     attachment = Attachment(sparsifier, tuple(places), mode, choice.left, places, seen, gradients)
     if mode == "parametrize":
-        attachment.refresh()
+        try:
+            attachment.refresh()
+        except BaseException:
+            unmask_all(masked_tensors(module for _, module in modules), set(places))
+            for name in places:
+                if name not in present:
+                    sparsifier.remove_data(name)
+            raise
     else:
         _attachments.setdefault(model, []).append(attachment)
     return attachment
@@ -370,28 +404,31 @@ def detach(model: nn.Module, *, keep_zeros: bool = True) -> None:
     """Undo `attach()`: the model is a plain one, with the keys in `state_dict()` that it had.
 
     With `keep_zeros` the zeros are written into the parameters for good, in their own memory, and
-    the groups are squashed: their masks can still be read. A weight that no zeros in a parameter
-    would make zero, such as one under an orthogonal parametrization, becomes a plain parameter, as
-    the model computes with it. Without, the parameters stay as they are (with mode="parametrize":
+    the groups are squashed: their masks can still be read. With mode="parametrize", a weight that
+    other parametrizations make, weight_norm or an orthogonal one, becomes a plain parameter, as the
+    model computes with it. Without, the parameters stay as they are (with mode="parametrize":
     dense), and the groups are removed. What follows an optimizer finds nothing to do then;
     `Following.remove()` ends it.
 
     Raises ValueError if nothing is attached, or if a parameter's memory may not be written to.
     """
     model = plain_model(model)
-    tensors = masked_tensors(model.modules())
+    # In reverse, so that parameters come back in their order.
+    tensors = masked_tensors(model.modules())[::-1]
+    attached = [module for module in model.modules() if module in _attachments]
     names: dict[BaseDataSparsifier, list[str]] = {}
     for tensor in tensors:
         names.setdefault(tensor.masked.sparsifier, []).append(tensor.masked.name)
-    for attachment in _attachments.get(model, []):
-        names.setdefault(attachment.sparsifier, []).extend(attachment.names)
+    for module in attached:
+        for attachment in _attachments[module]:
+            names.setdefault(attachment.sparsifier, []).extend(attachment.names)
     if not names:
         raise ValueError(
             "nothing is attached to this model; a copy of a model that was pruned in place is plain"
         )
     if keep_zeros:
         for tensor in tensors:
-            if cannot_be_zeroed(tensor):
+            if is_computed(tensor):
                 tensor.make_permanent()
     for sparsifier, all_names in names.items():
         present = [name for name in dict.fromkeys(all_names) if is_masked(sparsifier, name)]
@@ -403,16 +440,21 @@ def detach(model: nn.Module, *, keep_zeros: bool = True) -> None:
     for tensor in tensors:
         if masked_of(tensor.module, tensor.attribute) is not None:
             tensor.unmask()
-    _attachments.pop(model, None)
+    for module in attached:
+        del _attachments[module]
 
 
-def cannot_be_zeroed(tensor: MaskedTensor) -> bool:
-    """Whether no zeros in the parameters would be those of the mask."""
+def unmask_all(tensors: Iterable[MaskedTensor], names: set[str]) -> None:
+    for tensor in tensors:
+        if tensor.masked.name in names:
+            tensor.unmask()
+
+
+def is_computed(tensor: MaskedTensor) -> bool:
+    """Whether zeros in a parameter would change more of the weight than what is masked."""
     weight = weight_of(tensor.module, tensor.attribute)
     assert weight is not None  # its mask was found there
-    if weight.made_by == "weight_norm":
-        return weight.has_dead_directions(tensor.masked.mask)
-    return weight.written is None
+    return weight.made_by is not None
 
 
 def require_one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -437,6 +479,22 @@ def refuse_unfit(owned: Owned, model: nn.Module, mode: str) -> None:
         owned.weight.require_written(name)
     else:
         refuse_to_parametrize(owned, model)
+
+
+def refuse_attached(chosen: list[Owned], sparsifier: BaseDataSparsifier) -> None:
+    """ValueError for weights that are a group already, or that a training masks."""
+    by_parameter = {id(owned.weight.parameters[-1]): owned.name for owned in chosen}
+    for attachments in list(_attachments.values()):
+        for attachment in attachments:
+            for name in attachment._present():
+                known = by_parameter.get(id(attachment.places[name].known))
+                twice = attachment.sparsifier is sparsifier and known != name
+                followed = attachment.sparsifier is not sparsifier and attachment.followings
+                if known is not None and (twice or followed):
+                    raise ValueError(
+                        f"{known!r} is attached already, as {name!r}: detach() the model first, or "
+                        "remove() what follows its optimizer"
+                    )
 
 
 def is_one_of(data: object, parameters: Iterable[nn.Parameter]) -> bool:
@@ -499,11 +557,13 @@ def add_all(
             if name in present:
                 sparsifier.add_data(name, places[name])  # looked up from now on
                 continue
-            axes = layout_of(owned.modules[0], owned.weight.ndim) if layout == "inputs" else None
-            if axes is None or sparsifier.awaits_data(name):  # the layout is that of the state
-                sparsifier.add_data(name, places[name], **options)
+            if sparsifier.awaits_data(name):
+                sparsifier.add_data(name, places[name])  # all else is in the state
             else:
-                sparsifier.add_data(name, places[name], layout=axes, **options)
+                inputs = layout == "inputs"
+                axes = layout_of(owned.modules[0], owned.weight.ndim) if inputs else None
+                of_layout: dict[str, Any] = {} if axes is None else {"layout": axes}
+                sparsifier.add_data(name, places[name], **of_layout, **options)
             added.append(name)
     except BaseException:
         for name in added:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from .places import Path, path_of
+from .places import Path, entry_of, is_replaced_by_peft, path_of
 from .weights import Weight, hooked_attributes, parts_by_hook, weight_of
 
 Types = type[nn.Module] | tuple[type[nn.Module], ...]
@@ -53,18 +53,26 @@ def weights_in(modules: Modules) -> list[Owned]:
     found: dict[int, Owned] = {}  # by the parameter's id
     ingredients: dict[int, Owned] = {}
     adapters = adapter_paths(modules)
+    replaced = {
+        (*path_of(path), "original_module")
+        for path, module in modules
+        if is_replaced_by_peft(module)
+    }
     for path, module in modules:
         hooked = list(hooked_attributes(module)) if module._forward_pre_hooks else []
-        parametrized = module._modules.get("parametrizations")
+        parametrized = entry_of(module._modules, "parametrizations")
         lists = parametrized._modules if isinstance(parametrized, nn.ModuleDict) else ()
         computed = [*lists, *hooked]
-        if not module._parameters and not computed:
+        own = list(module._parameters.keys())
+        if not own and not computed:
             continue
         at = path_of(path)
         note = why_all_by_name_only(module, at, adapters)
+        if any(at[: len(prefix)] == prefix for prefix in replaced):
+            note = "replaced by a copy that is trained"
         parts = [part for attribute in hooked for part in parts_by_hook(module, attribute)]
         all_are_parts = isinstance(module, parametrize.ParametrizationList)
-        for attribute in [*module._parameters, *computed]:
+        for attribute in [*own, *computed]:
             weight = weight_of(module, attribute)
             if weight is None:
                 continue
@@ -89,7 +97,7 @@ def adapter_paths(modules: Modules) -> set[Path]:
     return {
         (*path_of(path), part)
         for path, module in modules
-        if hasattr(type(module), "adapter_layer_names")
+        if hasattr(type(module), "adapter_layer_names") and not is_replaced_by_peft(module)
         for part in module.adapter_layer_names  # type: ignore[union-attr]
     }
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
 from typing import TYPE_CHECKING
 from warnings import warn
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor
@@ -13,6 +16,19 @@ from .optimizer import gradients_of, held_by, mask_optimizer_state
 
 if TYPE_CHECKING:
     from .attachment import Attachment
+
+
+_moved_by: WeakKeyDictionary[BaseDataScheduler, ref[Following]] = WeakKeyDictionary()
+
+
+def require_still(scheduler: BaseDataScheduler) -> None:
+    """ValueError where another optimizer's steps move a scheduler already: it would go too fast."""
+    following = _moved_by.get(scheduler)
+    if following is not None and following() is not None:
+        raise ValueError(
+            "the scheduler is moved by the steps of another follow() already: remove() that one "
+            "first, or leave the scheduler out here"
+        )
 
 
 class Following:
@@ -31,12 +47,17 @@ class Following:
         mask_state: bool,
     ) -> None:
         require_driven_by_steps(scheduler, attachment)
+        if scheduler is not None:
+            require_still(scheduler)
+            _moved_by[scheduler] = ref(self)
+        attachment.followings.add(self)
         self.steps = 0
         self._attachment = attachment
         self._every = every
         self._scheduler = scheduler
         self._ends: frozenset[int] = frozenset(getattr(scheduler, "ends", ()))
         self._mask_state = mask_state
+        self._outermost: FrameType | None = None  # of the calls of step() that are under way
         self._had_gradients = False
         self._changes = attachment.changes()
         if scheduler is not None:
@@ -50,17 +71,30 @@ class Following:
         """Leave the optimizer alone again."""
         for hook in self._hooks:
             hook.remove()
+        self._attachment.followings.discard(self)
+        if self._scheduler is not None:
+            _moved_by.pop(self._scheduler, None)
+
+    # Torch calls the hooks for each class's step(): twice, where one calls that of its base. The
+    # frame that calls a hook is that of the step.
 
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        self._had_gradients = any(True for _ in gradients_of(optimizer))
+        frame = sys._getframe(1)
+        if self._outermost is None or not is_called_by(frame, self._outermost):
+            self._outermost = frame
+            self._had_gradients = any(True for _ in gradients_of(optimizer))
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        if trained_nothing(optimizer, self._had_gradients, self.steps == 0):
+        if sys._getframe(1) is not self._outermost:
+            return
+        self._outermost = None
+        if trained_nothing(optimizer, self._had_gradients):
             return
         self.steps += 1
-        self._attachment.refresh()
-        self._renew()
-        self._attachment.apply()
+        try:
+            self._renew()
+        finally:  # a warning may be an error: of a group that has lost all its weights
+            self._attachment.apply()
         self._warn_of_replaced(optimizer)
         if self._mask_state:
             mask_optimizer_state(optimizer, self._attachment.sparsifier, self._attachment.names)
@@ -69,18 +103,18 @@ class Following:
         """The schedule moves first, so that the masks after step s are those of schedule(s)."""
         if self._every is None:
             return
-        sparsifier, scheduler = self._attachment.sparsifier, self._scheduler
+        scheduler = self._scheduler
         due = (self.steps - 1) % self._every == 0
         if scheduler is not None and scheduler.counts_renewals:  # as version 0.1.0 did
             if due:
-                sparsifier.step()
+                self._attachment.renew()
                 scheduler.step()
             return
         if scheduler is not None:
             scheduler.step()
             due = due or scheduler.last_epoch in self._ends
         if due:
-            sparsifier.step()
+            self._attachment.renew()
 
     def _warn_of_replaced(self, optimizer: torch.optim.Optimizer) -> None:
         changes = self._attachment.changes()
@@ -98,6 +132,14 @@ class Following:
             )
 
 
+def is_called_by(frame: FrameType, outer: FrameType) -> bool:
+    """Whether a call is made, in the end, by another one. One that was broken off makes none."""
+    caller = frame.f_back
+    while caller is not None and caller is not outer:
+        caller = caller.f_back
+    return caller is outer
+
+
 def named(names: list[str]) -> str:
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return ", ".join(map(repr, names[:4])) + more
@@ -105,6 +147,10 @@ def named(names: list[str]) -> str:
 
 def require_driven_by_steps(scheduler: BaseDataScheduler | None, attachment: Attachment) -> None:
     """ValueError for another sparsifier's scheduler, TypeError for one that needs a metric."""
+    if scheduler is not None and not isinstance(scheduler, BaseDataScheduler):
+        raise TypeError(
+            f"scheduler must be a data scheduler of datasparse, got {type(scheduler).__name__}"
+        )
     if scheduler is not None and scheduler.data_sparsifier is not attachment.sparsifier:
         raise ValueError("the scheduler belongs to another sparsifier than the attachment")
     if isinstance(scheduler, AdaptiveDataScheduler):
@@ -117,12 +163,12 @@ def require_driven_by_steps(scheduler: BaseDataScheduler | None, attachment: Att
 # --- steps that are none --------------------------------------------------------------------------
 
 
-def trained_nothing(optimizer: torch.optim.Optimizer, had_gradients: bool, is_first: bool) -> bool:
+def trained_nothing(optimizer: torch.optim.Optimizer, had_gradients: bool) -> bool:
     """Whether a step was none, by which nothing may move: no schedule, no mask, no zero.
 
     Some call `step()` to fill an optimizer's state: torch.distributed.checkpoint does, to save,
-    with zero gradients at the rate 0; others do with zero gradients alone. Without any gradient an
-    optimizer passes over all parameters. A fused optimizer is called by a GradScaler though it
+    with zero gradients at the rate 0. Without any gradient an optimizer passes over all parameters.
+    A fused optimizer is called by a GradScaler though it
     found infinite gradients, and passes over them then. A warm-up that begins at the rate 0 has
     gradients, and is a training.
     """
@@ -132,9 +178,7 @@ def trained_nothing(optimizer: torch.optim.Optimizer, had_gradients: bool, is_fi
         return True
     rates = [rate for group in optimizer.param_groups if (rate := group.get("lr")) is not None]
     all_at_rest = bool(rates) and all(float(rate) == 0 for rate in rates)
-    return (all_at_rest or is_first) and not any(
-        is_nonzero(gradient) for gradient in gradients_of(optimizer)
-    )
+    return all_at_rest and not any(map(is_nonzero, gradients_of(optimizer)))
 
 
 def is_infinite(found_inf: object) -> bool:

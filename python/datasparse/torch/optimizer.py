@@ -10,19 +10,32 @@ from torch import Tensor
 from .._core import BaseDataSparsifier
 from .groups import is_masked
 
+# They hand each step on to the optimizer that they wrap, and write nothing themselves.
+PASS_ON = ("accelerate.", "lightning.", "pytorch_lightning.")
+
 
 def plain_optimizer(optimizer: object) -> torch.optim.Optimizer:
     """The optimizer within what accelerate and Lightning wrap; TypeError for what is none."""
-    inner = optimizer
-    while isinstance(within := getattr(inner, "optimizer", None), torch.optim.Optimizer):
-        inner = within
-    if isinstance(inner, torch.optim.Optimizer):
-        return inner
+    plain = optimizer
+    while type(plain).__module__.startswith(PASS_ON) and isinstance(
+        inner := getattr(plain, "optimizer", None), torch.optim.Optimizer
+    ):
+        plain = inner
+    if isinstance(plain, torch.optim.Optimizer) and hasattr(plain, "_optimizer_step_post_hooks"):
+        return plain
     raise TypeError(
         f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}, whose steps "
         "cannot be followed: after each of them call scheduler.step(), if you have a scheduler, "
         "then sparsifier.step() and attachment.apply()"
     )
+
+
+def inner_optimizer(optimizer: torch.optim.Optimizer) -> str | None:
+    """The attribute in which an optimizer keeps another one, as SAM and Lookahead do."""
+    for name in ("base_optimizer", "optimizer", "optim"):
+        if isinstance(getattr(optimizer, name, None), torch.optim.Optimizer):
+            return name
+    return None
 
 
 def held_by(optimizers: Iterable[torch.optim.Optimizer]) -> set[int]:

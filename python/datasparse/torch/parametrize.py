@@ -43,8 +43,13 @@ class Masked(nn.Module):
         return assigned
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Masked:
-        sparsifier = copy.deepcopy(self.sparsifier, memo)
-        return Masked(sparsifier, self.name, self.gradients, self.order)
+        copied = Masked.__new__(Masked)
+        nn.Module.__init__(copied)
+        copied.name, copied.gradients, copied.order = self.name, self.gradients, self.order
+        copied.sparsifier = copy.deepcopy(self.sparsifier, memo)
+        has_group = self.name in copied.sparsifier.data_groups  # it may have been removed since
+        copied.mask = copied.sparsifier.get_mask(self.name) if has_group else self.mask.clone()
+        return copied
 
     def extra_repr(self) -> str:
         return f"{self.name!r}, gradients={self.gradients!r}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from weakref import ref
 
@@ -21,9 +21,10 @@ from .weights import Weight, weight_of
 
 Path = tuple[str, ...]
 
-# Attributes under which a wrapper keeps the module that it wraps: torch.compile; DataParallel and
-# its kin; activation checkpointing; PEFT.
-WRAPPERS = ("_orig_mod", "module", "_checkpoint_wrapped_module", "base_layer")
+# Attributes under which a wrapper keeps the module that it wraps, and nothing else: torch.compile;
+# DataParallel and its kin; activation checkpointing.
+WRAPPERS = ("_orig_mod", "module", "_checkpoint_wrapped_module")
+PEFT = "base_layer"  # beside its adapters
 
 
 def plain_model(model: nn.Module) -> nn.Module:
@@ -41,14 +42,45 @@ def path_of(name: str) -> Path:
     return tuple(filter(None, name.split(".")))
 
 
+def entry_of(registry: Any, name: str) -> Any:
+    """An entry of a module's `_modules` or `_parameters`, or None: scripted ones have no get()."""
+    return registry[name] if name in registry else None  # noqa: SIM401
+
+
+def is_replaced_by_peft(module: nn.Module) -> bool:
+    """Whether PEFT trains a copy of a module in its place: its modules_to_save."""
+    return "original_module" in module._modules and "modules_to_save" in module._modules
+
+
+def trained_copy_of(module: Any) -> nn.Module | None:
+    copies: Any = module._modules["modules_to_save"]
+    active = getattr(module, "active_adapter", None)
+    name = active[0] if isinstance(active, list) and active else active
+    copied: nn.Module | None = entry_of(copies._modules, name) if isinstance(name, str) else None
+    return copied
+
+
+def wrapped_by(module: nn.Module) -> nn.Module | None:
+    """The module that this one wraps, if it is a wrapper."""
+    if is_replaced_by_peft(module):
+        return trained_copy_of(module)
+    if hasattr(type(module), "adapter_layer_names"):
+        inner: nn.Module | None = entry_of(module._modules, PEFT)
+        return inner
+    if len(module._modules) == 1:
+        for wrapper in WRAPPERS:
+            if (inner := entry_of(module._modules, wrapper)) is not None:
+                return inner  # type: ignore[no-any-return]
+    return None
+
+
 def child(module: nn.Module, part: str) -> nn.Module | None:
     """A submodule, also where a wrapper has come between, or where this one has gone."""
-    if (inner := module._modules.get(part)) is not None:
-        return inner
-    for wrapper in WRAPPERS:
-        if (wrapped := module._modules.get(wrapper)) is not None:
-            return child(wrapped, part)
-    return module if part in WRAPPERS else None
+    if (inner := entry_of(module._modules, part)) is not None:
+        return inner  # type: ignore[no-any-return]
+    if (wrapped := wrapped_by(module)) is not None:
+        return child(wrapped, part)
+    return module if part in WRAPPERS or part == PEFT else None
 
 
 def module_at(root: nn.Module, path: Path) -> nn.Module | None:
@@ -68,18 +100,15 @@ def weight_at(root: nn.Module, path: Path, attribute: str) -> Weight | None:
     while module is not None:
         if (weight := weight_of(module, attribute)) is not None:
             return weight
-        inner = (module._modules.get(wrapper) for wrapper in WRAPPERS)
-        module = next((wrapped for wrapped in inner if wrapped is not None), None)
+        module = wrapped_by(module)
     return None
 
 
 @dataclass(eq=False)
 class Seen:
-    """What the places of one attachment have seen: how many parameters came for others, and the
-    names of the weights that are computed."""
+    """How often the places of one attachment have found another parameter than before."""
 
     changes: int = 0
-    computed: set[str] = field(default_factory=set)
 
 
 class Place:
@@ -108,8 +137,6 @@ class Place:
         self._root = ref(root)
         self.trail = (self._root, *((*path, attribute) for path, attribute in owners))
         self.known = principal(weight)
-        if weight.made_by is not None:
-            seen.computed.add(name)
 
     def model(self) -> nn.Module | None:
         """The model, unless it is gone."""
@@ -124,6 +151,11 @@ class Place:
         """What is ranked, as it is now."""
         parameter = self._unchanged()
         return self.weight().scores() if parameter is None else parameter
+
+    def __datasparse_allow_zeros__(self, mask: Tensor) -> None:
+        """ValueError where zeros in these places would break what computes the weight."""
+        if self._unchanged() is None:
+            self.weight().require_lengths(self.name, mask)
 
     def weight(self) -> Weight:
         """The weight that is here now.
@@ -141,8 +173,6 @@ class Place:
                     "attached, and are two parameters now: tie them again, or detach() the model "
                     "and attach() anew"
                 )
-        if first.made_by is not None:
-            self.seen.computed.add(self.name)
         if principal(first) is not self.known:
             self.known = principal(first)
             self.seen.changes += 1

@@ -94,13 +94,18 @@ class Weight:
         masked = masked_of(self.module, self.attribute)
         if masked is None:
             return self.tensor()
+        entries: Any = self.module.parametrizations[self.attribute]  # type: ignore[index]
+        if masked is not entries[-1]:  # what comes after it may fill zeros in
+            with torch.no_grad(), at_rest(list(entries)):
+                computed: Tensor = getattr(self.module, self.attribute)
+                return computed.detach()
         return self.tensor().detach().masked_fill(masked.mask.logical_not(), 0)
 
 
 def weight_of(module: nn.Module, attribute: str) -> Weight | None:
     """The weight of a module under this name, or None."""
-    parameter = module._parameters.get(attribute)
-    if parameter is not None:
+    held = module._parameters
+    if attribute in held and (parameter := held[attribute]) is not None:
         return Weight(module, attribute, (parameter,), parameter)
     if parametrize.is_parametrized(module, attribute):
         return parametrized_weight(module, attribute)
@@ -138,8 +143,8 @@ def weight_by_hook(module: nn.Module, attribute: str) -> Weight | None:
 def parts_by_hook(module: nn.Module, attribute: str) -> list[nn.Parameter]:
     """The parameters that such hooks leave in the place of one: gain and direction, or original."""
     held = module._parameters
-    parts = (held.get(f"{attribute}_{part}") for part in ("g", "v", "orig"))
-    return [part for part in parts if part is not None]
+    names = (f"{attribute}_{part}" for part in ("g", "v", "orig"))
+    return [part for name in names if name in held and (part := held[name]) is not None]
 
 
 def hook_of(module: nn.Module, attribute: str) -> object | None:
