@@ -195,11 +195,16 @@ inline std::vector<std::uint8_t> mask(const datasparse::ArrayView& view, const R
   const auto values = values_of(view);
   std::vector<bool> stays_zero = past.stays_zero;
   stays_zero.resize(values.size());
+  const auto [rows, columns] = matrix_of(view.shape());
+  const auto length = [](std::int64_t of_block, std::int64_t of_axis) {
+    return of_block == -1 ? of_axis : std::min(of_block, of_axis);
+  };
+  const bool single =
+      length(rules.block_height, rows) == 1 && length(rules.block_width, columns) == 1;
   std::vector<bool> was_pruned(values.size());
   for (std::size_t i = 0; i < past.mask.size(); ++i) {
-    was_pruned[i] = past.mask[i] == 0 && !stays_zero[i];
+    was_pruned[i] = past.mask[i] == 0 && (single || !stays_zero[i]);
   }
-  const auto [rows, columns] = matrix_of(view.shape());
   auto keep = view.dtype() == datasparse::DType::float64
                   ? mask<double>(values, rows, columns, rules, was_pruned)
                   : mask<float>(values, rows, columns, rules, was_pruned);
