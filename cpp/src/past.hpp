@@ -3,8 +3,8 @@
 /// `past` has a byte for every element: 1 where it is free, 0 where it was pruned. A block is free
 /// if all its elements are. Of P blocks that are not, K to be pruned, the others get a key above
 /// all others: where K >= P, these P stay pruned, and K - P of the free ones are chosen; else K of
-/// the P. The elements within a block that loses only some likewise. A zero that stays is free, since
-/// it says nothing of its block; one that is a block by itself is pruned.
+/// the P. The elements within a block that loses only some likewise. A zero that stays is free,
+/// since it says nothing of its block; one that is a block by itself is pruned.
 #pragma once
 
 #include <algorithm>

@@ -141,11 +141,40 @@ def test_in_a_copy_that_is_not_tied_both_weights_are_zeroed():
     assert attachment.sparsity(other) == 0.75
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, pickle.dumps])
-def test_an_attachment_says_how_it_is_copied(copied):
-    _, attachment = attached()
-    with pytest.raises(TypeError, match="belongs to its model"):
-        copied(attachment)
+def pickled(objects):
+    return pickle.loads(pickle.dumps(objects))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
+@pytest.mark.parametrize("first", ["model", "attachment"])
+def test_an_attachment_is_copied_with_its_model(copied, first):
+    model, attachment = attached()
+    if first == "model":
+        other, its = copied((model, attachment))
+    else:
+        its, other = copied((attachment, model))
+    assert its.sparsifier.get_data("0.weight") is other[0].weight
+    other[0] = nn.Linear(8, 8)
+    its.renew()
+    its.apply()
+    assert zeros(other[0].weight) == 48
+    assert its.changes() > attachment.changes() == 0
+    assert its.sparsifier is not attachment.sparsifier
+
+
+def test_a_model_that_holds_its_attachment_is_copied():
+    """As StochasticWeightAveraging copies a module."""
+    model = mlp()
+    _, model.attachment = attached(model=model)
+    other = copy.deepcopy(model)
+    assert other.attachment.model() is other
+    with torch.no_grad():
+        other[0].weight.normal_()
+    other.attachment.renew()
+    other.attachment.apply()
+    assert zeros(other[0].weight) == 48
+    with pytest.raises(TypeError, match="holds its own attachment"):
+        pickled(model)
 
 
 def test_zeros_that_a_later_parametrization_fills_are_not_counted():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from .groups import is_masked
 from .layout import Layout, layout_of
 from .optimizer import held_by, inner_optimizer, plain_optimizer
 from .parametrize import MaskedTensor, mask_tensor, masked_of, masked_tensors
-from .places import Place, Seen, plain_model, same_memory, weight_at
+from .places import Path, Place, Seen, plain_model, same_memory, weight_at
 from .weights import Weight, weight_of
 
 if TYPE_CHECKING:
@@ -275,11 +276,67 @@ class Attachment:
             for tensor, mask in written:
                 tensor.masked_fill_(mask.logical_not().to(tensor.device), 0)
 
-    def __deepcopy__(self, _memo: object) -> Attachment:
-        raise TypeError("an attachment belongs to its model: copy that, and attach() the copy")
+    def __deepcopy__(self, memo: dict[int, Any]) -> Attachment:
+        """With the model, which may hold this attachment, and be half copied."""
+        model = copy.deepcopy(self._living_model(), memo)
+        sparsifier = copy.deepcopy(self.sparsifier, memo)
+        places = {name: copy.deepcopy(place, memo) for name, place in self.places.items()}
+        return registered(model, sparsifier, self.mode, dict(self.left), places, self.gradients)
 
-    def __reduce__(self) -> Any:
-        raise TypeError("an attachment belongs to its model: save that, and attach() it again")
+    def __reduce__(self) -> tuple[Any, ...]:
+        """With the model."""
+        owners = {name: place.owners for name, place in self.places.items()}
+        model = self._living_model()
+        return restored, (model, self.sparsifier, self.mode, self.left, owners, self.gradients)
+
+    def _living_model(self) -> nn.Module:
+        model = self.model()
+        if model is None:
+            raise ValueError("the model of this attachment is gone")
+        return model
+
+
+def registered(
+    model: nn.Module,
+    sparsifier: BaseDataSparsifier,
+    mode: str,
+    left: dict[str, str],
+    places: dict[str, Place],
+    gradients: str,
+) -> Attachment:
+    """A new attachment, which detach() knows of."""
+    seen = Seen()
+    for place in places.values():
+        place.seen = seen
+    attachment = Attachment(sparsifier, tuple(places), mode, left, places, seen, gradients)
+    if mode == "in_place":
+        _attachments.setdefault(model, []).append(attachment)
+    return attachment
+
+
+def restored(
+    model: nn.Module,
+    sparsifier: BaseDataSparsifier,
+    mode: str,
+    left: dict[str, str],
+    owners: dict[str, tuple[tuple[Path, str], ...]],
+    gradients: str,
+) -> Attachment:
+    """An attachment that was pickled, with its model whole."""
+    if "_modules" not in vars(model):
+        raise TypeError(
+            "a model that holds its own attachment cannot be pickled: leave that out in "
+            "__getstate__()"
+        )
+    places = {}
+    for name, at in owners.items():
+        weight = weight_at(model, *at[0])
+        if weight is None:
+            raise ValueError(f"the model has no weight {name!r}")
+        places[name] = Place(name, model, at, weight, mode == "in_place", Seen())
+    for name in sparsifier.active(list(places)):
+        sparsifier.add_data(name, places[name])
+    return registered(model, sparsifier, mode, left, places, gradients)
 
 
 def seen_as(shape: tuple[int, ...], layout: Layout | None) -> str:
@@ -373,10 +430,9 @@ def attach(
             refuse_other_data(owned, sparsifier)
         refuse_unfit(owned, model, mode)
     refuse_attached(choice.taken, sparsifier)
-    seen = Seen()
     in_place = mode == "in_place"
     places = {
-        owned.name: Place(owned.name, model, owned.owners, owned.weight, in_place, seen)
+        owned.name: Place(owned.name, model, owned.owners, owned.weight, in_place, Seen())
         for owned in choice.taken
     }
     options: dict[str, Any] = dict(config)
@@ -385,7 +441,7 @@ def attach(
     if update is not None:
         options["update"] = update
     add_all(sparsifier, choice.taken, present, places, layout, options)
-    attachment = Attachment(sparsifier, tuple(places), mode, choice.left, places, seen, gradients)
+    attachment = registered(model, sparsifier, mode, choice.left, places, gradients)
     if mode == "parametrize":
         try:
             attachment.refresh()
@@ -395,8 +451,6 @@ def attach(
                 if name not in present:
                     sparsifier.remove_data(name)
             raise
-    else:
-        _attachments.setdefault(model, []).append(attachment)
     return attachment
 
 
