@@ -429,7 +429,7 @@ class Engine {
     PassCounts found{};
     const bool count_ends = bracket.counts_ties();
     const bool write_mask = task.whole() && task.scorer.can_bracket_masks() && !count_ends;
-    Grid::for_each_band(task.grid.tile(tile), [&](const Grid::Part& band, std::int64_t first) {
+    const auto visit = [&](const Grid::Part& band, std::int64_t first) {
       std::uint8_t* const keep = keep_of(task, band, lane);
       const MaskWindow window = task.window(task.grid.elements(band));
       const typename Scorer<Key>::Target target{write_mask ? window.bytes : keep, window.pitch,
@@ -443,7 +443,16 @@ class Engine {
       if (bracket.ties_at_lo) found.at_lo += before_first;
       if (bracket.ties_at_hi) found.at_hi += behind;
       if (!write_mask) write_chunk(task, band, patch, keep, lane);
-    });
+    };
+    const Grid::Part part = task.grid.tile(tile);
+    const std::int64_t columns = task.grid.matrix.columns();
+    const bool without_gaps = patch.pitch == columns * task.grid.matrix.item_size() &&
+                              task.mask.pitch == columns && task.grid.has_runs_of_rows();
+    if (write_mask && without_gaps) {
+      visit({part.band, 1, part.block, part.size()}, 0);
+    } else {
+      Grid::for_each_band(part, visit);
+    }
     return found;
   }
 

@@ -66,11 +66,19 @@ struct Grid {
     return tile * stacked() <= tile_elements ? tile * stacked() : 0;
   }
 
+  /// Whether blocks of one row fill whole rows, so that those of a tile are one run where its rows
+  /// follow each other without a gap.
+  bool has_runs_of_rows() const noexcept {
+    return height == 1 && tile_width == per_band && per_band * width == matrix.columns();
+  }
+
   /// From one packed row to the next: never a multiple of a page, at which rows would push each
-  /// other out of the nearest cache.
+  /// other out of the nearest cache, unless they are packed one after the other and read as one
+  /// run.
   std::ptrdiff_t packed_pitch(std::int64_t columns) const noexcept {
     constexpr std::ptrdiff_t cache_line = 64;
     const std::ptrdiff_t bytes = columns * matrix.item_size();
+    if (has_runs_of_rows() && !matrix.is_transposed()) return bytes;
     return (bytes / cache_line + 1) / 2 * 2 * cache_line + cache_line;  // an odd number of them
   }
   std::ptrdiff_t packed_bytes() const noexcept {
@@ -79,7 +87,7 @@ struct Grid {
   }
 
   /// A part of one band, or a number of whole bands: either way, blocks that follow each other in
-  /// row-major order.
+  /// row-major order. One that is wider than a band stands for rows without a gap between them.
   struct Part {
     std::int64_t band, bands;
     std::int64_t block, width;  // of each band
@@ -109,8 +117,9 @@ struct Grid {
   Rectangle elements(const Part& part) const noexcept {
     const std::int64_t row = part.band * height;
     const std::int64_t column = part.block * width;
+    const std::int64_t columns = part.width * width;
     return {row, std::min(part.bands * height, matrix.rows() - row), column,
-            std::min(part.width * width, matrix.columns() - column)};
+            part.width > per_band ? columns : std::min(columns, matrix.columns() - column)};
   }
 
   /// Calls visit(part) for parts of at most chunk_blocks_max blocks that make up a part, in order:

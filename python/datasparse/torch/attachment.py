@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .._core import BaseDataScheduler, BaseDataSparsifier
 from .._table import aligned
-from .choose import Owned, Patterns, Types, choose, listed, refuse_sharded
+from .choose import Owned, Patterns, Types, choose, listed, modules_in, refuse_sharded
 from .follow import Following, named
 from .groups import is_masked
 from .layout import Layout, layout_of
@@ -99,7 +99,7 @@ class Attachment:
         """
         optimizer = plain_optimizer(optimizer)
         lost = self.names_not_in(held_by([optimizer]))
-        if not self.owns_any_of(optimizer):
+        if len(lost) == len(self._present()):
             raise ValueError(
                 f"the optimizer holds none of the attached weights, {named(lost)}: make it from "
                 "the attached model's parameters as they are now. What is not trained needs no "
@@ -165,11 +165,7 @@ class Attachment:
 
     def names_not_in(self, held: set[int]) -> list[str]:
         """The weights of which none of these parameters, given by their ids, is a part."""
-        return [
-            name
-            for name in self._present()
-            if not any(id(part) in held for part in self.places[name].parameters())
-        ]
+        return [name for name in self._present() if not self.places[name].is_among(held)]
 
     def changes(self) -> int:
         """How often a parameter was found to be another than before."""
@@ -420,7 +416,7 @@ def attach(
             "whose gradients could go straight through"
         )
     model = plain_model(model)
-    modules = list(model.named_modules())
+    modules = modules_in(model)
     refuse_sharded(modules)
     choice = choose(modules, include, exclude, types)
     present = set(sparsifier.active([owned.name for owned in choice.taken]))

@@ -48,19 +48,35 @@ class Choice:
     left: dict[str, str]
 
 
+def modules_in(model: nn.Module) -> Modules:
+    """`named_modules()` as a list, in half its time."""
+    found: Modules = []
+    seen: set[int] = set()
+
+    def add(path: str, module: nn.Module) -> None:
+        if id(module) in seen:
+            return
+        seen.add(id(module))
+        found.append((path, module))
+        prefix = f"{path}." if path else ""
+        for name, inner in module._modules.items():
+            if inner is not None:
+                add(prefix + name, inner)
+
+    add("", model)
+    return found
+
+
 def weights_in(modules: Modules) -> list[Owned]:
     """Every weight of a model once, in the order of `named_parameters()`, then its ingredients."""
     found: dict[int, Owned] = {}  # by the parameter's id
     ingredients: dict[int, Owned] = {}
-    adapters = adapter_paths(modules)
-    replaced = {
-        (*path_of(path), "original_module")
-        for path, module in modules
-        if is_replaced_by_peft(module)
-    }
+    adapters, replaced = adapter_paths(modules), replaced_paths(modules)
     for path, module in modules:
-        hooked = list(hooked_attributes(module)) if module._forward_pre_hooks else []
         parametrized = entry_of(module._modules, "parametrizations")
+        if not (parametrized or module._parameters or module._forward_pre_hooks):
+            continue
+        hooked = list(hooked_attributes(module)) if module._forward_pre_hooks else []
         lists = parametrized._modules if isinstance(parametrized, nn.ModuleDict) else ()
         computed = [*lists, *hooked]
         own = list(module._parameters.keys())
@@ -68,7 +84,7 @@ def weights_in(modules: Modules) -> list[Owned]:
             continue
         at = path_of(path)
         note = why_all_by_name_only(module, at, adapters)
-        if any(at[: len(prefix)] == prefix for prefix in replaced):
+        if replaced and any(at[: len(prefix)] == prefix for prefix in replaced):
             note = "replaced by a copy that is trained"
         parts = [part for attribute in hooked for part in parts_by_hook(module, attribute)]
         all_are_parts = isinstance(module, parametrize.ParametrizationList)
@@ -94,11 +110,24 @@ def weights_in(modules: Modules) -> list[Owned]:
 
 def adapter_paths(modules: Modules) -> set[Path]:
     """Where PEFT's layers keep what they add to a weight: LoRA's factors and the like."""
+    if "peft" not in sys.modules:
+        return set()
     return {
         (*path_of(path), part)
         for path, module in modules
         if hasattr(type(module), "adapter_layer_names") and not is_replaced_by_peft(module)
         for part in module.adapter_layer_names  # type: ignore[union-attr]
+    }
+
+
+def replaced_paths(modules: Modules) -> set[Path]:
+    """The modules in whose place PEFT trains copies."""
+    if "peft" not in sys.modules:
+        return set()
+    return {
+        (*path_of(path), "original_module")
+        for path, module in modules
+        if is_replaced_by_peft(module)
     }
 
 

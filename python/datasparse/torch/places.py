@@ -178,10 +178,12 @@ class Place:
             self.seen.changes += 1
         return first
 
-    def parameters(self) -> tuple[nn.Parameter, ...]:
-        """What the weight is made of now."""
+    def is_among(self, held: set[int]) -> bool:
+        """Whether one of the parameters that the weight is made of now is held, by its id."""
         parameter = self._unchanged()
-        return self.weight().parameters if parameter is None else (parameter,)
+        if parameter is not None:
+            return id(parameter) in held
+        return any(id(part) in held for part in self.weight().parameters)
 
     def weights(self) -> list[Weight]:
         """The weight as each of its owners has it."""
