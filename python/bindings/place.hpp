@@ -7,8 +7,8 @@
 /// Finds the tensor that an object with `__datasparse_tensor__` and `__datasparse_scores__` stands
 /// for. It may have a `trail`: a weak reference to a model, and for each owner of the parameter a
 /// tuple of its path and attribute. Then the model is asked first: as long as all owners hold the
-/// parameter of the last time, at first the object's `known`, that is the tensor. It takes a tenth
-/// of a microsecond, and a call ten times as long.
+/// parameter of the last time, at first the object's `known`, that is the tensor. Of a module at
+/// depth 2 it takes a quarter of a microsecond, and a call four times as long.
 class Place {
  public:
   static bool is_one(pybind11::handle object) { return pybind11::hasattr(object, tensor_method); }

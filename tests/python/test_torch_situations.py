@@ -7,11 +7,14 @@ from pathlib import Path
 import datasparse
 import pytest
 import torch
+import torch.distributed as dist
 from datasparse import DataNormSparsifier, DataScheduler
 from datasparse.schedules import Linear
 from datasparse.torch import Masked, attach, detach
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import parametrizations
 from torch.optim.swa_utils import AveragedModel
 
@@ -421,15 +424,11 @@ def converts(_):
 
 @situation("the model is sharded (FSDP)")
 def shards(_):
-    from torch.distributed.tensor import DTensor
-
-    class Sharded(nn.Module):
-        """Its parameter is a DTensor; test_torch.py has a real one, in a process of its own."""
-
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(4, 4))
-            self.weight.__class__ = type("Shard", (DTensor,), {})
-
-    with pytest.raises(TypeError):
-        sparse(Sharded())
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        model = mlp()
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        with pytest.raises(TypeError, match=r"parameters are sharded \(FSDP, DTensor\)"):
+            sparse(model)
+    finally:
+        dist.destroy_process_group()
