@@ -189,11 +189,18 @@ class TorchSource final : public DLPackSource {
   ArrayView pin_scores() override { return pin_loan(borrow(scores())); }
 
   ArrayView pin_to_zero(const Mask& mask) override {
-    // What is no more than a parameter can be zeroed anywhere.
-    if (kind_ == Kind::place && data_ && !place_.where_it_was(data_)) {
-      place_.allow_zeros(data_, mask_object(mask));
+    if (kind_ == Kind::place && data_) {
+      zeroed_ = place_.where_it_was(data_);
+      // What is no more than a parameter can be zeroed anywhere.
+      if (!zeroed_) place_.allow_zeros(data_, mask_object(mask));
     }
-    return pin();
+    if (!zeroed_) zeroed_ = tensor();
+    return pin_loan(borrow(zeroed_));
+  }
+
+  void unpin() noexcept override {
+    zeroed_ = py::object();
+    DLPackSource::unpin();
   }
 
   py::object masked_copy(const Mask& mask) const override {
@@ -205,8 +212,12 @@ class TorchSource final : public DLPackSource {
 
   /// Autograd must learn that the weights it has saved were overwritten.
   void mark_written() override {
-    const py::object written = tensor();
-    if (!py::cast<bool>(written.attr("is_inference")())) torch_.increment_version(written);
+    const py::object written = zeroed_ ? zeroed_ : tensor();
+    static PyObject* const is_inference = PyUnicode_InternFromString("is_inference");
+    const auto has_no_version = py::reinterpret_steal<py::object>(
+        PyObject_CallMethodNoArgs(written.ptr(), is_inference));
+    if (!has_no_version) throw py::error_already_set();
+    if (!py::cast<bool>(has_no_version)) torch_.increment_version(written);
   }
 
   py::object call(const py::object& override, const py::tuple& args,
@@ -322,6 +333,7 @@ class TorchSource final : public DLPackSource {
   const Torch& torch_;
   Kind kind_;
   mutable Place place_;  // remembers where it found the tensor
+  py::object zeroed_;    // what pin_to_zero() found, until unpin()
 };
 
 }  // namespace

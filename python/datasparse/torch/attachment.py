@@ -99,7 +99,7 @@ class Attachment:
         """
         optimizer = plain_optimizer(optimizer)
         lost = self.names_not_in(held_by([optimizer]))
-        if len(lost) == len(self._present()):
+        if lost and len(lost) == len(self._present()):
             raise ValueError(
                 f"the optimizer holds none of the attached weights, {named(lost)}: make it from "
                 "the attached model's parameters as they are now. What is not trained needs no "
@@ -236,10 +236,10 @@ class Attachment:
     def _weights_in(self, model: nn.Module, name: str) -> list[Weight]:
         """The weight of another model: several, where those are not tied there that are here."""
         found: list[Weight] = []
-        for path, attribute in self.places[name].owners:
-            weight = weight_at(model, path, attribute)
+        for owner in self.places[name].owners:
+            weight = weight_at(model, owner)
             if weight is None:
-                raise ValueError(f"the model has no weight {'.'.join([*path, attribute])!r}")
+                raise ValueError(f"the model has no weight {'.'.join(owner)!r}")
             if not any(same_memory(weight, other) for other in found):
                 found.append(weight)
         return found
@@ -314,7 +314,7 @@ def restored(
     sparsifier: BaseDataSparsifier,
     mode: str,
     left: dict[str, str],
-    owners: dict[str, tuple[tuple[Path, str], ...]],
+    owners: dict[str, tuple[Path, ...]],
     gradients: str,
 ) -> Attachment:
     """An attachment that was pickled, with its model whole."""
@@ -325,7 +325,7 @@ def restored(
         )
     places = {}
     for name, at in owners.items():
-        weight = weight_at(model, *at[0])
+        weight = weight_at(model, at[0])
         if weight is None:
             raise ValueError(f"the model has no weight {name!r}")
         places[name] = Place(name, model, at, weight, mode == "in_place", Seen())
@@ -425,9 +425,9 @@ def attach(
             refuse_other_data(owned, sparsifier)
         refuse_unfit(owned, model, mode)
     refuse_attached(choice.taken, sparsifier)
-    in_place = mode == "in_place"
+    in_place, seen = mode == "in_place", Seen()
     places = {
-        owned.name: Place(owned.name, model, owned.owners, owned.weight, in_place, Seen())
+        owned.name: Place(owned.name, model, owned.owners, owned.weight, in_place, seen)
         for owned in choice.taken
     }
     options: dict[str, Any] = dict(config)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -28,16 +29,23 @@ ADAPTER = "part of an adapter"
 
 @dataclass(eq=False, slots=True)
 class Owned:
-    """A weight, the name it has first, and all places that hold it: a path and an attribute.
+    """A weight, the name it has first, and its owners: their paths, with the attribute, and they.
 
     `by_name_only` says why a pattern does not take it, only its very name; None where one does.
     """
 
     name: str
-    weight: Weight
-    owners: list[tuple[Path, str]]
+    owners: list[Path]
     modules: list[nn.Module]
     by_name_only: str | None
+    _weight: Weight | None = None
+
+    @property
+    def weight(self) -> Weight:
+        if self._weight is None:  # made when asked for: most of a model's parameters are left
+            self._weight = weight_of(self.modules[0], self.owners[0][-1])
+            assert self._weight is not None  # weights_in() has found it
+        return self._weight
 
 
 @dataclass(frozen=True)
@@ -69,41 +77,39 @@ def modules_in(model: nn.Module) -> Modules:
 
 def weights_in(modules: Modules) -> list[Owned]:
     """Every weight of a model once, in the order of `named_parameters()`, then its ingredients."""
-    found: dict[int, Owned] = {}  # by the parameter's id
+    found: dict[int, Owned] = {}  # by the id of the first parameter
     ingredients: dict[int, Owned] = {}
     adapters, replaced = adapter_paths(modules), replaced_paths(modules)
     for path, module in modules:
         parametrized = entry_of(module._modules, "parametrizations")
         if not (parametrized or module._parameters or module._forward_pre_hooks):
             continue
-        hooked = list(hooked_attributes(module)) if module._forward_pre_hooks else []
-        lists = parametrized._modules if isinstance(parametrized, nn.ModuleDict) else ()
-        computed = [*lists, *hooked]
-        own = list(module._parameters.keys())
-        if not own and not computed:
-            continue
         at = path_of(path)
         note = why_all_by_name_only(module, at, adapters)
         if replaced and any(at[: len(prefix)] == prefix for prefix in replaced):
             note = "replaced by a copy that is trained"
-        parts = [part for attribute in hooked for part in parts_by_hook(module, attribute)]
+        hooked = list(hooked_attributes(module)) if module._forward_pre_hooks else []
+        lists = parametrized._modules if isinstance(parametrized, nn.ModuleDict) else ()
+        parts = {id(part) for attribute in hooked for part in parts_by_hook(module, attribute)}
         all_are_parts = isinstance(module, parametrize.ParametrizationList)
-        for attribute in [*own, *computed]:
-            weight = weight_of(module, attribute)
-            if weight is None:
-                continue
-            first = weight.parameters[0]
-            is_part = attribute not in computed and (
-                all_are_parts or any(first is part for part in parts)
-            )
+
+        present = [
+            (attribute, parameter, parameter.ndim, all_are_parts or id(parameter) in parts)
+            for attribute, parameter in module._parameters.items()
+            if parameter is not None
+        ]
+        for attribute in (*lists, *hooked):
+            if (weight := weight_of(module, attribute)) is not None:
+                present.append((attribute, weight.parameters[0], weight.ndim, False))
+        for attribute, first, ndim, is_part in present:
             known = ingredients if is_part else found
             owned = known.get(id(first))
             if owned is None:
                 why = "an ingredient of a weight" if is_part else note
-                why = why or why_by_name_only(attribute, weight)
+                why = why or why_by_name_only(attribute, first, ndim)
                 name = f"{path}.{attribute}" if path else attribute
-                owned = known[id(first)] = Owned(name, weight, [], [], why)
-            owned.owners.append((at, attribute))
+                owned = known[id(first)] = Owned(name, [], [], why)
+            owned.owners.append((*at, attribute))
             owned.modules.append(module)
     return [*found.values(), *ingredients.values()]
 
@@ -138,16 +144,19 @@ def why_all_by_name_only(module: nn.Module, path: Path, adapters: set[Path]) -> 
     for part in path:
         if part.startswith("lora_"):
             return ADAPTER
-    if isinstance(module, NORMS) or NORM_NAME.search(type(module).__name__):
-        return "of a norm layer"
-    return None
+    return "of a norm layer" if is_norm(type(module)) else None  # type: ignore[arg-type]
 
 
-def why_by_name_only(attribute: str, weight: Weight) -> str | None:
-    """Why a pattern does not take one parameter of a module."""
+@lru_cache(256)
+def is_norm(kind: type[nn.Module]) -> bool:
+    return issubclass(kind, NORMS) or NORM_NAME.search(kind.__name__) is not None
+
+
+def why_by_name_only(attribute: str, first: nn.Parameter, ndim: int) -> str | None:
+    """Why a pattern does not take one weight of a module."""
     if attribute.startswith("lora_"):
         return ADAPTER
-    if weight.ndim < 2 and not is_lazy(weight.parameters[0]):
+    if ndim < 2 and not is_lazy(first):
         return "a bias or another vector"
     return None
 
@@ -229,6 +238,8 @@ def refuse_sharded(modules: Modules) -> None:
     sharding = getattr(fsdp, "FullyShardedDataParallel", ())
     tensor = sys.modules.get("torch.distributed.tensor")
     distributed = getattr(tensor, "DTensor", ())
+    if not sharding and not distributed:
+        return
     if any(isinstance(module, sharding) for _, module in modules) or any(
         isinstance(parameter, distributed)
         for _, module in modules

@@ -83,19 +83,20 @@ def child(module: nn.Module, part: str) -> nn.Module | None:
     return module if part in WRAPPERS or part == PEFT else None
 
 
-def module_at(root: nn.Module, path: Path) -> nn.Module | None:
+def module_at(root: nn.Module, path: Sequence[str]) -> nn.Module | None:
     """The module at a path, or None."""
     module: nn.Module | None = root
     for part in path:
         if module is not None:
             module = child(module, part)
-    if module is None and path[:2] == ("base_model", "model"):
+    if module is None and path[:2] == ["base_model", "model"]:
         return module_at(root, path[2:])  # PEFT's model around the whole was taken away
     return module
 
 
-def weight_at(root: nn.Module, path: Path, attribute: str) -> Weight | None:
-    """The weight at a path, or None."""
+def weight_at(root: nn.Module, owner: Path) -> Weight | None:
+    """The weight at a path, whose last part is its attribute, or None."""
+    *path, attribute = owner
     module = module_at(root, path)
     while module is not None:
         if (weight := weight_of(module, attribute)) is not None:
@@ -115,7 +116,7 @@ class Place:
     """One weight of a model, by name: the data that a sparsifier holds for an attached group.
 
     The model is referred to weakly, its parameter strongly: once the model is gone, the parameter
-    stands for it. `owners` are the path and the attribute of each module that holds the weight; of
+    stands for it. `owners` are the paths at which the weight is held, each with its attribute; of
     tied weights there are several. `weight` is what is there now, and `in_place` whether zeros are
     written into it.
     """
@@ -124,19 +125,22 @@ class Place:
         self,
         name: str,
         root: nn.Module,
-        owners: Sequence[tuple[Path, str]],
+        owners: Sequence[Path],
         weight: Weight,
         in_place: bool,
         seen: Seen,
     ) -> None:
         self.name = name
-        self.owners = tuple(owners)
         self.in_place = in_place
         self.seen = seen
         # `trail` and `known` are what the bindings ask the model by, without a call: place.hpp.
         self._root = ref(root)
-        self.trail = (self._root, *((*path, attribute) for path, attribute in owners))
+        self.trail: tuple[Any, ...] = (self._root, *owners)
         self.known = principal(weight)
+
+    @property
+    def owners(self) -> tuple[Path, ...]:
+        return self.trail[1:]
 
     def model(self) -> nn.Module | None:
         """The model, unless it is gone."""
@@ -166,10 +170,10 @@ class Place:
         first, *others = self.weights()
         if self.in_place:
             first.require_written(self.name)
-        for (path, attribute), other in zip(self.owners[1:], others, strict=True):
+        for owner, other in zip(self.owners[1:], others, strict=True):
             if not same_memory(first, other):
                 raise ValueError(
-                    f"{self.name!r} and {'.'.join([*path, attribute])!r} were tied when they were "
+                    f"{self.name!r} and {'.'.join(owner)!r} were tied when they were "
                     "attached, and are two parameters now: tie them again, or detach() the model "
                     "and attach() anew"
                 )
@@ -191,11 +195,11 @@ class Place:
         if root is None:
             raise ValueError(f"{self.name!r} is gone: so is the model that it was attached to")
         found = []
-        for path, attribute in self.owners:
-            weight = weight_at(root, path, attribute)
+        for owner in self.owners:
+            weight = weight_at(root, owner)
             if weight is None:
                 raise ValueError(
-                    f"{'.'.join([*path, attribute])!r} is gone: the model has no such weight any "
+                    f"{'.'.join(owner)!r} is gone: the model has no such weight any "
                     "more; put it back, or remove_data() it"
                 )
             found.append(weight)
@@ -203,19 +207,20 @@ class Place:
 
     def _unchanged(self) -> nn.Parameter | None:
         """The parameter of the last time, if it is all that there is to the weight still: quick."""
-        root: Any = self.model()
+        root: Any = self._root()
+        known = self.known
         if root is None:
-            return self.known
+            return known
         try:
-            for path, attribute in self.owners:
+            for owner in self.owners:
                 module = root
-                for part in path:
+                for part in owner[:-1]:
                     module = module._modules[part]
-                if module._parameters[attribute] is not self.known:
+                if module._parameters[owner[-1]] is not known:
                     return None
         except (KeyError, AttributeError):  # a wrapper has come or gone, or the weight is computed
             return None
-        return self.known
+        return known
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """The same place in the copy of the model, where that is copied too; else the parameter."""

@@ -60,7 +60,7 @@ def refuse_to_parametrize(owned: Owned, model: nn.Module) -> None:
                 f"{name!r} is an ingredient of a parametrization; attach the weight that is made "
                 'of it, or use mode="in_place"'
             )
-    for (_, attribute), module in zip(owned.owners, owned.modules, strict=True):
+    for (*_, attribute), module in zip(owned.owners, owned.modules, strict=True):
         if masked_of(module, attribute) is not None:
             raise ValueError(
                 f"{name!r} belongs to a parametrization already, one of ours: detach() the model "
@@ -74,7 +74,7 @@ def refuse_to_parametrize(owned: Owned, model: nn.Module) -> None:
                 'goes with; use mode="in_place", or torch.nn.utils.parametrizations'
             )
     if len(owned.owners) > 1 and hasattr(model, "save_pretrained"):
-        tied = " and ".join(".".join([*path, attribute]) for path, attribute in owned.owners)
+        tied = " and ".join(".".join(owner) for owner in owned.owners)
         raise ValueError(
             f"{tied} are tied, and save_pretrained() refuses tied weights that are parametrized; "
             'use mode="in_place", or leave them out by exclude'
