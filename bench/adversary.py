@@ -1,7 +1,7 @@
 """Inputs built against the sampling: what the engine looks at first says nothing about the rest.
 
-The positions imitate score_sample() of cpp/src/sampling.hpp and runs_of_sample() of
-cpp/src/lane.hpp, and must follow them. The answer has to be right all the same, and the time within
+The positions imitate score_sample() of cpp/src/select/sampling.hpp and runs_of_sample() of
+cpp/src/tiles/lane.hpp, and must follow them. The answer has to be right all the same, and the time within
 its goal.
 """
 

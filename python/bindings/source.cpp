@@ -214,8 +214,8 @@ class TorchSource final : public DLPackSource {
   void mark_written() override {
     const py::object written = zeroed_ ? zeroed_ : tensor();
     static PyObject* const is_inference = PyUnicode_InternFromString("is_inference");
-    const auto has_no_version = py::reinterpret_steal<py::object>(
-        PyObject_CallMethodNoArgs(written.ptr(), is_inference));
+    const auto has_no_version =
+        py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(written.ptr(), is_inference));
     if (!has_no_version) throw py::error_already_set();
     if (!py::cast<bool>(has_no_version)) torch_.increment_version(written);
   }

@@ -14,13 +14,13 @@
 #include <new>
 #include <thread>
 
+#include "base/layout.hpp"
 #include "datasparse/adaptive_data_scheduler.hpp"
 #include "datasparse/apply_mask.hpp"
 #include "datasparse/checkpoint.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/data_scheduler.hpp"
-#include "layout.hpp"
-#include "mask_engine.hpp"
+#include "select/mask_engine.hpp"
 #include "support.hpp"
 
 namespace {

@@ -10,13 +10,13 @@
 #include <limits>
 #include <thread>
 
-#include "checkpoint_format.hpp"
+#include "checkpoint/checkpoint_format.hpp"
+#include "checkpoint/json.hpp"
+#include "checkpoint/xxh64.hpp"
 #include "datasparse/adaptive_data_scheduler.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/error.hpp"
-#include "json.hpp"
 #include "support.hpp"
-#include "xxh64.hpp"
 
 namespace datasparse {
 namespace {

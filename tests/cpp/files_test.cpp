@@ -1,4 +1,4 @@
-#include "files.hpp"
+#include "checkpoint/files.hpp"
 
 #include <dirent.h>
 #include <sys/resource.h>

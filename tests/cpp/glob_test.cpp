@@ -1,4 +1,4 @@
-#include "glob.hpp"
+#include "base/glob.hpp"
 
 #include <gtest/gtest.h>
 

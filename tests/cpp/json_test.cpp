@@ -1,4 +1,4 @@
-#include "json.hpp"
+#include "checkpoint/json.hpp"
 
 #include <cmath>
 #include <limits>

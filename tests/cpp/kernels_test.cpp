@@ -7,7 +7,7 @@
 #include <limits>
 #include <numeric>
 
-#include "buffer.hpp"
+#include "base/buffer.hpp"
 #include "support.hpp"
 
 namespace datasparse {

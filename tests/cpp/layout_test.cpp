@@ -1,7 +1,7 @@
-#include "layout.hpp"
+#include "base/layout.hpp"
 
 #include "datasparse/error.hpp"
-#include "mask_engine.hpp"
+#include "select/mask_engine.hpp"
 #include "support.hpp"
 
 namespace datasparse {

@@ -1,4 +1,4 @@
-#include "mask_bits.hpp"
+#include "mask/mask_bits.hpp"
 
 #include "support.hpp"
 

@@ -1,4 +1,4 @@
-#include "mask_engine.hpp"
+#include "select/mask_engine.hpp"
 
 #include <limits>
 

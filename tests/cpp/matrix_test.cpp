@@ -1,4 +1,4 @@
-#include "matrix.hpp"
+#include "tiles/matrix.hpp"
 
 #include "support.hpp"
 

@@ -8,12 +8,12 @@
 #include <unistd.h>
 #endif
 
+#include "base/message.hpp"
 #include "datasparse/apply_mask.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/datasparse.hpp"
 #include "datasparse/error.hpp"
 #include "datasparse/version.hpp"
-#include "message.hpp"
 #include "support.hpp"
 
 namespace datasparse {

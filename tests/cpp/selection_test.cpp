@@ -1,4 +1,4 @@
-#include "selection.hpp"
+#include "select/selection.hpp"
 
 #include <algorithm>
 

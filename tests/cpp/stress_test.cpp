@@ -11,11 +11,11 @@
 #include <optional>
 #include <thread>
 
-#include "grid.hpp"
-#include "layout.hpp"
-#include "limits.hpp"
-#include "mask_engine.hpp"
+#include "base/layout.hpp"
+#include "select/limits.hpp"
+#include "select/mask_engine.hpp"
 #include "support.hpp"
+#include "tiles/grid.hpp"
 
 namespace datasparse {
 namespace {

@@ -16,12 +16,12 @@
 #include <utility>
 #include <vector>
 
+#include "base/parallel.hpp"
 #include "datasparse/array_view.hpp"
 #include "datasparse/block_mask.hpp"
 #include "datasparse/data_sparsifier.hpp"
 #include "datasparse/runtime.hpp"
 #include "kernels/kernels.hpp"
-#include "parallel.hpp"
 #include "reference.hpp"
 
 namespace datasparse {

@@ -1,4 +1,4 @@
-#include "xxh64.hpp"
+#include "checkpoint/xxh64.hpp"
 
 #include "support.hpp"
 

@@ -4,7 +4,7 @@
 
 #include <cstring>
 
-#include "checkpoint_format.hpp"
+#include "checkpoint/checkpoint_format.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/error.hpp"
 #include "require.hpp"

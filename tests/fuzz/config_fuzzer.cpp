@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "checkpoint_format.hpp"
+#include "checkpoint/checkpoint_format.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/error.hpp"
 #include "require.hpp"

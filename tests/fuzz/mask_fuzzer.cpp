@@ -10,12 +10,12 @@
 #include <iostream>
 #include <vector>
 
-#include "cut_hint.hpp"
+#include "base/layout.hpp"
 #include "datasparse/error.hpp"
 #include "kernels/kernels.hpp"
-#include "layout.hpp"
-#include "mask_engine.hpp"
 #include "reference.hpp"
+#include "select/cut_hint.hpp"
+#include "select/mask_engine.hpp"
 
 namespace {
 

@@ -1,0 +1,76 @@
+#include "datasparse/mask.hpp"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+
+#include "base/parallel.hpp"
+#include "datasparse/apply_mask.hpp"
+#include "kernels/kernels.hpp"
+#include "select/cut_hint.hpp"
+#include "select/limits.hpp"
+
+namespace datasparse {
+namespace {
+
+constexpr std::align_val_t cache_line{64};
+constexpr std::align_val_t large_page{std::size_t{2} << 20};
+constexpr std::size_t large = std::size_t{8} << 20;  // bytes from which on large pages pay
+
+/// Calls work(first, n) for pieces of [0, size), which begin at multiples of 8, on several threads
+/// where that pays.
+template <class Work>
+void for_each_chunk(std::int64_t size, const Work& work) noexcept {
+  constexpr std::int64_t chunk = std::int64_t{1} << 18;
+  const int threads = size < parallel_from ? 1 : available_threads();
+  parallel_for((size + chunk - 1) / chunk, threads,
+               [&](std::int64_t i, int) { work(i * chunk, std::min(chunk, size - i * chunk)); });
+}
+
+}  // namespace
+
+std::uint8_t* allocate_bytes(std::size_t count) {
+  if (count < large) return static_cast<std::uint8_t*>(::operator new(count, cache_line));
+  auto* const bytes = static_cast<std::uint8_t*>(::operator new(count, large_page));
+#if defined(MADV_HUGEPAGE)
+  ::madvise(bytes, count, MADV_HUGEPAGE);  // a wish
+#endif
+  return bytes;
+}
+
+void free_bytes(std::uint8_t* bytes, std::size_t count) noexcept {
+  ::operator delete(bytes, count < large ? cache_line : large_page);
+}
+
+Mask::Mask(const Axes& shape) : shape_(shape), size_(element_count(shape)) {
+  kernels();  // throws here if ever, not where masks must not
+  const auto bytes = static_cast<std::size_t>(std::max<std::int64_t>(size_, 1));
+  bytes_.reset(allocate_bytes(bytes), [bytes](std::uint8_t* memory) { free_bytes(memory, bytes); });
+  std::memset(bytes_.get(), 1, bytes);
+  if (size_ >= hinted_min) hint_ = std::make_shared<CutHint>();
+}
+
+std::int64_t Mask::zeros() const noexcept { return count_zeros(data(), size_); }
+
+PackedBits Mask::pack() const {
+  PackedBits bits(static_cast<std::size_t>((size_ + 7) / 8));
+  const auto pack = kernels().pack;
+  for_each_chunk(size_, [this, pack, &bits](std::int64_t first, std::int64_t n) {
+    pack(bits.data() + first / 8, data() + first, n);
+  });
+  return bits;
+}
+
+void Mask::unpack(const std::uint8_t* bits) noexcept {
+  const auto unpack = kernels().unpack;
+  const Store store = size_ >= past_cache_from ? Store::past_cache : Store::ordinary;
+  for_each_chunk(size_, [this, unpack, store, bits](std::int64_t first, std::int64_t n) {
+    unpack(data() + first, bits + first / 8, n, store);
+  });
+}
+
+}  // namespace datasparse

@@ -1,0 +1,133 @@
+#include "mask/mask_bits.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "kernels/kernels.hpp"
+#include "tiles/matrix.hpp"
+
+namespace datasparse {
+namespace {
+
+constexpr std::int64_t piece_max = 4096;  // elements; a multiple of 8
+
+/// zeros[i] = whether element i is 0 or -0, by its bits: no mode of the processor can make a small
+/// number one.
+template <class Bits>
+void mark_zeros(const std::byte* run, std::ptrdiff_t stride, std::int64_t n,
+                std::uint8_t* zeros) noexcept {
+  const auto mark = [run, n, zeros](std::ptrdiff_t step) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      Bits bits;
+      std::memcpy(&bits, run + i * step, sizeof(bits));
+      zeros[i] = static_cast<Bits>(bits << 1) == 0 ? 1 : 0;
+    }
+  };
+  stride == sizeof(Bits) ? mark(sizeof(Bits)) : mark(stride);
+}
+
+/// Calls visit(zeros, first, n) for pieces of the elements in C order, which begin at multiples of
+/// 8: a byte for each of n elements from `first` on, 1 where it is zero.
+template <class Visit>
+void for_each_piece(const ArrayView& data, const Visit& visit) {
+  if (data.size() == 0) return;
+  const std::size_t size = item_size(data.dtype());
+  const auto mark = size == 2   ? mark_zeros<std::uint16_t>
+                    : size == 4 ? mark_zeros<std::uint32_t>
+                                : mark_zeros<std::uint64_t>;
+  Matrix matrix(data);
+  if (matrix.is_one_row()) matrix = matrix.as_one_row();
+  std::uint8_t zeros[piece_max];
+  std::int64_t first = 0, filled = 0;
+  for (std::int64_t row = 0; row < matrix.rows(); ++row) {
+    matrix.for_each_run(
+        row, 0, matrix.columns(),
+        [&](const std::byte* run, std::ptrdiff_t stride, std::int64_t count, std::int64_t) {
+          for (std::int64_t done = 0; done < count;) {
+            const std::int64_t n = std::min(count - done, piece_max - filled);
+            mark(run + done * stride, stride, n, zeros + filled);
+            done += n;
+            filled += n;
+            if (filled < piece_max) continue;
+            visit(zeros, first, filled);
+            first += filled;
+            filled = 0;
+          }
+        });
+  }
+  if (filled > 0) visit(zeros, first, filled);
+}
+
+}  // namespace
+
+PackedBits zeros_in(const ArrayView& data) {
+  const auto pack = kernels().pack;
+  PackedBits bits(static_cast<std::size_t>((data.size() + 7) / 8));
+  for_each_piece(data, [&](const std::uint8_t* zeros, std::int64_t first, std::int64_t n) {
+    pack(bits.data() + first / 8, zeros, n);
+  });
+  return bits;
+}
+
+std::int64_t count_pruned_zeros(const ArrayView& data, const std::uint8_t* mask) noexcept {
+  std::int64_t count = 0;
+  for_each_piece(data, [&](const std::uint8_t* zeros, std::int64_t first, std::int64_t n) {
+    unsigned here = 0;
+    for (std::int64_t i = 0; i < n; ++i) here += mask[first + i] == 0 ? zeros[i] : 0U;
+    count += here;
+  });
+  return count;
+}
+
+std::int64_t count_bits(const PackedBits& bits) noexcept {
+  std::int64_t count = 0;
+  for (const std::uint8_t byte : bits) {
+    for (unsigned rest = byte; rest != 0; rest &= rest - 1) ++count;
+  }
+  return count;
+}
+
+void prune_bits(std::uint8_t* mask, const PackedBits& bits, std::int64_t n) noexcept {
+  for (std::int64_t first = 0; first < n; first += 8) {
+    const unsigned byte = bits[static_cast<std::size_t>(first / 8)];
+    if (byte == 0) continue;
+    const std::int64_t end = std::min<std::int64_t>(8, n - first);
+    for (std::int64_t i = 0; i < end; ++i) {
+      if ((byte >> i & 1U) != 0) mask[first + i] = 0;
+    }
+  }
+}
+
+bool keeps_any(const std::uint8_t* mask, std::int64_t n) noexcept {
+  std::int64_t i = 0;
+  for (std::uint64_t eight; i + 8 <= n; i += 8) {
+    std::memcpy(&eight, mask + i, 8);
+    if (eight != 0) return true;
+  }
+  for (; i < n; ++i) {
+    if (mask[i] != 0) return true;
+  }
+  return false;
+}
+
+std::int64_t count_dead(const std::uint8_t* mask, const Axes& shape, int axis) {
+  const std::int64_t elements = element_count(shape);
+  if (elements == 0) return 0;
+  const std::int64_t length = shape[axis];
+  std::int64_t inner = 1;
+  for (int i = axis + 1; i < shape.size(); ++i) inner *= shape[i];
+  std::int64_t dead = length;
+  std::vector<std::uint8_t> alive(static_cast<std::size_t>(length));
+  for (std::int64_t first = 0; first < elements && dead > 0; first += length * inner) {
+    for (std::int64_t i = 0; i < length; ++i) {
+      auto& seen = alive[static_cast<std::size_t>(i)];
+      if (seen != 0 || !keeps_any(mask + first + i * inner, inner)) continue;
+      seen = 1;
+      --dead;
+    }
+  }
+  return dead;
+}
+
+}  // namespace datasparse

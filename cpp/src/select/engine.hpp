@@ -1,0 +1,625 @@
+/// The algorithm of the mask engine: see mask_engine.hpp.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "base/buffer.hpp"
+#include "base/parallel.hpp"
+#include "datasparse/block_mask.hpp"
+#include "kernels/kernels.hpp"
+#include "select/cut_hint.hpp"
+#include "select/limits.hpp"
+#include "select/sampling.hpp"
+#include "select/selection.hpp"
+#include "tiles/grid.hpp"
+#include "tiles/lane.hpp"
+#include "tiles/mask_writing.hpp"
+#include "tiles/matrix.hpp"
+#include "tiles/past.hpp"
+#include "tiles/patch.hpp"
+#include "tiles/scorer.hpp"
+#include "tiles/task.hpp"
+
+namespace datasparse {
+
+/// Scratch memory and the algorithm for data whose scores are of one type.
+template <class Key>
+class Engine {
+ public:
+  /// Room for matrices of at most `shared` on any lane, and of `largest` and `large_blocks` blocks
+  /// of more than small_block_max elements from the first lane on.
+  void allocate(const Kernels& table, int threads, const Room& shared, const Room& largest,
+                std::int64_t large_blocks) {
+    table_ = &table;
+    select_ = &selection_of<Key>(table);
+    while (lanes_.size() < static_cast<std::size_t>(threads)) {
+      lanes_.push_back(std::unique_ptr<Lane<Key>>(new Lane<Key>));  // arrays left as they are
+    }
+    for (int i = 0; i < threads; ++i) {
+      Room room = i == 0 ? largest : shared;
+      room.packed = std::max(shared.packed, largest.packed);
+      lanes_[static_cast<std::size_t>(i)]->require(room);
+    }
+    block_keep_.require(large_blocks);
+  }
+
+  std::int64_t bytes_held() const noexcept {
+    std::int64_t bytes = block_keep_.bytes();
+    for (const auto& lane : lanes_) bytes += lane->bytes_held();
+    return bytes;
+  }
+
+  /// Room for the masks of one matrix on a lane: see Room.
+  std::uint8_t* viewed(int lane) const noexcept {
+    return lanes_[static_cast<std::size_t>(lane)]->viewed.get();
+  }
+  std::uint8_t* past(int lane) const noexcept {
+    return lanes_[static_cast<std::size_t>(lane)]->past.get();
+  }
+
+  /// Writes the whole mask, on `threads` threads from lane `first_lane` on. Calls that share no
+  /// lane may run at the same time, but for matrices with large blocks: those need the engine for
+  /// themselves.
+  void prune(const Matrix& matrix, Norm norm, std::int64_t block_height, std::int64_t block_width,
+             Quota quota, const Target& target, int first_lane, int threads) noexcept {
+    const Grid grid(matrix, block_height, block_width);
+    if (quota.blocks == 0 || quota.zeros == 0) {
+      target.mask.fill(matrix.rows(), matrix.columns(), 1);
+      return;
+    }
+    Task<Key> task{*table_,
+                   *select_,
+                   grid,
+                   {*table_, grid.matrix, norm},
+                   quota,
+                   target.mask,
+                   target.read_again,
+                   target.past,
+                   false,
+                   target.hint,
+                   lanes_.data() + first_lane,
+                   threads};
+    if (task.has_past()) begin_with_past(task);
+    if (quota.blocks == grid.blocks()) {
+      write_all(task, nullptr, 0);
+    } else if (task.quota.blocks == 0) {
+      write_all(task, nullptr, 1);  // but for those that were pruned before
+    } else if (!prune_by_hint(task)) {
+      if (grid.blocks() <= in_memory_max) {
+        prune_in_memory(task);
+      } else if (!prune_by_sample(task)) {
+        prune_by_counting(task);
+      }
+    }
+    if (task.large()) write_within_large_blocks(task, norm);
+  }
+
+ private:
+  /// Calls work(tile, patch, lane) for all tiles, in parallel; the patch holds the matrix where its
+  /// elements follow each other, else nothing. A thread takes a group of tiles at a time, and then
+  /// calls finish(lane).
+  template <class Work, class Finish>
+  void for_each_unpacked(const Task<Key>& task, const Work& work,
+                         const Finish& finish) const noexcept {
+    const Grid& grid = task.grid;
+    const Patch whole = Patch::of(grid.matrix);
+    // Neighbours, so that each thread reads on where it was.
+    const std::int64_t group =
+        std::clamp<std::int64_t>(grid.tiles() / (8 * task.threads), 1, group_tiles_max);
+    parallel_for(Grid::divide_up(grid.tiles(), group), task.threads,
+                 [&](std::int64_t i, int worker) {
+                   Lane<Key>& lane = task.lane(worker);
+                   const std::int64_t end = std::min(grid.tiles(), (i + 1) * group);
+                   for (std::int64_t tile = i * group; tile < end; ++tile) {
+                     work(tile, whole, lane);
+                   }
+                   finish(lane);
+                 });
+  }
+
+  template <class Work>
+  void for_each_unpacked(const Task<Key>& task, const Work& work) const noexcept {
+    for_each_unpacked(task, work, [](Lane<Key>&) {});
+  }
+
+  /// The same with patches that hold the tile's elements, but of blocks too large to be packed.
+  template <class Work, class Finish>
+  void for_each_tile(const Task<Key>& task, const Work& work, const Finish& finish) const noexcept {
+    const Grid& grid = task.grid;
+    if (grid.matrix.is_unit() || grid.packed_elements() == 0) {
+      return for_each_unpacked(task, work, finish);
+    }
+    const std::int64_t down = Grid::divide_up(grid.bands, grid.tile_bands);
+    const std::int64_t stacked = grid.stacked();
+    parallel_for(Grid::divide_up(down, stacked) * grid.across, task.threads,
+                 [&](std::int64_t i, int worker) {
+                   Lane<Key>& lane = task.lane(worker);
+                   const std::int64_t first = i / grid.across * stacked;
+                   const std::int64_t end = std::min(down, first + stacked);
+                   Grid::Part part = grid.tile(first * grid.across + i % grid.across);
+                   part.bands = std::min(end * grid.tile_bands, grid.bands) - part.band;
+                   const Patch patch =
+                       pack(task.table, lane.packed.get(), grid, grid.elements(part));
+                   for (std::int64_t tile = first; tile < end; ++tile) {
+                     work(tile * grid.across + i % grid.across, patch, lane);
+                   }
+                   finish(lane);
+                 });
+  }
+
+  template <class Work>
+  void for_each_tile(const Task<Key>& task, const Work& work) const noexcept {
+    for_each_tile(task, work, [](Lane<Key>&) {});
+  }
+
+  /// Calls work(chunk, keys) for a tile's chunks in turn, with the keys of its blocks.
+  template <class Work>
+  void for_each_scored_chunk(const Task<Key>& task, std::int64_t tile, const Patch& patch,
+                             Lane<Key>& lane, const Work& work) const noexcept {
+    Grid::for_each_chunk(task.grid.tile(tile), [&](const Grid::Part& chunk) {
+      score_blocks(task, lane.keys.data(), chunk, patch, lane);
+      work(chunk, lane.keys.data());
+    });
+  }
+
+  // --- ways to find the cut --------------------------------------------------------------------
+
+  /// Writes the mask chunk by chunk, where it is known of each block whether it is kept:
+  /// `all_keep`, or the same of all where that is nullptr. Blocks that stay pruned are pruned all
+  /// the same.
+  void write_all(const Task<Key>& task, const std::uint8_t* all_keep, int of_all) noexcept {
+    const auto write = [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
+      Grid::for_each_chunk(task.grid.tile(tile), [&](const Grid::Part& chunk) {
+        std::uint8_t* const keep = keep_of(task, chunk, lane);
+        const auto n = static_cast<std::size_t>(chunk.size());
+        if (all_keep == nullptr) {
+          std::memset(keep, of_all, n);
+        } else {
+          std::memmove(keep, all_keep + task.grid.begin(chunk), n);  // to where it is, or elsewhere
+        }
+        prune_again(task, chunk, keep, lane);
+        write_chunk(task, chunk, patch, keep, lane);
+      });
+    };
+    if (task.whole() || task.large()) {
+      for_each_unpacked(task, write);  // which elements a block has does not count
+    } else {
+      for_each_tile(task, write);
+    }
+  }
+
+  /// Finds out what is to be chosen: see past.hpp. Where nothing was pruned, all is as ever.
+  void begin_with_past(Task<Key>& task) const noexcept {
+    std::atomic<std::int64_t> pruned{0};
+    for_each_unpacked(task, [&](std::int64_t tile, const Patch&, Lane<Key>& lane) {
+      std::int64_t here = 0;
+      Grid::for_each_chunk(task.grid.tile(tile), [&](const Grid::Part& chunk) {
+        here += task.table.count_zeros(free_blocks(task, chunk, lane), chunk.size());
+      });
+      pruned.fetch_add(here);
+    });
+    if (pruned == 0) {
+      task.past = {};
+      return;
+    }
+    task.hint = nullptr;  // it is about all blocks
+    task.returning = task.quota.blocks < pruned;
+    if (!task.returning) task.quota.blocks -= pruned;
+  }
+
+  /// Scores once, and keeps all keys.
+  void prune_in_memory(const Task<Key>& task) noexcept {
+    const Grid& grid = task.grid;
+    const std::int64_t n = grid.blocks();
+    Lane<Key>& first = task.lane(0);
+    Key* const keys = first.all_keys.get();
+    for_each_tile(task, [&](std::int64_t index, const Patch& patch, Lane<Key>& lane) {
+      const Grid::Part tile = grid.tile(index);
+      score_blocks(task, keys + grid.begin(tile), tile, patch, lane);
+    });
+    const Cut<Key> cut = cut_of(task.select, keys, n, task.quota.blocks, first.spare.get(), n);
+    renew_hint(task, cut);
+    std::uint8_t* const keep = task.large()    ? block_keep_.get()
+                               : task.direct() ? task.mask.bytes
+                                               : first.all_keep.get();
+    task.select.threshold(keep, keys, n, cut.threshold, cut.ties);
+    if (task.direct() && !task.has_past()) return;
+    write_all(task, keep, 0);
+  }
+
+  /// Brackets the cut by counting keys, radix_bits at a time, until it is one of so few that they
+  /// can be collected, or one of many that are equal. Scores anew for each round: slower, but as
+  /// fast for any input. Rare, hence small.
+  [[gnu::cold]] void prune_by_counting(const Task<Key>& task) noexcept {
+    Key prefix = 0;
+    int low = KeyTraits<Key>::bits;           // bits that are not known yet
+    std::int64_t left = task.quota.blocks;    // blocks to prune among those with this prefix
+    std::int64_t among = task.grid.blocks();  // how many have it
+    while (low > 0 && among > candidates_max(task.grid.blocks())) {
+      const int bits = std::min(radix_bits, low);
+      low -= bits;
+      const std::int64_t* const counts = count_buckets(task, prefix, low, bits);
+      Key bucket = 0;
+      for (; left > counts[bucket]; ++bucket) left -= counts[bucket];
+      among = counts[bucket];
+      prefix = (prefix << bits) | bucket;
+    }
+    const double share = static_cast<double>(left) / static_cast<double>(among);
+    const Key lo = prefix << low;
+    const Key hi = std::min(lo + ((Key{1} << low) - 1), KeyTraits<Key>::nan);
+    const Bracket<Key> bracket{
+        lo,
+        hi,
+        low == 0,
+        false,
+        lo + static_cast<Key>(share * static_cast<double>(hi - lo)),
+        static_cast<std::int64_t>(share * static_cast<double>(task.grid.tiles())),
+        static_cast<double>(among)};
+    correct(task, bracket, pass(task, bracket));
+  }
+
+  /// The number of keys with that prefix in each bucket of the next bits, in the first lane's
+  /// counts.
+  std::int64_t* count_buckets(const Task<Key>& task, Key prefix, int shift, int bits) noexcept {
+    const std::int64_t buckets = std::int64_t{1} << bits;
+    const int used = static_cast<int>(std::min<std::int64_t>(task.threads, task.grid.tiles()));
+    for (int w = 0; w < used; ++w) {
+      std::fill_n(task.lane(w).counts.data(), buckets, 0);
+    }
+    for_each_tile(task, [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
+      for_each_scored_chunk(task, tile, patch, lane, [&](const Grid::Part& chunk, const Key* keys) {
+        task.select.histogram(lane.counts.data(), keys, chunk.size(), prefix, shift, bits);
+      });
+    });
+    std::int64_t* const total = task.lane(0).counts.data();
+    for (int w = 1; w < used; ++w) {
+      const std::int64_t* const more = task.lane(w).counts.data();
+      std::transform(total, total + buckets, more, total, std::plus<>());
+    }
+    return total;
+  }
+
+  /// Fills in ties_before from what a tile adds.
+  template <class Ties>
+  void count_ties_before(const Task<Key>& task, const Ties& ties_of) noexcept {
+    TileCounts* const tiles = task.lane(0).tiles.get();
+    std::int64_t before = 0;
+    for (std::int64_t tile = 0; tile < task.grid.tiles(); ++tile) {
+      tiles[tile].ties_before = before;
+      before += ties_of(tiles[tile]);
+    }
+  }
+
+  /// Brackets the cut by a sample. One pass then writes the mask as if the cut were where it lies
+  /// most likely, counts, and collects the candidates in the bracket; the exact cut is selected
+  /// among those, and their places are corrected. False where the bracket missed the cut, or held
+  /// too many candidates: the mask is written then, but wrong.
+  bool prune_by_sample(const Task<Key>& task) noexcept {
+    const double enough = 0.8 * static_cast<double>(candidates_max(task.grid.blocks()));
+    const Sample sample = first_sample(task);
+    const Spread<Key> spread = spread_of(task, sample);
+    Bracket<Key> bracket = bracket_of(task, sample, spread);
+    if (bracket.candidates > enough) {
+      const Key from = select_near(task, sample, -2 * spread.margin_below());
+      const Key to = select_near(task, sample, 2 * spread.margin_up_to());
+      const auto [more, spread_of_more] = take_second_sample(task, spread.key, from, to);
+      bracket = bracket_of(task, more, spread_of_more);
+      if (bracket.candidates > enough) return false;
+    }
+    return correct(task, bracket, pass(task, bracket));  // a sample that misled once is no guide
+  }
+
+  /// The same, with a bracket around where the cut lies by the hint of the last time.
+  bool prune_by_hint(const Task<Key>& task) noexcept {
+    const std::int64_t blocks = task.grid.blocks();
+    if (task.hint == nullptr || task.hint->blocks != blocks) return false;
+    CutHint& hint = *task.hint;
+    if (hint.rest > 0) return false;
+    constexpr std::int64_t short_band = 128;  // which a pass begins as often as it compares
+    if (blocks <= in_memory_max && task.grid.per_band < short_band) return false;
+    // To each side: a thousandth of the blocks, enough of them to tell how dense they are; some
+    // more where the level has moved, since that is not the same everywhere; and what the last hint
+    // would have needed.
+    const auto all = static_cast<double>(blocks);
+    const double moved = std::abs(static_cast<double>(task.quota.blocks - hint.pruned));
+    const double margin = 0.001 * all + 100 + 0.1 * moved + 1.5 * hint.error;
+    if (margin > 0.01 * all + 200) return false;  // a sample does as well
+    const double guess = hint.key_at(task.quota.blocks);
+    const double reach = margin / hint.density + 1;
+    // Keys are hardly as dense all over a wider range: near zero they span many powers of two.
+    constexpr auto quarter_octave = Key{1} << (KeyTraits<Key>::fraction_bits - 2);
+    if (reach > static_cast<double>(quarter_octave)) return false;
+    const auto last = static_cast<double>(KeyTraits<Key>::nan - 1);
+    if (guess - reach < 0 || guess + reach > last) return false;
+    const Bracket<Key> bracket{static_cast<Key>(guess - reach),
+                               static_cast<Key>(guess + reach),
+                               false,
+                               false,
+                               static_cast<Key>(guess),
+                               0,
+                               2 * margin};
+    const PassCounts counts = pass(task, bracket);
+    if (correct(task, bracket, counts)) return true;
+    constexpr int steps = 8;
+    hint.rest = steps;
+    return false;
+  }
+
+  /// What a cut tells the next step. Nothing where many keys are equal.
+  static void renew_hint(const Task<Key>& task, const Cut<Key>& cut) noexcept {
+    const std::int64_t blocks = task.grid.blocks();
+    if (task.hint == nullptr || blocks < hinted_min) return;
+    const CutHint old = std::exchange(*task.hint, {});
+    constexpr std::int64_t many = 16;
+    if (!(cut.density > 0) || cut.ties > many) return;
+    const auto key = static_cast<double>(cut.threshold);
+    CutHint hint{blocks, task.quota.blocks, key, cut.density, 0, std::max(old.rest - 1, 0)};
+    if (old.blocks == blocks) {
+      hint.error = std::abs(key - old.key_at(hint.pruned)) * hint.density;
+    }
+    *task.hint = hint;
+  }
+
+  PassCounts pass(const Task<Key>& task, const Bracket<Key>& bracket) const noexcept {
+    const Lane<Key>& first = task.lane(0);
+    const std::int64_t room = candidates_max(task.grid.blocks());
+    std::atomic<std::int64_t> below{0}, at_lo{0}, inside{0}, at_hi{0};
+    // Not for each tile: an atomic addition waits for all that was written past the cache.
+    const auto hand_in = [&](Lane<Key>& lane) {
+      const PassCounts& group = lane.group;
+      below.fetch_add(group.below);
+      at_lo.fetch_add(group.at_lo);
+      at_hi.fetch_add(group.at_hi);
+      const std::int64_t begin = inside.fetch_add(group.inside);
+      for (int i = 0; i < lane.group_size; ++i) {
+        first.tiles[lane.group_tiles[static_cast<std::size_t>(i)]].candidates += begin;
+      }
+      if (begin + group.inside <= room) {
+        std::copy_n(lane.group_candidates.data(), group.inside, first.gathered.get() + begin);
+        std::copy_n(lane.group_places.data(), group.inside, first.places.get() + begin);
+      }
+      lane.group = {};
+      lane.group_size = 0;
+    };
+    for_each_tile(
+        task,
+        [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
+          if (lane.group.inside + tile_blocks_max > group_candidates_max) hand_in(lane);
+          pass_tile(task, bracket, tile, patch, lane);
+        },
+        hand_in);
+    return {below, at_lo, inside, at_hi};
+  }
+
+  /// Writes the provisional mask of a tile, and adds to what its group has found.
+  void pass_tile(const Task<Key>& task, const Bracket<Key>& bracket, std::int64_t tile,
+                 const Patch& patch, Lane<Key>& lane) const noexcept {
+    const Key from = bracket.from(tile);
+    const Key* const candidates = lane.group_candidates.data() + lane.group.inside;
+    const bool at_once =
+        patch && !task.has_past() && (!bracket.counts_ties() || task.scorer.can_count_ends());
+    PassCounts found = at_once ? pass_at_once(task, bracket, from, tile, patch, lane)
+                               : pass_in_chunks(task, bracket, from, tile, patch, lane);
+    // Of what is pruned now, some is not below the bracket.
+    found.below -= task.select.count_below(candidates, found.inside, from);
+    if (bracket.lo < from) found.below -= found.at_lo;
+    if (bracket.hi < from) found.below -= found.at_hi;
+
+    task.lane(0).tiles[tile] = {lane.group.inside, static_cast<std::int32_t>(found.inside),
+                                static_cast<std::int32_t>(found.at_lo),
+                                static_cast<std::int32_t>(found.at_hi), 0};
+    lane.group_tiles[static_cast<std::size_t>(lane.group_size++)] = tile;
+    lane.group.add(found);
+  }
+
+  /// The pass over a tile without keys in memory. `below` counts all it prunes, and candidates are
+  /// appended to those of the group.
+  PassCounts pass_at_once(const Task<Key>& task, const Bracket<Key>& bracket, Key from,
+                          std::int64_t tile, const Patch& patch, Lane<Key>& lane) const noexcept {
+    PassCounts found{};
+    const bool count_ends = bracket.counts_ties();
+    const bool write_mask = task.whole() && task.scorer.can_bracket_masks() && !count_ends;
+    const auto visit = [&](const Grid::Part& band, std::int64_t first) {
+      std::uint8_t* const keep = keep_of(task, band, lane);
+      const MaskWindow window = task.window(task.grid.elements(band));
+      const typename Scorer<Key>::Target target{write_mask ? window.bytes : keep, window.pitch,
+                                                write_mask, count_ends, task.store()};
+      const std::int64_t before = lane.group.inside + found.inside;
+      const auto [counts, before_first, behind] = task.scorer.bracket(
+          target, lane.group_candidates.data() + before, lane.group_places.data() + before,
+          task.grid, band, first, patch, from, bracket.first(), bracket.width());
+      found.below += band.width - counts.kept;
+      found.inside += counts.inside;
+      if (bracket.ties_at_lo) found.at_lo += before_first;
+      if (bracket.ties_at_hi) found.at_hi += behind;
+      if (!write_mask) write_chunk(task, band, patch, keep, lane);
+    };
+    const Grid::Part part = task.grid.tile(tile);
+    const std::int64_t columns = task.grid.matrix.columns();
+    const bool without_gaps = patch.pitch == columns * task.grid.matrix.item_size() &&
+                              task.mask.pitch == columns && task.grid.has_runs_of_rows();
+    if (write_mask && without_gaps) {
+      visit({part.band, 1, part.block, part.size()}, 0);
+    } else {
+      Grid::for_each_band(part, visit);
+    }
+    return found;
+  }
+
+  /// The same by way of keys in memory.
+  PassCounts pass_in_chunks(const Task<Key>& task, const Bracket<Key>& bracket, Key from,
+                            std::int64_t tile, const Patch& patch, Lane<Key>& lane) const noexcept {
+    PassCounts found{};
+    std::int64_t blocks = 0;
+    for_each_scored_chunk(task, tile, patch, lane, [&](const Grid::Part& chunk, const Key* keys) {
+      const std::int64_t n = chunk.size();
+      const std::int64_t before = lane.group.inside + found.inside;
+      Key* const candidates = lane.group_candidates.data() + before;
+      std::uint16_t* const places = lane.group_places.data() + before;
+      std::uint8_t* const keep = keep_of(task, chunk, lane);
+      const BracketCounts counts =
+          task.select.bracket(keep, places, keys, n, from, bracket.first(), bracket.width());
+      for (std::int64_t i = 0; i < counts.inside; ++i) {
+        candidates[i] = keys[places[i]];
+        places[i] = static_cast<std::uint16_t>(blocks + places[i]);
+      }
+      found.below += n - counts.kept;
+      found.inside += counts.inside;
+      if (bracket.ties_at_lo) found.at_lo += task.select.count_equal(keys, n, bracket.lo);
+      if (bracket.ties_at_hi) found.at_hi += task.select.count_equal(keys, n, bracket.hi);
+      prune_again(task, chunk, keep, lane);
+      write_chunk(task, chunk, patch, keep, lane);
+      blocks += n;
+    });
+    return found;
+  }
+
+  /// Turns the mask of a pass into the right one.
+  bool correct(const Task<Key>& task, const Bracket<Key>& bracket,
+               const PassCounts& counts) noexcept {
+    Lane<Key>& first = task.lane(0);
+    Cut<Key> cut{bracket.lo, task.quota.blocks - counts.below};
+    std::int64_t among = counts.at_lo;  // keys that equal the threshold
+    if (cut.ties < 1 || counts.inside > candidates_max(task.grid.blocks())) return false;
+    if (cut.ties > counts.at_lo + counts.inside) {
+      cut = {bracket.hi, cut.ties - counts.at_lo - counts.inside};
+      among = counts.at_hi;
+      if (cut.ties > among) return false;
+    } else if (cut.ties > counts.at_lo) {
+      cut = cut_of(task.select, first.gathered.get(), counts.inside, cut.ties - counts.at_lo,
+                   first.gathered_spare.get(), run_length * runs_of_sample(task.grid.blocks()));
+      among = task.select.count_equal(first.gathered.get(), counts.inside, cut.threshold);
+    }
+    if (bracket.counts_ties()) {
+      cut.density = 0;
+    } else {
+      cut.density = static_cast<double>(counts.inside) / static_cast<double>(bracket.width());
+    }
+    renew_hint(task, cut);
+    if (cut.ties == among) cut = {cut.threshold + 1, 0};  // all of them: no need to count
+    if (cut.ties > 0) {
+      count_ties_before(task, [&](const TileCounts& tile) -> std::int64_t {
+        if (bracket.ties_at_lo && cut.threshold == bracket.lo) return tile.at_lo;
+        if (bracket.ties_at_hi && cut.threshold == bracket.hi) return tile.at_hi;
+        return task.select.count_equal(first.gathered.get() + tile.candidates, tile.inside,
+                                       cut.threshold);
+      });
+    }
+    // Hardly any tile is wrong as a whole: none but those is packed again.
+    for_each_unpacked(task, [&](std::int64_t index, const Patch& whole, Lane<Key>& lane) {
+      const TileCounts& found = tile_counts(task, index);
+      const Key from = bracket.from(index);
+      const auto wrong = [&](Key key, std::int64_t ties) {
+        const std::int64_t pruned =
+            key < cut.threshold   ? ties
+            : key > cut.threshold ? 0
+                                  : std::clamp<std::int64_t>(cut.ties - found.ties_before, 0, ties);
+        return pruned != (key < from ? ties : 0);
+      };
+      if (wrong(bracket.lo, found.at_lo) || wrong(bracket.hi, found.at_hi)) {
+        write_by_cut(task, index, whole ? whole : pack_tile(task, index, lane), cut, lane);
+      } else {
+        correct_candidates(task, index, whole, from, cut, lane);
+      }
+    });
+    return true;
+  }
+
+  Patch pack_tile(const Task<Key>& task, std::int64_t index, Lane<Key>& lane) const noexcept {
+    if (task.grid.packed_elements() == 0) return {};
+    const Grid::Rectangle elements = task.grid.elements(task.grid.tile(index));
+    return pack(task.table, lane.packed.get(), task.grid, elements);
+  }
+
+  const TileCounts& tile_counts(const Task<Key>& task, std::int64_t tile) const noexcept {
+    return task.lane(0).tiles[tile];
+  }
+
+  /// Where the decisions on a chunk's blocks go, a byte per block: with single elements, right into
+  /// the mask; those on large blocks are kept.
+  std::uint8_t* keep_of(const Task<Key>& task, const Grid::Part& chunk,
+                        Lane<Key>& lane) const noexcept {
+    if (task.large()) return block_keep_.get() + task.grid.begin(chunk);
+    if (task.direct()) return task.mask.bytes + task.grid.begin(chunk);
+    return lane.keep.data();
+  }
+
+  /// Writes a tile anew; `cut.ties` counts from the first tile.
+  void write_by_cut(const Task<Key>& task, std::int64_t tile, const Patch& patch,
+                    const Cut<Key>& cut, Lane<Key>& lane) const noexcept {
+    std::int64_t ties = cut.ties - tile_counts(task, tile).ties_before;
+    for_each_scored_chunk(task, tile, patch, lane, [&](const Grid::Part& chunk, const Key* keys) {
+      std::uint8_t* const keep = keep_of(task, chunk, lane);
+      task.select.threshold(keep, keys, chunk.size(), cut.threshold, ties);
+      if (ties > 0) ties -= task.select.count_equal(keys, chunk.size(), cut.threshold);
+      prune_again(task, chunk, keep, lane);
+      write_chunk(task, chunk, patch, keep, lane);
+    });
+  }
+
+  /// Puts right those candidates of a tile that the pass took for others; ties count from the first
+  /// tile.
+  void correct_candidates(const Task<Key>& task, std::int64_t index, const Patch& patch, Key from,
+                          const Cut<Key>& cut, Lane<Key>& lane) const noexcept {
+    const Lane<Key>& first = task.lane(0);
+    const TileCounts& found = tile_counts(task, index);
+    const Key* const keys = first.gathered.get() + found.candidates;
+    const std::uint16_t* const places = first.places.get() + found.candidates;
+    const Grid::Part tile = task.grid.tile(index);
+    // Only those between what the pass assumed and the cut can be wrong.
+    const Key low = std::min(from, cut.threshold);
+    const Key high = std::max(from, cut.ties > 0 ? cut.threshold + 1 : cut.threshold);
+    const BracketCounts wrong = task.select.bracket(lane.tile_keep.data(), lane.wrong.data(), keys,
+                                                    found.inside, 0, low, high - low);
+    std::int64_t ties = cut.ties - found.ties_before;
+    for (std::int64_t i = 0; i < wrong.inside; ++i) {
+      const std::size_t candidate = lane.wrong[static_cast<std::size_t>(i)];
+      const Key key = keys[candidate];
+      const bool keep = key > cut.threshold || (key == cut.threshold && ties-- <= 0);
+      if (keep == (key >= from)) continue;
+      const std::int64_t place = places[candidate];
+      if (task.direct()) {
+        task.mask.bytes[task.grid.begin(tile) + place] = keep ? 1 : 0;
+      } else if (task.large()) {
+        block_keep_[task.grid.begin(tile) + place] = keep ? 1 : 0;
+      } else {
+        rewrite_block(task, {tile.band + place / tile.width, 1, tile.block + place % tile.width, 1},
+                      patch, keep, lane);
+      }
+    }
+  }
+
+  /// The same for blocks that do not fit into a lane: each is a selection of its own.
+  void write_within_large_blocks(const Task<Key>& task, Norm norm) noexcept {
+    const Grid& grid = task.grid;
+    for (std::int64_t block = 0; block < grid.blocks(); ++block) {
+      const std::int64_t row = block / grid.per_band * grid.height;
+      const std::int64_t column = block % grid.per_band * grid.width;
+      const std::int64_t rows = std::min(grid.height, grid.matrix.rows() - row);
+      const std::int64_t columns = std::min(grid.width, grid.matrix.columns() - column);
+      const bool keep = block_keep_[block] != 0;
+      const Quota quota{keep ? 0 : std::min(task.quota.zeros, rows * columns), 1};
+      Target target{{task.mask.at(row, column), task.mask.pitch}, task.read_again};
+      if (task.has_past()) target.past = {task.past.at(row, column), task.past.pitch};
+      prune(grid.matrix.part(row, column, rows, columns), norm, 1, 1, quota, target, 0,
+            task.threads);
+    }
+  }
+
+  const Kernels* table_ = nullptr;
+  const SelectionKernels<Key>* select_ = nullptr;
+  std::vector<std::unique_ptr<Lane<Key>>> lanes_;
+  Buffer<std::uint8_t> block_keep_;  // by block, for large blocks only
+};
+
+}  // namespace datasparse

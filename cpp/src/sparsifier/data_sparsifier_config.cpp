@@ -1,0 +1,244 @@
+// Configs: what was written, what of it is shown, and how it changes: all or nothing.
+
+#include <algorithm>
+
+#include "sparsifier/data_sparsifier_impl.hpp"
+
+namespace datasparse {
+
+void BaseDataSparsifier::check_config(const std::string&, const ParamMap&) const {}
+
+std::any BaseDataSparsifier::compile_config(const std::string&, const ParamMap&,
+                                            const Axes*) const {
+  return {};
+}
+
+bool BaseDataSparsifier::check_value(const std::any&, const std::string&, const std::string&,
+                                     const ParamValue&) const {
+  return false;
+}
+
+void BaseDataSparsifier::put_value(std::any&, const std::string&,
+                                   const ParamValue&) const noexcept {}
+
+std::optional<ZeroCount> BaseDataSparsifier::zeros_of(const std::any&, const Axes&) const {
+  return std::nullopt;
+}
+
+ParamValue BaseDataSparsifier::effective_value(const std::string&, const ParamValue& written,
+                                               const std::any&) const {
+  return written;
+}
+
+ParamMap BaseDataSparsifier::effective(const Config& config) const {
+  ParamMap shown;
+  for (const auto& [key, value] : config.written) {
+    shown.set(key, effective_value(key, value, config.compiled));
+  }
+  return shown;
+}
+
+// --- reading ----------------------------------------------------------------------------------
+
+ParamMap BaseDataSparsifier::config(const std::string& name) const {
+  const Entry entry(*this);
+  return effective(impl_->at(name).config);
+}
+
+std::vector<std::pair<std::string, ParamMap>> BaseDataSparsifier::configs() const {
+  const Entry entry(*this);
+  std::vector<std::pair<std::string, ParamMap>> result;
+  for (const auto& group : impl_->groups) {
+    result.emplace_back(group->name, effective(group->config));
+  }
+  return result;
+}
+
+ParamValue BaseDataSparsifier::config_value(const std::string& name, const std::string& key) const {
+  const Entry entry(*this);
+  const Config& config = impl_->at(name).config;
+  return effective_value(key, config.written.at(key), config.compiled);
+}
+
+std::optional<ParamValue> BaseDataSparsifier::try_config_value(const std::string& name,
+                                                               const std::string& key,
+                                                               std::size_t likely) const {
+  const Entry entry(*this, std::try_to_lock);
+  if (!entry.entered()) return std::nullopt;
+  const Config& config = impl_->at(name, likely).config;
+  return effective_value(key, config.written.at(key), config.compiled);
+}
+
+ParamMap BaseDataSparsifier::get_param(const std::string& key) const {
+  ParamMap values;
+  get_param(key, values);
+  return values;
+}
+
+void BaseDataSparsifier::get_param(const std::string& key, ParamMap& values) const {
+  const Entry entry(*this);
+  param_of_groups(key, values);
+}
+
+void BaseDataSparsifier::param_of_groups(const std::string& key, ParamMap& values) const {
+  std::size_t count = 0;
+  values.reserve(impl_->groups.size());
+  for (const auto& group : impl_->groups) {
+    const auto& [written, compiled] = group->config;
+    const auto* const value = written.find(key);
+    if (value != nullptr) {
+      values.rewrite(count++, group->name, effective_value(key, *value, compiled));
+    }
+  }
+  values.truncate(count);
+}
+
+std::vector<std::string> BaseDataSparsifier::known_params() const {
+  const Entry entry(*this);
+  ParamMap known = impl_->defaults;
+  for (const auto& group : impl_->groups) known.update(group->config.written);
+  return known.keys();
+}
+
+// --- writing ----------------------------------------------------------------------------------
+
+/// Puts what is new into place, and what is old where the new was.
+void BaseDataSparsifier::exchange(std::vector<Change>& changes, const std::string& key) noexcept {
+  for (auto& [group, config, place, value] : changes) {
+    if (config != nullptr) {
+      std::swap(group->config, *config);
+    } else {
+      std::swap(*place, value);
+      put_value(group->config.compiled, key, *place);
+    }
+  }
+}
+
+void BaseDataSparsifier::update_config(const std::string& name, const ParamMap& changes) {
+  const Entry entry(*this, "writing a config");
+  Group& group = impl_->at(name);
+  ParamMap config = group.config.written;
+  config.update(changes);
+  const Axes viewed = group.viewed_shape();
+  group.config = Checker(*this)(name, std::move(config), &viewed);
+}
+
+void BaseDataSparsifier::erase_config_key(const std::string& name, const std::string& key) {
+  const Entry entry(*this, "writing a config");
+  Group& group = impl_->at(name);
+  ParamMap config = group.config.written;
+  config.at(key);  // for its message
+  config.erase(key);
+  const Axes viewed = group.viewed_shape();
+  group.config = Checker(*this)(name, std::move(config), &viewed);
+}
+
+void BaseDataSparsifier::replace_configs(
+    const std::vector<std::pair<std::string, ParamMap>>& configs) {
+  const Entry entry(*this, "writing a config");
+  const Checker checked(*this);
+  std::vector<Change> changes;
+  for (const auto& [name, given] : configs) {
+    Group& group = impl_->at(name);
+    ParamMap config = impl_->defaults;
+    config.update(given);
+    const Axes viewed = group.viewed_shape();
+    auto ready = checked(name, std::move(config), &viewed);
+    changes.push_back({&group, std::make_unique<Config>(std::move(ready))});
+  }
+  exchange(changes);
+}
+
+/// The configs of the groups named in `values`, with `key` changed, in their order.
+std::vector<BaseDataSparsifier::Change> BaseDataSparsifier::with_param(
+    const std::string& key, const ParamMap& values) const {
+  const Checker checked(*this);
+  std::vector<Change> changes;
+  changes.reserve(values.size());
+  std::size_t likely = 0;  // the groups are mostly named in their own order
+  for (const auto& [name, value] : values) {
+    Group& group = impl_->at(name, likely++);
+    if (holds_nan(value)) {
+      throw ValueError(label(key, name) + " must not be NaN, got " + to_string(value));
+    }
+    ParamValue* const place = group.config.written.find(key);
+    if (place != nullptr && !place->is_none() && !value.is_none()) {
+      if (check_value(group.config.compiled, name, key, value)) {
+        changes.push_back({&group, nullptr, place, value});
+        continue;
+      }
+    }
+    ParamMap config = group.config.written;
+    config.set(key, value);
+    const Axes viewed = group.viewed_shape();
+    auto ready = checked(name, std::move(config), &viewed);
+    changes.push_back({&group, std::make_unique<Config>(std::move(ready))});
+  }
+  return changes;
+}
+
+ParamMap BaseDataSparsifier::set_param(const std::string& key, const ParamMap& values) {
+  ParamMap now;
+  set_param(key, values, now);
+  return now;
+}
+
+void BaseDataSparsifier::set_param(const std::string& key, const ParamMap& values, ParamMap& now) {
+  const Entry entry(*this, "writing a config");
+  auto changes = with_param(key, values);
+  exchange(changes, key);
+  try {
+    param_of_groups(key, now);
+  } catch (...) {
+    exchange(changes, key);
+    throw;
+  }
+}
+
+void BaseDataSparsifier::check_param(const std::string& key, const ParamMap& values) const {
+  const Entry entry(*this, "checking a config");
+  with_param(key, values);
+}
+
+/// How many elements a step zeroes in the group, where its rule alone would zero as many as `rule`.
+ZeroCount BaseDataSparsifier::zeros_with_kept(const ZeroCount& rule, const Group& group) {
+  if (!group.updates) return {group.mask.zeros(), group.mask.zeros()};
+  if (group.kept == nullptr) return rule;
+  const std::int64_t kept = group.kept->count;
+  return {std::max(rule.least, kept), std::min(group.mask.size(), rule.most + kept)};
+}
+
+std::vector<ZeroCount> BaseDataSparsifier::count_zeros(const std::string& key,
+                                                       const ParamMap& values) const {
+  const Entry entry(*this, "planning");
+  std::vector<ZeroCount> counts;
+  for (const auto& change : with_param(key, values)) {
+    std::any compiled =
+        change.config != nullptr ? change.config->compiled : change.group->config.compiled;
+    if (change.config == nullptr) put_value(compiled, key, change.value);
+    const Group& group = *change.group;
+    const auto count = zeros_of(compiled, group.viewed_shape());
+    if (!count) return {};
+    counts.push_back(zeros_with_kept(*count, group));
+  }
+  return counts;
+}
+
+// --- defaults ---------------------------------------------------------------------------------
+
+ParamMap BaseDataSparsifier::defaults() const {
+  const Entry entry(*this);
+  return impl_->defaults;
+}
+
+void BaseDataSparsifier::replace_defaults(const ParamMap& defaults) {
+  const Entry entry(*this, "writing the defaults");
+  impl_->defaults = Checker(*this)("", defaults, nullptr).written;
+}
+
+void BaseDataSparsifier::check_defaults() const {
+  const Entry entry(*this, "the constructor");
+  Checker (*this)("", impl_->defaults, nullptr);
+}
+
+}  // namespace datasparse

@@ -1,0 +1,203 @@
+// Saving, loading and restoring a sparsifier.
+
+#include <algorithm>
+
+#include "sparsifier/data_sparsifier_impl.hpp"
+
+namespace datasparse {
+namespace {
+
+/// Throws unless these are a bit for each element, with `entry` in front of the message.
+void check_bits(const PackedBits& bits, const Axes& shape, const std::string& entry,
+                const char* what) {
+  const std::int64_t elements = element_count(shape);
+  const auto bytes = static_cast<std::size_t>((elements + 7) / 8);
+  if (bits.size() != bytes) {
+    throw ValueError(entry + " must hold " + std::to_string(bytes) + " bytes of " + what +
+                     " for shape " + to_string(shape) + ", got " + std::to_string(bits.size()));
+  }
+  if (elements % 8 != 0 && bits.back() >> (elements % 8) != 0) {
+    throw ValueError(entry + " has " + what + " bits beyond its last element");
+  }
+}
+
+/// Throws unless the entry is whole, so that unpacking its mask stays within its bytes.
+void check_state(const GroupState& group) {
+  const std::string entry = "state of '" + group.name + "'";
+  if (group.name.empty()) throw ValueError("state must not hold an empty name");
+  require_possible(group.shape, "shape in the " + entry);
+  check_bits(group.mask_bits, group.shape, entry, "mask");
+  require_layout(group.layout, group.shape.size(), "layout in the " + entry);
+  if (!group.kept_zeros.empty()) check_bits(group.kept_zeros, group.shape, entry, "kept_zeros");
+}
+
+std::string listed(const std::vector<std::string>& names) {
+  std::string text;
+  for (const auto& name : names) text += (text.empty() ? "'" : ", '") + name + "'";
+  return text;
+}
+
+}  // namespace
+
+/// The saved group, without a source.
+std::unique_ptr<BaseDataSparsifier::Group> BaseDataSparsifier::restored_group(
+    const GroupState& saved, Config config) {
+  auto group = std::make_unique<Group>();
+  group->name = saved.name;
+  group->config = std::move(config);
+  group->mask = Mask(saved.shape);
+  group->mask.unpack(saved.mask_bits.data());
+  group->state = saved.state;
+  group->layout = as_layout(saved.layout, saved.shape.size(), label("layout", saved.name));
+  group->kept = KeptZeros::of(saved.kept_zeros);
+  group->updates = saved.updates;
+  return group;
+}
+
+SparsifierState BaseDataSparsifier::save_state(
+    std::unordered_map<std::string, std::shared_ptr<DataSource>>* sources) const {
+  const Entry entry(*this);
+  SparsifierState saved;
+  saved.step_count = impl_->step_count;
+  saved.enable_mask_update = impl_->enable_mask_update;
+  saved.defaults = impl_->defaults;
+  for (const auto& group : impl_->groups) {
+    if (sources != nullptr) sources->emplace(group->name, group->source);
+    saved.groups.push_back(
+        {group->name, group->config.written, group->mask.shape(), group->mask.pack(),
+         group->squashed() && !group->awaits_data, group->state, group->layout,
+         group->kept == nullptr ? PackedBits() : group->kept->bits, group->updates});
+  }
+  for (const auto& item : impl_->waiting) saved.groups.push_back(item.second);
+  std::sort(saved.groups.end() - static_cast<std::ptrdiff_t>(impl_->waiting.size()),
+            saved.groups.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  return saved;
+}
+
+/// Everything of load_state() that can fail.
+BaseDataSparsifier::Loading BaseDataSparsifier::prepare_load(const SparsifierState& state,
+                                                             bool strict) const {
+  if (state.version < 1 || state.version > SparsifierState::current_version) {
+    throw ValueError("version of the state must be 1 to " +
+                     std::to_string(SparsifierState::current_version) + ", got " +
+                     std::to_string(state.version));
+  }
+  if (state.step_count < 0) {
+    throw ValueError("step_count of the state must be at least 0, got " +
+                     std::to_string(state.step_count));
+  }
+  const Checker checked(*this);
+  checked("", state.defaults, nullptr);
+
+  std::vector<std::string> saved_names;
+  for (const auto& saved : state.groups) saved_names.push_back(saved.name);
+  auto sorted = saved_names;
+  std::sort(sorted.begin(), sorted.end());
+  const auto twice = std::adjacent_find(sorted.begin(), sorted.end());
+  if (twice != sorted.end()) throw ValueError("state holds '" + *twice + "' twice");
+  if (strict && !impl_->groups.empty()) {
+    std::vector<std::string> missing, unexpected;
+    for (const auto& name : impl_->names()) {
+      if (!std::binary_search(sorted.begin(), sorted.end(), name)) missing.push_back(name);
+    }
+    for (const auto& name : saved_names) {
+      if (impl_->by_name.count(name) == 0) unexpected.push_back(name);
+    }
+    if (!missing.empty() || !unexpected.empty()) {
+      throw ValueError("names of the state must be those of the sparsifier" +
+                       (missing.empty() ? "" : "; missing from the state: " + listed(missing)) +
+                       (unexpected.empty() ? "" : "; without data here: " + listed(unexpected)) +
+                       "; pass strict=False to load what fits");
+    }
+  }
+
+  Loading loading;
+  loading.by_name = impl_->by_name;
+  for (const auto& saved : state.groups) {
+    check_state(saved);
+    const Axes viewed = viewed_shape(saved.shape, saved.layout);
+    auto config = checked(saved.name, saved.config, &viewed);
+    const auto attached = impl_->by_name.find(saved.name);
+    if (attached != impl_->by_name.end()) {
+      if (attached->second->mask.shape() != saved.shape) {
+        throw ValueError("state of '" + saved.name + "' must have the shape of its data, " +
+                         to_string(attached->second->mask.shape()) + ", got " +
+                         to_string(saved.shape));
+      }
+      loading.attached.push_back(
+          {attached->second, &saved, std::move(config), saved.state,
+           as_layout(saved.layout, saved.shape.size(), label("layout", saved.name)),
+           KeptZeros::of(saved.kept_zeros)});
+    } else if (saved.squashed) {
+      loading.squashed.push_back(restored_group(saved, std::move(config)));
+      loading.by_name.emplace(saved.name, loading.squashed.back().get());
+    } else {
+      loading.waiting.emplace(saved.name, saved);
+    }
+  }
+  loading.defaults = state.defaults;
+  loading.enable_mask_update = state.enable_mask_update;
+  loading.step_count = state.step_count;
+  loading.released.reserve(loading.attached.size());
+  impl_->groups.reserve(impl_->groups.size() + loading.squashed.size());
+  return loading;
+}
+
+/// Puts into place what prepare_load() has made, under the same hold of the lock; what it replaces
+/// is in `loading` then, to be destroyed outside the lock.
+void BaseDataSparsifier::commit(Loading& loading) noexcept {
+  for (auto& [group, saved, config, state, layout, kept] : loading.attached) {
+    std::swap(group->config, config);
+    std::swap(group->state, state);
+    group->layout = layout;
+    std::swap(group->kept, kept);
+    group->updates = saved->updates;
+    group->mask.unpack(saved->mask_bits.data());
+    if (saved->squashed) loading.released.push_back(std::move(group->source));
+    group->awaits_data = group->squashed() && !saved->squashed;
+  }
+  for (auto& group : loading.squashed) impl_->groups.push_back(std::move(group));
+  impl_->by_name.swap(loading.by_name);
+  impl_->waiting.swap(loading.waiting);
+  std::swap(impl_->defaults, loading.defaults);
+  impl_->enable_mask_update = loading.enable_mask_update;
+  impl_->step_count = loading.step_count;
+}
+
+void BaseDataSparsifier::load_state(const SparsifierState& state, bool strict) {
+  Loading loading;  // destroyed last
+  const Entry entry(*this, "loading a state");
+  loading = prepare_load(state, strict);
+  commit(loading);
+}
+
+std::function<void()> BaseDataSparsifier::prepare_attributes(const Attributes& saved) {
+  refuse_attributes(saved, "the sparsifier");
+  return [] {};
+}
+
+void BaseDataSparsifier::restore(
+    const SparsifierState& state,
+    std::unordered_map<std::string, std::shared_ptr<DataSource>> sources) {
+  const Entry entry(*this, "restoring");
+  if (!impl_->groups.empty()) throw StateError("only an empty sparsifier can be restored");
+  for (const auto& saved : state.groups) {
+    check_state(saved);
+    const auto source = sources.find(saved.name);
+    if (source == sources.end() && !saved.squashed) {
+      impl_->waiting.emplace(saved.name, saved);
+      continue;
+    }
+    const Axes viewed = viewed_shape(saved.shape, saved.layout);
+    auto compiled = compile_config(saved.name, saved.config, &viewed);
+    auto group = restored_group(saved, {saved.config, std::move(compiled)});
+    if (!saved.squashed) group->source = std::move(source->second);
+    group->awaits_data = group->squashed() && !saved.squashed;
+    impl_->put(group);
+  }
+  impl_->defaults = state.defaults;
+  impl_->enable_mask_update = state.enable_mask_update;
+  impl_->step_count = state.step_count;
+}
+
+}  // namespace datasparse
