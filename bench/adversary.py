@@ -1,8 +1,8 @@
 """Inputs built against the sampling: what the engine looks at first says nothing about the rest.
 
 The positions imitate score_sample() of cpp/src/select/sampling.hpp and runs_of_sample() of
-cpp/src/tiles/lane.hpp, and must follow them. The answer has to be right all the same, and the time within
-its goal.
+cpp/src/tiles/lane.hpp, and must follow them. The answer has to be right all the same, and the
+time within its goal.
 """
 
 from collections.abc import Callable

@@ -3,7 +3,6 @@
 
 #include <pybind11/pybind11.h>
 
-#include <any>
 #include <functional>
 #include <string>
 #include <type_traits>
@@ -65,11 +64,9 @@ class PySparsifier : public WithPythonAttributes<Base>,
     Base::restore(state, std::move(sources));
   }
 
-  /// A class without an update_masks() of its own is updated group by group, as an override is.
+  /// Whether update_mask() is the class's own, and not the one that computes what its rule would.
   static constexpr bool updates_in_turn() {
-    using Inherited =
-        void (datasparse::BaseDataSparsifier::*)(const std::vector<typename Base::Update>&);
-    return std::is_same_v<decltype(&PySparsifier::update_masks), Inherited>;
+    return !datasparse::is_of_spec_sparsifier<decltype(&Base::update_mask)>;
   }
 
   static constexpr bool is_abstract = std::is_same_v<Base, datasparse::BaseDataSparsifier>;
@@ -96,7 +93,7 @@ class PySparsifier : public WithPythonAttributes<Base>,
   }
 
   void check_config(const std::string& name, const datasparse::ParamMap& config) const override {
-    if (check_config_overridden_) {
+    if (foreign_.check_config) {
       const AcquiredGil gil;
       if (const auto override = override_of("check_config")) {
         call_python(override, pybind11::make_tuple(name, to_python(config)));
@@ -118,22 +115,11 @@ class PySparsifier : public WithPythonAttributes<Base>,
   }
 
  protected:
-  void look_up_overrides() const override {
+  datasparse::BaseDataSparsifier::ForeignHooks foreign_hooks() const override {
     const AcquiredGil gil;
-    update_mask_overridden_ = static_cast<bool>(override_of("update_mask"));
-    check_config_overridden_ = static_cast<bool>(override_of("check_config"));
-  }
-
-  bool is_overridden() const override { return updates_in_turn() || update_mask_overridden_; }
-
-  bool check_value(const std::any& compiled, const std::string& name, const std::string& key,
-                   const datasparse::ParamValue& value) const override {
-    if (check_config_overridden_) return false;
-    if constexpr (is_abstract) {
-      return true;  // any value will do, and nothing is compiled
-    } else {
-      return Base::check_spec_value(compiled, name, key, value);
-    }
+    foreign_.update_mask = updates_in_turn() || override_of("update_mask");
+    foreign_.check_config = static_cast<bool>(override_of("check_config"));
+    return foreign_;
   }
 
   void access_data(const std::function<void()>& work) const override {
@@ -147,8 +133,7 @@ class PySparsifier : public WithPythonAttributes<Base>,
   }
 
   // Written, and read, under the sparsifier's lock.
-  mutable bool update_mask_overridden_ = false;
-  mutable bool check_config_overridden_ = false;
+  mutable datasparse::BaseDataSparsifier::ForeignHooks foreign_;
 };
 
 /// How the collector sees a sparsifier: through its sources to the arrays and masks.

@@ -6,6 +6,7 @@
 #include "datasparse/apply_mask.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/error.hpp"
+#include "datasparse/mask_rule.hpp"
 #include "support.hpp"
 
 namespace datasparse {
@@ -246,21 +247,37 @@ TEST_F(Options, LayoutIsReadBackAndReplacedWhereItIsSaid) {
 }
 
 TEST_F(Options, ConfigIsCompiledForTheLayout) {
-  struct Compiling : Scripted {
-    std::any compile_config(const std::string&, const ParamMap&, const Axes* shape) const override {
+  struct Compiling final : MaskRule {
+    std::any compile(const std::string&, const ParamMap&, const Axes* shape) const override {
       if (shape != nullptr) shapes.push_back(*shape);
       return {};
     }
+    bool check_value(const std::any&, const std::string&, const std::string&,
+                     const ParamValue&) const override {
+      return false;
+    }
+    void put_value(std::any&, const std::string&, const ParamValue&) const noexcept override {}
+    ParamValue shown(const std::any&, const std::string&,
+                     const ParamValue& written) const override {
+      return written;
+    }
+    ZeroCount count_zeros(const std::any&, const Axes&) const override { return {}; }
+    void compute(const std::vector<JobOf<const std::any*>>&) const override {}
     mutable std::vector<Axes> shapes;
   };
-  Compiling sparsifier;
+  struct Ruled final : BaseDataSparsifier {
+    using BaseDataSparsifier::BaseDataSparsifier;
+    void update_mask(const std::string&, const ArrayView&, const ParamMap&) override {}
+  };
+  const Compiling rule;
+  Ruled sparsifier({}, &rule);
   add(sparsifier, options(Axes{1, 0}));
   sparsifier.update_config("a", {{"x", 1}});
   sparsifier.replace_configs({{"a", {{"x", 2}}}});
   sparsifier.set_param("x", {{"a", 3}});
   sparsifier.erase_config_key("a", "x");
   sparsifier.load_state(sparsifier.save_state());
-  EXPECT_EQ(sparsifier.shapes, std::vector<Axes>(6, Axes{3, 2}));
+  EXPECT_EQ(rule.shapes, std::vector<Axes>(6, Axes{3, 2}));
 }
 
 TEST_F(Options, ZerosStayAtOnceAndBehindEveryOverride) {

@@ -1,6 +1,8 @@
 #include "base/layout.hpp"
 
 #include "datasparse/error.hpp"
+#include "mask/pattern.hpp"
+#include "select/cut_hint.hpp"
 #include "select/mask_engine.hpp"
 #include "support.hpp"
 

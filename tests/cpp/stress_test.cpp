@@ -13,6 +13,7 @@
 
 #include "base/layout.hpp"
 #include "select/limits.hpp"
+#include "select/cut_hint.hpp"
 #include "select/mask_engine.hpp"
 #include "support.hpp"
 #include "tiles/grid.hpp"

@@ -66,6 +66,8 @@ DATASPARSE_API std::int64_t element_count(const Axes& shape) noexcept;
 /// out, is above 2^59: no memory holds so much, and below it no product of lengths or strides
 /// overflows.
 DATASPARSE_API void require_possible(const Axes& shape, const std::string& what);
+/// The shape with its axes in the order of a layout, a permutation of them; none: as they are.
+DATASPARSE_API Axes viewed_shape(const Axes& shape, const Axes& layout);
 /// "(3, 4)", "(5,)", "()": as Python writes a shape.
 DATASPARSE_API std::string to_string(const Axes& shape);
 

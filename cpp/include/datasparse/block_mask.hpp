@@ -7,6 +7,7 @@
 
 #include "datasparse/api.h"
 #include "datasparse/array_view.hpp"
+#include "datasparse/field.hpp"
 #include "datasparse/param.hpp"
 
 namespace datasparse {
@@ -14,7 +15,8 @@ namespace datasparse {
 /// How a block is scored: the mean of |x| (L1) or of x·x (L2) over its elements.
 enum class Norm : std::uint8_t { L1, L2 };
 
-/// What to prune. A value type; check() makes it safe to use.
+/// What to prune: how much, in what pattern, and by what score. A value type; check() makes it safe
+/// to use.
 struct DATASPARSE_API BlockSpec {
   double sparsity_level = 0.5;                  ///< share of the blocks that are pruned, in [0, 1]
   std::int64_t block_height = 1;                ///< 1 to 2^60, or -1 for the whole first axis
@@ -27,12 +29,13 @@ struct DATASPARSE_API BlockSpec {
   bool monotone = false;
   std::int64_t min_kept = 0;  ///< blocks that are kept whatever the level, 0 or more
 
+  /// The config keys.
+  static const Fields<BlockSpec>& fields();
   /// The spec that a config map describes; keys that are absent keep their defaults above.
   /// TypeError or ValueError, naming `group`, for a value of the wrong kind or out of range, and
-  /// for keys that are not `sparsity_level`, `sparse_block_shape`, `zeros_per_block`, `norm`,
-  /// `monotone` or `min_kept`.
+  /// for keys that are not among fields().
   static BlockSpec from_config(const ParamMap& config, const std::string& group = "");
-  /// Sets the field that a config key stands for; false for any other key, which is then ignored.
+  /// Sets the member that a config key stands for; false for any other key, which is then ignored.
   /// TypeError or ValueError, naming `group`, for a value of the wrong kind.
   bool set(const std::string& key, const ParamValue& value, const std::string& group = "");
   /// The inverse of from_config. `monotone` and `min_kept` are left out where they are the

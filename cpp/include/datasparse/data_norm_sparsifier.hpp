@@ -1,16 +1,13 @@
 /// The sparsifier that prunes the blocks of least norm.
 #pragma once
 
-#include <any>
-#include <optional>
-#include <string>
-#include <vector>
-
 #include "datasparse/api.h"
 #include "datasparse/block_mask.hpp"
-#include "datasparse/data_sparsifier.hpp"
+#include "datasparse/spec_sparsifier.hpp"
 
 namespace datasparse {
+
+extern template class DATASPARSE_API SpecSparsifier<BlockSpec>;
 
 /// Masks the share `sparsity_level` of the blocks of each tensor, those of least L1 or L2 norm: see
 /// block_mask() for the exact rule. The fields of BlockSpec are the config keys; each group may
@@ -24,35 +21,13 @@ namespace datasparse {
 ///
 /// A subclass that overrides update_mask() may call this one first and then edit get_mask(name).
 /// A subclass with keys of its own overrides check_config(), checks them, and passes the rest on.
-class DATASPARSE_API DataNormSparsifier : public BaseDataSparsifier {
+/// One that overrides neither may say so in foreign_hooks(), for speed.
+class DATASPARSE_API DataNormSparsifier : public SpecSparsifier<BlockSpec> {
  public:
-  /// `own` are the defaults of a subclass's own keys.
-  explicit DataNormSparsifier(const BlockSpec& defaults = {}, const ParamMap& own = {});
-
-  /// Computes the mask at once, from data of the mask's shape: the group's own, or any scores.
-  void update_mask(const std::string& name, const ArrayView& data, const ParamMap& config) override;
-  void check_config(const std::string& name, const ParamMap& config) const override;
-  /// Those that count elements or blocks. A subclass with keys of its own passes the rest on.
-  bool is_integer_param(const std::string& key) const override;
+  using SpecSparsifier::SpecSparsifier;
 
  protected:
-  /// A BlockSpec, resolved for the shape.
-  std::any compile_config(const std::string& name, const ParamMap& config,
-                          const Axes* shape) const override;
-  /// False for a subclass, which might have a say: one that has overridden neither check_config()
-  /// nor compile_config() may return check_spec_value() instead, for speed.
-  bool check_value(const std::any& compiled, const std::string& name, const std::string& key,
-                   const ParamValue& value) const override;
-  static bool check_spec_value(const std::any& compiled, const std::string& name,
-                               const std::string& key, const ParamValue& value);
-  void put_value(std::any& compiled, const std::string& key,
-                 const ParamValue& value) const noexcept override;
-  std::optional<ZeroCount> zeros_of(const std::any& compiled, const Axes& shape) const override;
-  ParamValue effective_value(const std::string& key, const ParamValue& written,
-                             const std::any& compiled) const override;
-  /// So that many small groups share the threads.
-  void update_masks(const std::vector<Update>& updates) override;
-  bool is_overridden() const override;
+  ForeignHooks foreign_hooks() const override;
 };
 
 }  // namespace datasparse

@@ -2,7 +2,6 @@
 /// them.
 #pragma once
 
-#include <any>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -17,6 +16,7 @@
 #include "datasparse/block_mask.hpp"
 #include "datasparse/data_source.hpp"
 #include "datasparse/mask.hpp"
+#include "datasparse/mask_rule.hpp"
 #include "datasparse/param.hpp"
 #include "datasparse/plain_data.hpp"
 
@@ -99,8 +99,9 @@ struct GroupOptions {
 /// must not be stepped by two threads at once.
 class DATASPARSE_API BaseDataSparsifier {
  public:
-  /// `defaults` is the config of every group that says nothing else.
-  explicit BaseDataSparsifier(ParamMap defaults = {});
+  /// `defaults` is the config of every group that says nothing else. Where there is a `rule`, which
+  /// is not owned, it says what configs mean; else any config will do.
+  explicit BaseDataSparsifier(ParamMap defaults = {}, const MaskRule* rule = nullptr);
   BaseDataSparsifier(const BaseDataSparsifier&) = delete;
   BaseDataSparsifier& operator=(const BaseDataSparsifier&) = delete;
   virtual ~BaseDataSparsifier();
@@ -171,7 +172,8 @@ class DATASPARSE_API BaseDataSparsifier {
   /// what get_param(key) returns from then on.
   ParamMap set_param(const std::string& key, const ParamMap& values);
   /// The same, into a map of the caller's: one that holds these names already is not built anew.
-  /// Where that is so, and check_value() is there, a group costs about 0.1 µs, and no more memory.
+  /// Where that is so, and no check_config() of a subclass is called, a group costs about 0.1 µs,
+  /// and no more memory.
   void set_param(const std::string& key, const ParamMap& values, ParamMap& now);
   /// Throws what set_param() would throw, and writes nothing.
   void check_param(const std::string& key, const ParamMap& values) const;
@@ -273,49 +275,20 @@ class DATASPARSE_API BaseDataSparsifier {
   /// there.
   void check_defaults() const;
 
-  /// Called before update_mask() or check_config() is called for any number of groups: a binding
-  /// looks here which of them a script has overridden.
-  virtual void look_up_overrides() const {}
-
-  /// What update_masks() needs of a config: made once, when it is written. Throws for a config that
-  /// cannot be used. `shape` is that of the data in the order of the group's layout, and nullptr
-  /// for defaults, which are made for nothing but the check.
-  virtual std::any compile_config(const std::string& name, const ParamMap& config,
-                                  const Axes* shape) const;
-  /// Throws what check_config() and compile_config() would throw if one value changed, neither the
-  /// old nor the new one being None. False where that takes a look at the whole config: set_param()
-  /// then calls those two. Else it calls put_value(), for speed.
-  virtual bool check_value(const std::any& compiled, const std::string& name,
-                           const std::string& key, const ParamValue& value) const;
-  /// Makes of `compiled` what compile_config() would make of the config with that value.
-  virtual void put_value(std::any& compiled, const std::string& key,
-                         const ParamValue& value) const noexcept;
-  /// How many elements a step would zero; nothing where only running update_mask() would tell. The
-  /// shape is that which compile_config() got.
-  /// Zeros that are kept are left to the caller.
-  virtual std::optional<ZeroCount> zeros_of(const std::any& compiled, const Axes& shape) const;
-  /// A value as it is shown, and given to update_mask(): a subclass fills in what is automatic.
-  virtual ParamValue effective_value(const std::string& key, const ParamValue& written,
-                                     const std::any& compiled) const;
-
-  /// One group of a step.
-  struct Update {
-    const ArrayView& data;   ///< pinned
-    const std::any& config;  ///< from compile_config()
-    const Mask& mask;        ///< to be written
-    const Axes& layout;      ///< GroupOptions::layout
-    /// Elements to prune whatever the rule says: a set bit for each, packed as Mask::pack() packs;
-    /// or nullptr.
-    const std::uint8_t* kept_zeros;
+  /// Which hooks run code of a subclass, which may throw, and look at groups while others are still
+  /// to come.
+  struct ForeignHooks {
+    /// If so, or where there is no rule, a step saves the masks, one bit per element, and calls
+    /// update_mask() for one group after another; else the rule computes all of them together.
+    bool update_mask = true;
+    /// If not, a value that a scheduler writes is checked by the rule alone.
+    bool check_config = true;
   };
-  /// Computes the masks of all groups of a step, or throws and has changed none. Called instead of
-  /// update_mask() where is_overridden() is false.
-  virtual void update_masks(const std::vector<Update>&) {}
-  /// Whether update_mask() runs code of a subclass, which may throw, and look at masks while others
-  /// are still to come. If so, a step saves the masks, one bit per element, and calls it for one
-  /// group after another.
-  virtual bool is_overridden() const { return true; }
-  /// The group's kept zeros, as in Update, for an update_mask() that is called for one group. What
+  /// Asked before a step, and before configs are checked, any number of them: a binding looks here
+  /// what a script has overridden.
+  virtual ForeignHooks foreign_hooks() const { return {}; }
+
+  /// The group's JobOf::kept_zeros, for an update_mask() that is called for one group. What
   /// an override leaves out is pruned behind it.
   std::shared_ptr<const std::uint8_t> kept_zeros(const std::string& name) const;
 
@@ -343,9 +316,11 @@ class DATASPARSE_API BaseDataSparsifier {
   class Pins;
   friend class HeldStill;
 
-  ParamMap effective(const Config& config) const;
+  ParamValue shown(const Config& config, const std::string& key, const ParamValue& written) const;
+  ParamMap shown(const Config& config) const;
   void param_of_groups(const std::string& key, ParamMap& values) const;
-  std::vector<Change> with_param(const std::string& key, const ParamMap& values) const;
+  std::vector<Change> with_param(const Checker& checked, const std::string& key,
+                                 const ParamMap& values) const;
   void exchange(std::vector<Change>& changes, const std::string& key = {}) noexcept;
   static ZeroCount zeros_with_kept(const ZeroCount& rule, const Group& group);
 
@@ -355,7 +330,7 @@ class DATASPARSE_API BaseDataSparsifier {
   std::vector<Group*> unsquashed(const std::vector<std::string>& names, const char* call) const;
   void update_together(const std::vector<Group*>& groups, const std::vector<ArrayView>& data);
   void update_in_turn(const std::vector<Group*>& groups, const std::vector<ArrayView>& data);
-  void warn_of_dead(const std::vector<Group*>& groups) const;
+  void warn_of_dead(const std::vector<Group*>& groups, bool in_turn) const;
   void zero_masked(const std::vector<Group*>& groups, const char* call);
   std::vector<std::shared_ptr<DataSource>> squash(const std::vector<Group*>& groups);
 

@@ -1,4 +1,4 @@
-#include "base/glob.hpp"
+#include "datasparse/glob.hpp"
 
 #include <cstddef>
 

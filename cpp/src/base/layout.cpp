@@ -35,22 +35,4 @@ bool keeps_order(const Axes& shape, const Axes& layout) noexcept {
   return true;
 }
 
-ViewedBlock viewed_block(const BlockSpec& spec, const Axes& shape, const Axes& layout) noexcept {
-  std::int64_t rows = 1;
-  if (shape.size() > 1) rows = shape[layout.size() > 0 ? static_cast<int>(layout[0]) : 0];
-  const std::int64_t columns = rows == 0 ? 0 : element_count(shape) / rows;
-  const auto within = [](std::int64_t length, std::int64_t all) {
-    return length < 0 ? all : std::min(length, all);
-  };
-  return {rows, columns, within(spec.block_height, rows), within(spec.block_width, columns)};
-}
-
-bool layout_matters(const BlockSpec& spec, const Axes& shape, const Axes& layout) noexcept {
-  if (layout.size() < 2) return false;
-  const auto [rows, columns, height, width] = viewed_block(spec, shape, layout);
-  if (rows == shape[0] && keeps_order(shape, layout)) return false;
-  if (height <= 1 && width <= 1) return false;
-  return layout[0] != 0 || (width > 1 && width < columns);
-}
-
 }  // namespace datasparse

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "datasparse/error.hpp"
+#include "datasparse/field.hpp"
 #include "datasparse/param.hpp"
 
 namespace datasparse {
@@ -110,6 +111,17 @@ std::string did_you_mean(const std::string& name, const std::vector<std::string>
   std::string known = "; known: ";
   for (const auto& candidate : candidates) known += "'" + candidate + "', ";
   return known.substr(0, known.size() - 2);
+}
+
+void refuse_kind(std::string_view key, const std::string& group, const char* rule,
+                 const ParamValue& value) {
+  throw TypeError(label(std::string(key), group) + " must " + rule + ", got " + to_string(value) +
+                  " (" + kind_of(value) + ")");
+}
+
+void refuse_value(std::string_view key, const std::string& group, const std::string& rule,
+                  const ParamValue& value) {
+  throw ValueError(label(std::string(key), group) + " must " + rule + ", got " + to_string(value));
 }
 
 void require_known_keys(const ParamMap& config, const std::vector<std::string>& known,

@@ -1,4 +1,3 @@
-#include <any>
 #include <memory>
 #include <string>
 #include <type_traits>
@@ -55,16 +54,9 @@ class Sparsifier final : public WithOwnState<Base> {
   }
 
  protected:
-  bool check_value(const std::any& compiled, const std::string& name, const std::string& key,
-                   const ParamValue& value) const override {
-    if constexpr (has_norm) {
-      return overrides_.check_config == nullptr &&
-             Base::check_spec_value(compiled, name, key, value);
-    } else {
-      return Base::check_value(compiled, name, key, value);
-    }
+  BaseDataSparsifier::ForeignHooks foreign_hooks() const override {
+    return {overrides_.update_mask != nullptr, overrides_.check_config != nullptr};
   }
-  bool is_overridden() const override { return overrides_.update_mask != nullptr; }
 
  private:
   static constexpr bool has_norm = std::is_base_of_v<DataNormSparsifier, Base>;

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "base/glob.hpp"
 #include "base/message.hpp"
 #include "datasparse/error.hpp"
+#include "datasparse/glob.hpp"
 #include "schedule/data_scheduler_impl.hpp"
 
 namespace datasparse {

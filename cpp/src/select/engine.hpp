@@ -70,9 +70,9 @@ class Engine {
   /// Writes the whole mask, on `threads` threads from lane `first_lane` on. Calls that share no
   /// lane may run at the same time, but for matrices with large blocks: those need the engine for
   /// themselves.
-  void prune(const Matrix& matrix, Norm norm, std::int64_t block_height, std::int64_t block_width,
-             Quota quota, const Target& target, int first_lane, int threads) noexcept {
-    const Grid grid(matrix, block_height, block_width);
+  void prune(const Pruning& pruning, const Target& target, int first_lane, int threads) noexcept {
+    const auto& [matrix, norm, height, width, quota] = pruning;
+    const Grid grid(matrix, height, width);
     if (quota.blocks == 0 || quota.zeros == 0) {
       target.mask.fill(matrix.rows(), matrix.columns(), 1);
       return;
@@ -611,7 +611,7 @@ class Engine {
       const Quota quota{keep ? 0 : std::min(task.quota.zeros, rows * columns), 1};
       Target target{{task.mask.at(row, column), task.mask.pitch}, task.read_again};
       if (task.has_past()) target.past = {task.past.at(row, column), task.past.pitch};
-      prune(grid.matrix.part(row, column, rows, columns), norm, 1, 1, quota, target, 0,
+      prune({grid.matrix.part(row, column, rows, columns), norm, 1, 1, quota}, target, 0,
             task.threads);
     }
   }

@@ -1,12 +1,13 @@
 #include "select/mask_engine.hpp"
 
 #include <algorithm>
-#include <cmath>
 
 #include "base/layout.hpp"
 #include "base/parallel.hpp"
 #include "kernels/kernels.hpp"
 #include "mask/kept_zeros.hpp"
+#include "mask/level.hpp"
+#include "mask/pattern.hpp"
 #include "select/engine.hpp"
 #include "select/limits.hpp"
 #include "tiles/grid.hpp"
@@ -19,50 +20,44 @@ namespace {
 /// A job in the numbers of the engine.
 struct Plan {
   const MaskJob* job;
+  Pruning pruning;
   bool is_permuted = false;  // the mask in the order of its layout is another one
-  Matrix matrix;
-  Norm norm;
-  std::int64_t height, width;
-  Quota quota;
 
-  explicit Plan(const MaskJob& of) noexcept : job(&of), matrix(of.data), norm(of.spec.norm) {
-    if (of.layout.size() == 0) {
-      height = std::min(of.spec.block_height, matrix.rows());
-      width = std::min(of.spec.block_width, matrix.columns());
-    } else {
-      follow_layout();
+  explicit Plan(const MaskJob& of) noexcept : job(&of), pruning{Matrix(of.data), of.spec.norm} {
+    const Axes& shape = of.data.shape();
+    const MatrixShape seen = MatrixShape::of(shape, of.layout);
+    Matrix& matrix = pruning.matrix;
+    if (layout_matters(of.spec, shape, of.layout)) {
+      matrix = Matrix(of.data, of.layout);
+      is_permuted = !keeps_order(shape, of.layout);
     }
+    const Pattern pattern = Pattern::of(of.spec, seen);
+    pruning.height = pattern.height;
+    pruning.width = pattern.width;
     // Narrow matrices make short strips; where nothing depends on the rows, see them as one.
-    if (height == 1 && matrix.columns() % width == 0 && matrix.is_one_row()) {
+    if (pattern.height == 1 && matrix.columns() % pattern.width == 0 && matrix.is_one_row()) {
       matrix = matrix.as_one_row();
     }
-    quota = {pruned_blocks(of.spec, grid().blocks()),
-             std::min(*of.spec.zeros_per_block, height * width)};
+    pruning.quota = {Level::of(of.spec).pruned_of(grid().blocks()), pattern.zeros};
   }
 
-  void follow_layout() noexcept {
-    const Axes& shape = job->data.shape();
-    const ViewedBlock block = viewed_block(job->spec, shape, job->layout);
-    height = block.height;
-    width = block.width;
-    if (layout_matters(job->spec, shape, job->layout)) {
-      matrix = Matrix(job->data, job->layout);
-      is_permuted = !keeps_order(shape, job->layout);
-    }
+  std::int64_t elements() const noexcept {
+    return pruning.matrix.rows() * pruning.matrix.columns();
   }
-
-  std::int64_t elements() const noexcept { return matrix.rows() * matrix.columns(); }
-  Grid grid() const noexcept { return Grid(matrix, height, width); }
-  bool has_large_blocks() const noexcept { return height * width > small_block_max; }
+  Grid grid() const noexcept { return Grid(pruning.matrix, pruning.height, pruning.width); }
+  bool has_large_blocks() const noexcept {
+    return pruning.height * pruning.width > small_block_max;
+  }
   /// The selections within large blocks included.
   Room room() const noexcept {
+    const Matrix& matrix = pruning.matrix;
     Room room = room_of(grid());
     if (has_large_blocks()) {
       // Those at the edge are narrower: tiles may hold more of their rows, and their keys may all
       // be kept where those of whole ones are not.
-      for (const std::int64_t columns : {width, matrix.columns() % width}) {
+      for (const std::int64_t columns : {pruning.width, matrix.columns() % pruning.width}) {
         if (columns == 0) continue;
-        Room within = room_of(Grid(matrix.part(0, 0, height, columns), 1, 1));
+        Room within = room_of(Grid(matrix.part(0, 0, pruning.height, columns), 1, 1));
         within.in_memory = std::min(within.blocks, in_memory_max);
         room.include(within);
       }
@@ -122,11 +117,11 @@ class Batch {
  private:
   void prune(const Plan& plan, int lane, int lanes) noexcept {
     const MaskJob& job = *plan.job;
-    const std::int64_t pitch = plan.matrix.columns();
+    const std::int64_t pitch = plan.pruning.matrix.columns();
     Target target{{job.mask, pitch}, job.kept_zeros != nullptr, {}, job.hint};
     if (plan.is_permuted) target = {{engine_.viewed(lane), pitch}, true, {}, job.hint};
     if (job.spec.monotone) target.past = {past_of(plan, lane, lanes), pitch};
-    engine_.prune(plan.matrix, plan.norm, plan.height, plan.width, plan.quota, target, lane, lanes);
+    engine_.prune(plan.pruning, target, lane, lanes);
     if (plan.is_permuted) {
       const Permutation order(job.data.shape(), job.layout);
       order.from_view(*table_, job.mask, target.mask.bytes, lanes);
@@ -143,7 +138,8 @@ class Batch {
     std::uint8_t* const past = engine_.past(lane);
     std::uint8_t* const own = plan.is_permuted ? job.mask : past;
     // A single element that stays zero is a block that is pruned, whatever it has become meanwhile.
-    const std::uint8_t* const kept = plan.height * plan.width > 1 ? job.kept_zeros : nullptr;
+    const std::uint8_t* const kept =
+        plan.pruning.height * plan.pruning.width > 1 ? job.kept_zeros : nullptr;
     if (!mark_free(*table_, own, job.mask, kept, plan.elements(), lanes)) return nullptr;
     if (plan.is_permuted) {
       Permutation(job.data.shape(), job.layout).to_view(*table_, past, job.mask, lanes);
@@ -160,15 +156,6 @@ class Batch {
 };
 
 }  // namespace
-
-std::int64_t pruned_blocks(const BlockSpec& spec, std::int64_t blocks) noexcept {
-  const double exact = spec.sparsity_level * static_cast<double>(blocks);
-  const double below = std::floor(exact);
-  auto count = static_cast<std::int64_t>(below);
-  const double rest = exact - below;
-  if (rest > 0.5 || (rest == 0.5 && count % 2 != 0)) ++count;
-  return std::min(count, std::max<std::int64_t>(blocks - spec.min_kept, 0));
-}
 
 void compute_masks(const std::vector<MaskJob>& jobs, const Kernels& table) {
   const DefaultFloatEnvironment environment;

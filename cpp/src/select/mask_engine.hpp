@@ -9,35 +9,16 @@
 /// every stage but the selection is parallel over tiles.
 #pragma once
 
-#include <cstdint>
 #include <vector>
 
-#include "datasparse/array_view.hpp"
 #include "datasparse/block_mask.hpp"
+#include "datasparse/mask_rule.hpp"
 #include "kernels/kernels.hpp"
-#include "select/cut_hint.hpp"
 
 namespace datasparse {
 
-/// How many of the blocks are pruned: level × blocks in double, rounded half to even, whatever the
-/// rounding mode; but no more than leave min_kept.
-std::int64_t pruned_blocks(const BlockSpec& spec, std::int64_t blocks) noexcept;
-
-struct MaskJob {
-  ArrayView data;
-  BlockSpec spec;  ///< resolved for the data's shape, viewed_shape() of the layout
-  /// data.size() bytes, in C order of the data's own shape. What is there counts where the spec is
-  /// monotone: see DataNormSparsifier.
-  std::uint8_t* mask;
-  CutHint* hint = nullptr;  ///< of the same mask: read and renewed
-  /// The order in which the data's axes make the matrix: the first one its rows, the others its
-  /// columns, the last innermost. None: as they are. The mask keeps the data's own order. Where
-  /// layout_matters(), a byte per element of scratch memory holds it in the layout's.
-  Axes layout{};
-  /// Elements that stay zero whatever the rule says: packed like Mask::pack(), a set bit for each;
-  /// or nullptr. Where the spec is monotone, they do not count as pruned by the rule before.
-  const std::uint8_t* kept_zeros = nullptr;
-};
+/// Of block masks; the spec may be resolved or not.
+using MaskJob = JobOf<BlockSpec>;
 
 /// Computes all masks. Monotone ones take a byte per element of scratch memory. Small ones are
 /// shared out among the threads, large ones split. Allocates its scratch memory first and may throw

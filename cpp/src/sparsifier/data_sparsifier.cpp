@@ -24,7 +24,9 @@ Mask checked_mask(const std::string& name, const Axes& shape, const std::uint8_t
 
 }  // namespace
 
-BaseDataSparsifier::BaseDataSparsifier(ParamMap defaults) : impl_(std::make_unique<Impl>()) {
+BaseDataSparsifier::BaseDataSparsifier(ParamMap defaults, const MaskRule* rule)
+    : impl_(std::make_unique<Impl>()) {
+  impl_->rule = rule;
   impl_->defaults = std::move(defaults);
 }
 

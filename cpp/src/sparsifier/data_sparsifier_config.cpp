@@ -8,48 +8,29 @@ namespace datasparse {
 
 void BaseDataSparsifier::check_config(const std::string&, const ParamMap&) const {}
 
-std::any BaseDataSparsifier::compile_config(const std::string&, const ParamMap&,
-                                            const Axes*) const {
-  return {};
+ParamValue BaseDataSparsifier::shown(const Config& config, const std::string& key,
+                                     const ParamValue& written) const {
+  return impl_->rule == nullptr ? written : impl_->rule->shown(config.compiled, key, written);
 }
 
-bool BaseDataSparsifier::check_value(const std::any&, const std::string&, const std::string&,
-                                     const ParamValue&) const {
-  return false;
-}
-
-void BaseDataSparsifier::put_value(std::any&, const std::string&,
-                                   const ParamValue&) const noexcept {}
-
-std::optional<ZeroCount> BaseDataSparsifier::zeros_of(const std::any&, const Axes&) const {
-  return std::nullopt;
-}
-
-ParamValue BaseDataSparsifier::effective_value(const std::string&, const ParamValue& written,
-                                               const std::any&) const {
-  return written;
-}
-
-ParamMap BaseDataSparsifier::effective(const Config& config) const {
-  ParamMap shown;
-  for (const auto& [key, value] : config.written) {
-    shown.set(key, effective_value(key, value, config.compiled));
-  }
-  return shown;
+ParamMap BaseDataSparsifier::shown(const Config& config) const {
+  ParamMap map;
+  for (const auto& [key, value] : config.written) map.set(key, shown(config, key, value));
+  return map;
 }
 
 // --- reading ----------------------------------------------------------------------------------
 
 ParamMap BaseDataSparsifier::config(const std::string& name) const {
   const Entry entry(*this);
-  return effective(impl_->at(name).config);
+  return shown(impl_->at(name).config);
 }
 
 std::vector<std::pair<std::string, ParamMap>> BaseDataSparsifier::configs() const {
   const Entry entry(*this);
   std::vector<std::pair<std::string, ParamMap>> result;
   for (const auto& group : impl_->groups) {
-    result.emplace_back(group->name, effective(group->config));
+    result.emplace_back(group->name, shown(group->config));
   }
   return result;
 }
@@ -57,7 +38,7 @@ std::vector<std::pair<std::string, ParamMap>> BaseDataSparsifier::configs() cons
 ParamValue BaseDataSparsifier::config_value(const std::string& name, const std::string& key) const {
   const Entry entry(*this);
   const Config& config = impl_->at(name).config;
-  return effective_value(key, config.written.at(key), config.compiled);
+  return shown(config, key, config.written.at(key));
 }
 
 std::optional<ParamValue> BaseDataSparsifier::try_config_value(const std::string& name,
@@ -66,7 +47,7 @@ std::optional<ParamValue> BaseDataSparsifier::try_config_value(const std::string
   const Entry entry(*this, std::try_to_lock);
   if (!entry.entered()) return std::nullopt;
   const Config& config = impl_->at(name, likely).config;
-  return effective_value(key, config.written.at(key), config.compiled);
+  return shown(config, key, config.written.at(key));
 }
 
 ParamMap BaseDataSparsifier::get_param(const std::string& key) const {
@@ -84,11 +65,8 @@ void BaseDataSparsifier::param_of_groups(const std::string& key, ParamMap& value
   std::size_t count = 0;
   values.reserve(impl_->groups.size());
   for (const auto& group : impl_->groups) {
-    const auto& [written, compiled] = group->config;
-    const auto* const value = written.find(key);
-    if (value != nullptr) {
-      values.rewrite(count++, group->name, effective_value(key, *value, compiled));
-    }
+    const auto* const value = group->config.written.find(key);
+    if (value != nullptr) values.rewrite(count++, group->name, shown(group->config, key, *value));
   }
   values.truncate(count);
 }
@@ -109,7 +87,7 @@ void BaseDataSparsifier::exchange(std::vector<Change>& changes, const std::strin
       std::swap(group->config, *config);
     } else {
       std::swap(*place, value);
-      put_value(group->config.compiled, key, *place);
+      if (impl_->rule != nullptr) impl_->rule->put_value(group->config.compiled, key, *place);
     }
   }
 }
@@ -151,8 +129,9 @@ void BaseDataSparsifier::replace_configs(
 
 /// The configs of the groups named in `values`, with `key` changed, in their order.
 std::vector<BaseDataSparsifier::Change> BaseDataSparsifier::with_param(
-    const std::string& key, const ParamMap& values) const {
-  const Checker checked(*this);
+    const Checker& checked, const std::string& key, const ParamMap& values) const {
+  const MaskRule* const rule = impl_->rule;
+  const bool by_rule = !checked.foreign().check_config;
   std::vector<Change> changes;
   changes.reserve(values.size());
   std::size_t likely = 0;  // the groups are mostly named in their own order
@@ -162,8 +141,8 @@ std::vector<BaseDataSparsifier::Change> BaseDataSparsifier::with_param(
       throw ValueError(label(key, name) + " must not be NaN, got " + to_string(value));
     }
     ParamValue* const place = group.config.written.find(key);
-    if (place != nullptr && !place->is_none() && !value.is_none()) {
-      if (check_value(group.config.compiled, name, key, value)) {
+    if (by_rule && place != nullptr && !place->is_none() && !value.is_none()) {
+      if (rule == nullptr || rule->check_value(group.config.compiled, name, key, value)) {
         changes.push_back({&group, nullptr, place, value});
         continue;
       }
@@ -185,7 +164,7 @@ ParamMap BaseDataSparsifier::set_param(const std::string& key, const ParamMap& v
 
 void BaseDataSparsifier::set_param(const std::string& key, const ParamMap& values, ParamMap& now) {
   const Entry entry(*this, "writing a config");
-  auto changes = with_param(key, values);
+  auto changes = with_param(Checker(*this), key, values);
   exchange(changes, key);
   try {
     param_of_groups(key, now);
@@ -197,7 +176,7 @@ void BaseDataSparsifier::set_param(const std::string& key, const ParamMap& value
 
 void BaseDataSparsifier::check_param(const std::string& key, const ParamMap& values) const {
   const Entry entry(*this, "checking a config");
-  with_param(key, values);
+  with_param(Checker(*this), key, values);
 }
 
 /// How many elements a step zeroes in the group, where its rule alone would zero as many as `rule`.
@@ -211,15 +190,16 @@ ZeroCount BaseDataSparsifier::zeros_with_kept(const ZeroCount& rule, const Group
 std::vector<ZeroCount> BaseDataSparsifier::count_zeros(const std::string& key,
                                                        const ParamMap& values) const {
   const Entry entry(*this, "planning");
+  const Checker checked(*this);
+  const auto changes = with_param(checked, key, values);
+  const MaskRule* const rule = impl_->rule;
   std::vector<ZeroCount> counts;
-  for (const auto& change : with_param(key, values)) {
-    std::any compiled =
-        change.config != nullptr ? change.config->compiled : change.group->config.compiled;
-    if (change.config == nullptr) put_value(compiled, key, change.value);
+  if (rule == nullptr || checked.foreign().update_mask) return counts;
+  for (const auto& change : changes) {
     const Group& group = *change.group;
-    const auto count = zeros_of(compiled, group.viewed_shape());
-    if (!count) return {};
-    counts.push_back(zeros_with_kept(*count, group));
+    std::any compiled = change.config != nullptr ? change.config->compiled : group.config.compiled;
+    if (change.config == nullptr) rule->put_value(compiled, key, change.value);
+    counts.push_back(zeros_with_kept(rule->count_zeros(compiled, group.viewed_shape()), group));
   }
   return counts;
 }

@@ -21,7 +21,7 @@ namespace datasparse {
 /// A group's config: the two are replaced together or not at all.
 struct BaseDataSparsifier::Config {
   ParamMap written;   // by the user: saved, and kept when data are replaced
-  std::any compiled;  // compile_config() of it
+  std::any compiled;  // MaskRule::compile() of it; nothing without a rule
 };
 
 /// Elements that stay zero, packed as Mask::pack() packs, and how many they are.
@@ -63,7 +63,7 @@ struct BaseDataSparsifier::Group {
 };
 
 /// What was checked for a group, and waits until all others are checked too: one value and the
-/// place in the written config where it belongs, for put_value(), or else a whole config.
+/// place in the written config where it belongs, or else a whole config.
 struct BaseDataSparsifier::Change {
   Group* group;
   std::unique_ptr<Config> config;
@@ -76,12 +76,17 @@ struct BaseDataSparsifier::Impl {
   std::atomic<std::thread::id> owner{};  // who holds the mutex
   const char* inside = nullptr;          // the override that the owner is in
 
+  const MaskRule* rule;  // or none
   ParamMap defaults;
   std::vector<std::unique_ptr<Group>> groups;  // in the order in which they were added
   std::unordered_map<std::string, Group*> by_name;
   std::unordered_map<std::string, GroupState> waiting;  // loaded, for names without data
   bool enable_mask_update = true;
   std::int64_t step_count = 0;
+
+  std::any compiled(const std::string& name, const ParamMap& config, const Axes* shape) const {
+    return rule == nullptr ? std::any() : rule->compile(name, config, shape);
+  }
 
   std::vector<std::string> names() const {
     std::vector<std::string> result;
@@ -205,20 +210,23 @@ class Inside {
 class BaseDataSparsifier::Checker {
  public:
   explicit Checker(const BaseDataSparsifier& sparsifier)
-      : sparsifier_(sparsifier), inside_(sparsifier.impl_->inside, "check_config()") {
-    sparsifier.look_up_overrides();
-  }
+      : sparsifier_(sparsifier),
+        inside_(sparsifier.impl_->inside, "check_config()"),
+        foreign_(sparsifier.foreign_hooks()) {}
 
-  /// Throws what check_config() or compile_config() throw.
+  const ForeignHooks& foreign() const noexcept { return foreign_; }
+
+  /// Throws what check_config() or the rule throw.
   Config operator()(const std::string& name, ParamMap written, const Axes* shape) const {
     sparsifier_.check_config(name, written);
-    auto compiled = sparsifier_.compile_config(name, written, shape);
+    auto compiled = sparsifier_.impl_->compiled(name, written, shape);
     return {std::move(written), std::move(compiled)};
   }
 
  private:
   const BaseDataSparsifier& sparsifier_;
   Inside inside_;
+  ForeignHooks foreign_;
 };
 
 }  // namespace datasparse

@@ -109,22 +109,23 @@ std::vector<BaseDataSparsifier::Group*> BaseDataSparsifier::updated() const {
 void BaseDataSparsifier::step() {
   const Entry entry(*this, "step()");
   std::vector<Group*> groups;
+  bool in_turn = true;
   if (impl_->enable_mask_update) {
     groups = updated();
     const Pins pins(*this, groups, Pins::Of::scores);
-    look_up_overrides();
-    if (is_overridden()) {
+    in_turn = impl_->rule == nullptr || foreign_hooks().update_mask;
+    if (in_turn) {
       update_in_turn(groups, pins.views());
     } else {
       update_together(groups, pins.views());
     }
   }
   ++impl_->step_count;
-  warn_of_dead(groups);
+  warn_of_dead(groups, in_turn);
 }
 
 /// The last thing that a step does, since the handler may throw.
-void BaseDataSparsifier::warn_of_dead(const std::vector<Group*>& groups) const {
+void BaseDataSparsifier::warn_of_dead(const std::vector<Group*>& groups, bool in_turn) const {
   for (Group* const group : groups) {
     const std::int64_t weights = group->mask.size();
     if (group->warned_of_death || weights == 0 || keeps_any(group->mask.data(), weights)) continue;
@@ -136,24 +137,24 @@ void BaseDataSparsifier::warn_of_dead(const std::vector<Group*>& groups) const {
     send_message(Severity::warning,
                  "step() pruned all weights of '" + group->name + "', " + std::to_string(weights) +
                      " of " + std::to_string(weights) + ": " +
-                     (all_kept          ? "keep_zeros=True found them all zero; pass "
-                                          "keep_zeros=False to add_data()"
-                      : is_overridden() ? "let update_mask() keep some of them"
-                      : kept_some       ? "lower its sparsity_level"
-                                        : "lower its sparsity_level, or set min_kept=1"));
+                     (all_kept    ? "keep_zeros=True found them all zero; pass "
+                                    "keep_zeros=False to add_data()"
+                      : in_turn   ? "let update_mask() keep some of them"
+                      : kept_some ? "lower its sparsity_level"
+                                  : "lower its sparsity_level, or set min_kept=1"));
   }
 }
 
 void BaseDataSparsifier::update_together(const std::vector<Group*>& groups,
                                          const std::vector<ArrayView>& data) {
-  std::vector<Update> updates;
-  updates.reserve(groups.size());
+  std::vector<JobOf<const std::any*>> jobs;
+  jobs.reserve(groups.size());
   for (std::size_t i = 0; i < groups.size(); ++i) {
     const Group& group = *groups[i];
-    updates.push_back(
-        {data[i], group.config.compiled, group.mask, group.layout, group.kept_bits()});
+    jobs.push_back({data[i], &group.config.compiled, group.mask.data(), group.mask.hint(),
+                    group.layout, group.kept_bits()});
   }
-  update_masks(updates);
+  impl_->rule->compute(jobs);
 }
 
 /// Calls the override for each group. If it throws, all masks and states are as before: an override
@@ -169,7 +170,7 @@ void BaseDataSparsifier::update_in_turn(const std::vector<Group*>& groups,
   const Inside inside(impl_->inside, update_mask_call);
   try {
     for (std::size_t i = 0; i < groups.size(); ++i) {
-      update_mask(groups[i]->name, data[i], effective(groups[i]->config));
+      update_mask(groups[i]->name, data[i], shown(groups[i]->config));
     }
     for (std::size_t i = 0; i < saved.size(); ++i) {
       Group& group = *impl_->groups[i];
@@ -319,7 +320,7 @@ GroupFigures BaseDataSparsifier::figures_of(const Group& group, GroupFigures::St
   figures.status = status;
   figures.shape = shape;
   figures.zeros = mask.zeros();
-  figures.config = effective(group.config);
+  figures.config = shown(group.config);
   figures.block = block_in(group.config.written, group.viewed_shape());
   figures.dead = mask.size() > 0 && figures.zeros == mask.size();
   if (shape.size() > 1) {
@@ -359,7 +360,7 @@ std::vector<GroupFigures> BaseDataSparsifier::figures() const {
   }
   for (const auto& [name, saved] : impl_->waiting) {
     const Axes viewed = viewed_shape(saved.shape, saved.layout);
-    Config config{saved.config, compile_config(name, saved.config, &viewed)};
+    Config config{saved.config, impl_->compiled(name, saved.config, &viewed)};
     result.push_back(figures_of(*restored_group(saved, std::move(config)), Status::awaits_data));
   }
   std::sort(result.begin() + static_cast<std::ptrdiff_t>(impl_->groups.size()), result.end(),

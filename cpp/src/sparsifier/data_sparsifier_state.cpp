@@ -189,7 +189,7 @@ void BaseDataSparsifier::restore(
       continue;
     }
     const Axes viewed = viewed_shape(saved.shape, saved.layout);
-    auto compiled = compile_config(saved.name, saved.config, &viewed);
+    auto compiled = impl_->compiled(saved.name, saved.config, &viewed);
     auto group = restored_group(saved, {saved.config, std::move(compiled)});
     if (!saved.squashed) group->source = std::move(source->second);
     group->awaits_data = group->squashed() && !saved.squashed;

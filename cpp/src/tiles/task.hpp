@@ -15,10 +15,17 @@
 
 namespace datasparse {
 
-/// What to prune from a matrix once a BlockSpec is in numbers.
 struct Quota {
-  std::int64_t blocks;  // how many
+  std::int64_t blocks;  // how many are pruned
   std::int64_t zeros;   // in each of them
+};
+
+/// What to prune from a matrix, in numbers.
+struct Pruning {
+  Matrix matrix;
+  Norm norm;
+  std::int64_t height = 1, width = 1;  // of a block
+  Quota quota{};
 };
 
 /// Where a mask goes, and what else there is to know about it.

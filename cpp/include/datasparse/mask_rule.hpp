@@ -1,0 +1,70 @@
+/// What the configs of a sparsifier's groups mean: how they are checked and shown, how many zeros
+/// they make, and the masks of many groups at once.
+#pragma once
+
+#include <any>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "datasparse/api.h"
+#include "datasparse/array_view.hpp"
+#include "datasparse/block_mask.hpp"
+#include "datasparse/param.hpp"
+
+namespace datasparse {
+
+struct CutHint;
+
+/// One mask to be computed: the same record from the sparsifier to the engine.
+template <class Spec>
+struct JobOf {
+  ArrayView data;  ///< what is ranked
+  Spec spec;       ///< by what rule
+  /// data.size() bytes, in C order of the data's own shape. What is there counts where the rule is
+  /// monotone.
+  std::uint8_t* mask;
+  CutHint* hint = nullptr;  ///< Mask::hint() of the same mask: read and renewed; or none
+  /// The order in which the data's axes make the matrix: GroupOptions::layout. The mask keeps the
+  /// data's own order.
+  Axes layout{};
+  /// Elements that are pruned whatever the rule says: a set bit for each, packed as Mask::pack()
+  /// packs; or nullptr.
+  const std::uint8_t* kept_zeros = nullptr;
+
+  template <class Other>
+  JobOf<Other> with(const Other& other) const {
+    return {data, other, mask, hint, layout, kept_zeros};
+  }
+};
+
+/// The rule of a sparsifier class. It is no part of any object: a base class refers to one.
+/// SpecRule is the one for whatever has config keys as Fields.
+class DATASPARSE_API MaskRule {
+ public:
+  virtual ~MaskRule() = default;
+
+  /// What the others need of a config: made once, when it is written. TypeError or ValueError,
+  /// naming the group, for a config that lacks a key or has a wrong value; keys of subclasses are
+  /// left to these. `shape` is that of the data in the order of the group's layout, and nullptr for
+  /// defaults, which are made for nothing but the check.
+  virtual std::any compile(const std::string& name, const ParamMap& config,
+                           const Axes* shape) const = 0;
+  /// Throws what compile() would throw if one value changed, neither the old nor the new one being
+  /// None. False where that takes a look at the whole config.
+  virtual bool check_value(const std::any& compiled, const std::string& name,
+                           const std::string& key, const ParamValue& value) const = 0;
+  /// Makes of `compiled` what compile() would make of the config with that value, which
+  /// check_value() has accepted.
+  virtual void put_value(std::any& compiled, const std::string& key,
+                         const ParamValue& value) const noexcept = 0;
+  /// A value as it is shown, and given to update_mask(): automatic ones are filled in.
+  virtual ParamValue shown(const std::any& compiled, const std::string& key,
+                           const ParamValue& written) const = 0;
+  /// How many elements a step zeroes, but for kept zeros. The shape is that which compile() got.
+  virtual ZeroCount count_zeros(const std::any& compiled, const Axes& shape) const = 0;
+  /// Computes all masks, or throws and has changed none.
+  virtual void compute(const std::vector<JobOf<const std::any*>>& jobs) const = 0;
+};
+
+}  // namespace datasparse

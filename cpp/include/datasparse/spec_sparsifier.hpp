@@ -1,0 +1,153 @@
+/// Sparsifiers whose configs are the fields of a struct.
+#pragma once
+
+#include <algorithm>
+#include <any>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "datasparse/data_sparsifier.hpp"
+#include "datasparse/error.hpp"
+#include "datasparse/field.hpp"
+#include "datasparse/mask_rule.hpp"
+
+namespace datasparse {
+
+/// The rule of a Spec, a value type with
+///
+///     static const Fields<Spec>& fields();               // its config keys: field.hpp
+///     void check(const std::string& group) const;        // ValueError unless it can be used
+///     Spec resolved(const Axes& shape, const std::string& group) const;  // automatic values
+///                                                        // filled in, for data of that shape
+///     ZeroCount count_zeros(const Axes& shape, const Spec&);     // found by its argument
+///     void compute_masks(const std::vector<JobOf<Spec>>& jobs);  // likewise: all, or it throws
+///                                                                // and has changed none
+template <class Spec>
+class SpecRule final : public MaskRule {
+ public:
+  static const SpecRule& instance() {
+    static const SpecRule rule;
+    return rule;
+  }
+
+  std::any compile(const std::string& name, const ParamMap& config,
+                   const Axes* shape) const override {
+    const Spec spec = spec_of<Spec>(config, name, OtherKeys::ignore);
+    for (const auto& field : Spec::fields()) {
+      if (field.traits.is_optional || config.contains(std::string(field.key))) continue;
+      throw ValueError(label(std::string(field.key), name) + " is missing");
+    }
+    return shape != nullptr ? spec.resolved(*shape, name) : spec;
+  }
+
+  bool check_value(const std::any& compiled, const std::string& name, const std::string& key,
+                   const ParamValue& value) const override {
+    const auto* const field = find_field<Spec>(key);
+    if (field == nullptr || field->traits.is_of_shape) return false;
+    Spec spec = spec_in(compiled);
+    field->set(spec, key, value, name);
+    spec.check(name);
+    return true;
+  }
+
+  void put_value(std::any& compiled, const std::string& key,
+                 const ParamValue& value) const noexcept override {
+    find_field<Spec>(key)->set(std::any_cast<Spec&>(compiled), key, value, {});
+  }
+
+  ParamValue shown(const std::any& compiled, const std::string& key,
+                   const ParamValue& written) const override {
+    const auto* const field = find_field<Spec>(key);
+    return field == nullptr || field->traits.is_of_shape ? written : field->get(spec_in(compiled));
+  }
+
+  ZeroCount count_zeros(const std::any& compiled, const Axes& shape) const override {
+    return zeros_of(shape, spec_in(compiled));
+  }
+
+  void compute(const std::vector<JobOf<const std::any*>>& jobs) const override {
+    std::vector<JobOf<Spec>> all;
+    all.reserve(jobs.size());
+    for (const auto& job : jobs) all.push_back(job.with(spec_in(*job.spec)));
+    compute_masks(all);
+  }
+
+ private:
+  static const Spec& spec_in(const std::any& compiled) {
+    return std::any_cast<const Spec&>(compiled);
+  }
+  static ZeroCount zeros_of(const Axes& shape, const Spec& spec) {
+    using datasparse::count_zeros;
+    return count_zeros(shape, spec);
+  }
+};
+
+/// A sparsifier whose config keys are the fields of a Spec: see SpecRule.
+template <class Spec>
+class SpecSparsifier : public BaseDataSparsifier {
+ public:
+  /// `own` are the defaults of a subclass's own keys. ValueError unless the spec can be used.
+  explicit SpecSparsifier(const Spec& defaults = {}, const ParamMap& own = {});
+
+  /// Computes the mask at once, from data of the mask's shape: the group's own, or any scores.
+  void update_mask(const std::string& name, const ArrayView& data, const ParamMap& config) override;
+  /// TypeError for keys that are not the Spec's. A subclass with keys of its own checks them, and
+  /// passes the rest on.
+  void check_config(const std::string& name, const ParamMap& config) const override;
+  /// A subclass with keys of its own passes the rest on.
+  bool is_integer_param(const std::string& key) const override;
+
+ private:
+  static ParamMap joined(const Spec& defaults, const ParamMap& own);
+};
+
+/// Whether a pointer to a member function points to one of some SpecSparsifier's.
+template <class Function>
+constexpr bool is_of_spec_sparsifier = false;
+template <class Spec, class Signature>
+constexpr bool is_of_spec_sparsifier<Signature SpecSparsifier<Spec>::*> = true;
+
+// Not within the class, where they would be inline: one that the library has compiled is not
+// compiled again.
+
+template <class Spec>
+SpecSparsifier<Spec>::SpecSparsifier(const Spec& defaults, const ParamMap& own)
+    : BaseDataSparsifier(joined(defaults, own), &SpecRule<Spec>::instance()) {}
+
+template <class Spec>
+ParamMap SpecSparsifier<Spec>::joined(const Spec& defaults, const ParamMap& own) {
+  defaults.check({});
+  ParamMap map = config_of(defaults);
+  map.update(own);
+  return map;
+}
+
+template <class Spec>
+void SpecSparsifier<Spec>::update_mask(const std::string& name, const ArrayView& data,
+                                       const ParamMap& config) {
+  const Mask mask = get_mask(name);
+  if (data.shape() != mask.shape()) {
+    throw ValueError("data of '" + name + "' must have the shape of its mask, " +
+                     to_string(mask.shape()) + ", got " + to_string(data.shape()));
+  }
+  const Axes order = layout(name);
+  const auto kept = kept_zeros(name);
+  const Spec spec = spec_of<Spec>(config, name, OtherKeys::ignore)
+                        .resolved(viewed_shape(data.shape(), order), name);
+  compute_masks(
+      std::vector<JobOf<Spec>>{{data, spec, mask.data(), mask.hint(), order, kept.get()}});
+}
+
+template <class Spec>
+void SpecSparsifier<Spec>::check_config(const std::string& name, const ParamMap& config) const {
+  spec_of<Spec>(config, name, OtherKeys::refuse);
+}
+
+template <class Spec>
+bool SpecSparsifier<Spec>::is_integer_param(const std::string& key) const {
+  const auto* const field = find_field<Spec>(key);
+  return field != nullptr && field->traits.is_integer;
+}
+
+}  // namespace datasparse

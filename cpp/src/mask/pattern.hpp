@@ -1,0 +1,41 @@
+/// What is pruned together: the blocks of a matrix, and how many elements of each. N:M is one row
+/// of M elements, N of which go.
+#pragma once
+
+#include <cstdint>
+
+#include "datasparse/array_view.hpp"
+#include "datasparse/block_mask.hpp"
+#include "mask/level.hpp"
+
+namespace datasparse {
+
+/// The matrix that blocks are cut from.
+struct MatrixShape {
+  std::int64_t rows, columns;
+
+  /// Of a tensor: rows are the first axis of its layout, columns all others.
+  static MatrixShape of(const Axes& shape, const Axes& layout = {}) noexcept;
+};
+
+struct Pattern {
+  std::int64_t height, width;  // of a block: what would lie outside the matrix is cut off
+  std::int64_t zeros;          // in each pruned block
+
+  /// Of a spec, be it resolved or not.
+  static Pattern of(const BlockSpec& spec, const MatrixShape& matrix) noexcept;
+
+  std::int64_t size() const noexcept { return height * width; }
+  /// How many elements are zeroed where so many blocks are pruned, partial ones at the edges among
+  /// them or not. O(1).
+  ZeroCount zeros_in(const MatrixShape& matrix, const Level& level) const;
+};
+
+/// Whether the masks of a tensor depend on its layout. They do not, by rule, where the order of
+/// columns is no matter to what the blocks are: single elements (of blocks, what lies within the
+/// matrix counts); and, where the rows are the data's first axis, blocks that are one column wide
+/// or as wide as the matrix. Then the data are taken as they lie in memory: sums are added and ties
+/// broken in that order, and nothing is permuted, which would cost two to three times the time.
+bool layout_matters(const BlockSpec& spec, const Axes& shape, const Axes& layout) noexcept;
+
+}  // namespace datasparse
