@@ -32,14 +32,21 @@ TARGET Bytes ones_where_zero(Bytes bytes) noexcept {
   return _mm256_add_epi8(bytes, _mm256_set1_epi8(1));
 }
 
-/// The bits of two groups.
+constexpr int few = 1;
+
+template <int n>
 TARGET std::uint64_t bits(const Bytes* bytes) noexcept {
-  const auto low = static_cast<unsigned>(_mm256_movemask_epi8(bytes[0]));
-  const auto high = static_cast<unsigned>(_mm256_movemask_epi8(bytes[1]));
-  return low | std::uint64_t{high} << 32;
+  std::uint64_t all = 0;
+  for (int i = 0; i < n; ++i) {
+    all |= std::uint64_t{static_cast<unsigned>(_mm256_movemask_epi8(bytes[i]))} << 32 * i;
+  }
+  return all;
 }
 
-TARGET int count(const Bytes* bytes) noexcept { return __builtin_popcountll(bits(bytes)); }
+template <int n>
+TARGET int count(const Bytes* bytes) noexcept {
+  return __builtin_popcountll(bits<n>(bytes));
+}
 
 /// The first of some bits; 64 where there is none.
 TARGET int first_of(std::uint64_t bits) noexcept { return static_cast<int>(_tzcnt_u64(bits)); }
@@ -295,15 +302,15 @@ constexpr bool takes_columns = true;
 
 template <int times>
 TARGET Bytes repeated(const std::uint8_t* bytes, Bytes pattern) noexcept {
-  __m256i few;
+  __m256i taken;
   if constexpr (times == 2) {
-    few = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
+    taken = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
   } else {
     long long eight = 0;
     __builtin_memcpy(&eight, bytes, 32 / times);
-    few = _mm256_set1_epi64x(eight);
+    taken = _mm256_set1_epi64x(eight);
   }
-  return _mm256_shuffle_epi8(few, pattern);
+  return _mm256_shuffle_epi8(taken, pattern);
 }
 
 /// Eight by eight where the columns are near each other, as those of a permuted tensor are. Of

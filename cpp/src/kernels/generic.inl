@@ -8,9 +8,11 @@
 
 // --- scores --------------------------------------------------------------------------------------
 
-/// The sums of as many blocks as a vector has: data[t] is where the t-th begins.
+/// The sums of as many blocks as a vector has: data[t] is where the t-th begins. Within the loop
+/// that collects these, they stay in registers.
 template <class Element, int norm>
-TARGET typename Element::Sums sums_of(const Blocks& blocks, const std::byte* const* data) noexcept;
+TARGET inline __attribute__((always_inline)) typename Element::Sums sums_of(
+    const Blocks& blocks, const std::byte* const* data) noexcept;
 
 /// Writes the first n keys of a vector, and nothing else.
 template <class Vector>

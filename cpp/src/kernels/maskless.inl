@@ -2,8 +2,8 @@
 // are no masks of bits, and no loads of the first few. Included as generic.inl is, and behind it.
 //
 // Before, the file also defines `group`, so many bytes make a vector; Place, in whose units
-// Vector::permute() counts; first_of(); compress<Vector>(); and for groups of bytes that are all
-// ones or zeros bits(), count() and ones_where_zero().
+// Vector::permute() counts; first_of(); compress<Vector>(); are_zero(); and, for bytes that are all
+// ones or zeros, ones_where_zero(), and bits<n>() and count<n>() of n vectors: `few` or a bundle.
 
 /// So many keys at a time make a mask of bits, and `groups` vectors of mask bytes: bit i of a mask
 /// belongs to key i.
@@ -80,9 +80,8 @@ TARGET SplitCounts split(Key* out, std::int64_t room, const Key* keys, std::int6
 /// Stores the places of the bits in `within`, counted from `first` on. Where candidates are few,
 /// they come unpredictably: no branch depends on them unless there are many.
 TARGET void store_places(std::uint16_t* places, std::int64_t first, std::uint64_t within) noexcept {
-  constexpr int few = 4;
   const int found = __builtin_popcountll(within);
-  for (int p = 0; p < few || p < found; ++p) {
+  for (int p = 0; p < 4 || p < found; ++p) {
     places[p] = static_cast<std::uint16_t>(first + first_of(within));
     within &= within - 1;
   }
@@ -114,9 +113,9 @@ class Bracketing {
       within[g] = Vector::bytes(inside);
       store_bytes(keep_ + i + g * group, ones_where_zero(pruned[g]));
     }
-    const std::uint64_t found = bits(within);
+    const std::uint64_t found = bits<groups>(within);
     store_places(inside_ + counts_.inside, i, found);
-    counts_.kept += bundle - count(pruned);
+    counts_.kept += bundle - count<groups>(pruned);
     counts_.inside += __builtin_popcountll(found);
   }
 
@@ -152,9 +151,9 @@ TARGET void threshold(std::uint8_t* keep, const Key* keys, std::int64_t n, Key c
                       std::int64_t ties) noexcept {
   const auto cuts = Vector::all(cut);
   std::int64_t i = 0;
-  for (; i + bundle <= n; i += bundle) {
-    Bytes tied_bytes[groups];
-    for (int g = 0; g < groups; ++g) {
+  for (; i + few * group <= n; i += few * group) {
+    Bytes tied_bytes[few];
+    for (int g = 0; g < few; ++g) {
       typename Vector::Keys below[group / Vector::size];
       typename Vector::Keys equal[group / Vector::size];
       for (int v = 0; v < group / Vector::size; ++v) {
@@ -165,7 +164,7 @@ TARGET void threshold(std::uint8_t* keep, const Key* keys, std::int64_t n, Key c
       store_bytes(keep + i + g * group, ones_where_zero(Vector::bytes(below)));
       tied_bytes[g] = Vector::bytes(equal);
     }
-    std::uint64_t tied = bits(tied_bytes);
+    std::uint64_t tied = bits<few>(tied_bytes);
     for (; tied != 0 && ties > 0; --ties, tied &= tied - 1) keep[i + first_of(tied)] = 0;
   }
   scalar_selection<Key>().threshold(keep + i, keys + i, n - i, cut, ties);
@@ -307,15 +306,15 @@ TARGET BracketCounts bracket_blocks(std::uint8_t* keep, std::uint16_t* inside, c
 
 // --- bytes ---------------------------------------------------------------------------------------
 
-/// Calls work(i, zero) for the bytes of a bundle from the i-th on, of which `zero` tells which are.
-/// Returns how many bytes there were.
+/// Calls work(i, zero) for a few vectors of bytes, the i-th and those after it: `zero` tells which
+/// are. Returns how many bytes there were.
 template <class Work>
 TARGET std::int64_t with_zeros(const std::uint8_t* bytes, std::int64_t n,
                                const Work& work) noexcept {
   std::int64_t i = 0;
-  for (; i + bundle <= n; i += bundle) {
-    Bytes zero[groups];
-    for (int g = 0; g < groups; ++g) zero[g] = are_zero(load_bytes(bytes + i + g * group));
+  for (; i + few * group <= n; i += few * group) {
+    Bytes zero[few];
+    for (int g = 0; g < few; ++g) zero[g] = are_zero(load_bytes(bytes + i + g * group));
     work(i, zero);
   }
   return i;
@@ -323,15 +322,15 @@ TARGET std::int64_t with_zeros(const std::uint8_t* bytes, std::int64_t n,
 
 TARGET std::int64_t count_zeros(const std::uint8_t* bytes, std::int64_t n) noexcept {
   std::int64_t zeros = 0;
-  const std::int64_t done =
-      with_zeros(bytes, n, [&](std::int64_t, const Bytes* zero) TARGET { zeros += count(zero); });
+  const std::int64_t done = with_zeros(
+      bytes, n, [&](std::int64_t, const Bytes* zero) TARGET { zeros += count<few>(zero); });
   return zeros + scalar_kernels().count_zeros(bytes + done, n - done);
 }
 
 TARGET void pack(std::uint8_t* packed, const std::uint8_t* bytes, std::int64_t n) noexcept {
   const std::int64_t done = with_zeros(bytes, n, [&](std::int64_t i, const Bytes* zero) TARGET {
-    const std::uint64_t ones = ~bits(zero);
-    __builtin_memcpy(packed + i / 8, &ones, sizeof(ones));
+    const std::uint64_t ones = ~bits<few>(zero);
+    __builtin_memcpy(packed + i / 8, &ones, few * group / 8);
   });
   scalar_kernels().pack(packed + done / 8, bytes + done, n - done);
 }

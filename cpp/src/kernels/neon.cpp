@@ -25,8 +25,11 @@ Bytes ones_where_zero(Bytes bytes) noexcept { return vaddq_u8(bytes, vdupq_n_u8(
 /// In each half, bit i alone is set in byte i.
 Bytes bit_of_byte() noexcept { return vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201U)); }
 
-/// The bits of four groups.
+constexpr int few = 4;
+
+template <int n>
 std::uint64_t bits(const Bytes* bytes) noexcept {
+  static_assert(n == 4);
   const Bytes weights = bit_of_byte();
   const Bytes low = vpaddq_u8(vandq_u8(bytes[0], weights), vandq_u8(bytes[1], weights));
   const Bytes high = vpaddq_u8(vandq_u8(bytes[2], weights), vandq_u8(bytes[3], weights));
@@ -34,7 +37,9 @@ std::uint64_t bits(const Bytes* bytes) noexcept {
   return vgetq_lane_u64(vreinterpretq_u64_u8(vpaddq_u8(all, all)), 0);
 }
 
+template <int n>
 int count(const Bytes* bytes) noexcept {
+  static_assert(n == 4);
   const Bytes all = vaddq_u8(vaddq_u8(bytes[0], bytes[1]), vaddq_u8(bytes[2], bytes[3]));
   return -vaddvq_s8(vreinterpretq_s8_u8(all));
 }
