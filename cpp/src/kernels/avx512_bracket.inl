@@ -59,9 +59,10 @@ class Bracketing {
     return ~below;
   }
 
-  /// Keys in memory, the i-th and those after it; writes a byte for each.
-  TARGET void add_keys(std::uint8_t* keep, std::int64_t i, const Key* keys,
-                       std::int64_t n) noexcept {
+  /// Keys in memory, the i-th and those after it; writes a byte for each. Where it is called, what
+  /// was found stays in registers.
+  TARGET __attribute__((always_inline)) void add_keys(std::uint8_t* keep, std::int64_t i,
+                                                      const Key* keys, std::int64_t n) noexcept {
     for (std::int64_t done = 0; done < n; done += bundle) {
       const std::int64_t some = n - done < bundle ? n - done : bundle;
       const std::uint64_t kept = add(i + done, some, [&](int v, __mmask16 lanes) TARGET {
