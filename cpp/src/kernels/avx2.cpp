@@ -34,19 +34,11 @@ TARGET Bytes ones_where_zero(Bytes bytes) noexcept {
 
 constexpr int few = 1;
 
-template <int n>
 TARGET std::uint64_t bits(const Bytes* bytes) noexcept {
-  std::uint64_t all = 0;
-  for (int i = 0; i < n; ++i) {
-    all |= std::uint64_t{static_cast<unsigned>(_mm256_movemask_epi8(bytes[i]))} << 32 * i;
-  }
-  return all;
+  return static_cast<unsigned>(_mm256_movemask_epi8(*bytes));
 }
 
-template <int n>
-TARGET int count(const Bytes* bytes) noexcept {
-  return __builtin_popcountll(bits<n>(bytes));
-}
+TARGET int count(const Bytes* bytes) noexcept { return __builtin_popcountll(bits(bytes)); }
 
 /// The first of some bits; 64 where there is none.
 TARGET int first_of(std::uint64_t bits) noexcept { return static_cast<int>(_tzcnt_u64(bits)); }

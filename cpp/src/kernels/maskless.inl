@@ -3,12 +3,12 @@
 //
 // Before, the file also defines `group`, so many bytes make a vector; Place, in whose units
 // Vector::permute() counts; first_of(); compress<Vector>(); are_zero(); and, for bytes that are all
-// ones or zeros, ones_where_zero(), and bits<n>() and count<n>() of n vectors: `few` or a bundle.
+// ones or zeros, ones_where_zero(), and bits() and count(), which take `few` vectors at a time: bit
+// i of a mask belongs to byte i.
 
-/// So many keys at a time make a mask of bits, and `groups` vectors of mask bytes: bit i of a mask
-/// belongs to key i.
+/// So many keys at a time make a mask of bits.
 constexpr int bundle = 64;
-constexpr int groups = bundle / group;
+constexpr int part = few * group;  // of a bundle
 
 template <class Key>
 const SelectionKernels<Key>& scalar_selection() noexcept {
@@ -99,23 +99,26 @@ class Bracketing {
   /// A bundle of keys from the i-th on; vector_at(v) gives those from the (i + v)-th on.
   template <class Load>
   TARGET void add(std::int64_t i, const Load& vector_at) noexcept {
-    Bytes pruned[groups];
-    Bytes within[groups];
-    for (int g = 0; g < groups; ++g) {
-      typename Vector::Keys below[group / Vector::size];
-      typename Vector::Keys inside[group / Vector::size];
-      for (int v = 0; v < group / Vector::size; ++v) {
-        const auto vector = vector_at(g * group + v * Vector::size);
-        below[v] = Vector::less(vector, from_);
-        inside[v] = range_.has(vector);
+    std::uint64_t found = 0;
+    for (int p = 0; p < bundle; p += part) {
+      Bytes pruned[few];
+      Bytes within[few];
+      for (int g = 0; g < few; ++g) {
+        typename Vector::Keys below[group / Vector::size];
+        typename Vector::Keys inside[group / Vector::size];
+        for (int v = 0; v < group / Vector::size; ++v) {
+          const auto vector = vector_at(p + g * group + v * Vector::size);
+          below[v] = Vector::less(vector, from_);
+          inside[v] = range_.has(vector);
+        }
+        pruned[g] = Vector::bytes(below);
+        within[g] = Vector::bytes(inside);
+        store_bytes(keep_ + i + p + g * group, ones_where_zero(pruned[g]));
       }
-      pruned[g] = Vector::bytes(below);
-      within[g] = Vector::bytes(inside);
-      store_bytes(keep_ + i + g * group, ones_where_zero(pruned[g]));
+      found |= bits(within) << p;
+      counts_.kept += part - count(pruned);
     }
-    const std::uint64_t found = bits<groups>(within);
     store_places(inside_ + counts_.inside, i, found);
-    counts_.kept += bundle - count<groups>(pruned);
     counts_.inside += __builtin_popcountll(found);
   }
 
@@ -151,7 +154,7 @@ TARGET void threshold(std::uint8_t* keep, const Key* keys, std::int64_t n, Key c
                       std::int64_t ties) noexcept {
   const auto cuts = Vector::all(cut);
   std::int64_t i = 0;
-  for (; i + few * group <= n; i += few * group) {
+  for (; i + part <= n; i += part) {
     Bytes tied_bytes[few];
     for (int g = 0; g < few; ++g) {
       typename Vector::Keys below[group / Vector::size];
@@ -164,7 +167,7 @@ TARGET void threshold(std::uint8_t* keep, const Key* keys, std::int64_t n, Key c
       store_bytes(keep + i + g * group, ones_where_zero(Vector::bytes(below)));
       tied_bytes[g] = Vector::bytes(equal);
     }
-    std::uint64_t tied = bits<few>(tied_bytes);
+    std::uint64_t tied = bits(tied_bytes);
     for (; tied != 0 && ties > 0; --ties, tied &= tied - 1) keep[i + first_of(tied)] = 0;
   }
   scalar_selection<Key>().threshold(keep + i, keys + i, n - i, cut, ties);
@@ -312,7 +315,7 @@ template <class Work>
 TARGET std::int64_t with_zeros(const std::uint8_t* bytes, std::int64_t n,
                                const Work& work) noexcept {
   std::int64_t i = 0;
-  for (; i + few * group <= n; i += few * group) {
+  for (; i + part <= n; i += part) {
     Bytes zero[few];
     for (int g = 0; g < few; ++g) zero[g] = are_zero(load_bytes(bytes + i + g * group));
     work(i, zero);
@@ -322,15 +325,15 @@ TARGET std::int64_t with_zeros(const std::uint8_t* bytes, std::int64_t n,
 
 TARGET std::int64_t count_zeros(const std::uint8_t* bytes, std::int64_t n) noexcept {
   std::int64_t zeros = 0;
-  const std::int64_t done = with_zeros(
-      bytes, n, [&](std::int64_t, const Bytes* zero) TARGET { zeros += count<few>(zero); });
+  const std::int64_t done =
+      with_zeros(bytes, n, [&](std::int64_t, const Bytes* zero) TARGET { zeros += count(zero); });
   return zeros + scalar_kernels().count_zeros(bytes + done, n - done);
 }
 
 TARGET void pack(std::uint8_t* packed, const std::uint8_t* bytes, std::int64_t n) noexcept {
   const std::int64_t done = with_zeros(bytes, n, [&](std::int64_t i, const Bytes* zero) TARGET {
-    const std::uint64_t ones = ~bits<few>(zero);
-    __builtin_memcpy(packed + i / 8, &ones, few * group / 8);
+    const std::uint64_t ones = ~bits(zero);
+    __builtin_memcpy(packed + i / 8, &ones, part / 8);
   });
   scalar_kernels().pack(packed + done / 8, bytes + done, n - done);
 }

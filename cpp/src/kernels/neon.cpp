@@ -27,9 +27,7 @@ Bytes bit_of_byte() noexcept { return vreinterpretq_u8_u64(vdupq_n_u64(0x8040201
 
 constexpr int few = 4;
 
-template <int n>
 std::uint64_t bits(const Bytes* bytes) noexcept {
-  static_assert(n == 4);
   const Bytes weights = bit_of_byte();
   const Bytes low = vpaddq_u8(vandq_u8(bytes[0], weights), vandq_u8(bytes[1], weights));
   const Bytes high = vpaddq_u8(vandq_u8(bytes[2], weights), vandq_u8(bytes[3], weights));
@@ -37,9 +35,7 @@ std::uint64_t bits(const Bytes* bytes) noexcept {
   return vgetq_lane_u64(vreinterpretq_u64_u8(vpaddq_u8(all, all)), 0);
 }
 
-template <int n>
 int count(const Bytes* bytes) noexcept {
-  static_assert(n == 4);
   const Bytes all = vaddq_u8(vaddq_u8(bytes[0], bytes[1]), vaddq_u8(bytes[2], bytes[3]));
   return -vaddvq_s8(vreinterpretq_s8_u8(all));
 }
