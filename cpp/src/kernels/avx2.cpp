@@ -141,6 +141,8 @@ TARGET T read(const std::byte* data) noexcept {
   return value;
 }
 
+#include "kernels/x86.inl"
+
 /// Sums of eight blocks in a vector of floats, elements of 16 and 32 bits being widened to float.
 struct Floats {
   using Sums = __m256;
@@ -156,28 +158,8 @@ struct Floats {
                             Vector32::all(KeyTraits<Key>::nan));
   }
 
-  /// Transposes 4 × 4 numbers within each half.
-  TARGET static void transpose_within_halves(Sums* v) noexcept {
-    const __m256d ab_low = _mm256_castps_pd(_mm256_unpacklo_ps(v[0], v[1]));
-    const __m256d ab_high = _mm256_castps_pd(_mm256_unpackhi_ps(v[0], v[1]));
-    const __m256d cd_low = _mm256_castps_pd(_mm256_unpacklo_ps(v[2], v[3]));
-    const __m256d cd_high = _mm256_castps_pd(_mm256_unpackhi_ps(v[2], v[3]));
-    v[0] = _mm256_castpd_ps(_mm256_unpacklo_pd(ab_low, cd_low));
-    v[1] = _mm256_castpd_ps(_mm256_unpackhi_pd(ab_low, cd_low));
-    v[2] = _mm256_castpd_ps(_mm256_unpacklo_pd(ab_high, cd_high));
-    v[3] = _mm256_castpd_ps(_mm256_unpackhi_pd(ab_high, cd_high));
-  }
-
   /// Vector i of `v` holds elements of block i; vector i of the result holds their i-th ones.
-  TARGET static void transpose(Sums* v) noexcept {
-    transpose_within_halves(v);
-    transpose_within_halves(v + 4);
-    for (int i = 0; i < 4; ++i) {
-      const Sums low = _mm256_permute2f128_ps(v[i], v[i + 4], 0x20);
-      v[i + 4] = _mm256_permute2f128_ps(v[i], v[i + 4], 0x31);
-      v[i] = low;
-    }
-  }
+  TARGET static void transpose(Sums* v) noexcept { transpose_eight(v); }
 
   /// The same for `width` vectors of narrower blocks, in an order that RowOrder undoes.
   template <int width>

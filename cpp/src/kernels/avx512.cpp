@@ -177,7 +177,7 @@ TARGET Store store_to(const std::uint8_t* bytes, Store store) noexcept {
 // --- elements ------------------------------------------------------------------------------------
 
 /// Transposes 4 × 4 quarters of vectors.
-TARGET void transpose_quarters(__m512& a, __m512& b, __m512& c, __m512& d) noexcept {
+TARGET inline void transpose_quarters(__m512& a, __m512& b, __m512& c, __m512& d) noexcept {
   const __m512 ab_low = _mm512_shuffle_f32x4(a, b, 0x44);
   const __m512 ab_high = _mm512_shuffle_f32x4(a, b, 0xEE);
   const __m512 cd_low = _mm512_shuffle_f32x4(c, d, 0x44);
@@ -189,7 +189,7 @@ TARGET void transpose_quarters(__m512& a, __m512& b, __m512& c, __m512& d) noexc
 }
 
 /// Transposes 4 × 4 numbers within each quarter.
-TARGET void transpose_within_quarters(__m512& a, __m512& b, __m512& c, __m512& d) noexcept {
+TARGET inline void transpose_within_quarters(__m512& a, __m512& b, __m512& c, __m512& d) noexcept {
   const __m512d ab_low = _mm512_castps_pd(_mm512_unpacklo_ps(a, b));
   const __m512d ab_high = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
   const __m512d cd_low = _mm512_castps_pd(_mm512_unpacklo_ps(c, d));

@@ -1,6 +1,8 @@
 // Copies in another order, by AVX-512: of elements of 4 bytes, and of the bytes of a mask. Included
 // by avx512.cpp.
 
+#include "kernels/x86.inl"
+
 /// Every other element by two loads and a permutation; what lies between is read with them, but
 /// nothing behind the last one.
 TARGET void copy_run(std::byte* out, const std::byte* in, std::ptrdiff_t stride,
@@ -16,25 +18,6 @@ TARGET void copy_run(std::byte* out, const std::byte* in, std::ptrdiff_t stride,
     }
   }
   scalar_kernels().copy_run(out + i * 4, in + i * stride, stride, n - i);
-}
-
-/// Transposes 8 × 8 numbers.
-TARGET void transpose_eight(__m256* v) noexcept {
-  for (__m256* half = v; half < v + 8; half += 4) {
-    const __m256d ab_low = _mm256_castps_pd(_mm256_unpacklo_ps(half[0], half[1]));
-    const __m256d ab_high = _mm256_castps_pd(_mm256_unpackhi_ps(half[0], half[1]));
-    const __m256d cd_low = _mm256_castps_pd(_mm256_unpacklo_ps(half[2], half[3]));
-    const __m256d cd_high = _mm256_castps_pd(_mm256_unpackhi_ps(half[2], half[3]));
-    half[0] = _mm256_castpd_ps(_mm256_unpacklo_pd(ab_low, cd_low));
-    half[1] = _mm256_castpd_ps(_mm256_unpackhi_pd(ab_low, cd_low));
-    half[2] = _mm256_castpd_ps(_mm256_unpacklo_pd(ab_high, cd_high));
-    half[3] = _mm256_castpd_ps(_mm256_unpackhi_pd(ab_high, cd_high));
-  }
-  for (int i = 0; i < 4; ++i) {
-    const __m256 low = _mm256_permute2f128_ps(v[i], v[i + 4], 0x20);
-    v[i + 4] = _mm256_permute2f128_ps(v[i], v[i + 4], 0x31);
-    v[i] = low;
-  }
 }
 
 /// Sixteen columns at a time. Where they are far apart, no prefetcher of the processor foresees the
