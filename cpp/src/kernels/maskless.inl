@@ -1,0 +1,339 @@
+// The kernels of AVX2 and NEON, whose vectors are compared to vectors of all ones and zeros: there
+// are no masks of bits, and no loads of the first few. Included as generic.inl is, and behind it.
+//
+// Before, the file also defines `group`, so many bytes make a vector; Place, in whose units
+// Vector::permute() counts; first_of(); compress<Vector>(); are_zero(); and, for bytes that are all
+// ones or zeros, ones_where_zero(), and bits() and count(), which take `few` vectors at a time: bit
+// i of a mask belongs to byte i.
+
+/// So many keys at a time make a mask of bits.
+constexpr int bundle = 64;
+constexpr int part = few * group;  // of a bundle
+
+template <class Key>
+const SelectionKernels<Key>& scalar_selection() noexcept {
+  if constexpr (sizeof(Key) == 4) {
+    return scalar_kernels().select32;
+  } else {
+    return scalar_kernels().select64;
+  }
+}
+
+// --- selection -----------------------------------------------------------------------------------
+
+template <class Vector, class Key = typename Vector::Key>
+TARGET std::int64_t count_below(const Key* keys, std::int64_t n, Key pivot) noexcept {
+  const auto pivots = Vector::all(pivot);
+  std::int64_t below = 0;
+  std::int64_t i = 0;
+  for (; i + Vector::size <= n; i += Vector::size) {
+    below += Vector::count(Vector::less(Vector::load(keys + i), pivots));
+  }
+  return below + scalar_selection<Key>().count_below(keys + i, n - i, pivot);
+}
+
+template <class Vector, class Key = typename Vector::Key>
+TARGET std::int64_t count_equal(const Key* keys, std::int64_t n, Key key) noexcept {
+  const auto wanted = Vector::all(key);
+  std::int64_t equal = 0;
+  std::int64_t i = 0;
+  for (; i + Vector::size <= n; i += Vector::size) {
+    equal += Vector::count(Vector::equal(Vector::load(keys + i), wanted));
+  }
+  return equal + scalar_selection<Key>().count_equal(keys + i, n - i, key);
+}
+
+/// The `width` keys from `first` on.
+template <class Vector>
+class Range {
+ public:
+  using Keys = typename Vector::Keys;
+  TARGET Range(typename Vector::Key first, typename Vector::Key width) noexcept
+      : first_(Vector::unsigned_bound(first)), width_(Vector::unsigned_bound(width)) {}
+  TARGET Keys has(Keys vector) const noexcept {
+    return Vector::less(Vector::subtract(vector, first_), width_);
+  }
+
+ private:
+  Keys first_, width_;
+};
+
+template <class Vector, class Key = typename Vector::Key>
+TARGET SplitCounts split(Key* out, std::int64_t room, const Key* keys, std::int64_t n, Key lo,
+                         Key hi) noexcept {
+  const auto low = Vector::all(lo);
+  const Range<Vector> range(lo, hi - lo);
+  SplitCounts counts{};
+  std::int64_t i = 0;
+  for (; i + Vector::size <= n && counts.inside + Vector::size <= room; i += Vector::size) {
+    const auto vector = Vector::load(keys + i);
+    const auto inside = range.has(vector);
+    counts.below += Vector::count(Vector::less(vector, low));
+    Vector::store(out + counts.inside, compress<Vector>(inside, vector));
+    counts.inside += Vector::count(inside);
+  }
+  const SplitCounts rest = scalar_selection<Key>().split(out + counts.inside, room - counts.inside,
+                                                         keys + i, n - i, lo, hi);
+  return {counts.below + rest.below, counts.inside + rest.inside};
+}
+
+/// Stores the places of the bits in `within`, counted from `first` on. Where candidates are few,
+/// they come unpredictably: no branch depends on them unless there are many.
+TARGET void store_places(std::uint16_t* places, std::int64_t first, std::uint64_t within) noexcept {
+  const int found = __builtin_popcountll(within);
+  for (int p = 0; p < 4 || p < found; ++p) {
+    places[p] = static_cast<std::uint16_t>(first + first_of(within));
+    within &= within - 1;
+  }
+}
+
+/// The bounds of a bracket in vectors, and what was found so far.
+template <class Vector>
+class Bracketing {
+ public:
+  using Key = typename Vector::Key;
+  TARGET Bracketing(std::uint8_t* keep, std::uint16_t* inside, Key from, Key first,
+                    Key width) noexcept
+      : keep_(keep), inside_(inside), from_(Vector::all(from)), range_(first, width) {}
+
+  /// A bundle of keys from the i-th on; vector_at(v) gives those from the (i + v)-th on.
+  template <class Load>
+  TARGET void add(std::int64_t i, const Load& vector_at) noexcept {
+    std::uint64_t found = 0;
+    for (int p = 0; p < bundle; p += part) {
+      Bytes pruned[few];
+      Bytes within[few];
+      for (int g = 0; g < few; ++g) {
+        typename Vector::Keys below[group / Vector::size];
+        typename Vector::Keys inside[group / Vector::size];
+        for (int v = 0; v < group / Vector::size; ++v) {
+          const auto vector = vector_at(p + g * group + v * Vector::size);
+          below[v] = Vector::less(vector, from_);
+          inside[v] = range_.has(vector);
+        }
+        pruned[g] = Vector::bytes(below);
+        within[g] = Vector::bytes(inside);
+        store_bytes(keep_ + i + p + g * group, ones_where_zero(pruned[g]));
+      }
+      found |= bits(within) << p;
+      counts_.kept += part - count(pruned);
+    }
+    store_places(inside_ + counts_.inside, i, found);
+    counts_.inside += __builtin_popcountll(found);
+  }
+
+  TARGET BracketCounts counts() const noexcept { return counts_; }
+
+ private:
+  std::uint8_t* keep_;
+  std::uint16_t* inside_;
+  typename Vector::Keys from_;
+  Range<Vector> range_;
+  BracketCounts counts_{};
+};
+
+template <class Vector, class Key = typename Vector::Key>
+TARGET BracketCounts bracket(std::uint8_t* keep, std::uint16_t* inside, const Key* keys,
+                             std::int64_t n, Key from, Key first, Key width) noexcept {
+  Bracketing<Vector> bracketing(keep, inside, from, first, width);
+  std::int64_t i = 0;
+  for (; i + bundle <= n; i += bundle) {
+    bracketing.add(i, [&](int v) TARGET { return Vector::load(keys + i + v); });
+  }
+  BracketCounts counts = bracketing.counts();
+  for (; i < n; ++i) {
+    keep[i] = keys[i] >= from ? 1 : 0;
+    counts.kept += keep[i];
+    if (keys[i] - first < width) inside[counts.inside++] = static_cast<std::uint16_t>(i);
+  }
+  return counts;
+}
+
+template <class Vector, class Key = typename Vector::Key>
+TARGET void threshold(std::uint8_t* keep, const Key* keys, std::int64_t n, Key cut,
+                      std::int64_t ties) noexcept {
+  const auto cuts = Vector::all(cut);
+  std::int64_t i = 0;
+  for (; i + part <= n; i += part) {
+    Bytes tied_bytes[few];
+    for (int g = 0; g < few; ++g) {
+      typename Vector::Keys below[group / Vector::size];
+      typename Vector::Keys equal[group / Vector::size];
+      for (int v = 0; v < group / Vector::size; ++v) {
+        const auto vector = Vector::load(keys + i + g * group + v * Vector::size);
+        below[v] = Vector::less(vector, cuts);
+        equal[v] = Vector::equal(vector, cuts);
+      }
+      store_bytes(keep + i + g * group, ones_where_zero(Vector::bytes(below)));
+      tied_bytes[g] = Vector::bytes(equal);
+    }
+    std::uint64_t tied = bits(tied_bytes);
+    for (; tied != 0 && ties > 0; --ties, tied &= tied - 1) keep[i + first_of(tied)] = 0;
+  }
+  scalar_selection<Key>().threshold(keep + i, keys + i, n - i, cut, ties);
+}
+
+/// For each key, how many keys of its block come before it: vectors are compared with rotations of
+/// themselves, or, where a block is longer than a vector, of all vectors of the block.
+template <class Vector, int width, class Key = typename Vector::Key>
+TARGET std::int64_t zero_least(std::uint8_t* mask, const Key* keys, std::int64_t n,
+                               std::int64_t zeros) noexcept {
+  constexpr int span = width < Vector::size ? width : Vector::size;
+  constexpr int vectors = group / Vector::size;
+  constexpr int together = width / span;  // vectors of a block
+  constexpr int item = static_cast<int>(sizeof(Key) / sizeof(Place));
+  Bytes orders[span];
+  typename Vector::Keys earlier[span];  // 1 where the other key stands before: it wins a tie
+  for (int r = 0; r < span; ++r) {
+    alignas(group) Place order[sizeof(Bytes) / sizeof(Place)];
+    alignas(group) Key first[Vector::size];
+    for (int lane = 0; lane < Vector::size; ++lane) {
+      const int place = lane % span;
+      const int other = lane - place + (place + r) % span;
+      for (int i = 0; i < item; ++i) {
+        order[lane * item + i] = static_cast<Place>(other * item + i);
+      }
+      first[lane] = place + r >= span ? 1 : 0;
+    }
+    orders[r] = load_bytes(order);
+    earlier[r] = Vector::load(first);
+  }
+  const auto one = Vector::all(1);
+  const auto wanted = Vector::all(static_cast<Key>(zeros));
+  std::int64_t i = 0;
+  for (; i + group <= n; i += group) {
+    typename Vector::Keys pruned[vectors];
+    for (int v = 0; v < vectors; ++v) {
+      const auto vector = Vector::load(keys + i + v * Vector::size);
+      const int begin = v - v % together;
+      auto before = Vector::all(0);
+      for (int w = begin; w < begin + together; ++w) {
+        const auto others = Vector::load(keys + i + w * Vector::size);
+        for (int r = w == v ? 1 : 0; r < span; ++r) {
+          const auto bound = w == v  ? Vector::add(vector, earlier[r])
+                             : w < v ? Vector::add(vector, one)
+                                     : vector;
+          const auto other = Vector::permute(orders[r], others);
+          before = Vector::subtract(before, Vector::less(other, bound));
+        }
+      }
+      pruned[v] = Vector::less(before, wanted);
+    }
+    store_bytes(mask + i, ones_where_zero(Vector::bytes(pruned)));
+  }
+  return i;
+}
+
+template <class Vector, class Key = typename Vector::Key>
+TARGET void zero_least(std::uint8_t* mask, const Key* keys, std::int64_t blocks, std::int64_t width,
+                       std::int64_t zeros) noexcept {
+  const std::int64_t n = blocks * width;
+  const std::int64_t done = width == 2   ? zero_least<Vector, 2>(mask, keys, n, zeros)
+                            : width == 4 ? zero_least<Vector, 4>(mask, keys, n, zeros)
+                            : width == 8 ? zero_least<Vector, 8>(mask, keys, n, zeros)
+                                         : zero_least<Vector, 16>(mask, keys, n, zeros);
+  scalar_selection<Key>().zero_least(mask + done, keys + done, (n - done) / width, width, zeros);
+}
+
+// --- scores --------------------------------------------------------------------------------------
+
+/// As many elements of each block as there are blocks are transposed in registers, and the last few
+/// collected one by one.
+template <class Element, int norm>
+TARGET typename Element::Sums sums_of(const Blocks& blocks, const std::byte* const* data) noexcept {
+  constexpr int size = Element::size;
+  typename Element::Sums sums{};
+  for (std::int64_t r = 0; r < blocks.rows; ++r) {
+    std::ptrdiff_t offset = r * blocks.pitch;
+    std::int64_t i = 0;
+    for (; i + size <= blocks.width; i += size, offset += size * Element::item) {
+      typename Element::Sums v[size];
+      for (int t = 0; t < size; ++t) {
+        v[t] = magnitude<Element, norm>(Element::load(data[t] + offset));
+      }
+      Element::transpose(v);
+      for (int t = 0; t < size; ++t) sums += v[t];
+    }
+    for (; i < blocks.width; ++i, offset += Element::item) {
+      sums += magnitude<Element, norm>(Element::collect(data, offset));
+    }
+  }
+  return sums;
+}
+
+template <class Vector>
+TARGET void store_first(typename Vector::Key* keys, std::int64_t n,
+                        typename Vector::Keys vector) noexcept {
+  typename Vector::Key all[Vector::size];
+  Vector::store(all, vector);
+  for (std::int64_t i = 0; i < n; ++i) keys[i] = all[i];
+}
+
+template <class Element, int norm>
+TARGET void score_at(void* out, const Blocks& blocks, const std::uint16_t* places,
+                     std::int64_t n) noexcept {
+  score_places<Element, norm>(static_cast<typename Element::Key*>(out), blocks, places, n);
+}
+
+/// Each vector of keys is compared as soon as it is there. Nothing branches on the data, so that
+/// the processor reads far ahead.
+template <class Element, int norm>
+TARGET BracketCounts bracket_blocks(std::uint8_t* keep, std::uint16_t* inside, const Blocks& blocks,
+                                    std::uint64_t from, std::uint64_t first, std::uint64_t width,
+                                    Store) noexcept {
+  using Vector = typename Element::Vector;
+  using Key = typename Element::Key;
+  const Key bounds[3] = {static_cast<Key>(from), static_cast<Key>(first), static_cast<Key>(width)};
+  Bracketing<Vector> bracketing(keep, inside, bounds[0], bounds[1], bounds[2]);
+  const std::int64_t done = with_fast_keys<Element, norm>(blocks, [&](const auto& fast) TARGET {
+    std::int64_t b = 0;
+    for (; b + bundle <= blocks.count; b += bundle) {
+      bracketing.add(b, [&](int v) TARGET { return fast.keys_at(b + v); });
+    }
+    return b;
+  });
+  BracketCounts counts = bracketing.counts();
+  with_keys<Element, norm>(
+      blocks, done, [&](std::int64_t b, std::int64_t n, const Key* keys) TARGET {
+        std::uint16_t* const places = inside + counts.inside;
+        const BracketCounts found =
+            bracket<Vector>(keep + b, places, keys, n, bounds[0], bounds[1], bounds[2]);
+        for (std::int64_t i = 0; i < found.inside; ++i) {
+          places[i] = static_cast<std::uint16_t>(places[i] + b);
+        }
+        counts.kept += found.kept;
+        counts.inside += found.inside;
+      });
+  return counts;
+}
+
+// --- bytes ---------------------------------------------------------------------------------------
+
+/// Calls work(i, zero) for a few vectors of bytes, the i-th and those after it: `zero` tells which
+/// are. Returns how many bytes there were.
+template <class Work>
+TARGET std::int64_t with_zeros(const std::uint8_t* bytes, std::int64_t n,
+                               const Work& work) noexcept {
+  std::int64_t i = 0;
+  for (; i + part <= n; i += part) {
+    Bytes zero[few];
+    for (int g = 0; g < few; ++g) zero[g] = are_zero(load_bytes(bytes + i + g * group));
+    work(i, zero);
+  }
+  return i;
+}
+
+TARGET std::int64_t count_zeros(const std::uint8_t* bytes, std::int64_t n) noexcept {
+  std::int64_t zeros = 0;
+  const std::int64_t done =
+      with_zeros(bytes, n, [&](std::int64_t, const Bytes* zero) TARGET { zeros += count(zero); });
+  return zeros + scalar_kernels().count_zeros(bytes + done, n - done);
+}
+
+TARGET void pack(std::uint8_t* packed, const std::uint8_t* bytes, std::int64_t n) noexcept {
+  const std::int64_t done = with_zeros(bytes, n, [&](std::int64_t i, const Bytes* zero) TARGET {
+    const std::uint64_t ones = ~bits(zero);
+    __builtin_memcpy(packed + i / 8, &ones, part / 8);
+  });
+  scalar_kernels().pack(packed + done / 8, bytes + done, n - done);
+}
