@@ -1,3 +1,4 @@
+#include "datasparse/glob.hpp"
 #include "gil.hpp"
 #include "register.hpp"
 
@@ -29,6 +30,7 @@ PYBIND11_MODULE(pybind11_core, module) {
   register_data_scheduler(module);
   register_adaptive_data_scheduler(module);
   register_checkpoint(module);
+  module.def("_matches", &datasparse::matches, pybind11::arg("pattern"), pybind11::arg("name"));
   watch_interpreters_end();
   module.attr("__name__") = own_name;
 }

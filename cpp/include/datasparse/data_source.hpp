@@ -8,7 +8,9 @@
 
 namespace datasparse {
 
+class Device;
 class Mask;
+DATASPARSE_API Device& cpu() noexcept;
 
 /// A sparsifier keeps a source per group, not a pointer: owners move, resize and reload their
 /// tensors between two steps. Between pin() and unpin() the memory stays where it is.
@@ -32,6 +34,9 @@ class DATASPARSE_API DataSource {
   /// Ends one pin(), pin_scores() or pin_to_zero(): the owner may move the memory again after the
   /// last.
   virtual void unpin() noexcept = 0;
+
+  /// Whose memory it is. That of this process, unless a source says otherwise.
+  virtual Device& device() const noexcept { return cpu(); }
 
   /// Called, while pinned, after the memory was written to: an owner that counts versions counts
   /// here.

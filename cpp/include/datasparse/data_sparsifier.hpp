@@ -314,6 +314,7 @@ class DATASPARSE_API BaseDataSparsifier {
   class Entry;
   class Checker;
   class Pins;
+  class Before;
   friend class HeldStill;
 
   ParamValue shown(const Config& config, const std::string& key, const ParamValue& written) const;

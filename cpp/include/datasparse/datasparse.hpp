@@ -11,6 +11,7 @@
 #include "datasparse/data_scheduler.hpp"
 #include "datasparse/data_source.hpp"
 #include "datasparse/data_sparsifier.hpp"
+#include "datasparse/device.hpp"
 #include "datasparse/error.hpp"
 #include "datasparse/field.hpp"
 #include "datasparse/mask.hpp"

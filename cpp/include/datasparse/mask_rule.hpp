@@ -15,6 +15,7 @@
 namespace datasparse {
 
 struct CutHint;
+class Device;
 
 /// One mask to be computed: the same record from the sparsifier to the engine.
 template <class Spec>
@@ -31,10 +32,11 @@ struct JobOf {
   /// Elements that are pruned whatever the rule says: a set bit for each, packed as Mask::pack()
   /// packs; or nullptr.
   const std::uint8_t* kept_zeros = nullptr;
+  Device* device = nullptr;  ///< where the data are: DataSource::device(); or nullptr, the CPU
 
   template <class Other>
   JobOf<Other> with(const Other& other) const {
-    return {data, other, mask, hint, layout, kept_zeros};
+    return {data, other, mask, hint, layout, kept_zeros, device};
   }
 };
 
@@ -63,7 +65,7 @@ class DATASPARSE_API MaskRule {
                            const ParamValue& written) const = 0;
   /// How many elements a step zeroes, but for kept zeros. The shape is that which compile() got.
   virtual ZeroCount count_zeros(const std::any& compiled, const Axes& shape) const = 0;
-  /// Computes all masks, or throws and has changed none.
+  /// Computes all masks, or throws. It has changed none then, if all are on the CPU.
   virtual void compute(const std::vector<JobOf<const std::any*>>& jobs) const = 0;
 };
 

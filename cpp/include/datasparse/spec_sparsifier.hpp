@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <any>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "datasparse/data_sparsifier.hpp"
+#include "datasparse/device.hpp"
 #include "datasparse/error.hpp"
 #include "datasparse/field.hpp"
 #include "datasparse/mask_rule.hpp"
@@ -20,9 +22,12 @@ namespace datasparse {
 ///     void check(const std::string& group) const;        // ValueError unless it can be used
 ///     Spec resolved(const Axes& shape, const std::string& group) const;  // automatic values
 ///                                                        // filled in, for data of that shape
-///     ZeroCount count_zeros(const Axes& shape, const Spec&);     // found by its argument
-///     void compute_masks(const std::vector<JobOf<Spec>>& jobs);  // likewise: all, or it throws
-///                                                                // and has changed none
+///
+/// and, in its namespace, the functions
+///
+///     ZeroCount count_zeros(const Axes& shape, const Spec& spec);  // of a mask
+///     void compute_masks(const std::vector<JobOf<Spec>>& jobs);    // all, or it throws and has
+///                                                                  // changed none
 template <class Spec>
 class SpecRule final : public MaskRule {
  public:
@@ -67,10 +72,27 @@ class SpecRule final : public MaskRule {
   }
 
   void compute(const std::vector<JobOf<const std::any*>>& jobs) const override {
-    std::vector<JobOf<Spec>> all;
-    all.reserve(jobs.size());
-    for (const auto& job : jobs) all.push_back(job.with(spec_in(*job.spec)));
-    compute_masks(all);
+    std::vector<std::pair<Device*, std::vector<JobOf<Spec>>>> by_device;  // mostly one
+    for (const auto& job : jobs) {
+      auto place = std::find_if(by_device.begin(), by_device.end(),
+                                [&](const auto& some) { return some.first == job.device; });
+      if (place == by_device.end()) {
+        place = by_device.insert(place, {job.device, {}});
+        place->second.reserve(jobs.size());
+      }
+      place->second.push_back(job.with(spec_in(*job.spec)));
+    }
+    for (const auto& [device, some] : by_device) compute_on(device, some);
+  }
+
+  static void compute_on(Device* device, const std::vector<JobOf<Spec>>& jobs) {
+    Device& where = device == nullptr ? cpu() : *device;
+    if constexpr (std::is_same_v<Spec, BlockSpec>) {
+      where.compute(jobs);
+    } else {
+      if (&where != &cpu()) throw TypeError("this sparsifier takes data in CPU memory alone");
+      compute_masks(jobs);
+    }
   }
 
  private:
@@ -126,7 +148,7 @@ ParamMap SpecSparsifier<Spec>::joined(const Spec& defaults, const ParamMap& own)
 template <class Spec>
 void SpecSparsifier<Spec>::update_mask(const std::string& name, const ArrayView& data,
                                        const ParamMap& config) {
-  const Mask mask = get_mask(name);
+  const auto [source, mask] = get_data_and_mask(name);
   if (data.shape() != mask.shape()) {
     throw ValueError("data of '" + name + "' must have the shape of its mask, " +
                      to_string(mask.shape()) + ", got " + to_string(data.shape()));
@@ -135,8 +157,9 @@ void SpecSparsifier<Spec>::update_mask(const std::string& name, const ArrayView&
   const auto kept = kept_zeros(name);
   const Spec spec = spec_of<Spec>(config, name, OtherKeys::ignore)
                         .resolved(viewed_shape(data.shape(), order), name);
-  compute_masks(
-      std::vector<JobOf<Spec>>{{data, spec, mask.data(), mask.hint(), order, kept.get()}});
+  Device* const device = source == nullptr ? nullptr : &source->device();
+  SpecRule<Spec>::compute_on(device,
+                             {{data, spec, mask.data(), mask.hint(), order, kept.get(), device}});
 }
 
 template <class Spec>

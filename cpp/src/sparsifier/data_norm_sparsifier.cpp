@@ -2,8 +2,6 @@
 
 #include <typeinfo>
 
-#include "select/mask_engine.hpp"
-
 namespace datasparse {
 
 template class SpecSparsifier<BlockSpec>;

@@ -45,7 +45,9 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
   access_data([&] {
     const Pin pin(*data);
     shape = pin.view().shape();
-    if (options.keep_zeros.value_or(false)) zeros = KeptZeros::of(zeros_in(pin.view()));
+    if (options.keep_zeros.value_or(false)) {
+      zeros = KeptZeros::of(data->device().zeros_in(pin.view()));
+    }
   });
 
   // What the new group starts from: the group that it replaces, a loaded state, or the defaults.

@@ -13,6 +13,7 @@
 
 #include "base/layout.hpp"
 #include "datasparse/data_sparsifier.hpp"
+#include "datasparse/device.hpp"
 #include "datasparse/error.hpp"
 #include "mask/mask_bits.hpp"
 

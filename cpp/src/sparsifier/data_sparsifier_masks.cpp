@@ -4,8 +4,6 @@
 #include <unordered_set>
 
 #include "base/message.hpp"
-#include "kernels/kernels.hpp"
-#include "mask/zero_masked.hpp"
 #include "sparsifier/data_sparsifier_impl.hpp"
 
 namespace datasparse {
@@ -145,46 +143,73 @@ void BaseDataSparsifier::warn_of_dead(const std::vector<Group*>& groups, bool in
   }
 }
 
-void BaseDataSparsifier::update_together(const std::vector<Group*>& groups,
-                                         const std::vector<ArrayView>& data) {
-  std::vector<JobOf<const std::any*>> jobs;
-  jobs.reserve(groups.size());
-  for (std::size_t i = 0; i < groups.size(); ++i) {
-    const Group& group = *groups[i];
-    jobs.push_back({data[i], &group.config.compiled, group.mask.data(), group.mask.hint(),
-                    group.layout, group.kept_bits()});
+/// What a step has changed, to be undone if it fails: an override may have changed the masks and
+/// states of any group.
+class BaseDataSparsifier::Before {
+ public:
+  explicit Before(const std::vector<std::unique_ptr<Group>>& groups) : groups_(groups) {
+    for (const auto& group : groups_) saved_.push_back({group->mask.pack(), group->state});
   }
-  impl_->rule->compute(jobs);
-}
+  void bring_back() noexcept {
+    for (std::size_t i = 0; i < saved_.size(); ++i) {
+      bring_back_mask(i);
+      groups_[i]->state = std::move(saved_[i].state);
+    }
+  }
+  void bring_back_mask(std::size_t i) const noexcept {
+    groups_[i]->mask.unpack(saved_[i].mask_bits.data());
+  }
 
-/// Calls the override for each group. If it throws, all masks and states are as before: an override
-/// may have changed those of any group.
-void BaseDataSparsifier::update_in_turn(const std::vector<Group*>& groups,
-                                        const std::vector<ArrayView>& data) {
+ private:
   struct Saved {
     PackedBits mask_bits;
     ParamMap state;
   };
-  std::vector<Saved> saved;
-  for (const auto& group : impl_->groups) saved.push_back({group->mask.pack(), group->state});
+  const std::vector<std::unique_ptr<Group>>& groups_;
+  std::vector<Saved> saved_;
+};
+
+void BaseDataSparsifier::update_together(const std::vector<Group*>& groups,
+                                         const std::vector<ArrayView>& data) {
+  std::vector<JobOf<const std::any*>> jobs;
+  jobs.reserve(groups.size());
+  bool on_cpu = true;
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    const Group& group = *groups[i];
+    Device& device = group.source->device();
+    on_cpu = on_cpu && &device == &cpu();
+    jobs.push_back({data[i], &group.config.compiled, group.mask.data(), group.mask.hint(),
+                    group.layout, group.kept_bits(), &device});
+  }
+  if (on_cpu) return impl_->rule->compute(jobs);  // where nothing fails once a mask is written
+  Before before(impl_->groups);
+  try {
+    impl_->rule->compute(jobs);
+  } catch (...) {
+    before.bring_back();
+    throw;
+  }
+}
+
+/// Calls the override for each group. If it throws, all masks and states are as before.
+void BaseDataSparsifier::update_in_turn(const std::vector<Group*>& groups,
+                                        const std::vector<ArrayView>& data) {
+  Before before(impl_->groups);
   const Inside inside(impl_->inside, update_mask_call);
   try {
     for (std::size_t i = 0; i < groups.size(); ++i) {
       update_mask(groups[i]->name, data[i], shown(groups[i]->config));
     }
-    for (std::size_t i = 0; i < saved.size(); ++i) {
-      Group& group = *impl_->groups[i];
+    for (std::size_t i = 0; i < impl_->groups.size(); ++i) {
+      const Group& group = *impl_->groups[i];
       if (group.updates) {
         group.prune_kept();
       } else {
-        group.mask.unpack(saved[i].mask_bits.data());
+        before.bring_back_mask(i);
       }
     }
   } catch (...) {
-    for (std::size_t i = 0; i < saved.size(); ++i) {
-      impl_->groups[i]->mask.unpack(saved[i].mask_bits.data());
-      impl_->groups[i]->state = std::move(saved[i].state);
-    }
+    before.bring_back();
     throw;
   }
 }
@@ -218,12 +243,11 @@ std::int64_t BaseDataSparsifier::step_count() const {
 
 void BaseDataSparsifier::zero_masked(const std::vector<Group*>& groups, const char* call) {
   const Pins pins(*this, groups, Pins::Of::zeroed);
-  const Kernels& table = kernels();
   for (std::size_t i = 0; i < groups.size(); ++i) {
     require_writable(pins.views()[i], std::string(call) + " of '" + groups[i]->name + "'");
   }
   for (std::size_t i = 0; i < groups.size(); ++i) {
-    datasparse::zero_masked(table, pins.views()[i], groups[i]->mask.data());
+    groups[i]->source->device().zero(pins.views()[i], groups[i]->mask.data());
   }
   access_data([&groups] {
     for (auto* group : groups) group->source->mark_written();
@@ -246,9 +270,8 @@ void BaseDataSparsifier::apply_kept_zeros() {
     masks.emplace_back(groups[i]->mask.shape());
     prune_bits(masks[i].data(), groups[i]->kept->bits, masks[i].size());
   }
-  const Kernels& table = kernels();
   for (std::size_t i = 0; i < groups.size(); ++i) {
-    datasparse::zero_masked(table, pins.views()[i], masks[i].data());
+    groups[i]->source->device().zero(pins.views()[i], masks[i].data());
   }
   access_data([&groups] {
     for (auto* group : groups) group->source->mark_written();
@@ -353,7 +376,8 @@ std::vector<GroupFigures> BaseDataSparsifier::figures() const {
       if (group.squashed()) continue;
       result[i].dtype = view->dtype();
       if (view->shape() == group.mask.shape()) {
-        result[i].zeros_in_data = count_pruned_zeros(*view, group.mask.data());
+        result[i].zeros_in_data =
+            group.source->device().count_pruned_zeros(*view, group.mask.data());
       }
       ++view;
     }

@@ -6,13 +6,13 @@ import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import lru_cache
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from .._core import _matches
 from .places import Path, entry_of, is_replaced_by_peft, path_of
 from .weights import Weight, hooked_attributes, parts_by_hook, weight_of
 
@@ -194,7 +194,7 @@ def choose(
 
 
 def require_a_match(pattern: str, everything: list[Owned]) -> None:
-    if any(fnmatchcase(owned.name, pattern) for owned in everything):
+    if any(_matches(pattern, owned.name) for owned in everything):
         return
     names = ", ".join(owned.name for owned in everything[:8])
     more = ", ..." if len(everything) > 8 else ""
@@ -203,7 +203,7 @@ def require_a_match(pattern: str, everything: list[Owned]) -> None:
 
 def require_use(pattern: str, everything: list[Owned], left: dict[str, str]) -> None:
     """ValueError for a pattern all of whose matches are taken by their very names only."""
-    matched = [owned for owned in everything if fnmatchcase(owned.name, pattern)]
+    matched = [owned for owned in everything if _matches(pattern, owned.name)]
     if all(owned.by_name_only and left.get(owned.name) == owned.by_name_only for owned in matched):
         first = matched[0]
         raise ValueError(
@@ -228,7 +228,7 @@ def patterns_of(patterns: Patterns) -> list[str]:
 
 
 def matches_any(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    return any(_matches(pattern, name) for pattern in patterns)
 
 
 def refuse_sharded(modules: Modules) -> None:
