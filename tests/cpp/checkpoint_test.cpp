@@ -587,7 +587,7 @@ TEST_F(CheckpointFile, OfOthersIsRefused) {
   const std::vector<std::pair<std::string, std::string>> cases{
       {"", "a checkpoint has at least 8 bytes, got 0"},
       {with_header("", ""), "header must be JSON; byte 1 is not"},
-      {with_header("[]", ""), "header must be dict, got list"},
+      {with_header("[]", ""), "header must be a dict, got list"},
       {with_header("{}", ""), "header has no entry '__metadata__'"},
       {with_header(R"({"__metadata__":{"format":"pt"}})", ""),
        "header['__metadata__']['format'] must be 'datasparse checkpoint', got 'pt'"},
@@ -650,12 +650,12 @@ class CheckpointState : public CheckpointFile {
 
 TEST_F(CheckpointState, NamesTheEntryThatDoesNotFit) {
   const std::vector<std::array<std::string, 3>> cases{
-      {"\"step_count\":2", "\"step_count\":2.0", "state['step_count'] must be int, got float"},
+      {"\"step_count\":2", "\"step_count\":2.0", "state['step_count'] must be an int, got float"},
       {"\"step_count\":2,", "", "state has no entry 'step_count'"},
       {"\"enable_mask_update\":false", "\"enable_mask_update\":0",
-       "state['enable_mask_update'] must be bool, got int"},
+       "state['enable_mask_update'] must be a bool, got int"},
       {"\"shape\":[5,7]", "\"shape\":[5,\"7\"]",
-       "state['groups'][0]['shape'] must be int, got str"},
+       "state['groups'][0]['shape'] must be integers, got list"},
       {"\"shape\":[5,7]", "\"shape\":[-5,7]",
        "state['groups'][0]['shape'] must not be negative, got (-5, 7)"},
       {"\"shape\":[5,7]", "\"shape\":[5,700]",
@@ -671,21 +671,21 @@ TEST_F(CheckpointState, NamesTheEntryThatDoesNotFit) {
       {"\"name\":\"fc1.weight\"", "\"name\":\"last\"",
        "tensor 'mask.last' must have 5 bytes for shape (5, 7), got 2"},
       {"\"sparse_block_shape\":{\"$tuple\":[1,1]}", "\"sparse_block_shape\":{\"$tuple\":[1,true]}",
-       "state['defaults']['sparse_block_shape'] must be int, got bool"},
+       "state['defaults']['sparse_block_shape'] must be a config value, got tuple"},
       {"\"norm\":\"L1\"", "\"norm\":{\"$bytes\":\"00\"}",
        "state['defaults']['norm'] must be a config value, got bytes"},
-      {"\"groups\":[", "\"groups\":[1,", "state['groups'][0] must be dict, got int"},
+      {"\"groups\":[", "\"groups\":[1,", "state['groups'][0] must be a dict, got int"},
       {"\"counts_renewals\":false", "\"counts_renewals\":0",
-       "state['schedulers'][0]['counts_renewals'] must be bool, got int"},
+       "state['schedulers'][0]['counts_renewals'] must be a bool, got int"},
       {"\"counts_renewals\":false,", "", "state['schedulers'][0] has no entry 'counts_renewals'"},
       {"\"schedulers\":[{", "\"schedulers\":[[],{",
-       "state['schedulers'][0] must be dict, got list"},
+       "state['schedulers'][0] must be a dict, got list"},
       {"\"step_count\":2", "\"step_count\":2,\"step_count\":2", "state holds 'step_count' twice"},
       {"\"layout\":[1,0],", "", "state['groups'][0] has no entry 'layout'"},
       {"\"layout\":[1,0]", "\"layout\":[1,\"0\"]",
-       "state['groups'][0]['layout'] must be int, got str"},
+       "state['groups'][0]['layout'] must be integers, got list"},
       {"\"layout\":[1,0]", "\"layout\":\"10\"",
-       "state['groups'][0]['layout'] must be list, got str"},
+       "state['groups'][0]['layout'] must be integers, got str"},
       {"\"layout\":[1,0]", "\"layout\":[1,1]",
        "state['groups'][0]['layout'] must be a permutation of the 2 axes, counted from 0, got (1, "
        "1)"},
@@ -696,8 +696,8 @@ TEST_F(CheckpointState, NamesTheEntryThatDoesNotFit) {
        "header must hold 3 tensors, one for each of the 3 groups and one for each that has kept "
        "zeros, got 4"},
       {"\"kept_zeros\":\"", "\"kept_zeros\":7,\"kept\":\"",
-       "state['groups'][0]['kept_zeros'] must be str, got int"},
-      {"\"update\":false", "\"update\":0", "state['groups'][1]['update'] must be bool, got int"},
+       "state['groups'][0]['kept_zeros'] must be a str, got int"},
+      {"\"update\":false", "\"update\":0", "state['groups'][1]['update'] must be a bool, got int"},
   };
   for (const auto& [part, other, message] : cases) EXPECT_EQ(refusal_of(part, other), message);
 }

@@ -18,3 +18,4 @@
 #include "datasparse/plan.hpp"
 #include "datasparse/runtime.hpp"
 #include "datasparse/schedule.hpp"
+#include "datasparse/state_entries.hpp"
