@@ -217,7 +217,7 @@ names one that is not plain.)")
           "load_state_dict",
           [](const SelfScheduler& self, const py::object& state_dict) {
             const auto state = to_scheduler_state(state_dict);
-            const py::dict attributes = saved_attributes(state_dict, state);
+            const py::dict attributes = saved_attributes(state_dict);
             require_room_for(self.handle(), attributes);
             live(self);
             without_gil([&] { self->load_state(state); });

@@ -240,7 +240,7 @@ py::dict state_dict(const SelfSparsifier& self) {
 
 void load_state_dict(const SelfSparsifier& self, const py::object& state_dict, bool strict) {
   const auto state = to_sparsifier_state(state_dict);
-  const py::dict attributes = saved_attributes(state_dict, state);
+  const py::dict attributes = saved_attributes(state_dict);
   require_room_for(self.handle(), attributes);
   around_load(self.handle(), state, [&] { self->load_state(state, strict); });
   set_attributes(self.handle(), attributes);

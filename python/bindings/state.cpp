@@ -1,108 +1,16 @@
 #include "state.hpp"
 
+#include <algorithm>
 #include <string_view>
 
 #include "datasparse/error.hpp"
+#include "datasparse/state_entries.hpp"
 #include "params.hpp"
 #include "self.hpp"
 
 namespace py = pybind11;
 using datasparse::ParamMap;
 using datasparse::ValueError;
-
-namespace {
-
-/// A dict of a loaded state, whose entries name themselves when they do not fit.
-class Entries {
- public:
-  Entries(const py::object& dict, std::string where) : where_(std::move(where)) {
-    if (!py::isinstance<py::dict>(dict)) refuse(where_, "a dict", dict);
-    dict_ = py::reinterpret_borrow<py::dict>(dict);
-  }
-
-  template <class T>
-  T get(const char* key) const {
-    const py::object value = at(key);
-    if constexpr (std::is_same_v<T, bool>) {
-      if (!PyBool_Check(value.ptr())) refuse(path(key), "a bool", value);
-    } else if constexpr (std::is_same_v<T, std::int64_t>) {
-      if (PyBool_Check(value.ptr()) || !PyLong_Check(value.ptr()))
-        refuse(path(key), "an int", value);
-      return fitting(key, value);
-    } else {
-      static_assert(std::is_same_v<T, std::string>);
-      if (!PyUnicode_Check(value.ptr())) refuse(path(key), "a str", value);
-    }
-    return value.cast<T>();
-  }
-
-  ParamMap params(const char* key) const {
-    const Entries inner(at(key), path(key));
-    try {
-      return to_param_map(inner.dict_, path(key));
-    } catch (const datasparse::TypeError& error) {
-      throw ValueError(std::string(error.what()));
-    }
-  }
-
-  datasparse::Axes shape(const char* key) const {
-    const py::object value = at(key);
-    if (!PyTuple_Check(value.ptr()) && !PyList_Check(value.ptr()))
-      refuse(path(key), "a tuple of int", value);
-    datasparse::Axes axes;
-    for (const auto item : value) {
-      if (PyBool_Check(item.ptr()) || !PyLong_Check(item.ptr()))
-        refuse(path(key), "a tuple of int", value);
-      axes.push_back(fitting(key, item));
-    }
-    return axes;
-  }
-
-  /// Whether the entry, which must be there, is None.
-  bool is_none(const char* key) const { return at(key).is_none(); }
-
-  datasparse::PackedBits bytes(const char* key) const {
-    const py::object value = at(key);
-    if (!PyBytes_Check(value.ptr())) refuse(path(key), "bytes", value);
-    const auto view = value.cast<std::string_view>();
-    const auto* const first = reinterpret_cast<const std::uint8_t*>(view.data());
-    return {first, first + view.size()};
-  }
-
-  datasparse::PackedBits some_bytes(const char* key) const {
-    auto some = bytes(key);
-    if (some.empty()) throw ValueError(path(key) + " must be None or some bytes, got b''");
-    return some;
-  }
-
-  py::dict dict(const char* key) const { return Entries(at(key), path(key)).dict_; }
-
- private:
-  [[noreturn]] static void refuse(const std::string& where, const char* expected,
-                                  py::handle value) {
-    throw ValueError(where + " must be " + expected + ", got " + class_name(value));
-  }
-
-  std::int64_t fitting(const char* key, py::handle value) const {
-    int overflow = 0;
-    const std::int64_t integer = PyLong_AsLongLongAndOverflow(value.ptr(), &overflow);
-    if (overflow != 0)
-      throw ValueError(path(key) + " must fit into 64 bits, got " + std::string(py::repr(value)));
-    return integer;
-  }
-
-  std::string path(const char* key) const { return where_ + "['" + key + "']"; }
-
-  py::object at(const char* key) const {
-    if (!dict_.contains(key)) throw ValueError(where_ + " has no entry '" + key + "'");
-    return dict_[key];
-  }
-
-  std::string where_;
-  py::dict dict_;
-};
-
-}  // namespace
 
 py::tuple to_tuple(const datasparse::Axes& shape) {
   py::tuple tuple(static_cast<std::size_t>(shape.size()));
@@ -113,104 +21,142 @@ py::tuple to_tuple(const datasparse::Axes& shape) {
 
 namespace {
 
-py::bytes to_bytes(const datasparse::PackedBits& bits) {
+/// States as Python's dicts.
+struct PythonForm {
+  using Value = py::object;
+
+  static bool is_dict(const py::object& value) { return PyDict_Check(value.ptr()); }
+  static bool is_none(const py::object& value) { return value.is_none(); }
+  static std::string kind(const py::object& value) { return class_name(value); }
+  static py::object find(const py::object& dict, const std::string& key) {
+    return py::reinterpret_borrow<py::object>(
+        py::detail::dict_getitem(dict.ptr(), py::str(key).ptr()));
+  }
+
+  /// Of a bool, an int or a str.
+  template <class T>
+  static bool get(py::handle value, T& field, const std::string& path) {
+    PyObject* const object = value.ptr();
+    const bool fits = std::is_same_v<T, bool> ? PyBool_Check(object)
+                      : std::is_same_v<T, std::string>
+                          ? PyUnicode_Check(object)
+                          : PyLong_Check(object) && !PyBool_Check(object);
+    if (fits) field = *to_param(value, path, "").template get_if<T>();
+    return fits;
+  }
+  static bool get(py::handle value, std::vector<std::int64_t>& field, const std::string& path) {
+    if (!PyTuple_Check(value.ptr()) && !PyList_Check(value.ptr())) return false;
+    return std::all_of(value.begin(), value.end(),
+                       [&](py::handle item) { return get(item, field.emplace_back(), path); });
+  }
+  static bool get(py::handle value, ParamMap& field, const std::string& path) try {
+    if (!PyDict_Check(value.ptr())) return false;
+    field = to_param_map(value, path);
+    return true;
+  } catch (const datasparse::TypeError& error) {
+    throw ValueError(error.what());
+  }
+  static bool get(py::handle value, datasparse::PackedBits& field, const std::string&) {
+    if (!PyBytes_Check(value.ptr())) return false;
+    const auto view = value.cast<std::string_view>();
+    const auto* const first = reinterpret_cast<const std::uint8_t*>(view.data());
+    field.assign(first, first + view.size());
+    return true;
+  }
+};
+using PythonState = datasparse::StateDict<PythonForm>;
+
+using ::to_python;
+py::object to_python(const datasparse::Axes& shape) { return to_tuple(shape); }
+py::object to_python(const datasparse::PackedBits& bits) {
   return py::bytes(reinterpret_cast<const char*>(bits.data()), bits.size());
+}
+
+/// The archive that fills a dict.
+struct IntoDict {
+  py::dict dict;
+  std::int64_t version = datasparse::state_version;
+
+  template <class T>
+  void operator()(const char* key, const T& field) const {
+    if constexpr (std::is_constructible_v<datasparse::ParamValue, T>) {
+      dict[key] = py::cast(field);
+    } else {
+      dict[key] = to_python(field);
+    }
+  }
+  template <class T>
+  void optional(const char* key, const T& field) const {
+    dict[key] = field.begin() == field.end() ? py::none() : to_python(field);
+  }
+};
+
+PythonState state_in(const py::object& dict) {
+  PythonState state(dict, "state_dict");
+  state("version", state.version);
+  datasparse::require_version(state.version);
+  return state;
+}
+
+/// The entry, a dict whose keys are names.
+py::dict named(const PythonState& state, const char* key) {
+  const py::object value = state.at(key);
+  const PythonState checked(value, state.path(key));
+  for (const auto& item : py::reinterpret_borrow<py::dict>(value)) {
+    if (PyUnicode_Check(item.first.ptr())) continue;
+    throw ValueError(state.path(key) + " must have names as keys, got " +
+                     std::string(py::repr(item.first)));
+  }
+  return value;
 }
 
 }  // namespace
 
 py::dict to_state_dict(const datasparse::SparsifierState& state) {
+  const IntoDict result;
+  result("version", state.version);
+  each_sparsifier_entry(result, state);
   py::dict groups;
   for (const auto& group : state.groups) {
-    py::dict entry;
-    entry["config"] = to_python(group.config);
-    entry["shape"] = to_tuple(group.shape);
-    entry["mask"] = to_bytes(group.mask_bits);
-    entry["squashed"] = group.squashed;
-    entry["state"] = to_python(group.state);
-    entry["layout"] =
-        group.layout.size() == 0 ? py::object(py::none()) : py::object(to_tuple(group.layout));
-    entry["kept_zeros"] =
-        group.kept_zeros.empty() ? py::object(py::none()) : py::object(to_bytes(group.kept_zeros));
-    entry["update"] = group.updates;
-    groups[py::str(group.name)] = entry;
+    const IntoDict entry;
+    entry("config", group.config);  // the first, as it was in 0.1.0
+    each_group_entry(entry, group);
+    groups[py::str(group.name)] = entry.dict;
   }
-  py::dict result;
-  result["version"] = state.version;
-  result["step_count"] = state.step_count;
-  result["enable_mask_update"] = state.enable_mask_update;
-  result["defaults"] = to_python(state.defaults);
-  result["data_groups"] = groups;
-  return result;
+  result.dict["data_groups"] = groups;
+  return result.dict;
 }
 
 py::dict to_state_dict(const datasparse::SchedulerState& state) {
-  py::dict result;
-  result["version"] = state.version;
-  result["schedule_param"] = state.schedule_param;
-  result["last_epoch"] = state.last_epoch;
-  result["base_param"] = to_python(state.base_param);
-  result["last_param"] = to_python(state.last_param);
-  result["own"] = to_python(state.own);
-  result["counts_renewals"] = state.counts_renewals;
-  return result;
+  const IntoDict result;
+  result("version", state.version);
+  each_scheduler_entry(result, state);
+  return result.dict;
 }
 
 datasparse::SparsifierState to_sparsifier_state(const py::object& state_dict) {
-  const Entries entries(state_dict, "state_dict");
+  const PythonState saved = state_in(state_dict);
   datasparse::SparsifierState state;
-  state.version = entries.get<std::int64_t>("version");
-  if (state.version < 1 || state.version > datasparse::SparsifierState::current_version)
-    return state;  // the core refuses it
-  state.step_count = entries.get<std::int64_t>("step_count");
-  state.enable_mask_update = entries.get<bool>("enable_mask_update");
-  state.defaults = entries.params("defaults");
-  for (const auto& item : entries.dict("data_groups")) {
-    if (!PyUnicode_Check(item.first.ptr())) {
-      throw ValueError("state_dict['data_groups'] must have names as keys, got " +
-                       std::string(py::repr(item.first)));
-    }
-    const auto name = item.first.cast<std::string>();
-    const Entries entry(py::reinterpret_borrow<py::object>(item.second),
-                        "state_dict['data_groups']['" + name + "']");
-    datasparse::GroupState group{name,
-                                 entry.params("config"),
-                                 entry.shape("shape"),
-                                 entry.bytes("mask"),
-                                 entry.get<bool>("squashed"),
-                                 entry.params("state")};
-    if (state.version > 1) {
-      if (!entry.is_none("layout")) group.layout = entry.shape("layout");
-      if (!entry.is_none("kept_zeros")) group.kept_zeros = entry.some_bytes("kept_zeros");
-      group.updates = entry.get<bool>("update");
-    }
-    state.groups.push_back(std::move(group));
+  state.version = saved.version;
+  each_sparsifier_entry(saved, state);
+  for (const auto& [name, entries] : named(saved, "data_groups")) {
+    auto& group = state.groups.emplace_back();
+    group.name = name.cast<std::string>();
+    const PythonState saved_group(py::reinterpret_borrow<py::object>(entries),
+                                  "state_dict['data_groups']['" + group.name + "']", saved.version);
+    each_group_entry(saved_group, group);
   }
   return state;
 }
 
 datasparse::SchedulerState to_scheduler_state(const py::object& state_dict) {
-  const Entries entries(state_dict, "state_dict");
   datasparse::SchedulerState state;
-  state.version = entries.get<std::int64_t>("version");
-  if (state.version < 1 || state.version > datasparse::SchedulerState::current_version)
-    return state;  // the core refuses it
-  state.schedule_param = entries.get<std::string>("schedule_param");
-  state.last_epoch = entries.get<std::int64_t>("last_epoch");
-  state.base_param = entries.params("base_param");
-  state.last_param = entries.params("last_param");
-  state.own = entries.params("own");
-  if (state.version > 1) state.counts_renewals = entries.get<bool>("counts_renewals");
+  const PythonState saved = state_in(state_dict);
+  each_scheduler_entry(saved, state);
   return state;
 }
 
 py::dict saved_attributes(const py::object& state_dict) {
-  const py::dict attributes = Entries(state_dict, "state_dict").dict("attributes");
-  for (const auto& item : attributes) {
-    if (!PyUnicode_Check(item.first.ptr())) {
-      throw ValueError("state_dict['attributes'] must have names as keys, got " +
-                       std::string(py::repr(item.first)));
-    }
-  }
+  const py::dict attributes = named(PythonState(state_dict, "state_dict"), "attributes");
   return py::module_::import("copy").attr("deepcopy")(attributes);
 }

@@ -3,11 +3,16 @@
 import copy
 import gc
 import io
+import json
+import math
 import pickle
+import struct
 
+import datasparse
 import numpy as np
 import pytest
 import torch
+import xxhash
 from datasparse import BaseDataScheduler, BaseDataSparsifier, DataNormSparsifier
 from support import as_numpy, name_of
 from torch import nn
@@ -360,12 +365,86 @@ class Pair:
             {name: id(self.sparsifier.get_mask(name)) for name in self.sparsifier.data_groups},
         ]
 
-    def refuses(self, part, state, match=None, **how):
+    def refuses(self, part, state, match=None, load=None, **how):
+        """The message with which a state is refused, by objects that stay as they were."""
         before = self.everything()
         with pytest.raises((TypeError, ValueError), match=match) as caught:
-            getattr(self, part).load_state_dict(state, **how)
+            (load or Pair.load_state_dict)(self, part, state, **how)
         assert self.everything() == before, caught.value
-        return str(caught.value)
+        return str(caught.value).rpartition("file': ")[2]
+
+    def load_state_dict(self, part, state, **how):
+        getattr(self, part).load_state_dict(state, **how)
+
+    def load_checkpoint(self, path, part, state, **how):
+        """Loads a file that holds this state of the part, and the other one as it was saved."""
+        path.write_bytes(checkpoint_of({**self.states, part: state}, part))
+        datasparse.load(path, self.sparsifier, self.scheduler, **how)
+
+
+# What a checkpoint is, written by docs/checkpoints.md: any state, a damaged one too.
+
+
+def as_json(value, lists=False):
+    """Plain data as a checkpoint has them; with `lists`, tuples of integers as lists."""
+    if isinstance(value, dict):
+        return {key: as_json(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        items = [as_json(item) for item in value]
+        return items if lists or float in map(type, value) else {"$tuple": items}
+    if isinstance(value, list):
+        return [as_json(item) for item in value]
+    if isinstance(value, bytes):
+        return {"$bytes": value.hex()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": str(value)}
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return {"$int": hex(value)}
+    return value
+
+
+def group_of(name, saved, tensors):
+    """A group of the file; its bits are put among the tensors."""
+    if not isinstance(saved, dict):
+        tensors[f"mask.{name}"] = b""
+        return as_json(saved)
+    group = {"name": name, **as_json(saved)}
+    for key in {"shape", "layout"} & set(saved):
+        group[key] = as_json(saved[key], lists=True)
+    for key, tensor in [("mask", f"mask.{name}"), ("kept_zeros", f"zeros.{name}")]:
+        bits = saved.get(key)
+        if bits is None and key == "kept_zeros":
+            continue
+        tensors[tensor] = bits if isinstance(bits, bytes) else b""
+        if isinstance(bits, bytes):
+            group[key] = xxhash.xxh64(bits).hexdigest()
+    if "mask" in group:
+        group["xxh64"] = group.pop("mask")
+    return group
+
+
+def checkpoint_of(states, part):
+    """The bytes of a file that holds these state dicts; its version is that of the part."""
+    tensors, state = {}, states["sparsifier"]
+    if isinstance(state, dict):
+        state = as_json(state) | {"schedulers": [as_json(states["scheduler"])]}
+        if "data_groups" in state:
+            groups = states["sparsifier"]["data_groups"]
+            if isinstance(groups, dict):
+                groups = [group_of(*item, tensors) for item in groups.items()]
+            state["groups"] = groups
+    text = json.dumps(as_json(state))
+    digest = xxhash.xxh64(text.encode()).hexdigest()
+    metadata = {"format": "datasparse checkpoint", "state": text, "xxh64": digest}
+    damaged = states[part]
+    if not isinstance(damaged, dict) or "version" in damaged:
+        metadata["version"] = str(damaged["version"]) if isinstance(damaged, dict) else "2"
+    header, end = {"__metadata__": metadata}, 0
+    for name, data in tensors.items():
+        offsets = [end, end := end + len(data)]
+        header[name] = {"dtype": "U8", "shape": [len(data)], "data_offsets": offsets}
+    content = json.dumps(header).encode()
+    return struct.pack("<Q", len(content)) + content + b"".join(tensors.values())
 
 
 @pytest.fixture
@@ -374,6 +453,14 @@ def pair():
 
 
 PARTS = pytest.mark.parametrize("part", ["sparsifier", "scheduler"])
+
+
+@pytest.fixture(params=["state dict", "checkpoint"])
+def load(request, tmp_path):
+    """load(pair, part, state): the two ways into the objects. What is refused is one list."""
+    if request.param == "state dict":
+        return Pair.load_state_dict
+    return lambda pair, *state, **how: pair.load_checkpoint(tmp_path / "file", *state, **how)
 
 
 def entries(node, path=()):
@@ -424,25 +511,40 @@ def is_group_of_a_schedule(path):
 
 
 @PARTS
-def test_the_unchanged_state_is_loaded(pair, part):
+def test_the_unchanged_state_is_loaded(pair, part, load):
     """What is refused below is refused for its change alone."""
     before = pair.everything()
-    getattr(pair, part).load_state_dict(pair.states[part])
+    load(pair, part, pair.states[part])
     assert pair.everything() != before
     assert getattr(pair, part).state_dict() == pair.states[part]
 
 
+# An entry may have another name in a file, and is known by its group's place in the list there.
+ALIASES = {
+    "mask": ("xxh64",),
+    "shape": ("mask",),
+    "kept_zeros": ("zeros.",),
+    "data_groups": ("groups",),
+    "emb": ("['groups'][0]",),
+    "a.b": ("['groups'][1]",),
+}
+
+
+def named(message, name):
+    return any(word in message for word in (name, *ALIASES.get(name, ())))
+
+
 @PARTS
-def test_each_entry_removed(pair, part):
+def test_each_entry_removed(pair, part, load):
     """a state dict or file that is truncated | ValueError naming the entry; the sparsifier as
     before"""
     tried = 0
     for path, _ in entries(pair.states[part]):
         if is_free(path) or is_group_of_a_schedule(path):
             continue
-        message = pair.refuses(part, removed(pair.states[part], path))
+        message = pair.refuses(part, removed(pair.states[part], path), load=load)
         names = [key for key in path if isinstance(key, str)]
-        assert names[-1] in message or names[1] in message, (path, message)
+        assert named(message, names[-1]) or named(message, names[1]), (path, message)
         tried += 1
     assert tried == {"sparsifier": 47, "scheduler": 8}[part]
 
@@ -465,24 +567,24 @@ def fits(path, other):
 
 
 @PARTS
-def test_each_entry_of_another_type_or_value(pair, part):
+def test_each_entry_of_another_type_or_value(pair, part, load):
     accepted = []
     for path, _ in entries(pair.states[part]):
         if is_free(path) or path[:-1] == ("base_param",):
             continue
         for other in OTHERS:
-            if fits(path, other):
+            if fits(path, other) or (type(other) is object and load != Pair.load_state_dict):
                 continue
             fresh = Pair()
             try:
-                fresh.refuses(part, replaced(fresh.states[part], path, other))
+                fresh.refuses(part, replaced(fresh.states[part], path, other), load=load)
             except pytest.fail.Exception:
                 accepted.append((path, other))
     assert accepted == []
 
 
 @PARTS
-def test_messages_name_the_entry(pair, part):
+def test_messages_name_the_entry(pair, part, load):
     """a state dict or file that is truncated, of another version, or of other shapes | ValueError
     naming the entry; the sparsifier as before"""
     wrong = {
@@ -497,6 +599,7 @@ def test_messages_name_the_entry(pair, part):
             ("step_count", 2**70),
             ("enable_mask_update", 1),
             ("defaults", []),
+            ("defaults", "what", 1),
             ("defaults", "sparsity_level", 1.5),
             ("defaults", "sparsity_level", float("nan")),
             ("data_groups", None),
@@ -507,18 +610,21 @@ def test_messages_name_the_entry(pair, part):
             ("data_groups", "a.b", "config", "sparse_block_shape", [1, 4]),
             ("data_groups", "emb", "config", "sparse_block_shape", (1, 0)),
             ("data_groups", "emb", "config", "norm", "L3"),
+            ("data_groups", "emb", "config", "norm", 5),
             ("data_groups", "emb", "config", "nrom", "L2"),
             ("data_groups", "a.b", "shape", (12,)),
             ("data_groups", "a.b", "shape", (11, 1)),
+            ("data_groups", "emb", "shape", (5, 3)),
             ("data_groups", "a.b", "shape", ("11",)),
             ("data_groups", "a.b", "shape", (-11,)),
             ("data_groups", "a.b", "shape", (2**40, 2**40)),
             ("data_groups", "a.b", "shape", (2**70,)),
+            ("data_groups", "a.b", "shape", (1,) * 33),
             ("data_groups", "emb", "mask", b""),
             ("data_groups", "emb", "mask", b"\0"),
             ("data_groups", "emb", "mask", b"\0" * 3),
             ("data_groups", "emb", "mask", "\0\0"),
-            ("data_groups", "emb", "mask", bytearray(2)),
+            ("data_groups", "emb", "mask", [0, 0]),
             ("data_groups", "emb", "squashed", 0),
             ("data_groups", "emb", "layout", (0,)),
             ("data_groups", "emb", "layout", (0, 0)),
@@ -558,25 +664,27 @@ def test_messages_name_the_entry(pair, part):
     }[part]
     for *path, value in wrong:
         state = replaced(pair.states[part], path, value)
-        message = pair.refuses(part, state)
-        names = [path[-1], *(name for name in path if name in ("emb", "a.b"))]
-        for name in names:
-            # the shape and the bytes of a mask belong together: either is named
-            known = [name, "mask"] if name == "shape" else [name]
-            assert any(word in message for word in known), (path, value, message)
+        message = pair.refuses(part, state, load=load)
+        for name in [path[-1], *(name for name in path if name in ("emb", "a.b"))]:
+            assert named(message, name), (path, value, message)
+
+
+def test_a_mask_of_a_type_that_no_file_has(pair):
+    state = replaced(pair.states["sparsifier"], ("data_groups", "emb", "mask"), bytearray(2))
+    pair.refuses("sparsifier", state, match="'emb'.*'mask'.*must be bytes, got bytearray")
 
 
 @pytest.mark.parametrize(
     ("name", "key", "used"), [("emb", "mask", 15), ("a.b", "mask", 11), ("emb", "kept_zeros", 15)]
 )
-def test_bits_beyond_the_last_element(pair, name, key, used):
+def test_bits_beyond_the_last_element(pair, name, key, used, load):
     state = pair.states["sparsifier"]
     bits = state["data_groups"][name][key]
     for bit in range(used % 8, 8):
         damaged = bits[:-1] + bytes([bits[-1] | 1 << bit])
         assert damaged != bits
         damaged = replaced(state, ("data_groups", name, key), damaged)
-        message = pair.refuses("sparsifier", damaged)
+        message = pair.refuses("sparsifier", damaged, load=load)
         assert name in message
         assert key in message
 
@@ -627,8 +735,9 @@ def test_a_scheduler_that_0_1_0_has_pickled_goes_on_counting_renewals(pair):
 
 @PARTS
 @pytest.mark.parametrize("state", [None, (), [], "state", 3, b"state", {}], ids=name_of)
-def test_what_is_no_state_at_all(pair, part, state):
-    pair.refuses(part, state, match="state_dict")
+def test_what_is_no_state_at_all(pair, part, state, load):
+    message = pair.refuses(part, state, load=load)
+    assert message.startswith(("state", "header['__metadata__'] has no entry 'version'")), message
 
 
 def test_each_others_states(pair):
@@ -636,15 +745,15 @@ def test_each_others_states(pair):
     pair.refuses("scheduler", pair.states["sparsifier"])
 
 
-def test_names_missing_or_unexpected_with_strict(pair):
+def test_names_missing_or_unexpected_with_strict(pair, load):
     state = pair.states["sparsifier"]
     missing = removed(state, ("data_groups", "emb"))
     unexpected = replaced(state, ("data_groups", "guest"), state["data_groups"]["emb"])
-    pair.refuses("sparsifier", missing, match=r"missing.*'emb'")
-    pair.refuses("sparsifier", missing, match=r"missing.*'emb'", strict=True)
-    pair.refuses("sparsifier", unexpected, match=r"'guest'")
+    pair.refuses("sparsifier", missing, match=r"missing.*'emb'", load=load)
+    pair.refuses("sparsifier", missing, match=r"missing.*'emb'", load=load, strict=True)
+    pair.refuses("sparsifier", unexpected, match=r"'guest'", load=load)
     both = replaced(missing, ("data_groups", "guest"), state["data_groups"]["emb"])
-    message = pair.refuses("sparsifier", both)
+    message = pair.refuses("sparsifier", both, load=load)
     assert "'emb'" in message
     assert "'guest'" in message
 
@@ -658,11 +767,11 @@ def test_names_missing_without_strict_keep_what_they_have(pair):
     assert now["data_groups"]["a.b"] == state["data_groups"]["a.b"]
 
 
-def test_shapes_are_checked_without_strict_too(pair):
+def test_shapes_are_checked_without_strict_too(pair, load):
     other = DataNormSparsifier([("emb", np.ones((5, 3))), ("x", np.ones(4))])
     state = other.state_dict()
     state["attributes"] = {"tag": "loaded"}
-    pair.refuses("sparsifier", state, match="emb", strict=False)
+    pair.refuses("sparsifier", state, match="emb", load=load, strict=False)
 
 
 def test_attributes_of_a_subclass_cannot_be_loaded_into_a_class_without():

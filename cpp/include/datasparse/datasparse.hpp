@@ -22,3 +22,4 @@
 #include "datasparse/runtime.hpp"
 #include "datasparse/schedule.hpp"
 #include "datasparse/spec_sparsifier.hpp"
+#include "datasparse/state_entries.hpp"

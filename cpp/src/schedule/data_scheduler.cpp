@@ -6,6 +6,7 @@
 #include "base/message.hpp"
 #include "datasparse/error.hpp"
 #include "datasparse/glob.hpp"
+#include "datasparse/state_entries.hpp"
 #include "schedule/data_scheduler_impl.hpp"
 
 namespace datasparse {
@@ -185,11 +186,7 @@ SchedulerState BaseDataScheduler::save_state() const {
 /// Throws where load_state() must refuse the state, whatever the sparsifier says of its values and
 /// set_own_state() of the rest.
 BaseDataScheduler::Loading BaseDataScheduler::prepare_load(const SchedulerState& state) const {
-  if (state.version < 1 || state.version > SchedulerState::current_version) {
-    throw ValueError("version of the state must be at least 1 and at most " +
-                     std::to_string(SchedulerState::current_version) + ", got " +
-                     std::to_string(state.version));
-  }
+  require_version(state.version);
   if (state.schedule_param != param_) {
     throw ValueError("schedule_param of the state must be '" + param_ + "', got '" +
                      state.schedule_param + "'");

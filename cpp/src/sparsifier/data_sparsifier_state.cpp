@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "datasparse/state_entries.hpp"
 #include "sparsifier/data_sparsifier_impl.hpp"
 
 namespace datasparse {
@@ -77,11 +78,7 @@ SparsifierState BaseDataSparsifier::save_state(
 /// Everything of load_state() that can fail.
 BaseDataSparsifier::Loading BaseDataSparsifier::prepare_load(const SparsifierState& state,
                                                              bool strict) const {
-  if (state.version < 1 || state.version > SparsifierState::current_version) {
-    throw ValueError("version of the state must be 1 to " +
-                     std::to_string(SparsifierState::current_version) + ", got " +
-                     std::to_string(state.version));
-  }
+  require_version(state.version);
   if (state.step_count < 0) {
     throw ValueError("step_count of the state must be at least 0, got " +
                      std::to_string(state.step_count));
