@@ -143,67 +143,72 @@ py::object add_data(const SelfSparsifier& self, const Name& name, const py::obje
   const auto* const given =
       mask.is_none() ? nullptr : reinterpret_cast<const std::uint8_t*>(bytes.data());
 
-  if (without_gil([&] { return self->contains(name); })) {
-    if (const auto replaced = source_and_mask(self, name).first) replaced->adopt_mask();
-  }
+  const auto replaced = side.mask_objects.find(name);
+  if (replaced != nullptr) replaced->adopt();
   const bool has_mask =
       without_gil([&] { return self->add_data(name, source, params, reuse_mask, given, options); });
-  side.squashed_masks.attr("pop")(py::str(name), py::none());
+  side.mask_objects.replace(name, replaced, nullptr);
   if (!has_mask) return source->array();
   return source->masked_copy(source_and_mask(self, name).second);
 }
 
 py::object get_mask(const SelfSparsifier& self, const std::string& name) {
-  auto& side = side_of(self);
-  const auto [source, mask] = source_and_mask(self, name);
-  if (source != nullptr) {
-    source->adopt_mask();
-    return source->mask_object(mask);
+  auto& objects = side_of(self).mask_objects;
+  // Other threads may replace the group at any moment. An object that was there before the mask was
+  // looked up, and shows another one, is out of date.
+  for (std::shared_ptr<const MaskObject> before;;) {
+    const auto [source, mask] = source_and_mask(self, name);
+    auto known = objects.find(name);
+    if (known != nullptr && known->shows(mask) &&
+        (source == nullptr || source->torch() == known->torch())) {
+      known->adopt();
+      return known->object();
+    }
+    if (known == before) {
+      const auto* const torch = source == nullptr ? nullptr : source->torch();
+      const auto made = std::make_shared<const MaskObject>(name, mask, torch);
+      if (objects.replace(name, before, made)) {
+        // Another thread may have removed the group in between.
+        if (!without_gil([&] { return self->contains(name); })) {
+          objects.replace(name, made, nullptr);
+        }
+        return made->object();
+      }
+    }
+    before = std::move(known);
   }
-  const py::str key(name);
-  if (!side.squashed_masks.contains(key)) side.squashed_masks[key] = numpy_mask(mask);
-  return side.squashed_masks[key];
 }
 
 py::object get_data(const SelfSparsifier& self, const std::string& name, bool return_original) {
   if (return_original) return source_of(self, name)->array();
   const auto [source, mask] = source_and_mask(self, name);
   if (source == nullptr) return source_of(self, name)->array();  // throws: squashed
-  source->adopt_mask();
+  side_of(self).mask_objects.adopt(name);
   return source->masked_copy(mask);
 }
 
 void step(const SelfSparsifier& self) {
-  side_of(self).adopt_masks();
+  side_of(self).mask_objects.adopt();
   without_gil([&] { self->step(); });
 }
 
 void apply_mask(const SelfSparsifier& self, const py::object& names) {
   const auto chosen = to_names(names);
-  side_of(self).adopt_masks();
+  side_of(self).mask_objects.adopt();
   without_gil([&] { chosen ? self->apply_mask(*chosen) : self->apply_mask(); });
 }
 
-/// The mask objects of those names that still have data. They outlive the sources, so that a torch
+/// Makes the mask objects of those names that still have data: when these are squashed, a torch
 /// user still reads a torch mask.
-py::dict masks_before_squashing(const SelfSparsifier& self, const std::vector<std::string>& names) {
-  py::dict masks;
-  for (const auto& name : names) {
-    if (without_gil([&] { return self->contains(name) && !self->squashed(name); })) {
-      masks[py::str(name)] = get_mask(self, name);
-    }
-  }
-  return masks;
+void make_mask_objects(const SelfSparsifier& self, const std::vector<std::string>& names) {
+  for (const auto& name : without_gil([&] { return self->active(names); })) get_mask(self, name);
 }
 
 void squash_mask(const SelfSparsifier& self, const py::object& names) {
-  auto& side = side_of(self);
   const auto chosen = to_names(names);
-  side.adopt_masks();
-  const py::dict masks =
-      masks_before_squashing(self, chosen ? *chosen : without_gil([&] { return self->names(); }));
+  side_of(self).mask_objects.adopt();
+  make_mask_objects(self, chosen ? *chosen : without_gil([&] { return self->names(); }));
   without_gil([&] { chosen ? self->squash_mask(*chosen) : self->squash_mask(); });
-  side.squashed_masks.attr("update")(masks);
 }
 
 py::object report(const SelfSparsifier& self) {
@@ -212,7 +217,7 @@ py::object report(const SelfSparsifier& self) {
     const bool rests = group.frozen && group.status == datasparse::GroupFigures::Status::active;
     return rests ? "frozen" : statuses[static_cast<int>(group.status)];
   };
-  side_of(self).adopt_masks();
+  side_of(self).mask_objects.adopt();
   const auto figures = without_gil([&] { return self->figures(); });
   const py::module_ module = py::module_::import("datasparse.report");
   const py::object report_of_group = module.attr("report_of_group");
@@ -232,7 +237,7 @@ py::object report(const SelfSparsifier& self) {
 }
 
 py::dict state_dict(const SelfSparsifier& self) {
-  side_of(self).adopt_masks();
+  side_of(self).mask_objects.adopt();
   py::dict state = to_state_dict(without_gil([&] { return self->save_state(); }));
   state["attributes"] = to_python(plain_attributes_of(self.handle()));
   return state;
@@ -248,7 +253,7 @@ void load_state_dict(const SelfSparsifier& self, const py::object& state_dict, b
 
 /// What a copy or a pickle holds: the state, the data by name, the attributes of a subclass.
 py::tuple full_state(const SelfSparsifier& self) {
-  side_of(self).adopt_masks();
+  side_of(self).mask_objects.adopt();
   std::unordered_map<std::string, std::shared_ptr<datasparse::DataSource>> sources;
   const auto state = without_gil([&] { return self->save_state(&sources); });
   py::dict data;
@@ -277,18 +282,16 @@ void set_full_state(const SelfSparsifier& self, const py::tuple& full_state) {
 void around_load(py::handle self, const datasparse::SparsifierState& state,
                  const std::function<void()>& load) {
   const SelfSparsifier sparsifier(self);
-  auto& side = side_of(sparsifier);
-  side.adopt_masks();
+  side_of(sparsifier).mask_objects.adopt();
   std::vector<std::string> squashed;
   for (const auto& group : state.groups) {
     if (group.squashed) squashed.push_back(group.name);
   }
-  const py::dict masks = masks_before_squashing(sparsifier, squashed);
+  make_mask_objects(sparsifier, squashed);
   without_gil(load);
-  side.squashed_masks.attr("update")(masks);
 }
 
-void adopt_masks(py::handle self) { side_of(SelfSparsifier(self)).adopt_masks(); }
+void adopt_masks(py::handle self) { side_of(SelfSparsifier(self)).mask_objects.adopt(); }
 
 void finish_init(const py::object& self, const py::object& data_list) {
   const SelfSparsifier sparsifier(self);
@@ -429,7 +432,8 @@ not. Attachment.follow() does.)")
           "remove_data",
           [](const SelfSparsifier& self, const Name& name) {
             without_gil([&] { self->remove_data(name); });
-            side_of(self).squashed_masks.attr("pop")(py::str(name), py::none());
+            auto& objects = side_of(self).mask_objects;
+            objects.replace(name, objects.find(name), nullptr);
           },
           py::arg("name"), "Forget a group: data, mask, config and state.")
       .def(
