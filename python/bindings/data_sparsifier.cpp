@@ -62,9 +62,8 @@ std::optional<std::vector<std::string>> to_names(const py::object& names) {
   return result;
 }
 
-/// A user's mask as bytes of 0 and 1 in C order.
-py::array_t<bool> checked_mask(const std::string& name, py::object mask,
-                               const datasparse::Axes& shape) {
+/// A user's mask as bytes in C order. Those that are bytes already are left for the core to check.
+py::array to_bytes(const std::string& name, py::object mask, const datasparse::Axes& shape) {
   const auto* const torch = Torch::if_imported();
   if (torch != nullptr && torch->is_tensor(mask)) {
     mask = mask.attr("detach")();
@@ -83,13 +82,16 @@ py::array_t<bool> checked_mask(const std::string& name, py::object mask,
                                  to_string(shape) + ", got " + to_string(given));
   }
   const auto numpy = py::module_::import("numpy");
+  const auto in_c_order = numpy.attr("ascontiguousarray");
+  const char kind = array.dtype().kind();
+  if (kind == 'b' || (kind == 'u' && array.itemsize() == 1)) return in_c_order(array);
   const py::object valid = numpy.attr("isin")(array, py::make_tuple(0, 1));
   if (!py::cast<bool>(valid.attr("all")())) {
     const py::object wrong = array[py::object(~valid)].attr("flat")[py::int_(0)];
     throw datasparse::ValueError("mask of '" + name + "' must hold 0 and 1 only, got " +
                                  std::string(py::str(wrong)));
   }
-  return numpy.attr("ascontiguousarray")(array, py::arg("dtype") = py::dtype::of<bool>());
+  return in_c_order(array, py::arg("dtype") = py::dtype::of<bool>());
 }
 
 /// None, or a bool of Python or NumPy.
@@ -138,10 +140,10 @@ py::object add_data(const SelfSparsifier& self, const Name& name, const py::obje
   const datasparse::GroupOptions options{to_layout(name, layout),
                                          to_flag("keep_zeros", name, keep_zeros),
                                          to_flag("update", name, update)};
-  py::array_t<bool> bytes;
-  if (!mask.is_none()) bytes = checked_mask(name, mask, datasparse::Pin(*source).view().shape());
+  py::array bytes;
+  if (!mask.is_none()) bytes = to_bytes(name, mask, datasparse::Pin(*source).view().shape());
   const auto* const given =
-      mask.is_none() ? nullptr : reinterpret_cast<const std::uint8_t*>(bytes.data());
+      mask.is_none() ? nullptr : static_cast<const std::uint8_t*>(bytes.data());
 
   const auto replaced = side.mask_objects.find(name);
   if (replaced != nullptr) replaced->adopt();
