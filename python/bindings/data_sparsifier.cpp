@@ -43,6 +43,14 @@ std::shared_ptr<PySource> source_of(const SelfSparsifier& self, const std::strin
   return std::dynamic_pointer_cast<PySource>(without_gil([&] { return self->get_data(name); }));
 }
 
+/// Binds what only reads, and needs no lock but the sparsifier's.
+template <class Result, class... Args>
+auto unlocked(Result (BaseDataSparsifier::*read)(Args...) const) {
+  return [read](const SelfSparsifier& self, const std::decay_t<Args>&... args) {
+    return without_gil([&] { return ((*self).*read)(args...); });
+  };
+}
+
 /// The names that `names` stands for: None for all, one, or several.
 std::optional<std::vector<std::string>> to_names(const py::object& names) {
   if (names.is_none()) return std::nullopt;
@@ -168,13 +176,11 @@ py::object get_mask(const SelfSparsifier& self, const std::string& name) {
     }
     if (known == before) {
       const auto* const torch = source == nullptr ? nullptr : source->torch();
-      const auto made = std::make_shared<const MaskObject>(name, mask, torch);
-      if (objects.replace(name, before, made)) {
-        // Another thread may have removed the group in between.
-        if (!without_gil([&] { return self->contains(name); })) {
-          objects.replace(name, made, nullptr);
-        }
-        return made->object();
+      known = std::make_shared<const MaskObject>(name, mask, torch);
+      if (objects.replace(name, before, known)) {
+        const bool is_there = without_gil([&] { return self->contains(name); });
+        if (!is_there) objects.replace(name, known, nullptr);
+        return known->object();
       }
     }
     before = std::move(known);
@@ -293,8 +299,6 @@ void around_load(py::handle self, const datasparse::SparsifierState& state,
   without_gil(load);
 }
 
-void adopt_masks(py::handle self) { side_of(SelfSparsifier(self)).mask_objects.adopt(); }
-
 void finish_init(const py::object& self, const py::object& data_list) {
   const SelfSparsifier sparsifier(self);
   const auto& side = side_of(sparsifier);
@@ -388,19 +392,10 @@ array([4. , 0. , 3. , 0.5])
 >>> sparsifier.step()
 >>> sparsifier.get_mask("w")
 array([False, False,  True, False]))")
-      .def(
-          "squashed",
-          [](const SelfSparsifier& self, const std::string& name) {
-            return without_gil([&] { return self->squashed(name); });
-          },
-          py::arg("name"), "Whether squash_mask() has released the group's tensor.")
-      .def(
-          "frozen",
-          [](const SelfSparsifier& self, const std::string& name) {
-            return without_gil([&] { return self->frozen(name); });
-          },
-          py::arg("name"),
-          "Whether step() leaves the group's mask as it is: add_data() was told update=False.")
+      .def("squashed", unlocked(&BaseDataSparsifier::squashed), py::arg("name"),
+           "Whether squash_mask() has released the group's tensor.")
+      .def("frozen", unlocked(&BaseDataSparsifier::frozen), py::arg("name"),
+           "Whether step() leaves the group's mask as it is: add_data() was told update=False.")
       .def(
           "apply_kept_zeros",
           [](const SelfSparsifier& self) { without_gil([&] { self->apply_kept_zeros(); }); },
@@ -408,21 +403,11 @@ array([False, False,  True, False]))")
 
 Call it before step() where an optimizer may have moved them: else they rank as the weights that they are
 not. Attachment.follow() does.)")
-      .def(
-          "active",
-          [](const SelfSparsifier& self, const std::vector<std::string>& names) {
-            return without_gil([&] { return self->active(names); });
-          },
-          py::arg("names"),
-          "Those of these names, in their order, whose groups hold data: neither removed nor "
-          "squashed.")
-      .def(
-          "awaits_data",
-          [](const SelfSparsifier& self, const std::string& name) {
-            return without_gil([&] { return self->awaits_data(name); });
-          },
-          py::arg("name"),
-          "Whether a loaded state waits for add_data() to bring data of that name.")
+      .def("active", unlocked(&BaseDataSparsifier::active), py::arg("names"),
+           "Those of these names, in their order, whose groups hold data: neither removed nor "
+           "squashed.")
+      .def("awaits_data", unlocked(&BaseDataSparsifier::awaits_data), py::arg("name"),
+           "Whether a loaded state waits for add_data() to bring data of that name.")
       .def(
           "layout",
           [](const SelfSparsifier& self, const std::string& name) {
@@ -539,20 +524,13 @@ attached, unless none is. ValueError, naming the entry, if anything does not fit
           },
           "The config of groups added from now on, as a live dict.")
       .def_property(
-          "enable_mask_update",
-          [](const SelfSparsifier& self) {
-            return without_gil([&] { return self->enable_mask_update(); });
-          },
+          "enable_mask_update", unlocked(&BaseDataSparsifier::enable_mask_update),
           [](const SelfSparsifier& self, bool enable) {
             without_gil([&] { self->set_enable_mask_update(enable); });
           },
           "While False, step() counts but changes no mask.")
-      .def_property_readonly(
-          "step_count",
-          [](const SelfSparsifier& self) {
-            return without_gil([&] { return self->step_count(); });
-          },
-          "How often step() has succeeded.")
+      .def_property_readonly("step_count", unlocked(&BaseDataSparsifier::step_count),
+                             "How often step() has succeeded.")
       .def("__reduce__",
            [](const SelfSparsifier& self) { return reduce(self.handle(), full_state(self)); })
       .def("__repr__", [](const SelfSparsifier& self) {

@@ -230,8 +230,6 @@ An override that declares keys of its own passes the others on.)");
 /// What every sparsifier's __init__ does once its overrides can be reached.
 void finish_init(const pybind11::object& self, const pybind11::object& data_list);
 
-/// MaskObjects::adopt(), before masks are read; TypeError for a sparsifier of C++.
-void adopt_masks(pybind11::handle self);
 /// Calls `load`, which loads the state, without the interpreter's lock; mask objects that the user
 /// holds go on showing the masks, also of groups that it squashes.
 void around_load(pybind11::handle self, const datasparse::SparsifierState& state,
