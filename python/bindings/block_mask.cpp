@@ -4,6 +4,7 @@
 
 #include "datasparse/error.hpp"
 #include "gil.hpp"
+#include "mask_object.hpp"
 #include "params.hpp"
 #include "register.hpp"
 #include "self.hpp"
@@ -59,7 +60,7 @@ py::object block_mask(const py::object& data, const py::object& sparsity_level,
   const datasparse::Mask mask(direct ? Axes{0} : pin.view().shape());
   auto* const bytes = direct ? static_cast<std::uint8_t*>(target.mutable_data()) : mask.data();
   without_gil([&] { datasparse::block_mask(pin.view(), spec, bytes); });
-  if (out.is_none()) return source->mask_object(mask);
+  if (out.is_none()) return new_mask_object(mask, source->torch());
   if (!direct) target.attr("__setitem__")(py::ellipsis(), numpy_mask(mask));
   return out;
 }

@@ -38,7 +38,7 @@ void save(const py::object& path, const Self<BaseDataSparsifier>& sparsifier,
           const py::args& schedulers) {
   const auto to = to_path(path);
   const auto saved = to_schedulers<const BaseDataScheduler>(schedulers);
-  adopt_masks(sparsifier.handle());
+  side_of(sparsifier).mask_objects.adopt();
   without_gil([&] { save_checkpoint(to, *sparsifier, saved); });
 }
 

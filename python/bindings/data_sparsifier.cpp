@@ -43,6 +43,14 @@ std::shared_ptr<PySource> source_of(const SelfSparsifier& self, const std::strin
   return std::dynamic_pointer_cast<PySource>(without_gil([&] { return self->get_data(name); }));
 }
 
+/// Binds what only reads, and needs no lock but the sparsifier's.
+template <class Result, class... Args>
+auto unlocked(Result (BaseDataSparsifier::*read)(Args...) const) {
+  return [read](const SelfSparsifier& self, const std::decay_t<Args>&... args) {
+    return without_gil([&] { return ((*self).*read)(args...); });
+  };
+}
+
 /// The names that `names` stands for: None for all, one, or several.
 std::optional<std::vector<std::string>> to_names(const py::object& names) {
   if (names.is_none()) return std::nullopt;
@@ -62,9 +70,8 @@ std::optional<std::vector<std::string>> to_names(const py::object& names) {
   return result;
 }
 
-/// A user's mask as bytes of 0 and 1 in C order.
-py::array_t<bool> checked_mask(const std::string& name, py::object mask,
-                               const datasparse::Axes& shape) {
+/// A user's mask as bytes in C order. Those that are bytes already are left for the core to check.
+py::array to_bytes(const std::string& name, py::object mask, const datasparse::Axes& shape) {
   const auto* const torch = Torch::if_imported();
   if (torch != nullptr && torch->is_tensor(mask)) {
     mask = mask.attr("detach")();
@@ -83,13 +90,16 @@ py::array_t<bool> checked_mask(const std::string& name, py::object mask,
                                  to_string(shape) + ", got " + to_string(given));
   }
   const auto numpy = py::module_::import("numpy");
+  const auto in_c_order = numpy.attr("ascontiguousarray");
+  const char kind = array.dtype().kind();
+  if (kind == 'b' || (kind == 'u' && array.itemsize() == 1)) return in_c_order(array);
   const py::object valid = numpy.attr("isin")(array, py::make_tuple(0, 1));
   if (!py::cast<bool>(valid.attr("all")())) {
     const py::object wrong = array[py::object(~valid)].attr("flat")[py::int_(0)];
     throw datasparse::ValueError("mask of '" + name + "' must hold 0 and 1 only, got " +
                                  std::string(py::str(wrong)));
   }
-  return numpy.attr("ascontiguousarray")(array, py::arg("dtype") = py::dtype::of<bool>());
+  return in_c_order(array, py::arg("dtype") = py::dtype::of<bool>());
 }
 
 /// None, or a bool of Python or NumPy.
@@ -138,72 +148,75 @@ py::object add_data(const SelfSparsifier& self, const Name& name, const py::obje
   const datasparse::GroupOptions options{to_layout(name, layout),
                                          to_flag("keep_zeros", name, keep_zeros),
                                          to_flag("update", name, update)};
-  py::array_t<bool> bytes;
-  if (!mask.is_none()) bytes = checked_mask(name, mask, datasparse::Pin(*source).view().shape());
+  py::array bytes;
+  if (!mask.is_none()) bytes = to_bytes(name, mask, datasparse::Pin(*source).view().shape());
   const auto* const given =
-      mask.is_none() ? nullptr : reinterpret_cast<const std::uint8_t*>(bytes.data());
+      mask.is_none() ? nullptr : static_cast<const std::uint8_t*>(bytes.data());
 
-  if (without_gil([&] { return self->contains(name); })) {
-    if (const auto replaced = source_and_mask(self, name).first) replaced->adopt_mask();
-  }
+  const auto replaced = side.mask_objects.find(name);
+  if (replaced != nullptr) replaced->adopt();
   const bool has_mask =
       without_gil([&] { return self->add_data(name, source, params, reuse_mask, given, options); });
-  side.squashed_masks.attr("pop")(py::str(name), py::none());
+  side.mask_objects.replace(name, replaced, nullptr);
   if (!has_mask) return source->array();
   return source->masked_copy(source_and_mask(self, name).second);
 }
 
 py::object get_mask(const SelfSparsifier& self, const std::string& name) {
-  auto& side = side_of(self);
-  const auto [source, mask] = source_and_mask(self, name);
-  if (source != nullptr) {
-    source->adopt_mask();
-    return source->mask_object(mask);
+  auto& objects = side_of(self).mask_objects;
+  // Other threads may replace the group at any moment. An object that was there before the mask was
+  // looked up, and shows another one, is out of date.
+  for (std::shared_ptr<const MaskObject> before;;) {
+    const auto [source, mask] = source_and_mask(self, name);
+    auto known = objects.find(name);
+    if (known != nullptr && known->shows(mask) &&
+        (source == nullptr || source->torch() == known->torch())) {
+      known->adopt();
+      return known->object();
+    }
+    if (known == before) {
+      const auto* const torch = source == nullptr ? nullptr : source->torch();
+      known = std::make_shared<const MaskObject>(name, mask, torch);
+      if (objects.replace(name, before, known)) {
+        const bool is_there = without_gil([&] { return self->contains(name); });
+        if (!is_there) objects.replace(name, known, nullptr);
+        return known->object();
+      }
+    }
+    before = std::move(known);
   }
-  const py::str key(name);
-  if (!side.squashed_masks.contains(key)) side.squashed_masks[key] = numpy_mask(mask);
-  return side.squashed_masks[key];
 }
 
 py::object get_data(const SelfSparsifier& self, const std::string& name, bool return_original) {
   if (return_original) return source_of(self, name)->array();
   const auto [source, mask] = source_and_mask(self, name);
   if (source == nullptr) return source_of(self, name)->array();  // throws: squashed
-  source->adopt_mask();
+  side_of(self).mask_objects.adopt(name);
   return source->masked_copy(mask);
 }
 
 void step(const SelfSparsifier& self) {
-  side_of(self).adopt_masks();
+  side_of(self).mask_objects.adopt();
   without_gil([&] { self->step(); });
 }
 
 void apply_mask(const SelfSparsifier& self, const py::object& names) {
   const auto chosen = to_names(names);
-  side_of(self).adopt_masks();
+  side_of(self).mask_objects.adopt();
   without_gil([&] { chosen ? self->apply_mask(*chosen) : self->apply_mask(); });
 }
 
-/// The mask objects of those names that still have data. They outlive the sources, so that a torch
+/// Makes the mask objects of those names that still have data: when these are squashed, a torch
 /// user still reads a torch mask.
-py::dict masks_before_squashing(const SelfSparsifier& self, const std::vector<std::string>& names) {
-  py::dict masks;
-  for (const auto& name : names) {
-    if (without_gil([&] { return self->contains(name) && !self->squashed(name); })) {
-      masks[py::str(name)] = get_mask(self, name);
-    }
-  }
-  return masks;
+void make_mask_objects(const SelfSparsifier& self, const std::vector<std::string>& names) {
+  for (const auto& name : without_gil([&] { return self->active(names); })) get_mask(self, name);
 }
 
 void squash_mask(const SelfSparsifier& self, const py::object& names) {
-  auto& side = side_of(self);
   const auto chosen = to_names(names);
-  side.adopt_masks();
-  const py::dict masks =
-      masks_before_squashing(self, chosen ? *chosen : without_gil([&] { return self->names(); }));
+  side_of(self).mask_objects.adopt();
+  make_mask_objects(self, chosen ? *chosen : without_gil([&] { return self->names(); }));
   without_gil([&] { chosen ? self->squash_mask(*chosen) : self->squash_mask(); });
-  side.squashed_masks.attr("update")(masks);
 }
 
 py::object report(const SelfSparsifier& self) {
@@ -212,7 +225,7 @@ py::object report(const SelfSparsifier& self) {
     const bool rests = group.frozen && group.status == datasparse::GroupFigures::Status::active;
     return rests ? "frozen" : statuses[static_cast<int>(group.status)];
   };
-  side_of(self).adopt_masks();
+  side_of(self).mask_objects.adopt();
   const auto figures = without_gil([&] { return self->figures(); });
   const py::module_ module = py::module_::import("datasparse.report");
   const py::object report_of_group = module.attr("report_of_group");
@@ -232,7 +245,7 @@ py::object report(const SelfSparsifier& self) {
 }
 
 py::dict state_dict(const SelfSparsifier& self) {
-  side_of(self).adopt_masks();
+  side_of(self).mask_objects.adopt();
   py::dict state = to_state_dict(without_gil([&] { return self->save_state(); }));
   state["attributes"] = to_python(plain_attributes_of(self.handle()));
   return state;
@@ -248,7 +261,7 @@ void load_state_dict(const SelfSparsifier& self, const py::object& state_dict, b
 
 /// What a copy or a pickle holds: the state, the data by name, the attributes of a subclass.
 py::tuple full_state(const SelfSparsifier& self) {
-  side_of(self).adopt_masks();
+  side_of(self).mask_objects.adopt();
   std::unordered_map<std::string, std::shared_ptr<datasparse::DataSource>> sources;
   const auto state = without_gil([&] { return self->save_state(&sources); });
   py::dict data;
@@ -277,18 +290,14 @@ void set_full_state(const SelfSparsifier& self, const py::tuple& full_state) {
 void around_load(py::handle self, const datasparse::SparsifierState& state,
                  const std::function<void()>& load) {
   const SelfSparsifier sparsifier(self);
-  auto& side = side_of(sparsifier);
-  side.adopt_masks();
+  side_of(sparsifier).mask_objects.adopt();
   std::vector<std::string> squashed;
   for (const auto& group : state.groups) {
     if (group.squashed) squashed.push_back(group.name);
   }
-  const py::dict masks = masks_before_squashing(sparsifier, squashed);
+  make_mask_objects(sparsifier, squashed);
   without_gil(load);
-  side.squashed_masks.attr("update")(masks);
 }
-
-void adopt_masks(py::handle self) { side_of(SelfSparsifier(self)).adopt_masks(); }
 
 void finish_init(const py::object& self, const py::object& data_list) {
   const SelfSparsifier sparsifier(self);
@@ -383,19 +392,10 @@ array([4. , 0. , 3. , 0.5])
 >>> sparsifier.step()
 >>> sparsifier.get_mask("w")
 array([False, False,  True, False]))")
-      .def(
-          "squashed",
-          [](const SelfSparsifier& self, const std::string& name) {
-            return without_gil([&] { return self->squashed(name); });
-          },
-          py::arg("name"), "Whether squash_mask() has released the group's tensor.")
-      .def(
-          "frozen",
-          [](const SelfSparsifier& self, const std::string& name) {
-            return without_gil([&] { return self->frozen(name); });
-          },
-          py::arg("name"),
-          "Whether step() leaves the group's mask as it is: add_data() was told update=False.")
+      .def("squashed", unlocked(&BaseDataSparsifier::squashed), py::arg("name"),
+           "Whether squash_mask() has released the group's tensor.")
+      .def("frozen", unlocked(&BaseDataSparsifier::frozen), py::arg("name"),
+           "Whether step() leaves the group's mask as it is: add_data() was told update=False.")
       .def(
           "apply_kept_zeros",
           [](const SelfSparsifier& self) { without_gil([&] { self->apply_kept_zeros(); }); },
@@ -403,21 +403,11 @@ array([False, False,  True, False]))")
 
 Call it before step() where an optimizer may have moved them: else they rank as the weights that they are
 not. Attachment.follow() does.)")
-      .def(
-          "active",
-          [](const SelfSparsifier& self, const std::vector<std::string>& names) {
-            return without_gil([&] { return self->active(names); });
-          },
-          py::arg("names"),
-          "Those of these names, in their order, whose groups hold data: neither removed nor "
-          "squashed.")
-      .def(
-          "awaits_data",
-          [](const SelfSparsifier& self, const std::string& name) {
-            return without_gil([&] { return self->awaits_data(name); });
-          },
-          py::arg("name"),
-          "Whether a loaded state waits for add_data() to bring data of that name.")
+      .def("active", unlocked(&BaseDataSparsifier::active), py::arg("names"),
+           "Those of these names, in their order, whose groups hold data: neither removed nor "
+           "squashed.")
+      .def("awaits_data", unlocked(&BaseDataSparsifier::awaits_data), py::arg("name"),
+           "Whether a loaded state waits for add_data() to bring data of that name.")
       .def(
           "layout",
           [](const SelfSparsifier& self, const std::string& name) {
@@ -429,7 +419,8 @@ not. Attachment.follow() does.)")
           "remove_data",
           [](const SelfSparsifier& self, const Name& name) {
             without_gil([&] { self->remove_data(name); });
-            side_of(self).squashed_masks.attr("pop")(py::str(name), py::none());
+            auto& objects = side_of(self).mask_objects;
+            objects.replace(name, objects.find(name), nullptr);
           },
           py::arg("name"), "Forget a group: data, mask, config and state.")
       .def(
@@ -533,20 +524,13 @@ attached, unless none is. ValueError, naming the entry, if anything does not fit
           },
           "The config of groups added from now on, as a live dict.")
       .def_property(
-          "enable_mask_update",
-          [](const SelfSparsifier& self) {
-            return without_gil([&] { return self->enable_mask_update(); });
-          },
+          "enable_mask_update", unlocked(&BaseDataSparsifier::enable_mask_update),
           [](const SelfSparsifier& self, bool enable) {
             without_gil([&] { self->set_enable_mask_update(enable); });
           },
           "While False, step() counts but changes no mask.")
-      .def_property_readonly(
-          "step_count",
-          [](const SelfSparsifier& self) {
-            return without_gil([&] { return self->step_count(); });
-          },
-          "How often step() has succeeded.")
+      .def_property_readonly("step_count", unlocked(&BaseDataSparsifier::step_count),
+                             "How often step() has succeeded.")
       .def("__reduce__",
            [](const SelfSparsifier& self) { return reduce(self.handle(), full_state(self)); })
       .def("__repr__", [](const SelfSparsifier& self) {

@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "datasparse/array_view.hpp"
 
@@ -109,5 +111,20 @@ std::string name_of(const DataType& dtype);
 
 /// TypeError, naming `what`, unless the tensor lies in CPU memory and has a dtype that we know.
 datasparse::ArrayView view_of(const Tensor& tensor, bool read_only, const std::string& what);
+
+/// The loans of a source, which may be pinned several times.
+class Loans {
+ public:
+  /// view_of() what is lent.
+  datasparse::ArrayView take(Loan loan, const std::string& what) {
+    const auto view = view_of(loan.tensor(), loan.read_only(), what);
+    loans_.push_back(std::move(loan));
+    return view;
+  }
+  void give_one_back() noexcept { loans_.pop_back(); }
+
+ private:
+  std::vector<Loan> loans_;
+};
 
 }  // namespace dlpack

@@ -1,7 +1,6 @@
 /// Data sources over Python's arrays: NumPy, torch, and anything with `__dlpack__`.
 #pragma once
 
-#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include <memory>
@@ -9,18 +8,17 @@
 #include <unordered_set>
 
 #include "datasparse/data_source.hpp"
+#include "datasparse/error.hpp"
 #include "datasparse/mask.hpp"
 
 class PySource;
+struct Torch;
 
 /// The sources of one sparsifier, so that the garbage collector can see through it. Guarded by the
 /// interpreter's lock.
 class SourceOwner {
  public:
   const std::unordered_set<PySource*>& sources() const noexcept { return sources_; }
-
-  /// PySource::adopt_mask() for all of them.
-  void adopt_masks() const;
 
  protected:
   SourceOwner() = default;
@@ -31,10 +29,11 @@ class SourceOwner {
   std::unordered_set<PySource*> sources_;
 };
 
-/// The tensor of one group, and the mask object that the user sees. All calls need the
-/// interpreter's lock; the pointers that make_source() returns take it when the last one goes.
-class PySource : public datasparse::DataSource, public std::enable_shared_from_this<PySource> {
+/// The tensor of one group. All calls need the interpreter's lock; the pointers that make_source()
+/// returns take it when the last one goes.
+class PySource : public datasparse::DataSource {
  public:
+  PySource(pybind11::object data, std::string name, SourceOwner* owner);
   PySource(const PySource&) = delete;
   PySource& operator=(const PySource&) = delete;
   ~PySource() override;
@@ -46,18 +45,12 @@ class PySource : public datasparse::DataSource, public std::enable_shared_from_t
   /// What an override of update_mask() gets.
   virtual pybind11::object array_for_override() const { return array(); }
   /// A copy of the array, of its kind, with zeros where the mask is 0.
-  virtual pybind11::object masked_copy(const datasparse::Mask& mask) const = 0;
+  pybind11::object masked_copy(const datasparse::Mask& mask) const;
+  /// The library of the masks that go with it: torch, or NumPy for null.
+  virtual const Torch* torch() const noexcept { return nullptr; }
 
   /// TypeError for an array that pin() would refuse, where it takes more than pin() to see it.
   virtual void check() const {}
-
-  /// One object over the mask's memory, made when first asked for.
-  pybind11::object mask_object(const datasparse::Mask& mask);
-  /// Where the user has pointed a torch mask elsewhere (`mask.data = ...`): copies what is there
-  /// into the mask and points the tensor back. ValueError for another number of elements.
-  virtual void adopt_mask() {}
-  /// Points it back without looking at what is there.
-  virtual void restore_mask_object() {}
 
   /// Calls `override` under whatever context the array's library wants.
   virtual pybind11::object call(const pybind11::object& override, const pybind11::tuple& args,
@@ -67,27 +60,37 @@ class PySource : public datasparse::DataSource, public std::enable_shared_from_t
   void clear();
 
  protected:
-  PySource(pybind11::object data, std::string name, SourceOwner* owner);
+  /// A copy of the array that may be written to.
+  virtual pybind11::object copy() const = 0;
 
-  virtual pybind11::object make_mask_object(const datasparse::Mask& mask) const;
+  /// object(); StateError where the collector has taken it.
+  const pybind11::object& data() const {
+    if (!data_) throw datasparse::StateError(what_ + " are gone");
+    return data_;
+  }
 
-  pybind11::object data_;
-  std::string what_;  // "data of 'emb'", for messages
-  datasparse::Mask mask_;
-  pybind11::object mask_object_;
+  const std::string name_;
+  const std::string what_;  // "data of 'emb'", for messages
 
  private:
   friend class SourceOwner;
+  pybind11::object data_;
   SourceOwner* owner_;
 };
 
 /// The source for an object; TypeError that says what is supported for one that is none. `name` is
 /// for messages and may be empty.
-std::shared_ptr<PySource> make_source(pybind11::object data, const std::string& name,
+std::shared_ptr<PySource> make_source(const pybind11::object& data, const std::string& name,
                                       SourceOwner* owner);
 /// The same without a look at the object, which may be half restored from a copy or a pickle.
-std::shared_ptr<PySource> make_unchecked_source(pybind11::object data, const std::string& name,
-                                                SourceOwner* owner);
+std::shared_ptr<PySource> make_unchecked_source(const pybind11::object& data,
+                                                const std::string& name, SourceOwner* owner);
 
-/// A NumPy bool array over the mask's memory, which it keeps alive.
-pybind11::array numpy_mask(const datasparse::Mask& mask);
+/// The kinds of sources, each in a file of its own. A new one for an object of its kind, else null.
+PySource* new_numpy_source(const pybind11::object& data, const std::string& name,
+                           SourceOwner* owner);
+PySource* new_torch_source(const pybind11::object& data, const std::string& name,
+                           SourceOwner* owner);
+/// Asked last: TypeError for what stands for arrays and has no memory.
+PySource* new_dlpack_source(const pybind11::object& data, const std::string& name,
+                            SourceOwner* owner);

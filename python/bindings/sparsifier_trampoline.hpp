@@ -16,6 +16,7 @@
 #include "datasparse/data_sparsifier.hpp"
 #include "datasparse/error.hpp"
 #include "gil.hpp"
+#include "mask_object.hpp"
 #include "override.hpp"
 #include "params.hpp"
 #include "self.hpp"
@@ -24,8 +25,7 @@
 /// The Python side of any sparsifier that was made in Python.
 class PySparsifierSide : public SourceOwner {
  public:
-  /// Masks of squashed groups, whose sources are gone, by name.
-  pybind11::dict squashed_masks;
+  MaskObjects mask_objects;
 
   /// BaseDataSparsifier::check_defaults().
   virtual void check_defaults() const = 0;
@@ -86,10 +86,10 @@ class PySparsifier : public WithPythonAttributes<Base>,
           override, pybind11::make_tuple(name, source->array_for_override()), to_python(config));
       require_none(result, self, "update_mask", ": change get_mask(name) in place");
     } catch (...) {
-      source->restore_mask_object();
+      mask_objects.restore(name);
       throw;
     }
-    source->adopt_mask();
+    mask_objects.adopt(name);
   }
 
   void check_config(const std::string& name, const datasparse::ParamMap& config) const override {
@@ -136,12 +136,12 @@ class PySparsifier : public WithPythonAttributes<Base>,
   mutable datasparse::BaseDataSparsifier::ForeignHooks foreign_;
 };
 
-/// How the collector sees a sparsifier: through its sources to the arrays and masks.
+/// How the collector sees a sparsifier: through to the arrays and masks.
 struct SparsifierAccess {
   static int traverse(datasparse::BaseDataSparsifier& sparsifier, visitproc visit, void* arg) {
     const auto* const side = dynamic_cast<PySparsifierSide*>(&sparsifier);
     if (side == nullptr) return 0;
-    Py_VISIT(side->squashed_masks.ptr());
+    if (const int stop = side->mask_objects.traverse(visit, arg)) return stop;
     for (const auto* source : side->sources()) {
       if (const int stop = source->traverse(visit, arg)) return stop;
     }
@@ -155,7 +155,7 @@ struct SparsifierAccess {
     for (auto* source : sources) {
       if (side->sources().count(source) != 0) source->clear();
     }
-    side->squashed_masks.clear();
+    side->mask_objects.clear();
   }
 };
 
@@ -215,8 +215,6 @@ An override that declares keys of its own passes the others on.)");
 /// What every sparsifier's __init__ does once its overrides can be reached.
 void finish_init(const pybind11::object& self, const pybind11::object& data_list);
 
-/// PySparsifierSide::adopt_masks(), before masks are read; TypeError for a sparsifier of C++.
-void adopt_masks(pybind11::handle self);
 /// Calls `load`, which loads the state, without the interpreter's lock; mask objects that the user
 /// holds go on showing the masks, also of groups that it squashes.
 void around_load(pybind11::handle self, const datasparse::SparsifierState& state,

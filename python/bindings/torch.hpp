@@ -3,7 +3,26 @@
 
 #include <pybind11/pybind11.h>
 
+#include <utility>
+
 #include "dlpack.hpp"
+
+/// A Python context for the length of a scope.
+class Within {
+ public:
+  explicit Within(pybind11::object context) : context_(std::move(context)) {
+    context_.attr("__enter__")();
+  }
+  Within(const Within&) = delete;
+  Within& operator=(const Within&) = delete;
+  ~Within() {
+    const pybind11::error_scope pending;
+    context_.attr("__exit__")(pybind11::none(), pybind11::none(), pybind11::none());
+  }
+
+ private:
+  pybind11::object context_;
+};
 
 struct Torch {
   pybind11::object tensor;                      // torch.Tensor

@@ -307,6 +307,28 @@ def test_torch_mask_replaced_by_its_own_bytes_is_a_bool_mask_again(ones):
     assert torch.count_nonzero(ones.sparsifier.get_mask("a")) == 12
 
 
+def test_torch_mask_of_a_squashed_group_replaced_through_data(ones):
+    ones.sparsifier.squash_mask()
+    ones.mask.data = torch.eye(4)
+    assert ones.sparsifier.state_dict()["data_groups"]["a"]["mask"] == bytes([0x21, 0x84])
+    assert ones.sparsifier.get_mask("a") is ones.mask
+    assert ones.mask.dtype == torch.bool
+
+
+@pytest.mark.parametrize("kinds", [(np.array, torch.tensor), (torch.tensor, np.array)])
+def test_mask_reused_for_data_of_another_kind_is_of_that_kind(rng, kinds):
+    before, after = (kind(values(rng)) for kind in kinds)
+    sparsifier = half([("a", before)])
+    sparsifier.step()
+    mask = sparsifier.get_mask("a")
+    sparsifier.add_data("a", after)
+    now = sparsifier.get_mask("a")
+    assert isinstance(now, torch.Tensor) == isinstance(after, torch.Tensor)
+    assert np.array_equal(as_numpy(now), as_numpy(mask))
+    mask[0] = True  # the same memory
+    assert as_numpy(now)[0].all()
+
+
 @pytest.mark.parametrize("wrong", [lambda mask: mask[:2], lambda mask: torch.zeros(3)])
 def test_torch_mask_replaced_by_another_number_of_elements_is_refused(ones, wrong):
     ones.mask.data = wrong(ones.mask)
@@ -556,6 +578,15 @@ def test_given_mask_that_holds_other_numbers_is_refused(rng, bad):
     with pytest.raises(ValueError, match="mask"):
         sparsifier.add_data("a", values(rng), mask=given)
     assert len(sparsifier.data_groups) == 0
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int8, np.uint16, np.float32])
+def test_given_mask_that_is_refused_is_told_the_number(rng, dtype):
+    given = np.ones(SHAPE, np.uint8)
+    given[3, 4] = 2
+    given = given.view(bool) if dtype is np.bool_ else given.astype(dtype)
+    with pytest.raises(ValueError, match=r"mask of 'a' must hold 0 and 1 only, got 2(\.0)?$"):
+        half().add_data("a", values(rng), mask=given)
 
 
 @pytest.mark.parametrize("shape", [(8, 12), (96,), (12, 1), ()], ids=str)

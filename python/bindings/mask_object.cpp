@@ -1,0 +1,100 @@
+#include "mask_object.hpp"
+
+#include <pybind11/stl.h>
+
+#include <utility>
+#include <vector>
+
+#include "datasparse/error.hpp"
+
+namespace py = pybind11;
+using datasparse::Mask;
+
+namespace {
+
+std::vector<py::ssize_t> shape_of(const Mask& mask) {
+  return {mask.shape().begin(), mask.shape().end()};
+}
+
+}  // namespace
+
+py::array numpy_mask(const Mask& mask) {
+  const py::capsule owner(new Mask(mask), [](void* memory) { delete static_cast<Mask*>(memory); });
+  return py::array(py::dtype::of<bool>(), shape_of(mask), mask.data(), owner);
+}
+
+py::object new_mask_object(const Mask& mask, const Torch* torch) {
+  if (torch == nullptr) return numpy_mask(mask);
+  // Within torch.inference_mode() it would be a tensor that may not be written to outside.
+  const Within normal_mode(torch->inference_mode(false));
+  return torch->from_numpy(numpy_mask(mask));
+}
+
+/// Whether the tensor still is what new_mask_object() returns.
+bool MaskObject::is_ours() const {
+  const auto pointer = py::cast<std::uintptr_t>(object_.attr("data_ptr")());
+  return (mask_.size() == 0 || pointer == reinterpret_cast<std::uintptr_t>(mask_.data())) &&
+         py::object(object_.attr("dtype")).is(torch_->bool_dtype) &&
+         py::tuple(object_.attr("shape")).equal(py::tuple(py::cast(shape_of(mask_)))) &&
+         py::cast<bool>(object_.attr("is_contiguous")());
+}
+
+void MaskObject::adopt() const {
+  if (torch_ == nullptr || is_ours()) return;
+  const py::object keep = object_.attr("detach")().attr("ne")(0);
+  restore();
+  const auto elements = py::cast<std::int64_t>(keep.attr("numel")());
+  if (elements != mask_.size()) {
+    throw datasparse::ValueError("mask.data for the data of '" + name_ + "' must have " +
+                                 std::to_string(mask_.size()) + " elements, got " +
+                                 std::to_string(elements));
+  }
+  object_.attr("copy_")(keep.attr("reshape")(object_.attr("shape")));
+}
+
+void MaskObject::restore() const {
+  if (torch_ != nullptr) object_.attr("data") = new_mask_object(mask_, torch_);
+}
+
+std::shared_ptr<const MaskObject> MaskObjects::find(const std::string& name) const {
+  const auto found = objects_.find(name);
+  return found == objects_.end() ? nullptr : found->second;
+}
+
+bool MaskObjects::replace(const std::string& name, const std::shared_ptr<const MaskObject>& before,
+                          const std::shared_ptr<const MaskObject>& made) {
+  if (find(name) != before) return false;
+  // The caller holds `before`, so nothing is released here that might come back.
+  if (made == nullptr) {
+    objects_.erase(name);
+  } else {
+    objects_[name] = made;
+  }
+  return true;
+}
+
+void MaskObjects::adopt() const {
+  // Adopting runs Python code, which may change what is here: those of this moment are held.
+  std::vector<std::shared_ptr<const MaskObject>> tensors;
+  for (const auto& item : objects_) {
+    if (item.second->torch() != nullptr) tensors.push_back(item.second);
+  }
+  for (const auto& tensor : tensors) tensor->adopt();
+}
+
+void MaskObjects::adopt(const std::string& name) const {
+  if (const auto object = find(name)) object->adopt();
+}
+
+void MaskObjects::restore(const std::string& name) const {
+  if (const auto object = find(name)) object->restore();
+}
+
+int MaskObjects::traverse(visitproc visit, void* arg) const {
+  for (const auto& item : objects_) Py_VISIT(item.second->object().ptr());
+  return 0;
+}
+
+void MaskObjects::clear() {
+  const auto released = std::exchange(objects_, {});  // what they release may come back here
+}

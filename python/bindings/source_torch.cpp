@@ -1,0 +1,162 @@
+#include "source_torch.hpp"
+
+#include <set>
+#include <utility>
+
+#include "datasparse/error.hpp"
+#include "dlpack.hpp"
+#include "gil.hpp"
+#include "mask_object.hpp"
+#include "refusals.hpp"
+#include "self.hpp"
+
+namespace py = pybind11;
+using datasparse::ArrayView;
+using datasparse::TypeError;
+
+TorchSource::TorchSource(const py::object& data, const std::string& name, SourceOwner* owner,
+                         const Torch& torch)
+    : PySource(data, name, owner),
+      torch_(torch),
+      kind_(torch.is_tensor(data)      ? Kind::tensor
+            : torch.is_embedding(data) ? Kind::module
+                                       : Kind::place) {}
+
+void TorchSource::check() const {
+  const py::object tensor = this->tensor();
+  refuse_known_class(tensor, what_);
+  check_memory(tensor);
+  const std::string dtype = py::str(tensor.attr("dtype"));
+  static const std::set<std::string> known{"torch.float16", "torch.bfloat16", "torch.float32",
+                                           "torch.float64"};
+  if (known.count(dtype) == 0) {
+    if (py::cast<bool>(tensor.attr("is_complex")())) refuse_complex(what_, dtype, "their .abs()");
+    const bool quantized = py::cast<bool>(tensor.attr("is_quantized"));
+    refuse_dtype(what_, dtype,
+                 std::string("convert it with ") + (quantized ? ".dequantize()" : ".float()"));
+  }
+  if (py::cast<bool>(tensor.attr("is_neg")())) {
+    throw TypeError(what_ +
+                    " must be a plain tensor, got a negated view of another one; copy it "
+                    "with .resolve_neg()");
+  }
+}
+
+ArrayView TorchSource::pin_to_zero(const datasparse::Mask& mask) {
+  py::object zeroed;
+  if (kind_ == Kind::place) {
+    zeroed = place_.where_it_was(data());
+    // What is no more than a parameter can be zeroed anywhere.
+    if (!zeroed) place_.allow_zeros(data(), new_mask_object(mask, &torch_));
+  }
+  if (!zeroed) zeroed = tensor();
+  const ArrayView view = pin_tensor(zeroed);
+  zeroed_ = std::move(zeroed);
+  return view;
+}
+
+void TorchSource::unpin() noexcept {
+  zeroed_ = py::object();
+  unpin_tensor();
+}
+
+void TorchSource::mark_written() {
+  const py::object written = zeroed_ ? zeroed_ : tensor();
+  static PyObject* const is_inference = PyUnicode_InternFromString("is_inference");
+  const auto has_no_version =
+      py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(written.ptr(), is_inference));
+  if (!has_no_version) throw py::error_already_set();
+  if (!py::cast<bool>(has_no_version)) torch_.increment_version(written);
+}
+
+py::object TorchSource::call(const py::object& override, const py::tuple& args,
+                             const py::dict& kwargs) const {
+  const Within no_grad(torch_.no_grad());
+  return call_python(override, args, kwargs);
+}
+
+py::object TorchSource::copy() const { return tensor().attr("detach")().attr("clone")(); }
+
+/// What is pruned, looked up each time: it may have been replaced.
+py::object TorchSource::tensor() const {
+  if (kind_ == Kind::place) return found_at(Place::tensor_method);
+  return kind_ == Kind::module ? py::object(data().attr("weight")) : data();
+}
+
+/// What is ranked: mostly the same.
+py::object TorchSource::scores() const {
+  return kind_ == Kind::place ? found_at(Place::scores_method) : tensor();
+}
+
+py::object TorchSource::found_at(const char* method) const {
+  if (py::object same = place_.where_it_was(data())) return same;
+  py::object found = place_.ask(data(), method);
+  if (torch_.is_tensor(found)) return found;
+  throw TypeError(what_ + " must be a torch tensor, got " + class_name(found) + " from " + method +
+                  "()");
+}
+
+namespace {
+
+/// A tensor in CPU memory, which DLPack lends.
+class CpuTensorSource final : public TorchSource {
+ public:
+  using TorchSource::TorchSource;
+
+ protected:
+  ArrayView pin_tensor(const py::object& tensor) override {
+    return loans_.take(borrow(tensor), what_);
+  }
+  void unpin_tensor() noexcept override { loans_.give_one_back(); }
+
+  void check_memory(const py::object& tensor) const override {
+    if (!py::object(tensor.attr("layout")).is(torch_.strided)) {
+      refuse_without_memory(tensor, what_);
+      throw TypeError(what_ + " must be a dense (strided) tensor, got layout " +
+                      std::string(py::str(tensor.attr("layout"))) +
+                      "; convert it with .to_dense()");
+    }
+    const std::string device = py::str(tensor.attr("device").attr("type"));
+    if (device != "cpu") {
+      throw TypeError(what_ + " must be a tensor in CPU memory, got one on device '" + device +
+                      (device == "meta"
+                           ? "'; materialise it first, with model.to_empty(device='cpu') say"
+                           : "'; move it with .cpu(), or compute the mask of a copy"));
+    }
+  }
+
+ private:
+  dlpack::Loan borrow(const py::object& tensor) const {
+    try {
+      // param.data is another tensor that keeps today's storage; param itself would take a loan
+      // along to the next one when the user writes param.data = ... The same as param.detach(), but
+      // autograd has no part in it, which saves a quarter of the time.
+      static PyObject* const name = PyUnicode_InternFromString("data");
+      const auto data = py::reinterpret_steal<py::object>(PyObject_GetAttr(tensor.ptr(), name));
+      if (!data) throw py::error_already_set();
+      // Subclasses may have their own table, or none.
+      const bool is_plain =
+          Py_TYPE(data.ptr()) == reinterpret_cast<PyTypeObject*>(torch_.tensor.ptr());
+      if (!is_plain) refuse_known_class(tensor, what_);
+      dlpack::Loan loan =
+          is_plain ? dlpack::Loan(data, what_, torch_.exchange_table) : dlpack::Loan(data, what_);
+      if (loan.tensor().data == nullptr) refuse_null(tensor, what_);
+      return loan;
+    } catch (py::error_already_set&) {
+      check_memory(tensor);  // where it can say more, it throws its own error
+      refuse_without_memory(tensor, what_);
+      throw;
+    }
+  }
+
+  dlpack::Loans loans_;
+};
+
+}  // namespace
+
+PySource* new_torch_source(const py::object& data, const std::string& name, SourceOwner* owner) {
+  const auto* const torch = Torch::if_imported();
+  if (torch == nullptr) return nullptr;
+  const bool is_one = torch->is_tensor(data) || torch->is_embedding(data) || Place::is_one(data);
+  return is_one ? new CpuTensorSource(data, name, owner, *torch) : nullptr;
+}
