@@ -31,6 +31,29 @@ has_python_headers() {
   python3 -c 'import os, sysconfig; assert os.path.exists(sysconfig.get_path("include") + "/Python.h")'
 }
 
+# configure_python PRESET [OPTION...]: a build that has the module for the environment's Python.
+configure_python() {
+  cmake --preset "$1" -DDATASPARSE_PYTHON=ON -DPython_EXECUTABLE="$(command -v python)" \
+    -Dpybind11_DIR="$(python -m pybind11 --cmakedir)" "${@:2}" >/dev/null
+}
+
+# build_package PRESET FOLDER [TARGET...]: builds the module, and the targets; FOLDER is then to Python what
+# a wheel is.
+build_package() {
+  cmake --build --preset "$1" --parallel "$(nproc)" --target _core datasparse_static datasparse_shared "${@:3}"
+  rm -rf "$2"
+  mkdir -p "$2"
+  cp -r python/datasparse "$2"
+  cmake --install "build/$1" --prefix "$2/datasparse" >/dev/null
+  mv "$2"/datasparse/datasparse/_core.* "$2/datasparse"
+  # An editable installation comes before any path, unless it is taken out.
+  cat >"$2/sitecustomize.py" <<'END'
+import sys
+
+sys.meta_path[:] = [f for f in sys.meta_path if type(f).__module__ != "_editable_skbc_datasparse"]
+END
+}
+
 missing=()
 need python3 command -v python3
 need python3-venv python3 -c 'import ensurepip, venv'

@@ -1,11 +1,14 @@
-"""Fixtures for all test files, and the three tiers of tests.
+"""Fixtures for all test files, and the tiers of tests.
 
 A plain `pytest` runs the default tier, ci. Tests marked `full` or `long` are proofs that take their
 time: they are deselected unless a `-m` expression is given. The summary says which did not run.
+
+`pytest -m quick` runs what of ci takes little time: nobody marks these, is_quick() tells them.
 """
 
 import gc
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -40,6 +43,25 @@ def tier_of(item):
     return next((tier for tier in TIERS if item.get_closest_marker(tier)), None)
 
 
+# Not of the quick tier: most tests of these files train, compile, start processes or draw cases.
+NOT_QUICK = re.compile(
+    "test_(bench|demo|docs|embedding|examples|fork|huge|lightning|lifetimes|out_of_memory|properties|"
+    "stateful|threads|torch_situations|torch_trainings|transformers|wheel)[.]py"
+)
+STARTS_A_PROCESS = {"run_python", "run_file"}
+
+
+def is_quick(item):
+    """Whether a test that was collected is of the quick tier."""
+    return not tier_of(item) and not STARTS_A_PROCESS & set(item.fixturenames)
+
+
+def pytest_ignore_collect(collection_path, config):
+    if config.option.markexpr == "quick" and NOT_QUICK.fullmatch(collection_path.name):
+        return True
+    return None
+
+
 def pytest_configure(config):
     config.stash[NOT_RUN] = {tier: Counter() for tier in TIERS}
 
@@ -47,6 +69,8 @@ def pytest_configure(config):
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config, items):
     tiered = [item for item in items if tier_of(item)]
+    for item in filter(is_quick, items):
+        item.add_marker("quick")
     result = yield
     if not config.option.markexpr:
         config.hook.pytest_deselected(items=[item for item in items if tier_of(item)])

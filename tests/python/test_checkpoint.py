@@ -1,5 +1,6 @@
 """Checkpoints: one file, whole at any moment, from which a training goes on exactly."""
 
+import contextlib
 import json
 import math
 import os
@@ -11,7 +12,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import datasparse
@@ -663,9 +663,22 @@ def test_saving_waits_for_a_step_without_the_interpreter(path):
     step = threading.Thread(target=sparsifier.step)
     step.start()
     assert entered.wait(60)
-    save = threading.Thread(target=datasparse.save, args=(path, sparsifier))
-    save.start()
-    time.sleep(0.05)
+    asked = threading.Event()
+
+    class Asked:
+        def __fspath__(self):
+            asked.set()
+            return str(path)
+
+    save = threading.Thread(target=datasparse.save, args=(Asked(), sparsifier))
+    # This thread wakes where the other one gives the interpreter up: within save().
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    try:
+        save.start()
+        assert asked.wait(60)
+    finally:
+        sys.setswitchinterval(interval)
     assert not path.exists()
     go_on.set()
     step.join(60)
@@ -716,6 +729,12 @@ def test_loading_lets_old_attributes_go_outside_the_locks(path):
 # --- killed at any moment -------------------------------------------------------------------------
 
 
+def wait_until(process, came):
+    """Waits for what another process does to files. Looks all the time, so that none is missed."""
+    while not came():
+        assert process.poll() is None, f"ended with {process.returncode}"
+
+
 def start(*arguments):
     """A process that may be killed at any moment: so it must not be writing a report on leaks."""
     return subprocess.Popen(
@@ -755,11 +774,22 @@ def test_a_training_that_is_killed_ends_as_if_it_had_not_been(tmp_path, schedule
         for line in process.stdout:
             if int(line) > killed_at:
                 break
-        time.sleep(rng.random() * 0.01)
+        # At once, or when the next step has begun to write its weights, has them, or has its masks.
+        files = [folder / f"{killed_at + 2:04}.{end}" for end in ("part", "npz", "masks")]
+        awaited = files[rng.randrange(4) :]
+        wait_until(process, lambda awaited=awaited: not awaited or any(map(Path.exists, awaited)))
         kill(process)
         killed += not (folder / "result").exists()  # on a busy machine a kill may come too late
         finish(start("train", folder, scheduler))
         assert (folder / "result").read_text() == expected, f"killed at step {killed_at}"
+
+
+def unfinished_bytes(folder):
+    """The size of the temporary file of a save; -1 where there is none."""
+    for file in folder.glob("*.tmp"):
+        with contextlib.suppress(FileNotFoundError):  # it went just now
+            return file.stat().st_size
+    return -1
 
 
 @pytest.mark.parametrize("kills", [10, pytest.param(200, marks=pytest.mark.full)])
@@ -777,7 +807,9 @@ def test_a_save_that_is_killed_leaves_the_old_file_or_the_new_one(tmp_path, kill
         killed += 1
         process = start("save", path, one, other)
         process.stdout.readline()
-        time.sleep(rng.random() * 0.02)
+        # When it has written some of the next file: from nothing to all of it.
+        some = rng.random() * one.stat().st_size
+        wait_until(process, lambda some=some: unfinished_bytes(tmp_path) >= some)
         kill(process)
         assert path.read_bytes() in whole
         datasparse.load(path, DataNormSparsifier())

@@ -18,7 +18,7 @@ from datasparse.demo import Experiment
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "cpp" / "examples"
-DEV = ROOT / "build" / "dev"
+QUICK = ROOT / "build" / "quick"
 CONSUMER = ROOT / "tests" / "consumer"
 LONG = pytest.mark.long
 EXPECTED = f"6 0 7 0 8 0 5 0 {datasparse.__version__}"
@@ -53,7 +53,7 @@ def build(source, folder, *options, cxx="g++", cc="gcc"):
 def system(tmp_path_factory):
     """An installation of a build with both libraries, where C++ programmers look for one."""
     folder = tmp_path_factory.mktemp("system")
-    if built_for(folder / "prefix") != DEV:
+    if built_for(folder / "prefix") != QUICK:
         build(ROOT, folder / "build", "-DCMAKE_BUILD_TYPE=Release")
     run("cmake", "--install", built_for(folder / "prefix"), "--prefix", folder / "prefix")
     return folder / "prefix"
@@ -61,7 +61,7 @@ def system(tmp_path_factory):
 
 def built_for(prefix):
     """The build that is installed there: that of scripts/test, if it has been made."""
-    return DEV if (DEV / "cpp" / "libdatasparse.a").exists() else prefix.parent / "build"
+    return QUICK if (QUICK / "cpp" / "libdatasparse.a").exists() else prefix.parent / "build"
 
 
 def origin(name, system):
@@ -336,6 +336,8 @@ def test_a_program_of_the_page_prints_what_the_page_says(number, tmp_path):
 
 # --- the examples -------------------------------------------------------------------------------
 
+TRAINERS = ["digits", "digits_c"]
+
 
 @pytest.fixture(scope="module")
 def trainers(tmp_path_factory):
@@ -363,8 +365,14 @@ def train(trainers, trainer, *options):
     return [float(figure) for figure in re.findall(r"([0-9.]+)%", printed)]
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=LONG), pytest.param(2, marks=LONG)])
-@pytest.mark.parametrize("trainer", ["digits", "digits_c"])
+@pytest.mark.parametrize(
+    ("trainer", "seed"),
+    [
+        ("digits_c", 0),
+        pytest.param("digits", 0, marks=pytest.mark.full),
+        *(pytest.param(*case, marks=LONG) for case in itertools.product(TRAINERS, [1, 2])),
+    ],
+)
 def test_a_sparse_network_is_as_good_as_its_dense_twin(trainers, trainer, seed):
     zeros, sparse, dense = train(trainers, trainer, "--seed", seed)
     assert zeros == 90.0
@@ -408,11 +416,19 @@ def read_by_python(experiment, prefix):
     datasparse.load(f"{prefix}.safetensors", experiment.sparsifier, experiment.scheduler)
 
 
-@pytest.mark.parametrize("trainer", ["digits", "digits_c"])
-def test_a_training_goes_from_python_to_another_language_and_back(trainers, trainer, tmp_path):
+@pytest.fixture(scope="module")
+def first():
+    """A training in Python that has come some way."""
     first = Experiment(seed=0, epochs=10)
     for _ in range(4):
         first.run_epoch()
+    return first
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_training_goes_from_python_to_another_language_and_back(
+    trainers, trainer, first, tmp_path
+):
     written_by_python(first, tmp_path / "python")
 
     # Handed over and handed back, without a step: nothing is lost on the way.

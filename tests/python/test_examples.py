@@ -62,9 +62,14 @@ def test_a_short_training_learns_with_a_tenth_of_the_tables(movielens):
     assert again.auc == sparse.auc
 
 
+def every(nth, ratings):
+    return ratings.rows(torch.arange(0, len(ratings), nth))
+
+
 @needs_ratings
-def test_pytorchs_sparsifier_ends_with_the_same_network(movielens):
-    ratings = movielens.read_ratings()
+@pytest.mark.parametrize("nth", [20, pytest.param(1, marks=pytest.mark.full)])
+def test_pytorchs_sparsifier_ends_with_the_same_network(movielens, nth):
+    ratings = every(nth, movielens.read_ratings())
     setting = movielens.Setting(0.8, (1, 4), "L2")
     ours, theirs = (
         movielens.train(ratings, setting, 0, 1, pruned)
@@ -76,7 +81,7 @@ def test_pytorchs_sparsifier_ends_with_the_same_network(movielens):
 
 @needs_ratings
 def test_the_study_is_printed_and_drawn(movielens, tmp_path, capsys, monkeypatch):
-    few = movielens.read_ratings().rows(torch.arange(0, 100_000, 20))
+    few = every(100, movielens.read_ratings())
     monkeypatch.setattr(movielens, "read_ratings", lambda: few)
     png, json = tmp_path / "study.png", tmp_path / "runs.json"
     options = ["--seeds", "1", "--epochs", "1", "--levels", "0.5", "0.9"]

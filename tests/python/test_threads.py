@@ -557,15 +557,16 @@ def test_update_mask_reads_its_scheduler_while_another_thread_steps_that(run_pyt
     script = """
 import faulthandler
 import threading
-import time
 import numpy as np
 import datasparse
 
 faulthandler.dump_traceback_later(20, exit=True)
+wanted, begun, done = (threading.Semaphore(0) for _ in range(3))
 
 class Reads(datasparse.DataNormSparsifier):
     def update_mask(self, name, data, **config):
-        time.sleep(0.001)
+        wanted.release()
+        begun.acquire()
         assert self._scheduler.last_epoch >= 0
         assert self._scheduler.get_last_param() == self._scheduler.base_param == {"a": 0.5}
         self._scheduler.state_dict()
@@ -580,14 +581,16 @@ sparsifier._scheduler = Still(sparsifier, "sparsity_level")
 
 def schedule():
     for _ in range(100):
+        wanted.acquire()
+        begun.release()
         sparsifier._scheduler.step()
-        time.sleep(0.0005)
+        done.release()
 
-sparsifier.step()
 thread = threading.Thread(target=schedule)
 thread.start()
-for _ in range(50):
+for _ in range(100):
     sparsifier.step()
+    done.acquire()
 thread.join()
 assert sparsifier._scheduler.last_epoch == 100
 print("done")
@@ -608,7 +611,7 @@ def turns_of_another_thread(work):
         while not done.is_set():
             next(turns)
             started.set()
-            time.sleep(0.0001)
+            time.sleep(0)  # gives the GIL up
 
     interval = sys.getswitchinterval()
     thread = threading.Thread(target=count, daemon=True)
@@ -640,6 +643,7 @@ def test_interrupt_during_a_step_is_raised_after_it(run_python):
     script = """
 import os
 import signal
+import sys
 import threading
 import numpy as np
 import reference
@@ -652,20 +656,24 @@ sparsifier = datasparse.DataNormSparsifier(
     [("a", data)], sparsity_level=0.5, sparse_block_shape=(1, 1)
 )
 sparsifier.step()
+sys.setswitchinterval(1000)  # nobody is made to give up the GIL: others get it within a step
 for attempt in range(5):
     mask = sparsifier.get_mask("a")
     mask[:] = True
     count = sparsifier.step_count
-    timer = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+    go_on = threading.Event()
+    interrupt = lambda: go_on.wait() and os.kill(os.getpid(), signal.SIGINT)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
     steps = 0
     try:
+        go_on.set()
         while True:
             sparsifier.step()
             steps += 1
     except KeyboardInterrupt:
         pass
-    timer.join()
+    thread.join()
     assert sparsifier.step_count - count in (steps, steps + 1)
     assert sparsifier.step_count > count
     assert np.array_equal(mask, expected)
@@ -677,23 +685,17 @@ print("whole")
 def test_interrupt_during_an_override_leaves_everything_as_it_was(run_python):
     """Ctrl-C while Python code of the user's runs, within a step of either object."""
     script = """
-import os
 import signal
-import threading
-import time
 import numpy as np
 import datasparse
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-waits = False
+interrupted = False
 
 
-def wait():
-    if not waits:
-        return
-    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    time.sleep(30)
+def interrupt():
+    if interrupted:
+        signal.raise_signal(signal.SIGINT)
 
 
 class Sparsifier(datasparse.DataNormSparsifier):
@@ -701,12 +703,12 @@ class Sparsifier(datasparse.DataNormSparsifier):
         super().update_mask(name, data, **config)
         self.state[name]["steps"] = self.state[name].get("steps", 0) + 1
         if name == "b":
-            wait()
+            interrupt()
 
 
 class Scheduler(datasparse.BaseDataScheduler):
     def get_schedule_param(self):
-        wait()
+        interrupt()
         return dict.fromkeys(self.base_param, 0.25 * self.last_epoch)
 
 
@@ -718,12 +720,12 @@ for turn in range(2):
     scheduler.step()
 for step in (sparsifier.step, scheduler.step):
     before = repr((sparsifier.state_dict(), scheduler.state_dict()))
-    waits = True
+    interrupted = True
     try:
         step()
     except KeyboardInterrupt:
-        waits = False
-    assert not waits
+        interrupted = False
+    assert not interrupted
     assert repr((sparsifier.state_dict(), scheduler.state_dict())) == before
     step()
 assert sparsifier.state["b"] == {"steps": 3}
