@@ -19,6 +19,7 @@
 #include "kernels/kernels.hpp"
 #include "select/cut_hint.hpp"
 #include "select/limits.hpp"
+#include "select/part.hpp"
 #include "select/sampling.hpp"
 #include "select/selection.hpp"
 #include "tiles/grid.hpp"
@@ -241,36 +242,26 @@ class Engine {
   /// can be collected, or one of many that are equal. Scores anew for each round: slower, but as
   /// fast for any input. Rare, hence small.
   [[gnu::cold]] void prune_by_counting(const Task<Key>& task) noexcept {
-    Key prefix = 0;
-    int low = KeyTraits<Key>::bits;           // bits that are not known yet
-    std::int64_t left = task.quota.blocks;    // blocks to prune among those with this prefix
-    std::int64_t among = task.grid.blocks();  // how many have it
-    while (low > 0 && among > candidates_max(task.grid.blocks())) {
-      const int bits = std::min(radix_bits, low);
-      low -= bits;
-      const std::int64_t* const counts = count_buckets(task, prefix, low, bits);
-      Key bucket = 0;
-      for (; left > counts[bucket]; ++bucket) left -= counts[bucket];
-      among = counts[bucket];
-      prefix = (prefix << bits) | bucket;
-    }
-    const double share = static_cast<double>(left) / static_cast<double>(among);
-    const Key lo = prefix << low;
-    const Key hi = std::min(lo + ((Key{1} << low) - 1), KeyTraits<Key>::nan);
+    const CutRange<Key> cut = range_of_cut<Key>(
+        task.grid.blocks(), task.quota.blocks, candidates_max(task.grid.blocks()),
+        [&](const KeyRange<Key>& range, int bits) { return count_buckets(task, range, bits); });
+    const double share = static_cast<double>(cut.left) / static_cast<double>(cut.among);
+    const Key lo = cut.keys.lo();
+    const Key hi = std::min(cut.keys.hi(), KeyTraits<Key>::nan);
     const Bracket<Key> bracket{
         lo,
         hi,
-        low == 0,
+        cut.keys.low == 0,
         false,
         lo + static_cast<Key>(share * static_cast<double>(hi - lo)),
         static_cast<std::int64_t>(share * static_cast<double>(task.grid.tiles())),
-        static_cast<double>(among)};
+        static_cast<double>(cut.among)};
     correct(task, bracket, pass(task, bracket));
   }
 
-  /// The number of keys with that prefix in each bucket of the next bits, in the first lane's
-  /// counts.
-  std::int64_t* count_buckets(const Task<Key>& task, Key prefix, int shift, int bits) noexcept {
+  /// Part::histogram() of a whole tensor, in the first lane's counts.
+  std::int64_t* count_buckets(const Task<Key>& task, const KeyRange<Key>& range,
+                              int bits) noexcept {
     const std::int64_t buckets = std::int64_t{1} << bits;
     const int used = static_cast<int>(std::min<std::int64_t>(task.threads, task.grid.tiles()));
     for (int w = 0; w < used; ++w) {
@@ -278,7 +269,8 @@ class Engine {
     }
     for_each_tile(task, [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
       for_each_scored_chunk(task, tile, patch, lane, [&](const Grid::Part& chunk, const Key* keys) {
-        task.select.histogram(lane.counts.data(), keys, chunk.size(), prefix, shift, bits);
+        task.select.histogram(lane.counts.data(), keys, chunk.size(), range.prefix,
+                              range.low - bits, bits);
       });
     });
     std::int64_t* const total = task.lane(0).counts.data();

@@ -10,12 +10,12 @@
 #include "base/buffer.hpp"
 #include "kernels/kernels.hpp"
 #include "select/limits.hpp"
+#include "select/part.hpp"
 #include "tiles/grid.hpp"
 
 namespace datasparse {
 
-constexpr int radix_bits = 13;               // of most data, few enough keys share so many
-constexpr std::int64_t group_tiles_max = 4;  // that a thread takes at a time
+constexpr std::int64_t group_tiles_max = 4;                         // that a thread takes at a time
 constexpr std::int64_t group_candidates_max = 2 * tile_blocks_max;  // that a thread gathers
 
 /// Blocks to sample of n at first, in runs. With s samples the cut's place is known to about
