@@ -119,7 +119,7 @@ py::dict to_state_dict(const datasparse::SparsifierState& state) {
   py::dict groups;
   for (const auto& group : state.groups) {
     const IntoDict entry;
-    entry("config", group.config);  // the first, as it was in 0.1.0
+    entry.dict["config"] = py::none();  // filled in below; the first, as it was in 0.1.0
     each_group_entry(entry, group);
     groups[py::str(group.name)] = entry.dict;
   }
