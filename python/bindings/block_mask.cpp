@@ -6,7 +6,6 @@
 #include "gil.hpp"
 #include "mask_object.hpp"
 #include "params.hpp"
-#include "register.hpp"
 #include "self.hpp"
 #include "source.hpp"
 #include "torch.hpp"

@@ -2,7 +2,6 @@
 
 #include "datasparse/error.hpp"
 #include "gil.hpp"
-#include "register.hpp"
 #include "self.hpp"
 #include "sparsifier_trampoline.hpp"
 

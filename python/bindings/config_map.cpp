@@ -5,7 +5,6 @@
 #include "datasparse/error.hpp"
 #include "gil.hpp"
 #include "params.hpp"
-#include "register.hpp"
 #include "self.hpp"
 
 namespace py = pybind11;

@@ -1,18 +1,16 @@
 #include "datasparse/data_norm_sparsifier.hpp"
 
 #include "initialise.hpp"
-#include "register.hpp"
 #include "sparsifier_trampoline.hpp"
 
 namespace py = pybind11;
-using datasparse::BlockSpec;
 using datasparse::DataNormSparsifier;
 
 void register_data_norm_sparsifier(py::module_& module) {
-  using Trampoline = PySparsifier<DataNormSparsifier>;
-  py::class_<DataNormSparsifier, datasparse::BaseDataSparsifier, Trampoline, py::smart_holder> cls(
-      module, "DataNormSparsifier",
-      R"(Prunes the blocks of least norm; block_mask() tells the exact rule.
+  py::class_<DataNormSparsifier, datasparse::BaseDataSparsifier, PySparsifier<DataNormSparsifier>,
+             py::smart_holder>
+      cls(module, "DataNormSparsifier",
+          R"(Prunes the blocks of least norm; block_mask() tells the exact rule.
 
 data_list: (name, data) pairs, or a mapping, to add at once.
 sparsity_level: share of the blocks that are pruned, in [0, 1].
@@ -37,7 +35,7 @@ array([ True, False,  True, False])
 >>> sparsifier.apply_mask()
 >>> weight
 array([4., 0., 3., 0.]))",
-      collected<datasparse::BaseDataSparsifier, SparsifierAccess>());
+          collected<datasparse::BaseDataSparsifier, SparsifierAccess>());
 
   def_sparsifier<DataNormSparsifier>(
       cls,
@@ -48,28 +46,5 @@ group's.)",
       "TypeError for a key that is not one of the six, TypeError or ValueError for a wrong "
       "value.");
 
-  cls.def(py::init([](const py::dict& block, const py::dict& own) {
-    return new Trampoline(BlockSpec::from_config(to_param_map(block, "")), to_param_map(own, ""));
-  }));
-  const py::object construct = cls.attr("__init__");
-  def_plainly(
-      cls, "__init__",
-      [construct](const py::object& self, const py::object& data_list,
-                  const py::object& sparsity_level, const py::object& sparse_block_shape,
-                  const py::object& zeros_per_block, const py::object& norm,
-                  const py::object& monotone, const py::object& min_kept, const py::kwargs& own) {
-        refuse_second_init(self);
-        py::dict block;
-        block["sparsity_level"] = sparsity_level;
-        block["sparse_block_shape"] = sparse_block_shape;
-        block["zeros_per_block"] = zeros_per_block;
-        block["norm"] = norm;
-        block["monotone"] = monotone;
-        block["min_kept"] = min_kept;
-        construct(self, block, own);
-        finish_init(self, data_list);
-      },
-      py::arg("data_list") = py::none(), py::arg("sparsity_level") = 0.5,
-      py::arg("sparse_block_shape") = py::make_tuple(1, 4), py::arg("zeros_per_block") = py::none(),
-      py::arg("norm") = "L1", py::arg("monotone") = false, py::arg("min_kept") = 0);
+  def_init_of_spec<DataNormSparsifier, datasparse::BlockSpec>(cls);
 }

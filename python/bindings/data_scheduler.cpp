@@ -5,7 +5,6 @@
 #include "copying.hpp"
 #include "gil.hpp"
 #include "initialise.hpp"
-#include "register.hpp"
 #include "scheduler_trampoline.hpp"
 #include "state.hpp"
 

@@ -10,7 +10,6 @@
 #include "copying.hpp"
 #include "gil.hpp"
 #include "initialise.hpp"
-#include "register.hpp"
 #include "sparsifier_trampoline.hpp"
 #include "state.hpp"
 #include "torch.hpp"

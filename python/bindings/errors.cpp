@@ -2,8 +2,6 @@
 
 #include <cerrno>
 
-#include "register.hpp"
-
 namespace py = pybind11;
 
 namespace {

@@ -1,6 +1,20 @@
+#include <pybind11/pybind11.h>
+
 #include "datasparse/glob.hpp"
 #include "gil.hpp"
-#include "register.hpp"
+
+// Each in the file of its name. A base comes before what derives from it.
+void register_errors(pybind11::module_& module);
+void register_runtime(pybind11::module_& module);
+void register_config_maps(pybind11::module_& module);
+void register_block_mask(pybind11::module_& module);
+void register_data_sparsifier(pybind11::module_& module);
+void register_data_norm_sparsifier(pybind11::module_& module);
+void register_schedules(pybind11::module_& module);
+void register_base_data_scheduler(pybind11::module_& module);
+void register_data_scheduler(pybind11::module_& module);
+void register_adaptive_data_scheduler(pybind11::module_& module);
+void register_checkpoint(pybind11::module_& module);
 
 namespace {
 

@@ -3,7 +3,6 @@
 #include <pybind11/stl.h>
 
 #include "gil.hpp"
-#include "register.hpp"
 
 namespace py = pybind11;
 

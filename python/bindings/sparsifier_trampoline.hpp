@@ -16,6 +16,7 @@
 #include "datasparse/data_sparsifier.hpp"
 #include "datasparse/error.hpp"
 #include "gil.hpp"
+#include "initialise.hpp"
 #include "mask_object.hpp"
 #include "override.hpp"
 #include "params.hpp"
@@ -214,6 +215,44 @@ An override that declares keys of its own passes the others on.)");
 
 /// What every sparsifier's __init__ does once its overrides can be reached.
 void finish_init(const pybind11::object& self, const pybind11::object& data_list);
+
+/// Binds __init__(data_list=None, *fields of the Spec, **own keys) of a SpecSparsifier.
+template <class T, class Spec, class Class>
+void def_init_of_spec(Class& cls) {
+  namespace py = pybind11;
+  cls.def(py::init([](const py::dict& spec, const py::dict& own) {
+    return new PySparsifier<T>(
+        datasparse::spec_of<Spec>(to_param_map(spec, ""), "", datasparse::OtherKeys::refuse),
+        to_param_map(own, ""));
+  }));
+  const py::object construct = cls.attr("__init__");
+  def_plainly(cls, "__init__",
+              [construct](const py::object& self, const py::args& args, const py::kwargs& given) {
+                refuse_second_init(self);
+                const py::dict own = given.attr("copy")();
+                std::size_t place = 0;
+                const auto take = [&](std::string_view key) -> py::object {
+                  const py::str name(key.data(), key.size());
+                  if (place >= args.size()) return own.attr("pop")(name, py::ellipsis());
+                  if (!own.contains(name)) return args[place++];
+                  throw datasparse::TypeError(class_name(self) + "() got two values for " +
+                                              std::string(key));
+                };
+                const py::object data_list = take("data_list");
+                py::dict spec;
+                for (const auto& field : Spec::fields()) {
+                  const py::object value = take(field.key);
+                  if (!value.is(py::ellipsis())) spec[py::str(std::string(field.key))] = value;
+                }
+                if (place < args.size()) {
+                  throw datasparse::TypeError(
+                      class_name(self) + "() takes at most " + std::to_string(place) +
+                      " positional arguments, got " + std::to_string(args.size()));
+                }
+                construct(self, spec, own);
+                finish_init(self, data_list.is(py::ellipsis()) ? py::none() : data_list);
+              });
+}
 
 /// Calls `load`, which loads the state, without the interpreter's lock; mask objects that the user
 /// holds go on showing the masks, also of groups that it squashes.

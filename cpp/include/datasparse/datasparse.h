@@ -1,5 +1,8 @@
 /// datasparse for trainers in C, Rust, Go and whatever else calls C functions. C99, and C++.
 ///
+/// Experimental until version 1.0: these functions follow the C++ classes, and a version before 1.0
+/// may take some back; the number of DATASPARSE_ABI_VERSION then says so.
+///
 /// Objects are handles: datasparse_sparsifier, _scheduler, _schedule, _params, _mask, _names,
 /// _report. A function that makes one hands it to the caller, who releases it once by the release
 /// function of its kind; releasing NULL does nothing. A scheduler keeps its sparsifier alive, and a
@@ -24,8 +27,8 @@
 ///
 /// Structs begin with the DATASPARSE_ABI_VERSION that their writer was compiled with;
 /// datasparse_array_of() and datasparse_block_spec_of() fill it in. Until that version rises, no
-/// layout, value or signature changes, and functions are only added; when it does, structs have
-/// grown at their ends, and the library takes those of all versions before.
+/// layout, value or signature changes, and functions are only added; when it does, from 1.0 on,
+/// structs have grown at their ends, and the library takes those of all versions before.
 ///
 /// The rules of what is computed, ranges and costs stand in the C++ header of the same name as the
 /// object: data_norm_sparsifier.hpp, data_scheduler.hpp, schedule.hpp, checkpoint.hpp,

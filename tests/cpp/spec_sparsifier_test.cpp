@@ -1,0 +1,139 @@
+#include "datasparse/spec_sparsifier.hpp"
+
+#include <cmath>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#include "datasparse/data_scheduler.hpp"
+#include "support.hpp"
+
+namespace outliers {
+
+using namespace datasparse;
+
+/// A rule with a score of its own: what is nearest to the mean of its tensor is pruned.
+struct Spec {
+  double share = 0.5;
+  std::int64_t spared = 0;
+
+  static const Fields<Spec>& fields() {
+    static const Fields<Spec> all{share_field<&Spec::share>("share"),
+                                  count_field<&Spec::spared>("spared", {true})};
+    return all;
+  }
+  void check(const std::string& group) const { check_fields(*this, group); }
+  Spec resolved(const Axes&, const std::string&) const { return *this; }
+
+  BlockSpec blocks() const {
+    BlockSpec spec;
+    spec.sparsity_level = share;
+    spec.block_width = 1;
+    spec.min_kept = spared;
+    return spec;
+  }
+};
+
+ZeroCount count_zeros(const Axes& shape, const Spec& spec) {
+  return datasparse::count_zeros(shape, spec.blocks());
+}
+
+void compute_masks(const std::vector<JobOf<Spec>>& jobs) {
+  std::vector<Bytes> masks;
+  for (const auto& job : jobs) {
+    const auto* const values = static_cast<const float*>(job.data.data());
+    const std::int64_t n = job.data.size();
+    const float mean = std::accumulate(values, values + n, 0.0F) / static_cast<float>(n);
+    std::vector<float> scores(values, values + n);
+    for (float& score : scores) score = std::abs(score - mean);
+    masks.emplace_back(static_cast<std::size_t>(n));
+    block_mask(ArrayView(scores.data(), job.data.shape()), job.spec.blocks(), masks.back().data());
+  }
+  for (std::size_t i = 0; i < jobs.size(); ++i) {
+    std::copy(masks[i].begin(), masks[i].end(), jobs[i].mask);
+  }
+}
+
+class Sparsifier final : public SpecSparsifier<Spec> {
+ public:
+  using SpecSparsifier::SpecSparsifier;
+
+ protected:
+  ForeignHooks foreign_hooks() const override { return {false, false}; }
+};
+
+}  // namespace outliers
+
+namespace datasparse {
+namespace {
+
+class OwnSpec : public ::testing::Test {
+ protected:
+  OwnSpec() { sparsifier.add_data("a", ArrayView(a, {2, 3}), {{"share", 0.5}}); }
+
+  float a[6] = {10, 11, 9, 10.5F, 30, -10};  // the mean is 10.08
+  outliers::Sparsifier sparsifier;
+};
+
+TEST_F(OwnSpec, ScoreOfItsOwnIsRankedAndApplied) {
+  sparsifier.step();
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), (Bytes{0, 0, 1, 0, 1, 1}));
+  sparsifier.apply_mask();
+  EXPECT_EQ(a[0], 0);
+  EXPECT_EQ(a[4], 30);
+}
+
+TEST_F(OwnSpec, KeysAreCheckedShownAndPlannedByTheTable) {
+  EXPECT_EQ(sparsifier.config("a"), (ParamMap{{"share", 0.5}}));
+  EXPECT_EQ(message_of<ValueError>([&] { sparsifier.update_config("a", {{"share", 2.0}}); }),
+            "share of 'a' must be in [0, 1], got 2.0");
+  EXPECT_EQ(message_of<TypeError>([&] { sparsifier.update_config("a", {{"shore", 0.1}}); }),
+            "unknown config key 'shore' of 'a'; did you mean 'share'?");
+  EXPECT_EQ(message_of<ValueError>([&] { sparsifier.erase_config_key("a", "share"); }),
+            "share of 'a' is missing");
+  sparsifier.update_config("a", {{"spared", 5.0}});
+  EXPECT_EQ(sparsifier.config("a").at("spared"), 5) << "an integer is shown as one";
+  EXPECT_EQ(sparsifier.count_zeros("share", {{"a", 1.0}}), (std::vector<ZeroCount>{{1, 1}}));
+  EXPECT_TRUE(sparsifier.is_integer_param("spared"));
+  EXPECT_FALSE(sparsifier.is_integer_param("share"));
+}
+
+TEST_F(OwnSpec, SchedulerWritesItsKeys) {
+  sparsifier.set_param("share", {{"a", 0.99}});
+  sparsifier.step();
+  EXPECT_EQ(sparsifier.get_mask("a").zeros(), 6);
+  EXPECT_THROW(sparsifier.set_param("share", {{"a", -1.0}}), ValueError);
+  EXPECT_EQ(sparsifier.config_value("a", "share"), 0.99);
+}
+
+TEST_F(OwnSpec, UpdateMaskTakesOtherScores) {
+  float scores[6] = {0, 100, 100, 100, 100, 0};
+  sparsifier.update_mask("a", ArrayView(scores, {2, 3}), {{"share", 0.4}});
+  EXPECT_EQ(sparsifier.get_mask("a").zeros(), 2);
+  EXPECT_THROW(sparsifier.update_mask("a", ArrayView(scores, {6}), {{"share", 0.4}}), ValueError);
+}
+
+TEST(OwnSpecOnADevice, IsRefusedWhereItIsNotTheCpu) {
+  struct Elsewhere final : Device {
+    void compute(const std::vector<JobOf<BlockSpec>>&) override {}
+    void zero(const ArrayView&, const std::uint8_t*) override {}
+    PackedBits zeros_in(const ArrayView&) override { return {}; }
+    std::int64_t count_pruned_zeros(const ArrayView&, const std::uint8_t*) override { return 0; }
+  };
+  struct There final : DataSource {
+    There(const ArrayView& memory, Device& at) : view(memory), where(at) {}
+    ArrayView pin() override { return view; }
+    void unpin() noexcept override {}
+    Device& device() const noexcept override { return where; }
+    ArrayView view;
+    Device& where;
+  };
+  Elsewhere elsewhere;
+  float values[2] = {1, 2};
+  outliers::Sparsifier sparsifier;
+  sparsifier.add_data("b", std::make_shared<There>(ArrayView(values, {2}), elsewhere));
+  EXPECT_THROW(sparsifier.step(), TypeError);
+}
+
+}  // namespace
+}  // namespace datasparse
