@@ -45,15 +45,15 @@ def tier_of(item):
 
 # Not of the quick tier: most tests of these files train, compile, start processes or draw cases.
 NOT_QUICK = re.compile(
-    "test_(bench|demo|docs|embedding|examples|fork|huge|lightning|lifetimes|out_of_memory|properties|"
-    "stateful|threads|torch_situations|torch_trainings|transformers|wheel)[.]py"
+    "test_(arrays|bench|cli|demo|docs|embedding|examples|fork|huge|lightning|lifetimes|memory|"
+    "out_of_memory|properties|stateful|threads|torch_situations|torch_trainings|transformers|wheel)[.]py"
 )
-STARTS_A_PROCESS = {"run_python", "run_file"}
+TAKE_LONG = {"run_python", "run_file", "random_cases"}
 
 
 def is_quick(item):
     """Whether a test that was collected is of the quick tier."""
-    return not tier_of(item) and not STARTS_A_PROCESS & set(item.fixturenames)
+    return not tier_of(item) and not TAKE_LONG & set(item.fixturenames)
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -113,7 +113,7 @@ def pytest_terminal_summary(terminalreporter, config):
         )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def quick_collections():
     """gc.collect() holds up every thread: spare it the objects of the imported libraries."""
     gc.collect()
