@@ -263,6 +263,13 @@ TEST(BlockSpec, NamesTheArgumentTheRuleAndTheValue) {
   EXPECT_EQ(message({{"min_kept", -1}}), "min_kept of 'emb' must be at least 0, got -1");
 }
 
+TEST(BlockSpec, IsResolvedForAxesOfLengthZeroToo) {
+  EXPECT_EQ(spec(0.5, 2, -1).resolved({0, 3}).zeros_per_block, 6);
+  EXPECT_EQ(spec(0.5, -1, -1, 2).resolved({0, 3}).block_width, 3);
+  EXPECT_EQ(spec(0.5, -1, 4).resolved({0}).zeros_per_block, 4);
+  EXPECT_EQ(count_zeros({0, 3}, spec(0.5, 2, -1)), ZeroCount{});
+}
+
 TEST(BlockSpec, RefusesValuesOfTheWrongKindOrRange) {
   const double not_a_number = std::numeric_limits<double>::quiet_NaN();
   const std::vector<ParamMap> wrong_kinds{{{"sparsity_level", "0.5"}},

@@ -17,10 +17,10 @@ int threads_for(std::int64_t elements) noexcept {
   return elements < parallel_from ? 1 : available_threads();
 }
 
-void zero_masked(const ArrayView& data, const std::uint8_t* mask) noexcept {
+void zero_masked(const Kernels& table, const ArrayView& data, const std::uint8_t* mask) noexcept {
   if (data.size() == 0) return;
   const Matrix matrix(data);
-  const auto write = kernels().zero_masked[static_cast<int>(data.dtype())];
+  const auto write = table.zero_masked[static_cast<int>(data.dtype())];
   const std::int64_t columns = matrix.columns();
   // Long rows are cut, short ones taken together.
   const std::int64_t width = std::min(columns, chunk);
@@ -43,7 +43,9 @@ void zero_masked(const ArrayView& data, const std::uint8_t* mask) noexcept {
 class Cpu final : public Device {
  public:
   void compute(const std::vector<MaskJob>& jobs) override { compute_masks(jobs); }
-  void zero(const ArrayView& data, const std::uint8_t* mask) override { zero_masked(data, mask); }
+  void zero(const ArrayView& data, const std::uint8_t* mask) override {
+    zero_masked(kernels(), data, mask);
+  }
   PackedBits zeros_in(const ArrayView& data) override { return datasparse::zeros_in(data); }
   std::int64_t count_pruned_zeros(const ArrayView& data, const std::uint8_t* mask) override {
     return datasparse::count_pruned_zeros(data, mask);
@@ -59,7 +61,7 @@ Device& cpu() noexcept {
 
 void apply_mask(const ArrayView& data, const std::uint8_t* mask) {
   require_writable(data, "apply_mask");
-  zero_masked(data, mask);
+  zero_masked(kernels(), data, mask);
 }
 
 std::int64_t count_zeros(const std::uint8_t* mask, std::int64_t n) {

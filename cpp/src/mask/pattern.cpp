@@ -8,9 +8,12 @@
 namespace datasparse {
 
 MatrixShape MatrixShape::of(const Axes& shape, const Axes& layout) noexcept {
-  std::int64_t rows = 1;
-  if (shape.size() > 1) rows = shape[layout.size() > 0 ? static_cast<int>(layout[0]) : 0];
-  return {rows, rows == 0 ? 0 : element_count(shape) / rows};
+  const int first = layout.size() > 0 ? static_cast<int>(layout[0]) : 0;
+  MatrixShape matrix{1, 1};
+  for (int axis = 0; axis < shape.size(); ++axis) {
+    (axis == first && shape.size() > 1 ? matrix.rows : matrix.columns) *= shape[axis];
+  }
+  return matrix;
 }
 
 Pattern Pattern::of(const BlockSpec& spec, const MatrixShape& matrix) noexcept {
