@@ -63,8 +63,7 @@ def test_planted_inputs_know_the_sampling():
     from bench import adversary
 
     sources = "".join(
-        (ROOT / "cpp/src" / name).read_text()
-        for name in ("tiles/lane.hpp", "select/sampling.hpp")
+        (ROOT / "cpp/src" / name).read_text() for name in ("tiles/lane.hpp", "select/sampling.hpp")
     )
     for known in (
         f"run_length = {adversary.RUN};",
