@@ -262,7 +262,7 @@ TEST_F(Options, ConfigIsCompiledForTheLayout) {
       return written;
     }
     ZeroCount count_zeros(const std::any&, const Axes&) const override { return {}; }
-    void compute(const std::vector<JobOf<const std::any*>>&) const override {}
+    void compute(const std::vector<RuleJob>&) const override {}
     mutable std::vector<Axes> shapes;
   };
   struct Ruled final : BaseDataSparsifier {

@@ -17,18 +17,19 @@ namespace datasparse {
 struct CutHint;
 class Device;
 
-/// One mask to be computed: the same record from the sparsifier to the engine.
-template <class Spec>
+/// One mask to be computed: the same record from the sparsifier to the engine. A sparsifier's own
+/// has references, where the engine's has copies.
+template <class Spec, class View = ArrayView, class Layout = Axes>
 struct JobOf {
-  ArrayView data;  ///< what is ranked
-  Spec spec;       ///< by what rule
+  View data;  ///< what is ranked
+  Spec spec;  ///< by what rule
   /// data.size() bytes, in C order of the data's own shape. What is there counts where the rule is
   /// monotone.
   std::uint8_t* mask;
   CutHint* hint = nullptr;  ///< Mask::hint() of the same mask: read and renewed; or none
   /// The order in which the data's axes make the matrix: GroupOptions::layout. The mask keeps the
   /// data's own order.
-  Axes layout{};
+  Layout layout{};
   /// Elements that are pruned whatever the rule says: a set bit for each, packed as Mask::pack()
   /// packs; or nullptr.
   const std::uint8_t* kept_zeros = nullptr;
@@ -39,6 +40,9 @@ struct JobOf {
     return {data, other, mask, hint, layout, kept_zeros, device};
   }
 };
+
+/// A job whose spec is what MaskRule::compile() has made.
+using RuleJob = JobOf<const std::any&, const ArrayView&, const Axes&>;
 
 /// The rule of a sparsifier class. It is no part of any object: a base class refers to one.
 /// SpecRule is the one for whatever has config keys as Fields.
@@ -66,7 +70,7 @@ class DATASPARSE_API MaskRule {
   /// How many elements a step zeroes, but for kept zeros. The shape is that which compile() got.
   virtual ZeroCount count_zeros(const std::any& compiled, const Axes& shape) const = 0;
   /// Computes all masks, or throws. It has changed none then, if all are on the CPU.
-  virtual void compute(const std::vector<JobOf<const std::any*>>& jobs) const = 0;
+  virtual void compute(const std::vector<RuleJob>& jobs) const = 0;
 };
 
 }  // namespace datasparse

@@ -71,7 +71,7 @@ class SpecRule final : public MaskRule {
     return zeros_of(shape, spec_in(compiled));
   }
 
-  void compute(const std::vector<JobOf<const std::any*>>& jobs) const override {
+  void compute(const std::vector<RuleJob>& jobs) const override {
     std::vector<std::pair<Device*, std::vector<JobOf<Spec>>>> by_device;  // mostly one
     for (const auto& job : jobs) {
       auto place = std::find_if(by_device.begin(), by_device.end(),
@@ -80,7 +80,7 @@ class SpecRule final : public MaskRule {
         place = by_device.insert(place, {job.device, {}});
         place->second.reserve(jobs.size());
       }
-      place->second.push_back(job.with(spec_in(*job.spec)));
+      place->second.push_back(job.with(spec_in(job.spec)));
     }
     for (const auto& [device, some] : by_device) compute_on(device, some);
   }

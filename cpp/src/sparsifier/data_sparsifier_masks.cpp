@@ -171,14 +171,14 @@ class BaseDataSparsifier::Before {
 
 void BaseDataSparsifier::update_together(const std::vector<Group*>& groups,
                                          const std::vector<ArrayView>& data) {
-  std::vector<JobOf<const std::any*>> jobs;
+  std::vector<RuleJob> jobs;
   jobs.reserve(groups.size());
   bool on_cpu = true;
   for (std::size_t i = 0; i < groups.size(); ++i) {
     const Group& group = *groups[i];
     Device& device = group.source->device();
     on_cpu = on_cpu && &device == &cpu();
-    jobs.push_back({data[i], &group.config.compiled, group.mask.data(), group.mask.hint(),
+    jobs.push_back({data[i], group.config.compiled, group.mask.data(), group.mask.hint(),
                     group.layout, group.kept_bits(), &device});
   }
   if (on_cpu) return impl_->rule->compute(jobs);  // where nothing fails once a mask is written
