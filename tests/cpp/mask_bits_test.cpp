@@ -59,7 +59,7 @@ TEST(MaskBits, AreThoseOfAnyStrides) {
     EXPECT_EQ(count_bits(bits), zeros);
     EXPECT_EQ(count_pruned_zeros(view, mask.data()), pruned);
     Bytes joined = mask;
-    prune_bits(joined.data(), bits, n);
+    prune_bits(joined.data(), bits.data(), n);
     for (i = 0; i < n; ++i) {
       const auto place = static_cast<std::size_t>(i);
       ASSERT_EQ(joined[place], bit(bits, i) ? 0 : mask[place]);

@@ -61,7 +61,7 @@ Bytes sorted_mask(const std::vector<Key>& keys, std::int64_t pruned) {
 template <class Key>
 class PartTest : public ::testing::Test {};
 using KeyTypes = ::testing::Types<std::uint32_t, std::uint64_t>;
-TYPED_TEST_SUITE(PartTest, KeyTypes);
+TYPED_TEST_SUITE(PartTest, KeyTypes, );
 
 TYPED_TEST(PartTest, OneCutThroughAllPartsIsThatOfOneSort) {
   using Key = TypeParam;

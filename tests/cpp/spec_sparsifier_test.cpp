@@ -16,10 +16,12 @@ using namespace datasparse;
 struct Spec {
   double share = 0.5;
   std::int64_t spared = 0;
+  std::int64_t width = 1;
 
   static const Fields<Spec>& fields() {
     static const Fields<Spec> all{share_field<&Spec::share>("share"),
-                                  count_field<&Spec::spared>("spared", {true})};
+                                  count_field<&Spec::spared>("spared", {true}),
+                                  count_field<&Spec::width>("width", {true})};
     return all;
   }
   void check(const std::string& group) const { check_fields(*this, group); }
@@ -28,7 +30,7 @@ struct Spec {
   BlockSpec blocks() const {
     BlockSpec spec;
     spec.sparsity_level = share;
-    spec.block_width = 1;
+    spec.block_width = width;
     spec.min_kept = spared;
     return spec;
   }
@@ -39,19 +41,18 @@ ZeroCount count_zeros(const Axes& shape, const Spec& spec) {
 }
 
 void compute_masks(const std::vector<JobOf<Spec>>& jobs) {
-  std::vector<Bytes> masks;
+  std::vector<std::vector<float>> scores;
+  std::vector<JobOf<BlockSpec>> ranked;
   for (const auto& job : jobs) {
     const auto* const values = static_cast<const float*>(job.data.data());
     const std::int64_t n = job.data.size();
     const float mean = std::accumulate(values, values + n, 0.0F) / static_cast<float>(n);
-    std::vector<float> scores(values, values + n);
-    for (float& score : scores) score = std::abs(score - mean);
-    masks.emplace_back(static_cast<std::size_t>(n));
-    block_mask(ArrayView(scores.data(), job.data.shape()), job.spec.blocks(), masks.back().data());
+    scores.emplace_back(values, values + n);
+    for (float& score : scores.back()) score = std::abs(score - mean);
+    ranked.push_back(job.with(job.spec.blocks()));
+    ranked.back().data = ArrayView(scores.back().data(), job.data.shape());
   }
-  for (std::size_t i = 0; i < jobs.size(); ++i) {
-    std::copy(masks[i].begin(), masks[i].end(), jobs[i].mask);
-  }
+  cpu().compute(ranked);
 }
 
 class Sparsifier final : public SpecSparsifier<Spec> {
@@ -104,6 +105,20 @@ TEST_F(OwnSpec, SchedulerWritesItsKeys) {
   EXPECT_EQ(sparsifier.get_mask("a").zeros(), 6);
   EXPECT_THROW(sparsifier.set_param("share", {{"a", -1.0}}), ValueError);
   EXPECT_EQ(sparsifier.config_value("a", "share"), 0.99);
+}
+
+TEST_F(OwnSpec, LayoutsAndKeptZerosAreSeenTo) {
+  float b[4] = {1, 2, 0, 40};
+  GroupOptions options;
+  options.layout = Axes{1, 0};
+  options.keep_zeros = true;
+  sparsifier.add_data("b", make_source(ArrayView(b, {2, 2})), {{"width", 2}}, true, nullptr,
+                      options);
+  sparsifier.step();  // of the columns (1, 0) and (2, 40), the first is nearer to the mean of 10.75
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("b")), (Bytes{0, 1, 0, 1}));
+  sparsifier.set_param("share", {{"b", 0.0}});
+  sparsifier.step();
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("b")), (Bytes{1, 1, 0, 1})) << "a zero that stays";
 }
 
 TEST_F(OwnSpec, UpdateMaskTakesOtherScores) {

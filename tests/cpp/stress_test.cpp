@@ -12,8 +12,8 @@
 #include <thread>
 
 #include "base/layout.hpp"
-#include "select/limits.hpp"
 #include "select/cut_hint.hpp"
+#include "select/limits.hpp"
 #include "select/mask_engine.hpp"
 #include "support.hpp"
 #include "tiles/grid.hpp"

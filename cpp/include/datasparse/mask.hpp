@@ -46,6 +46,10 @@ struct BytesAllocator {
 /// What Mask::pack() returns: a vector like any other, but see allocate_bytes().
 using PackedBits = std::vector<std::uint8_t, BytesAllocator<std::uint8_t>>;
 
+/// Prunes the elements whose bit is set, of n, packed as Mask::pack() packs.
+DATASPARSE_API void prune_bits(std::uint8_t* mask, const std::uint8_t* bits,
+                               std::int64_t n) noexcept;
+
 struct CutHint;
 
 /// One byte per element in C order, 1 keeps and 0 prunes. A handle: copies share the bytes, which

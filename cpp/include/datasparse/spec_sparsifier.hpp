@@ -28,6 +28,9 @@ namespace datasparse {
 ///     ZeroCount count_zeros(const Axes& shape, const Spec& spec);  // of a mask
 ///     void compute_masks(const std::vector<JobOf<Spec>>& jobs);    // all, or it throws and has
 ///                                                                  // changed none
+///
+/// A job has a layout. Who ranks by a score of his own hands it on, with the scores in the place of
+/// the data: `cpu().compute()` of such jobs sees to blocks, layouts, and masks before.
 template <class Spec>
 class SpecRule final : public MaskRule {
  public:
@@ -92,6 +95,9 @@ class SpecRule final : public MaskRule {
     } else {
       if (&where != &cpu()) throw TypeError("this sparsifier takes data in CPU memory alone");
       compute_masks(jobs);
+      for (const auto& job : jobs) {
+        if (job.kept_zeros != nullptr) prune_bits(job.mask, job.kept_zeros, job.data.size());
+      }
     }
   }
 

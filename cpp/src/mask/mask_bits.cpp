@@ -88,9 +88,9 @@ std::int64_t count_bits(const PackedBits& bits) noexcept {
   return count;
 }
 
-void prune_bits(std::uint8_t* mask, const PackedBits& bits, std::int64_t n) noexcept {
+void prune_bits(std::uint8_t* mask, const std::uint8_t* bits, std::int64_t n) noexcept {
   for (std::int64_t first = 0; first < n; first += 8) {
-    const unsigned byte = bits[static_cast<std::size_t>(first / 8)];
+    const unsigned byte = bits[first / 8];
     if (byte == 0) continue;
     const std::int64_t end = std::min<std::int64_t>(8, n - first);
     for (std::int64_t i = 0; i < end; ++i) {

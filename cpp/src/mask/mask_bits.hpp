@@ -15,9 +15,6 @@ std::int64_t count_pruned_zeros(const ArrayView& data, const std::uint8_t* mask)
 
 /// How many bits are set.
 std::int64_t count_bits(const PackedBits& bits) noexcept;
-/// Prunes the elements whose bit is set, of n.
-void prune_bits(std::uint8_t* mask, const PackedBits& bits, std::int64_t n) noexcept;
-
 /// Whether the mask keeps one of n elements at least. Reads up to the first that it keeps.
 bool keeps_any(const std::uint8_t* mask, std::int64_t n) noexcept;
 /// How many entries of an axis the mask keeps no element of: rows, say. 0 for a shape without

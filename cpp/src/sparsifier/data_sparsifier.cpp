@@ -108,7 +108,7 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
   const Mask reused = group->mask;  // the memory that the user may hold: written to last
   const auto kept = group->kept;
   impl_->put(group);
-  if (kept != nullptr) prune_bits(reused.data(), kept->bits, reused.size());
+  if (kept != nullptr) prune_bits(reused.data(), kept->bits.data(), reused.size());
   if (loaded != impl_->waiting.end()) impl_->waiting.erase(loaded);
   return has_mask;
 }

@@ -59,7 +59,7 @@ struct BaseDataSparsifier::Group {
     return kept == nullptr ? nullptr : kept->bits.data();
   }
   void prune_kept() const noexcept {
-    if (kept != nullptr) prune_bits(mask.data(), kept->bits, mask.size());
+    if (kept != nullptr) prune_bits(mask.data(), kept->bits.data(), mask.size());
   }
 };
 

@@ -268,7 +268,7 @@ void BaseDataSparsifier::apply_kept_zeros() {
     require_shape_of_mask(*groups[i], pins.views()[i].shape());
     require_writable(pins.views()[i], "apply_kept_zeros of '" + name + "'");
     masks.emplace_back(groups[i]->mask.shape());
-    prune_bits(masks[i].data(), groups[i]->kept->bits, masks[i].size());
+    prune_bits(masks[i].data(), groups[i]->kept_bits(), masks[i].size());
   }
   for (std::size_t i = 0; i < groups.size(); ++i) {
     groups[i]->source->device().zero(pins.views()[i], masks[i].data());
