@@ -1,5 +1,7 @@
 #include "datasparse/error.hpp"
 
+#include <pybind11/pybind11.h>
+
 #include <cerrno>
 
 namespace py = pybind11;

@@ -1,8 +1,8 @@
 /// Sparsifiers whose configs are the fields of a struct.
 #pragma once
 
-#include <algorithm>
 #include <any>
+#include <map>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -71,19 +71,16 @@ class SpecRule final : public MaskRule {
   }
 
   ZeroCount count_zeros(const std::any& compiled, const Axes& shape) const override {
-    return zeros_of(shape, spec_in(compiled));
+    using datasparse::count_zeros;
+    return count_zeros(shape, spec_in(compiled));
   }
 
   void compute(const std::vector<RuleJob>& jobs) const override {
-    std::vector<std::pair<Device*, std::vector<JobOf<Spec>>>> by_device;  // mostly one
+    std::map<Device*, std::vector<JobOf<Spec>>> by_device;
     for (const auto& job : jobs) {
-      auto place = std::find_if(by_device.begin(), by_device.end(),
-                                [&](const auto& some) { return some.first == job.device; });
-      if (place == by_device.end()) {
-        place = by_device.insert(place, {job.device, {}});
-        place->second.reserve(jobs.size());
-      }
-      place->second.push_back(job.with(spec_in(job.spec)));
+      auto& some = by_device[job.device];
+      if (some.empty()) some.reserve(jobs.size());
+      some.push_back(job.with(spec_in(job.spec)));
     }
     for (const auto& [device, some] : by_device) compute_on(device, some);
   }
@@ -104,10 +101,6 @@ class SpecRule final : public MaskRule {
  private:
   static const Spec& spec_in(const std::any& compiled) {
     return std::any_cast<const Spec&>(compiled);
-  }
-  static ZeroCount zeros_of(const Axes& shape, const Spec& spec) {
-    using datasparse::count_zeros;
-    return count_zeros(shape, spec);
   }
 };
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "datasparse/error.hpp"
+#include "datasparse/field.hpp"
 
 namespace datasparse {
 namespace {
@@ -16,19 +17,15 @@ constexpr std::size_t linear_search_limit = 16;
 double ParamValue::as_number(const std::string& key, const std::string& group) const {
   if (const auto* number = get_if<double>()) return *number;
   if (const auto* integer = get_if<std::int64_t>()) return static_cast<double>(*integer);
-  throw TypeError(label(key, group) + " must be a number, got " + to_string(*this) + " (" +
-                  kind_of(*this) + ")");
+  refuse_kind(key, group, "be a number", *this);
 }
 
 std::int64_t ParamValue::as_integer(const std::string& key, const std::string& group) const {
   if (const auto* integer = get_if<std::int64_t>()) return *integer;
   const auto* number = get_if<double>();
-  if (number == nullptr) {
-    throw TypeError(label(key, group) + " must be an integer, got " + to_string(*this) + " (" +
-                    kind_of(*this) + ")");
-  }
+  if (number == nullptr) refuse_kind(key, group, "be an integer", *this);
   if (!(std::abs(*number) < 9.2e18) || *number != std::trunc(*number)) {
-    throw ValueError(label(key, group) + " must be an integer, got " + to_string(*this));
+    refuse_value(key, group, "be an integer", *this);
   }
   return static_cast<std::int64_t>(*number);
 }

@@ -97,8 +97,7 @@ void BaseDataSparsifier::update_config(const std::string& name, const ParamMap& 
   Group& group = impl_->at(name);
   ParamMap config = group.config.written;
   config.update(changes);
-  const Axes viewed = group.viewed_shape();
-  group.config = Checker(*this)(name, std::move(config), &viewed);
+  group.config = Checker(*this)(group, std::move(config));
 }
 
 void BaseDataSparsifier::erase_config_key(const std::string& name, const std::string& key) {
@@ -107,8 +106,7 @@ void BaseDataSparsifier::erase_config_key(const std::string& name, const std::st
   ParamMap config = group.config.written;
   config.at(key);  // for its message
   config.erase(key);
-  const Axes viewed = group.viewed_shape();
-  group.config = Checker(*this)(name, std::move(config), &viewed);
+  group.config = Checker(*this)(group, std::move(config));
 }
 
 void BaseDataSparsifier::replace_configs(
@@ -120,9 +118,7 @@ void BaseDataSparsifier::replace_configs(
     Group& group = impl_->at(name);
     ParamMap config = impl_->defaults;
     config.update(given);
-    const Axes viewed = group.viewed_shape();
-    auto ready = checked(name, std::move(config), &viewed);
-    changes.push_back({&group, std::make_unique<Config>(std::move(ready))});
+    changes.push_back({&group, std::make_unique<Config>(checked(group, std::move(config)))});
   }
   exchange(changes);
 }
@@ -149,9 +145,7 @@ std::vector<BaseDataSparsifier::Change> BaseDataSparsifier::with_param(
     }
     ParamMap config = group.config.written;
     config.set(key, value);
-    const Axes viewed = group.viewed_shape();
-    auto ready = checked(name, std::move(config), &viewed);
-    changes.push_back({&group, std::make_unique<Config>(std::move(ready))});
+    changes.push_back({&group, std::make_unique<Config>(checked(group, std::move(config)))});
   }
   return changes;
 }

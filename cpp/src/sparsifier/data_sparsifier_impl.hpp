@@ -223,6 +223,11 @@ class BaseDataSparsifier::Checker {
     auto compiled = sparsifier_.impl_->compiled(name, written, shape);
     return {std::move(written), std::move(compiled)};
   }
+  /// The same of a group that is there.
+  Config operator()(const Group& group, ParamMap written) const {
+    const Axes viewed = group.viewed_shape();
+    return (*this)(group.name, std::move(written), &viewed);
+  }
 
  private:
   const BaseDataSparsifier& sparsifier_;
