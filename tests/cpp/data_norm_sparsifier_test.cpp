@@ -76,6 +76,17 @@ TEST(DataNormSparsifier, HasTheDefaultsOfBlockSpec) {
   EXPECT_THROW(DataNormSparsifier(spec(0.5, 1, 4, 5)), ValueError);
 }
 
+TEST(DataNormSparsifier, BlockThatASchedulerWritesTakesItsAutomaticZerosAlong) {
+  float numbers[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+  DataNormSparsifier sparsifier(spec(0.5, 1, 2));
+  sparsifier.add_data("a", ArrayView(numbers, {2, 4}));
+  sparsifier.set_param("sparse_block_shape", {{"a", ParamValue::Ints{-1, 2}}});
+  EXPECT_EQ(sparsifier.config_value("a", "zeros_per_block"), ParamValue(4));
+  sparsifier.step();
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), (Bytes{0, 0, 1, 1, 0, 0, 1, 1}));
+  EXPECT_THROW(sparsifier.set_param("zeros_per_block", {{"a", 5}}), ValueError);
+}
+
 TEST(DataNormSparsifier, HasOptionalKeysOnlyWhereTheyAreGiven) {
   float numbers[8] = {1, 2, 3, 4, 5, 6, 7, 8};
   DataNormSparsifier sparsifier(spec(1, 1, 1));
