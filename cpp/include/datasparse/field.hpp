@@ -1,11 +1,5 @@
 /// Config keys as fields of a struct. A table declares each of them once: its name, its kind, its
-/// range; the default is the member's own.
-///
-///     static const Fields<Mine>& fields() {
-///       static const Fields<Mine> all{share_field<&Mine::level>("level"),
-///                                     count_field<&Mine::kept>("kept")};
-///       return all;
-///     }
+/// range; the default is the member's own. block_mask.cpp has one.
 #pragma once
 
 #include <cstddef>
@@ -29,6 +23,7 @@ struct FieldTraits {
   /// Filled in for the data's shape where it is automatic, and so is what hangs on it: it is shown
   /// as it was written, and a change takes a look at the whole config.
   bool is_of_shape = false;
+  bool is_alone = false;  ///< its value is right or wrong whatever the others are
 };
 
 /// One config key of a Spec.
@@ -67,6 +62,7 @@ using SpecOf = typename SpecOfMember<decltype(member)>::type;
 template <auto member>
 Field<SpecOf<member>> share_field(std::string_view key, FieldTraits traits = {}) {
   using Spec = SpecOf<member>;
+  traits.is_alone = true;
   return {key,
           [](Spec& spec, const std::string& name, const ParamValue& value,
              const std::string& group) { spec.*member = value.as_number(name, group); },
@@ -113,6 +109,7 @@ Field<SpecOf<member>> count_field(std::string_view key, FieldTraits traits = {})
 template <auto member>
 Field<SpecOf<member>> flag_field(std::string_view key, FieldTraits traits = {}) {
   using Spec = SpecOf<member>;
+  traits.is_alone = true;
   return {
       key,
       [](Spec& spec, const std::string& name, const ParamValue& value, const std::string& group) {

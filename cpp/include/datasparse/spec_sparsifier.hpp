@@ -1,8 +1,8 @@
 /// Sparsifiers whose configs are the fields of a struct.
 #pragma once
 
+#include <algorithm>
 #include <any>
-#include <map>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -55,7 +55,8 @@ class SpecRule final : public MaskRule {
     if (field == nullptr || field->traits.is_of_shape) return false;
     Spec spec = spec_in(compiled);
     field->set(spec, key, value, name);
-    spec.check(name);
+    field->check(spec, field->key, name);
+    if (!field->traits.is_alone) spec.check(name);
     return true;
   }
 
@@ -76,13 +77,19 @@ class SpecRule final : public MaskRule {
   }
 
   void compute(const std::vector<RuleJob>& jobs) const override {
-    std::map<Device*, std::vector<JobOf<Spec>>> by_device;
+    std::vector<Device*> devices;  // mostly one
     for (const auto& job : jobs) {
-      auto& some = by_device[job.device];
-      if (some.empty()) some.reserve(jobs.size());
-      some.push_back(job.with(spec_in(job.spec)));
+      if (std::count(devices.begin(), devices.end(), job.device) == 0)
+        devices.push_back(job.device);
     }
-    for (const auto& [device, some] : by_device) compute_on(device, some);
+    for (Device* const device : devices) {
+      std::vector<JobOf<Spec>> some;
+      some.reserve(jobs.size());
+      for (const auto& job : jobs) {
+        if (job.device == device) some.push_back(job.with(spec_in(job.spec)));
+      }
+      compute_on(device, some);
+    }
   }
 
   static void compute_on(Device* device, const std::vector<JobOf<Spec>>& jobs) {
@@ -129,8 +136,7 @@ constexpr bool is_of_spec_sparsifier = false;
 template <class Spec, class Signature>
 constexpr bool is_of_spec_sparsifier<Signature SpecSparsifier<Spec>::*> = true;
 
-// Not within the class, where they would be inline: one that the library has compiled is not
-// compiled again.
+// Not within the class, where they would be inline, and compiled by every program.
 
 template <class Spec>
 SpecSparsifier<Spec>::SpecSparsifier(const Spec& defaults, const ParamMap& own)
