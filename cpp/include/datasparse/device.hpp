@@ -13,8 +13,9 @@
 namespace datasparse {
 
 /// The memory of a kind of device, and the work that is done in it. A DataSource names the one of
-/// its tensor; nothing else of the library reads or writes through the pointer of a view, which may
-/// be no address of this process. Masks are bytes in its memory. cpu() is the first of its kind.
+/// its tensor. Steps, apply_mask(), kept zeros and reports of a DataNormSparsifier ask it for what
+/// they need, and do not look through the pointer of a view, which may be no address of this
+/// process. Masks are bytes in the memory of this process. cpu() is the first device.
 ///
 /// One object per kind of memory, which outlives every source. Calls come from any thread, those
 /// for one sparsifier one after the other.
@@ -32,7 +33,8 @@ class DATASPARSE_API Device {
   virtual std::int64_t count_pruned_zeros(const ArrayView& data, const std::uint8_t* mask) = 0;
 };
 
-/// The memory of this process. Its calls throw bad_alloc alone, before anything is written.
+/// The memory of this process. Where its calls throw, nothing was written: bad_alloc, or ValueError
+/// where DATASPARSE_ISA names what is not there.
 DATASPARSE_API Device& cpu() noexcept;
 
 }  // namespace datasparse
