@@ -13,9 +13,8 @@
 namespace datasparse {
 
 /// The memory of a kind of device, and the work that is done in it. A DataSource names the one of
-/// its tensor. Steps, apply_mask(), kept zeros and reports of a DataNormSparsifier ask it for what
-/// they need, and do not look through the pointer of a view, which may be no address of this
-/// process. Masks are bytes in the memory of this process. cpu() is the first device.
+/// its tensor. All that a DataNormSparsifier does with data asks it, since the pointer of a view may
+/// be no address of this process. Masks are bytes in the memory of this process.
 ///
 /// One object per kind of memory, which outlives every source. Calls come from any thread, those
 /// for one sparsifier one after the other.
@@ -33,8 +32,7 @@ class DATASPARSE_API Device {
   virtual std::int64_t count_pruned_zeros(const ArrayView& data, const std::uint8_t* mask) = 0;
 };
 
-/// The memory of this process. Where its calls throw, nothing was written: bad_alloc, or ValueError
-/// where DATASPARSE_ISA names what is not there.
+/// The memory of this process. Where its calls throw, nothing was written.
 DATASPARSE_API Device& cpu() noexcept;
 
 }  // namespace datasparse
