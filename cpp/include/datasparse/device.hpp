@@ -13,8 +13,8 @@
 namespace datasparse {
 
 /// The memory of a kind of device, and the work that is done in it. A DataSource names the one of
-/// its tensor. All that a DataNormSparsifier does with data asks it, since the pointer of a view may
-/// be no address of this process. Masks are bytes in the memory of this process.
+/// its tensor. All that a DataNormSparsifier does with data asks it, since the pointer of a view
+/// may be no address of this process. Masks are bytes in the memory of this process.
 ///
 /// One object per kind of memory, which outlives every source. Calls come from any thread, those
 /// for one sparsifier one after the other.
