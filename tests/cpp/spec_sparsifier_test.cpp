@@ -51,6 +51,7 @@ void compute_masks(const std::vector<JobOf<Spec>>& jobs) {
     for (float& score : scores.back()) score = std::abs(score - mean);
     ranked.push_back(job.with(job.spec.blocks()));
     ranked.back().data = ArrayView(scores.back().data(), job.data.shape());
+    ranked.back().kept_zeros = nullptr;  // the rule of a Spec prunes these behind this function
   }
   cpu().compute(ranked);
 }
