@@ -85,6 +85,13 @@ struct Rules {
   bool squared;                                 // L2
   std::int64_t min_kept = 0;                    // blocks
   bool monotone = false;
+  std::optional<std::int64_t> pruned = {};  // so many blocks, whatever the level
+};
+
+/// A block of a group, in the order in which its group loses them.
+struct Ranked {
+  bool was_pruned;
+  double score;
 };
 
 /// What a mask is made of besides data and rules, in C order of the data's own shape.
@@ -130,7 +137,8 @@ inline std::vector<std::size_t> pruned_first(const std::vector<std::size_t>& ord
 template <class Sum>
 std::vector<std::uint8_t> mask(const std::vector<double>& values, std::int64_t rows,
                                std::int64_t columns, const Rules& rules,
-                               const std::vector<bool>& was_pruned = {}) {
+                               const std::vector<bool>& was_pruned = {},
+                               std::vector<Ranked>* ranked = nullptr) {
   std::vector<std::uint8_t> keep(values.size(), 1);
   if (values.empty()) return keep;
   const auto height = rules.block_height == -1 ? rows : rules.block_height;
@@ -163,10 +171,13 @@ std::vector<std::uint8_t> mask(const std::vector<double>& values, std::int64_t r
   }
 
   const auto order = pruned_first(lowest_first(block_scores), block_was_pruned);
+  if (ranked != nullptr) {
+    for (const auto i : order) ranked->push_back({block_was_pruned[i], block_scores[i]});
+  }
   const auto may_go = static_cast<std::int64_t>(blocks.size()) - rules.min_kept;
-  const auto pruned =
+  const auto pruned = rules.pruned.value_or(
       std::min(rounded_half_to_even(rules.sparsity_level * static_cast<double>(blocks.size())),
-               std::max(may_go, std::int64_t{0}));
+               std::max(may_go, std::int64_t{0})));
   for (std::size_t i = 0; i < static_cast<std::size_t>(pruned); ++i) {
     const auto& block = blocks[order[i]];
     std::vector<Sum> within;
@@ -191,7 +202,8 @@ inline std::pair<std::int64_t, std::int64_t> matrix_of(const datasparse::Axes& s
 
 /// The mask of a view.
 inline std::vector<std::uint8_t> mask(const datasparse::ArrayView& view, const Rules& rules,
-                                      const Past& past = {}) {
+                                      const Past& past = {},
+                                      std::vector<Ranked>* ranked = nullptr) {
   const auto values = values_of(view);
   std::vector<bool> stays_zero = past.stays_zero;
   stays_zero.resize(values.size());
@@ -206,8 +218,8 @@ inline std::vector<std::uint8_t> mask(const datasparse::ArrayView& view, const R
     was_pruned[i] = past.mask[i] == 0 && (single || !stays_zero[i]);
   }
   auto keep = view.dtype() == datasparse::DType::float64
-                  ? mask<double>(values, rows, columns, rules, was_pruned)
-                  : mask<float>(values, rows, columns, rules, was_pruned);
+                  ? mask<double>(values, rows, columns, rules, was_pruned, ranked)
+                  : mask<float>(values, rows, columns, rules, was_pruned, ranked);
   for (std::size_t i = 0; i < keep.size(); ++i) {
     if (stays_zero[i]) keep[i] = 0;
   }
@@ -241,9 +253,10 @@ inline bool ignores_layout(const datasparse::Axes& shape, const datasparse::Axes
 /// The mask of data whose axes make the matrix in the order of `layout`: that of the permuted data,
 /// permuted back.
 inline std::vector<std::uint8_t> mask(const datasparse::ArrayView& view, Rules rules,
-                                      const datasparse::Axes& layout, const Past& past = {}) {
+                                      const datasparse::Axes& layout, const Past& past = {},
+                                      std::vector<Ranked>* ranked = nullptr) {
   if (layout.size() == 0 || ignores_layout(view.shape(), layout, rules)) {
-    return mask(view, rules, past);
+    return mask(view, rules, past, ranked);
   }
   const datasparse::ArrayView turned(view.data(), view.dtype(), permuted(view.shape(), layout),
                                      permuted(view.strides(), layout), true);
@@ -263,12 +276,101 @@ inline std::vector<std::uint8_t> mask(const datasparse::ArrayView& view, Rules r
     if (!past.mask.empty()) turned_past.mask.push_back(past.mask[place(i)]);
     if (!past.stays_zero.empty()) turned_past.stays_zero.push_back(past.stays_zero[place(i)]);
   }
-  const auto there = mask(turned, rules, turned_past);
+  const auto there = mask(turned, rules, turned_past, ranked);
   std::vector<std::uint8_t> keep(there.size());
   for (std::int64_t i = 0; i < view.size(); ++i) {
     keep[place(i)] = there[static_cast<std::size_t>(i)];
   }
   return keep;
+}
+
+/// A group of a pool: its blocks in the order in which it loses them, and what is asked of it.
+struct PoolGroup {
+  std::vector<Ranked> blocks;
+  double level;
+  std::int64_t zeros;  // in each pruned block
+  double min_level = 0, max_level = 1;
+  std::int64_t min_kept = 0;
+  bool normalize = false;
+};
+
+/// How many blocks each group loses: DESIGN's walk, block by block. Nothing where the budget is
+/// more than the bounds leave.
+inline std::optional<std::vector<std::int64_t>> walk(std::vector<PoolGroup> groups) {
+  std::int64_t divisor = 0;
+  for (const auto& group : groups) {
+    if (!group.blocks.empty()) divisor = std::gcd(divisor, group.zeros);
+  }
+  std::vector<std::int64_t> weights, pruned(groups.size(), 0);
+  std::int64_t all = 0, kept = 0;
+  double budgets = 0;
+  bool one_level = true;
+  for (const auto& group : groups) {
+    const auto blocks = static_cast<std::int64_t>(group.blocks.size());
+    weights.push_back(divisor == 0 || blocks == 0 ? 0 : group.zeros / divisor);
+    all += weights.back() * blocks;
+    kept += weights.back() * std::min(blocks, group.min_kept);
+    budgets += group.level * static_cast<double>(weights.back() * blocks);
+    one_level = one_level && group.level == groups[0].level;
+  }
+  if (all == 0) return pruned;
+  std::int64_t left =
+      rounded_half_to_even(one_level ? groups[0].level * static_cast<double>(all) : budgets);
+  left = std::min(left, all - kept);
+  const std::int64_t budget = left;
+  std::vector<std::int64_t> least, most;
+  std::int64_t at_most = 0;
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    const auto blocks = static_cast<std::int64_t>(groups[g].blocks.size());
+    const auto share = [&](double level) { return level * static_cast<double>(blocks); };
+    most.push_back(std::min(static_cast<std::int64_t>(std::ceil(share(groups[g].max_level))),
+                            std::max<std::int64_t>(0, blocks - groups[g].min_kept)));
+    least.push_back(std::min(
+        {static_cast<std::int64_t>(std::floor(share(groups[g].min_level))),
+         static_cast<std::int64_t>(static_cast<long double>(budget) * blocks / all), most.back()}));
+    at_most += weights[g] * most[g];
+    left -= weights[g] * least[g];
+  }
+  if (budget > at_most) return std::nullopt;
+
+  struct Block {
+    bool was_pruned;
+    double key;
+    std::size_t group;
+  };
+  std::vector<Block> order;
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    double norm = 1;
+    if (groups[g].normalize) {
+      __extension__ __float128 squares = 0;  // 113 bits: of one square 106
+      for (const auto& block : groups[g].blocks) {
+        if (!std::isfinite(block.score)) continue;
+        squares += static_cast<decltype(squares)>(block.score) * block.score;
+      }
+      norm = std::sqrt(static_cast<double>(squares));
+      if (norm == 0) norm = 1;
+    }
+    for (const auto& block : groups[g].blocks) {
+      order.push_back({block.was_pruned, block.score / norm, g});
+    }
+  }
+  std::stable_sort(order.begin(), order.end(), [](const Block& a, const Block& b) {
+    if (a.was_pruned != b.was_pruned) return a.was_pruned;
+    if (std::isnan(a.key)) return false;
+    return std::isnan(b.key) || a.key < b.key;
+  });
+  for (const auto& block : order) {
+    const std::size_t g = block.group;
+    if (weights[g] == 0 || pruned[g] == most[g]) continue;
+    const std::int64_t cost = pruned[g] < least[g] ? 0 : weights[g];
+    if (cost > left) break;
+    left -= cost;
+    ++pruned[g];
+  }
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    if (weights[g] > 0) pruned[g] = std::max(pruned[g], least[g]);
+  }
+  return pruned;
 }
 
 }  // namespace reference

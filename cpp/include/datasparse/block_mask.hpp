@@ -28,6 +28,13 @@ struct DATASPARSE_API BlockSpec {
   /// block_mask() knows no mask before.
   bool monotone = false;
   std::int64_t min_kept = 0;  ///< blocks that are kept whatever the level, 0 or more
+  /// Groups with the same name here share one threshold: pool.hpp. Empty: each by itself. For
+  /// DataNormSparsifier.
+  std::string pool = {};
+  double min_level = 0;  ///< share of the blocks that are pruned at least, in [0, max_level]
+  double max_level = 1;  ///< and at the most, in [0, 1]
+  /// Whether a pool divides the scores of the group by their L2 norm.
+  bool normalize = false;
 
   /// The config keys.
   static const Fields<BlockSpec>& fields();
@@ -38,8 +45,8 @@ struct DATASPARSE_API BlockSpec {
   /// Sets the member that a config key stands for; false for any other key, which is then ignored.
   /// TypeError or ValueError, naming `group`, for a value of the wrong kind.
   bool set(const std::string& key, const ParamValue& value, const std::string& group = "");
-  /// The inverse of from_config. `monotone` and `min_kept` are left out where they are the
-  /// defaults: configs of older versions do not have them.
+  /// The inverse of from_config. All from `monotone` on are left out where they are the defaults:
+  /// configs of older versions do not have them.
   ParamMap to_config() const;
 
   /// The spec for data of that shape: −1 axes and an absent zeros_per_block are filled in.

@@ -75,16 +75,65 @@ Field<BlockSpec> norm_field(std::string_view key) {
           [](const BlockSpec&, std::string_view, const std::string&) {}};
 }
 
+/// The level. Of a group by itself, max_level bounds it; a pool has a budget: pool.hpp.
+Field<BlockSpec> level_field(std::string_view key) {
+  auto field = share_field<&BlockSpec::sparsity_level>(key);
+  field.check = [](const BlockSpec& spec, std::string_view name, const std::string& group) {
+    static const auto share = share_field<&BlockSpec::sparsity_level>({});
+    share.check(spec, name, group);
+    if (!spec.pool.empty() || spec.sparsity_level <= spec.max_level) return;
+    refuse_value(name, group, "be at most max_level, " + to_string(ParamValue(spec.max_level)),
+                 spec.sparsity_level);
+  };
+  return field;
+}
+
+Field<BlockSpec> pool_field(std::string_view key) {
+  return {key,
+          [](BlockSpec& spec, const std::string& name, const ParamValue& value,
+             const std::string& group) {
+            constexpr const char* rule = "be None or the name of a pool";
+            const auto* const text = value.get_if<std::string>();
+            if (text == nullptr && !value.is_none()) refuse_kind(name, group, rule, value);
+            if (text != nullptr && text->empty()) refuse_value(name, group, rule, value);
+            spec.pool = text != nullptr ? *text : std::string();
+          },
+          [](const BlockSpec& spec) {
+            return spec.pool.empty() ? ParamValue() : ParamValue(spec.pool);
+          },
+          [](const BlockSpec&, std::string_view, const std::string&) {},
+          {true}};
+}
+
+Field<BlockSpec> normalize_field(std::string_view key) {
+  return {key,
+          [](BlockSpec& spec, const std::string& name, const ParamValue& value,
+             const std::string& group) {
+            constexpr const char* rule = "be None or 'l2'";
+            const auto* const text = value.get_if<std::string>();
+            if (text == nullptr && !value.is_none()) refuse_kind(name, group, rule, value);
+            if (text != nullptr && *text != "l2") refuse_value(name, group, rule, value);
+            spec.normalize = text != nullptr;
+          },
+          [](const BlockSpec& spec) { return spec.normalize ? ParamValue("l2") : ParamValue(); },
+          [](const BlockSpec&, std::string_view, const std::string&) {},
+          {true}};
+}
+
 }  // namespace
 
 const Fields<BlockSpec>& BlockSpec::fields() {
   constexpr FieldTraits optional{true};
-  static const Fields<BlockSpec> all{share_field<&BlockSpec::sparsity_level>("sparsity_level"),
+  static const Fields<BlockSpec> all{level_field("sparsity_level"),
                                      shape_field("sparse_block_shape"),
                                      count_field<&BlockSpec::zeros_per_block>("zeros_per_block"),
                                      norm_field("norm"),
                                      flag_field<&BlockSpec::monotone>("monotone", optional),
-                                     count_field<&BlockSpec::min_kept>("min_kept", optional)};
+                                     count_field<&BlockSpec::min_kept>("min_kept", optional),
+                                     pool_field("pool"),
+                                     share_field<&BlockSpec::min_level>("min_level", optional),
+                                     share_field<&BlockSpec::max_level>("max_level", optional),
+                                     normalize_field("normalize")};
   return all;
 }
 
@@ -102,6 +151,10 @@ ParamMap BlockSpec::to_config() const { return config_of(*this); }
 
 void BlockSpec::check(const std::string& group) const {
   check_fields(*this, group);
+  if (min_level > max_level) {
+    refuse_value("min_level", group, "be at most max_level, " + to_string(ParamValue(max_level)),
+                 min_level);
+  }
   if (!zeros_per_block || block_height < 0 || block_width < 0) return;
   const auto size = block_size(block_height, block_width, group);
   if (*zeros_per_block <= size) return;

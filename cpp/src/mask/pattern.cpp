@@ -26,6 +26,11 @@ Pattern Pattern::of(const BlockSpec& spec, const MatrixShape& matrix) noexcept {
   return {height, width, std::min(spec.zeros_per_block.value_or(size), size)};
 }
 
+std::int64_t Pattern::blocks_of(const MatrixShape& matrix) const noexcept {
+  if (size() == 0) return 0;
+  return ((matrix.rows - 1) / height + 1) * ((matrix.columns - 1) / width + 1);
+}
+
 ZeroCount Pattern::zeros_in(const MatrixShape& matrix, const Level& level) const {
   if (size() == 0) return {};
   // Whole blocks, and the partial ones at the right, at the bottom, and in the corner.

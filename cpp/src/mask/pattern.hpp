@@ -26,6 +26,8 @@ struct Pattern {
   static Pattern of(const BlockSpec& spec, const MatrixShape& matrix) noexcept;
 
   std::int64_t size() const noexcept { return height * width; }
+  /// How many blocks there are, partial ones at the edges included.
+  std::int64_t blocks_of(const MatrixShape& matrix) const noexcept;
   /// How many elements are zeroed where so many blocks are pruned, partial ones at the edges among
   /// them or not. O(1).
   ZeroCount zeros_in(const MatrixShape& matrix, const Level& level) const;

@@ -68,6 +68,23 @@ class Engine {
     return lanes_[static_cast<std::size_t>(lane)]->past.get();
   }
 
+  Task<Key> task_of(const Grid& grid, const Pruning& pruning, const Target& target, int first_lane,
+                    int threads, const Findings<Key>& found) const noexcept {
+    return {*table_,
+            *select_,
+            grid,
+            {*table_, grid.matrix, pruning.norm},
+            pruning.quota,
+            target.mask,
+            target.read_again,
+            target.past,
+            false,
+            target.hint,
+            found,
+            lanes_.data() + first_lane,
+            threads};
+  }
+
   /// Writes the whole mask, on `threads` threads from lane `first_lane` on. Calls that share no
   /// lane may run at the same time, but for matrices with large blocks: those need the engine for
   /// themselves.
@@ -78,18 +95,10 @@ class Engine {
       target.mask.fill(matrix.rows(), matrix.columns(), 1);
       return;
     }
-    Task<Key> task{*table_,
-                   *select_,
-                   grid,
-                   {*table_, grid.matrix, norm},
-                   quota,
-                   target.mask,
-                   target.read_again,
-                   target.past,
-                   false,
-                   target.hint,
-                   lanes_.data() + first_lane,
-                   threads};
+    const Lane<Key>& lane = *lanes_[static_cast<std::size_t>(first_lane)];
+    Task<Key> task = task_of(grid, pruning, target, first_lane, threads,
+                             {lane.tiles.get(), lane.gathered.get(), lane.gathered_spare.get(),
+                              lane.places.get(), candidates_max(grid.blocks()), nullptr});
     if (task.has_past()) begin_with_past(task);
     if (quota.blocks == grid.blocks()) {
       write_all(task, nullptr, 0);
@@ -103,6 +112,119 @@ class Engine {
       }
     }
     if (task.large()) write_within_large_blocks(task, norm);
+  }
+
+  // --- for several matrices with one cut: see pool_engine.hpp ------------------------------------
+
+  /// Writes the mask as if pruning stopped at the bracket's guess, if there is a mask to write;
+  /// counts; and collects the candidates.
+  PassCounts pass(const Task<Key>& task, const Bracket<Key>& bracket) const noexcept {
+    std::atomic<std::int64_t> below{0}, at_lo{0}, inside{0}, at_hi{0};
+    // Not for each tile: an atomic addition waits for all that was written past the cache.
+    const auto hand_in = [&](Lane<Key>& lane) {
+      const PassCounts& group = lane.group;
+      below.fetch_add(group.below);
+      at_lo.fetch_add(group.at_lo);
+      at_hi.fetch_add(group.at_hi);
+      std::int64_t begin = inside.fetch_add(group.inside);
+      if (task.found.used != nullptr) begin = task.found.used->fetch_add(group.inside);
+      for (int i = 0; i < lane.group_size; ++i) {
+        task.found.tiles[lane.group_tiles[static_cast<std::size_t>(i)]].candidates += begin;
+      }
+      if (begin + group.inside <= task.found.room) {
+        std::copy_n(lane.group_candidates.data(), group.inside, task.found.gathered + begin);
+        std::copy_n(lane.group_places.data(), group.inside, task.found.places + begin);
+      }
+      lane.group = {};
+      lane.group_size = 0;
+    };
+    for_each_tile(
+        task,
+        [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
+          if (lane.group.inside + tile_blocks_max > group_candidates_max) hand_in(lane);
+          pass_tile(task, bracket, tile, patch, lane);
+        },
+        hand_in);
+    return {below, at_lo, inside, at_hi};
+  }
+
+  /// Turns the mask of a pass into the right one, where the cut is known, and how many keys equal
+  /// its threshold.
+  void put_right(const Task<Key>& task, const Bracket<Key>& bracket, Cut<Key> cut,
+                 std::int64_t among) noexcept {
+    if (cut.ties > 0 && cut.ties == among)
+      cut = {cut.threshold + 1, 0};  // all of them: no need to count
+    if (cut.ties > 0) {
+      count_ties_before(task, [&](const TileCounts& tile) -> std::int64_t {
+        if (bracket.ties_at_lo && cut.threshold == bracket.lo) return tile.at_lo;
+        if (bracket.ties_at_hi && cut.threshold == bracket.hi) return tile.at_hi;
+        return task.select.count_equal(task.found.gathered + tile.candidates, tile.inside,
+                                       cut.threshold);
+      });
+    }
+    // Hardly any tile is wrong as a whole: none but those is packed again.
+    for_each_unpacked(task, [&](std::int64_t index, const Patch& whole, Lane<Key>& lane) {
+      const TileCounts& found = tile_counts(task, index);
+      const Key from = bracket.from(index);
+      const auto wrong = [&](Key key, std::int64_t ties) {
+        const std::int64_t pruned =
+            key < cut.threshold   ? ties
+            : key > cut.threshold ? 0
+                                  : std::clamp<std::int64_t>(cut.ties - found.ties_before, 0, ties);
+        return pruned != (key < from ? ties : 0);
+      };
+      if (wrong(bracket.lo, found.at_lo) || wrong(bracket.hi, found.at_hi)) {
+        write_by_cut(task, index, whole ? whole : pack_tile(task, index, lane), cut, lane);
+      } else {
+        correct_candidates(task, index, whole, from, cut, lane);
+      }
+    });
+  }
+
+  /// How many blocks the mask before has pruned.
+  std::int64_t count_past(const Task<Key>& task) const noexcept {
+    std::atomic<std::int64_t> pruned{0};
+    for_each_unpacked(task, [&](std::int64_t tile, const Patch&, Lane<Key>& lane) {
+      std::int64_t here = 0;
+      Grid::for_each_chunk(task.grid.tile(tile), [&](const Grid::Part& chunk) {
+        here += task.table.count_zeros(free_blocks(task, chunk, lane), chunk.size());
+      });
+      pruned.fetch_add(here);
+    });
+    return pruned;
+  }
+
+  /// The L2 norm of the scores of all blocks.
+  double norm(const Task<Key>& task) const noexcept {
+    const int used = static_cast<int>(std::min<std::int64_t>(task.threads, task.grid.tiles()));
+    for (int w = 0; w < used; ++w) task.lane(w).squares.clear();
+    for_each_tile(task, [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
+      for_each_scored_chunk(task, tile, patch, lane, [&](const Grid::Part& chunk, const Key* keys) {
+        lane.squares.add(keys, chunk.size());
+      });
+    });
+    SquareSum<Key>& sum = task.lane(0).squares;
+    for (int w = 1; w < used; ++w) sum.add(task.lane(w).squares);
+    return std::sqrt(sum.rounded());
+  }
+
+  /// below[i] = how many keys are less than keys[i], for at most 2^radix_bits of them.
+  [[gnu::cold]] void count_below(const Task<Key>& task, const Key* keys, std::int64_t n,
+                                 std::int64_t* below) const noexcept {
+    const int used = static_cast<int>(std::min<std::int64_t>(task.threads, task.grid.tiles()));
+    for (int w = 0; w < used; ++w) std::fill_n(task.lane(w).counts.data(), n, 0);
+    for_each_tile(task, [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
+      for_each_scored_chunk(task, tile, patch, lane, [&](const Grid::Part& chunk, const Key* of) {
+        for (std::int64_t i = 0; i < n; ++i) {
+          lane.counts[static_cast<std::size_t>(i)] +=
+              task.select.count_below(of, chunk.size(), keys[i]);
+        }
+      });
+    });
+    std::fill_n(below, n, 0);
+    for (int w = 0; w < used; ++w) {
+      std::transform(below, below + n, task.lane(w).counts.data(), below, std::plus<>());
+    }
   }
 
  private:
@@ -201,14 +323,7 @@ class Engine {
 
   /// Finds out what is to be chosen: see past.hpp. Where nothing was pruned, all is as ever.
   void begin_with_past(Task<Key>& task) const noexcept {
-    std::atomic<std::int64_t> pruned{0};
-    for_each_unpacked(task, [&](std::int64_t tile, const Patch&, Lane<Key>& lane) {
-      std::int64_t here = 0;
-      Grid::for_each_chunk(task.grid.tile(tile), [&](const Grid::Part& chunk) {
-        here += task.table.count_zeros(free_blocks(task, chunk, lane), chunk.size());
-      });
-      pruned.fetch_add(here);
-    });
+    const std::int64_t pruned = count_past(task);
     if (pruned == 0) {
       task.past = {};
       return;
@@ -243,7 +358,7 @@ class Engine {
   /// fast for any input. Rare, hence small.
   [[gnu::cold]] void prune_by_counting(const Task<Key>& task) noexcept {
     const CutRange<Key> cut = range_of_cut<Key>(
-        task.grid.blocks(), task.quota.blocks, candidates_max(task.grid.blocks()),
+        task.grid.blocks(), task.quota.blocks, task.found.room,
         [&](const KeyRange<Key>& range, int bits) { return count_buckets(task, range, bits); });
     const double share = static_cast<double>(cut.left) / static_cast<double>(cut.among);
     const Key lo = cut.keys.lo();
@@ -284,7 +399,7 @@ class Engine {
   /// Fills in ties_before from what a tile adds.
   template <class Ties>
   void count_ties_before(const Task<Key>& task, const Ties& ties_of) noexcept {
-    TileCounts* const tiles = task.lane(0).tiles.get();
+    TileCounts* const tiles = task.found.tiles;
     std::int64_t before = 0;
     for (std::int64_t tile = 0; tile < task.grid.tiles(); ++tile) {
       tiles[tile].ties_before = before;
@@ -297,7 +412,7 @@ class Engine {
   /// among those, and their places are corrected. False where the bracket missed the cut, or held
   /// too many candidates: the mask is written then, but wrong.
   bool prune_by_sample(const Task<Key>& task) noexcept {
-    const double enough = 0.8 * static_cast<double>(candidates_max(task.grid.blocks()));
+    const double enough = 0.8 * static_cast<double>(task.found.room);
     const Sample sample = first_sample(task);
     const Spread<Key> spread = spread_of(task, sample);
     Bracket<Key> bracket = bracket_of(task, sample, spread);
@@ -362,37 +477,6 @@ class Engine {
     *task.hint = hint;
   }
 
-  PassCounts pass(const Task<Key>& task, const Bracket<Key>& bracket) const noexcept {
-    const Lane<Key>& first = task.lane(0);
-    const std::int64_t room = candidates_max(task.grid.blocks());
-    std::atomic<std::int64_t> below{0}, at_lo{0}, inside{0}, at_hi{0};
-    // Not for each tile: an atomic addition waits for all that was written past the cache.
-    const auto hand_in = [&](Lane<Key>& lane) {
-      const PassCounts& group = lane.group;
-      below.fetch_add(group.below);
-      at_lo.fetch_add(group.at_lo);
-      at_hi.fetch_add(group.at_hi);
-      const std::int64_t begin = inside.fetch_add(group.inside);
-      for (int i = 0; i < lane.group_size; ++i) {
-        first.tiles[lane.group_tiles[static_cast<std::size_t>(i)]].candidates += begin;
-      }
-      if (begin + group.inside <= room) {
-        std::copy_n(lane.group_candidates.data(), group.inside, first.gathered.get() + begin);
-        std::copy_n(lane.group_places.data(), group.inside, first.places.get() + begin);
-      }
-      lane.group = {};
-      lane.group_size = 0;
-    };
-    for_each_tile(
-        task,
-        [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
-          if (lane.group.inside + tile_blocks_max > group_candidates_max) hand_in(lane);
-          pass_tile(task, bracket, tile, patch, lane);
-        },
-        hand_in);
-    return {below, at_lo, inside, at_hi};
-  }
-
   /// Writes the provisional mask of a tile, and adds to what its group has found.
   void pass_tile(const Task<Key>& task, const Bracket<Key>& bracket, std::int64_t tile,
                  const Patch& patch, Lane<Key>& lane) const noexcept {
@@ -407,9 +491,9 @@ class Engine {
     if (bracket.lo < from) found.below -= found.at_lo;
     if (bracket.hi < from) found.below -= found.at_hi;
 
-    task.lane(0).tiles[tile] = {lane.group.inside, static_cast<std::int32_t>(found.inside),
-                                static_cast<std::int32_t>(found.at_lo),
-                                static_cast<std::int32_t>(found.at_hi), 0};
+    task.found.tiles[tile] = {lane.group.inside, static_cast<std::int32_t>(found.inside),
+                              static_cast<std::int32_t>(found.at_lo),
+                              static_cast<std::int32_t>(found.at_hi), 0};
     lane.group_tiles[static_cast<std::size_t>(lane.group_size++)] = tile;
     lane.group.add(found);
   }
@@ -420,12 +504,14 @@ class Engine {
                           std::int64_t tile, const Patch& patch, Lane<Key>& lane) const noexcept {
     PassCounts found{};
     const bool count_ends = bracket.counts_ties();
-    const bool write_mask = task.whole() && task.scorer.can_bracket_masks() && !count_ends;
+    const bool write_mask =
+        task.writes() && task.whole() && task.scorer.can_bracket_masks() && !count_ends;
     const auto visit = [&](const Grid::Part& band, std::int64_t first) {
       std::uint8_t* const keep = keep_of(task, band, lane);
-      const MaskWindow window = task.window(task.grid.elements(band));
-      const typename Scorer<Key>::Target target{write_mask ? window.bytes : keep, window.pitch,
-                                                write_mask, count_ends, task.store()};
+      const MaskWindow window =
+          write_mask ? task.window(task.grid.elements(band)) : MaskWindow{keep, 0};
+      const typename Scorer<Key>::Target target{window.bytes, window.pitch, write_mask, count_ends,
+                                                task.store()};
       const std::int64_t before = lane.group.inside + found.inside;
       const auto [counts, before_first, behind] = task.scorer.bracket(
           target, lane.group_candidates.data() + before, lane.group_places.data() + before,
@@ -476,21 +562,21 @@ class Engine {
     return found;
   }
 
-  /// Turns the mask of a pass into the right one.
+  /// Selects the cut among the candidates; false where the bracket missed.
   bool correct(const Task<Key>& task, const Bracket<Key>& bracket,
                const PassCounts& counts) noexcept {
-    Lane<Key>& first = task.lane(0);
+    const Findings<Key>& found = task.found;
     Cut<Key> cut{bracket.lo, task.quota.blocks - counts.below};
     std::int64_t among = counts.at_lo;  // keys that equal the threshold
-    if (cut.ties < 1 || counts.inside > candidates_max(task.grid.blocks())) return false;
+    if (cut.ties < 1 || counts.inside > found.room) return false;
     if (cut.ties > counts.at_lo + counts.inside) {
       cut = {bracket.hi, cut.ties - counts.at_lo - counts.inside};
       among = counts.at_hi;
       if (cut.ties > among) return false;
     } else if (cut.ties > counts.at_lo) {
-      cut = cut_of(task.select, first.gathered.get(), counts.inside, cut.ties - counts.at_lo,
-                   first.gathered_spare.get(), run_length * runs_of_sample(task.grid.blocks()));
-      among = task.select.count_equal(first.gathered.get(), counts.inside, cut.threshold);
+      cut = cut_of(task.select, found.gathered, counts.inside, cut.ties - counts.at_lo, found.spare,
+                   run_length * runs_of_sample(task.grid.blocks()));
+      among = task.select.count_equal(found.gathered, counts.inside, cut.threshold);
     }
     if (bracket.counts_ties()) {
       cut.density = 0;
@@ -498,32 +584,7 @@ class Engine {
       cut.density = static_cast<double>(counts.inside) / static_cast<double>(bracket.width());
     }
     renew_hint(task, cut);
-    if (cut.ties == among) cut = {cut.threshold + 1, 0};  // all of them: no need to count
-    if (cut.ties > 0) {
-      count_ties_before(task, [&](const TileCounts& tile) -> std::int64_t {
-        if (bracket.ties_at_lo && cut.threshold == bracket.lo) return tile.at_lo;
-        if (bracket.ties_at_hi && cut.threshold == bracket.hi) return tile.at_hi;
-        return task.select.count_equal(first.gathered.get() + tile.candidates, tile.inside,
-                                       cut.threshold);
-      });
-    }
-    // Hardly any tile is wrong as a whole: none but those is packed again.
-    for_each_unpacked(task, [&](std::int64_t index, const Patch& whole, Lane<Key>& lane) {
-      const TileCounts& found = tile_counts(task, index);
-      const Key from = bracket.from(index);
-      const auto wrong = [&](Key key, std::int64_t ties) {
-        const std::int64_t pruned =
-            key < cut.threshold   ? ties
-            : key > cut.threshold ? 0
-                                  : std::clamp<std::int64_t>(cut.ties - found.ties_before, 0, ties);
-        return pruned != (key < from ? ties : 0);
-      };
-      if (wrong(bracket.lo, found.at_lo) || wrong(bracket.hi, found.at_hi)) {
-        write_by_cut(task, index, whole ? whole : pack_tile(task, index, lane), cut, lane);
-      } else {
-        correct_candidates(task, index, whole, from, cut, lane);
-      }
-    });
+    put_right(task, bracket, cut, among);
     return true;
   }
 
@@ -534,13 +595,14 @@ class Engine {
   }
 
   const TileCounts& tile_counts(const Task<Key>& task, std::int64_t tile) const noexcept {
-    return task.lane(0).tiles[tile];
+    return task.found.tiles[tile];
   }
 
   /// Where the decisions on a chunk's blocks go, a byte per block: with single elements, right into
   /// the mask; those on large blocks are kept.
   std::uint8_t* keep_of(const Task<Key>& task, const Grid::Part& chunk,
                         Lane<Key>& lane) const noexcept {
+    if (!task.writes()) return lane.keep.data();
     if (task.large()) return block_keep_.get() + task.grid.begin(chunk);
     if (task.direct()) return task.mask.bytes + task.grid.begin(chunk);
     return lane.keep.data();
@@ -563,10 +625,9 @@ class Engine {
   /// tile.
   void correct_candidates(const Task<Key>& task, std::int64_t index, const Patch& patch, Key from,
                           const Cut<Key>& cut, Lane<Key>& lane) const noexcept {
-    const Lane<Key>& first = task.lane(0);
     const TileCounts& found = tile_counts(task, index);
-    const Key* const keys = first.gathered.get() + found.candidates;
-    const std::uint16_t* const places = first.places.get() + found.candidates;
+    const Key* const keys = task.found.gathered + found.candidates;
+    const std::uint16_t* const places = task.found.places + found.candidates;
     const Grid::Part tile = task.grid.tile(index);
     // Only those between what the pass assumed and the cut can be wrong.
     const Key low = std::min(from, cut.threshold);

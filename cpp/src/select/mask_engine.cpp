@@ -1,76 +1,23 @@
 #include "select/mask_engine.hpp"
 
 #include <algorithm>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "base/layout.hpp"
 #include "base/parallel.hpp"
+#include "datasparse/pool.hpp"
 #include "kernels/kernels.hpp"
-#include "mask/kept_zeros.hpp"
-#include "mask/level.hpp"
-#include "mask/pattern.hpp"
 #include "select/engine.hpp"
 #include "select/limits.hpp"
-#include "tiles/grid.hpp"
-#include "tiles/matrix.hpp"
-#include "tiles/permutation.hpp"
+#include "select/mask_plan.hpp"
+#include "select/pool_engine.hpp"
 
 namespace datasparse {
 namespace {
-
-/// A job in the numbers of the engine.
-struct Plan {
-  const MaskJob* job;
-  Pruning pruning;
-  bool is_permuted = false;  // the mask in the order of its layout is another one
-
-  explicit Plan(const MaskJob& of) noexcept : job(&of), pruning{Matrix(of.data), of.spec.norm} {
-    const Axes& shape = of.data.shape();
-    const MatrixShape seen = MatrixShape::of(shape, of.layout);
-    Matrix& matrix = pruning.matrix;
-    if (layout_matters(of.spec, shape, of.layout)) {
-      matrix = Matrix(of.data, of.layout);
-      is_permuted = !keeps_order(shape, of.layout);
-    }
-    const Pattern pattern = Pattern::of(of.spec, seen);
-    pruning.height = pattern.height;
-    pruning.width = pattern.width;
-    // Narrow matrices make short strips; where nothing depends on the rows, see them as one.
-    if (pattern.height == 1 && matrix.columns() % pattern.width == 0 && matrix.is_one_row()) {
-      matrix = matrix.as_one_row();
-    }
-    pruning.quota = {Level::of(of.spec).pruned_of(grid().blocks()), pattern.zeros};
-  }
-
-  std::int64_t elements() const noexcept {
-    return pruning.matrix.rows() * pruning.matrix.columns();
-  }
-  Grid grid() const noexcept { return Grid(pruning.matrix, pruning.height, pruning.width); }
-  bool has_large_blocks() const noexcept {
-    return pruning.height * pruning.width > small_block_max;
-  }
-  /// The selections within large blocks included.
-  Room room() const noexcept {
-    const Matrix& matrix = pruning.matrix;
-    Room room = room_of(grid());
-    if (has_large_blocks()) {
-      // Those at the edge are narrower: tiles may hold more of their rows, and their keys may all
-      // be kept where those of whole ones are not.
-      for (const std::int64_t columns : {pruning.width, matrix.columns() % pruning.width}) {
-        if (columns == 0) continue;
-        Room within = room_of(Grid(matrix.part(0, 0, pruning.height, columns), 1, 1));
-        within.in_memory = std::min(within.blocks, in_memory_max);
-        room.include(within);
-      }
-    }
-    if (is_permuted) room.viewed = elements();
-    if (job->spec.monotone) room.past = elements();
-    return room;
-  }
-  static Room room_of(const Grid& grid) noexcept {
-    const std::int64_t blocks = grid.blocks();
-    return {blocks, grid.tiles(), grid.packed_bytes(), blocks <= in_memory_max ? blocks : 0};
-  }
-};
 
 /// Scratch memory that a thread keeps from one step to the next, since fresh memory costs as much
 /// as a step: what would be more is given back.
@@ -86,73 +33,86 @@ class Batch {
     large_.clear();
     shared_ = largest_ = Room();
     elements_ = large_blocks_ = 0;
+    is_pooled_ = false;
     if (engine_.bytes_held() > kept_bytes_max) engine_ = Engine<Key>();
   }
 
-  void add(const MaskJob& job) {
-    const Plan plan(job);
-    // A large one gets all threads for itself.
-    const bool alone = plan.elements() >= parallel_from || plan.has_large_blocks();
-    (alone ? large_ : small_).push_back(plan);
+  /// One that is computed by itself, or else by a pool.
+  void add(const MaskPlan& plan, bool by_itself) {
+    const bool is_large = plan.takes_all_threads();
+    if (by_itself) (is_large ? large_ : small_).push_back(plan);
+    is_pooled_ = is_pooled_ || !by_itself;
     elements_ += plan.elements();
-    if (!alone) shared_.include(plan.room());
+    if (!is_large) shared_.include(plan.room());
     largest_.include(plan.room());
     if (plan.has_large_blocks()) large_blocks_ = std::max(large_blocks_, plan.grid().blocks());
   }
 
   void allocate(const Kernels& table, int threads) {
     table_ = &table;
-    threads_ = elements_ < parallel_from ? 1 : threads;
+    threads_ = elements_ < parallel_from && !is_pooled_ ? 1 : threads;
     if (elements_ > 0) engine_.allocate(table, threads_, shared_, largest_, large_blocks_);
   }
 
   void run() noexcept {
     parallel_for(static_cast<std::int64_t>(small_.size()), threads_,
                  [this](std::int64_t i, int worker) {
-                   prune(small_[static_cast<std::size_t>(i)], worker, 1);
+                   prune_alone(engine_, *table_, small_[static_cast<std::size_t>(i)], worker, 1);
                  });
-    for (const Plan& plan : large_) prune(plan, 0, plan.elements() < parallel_from ? 1 : threads_);
+    for (const MaskPlan& plan : large_) {
+      prune_alone(engine_, *table_, plan, 0, plan.elements() < parallel_from ? 1 : threads_);
+    }
   }
+
+  Engine<Key>& engine() noexcept { return engine_; }
 
  private:
-  void prune(const Plan& plan, int lane, int lanes) noexcept {
-    const MaskJob& job = *plan.job;
-    const std::int64_t pitch = plan.pruning.matrix.columns();
-    Target target{{job.mask, pitch}, job.kept_zeros != nullptr, {}, job.hint};
-    if (plan.is_permuted) target = {{engine_.viewed(lane), pitch}, true, {}, job.hint};
-    if (job.spec.monotone) target.past = {past_of(plan, lane, lanes), pitch};
-    engine_.prune(plan.pruning, target, lane, lanes);
-    if (plan.is_permuted) {
-      const Permutation order(job.data.shape(), job.layout);
-      order.from_view(*table_, job.mask, target.mask.bytes, lanes);
-    }
-    if (job.kept_zeros != nullptr) {
-      zero_kept(*table_, job.mask, job.kept_zeros, plan.elements(), lanes);
-    }
-  }
-
-  /// What the mask has pruned up to now, in the order of the layout: see past.hpp. Changes the
-  /// mask, which is written anew. nullptr where it is nothing.
-  std::uint8_t* past_of(const Plan& plan, int lane, int lanes) noexcept {
-    const MaskJob& job = *plan.job;
-    std::uint8_t* const past = engine_.past(lane);
-    std::uint8_t* const own = plan.is_permuted ? job.mask : past;
-    // A single element that stays zero is a block that is pruned, whatever it has become meanwhile.
-    const std::uint8_t* const kept =
-        plan.pruning.height * plan.pruning.width > 1 ? job.kept_zeros : nullptr;
-    if (!mark_free(*table_, own, job.mask, kept, plan.elements(), lanes)) return nullptr;
-    if (plan.is_permuted) {
-      Permutation(job.data.shape(), job.layout).to_view(*table_, past, job.mask, lanes);
-    }
-    return past;
-  }
-
   const Kernels* table_ = nullptr;
-  std::vector<Plan> small_, large_;
+  std::vector<MaskPlan> small_, large_;
   Room shared_, largest_;
   std::int64_t elements_ = 0, large_blocks_ = 0;
   int threads_ = 1;
+  bool is_pooled_ = false;
   Engine<Key> engine_;
+};
+
+/// The pools among some jobs, in the order in which they come first.
+class Pools {
+ public:
+  void add(const MaskPlan& mask) {
+    const auto& name = mask.job->spec.pool;
+    const auto [found, is_new] = places_.try_emplace(name, groups_.size());
+    if (is_new) groups_.push_back({name, {}});
+    groups_[found->second].masks.push_back(mask);
+  }
+
+  /// ValueError from PoolPlan::of().
+  void allocate(PoolScratch& scratch) {
+    for (const auto& [name, masks] : groups_) {
+      std::vector<BlockSpec> specs;
+      std::vector<Axes> shapes;
+      for (const auto& mask : masks) {
+        specs.push_back(mask.job->spec);
+        shapes.push_back(viewed_shape(mask.job->data.shape(), mask.job->layout));
+      }
+      pools_.push_back(std::make_unique<Pool>(PoolPlan::of(name, specs, shapes), masks));
+      pools_.back()->allocate(scratch);
+    }
+  }
+
+  void run(const PoolEngines& engines) noexcept {
+    for (const auto& pool : pools_) pool->run(engines);
+  }
+  bool empty() const noexcept { return groups_.empty(); }
+
+ private:
+  struct Group {
+    std::string name;
+    std::vector<MaskPlan> masks;
+  };
+  std::map<std::string, std::size_t> places_;
+  std::vector<Group> groups_;
+  std::vector<std::unique_ptr<Pool>> pools_;
 };
 
 }  // namespace
@@ -163,21 +123,29 @@ void compute_masks(const std::vector<MaskJob>& jobs, const Kernels& table) {
   thread_local Batch<std::uint64_t> wide;
   narrow.clear();
   wide.clear();
+  Pools pools;
   for (const auto& job : jobs) {
     if (job.data.size() == 0) continue;
+    const MaskPlan plan(job);
+    const bool alone = job.spec.pool.empty();
     if (job.data.dtype() == DType::float64) {
-      wide.add(job);
+      wide.add(plan, alone);
     } else {
-      narrow.add(job);
+      narrow.add(plan, alone);
     }
+    if (!alone) pools.add(plan);
   }
   const int threads = available_threads();
   narrow.allocate(table, threads);
   wide.allocate(table, threads);
+  thread_local PoolScratch scratch;
+  if (!pools.empty()) pools.allocate(scratch);
   narrow.run();
   wide.run();
+  pools.run({table, narrow.engine(), wide.engine(), threads});
   narrow.clear();
   wide.clear();
+  if (scratch.bytes() > kept_bytes_max) scratch.release();
 }
 
 }  // namespace datasparse

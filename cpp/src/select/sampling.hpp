@@ -69,21 +69,24 @@ struct Spread {
   double margin_up_to() const noexcept { return deviations * up_to + 4; }
 };
 
+/// The block that a run begins with. One run of neighbours from each of as many equal parts, at
+/// places that the golden ratio spreads evenly. bench/adversary.py knows the places.
+inline std::int64_t place_of_run(std::int64_t run, std::int64_t part) noexcept {
+  const auto choices = static_cast<std::uint64_t>(part - run_length + 1);
+  constexpr std::uint64_t golden = 0x9E3779B97F4A7C15U;                          // 2^64 / phi
+  const std::uint64_t share = (static_cast<std::uint64_t>(run) * golden) >> 32;  // of 2^32
+  return run * part + static_cast<std::int64_t>((share * choices) >> 32);
+}
+
 /// Calls done(lane, run, keys, n) for some runs at a time, the first of which is `run`, with the
-/// keys of their n blocks, which target(lane, run) has given the place for. bench/adversary.py
-/// knows the places of the runs.
+/// keys of their n blocks, which target(lane, run) has given the place for. Runs are
+/// whole cache lines, where the matrix begins with one.
 template <class Key, class Target, class Done>
 void score_sample(const Task<Key>& task, std::int64_t runs, const Target& target,
                   const Done& done) noexcept {
-  // One run of neighbours from each of as many equal parts, at places that the golden ratio
-  // spreads evenly; whole cache lines, where the matrix begins with one.
   const std::int64_t part = task.grid.blocks() / runs;
-  const auto place = [&](std::int64_t run) {
-    const auto choices = static_cast<std::uint64_t>(part - run_length + 1);
-    constexpr std::uint64_t golden = 0x9E3779B97F4A7C15U;                          // 2^64 / phi
-    const std::uint64_t share = (static_cast<std::uint64_t>(run) * golden) >> 32;  // of 2^32
-    return (run * part + static_cast<std::int64_t>((share * choices) >> 32)) / run_length *
-           run_length;
+  const auto place = [part](std::int64_t run) {
+    return place_of_run(run, part) / run_length * run_length;
   };
   const Patch patch = Patch::of(task.grid.matrix);
   constexpr std::int64_t batch =
@@ -111,7 +114,7 @@ template <class Key>
 Sample first_sample(const Task<Key>& task) noexcept {
   const std::int64_t n = task.grid.blocks();
   const std::int64_t runs = std::min(runs_of_sample(n), n / 2 / run_length);
-  Key* const keys = task.lane(0).gathered.get();
+  Key* const keys = task.found.gathered;
   score_sample(
       task, runs, [&](Lane<Key>&, std::int64_t run) { return keys + run * run_length; },
       [](Lane<Key>&, std::int64_t, const Key*, std::int64_t) {});
@@ -134,9 +137,8 @@ Key select_near(const Task<Key>& task, const Sample& sample, double distance) no
   const std::int64_t k = whole - sample.below;
   if (k < 1) return 0;
   if (k > sample.kept) return KeyTraits<Key>::nan;
-  const Lane<Key>& first = task.lane(0);
-  const Cut<Key> cut = cut_of(task.select, first.gathered.get(), sample.kept, k,
-                              first.gathered_spare.get(), candidates_max(task.grid.blocks()));
+  const Cut<Key> cut =
+      cut_of(task.select, task.found.gathered, sample.kept, k, task.found.spare, task.found.room);
   return std::min(cut.threshold, KeyTraits<Key>::nan);  // what may not be chosen is above
 }
 
@@ -164,9 +166,8 @@ inline double deviation(const std::uint16_t* counts, std::int64_t runs) noexcept
 /// What the first sample says of itself.
 template <class Key>
 Spread<Key> spread_of(const Task<Key>& task, const Sample& sample) noexcept {
-  const Lane<Key>& first = task.lane(0);
-  const Key* const keys = first.gathered.get();
-  std::uint16_t* const counts = first.places.get();
+  const Key* const keys = task.found.gathered;
+  std::uint16_t* const counts = task.found.places;
   const auto deviation_below = [&](Key key) {
     for (std::int64_t run = 0; run < sample.runs; ++run) {
       counts[run] = static_cast<std::uint16_t>(
@@ -186,10 +187,9 @@ Spread<Key> spread_of(const Task<Key>& task, const Sample& sample) noexcept {
 template <class Key>
 std::pair<Sample, Spread<Key>> take_second_sample(const Task<Key>& task, Key key, Key from,
                                                   Key to) noexcept {
-  const std::int64_t n = task.grid.blocks(), room = candidates_max(n);
+  const std::int64_t n = task.grid.blocks(), room = task.found.room;
   const std::int64_t runs = std::min(second_sample * runs_of_sample(n), n / 2 / run_length);
-  const Lane<Key>& first = task.lane(0);
-  std::uint16_t* const below_key = first.places.get();
+  std::uint16_t* const below_key = task.found.places;
   std::uint16_t* const up_to_key = below_key + runs;
   std::atomic<std::int64_t> below{0}, kept{0};
   score_sample(
@@ -207,7 +207,7 @@ std::pair<Sample, Spread<Key>> take_second_sample(const Task<Key>& task, Key key
         below.fetch_add(found.below);
         const std::int64_t begin = kept.fetch_add(found.inside);
         if (begin + found.inside <= room) {
-          std::copy_n(near, found.inside, first.gathered.get() + begin);
+          std::copy_n(near, found.inside, task.found.gathered + begin);
         }
       });
   // Where there was no room for all of them, none counts: then no rank is held.
@@ -226,7 +226,7 @@ Bracket<Key> bracket_of(const Task<Key>& task, const Sample& sample,
   const Key guess = select_near(task, sample, 0);
   const Key lo = select_near(task, sample, -spread.margin_below());
   const Key hi = select_near(task, sample, spread.margin_up_to());
-  const Key* const keys = task.lane(0).gathered.get();
+  const Key* const keys = task.found.gathered;
   const auto count_below = [&](Key key) {
     return static_cast<double>(sample.below + task.select.count_below(keys, sample.kept, key));
   };

@@ -3,11 +3,13 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <new>
 
 #include "base/buffer.hpp"
+#include "base/square_sum.hpp"
 #include "kernels/kernels.hpp"
 #include "select/limits.hpp"
 #include "select/part.hpp"
@@ -69,6 +71,17 @@ struct PassCounts {
   }
 };
 
+/// Where passes leave what they find.
+template <class Key>
+struct Findings {
+  TileCounts* tiles;                // of the matrix
+  Key* gathered;                    // a sample, and when that has told the bracket, the candidates
+  Key* spare;                       // for a selection among them
+  std::uint16_t* places;            // of the candidates, each in its tile; before, counts of runs
+  std::int64_t room;                // for so many candidates
+  std::atomic<std::int64_t>* used;  // by all tensors that share it; nullptr for one by itself
+};
+
 /// Memory of one thread.
 template <class Key>
 struct Lane {
@@ -88,6 +101,7 @@ struct Lane {
   Array<std::uint8_t, tile_blocks_max> tile_keep;
   Array<std::uint16_t, tile_blocks_max + places_slack> wrong;  // candidates
   Array<std::int64_t, std::int64_t{1} << radix_bits> counts;
+  SquareSum<Key> squares;
   Buffer<std::byte> packed;
   // Of a group of tiles:
   PassCounts group{};
@@ -99,12 +113,11 @@ struct Lane {
   // Of the matrix whose first lane this is:
   Buffer<Key> all_keys, spare;
   Buffer<std::uint8_t> all_keep;
-  Buffer<TileCounts> tiles;
-  Buffer<std::uint8_t> viewed;   // its mask in the order of its layout
-  Buffer<std::uint8_t> past;     // and the one before: see past.hpp
-  Buffer<Key> gathered;          // a sample, and when that has told the bracket, the candidates
-  Buffer<Key> gathered_spare;    // for a selection among them
-  Buffer<std::uint16_t> places;  // of the candidates, each in its tile; before, counts of runs
+  Buffer<std::uint8_t> viewed;  // its mask in the order of its layout
+  Buffer<std::uint8_t> past;    // and the one before: see past.hpp
+  Buffer<TileCounts> tiles;     // the rest is for Findings
+  Buffer<Key> gathered, gathered_spare;
+  Buffer<std::uint16_t> places;
 
   static void* operator new(std::size_t bytes, std::align_val_t) { return allocate_scratch(bytes); }
   static void operator delete(void* memory, std::size_t bytes, std::align_val_t) noexcept {

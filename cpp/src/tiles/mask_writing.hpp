@@ -137,7 +137,7 @@ void write_within_blocks(const Task<Key>& task, const Grid::Part& band, const Pa
 template <class Key>
 void write_chunk(const Task<Key>& task, const Grid::Part& chunk, const Patch& patch,
                  const std::uint8_t* keep, Lane<Key>& lane) noexcept {
-  if (task.large() || task.direct()) return;
+  if (!task.writes() || task.large() || task.direct()) return;
   Grid::for_each_band(chunk, [&](const Grid::Part& band, std::int64_t first) {
     if (task.whole()) {
       write_blocks(task, band, keep + first);

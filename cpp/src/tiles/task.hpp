@@ -47,8 +47,9 @@ struct Task {
   MaskWindow mask;
   bool read_again;
   MaskWindow past;
-  bool returning;                           // only what was pruned is: some of it comes back
-  CutHint* hint;                            // or nullptr
+  bool returning;  // only what was pruned is: some of it comes back
+  CutHint* hint;   // or nullptr
+  Findings<Key> found;
   const std::unique_ptr<Lane<Key>>* lanes;  // one for each thread
   int threads;
 
@@ -61,6 +62,8 @@ struct Task {
     const bool large = grid.matrix.rows() * grid.matrix.columns() >= past_cache_from;
     return large && !read_again ? Store::past_cache : Store::ordinary;
   }
+  /// Whether there is a mask to be written: else a pass just counts.
+  bool writes() const noexcept { return mask.bytes != nullptr; }
   /// Whether it counts what the mask before has pruned.
   bool has_past() const noexcept { return past.bytes != nullptr; }
   /// Whether what is decided on the blocks is the mask itself.

@@ -1,0 +1,119 @@
+/// One mask to be computed, from the job to the engine.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "base/layout.hpp"
+#include "kernels/kernels.hpp"
+#include "mask/kept_zeros.hpp"
+#include "mask/level.hpp"
+#include "mask/pattern.hpp"
+#include "select/engine.hpp"
+#include "select/limits.hpp"
+#include "select/mask_engine.hpp"
+#include "tiles/grid.hpp"
+#include "tiles/matrix.hpp"
+#include "tiles/permutation.hpp"
+
+namespace datasparse {
+
+/// A job in the numbers of the engine.
+struct MaskPlan {
+  const MaskJob* job;
+  Pruning pruning;
+  bool is_permuted = false;  // the mask in the order of its layout is another one
+
+  explicit MaskPlan(const MaskJob& of) noexcept : job(&of), pruning{Matrix(of.data), of.spec.norm} {
+    const Axes& shape = of.data.shape();
+    const MatrixShape seen = MatrixShape::of(shape, of.layout);
+    Matrix& matrix = pruning.matrix;
+    if (layout_matters(of.spec, shape, of.layout)) {
+      matrix = Matrix(of.data, of.layout);
+      is_permuted = !keeps_order(shape, of.layout);
+    }
+    const Pattern pattern = Pattern::of(of.spec, seen);
+    pruning.height = pattern.height;
+    pruning.width = pattern.width;
+    // Narrow matrices make short strips; where nothing depends on the rows, see them as one.
+    if (pattern.height == 1 && matrix.columns() % pattern.width == 0 && matrix.is_one_row()) {
+      matrix = matrix.as_one_row();
+    }
+    pruning.quota = {Level::of(of.spec).pruned_of(grid().blocks()), pattern.zeros};
+  }
+
+  std::int64_t elements() const noexcept {
+    return pruning.matrix.rows() * pruning.matrix.columns();
+  }
+  Grid grid() const noexcept { return Grid(pruning.matrix, pruning.height, pruning.width); }
+  bool has_large_blocks() const noexcept {
+    return pruning.height * pruning.width > small_block_max;
+  }
+  /// Else it is one of many that the threads share.
+  bool takes_all_threads() const noexcept {
+    return elements() >= parallel_from || has_large_blocks();
+  }
+  /// The selections within large blocks included.
+  Room room() const noexcept {
+    const Matrix& matrix = pruning.matrix;
+    Room room = room_of(grid());
+    if (has_large_blocks()) {
+      // Those at the edge are narrower: tiles may hold more of their rows, and their keys may all
+      // be kept where those of whole ones are not.
+      for (const std::int64_t columns : {pruning.width, matrix.columns() % pruning.width}) {
+        if (columns == 0) continue;
+        Room within = room_of(Grid(matrix.part(0, 0, pruning.height, columns), 1, 1));
+        within.in_memory = std::min(within.blocks, in_memory_max);
+        room.include(within);
+      }
+    }
+    if (is_permuted) room.viewed = elements();
+    if (job->spec.monotone) room.past = elements();
+    return room;
+  }
+  static Room room_of(const Grid& grid) noexcept {
+    const std::int64_t blocks = grid.blocks();
+    return {blocks, grid.tiles(), grid.packed_bytes(), blocks <= in_memory_max ? blocks : 0};
+  }
+};
+
+/// What the mask has pruned up to now, in the order of the layout, in the lane's scratch memory:
+/// see past.hpp. nullptr where it is nothing, or where the mask is not monotone. A mask that is
+/// permuted is changed, to what gives the same when it is asked again.
+template <class Key>
+std::uint8_t* past_of(const Engine<Key>& engine, const Kernels& table, const MaskPlan& plan,
+                      int lane, int lanes) noexcept {
+  const MaskJob& job = *plan.job;
+  if (!job.spec.monotone) return nullptr;
+  std::uint8_t* const past = engine.past(lane);
+  std::uint8_t* const own = plan.is_permuted ? job.mask : past;
+  // A single element that stays zero is a block that is pruned, whatever it has become meanwhile.
+  const std::uint8_t* const kept =
+      plan.pruning.height * plan.pruning.width > 1 ? job.kept_zeros : nullptr;
+  if (!mark_free(table, own, job.mask, kept, plan.elements(), lanes)) return nullptr;
+  if (plan.is_permuted) {
+    Permutation(job.data.shape(), job.layout).to_view(table, past, job.mask, lanes);
+  }
+  return past;
+}
+
+/// Prunes so many blocks of one matrix by itself.
+template <class Key>
+void prune_alone(Engine<Key>& engine, const Kernels& table, const MaskPlan& plan, int lane,
+                 int lanes) noexcept {
+  const MaskJob& job = *plan.job;
+  const std::int64_t pitch = plan.pruning.matrix.columns();
+  Target target{{job.mask, pitch}, job.kept_zeros != nullptr, {}, job.hint};
+  if (plan.is_permuted) target = {{engine.viewed(lane), pitch}, true, {}, job.hint};
+  target.past = {past_of(engine, table, plan, lane, lanes), pitch};
+  engine.prune(plan.pruning, target, lane, lanes);
+  if (plan.is_permuted) {
+    const Permutation order(job.data.shape(), job.layout);
+    order.from_view(table, job.mask, target.mask.bytes, lanes);
+  }
+  if (job.kept_zeros != nullptr) {
+    zero_kept(table, job.mask, job.kept_zeros, plan.elements(), lanes);
+  }
+}
+
+}  // namespace datasparse

@@ -1,0 +1,623 @@
+/// The masks of tensors that share one threshold: pool.hpp says what is pruned.
+///
+/// How: as with one tensor (mask_engine.hpp), over the tiles of all of them. A sample of all, or
+/// their hints, bracket the key at which the pool stops; one pass over each writes its mask as if
+/// pruning stopped at the likely place, counts, and collects candidates; the exact key is searched
+/// among these; each mask is put right. Where the pool stops, each tensor loses a number of its own
+/// lowest blocks. So what a pass cannot write at once is computed by itself, once that number is
+/// known: masks in another order than the data, monotone ones, and those of groups at a bound.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <optional>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "base/buffer.hpp"
+#include "base/parallel.hpp"
+#include "datasparse/pool.hpp"
+#include "select/engine.hpp"
+#include "select/key_scale.hpp"
+#include "select/mask_plan.hpp"
+#include "select/pool_sample.hpp"
+
+namespace datasparse {
+
+/// Scratch memory of pools that are computed one after the other.
+template <class Key>
+struct PoolFindings {
+  Buffer<TileCounts> tiles;
+  Buffer<Key> gathered, spare;
+  Buffer<std::uint16_t> places;
+  std::atomic<std::int64_t> used{0};
+
+  void require(std::int64_t blocks, std::int64_t tile_count) {
+    tiles.require(tile_count);
+    gathered.require(candidates_max(blocks));
+    places.require(candidates_max(blocks));
+    spare.require(spare_room(blocks));
+  }
+  static std::int64_t spare_room(std::int64_t blocks) noexcept {
+    return run_length * runs_of_sample(blocks) + candidates_min;
+  }
+  std::int64_t bytes() const noexcept {
+    return tiles.bytes() + gathered.bytes() + spare.bytes() + places.bytes();
+  }
+  void release() noexcept {
+    tiles = {};
+    gathered = {};
+    spare = {};
+    places = {};
+  }
+};
+struct PoolScratch {
+  PoolFindings<std::uint32_t> narrow;
+  PoolFindings<std::uint64_t> wide;
+  PoolSample sample;
+  Buffer<std::int64_t> counts;
+
+  std::int64_t bytes() const noexcept { return narrow.bytes() + wide.bytes(); }
+  void release() noexcept {
+    narrow.release();
+    wide.release();
+    sample = {};
+    counts = {};
+  }
+};
+
+/// The engines that a pool's tensors are computed by.
+struct PoolEngines {
+  const Kernels& table;
+  Engine<std::uint32_t>& narrow;
+  Engine<std::uint64_t>& wide;
+  int threads;
+};
+
+class Pool {
+ public:
+  using Counts = PoolPlan::Counts;
+
+  /// Of data that have elements, in the order of their groups.
+  Pool(PoolPlan plan, const std::vector<MaskPlan>& masks) : plan_(std::move(plan)) {
+    bool any_narrow = false, any_norm = false;
+    for (const auto& mask : masks) {
+      Item item{mask};
+      item.is_wide = mask.job->data.dtype() == DType::float64;
+      (item.is_wide ? any_wide_ : any_narrow) = true;
+      any_norm = any_norm || mask.job->spec.normalize;
+      item.is_apart = mask.is_permuted || mask.has_large_blocks();
+      item.takes_part = plan_.members[items_.size()].weight > 0;
+      std::int64_t& tiles = item.is_wide ? wide_tiles_ : narrow_tiles_;
+      item.first_tile = std::exchange(tiles, tiles + mask.grid().tiles());
+      item.first_block = std::exchange(blocks_, blocks_ + mask.grid().blocks());
+      (mask.takes_all_threads() ? large_ : small_).push_back(items_.size());
+      items_.push_back(item);
+    }
+    const bool as_doubles = any_norm || (any_wide_ && any_narrow);
+    for (auto& item : items_) item.scale.as_double = as_doubles;
+    end_ = KeyScale::end(as_doubles || any_wide_);
+    below_.resize(items_.size());
+    pruned_.resize(items_.size());
+    search_.emplace(plan_, end_);
+  }
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  void allocate(PoolScratch& scratch) {
+    scratch_ = &scratch;
+    if (narrow_tiles_ > 0) scratch.narrow.require(blocks_, narrow_tiles_);
+    if (wide_tiles_ > 0) scratch.wide.require(blocks_, wide_tiles_);
+    scratch.sample.require(blocks_, items_.size());
+    scratch.counts.require(asked_at_once * static_cast<std::int64_t>(items_.size()));
+  }
+
+  /// Writes all masks.
+  void run(const PoolEngines& engines) noexcept {
+    engines_ = &engines;
+    Counts& most = below_;
+    for (std::size_t i = 0; i < items_.size(); ++i) most[i] = plan_.members[i].most;
+    if (plan_.budget == 0 || plan_.budget == plan_.cost(most)) {
+      for (std::size_t i = 0; i < items_.size(); ++i) {
+        pruned_[i] = plan_.budget == 0 ? 0 : plan_.members[i].most;
+      }
+      has_pass_ = false;
+    } else {
+      find_cut();
+    }
+    for_each([this](Item& item, int lane, int lanes) { write(item, lane, lanes); });
+  }
+
+ private:
+  static constexpr int asked_at_once = 15;  // keys in a pass over the data that only counts
+
+  struct Item {
+    MaskPlan mask;
+    KeyScale scale{};
+    bool is_wide = false;
+    bool is_apart = false;  // its mask is computed by itself, once it is known how much it loses
+    bool takes_part = true;
+    std::int64_t first_tile = 0, first_block = 0;
+    std::int64_t past = 0;  // blocks that the mask before has pruned
+    // Of the last pass; the bracket is one of its own keys.
+    std::uint64_t lo = 0, hi = 0, guess = 0;
+    bool ties_at_lo = false, ties_at_hi = false;
+    std::int64_t pruned_tiles = 0;
+    PassCounts counts{};
+
+    template <class Key>
+    Bracket<Key> bracket() const noexcept {
+      return {static_cast<Key>(lo),    static_cast<Key>(hi), ties_at_lo, ties_at_hi,
+              static_cast<Key>(guess), pruned_tiles,         0};
+    }
+    /// Whether no two of its keys are one in the common order.
+    bool is_exact() const noexcept { return !is_wide || scale.norm == 1; }
+  };
+
+  // --- the tensors -----------------------------------------------------------------------------
+
+  std::size_t index(const Item& item) const noexcept {
+    return static_cast<std::size_t>(&item - items_.data());
+  }
+
+  /// Calls work(item, lane, lanes) for all tensors: small ones in parallel, large ones with all
+  /// threads.
+  template <class Work>
+  void for_each(const Work& work) noexcept {
+    parallel_for(static_cast<std::int64_t>(small_.size()), engines_->threads,
+                 [&](std::int64_t i, int worker) {
+                   work(items_[small_[static_cast<std::size_t>(i)]], worker, 1);
+                 });
+    for (const std::size_t i : large_) work(items_[i], 0, engines_->threads);
+  }
+
+  /// Calls work(engine, findings), of the tensor's type of keys.
+  template <class Work>
+  void with_engine(const Item& item, const Work& work) const noexcept {
+    if (item.is_wide) {
+      work(engines_->wide, scratch_->wide);
+    } else {
+      work(engines_->narrow, scratch_->narrow);
+    }
+  }
+
+  /// Calls work(engine, task). Asked for, a monotone mask knows the one before.
+  template <class Work>
+  void with_task(const Item& item, int lane, int lanes, bool with_past, const Work& work) noexcept {
+    with_engine(item, [&](auto& engine, auto& all) {
+      const MaskPlan& mask = item.mask;
+      const MaskJob& job = *mask.job;
+      const Grid grid = mask.grid();
+      const std::int64_t pitch = mask.pruning.matrix.columns();
+      Target target{{item.is_apart ? nullptr : job.mask, pitch}, job.kept_zeros != nullptr};
+      if (with_past) target.past = {past_of(engine, engines_->table, mask, lane, lanes), pitch};
+      auto task = engine.task_of(grid, mask.pruning, target, lane, lanes,
+                                 {all.tiles.get() + item.first_tile, all.gathered.get(),
+                                  all.spare.get(), all.places.get(), room(), &all.used});
+      task.returning = is_returning_;
+      work(engine, task);
+    });
+  }
+
+  // --- the cut ---------------------------------------------------------------------------------
+
+  std::int64_t room() const noexcept { return candidates_max(blocks_); }
+
+  void find_cut() noexcept {
+    normalize();
+    count_past();
+    const PoolBracket everything{0, end_ - 1, 0};
+    PoolBracket bracket = everything;
+    bool is_bracketed = blocks_ <= candidates_min;
+    bool by_hints = false;
+    if (!is_bracketed) {
+      is_bracketed = by_hints = bracket_by_hints(bracket);
+      if (!is_bracketed) is_bracketed = bracket_by_sample(bracket);
+    }
+    if (is_bracketed && search_by_pass(bracket)) return search_->finish(pruned_);
+    if (by_hints) {
+      rest_ = rest_after_miss;
+      if (bracket_by_sample(bracket) && search_by_pass(bracket)) return search_->finish(pruned_);
+    }
+    has_pass_ = false;
+    count_until(room() / 2);
+    if (!search_->done()) search_by_pass({search_->first(), search_->last(), search_->first()});
+    search_->finish(pruned_);
+  }
+
+  void normalize() noexcept {
+    for_each([this](Item& item, int lane, int lanes) {
+      if (!item.mask.job->spec.normalize || !item.takes_part) return;
+      with_task(item, lane, lanes, false, [&](const auto& engine, const auto& task) {
+        const double norm = engine.norm(task);
+        item.scale.norm = norm > 0 ? norm : 1;  // a norm of 0 leaves the scores
+      });
+    });
+  }
+
+  /// What monotone masks have pruned comes first. Where that is more than the pool prunes, some of
+  /// it comes back, and no other block is pruned.
+  void count_past() noexcept {
+    for_each([this](Item& item, int lane, int lanes) {
+      if (!item.mask.job->spec.monotone || !item.takes_part) return;
+      with_task(item, lane, lanes, true, [&](const auto& engine, const auto& task) {
+        item.past = task.has_past() ? engine.count_past(task) : 0;
+      });
+      item.is_apart = item.is_apart || item.past > 0;
+    });
+    for (std::size_t i = 0; i < items_.size(); ++i) below_[i] = items_[i].past;
+    is_returning_ = plan_.cost(below_) > plan_.budget;
+    if (is_returning_) {
+      Counts& none = pruned_;
+      std::fill(none.begin(), none.end(), 0);
+      search_->begin_with(none, below_);
+      for (auto& item : items_) item.takes_part = item.takes_part && item.past > 0;
+    } else {
+      search_->begin_with(below_, search_->up_to());
+    }
+  }
+
+  /// One pass over all tensors, and the search among what it finds. False where the bracket has
+  /// missed the cut, or held too much.
+  bool search_by_pass(const PoolBracket& bracket) noexcept {
+    pass(bracket);
+    has_pass_ = true;
+    if (scratch_->narrow.used > room() || scratch_->wide.used > room()) return false;
+    tell(bracket.lo);
+    tell(bracket.hi + 1);
+    if (search_->first() < bracket.lo || search_->last() > bracket.hi) return false;
+    if (bracket.ties_at_lo) tell(bracket.lo + 1);
+    if (bracket.ties_at_hi) tell(bracket.hi);
+    if (is_plain()) select_at_once(bracket);
+    while (!search_->done()) tell(search_->middle());
+    return true;
+  }
+
+  void pass(const PoolBracket& bracket) noexcept {
+    scratch_->narrow.used = 0;
+    scratch_->wide.used = 0;
+    for_each([&](Item& item, int lane, int lanes) {
+      if (!item.takes_part) return;
+      with_task(item, lane, lanes, item.past > 0, [&](auto& engine, const auto& task) {
+        using Key = std::decay_t<decltype(task.found.gathered[0])>;
+        place<Key>(item, bracket);
+        item.counts = engine.pass(task, item.bracket<Key>());
+      });
+    });
+  }
+
+  /// The bracket in the keys of one tensor.
+  template <class Key>
+  void place(Item& item, const PoolBracket& bracket) const noexcept {
+    const KeyScale& scale = item.scale;
+    const Key lo = scale.least_at<Key>(bracket.lo);
+    const Key behind = scale.least_at<Key>(bracket.hi + 1);
+    const Key hi = behind - 1;
+    const bool is_empty = lo == behind;  // then all keys below are pruned, and the others kept
+    item.lo = lo;
+    item.hi = hi;
+    item.guess = is_empty ? hi : std::clamp(scale.least_at<Key>(bracket.guess), lo, hi);
+    const bool may_tie = !is_empty && item.is_exact();
+    item.ties_at_lo = bracket.ties_at_lo && may_tie && scale.of(lo) == bracket.lo;
+    item.ties_at_hi = bracket.ties_at_hi && may_tie && scale.of(hi) == bracket.hi &&
+                      !(item.ties_at_lo && hi == lo);
+    const double blocks = static_cast<double>(item.mask.grid().blocks());
+    const double share = (bracket.share_of_ties * static_cast<double>(blocks_) -
+                          static_cast<double>(item.first_block)) /
+                         blocks;
+    item.pruned_tiles = static_cast<std::int64_t>(std::clamp(share, 0.0, 1.0) *
+                                                  static_cast<double>(item.mask.grid().tiles()));
+  }
+
+  void tell(std::uint64_t key) noexcept {
+    for (const auto& item : items_) {
+      std::int64_t& below = below_[index(item)];
+      below = is_returning_ ? 0 : item.past;
+      if (!item.takes_part) continue;
+      with_engine(item,
+                  [&](const auto&, const auto& found) { below += below_of(item, found, key); });
+    }
+    search_->tell(key, below_);
+  }
+
+  /// How many keys of a tensor lie below one in the bracket, or behind it.
+  template <class Key>
+  std::int64_t below_of(const Item& item, const PoolFindings<Key>& found,
+                        std::uint64_t common) const noexcept {
+    const Key key = item.scale.least_at<Key>(common);
+    const PassCounts& counts = item.counts;
+    std::int64_t below = counts.below;
+    if (item.ties_at_lo && key > item.lo) below += counts.at_lo;
+    if (item.ties_at_hi && key > item.hi) below += counts.at_hi;
+    if (counts.inside == 0 || key <= item.lo) return below;
+    if (key > item.hi) return below + counts.inside;
+    const TileCounts* const tiles = found.tiles.get() + item.first_tile;
+    const auto& select = selection_of<Key>(engines_->table);
+    for (std::int64_t tile = 0; tile < item.mask.grid().tiles(); ++tile) {
+      below += select.count_below(found.gathered.get() + tiles[tile].candidates, tiles[tile].inside,
+                                  key);
+    }
+    return below;
+  }
+
+  /// Whether every block costs the same, no group is bounded, and all keys are of one type.
+  bool is_plain() const noexcept {
+    const PoolMember* first = nullptr;
+    for (std::size_t i = 0; i < items_.size(); ++i) {
+      const PoolMember& member = plan_.members[i];
+      if (member.weight == 0) continue;
+      if (first == nullptr) first = &member;
+      if (items_[i].scale.as_double || member.weight != first->weight || member.least > 0 ||
+          member.most < member.blocks) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  /// Then one selection among the candidates of all tells the cut.
+  void select_at_once(const PoolBracket& bracket) noexcept {
+    std::int64_t left = 0, inside = 0;
+    for (std::size_t i = 0; i < items_.size(); ++i) {
+      const Item& item = items_[i];
+      if (!item.takes_part) continue;
+      if (left == 0) left = plan_.budget / plan_.members[i].weight;
+    }
+    for (const auto& item : items_) {
+      left -= item.counts.below + item.counts.at_lo + (is_returning_ ? 0 : item.past);
+      inside += item.counts.inside;
+    }
+    const std::int64_t k = left + 1;  // the first block that is not paid for
+    if (k < 1 || k > inside) return;
+    const auto select = [&](const auto& kernels, const auto& found) -> std::uint64_t {
+      return cut_of(kernels, found.gathered.get(), inside, k, found.spare.get(),
+                    found.spare_room(blocks_))
+          .threshold;
+    };
+    const std::uint64_t key = any_wide_ ? select(engines_->table.select64, scratch_->wide)
+                                        : select(engines_->table.select32, scratch_->narrow);
+    tell(key);
+    tell(key + 1);
+    static_cast<void>(bracket);
+  }
+
+  /// Counts in passes over the data, until no more keys are left than that.
+  [[gnu::cold]] void count_until(std::int64_t few) noexcept {
+    const auto left = [&] {
+      std::int64_t sum = 0;
+      for (std::size_t i = 0; i < items_.size(); ++i) {
+        if (items_[i].takes_part) sum += search_->up_to()[i] - search_->below()[i];
+      }
+      return sum;
+    };
+    while (!search_->done() && left() > few) {
+      const std::uint64_t first = search_->first(), span = search_->last() - first + 1;
+      const std::uint64_t parts = std::min<std::uint64_t>(span, asked_at_once + 1);
+      const auto asked = static_cast<std::size_t>(parts - 1);
+      const auto key = [&](std::size_t i) { return first + (i + 1) * (span / parts); };
+      for_each([&](Item& item, int lane, int lanes) {
+        if (!item.takes_part) return;
+        with_task(item, lane, lanes, item.past > 0, [&](const auto& engine, const auto& task) {
+          using Key = std::decay_t<decltype(task.found.gathered[0])>;
+          Key keys[asked_at_once];
+          for (std::size_t i = 0; i < asked; ++i) keys[i] = item.scale.least_at<Key>(key(i));
+          engine.count_below(task, keys, static_cast<std::int64_t>(asked), counts_of(item));
+        });
+      });
+      for (std::size_t i = 0; i < asked; ++i) {
+        for (const auto& item : items_) {
+          below_[index(item)] =
+              (is_returning_ ? 0 : item.past) + (item.takes_part ? counts_of(item)[i] : 0);
+        }
+        search_->tell(key(i), below_);
+      }
+    }
+  }
+  std::int64_t* counts_of(const Item& item) const noexcept {
+    return scratch_->counts.get() + asked_at_once * static_cast<std::int64_t>(index(item));
+  }
+
+  // --- brackets --------------------------------------------------------------------------------
+
+  bool bracket_by_sample(PoolBracket& bracket) noexcept {
+    PoolSample& sample = scratch_->sample;
+    const std::int64_t runs = PoolSample::runs_of(blocks_);
+    const std::int64_t part = blocks_ / runs;
+    sample.begin(runs, items_.size());
+    const auto item_at = [this](std::int64_t block) {
+      return static_cast<std::size_t>(
+          std::upper_bound(items_.begin(), items_.end(), block,
+                           [](std::int64_t b, const Item& item) { return b < item.first_block; }) -
+          items_.begin() - 1);
+    };
+    for (std::int64_t run = 0; run < runs; ++run) sample.add(item_at(place_of_run(run, part)), 1);
+    constexpr std::int64_t batch = chunk_blocks_max / run_length;
+    parallel_for(Grid::divide_up(runs, batch), engines_->threads, [&](std::int64_t i, int worker) {
+      const std::int64_t end = std::min(runs, (i + 1) * batch);
+      for (std::int64_t run = i * batch; run < end;) {
+        const Item& item = items_[item_at(place_of_run(run, part))];
+        const std::int64_t behind = item.first_block + item.mask.grid().blocks();
+        std::int64_t last = run + 1;
+        while (last < end && place_of_run(last, part) < behind) ++last;
+        with_task(item, worker, 1, false, [&](const auto&, const auto& task) {
+          score_runs(item, task, run, last, part, sample);
+        });
+        run = last;
+      }
+    });
+    return sample.bracket(engines_->table.select64, plan_, room(), end_, bracket);
+  }
+
+  /// Runs [first, last), all of one tensor.
+  template <class Key>
+  void score_runs(const Item& item, const Task<Key>& task, std::int64_t first, std::int64_t last,
+                  std::int64_t part, PoolSample& sample) const noexcept {
+    Lane<Key>& lane = task.lane(0);
+    const Patch patch = Patch::of(task.grid.matrix);
+    const std::int64_t blocks = task.grid.blocks();
+    const std::int64_t n = std::min(run_length, blocks);
+    const auto begin = [&](std::int64_t run) {
+      const std::int64_t place = place_of_run(run, part) - item.first_block;
+      return std::min(place / run_length * run_length, blocks - n);
+    };
+    for (std::int64_t run = first; run < last; ++run) {
+      task.scorer.prefetch(task.grid, task.grid.run(begin(run), n), patch);
+    }
+    for (std::int64_t run = first; run < last; ++run) {
+      Key keys[run_length];
+      for (std::int64_t done = 0; done < n;) {
+        const Grid::Part found = task.grid.run(begin(run) + done, n - done);
+        score_blocks(task, keys + done, found, patch, lane);
+        done += found.width;
+      }
+      std::uint64_t* const to = sample.run(run);
+      for (std::int64_t i = 0; i < run_length; ++i) to[i] = item.scale.of(keys[i % n]);
+    }
+  }
+
+  /// Where the pool stops by the hints of the last time, if every tensor has one.
+  struct Guess {
+    double key = 0, density = 0;  // in the common order; of blocks
+    double moved = 0, error = 0;  // in blocks
+  };
+  bool guess_by_hints(Guess& guess) noexcept {
+    double weights = 0, cost = 0, slope = 0, moment = 0;
+    for (std::size_t i = 0; i < items_.size(); ++i) {
+      const Item& item = items_[i];
+      const PoolMember& member = plan_.members[i];
+      if (!item.takes_part) continue;
+      const CutHint* const hint = item.mask.job->hint;
+      if (hint == nullptr || hint->blocks != member.blocks || !(hint->density > 0)) return false;
+      const auto weight = static_cast<double>(member.weight);
+      weights += weight * static_cast<double>(member.blocks);
+      cost += weight * static_cast<double>(hint->pruned);
+      guess.error += hint->error;
+      rest_ = std::max(rest_, hint->rest);
+      const bool at_bound = hint->pruned >= member.most || hint->pruned <= member.least;
+      if (at_bound) continue;
+      const bool widens = item.scale.as_double && !item.is_wide;
+      const double finer = widens ? 1.0 / static_cast<double>(std::uint64_t{1} << 29) : 1.0;
+      const double density = hint->density * finer * weight;
+      std::uint64_t key = 0;
+      with_engine(item, [&](const auto&, const auto& found) {
+        using Key = std::decay_t<decltype(found.gathered[0])>;
+        key = item.scale.of(static_cast<Key>(hint->key));
+      });
+      slope += density;
+      moment += density * static_cast<double>(key);
+    }
+    if (!(slope > 0)) return false;
+    const double unit = weights / static_cast<double>(blocks_);
+    const auto budget = static_cast<double>(plan_.budget);
+    guess.key = (budget - cost + moment) / slope;
+    guess.density = slope / unit;
+    guess.moved = std::abs(budget - cost) / unit;
+    return true;
+  }
+
+  bool bracket_by_hints(PoolBracket& bracket) noexcept {
+    rest_ = 0;
+    is_guessed_ = guess_by_hints(guess_ = {});
+    if (!is_guessed_ || std::exchange(rest_, std::max(rest_ - 1, 0)) > 0) return false;
+    const auto all = static_cast<double>(blocks_);
+    const double margin = 0.001 * all + 100 + 0.1 * guess_.moved + 1.5 * guess_.error;
+    if (margin > 0.01 * all + 200) return false;  // a sample does as well
+    const double reach = margin / guess_.density + 1;
+    const bool fine = end_ > std::uint64_t{1} << 32;
+    const double quarter_octave = static_cast<double>(std::uint64_t{1} << (fine ? 50 : 21));
+    if (reach > quarter_octave || guess_.key - reach < 0) return false;
+    if (guess_.key + reach >= static_cast<double>(end_ - 2)) return false;
+    bracket = {static_cast<std::uint64_t>(guess_.key - reach),
+               static_cast<std::uint64_t>(guess_.key + reach),
+               static_cast<std::uint64_t>(guess_.key)};
+    return true;
+  }
+
+  // --- masks -----------------------------------------------------------------------------------
+
+  void write(Item& item, int lane, int lanes) noexcept {
+    const std::size_t i = index(item);
+    item.mask.pruning.quota.blocks = pruned_[i];
+    with_engine(item, [&](auto& engine, const auto& found) {
+      using Key = std::decay_t<decltype(found.gathered[0])>;
+      Cut<Key> cut{};
+      std::int64_t equal = 0;
+      if (!item.is_apart && has_pass_ && item.takes_part && cut_of_item(item, cut, equal)) {
+        with_task(item, lane, lanes, false, [&](auto& same, const auto& task) {
+          if constexpr (std::is_same_v<decltype(task), const Task<Key>&>) {
+            same.put_right(task, item.bracket<Key>(), cut, equal);
+          }
+        });
+        renew_hint(item, cut.threshold);
+        const MaskJob& job = *item.mask.job;
+        if (job.kept_zeros == nullptr) return;
+        zero_kept(engines_->table, job.mask, job.kept_zeros, item.mask.elements(), lanes);
+      } else {
+        prune_alone(engine, engines_->table, item.mask, lane, lanes);
+      }
+    });
+  }
+
+  /// The cut in the keys of one tensor, and how many equal its threshold; false where it is not
+  /// that of the pool, or not known.
+  template <class Key>
+  bool cut_of_item(const Item& item, Cut<Key>& cut, std::int64_t& equal) const noexcept {
+    const std::size_t i = index(item);
+    const std::int64_t below = search_->below()[i];
+    equal = search_->up_to()[i] - below;
+    const std::int64_t ties = pruned_[i] - below;
+    if (ties < 0 || ties > equal) return false;
+    cut = {item.scale.template least_at<Key>(search_->first()), ties};
+    if (ties == equal) {
+      cut = {item.scale.template least_at<Key>(search_->first() + 1), 0};
+      return true;
+    }
+    return ties == 0 || item.is_exact();
+  }
+
+  void renew_hint(const Item& item, std::uint64_t key) const noexcept {
+    CutHint* const hint = item.mask.job->hint;
+    if (hint == nullptr) return;
+    *hint = {};
+    if (item.ties_at_lo || item.ties_at_hi || blocks_ <= candidates_min) return;
+    const std::int64_t blocks = item.mask.grid().blocks();
+    constexpr double hardly_any = 1e-30;  // more than none: it is known
+    const double width = static_cast<double>(item.hi - item.lo) + 1;
+    const double density = static_cast<double>(item.counts.inside) / width;
+    double error = 0;
+    if (is_guessed_) {
+      const double off = std::abs(static_cast<double>(search_->first()) - guess_.key);
+      error = off * guess_.density * static_cast<double>(blocks) / static_cast<double>(blocks_);
+    }
+    *hint = {blocks,
+             pruned_[index(item)],
+             static_cast<double>(key),
+             std::max(density, hardly_any),
+             error,
+             rest_};
+  }
+
+  static constexpr int rest_after_miss = 8;
+
+  PoolPlan plan_;
+  std::vector<Item> items_;
+  std::vector<std::size_t> small_, large_;
+  Counts below_, pruned_;
+  std::optional<PoolSearch> search_;
+  std::uint64_t end_ = 0;  // all keys in the common order are less
+  std::int64_t blocks_ = 0, narrow_tiles_ = 0, wide_tiles_ = 0;
+  bool any_wide_ = false;
+  bool is_returning_ =
+      false;               // some of what monotone masks have pruned, and nothing else is pruned
+  bool has_pass_ = false;  // whose masks are to be put right
+  bool is_guessed_ = false;
+  Guess guess_;
+  int rest_ = 0;  // CutHint::rest
+  PoolScratch* scratch_ = nullptr;
+  const PoolEngines* engines_ = nullptr;
+};
+
+}  // namespace datasparse
