@@ -391,8 +391,8 @@ def attach(
 
     A weight that the sparsifier has under its name already, or has loaded a state of, keeps its
     mask, config, layout and zeros, whatever this call says; so a sparsifier that was loaded or
-    copied is attached in the same way. It stands outside a distribution: a layer with a level of its
-    own is attached first, by itself.
+    copied is attached in the same way. It stands outside a distribution, so that a layer with a
+    level of its own is to be attached first, by itself.
 
     A weight under weight_norm is ranked as the model computes with it, and zeroed in its direction;
     one under spectral_norm in its original. Since weight_norm divides by the length of each row,

@@ -18,18 +18,11 @@ BY_NAME = {"erk": distributions.erk, "uniform": distributions.uniform}
 
 def require_distribution(distribution: object) -> None:
     """ValueError or TypeError for what is none."""
-    known = " or ".join(f'"{name}"' for name in BY_NAME)
-    if isinstance(distribution, str):
-        if distribution not in BY_NAME:
-            raise ValueError(
-                f"distribution must be {known}, or a function of shapes and a level, got "
-                f"{distribution!r}"
-            )
-    elif not callable(distribution):
-        raise TypeError(
-            f"distribution must be {known}, or a function of shapes and a level, got "
-            f"{distribution!r} ({type(distribution).__name__})"
-        )
+    rule = 'distribution must be "erk", "uniform" or a function of shapes and a level'
+    if isinstance(distribution, str) and distribution not in BY_NAME:
+        raise ValueError(f"{rule}, got {distribution!r}")
+    if not isinstance(distribution, str) and not callable(distribution):
+        raise TypeError(f"{rule}, got {distribution!r} ({type(distribution).__name__})")
 
 
 def distributed(
@@ -39,11 +32,13 @@ def distributed(
     config: dict[str, Any],
 ) -> dict[str, float]:
     """The levels of these weights, by name; those that a function leaves out have none here."""
+    if not shapes:  # all of them have a level already: the names in a `dense` would be unknown
+        return {}
     level = config.get(LEVEL, sparsifier.defaults.get(LEVEL))
     if level is None:
         raise ValueError(
             f"distribution needs a {LEVEL} for all weights together: the sparsifier has no default "
-            f"of it, and attach() was given none"
+            "of it, and attach() was given none"
         )
     function = BY_NAME[distribution] if isinstance(distribution, str) else distribution
     levels = function(shapes, level)
@@ -55,7 +50,7 @@ def distributed(
     for name in levels:
         if name not in shapes:
             raise UnknownNameError(
-                f"distribution must return levels of weights that it was given, got one of "
+                "distribution must return levels of weights that it was given, got one of "
                 f"{name!r}; known: {named(list(shapes))}"
             )
     return dict(levels)
