@@ -2,11 +2,14 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
+#include <algorithm>
 #include <functional>
 #include <limits>
+#include <numeric>
 #include <random>
 
+#include "datasparse/adapters.hpp"
+#include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/error.hpp"
 #include "mask/level.hpp"
 
@@ -186,6 +189,27 @@ TEST(Distribution, ValuesOutOfRange) {
   constexpr std::int64_t most = std::int64_t{1} << 51;
   EXPECT_EQ(message_of([] { uniform({{"a", {most}}, {"b", {1}}}, 0.5); }),
             "shapes must have at most 2^51 elements together, got more with 'b' of (1,)");
+}
+
+TEST(Distribution, LevelsAreValuesOfASparsifier) {
+  BlockSpec single;
+  single.block_width = 1;
+  DataNormSparsifier sparsifier(single);
+  std::vector<std::vector<float>> data;
+  data.reserve(convolutional.size());
+  for (const auto& [name, shape] : convolutional) {
+    data.emplace_back(static_cast<std::size_t>(element_count(shape)));
+    std::iota(data.back().begin(), data.back().end(), 1.0F);
+    sparsifier.add_data(name, source_of(data.back(), shape));
+  }
+  sparsifier.set_param("sparsity_level", erk(convolutional, 0.9));
+  sparsifier.step();
+  Counts zeros;
+  for (const auto& item : convolutional) {
+    const Mask mask = sparsifier.get_mask(item.first);
+    zeros.push_back(std::count(mask.data(), mask.data() + mask.size(), 0));
+  }
+  EXPECT_EQ(zeros, (Counts{46, 2204, 28422, 8833, 266}));
 }
 
 TEST(Distribution, LevelsGiveTheZerosThatWereAssignedWhateverTheSize) {

@@ -378,6 +378,16 @@ def test_blocks_have_the_same_levels(model):
     assert levels_in(blocks) == levels_in(single)
 
 
+def test_a_weight_that_is_computed_counts_by_its_own_shape():
+    model = nn.Sequential(
+        nn.utils.parametrizations.weight_norm(nn.Linear(40, 30)),
+        nn.utils.parametrizations.orthogonal(nn.Linear(20, 20)),
+    )
+    sparsifier = DataNormSparsifier(sparsity_level=0.6, **SINGLE)
+    attach(model, sparsifier, distribution="erk", mode="parametrize")
+    assert levels_in(sparsifier) == erk({"0.weight": (30, 40), "1.weight": (20, 20)}, 0.6)
+
+
 def no_mapping(shapes, level):
     return [level]
 

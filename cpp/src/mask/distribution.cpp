@@ -76,13 +76,13 @@ void mark_dense(Layers& layers, const std::vector<std::string>& names,
                 const std::vector<std::string>& patterns) {
   for (const auto& pattern : patterns) {
     const auto itself = std::find(names.begin(), names.end(), pattern);
-    bool is_needed = itself != names.end();
-    if (is_needed) layers[static_cast<std::size_t>(itself - names.begin())].is_dense = true;
+    bool is_known = itself != names.end();
+    if (is_known) layers[static_cast<std::size_t>(itself - names.begin())].is_dense = true;
     for (std::size_t i = 0; i < layers.size() && itself == names.end(); ++i) {
       if (!matches(pattern, names[i])) continue;
-      layers[i].is_dense = is_needed = true;
+      layers[i].is_dense = is_known = true;
     }
-    if (!is_needed) {
+    if (!is_known) {
       throw UnknownNameError("dense must name layers, and none is named or matched by '" + pattern +
                              "'" + did_you_mean(pattern, names));
     }
