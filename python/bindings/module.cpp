@@ -15,6 +15,7 @@ void register_base_data_scheduler(pybind11::module_& module);
 void register_data_scheduler(pybind11::module_& module);
 void register_adaptive_data_scheduler(pybind11::module_& module);
 void register_checkpoint(pybind11::module_& module);
+void register_distributions(pybind11::module_& module);
 
 namespace {
 
@@ -44,6 +45,7 @@ PYBIND11_MODULE(pybind11_core, module) {
   register_data_scheduler(module);
   register_adaptive_data_scheduler(module);
   register_checkpoint(module);
+  register_distributions(module);
   module.def("_matches", &datasparse::matches, pybind11::arg("pattern"), pybind11::arg("name"));
   watch_interpreters_end();
   module.attr("__name__") = own_name;

@@ -1,6 +1,6 @@
 """Masks for sparse training: data sparsifiers keep them, data schedulers vary their parameters."""
 
-from . import schedules
+from . import distributions, schedules
 from ._core import (
     AdaptiveDataScheduler,
     BaseDataScheduler,
@@ -28,6 +28,7 @@ __all__ = [
     "UnknownNameError",
     "__version__",
     "block_mask",
+    "distributions",
     "get_cmake_dir",
     "get_include",
     "get_library",

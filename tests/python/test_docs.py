@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import datasparse
+import datasparse.distributions
 import datasparse.quantization
 import datasparse.schedules
 import datasparse.torch
@@ -23,6 +24,8 @@ FUNCTIONS = [
 DOCUMENTED = [
     *FUNCTIONS,
     *CLASSES,
+    datasparse.distributions.erk,
+    datasparse.distributions.uniform,
     datasparse.schedules,
     datasparse.schedules.parse,
     datasparse.torch.attach,

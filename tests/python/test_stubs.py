@@ -11,7 +11,7 @@ STUB = ast.parse((files(datasparse) / "_core.pyi").read_text())
 # What pybind11 or object gives to every class.
 COMMON = set(dir(object)) | {"__module__", "_pybind11_conduit_v1_"}
 COMMON |= {"__setstate__", "_construct_empty"}  # for copies and pickles
-TYPE_ALIASES = {"Array", "DataList", "ParamValue"}
+TYPE_ALIASES = {"Array", "DataList", "ParamValue", "Shapes"}
 
 
 def names_in(body: list[ast.stmt]) -> set[str]:

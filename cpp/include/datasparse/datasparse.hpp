@@ -12,6 +12,7 @@
 #include "datasparse/data_source.hpp"
 #include "datasparse/data_sparsifier.hpp"
 #include "datasparse/device.hpp"
+#include "datasparse/distribution.hpp"
 #include "datasparse/error.hpp"
 #include "datasparse/field.hpp"
 #include "datasparse/mask.hpp"

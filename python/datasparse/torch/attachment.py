@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .._core import BaseDataScheduler, BaseDataSparsifier
 from .._table import aligned
 from .choose import Owned, Patterns, Types, choose, listed, modules_in, refuse_sharded
+from .distribute import LEVEL, Distribution, distributed, require_distribution
 from .follow import Following, named
 from .groups import is_masked
 from .layout import Layout, layout_of
@@ -357,6 +358,7 @@ def attach(
     layout: str = "inputs",
     keep_zeros: bool | None = None,
     update: bool | None = None,
+    distribution: Distribution | None = None,
     **config: ParamValue,
 ) -> Attachment:
     """Let a sparsifier mask weights of a model, each a group under its own name.
@@ -380,11 +382,17 @@ def attach(
             torch and transformers' Conv1D. "memory": as its axes are, rows first.
         keep_zeros: what is zero in a weight now stays zero, whatever the masks prune besides.
         update: False freezes the masks: no step changes them.
+        distribution: how `sparsity_level`, which is then that of all weights together, is shared
+            among them: "erk", "uniform", or any function of a dict of shapes and a level that
+            returns levels by name; see `datasparse.distributions`. Each group's own level is its
+            base value for schedules. A name that a function leaves out has `sparsity_level`. The
+            total is exact for single elements; larger blocks get the same levels.
         config: of each group; the sparsifier's defaults otherwise.
 
     A weight that the sparsifier has under its name already, or has loaded a state of, keeps its
     mask, config, layout and zeros, whatever this call says; so a sparsifier that was loaded or
-    copied is attached in the same way.
+    copied is attached in the same way. It stands outside a distribution, so that a layer with a
+    level of its own is to be attached first, by itself.
 
     A weight under weight_norm is ranked as the model computes with it, and zeroed in its direction;
     one under spectral_norm in its original. Since weight_norm divides by the length of each row,
@@ -410,6 +418,8 @@ def attach(
     require_one_of("mode", mode, MODES)
     require_one_of("gradients", gradients, GRADIENTS)
     require_one_of("layout", layout, LAYOUTS)
+    if distribution is not None:
+        require_distribution(distribution)
     if mode == "in_place" and gradients != "masked":
         raise ValueError(
             f'gradients="{gradients}" needs mode="parametrize": in place there is no masked copy '
@@ -435,7 +445,15 @@ def attach(
         options["keep_zeros"] = keep_zeros
     if update is not None:
         options["update"] = update
-    add_all(sparsifier, choice.taken, present, places, layout, options)
+    levels: dict[str, float] = {}
+    if distribution is not None:
+        shapes = {
+            owned.name: tuple(owned.weight.tensor().shape)
+            for owned in choice.taken
+            if owned.name not in present and not sparsifier.awaits_data(owned.name)
+        }
+        levels = distributed(distribution, shapes, sparsifier, config)
+    add_all(sparsifier, choice.taken, present, places, layout, options, levels)
     attachment = registered(model, sparsifier, mode, choice.left, places, gradients)
     if mode == "parametrize":
         try:
@@ -529,8 +547,9 @@ def add_all(
     places: dict[str, Place],
     layout: str,
     options: dict[str, Any],
+    levels: dict[str, float],
 ) -> None:
-    """A group for each that is not present, or for none."""
+    """A group for each that is not present, at its own level if it has one; or for none."""
     added: list[str] = []
     try:
         for owned in chosen:
@@ -544,7 +563,8 @@ def add_all(
                 inputs = layout == "inputs"
                 axes = layout_of(owned.modules[0], owned.weight.ndim) if inputs else None
                 of_layout: dict[str, Any] = {} if axes is None else {"layout": axes}
-                sparsifier.add_data(name, places[name], **of_layout, **options)
+                own = {LEVEL: levels[name]} if name in levels else {}
+                sparsifier.add_data(name, places[name], **of_layout, **(options | own))
             added.append(name)
     except BaseException:
         for name in added:
