@@ -55,7 +55,14 @@ class PySparsifier : public WithPythonAttributes<Base>,
                      public PySparsifierSide,
                      public pybind11::trampoline_self_life_support {
  public:
-  using WithPythonAttributes<Base>::WithPythonAttributes;
+  template <class... Arguments>
+  explicit PySparsifier(Arguments&&... arguments)
+      : WithPythonAttributes<Base>(std::forward<Arguments>(arguments)...) {
+    this->access_data_by([](const std::function<void()>& work) {
+      const AcquiredGil gil;
+      work();
+    });
+  }
 
   void check_defaults() const override { Base::check_defaults(); }
   void run_as_update(const std::function<void()>& work) override { Base::run_as_update(work); }
@@ -121,11 +128,6 @@ class PySparsifier : public WithPythonAttributes<Base>,
     foreign_.update_mask = updates_in_turn() || override_of("update_mask");
     foreign_.check_config = static_cast<bool>(override_of("check_config"));
     return foreign_;
-  }
-
-  void access_data(const std::function<void()>& work) const override {
-    const AcquiredGil gil;
-    work();
   }
 
  private:

@@ -10,6 +10,7 @@
 #include "c_abi/params.hpp"
 #include "c_abi/status.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
+#include "datasparse/group_params.hpp"
 
 namespace datasparse::c_abi {
 namespace {
@@ -156,7 +157,7 @@ datasparse_status datasparse_data_norm_update_mask(const datasparse_sparsifier* 
     const std::string group = text(name, "name");
     const ArrayView view = to_view(data, "data");
     const ParamMap& values = required(config, "config").map();
-    if (!norm->in_update_mask()) throw StateError("only update_mask may call this");
+    if (!GroupTable(*norm).in_update_mask()) throw StateError("only update_mask may call this");
     // Not the virtual function, which is the one that calls this.
     norm->DataNormSparsifier::update_mask(group, view, values);
   });
@@ -275,14 +276,15 @@ datasparse_status datasparse_sparsifier_get_param(const datasparse_sparsifier* s
                                                   const char* key, datasparse_params** values) {
   return guarded([&] {
     datasparse_params*& result = required(values, "values");
-    result = new datasparse_params(object(sparsifier)->get_param(text(key, "key")));
+    result = new datasparse_params(GroupParams(*object(sparsifier)).get(text(key, "key")));
   });
 }
 datasparse_status datasparse_sparsifier_set_param(datasparse_sparsifier* sparsifier,
                                                   const char* key,
                                                   const datasparse_params* values) {
-  return guarded(
-      [&] { object(sparsifier)->set_param(text(key, "key"), required(values, "values").map()); });
+  return guarded([&] {
+    GroupParams(*object(sparsifier)).set(text(key, "key"), required(values, "values").map());
+  });
 }
 datasparse_status datasparse_sparsifier_state(const datasparse_sparsifier* sparsifier,
                                               const char* name, datasparse_params** state) {
@@ -338,7 +340,7 @@ datasparse_status datasparse_sparsifier_report(const datasparse_sparsifier* spar
                 DATASPARSE_AWAITS_DATA == static_cast<int>(GroupFigures::Status::awaits_data));
   return guarded([&] {
     datasparse_report*& result = required(report, "report");
-    result = new datasparse_report{object(sparsifier)->figures()};
+    result = new datasparse_report{GroupTable(*object(sparsifier)).figures()};
   });
 }
 datasparse_status datasparse_report_size(const datasparse_report* report, size_t* size) {

@@ -40,8 +40,7 @@ std::string listed(const std::vector<std::string>& names) {
 
 }  // namespace
 
-/// The saved group, without a source.
-std::unique_ptr<BaseDataSparsifier::Group> BaseDataSparsifier::restored_group(
+std::unique_ptr<BaseDataSparsifier::Group> BaseDataSparsifier::Group::restored(
     const GroupState& saved, Config config) {
   auto group = std::make_unique<Group>();
   group->name = saved.name;
@@ -126,7 +125,7 @@ BaseDataSparsifier::Loading BaseDataSparsifier::prepare_load(const SparsifierSta
            as_layout(saved.layout, saved.shape.size(), label("layout", saved.name)),
            KeptZeros::of(saved.kept_zeros)});
     } else if (saved.squashed) {
-      loading.squashed.push_back(restored_group(saved, std::move(config)));
+      loading.squashed.push_back(Group::restored(saved, std::move(config)));
       loading.by_name.emplace(saved.name, loading.squashed.back().get());
     } else {
       loading.waiting.emplace(saved.name, saved);
@@ -187,7 +186,7 @@ void BaseDataSparsifier::restore(
     }
     const Axes viewed = viewed_shape(saved.shape, saved.layout);
     auto compiled = impl_->compiled(saved.name, saved.config, &viewed);
-    auto group = restored_group(saved, {saved.config, std::move(compiled)});
+    auto group = Group::restored(saved, {saved.config, std::move(compiled)});
     if (!saved.squashed) group->source = std::move(source->second);
     group->awaits_data = group->squashed() && !saved.squashed;
     impl_->put(group);
