@@ -285,7 +285,7 @@ void set_full_state(const SelfSparsifier& self, const py::tuple& full_state) {
     sources.emplace(name, data.is_none() ? nullptr : make_unchecked_source(data, name, &side));
   }
   const auto state = to_sparsifier_state(full_state[0]);
-  without_gil([&] { side.restore(state, std::move(sources)); });
+  without_gil([&] { std::invoke(&ForSubclasses::restore, *self, state, std::move(sources)); });
 }
 
 }  // namespace
@@ -304,8 +304,7 @@ void around_load(py::handle self, const datasparse::SparsifierState& state,
 
 void finish_init(const py::object& self, const py::object& data_list) {
   const SelfSparsifier sparsifier(self);
-  const auto& side = side_of(sparsifier);
-  without_gil([&] { side.check_defaults(); });
+  without_gil([&] { std::invoke(&ForSubclasses::check_defaults, *sparsifier); });
   if (data_list.is_none()) return;
   const py::object pairs = py::hasattr(data_list, "items") ? data_list.attr("items")() : data_list;
   for (const auto& item : pairs) {

@@ -8,7 +8,6 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
-#include <utility>
 #include <vector>
 
 #include "datasparse/api.h"
@@ -214,7 +213,8 @@ class DATASPARSE_API BaseDataSparsifier {
 
   /// Has `access` called with all work that pins, unpins or marks many sources in a row. A binding
   /// whose owner guards the tensors by a lock takes it there once. For a constructor.
-  void access_data_by(std::function<void(const std::function<void()>& work)> access);
+  using Access = std::function<void(const std::function<void()>& work)>;
+  void access_data_by(Access access);
 
   /// Fills an empty sparsifier from what another one saved, and the sources of its groups by name:
   /// how a binding copies and unpickles. Neither pins a source nor asks check_config(): what they
@@ -241,7 +241,7 @@ class DATASPARSE_API BaseDataSparsifier {
 
   void update_together(const std::vector<Group*>& groups, const std::vector<ArrayView>& data);
   void update_in_turn(const std::vector<Group*>& groups, const std::vector<ArrayView>& data);
-  void zero_masked(const std::vector<Group*>& groups, const char* call);
+  void zero(const std::vector<Group*>& groups, const std::string& call, bool kept = false);
   std::vector<std::shared_ptr<DataSource>> squash(const std::vector<Group*>& groups);
 
   Loading prepare_load(const SparsifierState& state, bool strict) const;

@@ -9,9 +9,8 @@
 
 namespace datasparse {
 
-/// A sparsifier's config keys over all groups. Made where it is used, as in
-/// `GroupParams(sparsifier).get("sparsity_level")`; each call takes the sparsifier's lock once, and
-/// keeps its promises.
+/// A sparsifier's config keys over all groups: `GroupParams(sparsifier).get("sparsity_level")`.
+/// Each call takes the sparsifier's lock once; errors and threads are as of the sparsifier's own.
 class DATASPARSE_API GroupParams {
  public:
   explicit GroupParams(BaseDataSparsifier& sparsifier) noexcept : sparsifier_(sparsifier) {}

@@ -63,8 +63,7 @@ class DATASPARSE_API GroupTable {
   /// BaseDataSparsifier::state() of all groups.
   std::vector<std::pair<std::string, ParamMap>> states() const;
   /// BaseDataSparsifier::config_value(), or nothing where it would have to wait for another thread.
-  /// `likely` is where the group stands among the names() if it has not moved since: a guess, which
-  /// saves a look-up.
+  /// `likely` is where the group stood among the names(): a guess, which saves a look-up.
   std::optional<ParamValue> try_value(const std::string& name, const std::string& key,
                                       std::size_t likely = 0) const;
   /// The groups as they are now, and behind them those whose state waits for add_data(). Pins every

@@ -220,9 +220,8 @@ void BaseDataScheduler::load_state(const SchedulerState& state) {
   const ParamMap own_before = own_state();
   set_own_state(state.own);
   try {
-    GroupParams params(*sparsifier_);
-    params.check(param_, present(state.base_param));
-    params.set(param_, present(state.last_param));
+    GroupParams(*sparsifier_).check(param_, present(state.base_param));
+    GroupParams(*sparsifier_).set(param_, present(state.last_param));
   } catch (...) {
     set_own_state(own_before);
     throw;

@@ -32,10 +32,7 @@ BaseDataSparsifier::BaseDataSparsifier(ParamMap defaults, const MaskRule* rule)
 
 BaseDataSparsifier::~BaseDataSparsifier() = default;
 
-void BaseDataSparsifier::access_data_by(
-    std::function<void(const std::function<void()>& work)> access) {
-  impl_->access = std::move(access);
-}
+void BaseDataSparsifier::access_data_by(Access access) { impl_->access = std::move(access); }
 
 bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataSource> data,
                                   const ParamMap& config, bool reuse_mask, const std::uint8_t* mask,
@@ -56,36 +53,27 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
   });
 
   // What the new group starts from: the group that it replaces, a loaded state, or the defaults.
-  const auto old = impl_->by_name.find(name);
-  const bool goes_on =
-      old != impl_->by_name.end() && (!old->second->squashed() || old->second->awaits_data);
-  const Group* const replaced = goes_on ? old->second : nullptr;
+  const Group* before = impl_->find(name);
+  if (before != nullptr && before->squashed() && !before->awaits_data) before = nullptr;
   const auto loaded = impl_->waiting.find(name);
+  std::unique_ptr<Group> restored;
+  if (before == nullptr && loaded != impl_->waiting.end()) {
+    restored = Group::restored(loaded->second, {loaded->second.config, {}});
+    before = restored.get();
+  }
   group->name = name;
   ParamMap written = impl_->defaults;
   Axes shape_before;
-  if (replaced != nullptr) {
-    written = replaced->config.written;
-    shape_before = replaced->mask.shape();
-    group->layout = replaced->layout;
-    group->kept = replaced->kept;
-    group->updates = replaced->updates;
-    group->warned_of_death = replaced->warned_of_death && replaced->mask.shape() == shape;
+  if (before != nullptr) {
+    written = before->config.written;
+    shape_before = before->mask.shape();
+    group->layout = before->layout;
+    group->kept = before->kept;
+    group->updates = before->updates;
+    group->warned_of_death = before->warned_of_death && shape_before == shape;
     if (reuse_mask) {
-      group->mask = replaced->mask;
-      group->state = replaced->state;
-    }
-  } else if (loaded != impl_->waiting.end()) {
-    const GroupState& saved = loaded->second;
-    written = saved.config;
-    shape_before = saved.shape;
-    group->layout = as_layout(saved.layout, saved.shape.size(), label("layout", name));
-    group->kept = KeptZeros::of(saved.kept_zeros);
-    group->updates = saved.updates;
-    if (reuse_mask) {
-      group->mask = Mask(saved.shape);
-      group->mask.unpack(saved.mask_bits.data());
-      group->state = saved.state;
+      group->mask = before->mask;
+      group->state = before->state;
     }
   }
   if (shape_before.size() != shape.size()) group->layout = {};
@@ -136,7 +124,7 @@ std::vector<std::string> BaseDataSparsifier::names() const {
 
 bool BaseDataSparsifier::contains(const std::string& name) const {
   const Entry entry(*this);
-  return impl_->by_name.count(name) != 0;
+  return impl_->find(name) != nullptr;
 }
 
 bool BaseDataSparsifier::squashed(const std::string& name) const {

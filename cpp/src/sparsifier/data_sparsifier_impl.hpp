@@ -80,7 +80,7 @@ struct BaseDataSparsifier::Impl {
   static constexpr char update_mask_call[] = "update_mask()";
 
   /// BaseDataSparsifier::access_data_by().
-  std::function<void(const std::function<void()>& work)> access = [](const auto& work) { work(); };
+  Access access = [](const auto& work) { work(); };
 
   const MaskRule* rule;  // or none
   ParamMap defaults;
@@ -112,9 +112,13 @@ struct BaseDataSparsifier::Impl {
     return result;
   }
 
-  Group& at(const std::string& name) const {
+  Group* find(const std::string& name) const {  // or nullptr
     const auto found = by_name.find(name);
-    if (found != by_name.end()) return *found->second;
+    return found != by_name.end() ? found->second : nullptr;
+  }
+
+  Group& at(const std::string& name) const {
+    if (Group* const group = find(name)) return *group;
     throw UnknownNameError("no data named '" + name + "'" + did_you_mean(name, names()));
   }
 
@@ -142,11 +146,7 @@ struct BaseDataSparsifier::Impl {
   /// Adds the group, or exchanges it for the one with its name, which the caller then destroys
   /// outside the lock. Strong guarantee.
   void put(std::unique_ptr<Group>& group) {
-    const auto found = by_name.find(group->name);
-    if (found != by_name.end()) {
-      std::swap(*found->second, *group);
-      return;
-    }
+    if (Group* const found = find(group->name)) return std::swap(*found, *group);
     const auto place = by_name.emplace(group->name, group.get()).first;
     try {
       groups.push_back(std::move(group));
@@ -195,7 +195,7 @@ class BaseDataSparsifier::Entry {
   explicit Entry(const BaseDataSparsifier& sparsifier, const char* change = nullptr)
       : impl_(*sparsifier.impl_), nested_(impl_.is_held()) {
     if (!nested_) {
-      impl_.mutex.lock();
+      lock_ = std::unique_lock(impl_.mutex);
       impl_.owner.store(std::this_thread::get_id());
     } else if (change != nullptr) {
       throw StateError(std::string(change) + " must not be called from inside " +
@@ -206,22 +206,20 @@ class BaseDataSparsifier::Entry {
   /// To read, where that means no waiting: else it has not entered.
   Entry(const BaseDataSparsifier& sparsifier, std::try_to_lock_t)
       : impl_(*sparsifier.impl_), nested_(impl_.is_held()) {
-    entered_ = nested_ || impl_.mutex.try_lock();
-    if (entered_ && !nested_) impl_.owner.store(std::this_thread::get_id());
+    if (!nested_) lock_ = std::unique_lock(impl_.mutex, std::try_to_lock);
+    if (lock_) impl_.owner.store(std::this_thread::get_id());
   }
   Entry(const Entry&) = delete;
   Entry& operator=(const Entry&) = delete;
-  bool entered() const noexcept { return entered_; }
   ~Entry() {
-    if (nested_ || !entered_) return;
-    impl_.owner.store(std::thread::id());
-    impl_.mutex.unlock();
+    if (lock_) impl_.owner.store(std::thread::id());
   }
+  bool entered() const noexcept { return nested_ || lock_; }
 
  private:
   Impl& impl_;
   bool nested_;
-  bool entered_ = true;
+  std::unique_lock<std::mutex> lock_;  // not held where nested
 };
 
 /// Names the override that runs for the length of a scope.
@@ -306,7 +304,7 @@ class BaseDataSparsifier::Pins {
     pinned_.clear();
   }
 
-  const std::function<void(const std::function<void()>& work)>& access_;
+  const Access& access_;
   std::vector<DataSource*> pinned_;
   std::vector<ArrayView> views_;
 };

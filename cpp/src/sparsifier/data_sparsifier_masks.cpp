@@ -1,6 +1,5 @@
 // What happens to masks and data: step, apply, squash.
 
-#include <algorithm>
 #include <unordered_set>
 
 #include "base/message.hpp"
@@ -166,13 +165,22 @@ std::int64_t BaseDataSparsifier::step_count() const {
 
 // --- apply and squash -------------------------------------------------------------------------
 
-void BaseDataSparsifier::zero_masked(const std::vector<Group*>& groups, const char* call) {
-  const Pins pins(*this, groups, Pins::Of::zeroed);
+/// Zeroes what the masks prune, or, with `kept`, the elements that stay zero.
+void BaseDataSparsifier::zero(const std::vector<Group*>& groups, const std::string& call,
+                              bool kept) {
+  const Pins pins(*this, groups, kept ? Pins::Of::data_of_any_shape : Pins::Of::zeroed);
+  std::vector<Mask> masks;  // of kept zeros
   for (std::size_t i = 0; i < groups.size(); ++i) {
-    require_writable(pins.views()[i], std::string(call) + " of '" + groups[i]->name + "'");
+    const Group& group = *groups[i];
+    group.require_shape(pins.views()[i].shape());
+    require_writable(pins.views()[i], call + " of '" + group.name + "'");
+    if (!kept) continue;
+    masks.emplace_back(group.mask.shape());
+    prune_bits(masks[i].data(), group.kept_bits(), group.mask.size());
   }
   for (std::size_t i = 0; i < groups.size(); ++i) {
-    groups[i]->source->device().zero(pins.views()[i], groups[i]->mask.data());
+    const Mask& mask = kept ? masks[i] : groups[i]->mask;
+    groups[i]->source->device().zero(pins.views()[i], mask.data());
   }
   impl_->access([&groups] {
     for (auto* group : groups) group->source->mark_written();
@@ -183,22 +191,7 @@ void BaseDataSparsifier::apply_kept_zeros() {
   const Entry entry(*this, "apply_kept_zeros()");
   const auto groups = impl_->groups_where(
       [](const Group& group) { return !group.squashed() && group.kept != nullptr; });
-  if (groups.empty()) return;
-  const Pins pins(*this, groups, Pins::Of::data_of_any_shape);
-  std::vector<Mask> masks;
-  for (std::size_t i = 0; i < groups.size(); ++i) {
-    const std::string& name = groups[i]->name;
-    groups[i]->require_shape(pins.views()[i].shape());
-    require_writable(pins.views()[i], "apply_kept_zeros of '" + name + "'");
-    masks.emplace_back(groups[i]->mask.shape());
-    prune_bits(masks[i].data(), groups[i]->kept_bits(), masks[i].size());
-  }
-  for (std::size_t i = 0; i < groups.size(); ++i) {
-    groups[i]->source->device().zero(pins.views()[i], masks[i].data());
-  }
-  impl_->access([&groups] {
-    for (auto* group : groups) group->source->mark_written();
-  });
+  if (!groups.empty()) zero(groups, "apply_kept_zeros", true);
 }
 
 /// Zeroes, and hands the sources out, so that the caller lets them go outside the lock.
@@ -206,19 +199,19 @@ std::vector<std::shared_ptr<DataSource>> BaseDataSparsifier::squash(
     const std::vector<Group*>& groups) {
   std::vector<std::shared_ptr<DataSource>> released;
   released.reserve(groups.size());
-  zero_masked(groups, "squash_mask");
+  zero(groups, "squash_mask");
   for (auto* group : groups) released.push_back(std::move(group->source));
   return released;
 }
 
 void BaseDataSparsifier::apply_mask(const std::vector<std::string>& names) {
   const Entry entry(*this, "apply_mask()");
-  zero_masked(impl_->unsquashed(names, "apply_mask"), "apply_mask");
+  zero(impl_->unsquashed(names, "apply_mask"), "apply_mask");
 }
 
 void BaseDataSparsifier::apply_mask() {
   const Entry entry(*this, "apply_mask()");
-  zero_masked(impl_->unsquashed(), "apply_mask");
+  zero(impl_->unsquashed(), "apply_mask");
 }
 
 void BaseDataSparsifier::squash_mask(const std::vector<std::string>& names) {

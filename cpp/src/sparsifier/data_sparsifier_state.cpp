@@ -97,7 +97,7 @@ BaseDataSparsifier::Loading BaseDataSparsifier::prepare_load(const SparsifierSta
       if (!std::binary_search(sorted.begin(), sorted.end(), name)) missing.push_back(name);
     }
     for (const auto& name : saved_names) {
-      if (impl_->by_name.count(name) == 0) unexpected.push_back(name);
+      if (impl_->find(name) == nullptr) unexpected.push_back(name);
     }
     if (!missing.empty() || !unexpected.empty()) {
       throw ValueError("names of the state must be those of the sparsifier" +
@@ -113,15 +113,13 @@ BaseDataSparsifier::Loading BaseDataSparsifier::prepare_load(const SparsifierSta
     check_state(saved);
     const Axes viewed = viewed_shape(saved.shape, saved.layout);
     auto config = checked(saved.name, saved.config, &viewed);
-    const auto attached = impl_->by_name.find(saved.name);
-    if (attached != impl_->by_name.end()) {
-      if (attached->second->mask.shape() != saved.shape) {
+    if (Group* const attached = impl_->find(saved.name)) {
+      if (attached->mask.shape() != saved.shape) {
         throw ValueError("state of '" + saved.name + "' must have the shape of its data, " +
-                         to_string(attached->second->mask.shape()) + ", got " +
-                         to_string(saved.shape));
+                         to_string(attached->mask.shape()) + ", got " + to_string(saved.shape));
       }
       loading.attached.push_back(
-          {attached->second, &saved, std::move(config), saved.state,
+          {attached, &saved, std::move(config), saved.state,
            as_layout(saved.layout, saved.shape.size(), label("layout", saved.name)),
            KeptZeros::of(saved.kept_zeros)});
     } else if (saved.squashed) {

@@ -40,19 +40,16 @@ std::vector<std::string> GroupTable::active(const std::vector<std::string>& name
   std::vector<std::string> result;
   result.reserve(names.size());
   for (const auto& name : names) {
-    const auto group = sparsifier_.impl_->by_name.find(name);
-    if (group != sparsifier_.impl_->by_name.end() && !group->second->squashed())
-      result.push_back(name);
+    const auto* const group = sparsifier_.impl_->find(name);
+    if (group != nullptr && !group->squashed()) result.push_back(name);
   }
   return result;
 }
 
 bool GroupTable::awaits_data(const std::string& name) const {
   const Entry entry(sparsifier_);
-  const auto& impl = *sparsifier_.impl_;
-  const auto group = impl.by_name.find(name);
-  return impl.waiting.count(name) != 0 ||
-         (group != impl.by_name.end() && group->second->awaits_data);
+  const auto* const group = sparsifier_.impl_->find(name);
+  return sparsifier_.impl_->waiting.count(name) != 0 || (group != nullptr && group->awaits_data);
 }
 
 std::vector<std::pair<std::string, ParamMap>> GroupTable::configs() const {
@@ -112,14 +109,13 @@ GroupFigures GroupTable::figures_of(const BaseDataSparsifier::Group& group) cons
 }
 
 std::vector<GroupFigures> GroupTable::figures() const {
-  using Sparsifier = BaseDataSparsifier;
+  using Pins = BaseDataSparsifier::Pins;
   const Entry entry(sparsifier_);
   const auto& impl = *sparsifier_.impl_;
   std::vector<GroupFigures> result;
   for (const auto& group : impl.groups) result.push_back(figures_of(*group));
   {
-    const Sparsifier::Pins pins(sparsifier_, impl.unsquashed(),
-                                Sparsifier::Pins::Of::data_of_any_shape);
+    const Pins pins(sparsifier_, impl.unsquashed(), Pins::Of::data_of_any_shape);
     auto view = pins.views().begin();
     for (std::size_t i = 0; i < result.size(); ++i) {
       const auto& group = *impl.groups[i];
@@ -134,7 +130,7 @@ std::vector<GroupFigures> GroupTable::figures() const {
   }
   for (const auto& [name, saved] : impl.waiting) {
     const Axes viewed = viewed_shape(saved.shape, saved.layout);
-    const auto group = Sparsifier::Group::restored(
+    const auto group = BaseDataSparsifier::Group::restored(
         saved, {saved.config, impl.compiled(name, saved.config, &viewed)});
     group->awaits_data = true;
     result.push_back(figures_of(*group));
