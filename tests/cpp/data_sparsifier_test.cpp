@@ -572,6 +572,37 @@ TEST(Step, UpdatesEveryGroupInTurnWithItsDataAndConfig) {
   EXPECT_EQ(sparsifier.step_count(), 1);
 }
 
+TEST(Step, ReachesSourcesThroughTheAccessOfASubclass) {
+  struct Guarded : Scripted {
+    Guarded() : Scripted(mask_first) {
+      access_data_by([this](const std::function<void()>& work) {
+        inside = true;
+        work();
+        inside = false;
+      });
+    }
+    bool inside = false;
+  } sparsifier;
+  struct Watched : DataSource {
+    explicit Watched(const bool& from) : inside(from) {}
+    ArrayView pin() override {
+      EXPECT_TRUE(inside);
+      return {numbers, {2}};
+    }
+    void unpin() noexcept override { unpins += inside ? 1 : 0; }
+    void mark_written() override { EXPECT_TRUE(inside); }
+    const bool& inside;
+    float numbers[2] = {1, 1};
+    int unpins = 0;
+  };
+  const auto source = std::make_shared<Watched>(sparsifier.inside);
+  sparsifier.add_data("a", source);
+  sparsifier.step();
+  sparsifier.apply_mask();
+  EXPECT_EQ(source->unpins, 3);
+  EXPECT_EQ(source->numbers[0], 0);
+}
+
 TEST(Step, CountsButChangesNothingWhileUpdatesAreOff) {
   float number = 0;
   const auto source = std::make_shared<CountingSource>(ArrayView(&number, {1}));
