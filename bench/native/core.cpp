@@ -34,7 +34,7 @@ extern "C" datasparse::DataNormSparsifier* bench_groups(float* data, std::int64_
 extern "C" void bench_set_level(datasparse::DataNormSparsifier* sparsifier, double level) {
   datasparse::ParamMap values;
   for (const auto& name : sparsifier->names()) values.set(name, level);
-  sparsifier->set_param("sparsity_level", values);
+  datasparse::GroupParams(*sparsifier).set("sparsity_level", values);
 }
 
 extern "C" void bench_step(datasparse::DataNormSparsifier* sparsifier) { sparsifier->step(); }

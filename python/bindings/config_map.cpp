@@ -3,12 +3,16 @@
 #include "collector.hpp"
 #include "datasparse/data_sparsifier.hpp"
 #include "datasparse/error.hpp"
+#include "datasparse/group_params.hpp"
+#include "datasparse/group_table.hpp"
 #include "gil.hpp"
 #include "params.hpp"
 #include "self.hpp"
 
 namespace py = pybind11;
 using datasparse::BaseDataSparsifier;
+using datasparse::GroupParams;
+using datasparse::GroupTable;
 using datasparse::ParamMap;
 
 namespace {
@@ -63,7 +67,7 @@ py::object ConfigMap::get(const std::string& key) const {
   const auto& sparsifier = core();
   if (shows_ == Shows::config) {
     // Giving the interpreter's lock away and taking it back costs more than the reading.
-    if (const auto value = sparsifier.try_config_value(name_, key, place_))
+    if (const auto value = GroupTable(sparsifier).try_value(name_, key, place_))
       return to_python(*value);
   }
   const auto value = without_gil([&] {
@@ -85,7 +89,7 @@ void ConfigMap::update(const py::dict& changes) {
 void ConfigMap::erase(const std::string& key) {
   auto& sparsifier = core();
   without_gil([&] {
-    if (shows_ == Shows::config) return sparsifier.erase_config_key(name_, key);
+    if (shows_ == Shows::config) return GroupParams(sparsifier).erase(name_, key);
     rewrite(sparsifier, shows_, name_, [&](ParamMap& map) {
       map.at(key);  // for its message
       map.erase(key);
@@ -109,7 +113,7 @@ void GroupMap::replace(const py::dict& groups) {
     maps.emplace_back(name, to_param_map(item.second, name));
   }
   without_gil([&] {
-    if (shows_ == Shows::config) return sparsifier.replace_configs(maps);
+    if (shows_ == Shows::config) return GroupParams(sparsifier).replace(maps);
     for (const auto& item : maps) sparsifier.state(item.first);  // throws for an unknown name
     for (const auto& [name, map] : maps) sparsifier.replace_state(name, map);
   });
@@ -126,9 +130,9 @@ std::vector<std::string> GroupMap::names() const {
 }
 
 py::dict GroupMap::to_dicts() const {
-  const auto& sparsifier = core(sparsifier_);
-  const auto maps = without_gil(
-      [&] { return shows_ == Shows::state ? sparsifier.states() : sparsifier.configs(); });
+  const GroupTable table(core(sparsifier_));
+  const auto maps =
+      without_gil([&] { return shows_ == Shows::state ? table.states() : table.configs(); });
   py::dict result;
   for (const auto& [name, map] : maps) result[py::str(name)] = to_python(map);
   return result;

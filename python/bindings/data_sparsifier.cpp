@@ -8,6 +8,7 @@
 
 #include "config_map.hpp"
 #include "copying.hpp"
+#include "datasparse/group_table.hpp"
 #include "gil.hpp"
 #include "initialise.hpp"
 #include "sparsifier_trampoline.hpp"
@@ -16,6 +17,7 @@
 
 namespace py = pybind11;
 using datasparse::BaseDataSparsifier;
+using datasparse::GroupTable;
 using datasparse::ParamMap;
 
 namespace {
@@ -34,19 +36,20 @@ static_assert(!PySparsifier<datasparse::DataNormSparsifier>::updates_in_turn());
 /// mask object made from them stays right while another thread replaces the group.
 std::pair<std::shared_ptr<PySource>, datasparse::Mask> source_and_mask(const SelfSparsifier& self,
                                                                        const std::string& name) {
-  auto [source, mask] = without_gil([&] { return self->get_data_and_mask(name); });
-  return {std::dynamic_pointer_cast<PySource>(source), mask};
+  const auto row = without_gil([&] { return GroupTable(*self).row(name); });
+  return {std::dynamic_pointer_cast<PySource>(row.source), row.mask};
 }
 
 std::shared_ptr<PySource> source_of(const SelfSparsifier& self, const std::string& name) {
   return std::dynamic_pointer_cast<PySource>(without_gil([&] { return self->get_data(name); }));
 }
 
-/// Binds what only reads, and needs no lock but the sparsifier's.
-template <class Result, class... Args>
-auto unlocked(Result (BaseDataSparsifier::*read)(Args...) const) {
+/// Binds what only reads, and needs no lock but the sparsifier's; or a GroupTable's, made then.
+template <class Of, class Result, class... Args>
+auto unlocked(Result (Of::*read)(Args...) const) {
   return [read](const SelfSparsifier& self, const std::decay_t<Args>&... args) {
-    return without_gil([&] { return ((*self).*read)(args...); });
+    const std::conditional_t<std::is_abstract_v<Of>, const Of&, Of> of(*self);
+    return without_gil([&] { return (of.*read)(args...); });
   };
 }
 
@@ -208,7 +211,8 @@ void apply_mask(const SelfSparsifier& self, const py::object& names) {
 /// Makes the mask objects of those names that still have data: when these are squashed, a torch
 /// user still reads a torch mask.
 void make_mask_objects(const SelfSparsifier& self, const std::vector<std::string>& names) {
-  for (const auto& name : without_gil([&] { return self->active(names); })) get_mask(self, name);
+  for (const auto& name : without_gil([&] { return GroupTable(*self).active(names); }))
+    get_mask(self, name);
 }
 
 void squash_mask(const SelfSparsifier& self, const py::object& names) {
@@ -225,7 +229,7 @@ py::object report(const SelfSparsifier& self) {
     return rests ? "frozen" : statuses[static_cast<int>(group.status)];
   };
   side_of(self).mask_objects.adopt();
-  const auto figures = without_gil([&] { return self->figures(); });
+  const auto figures = without_gil([&] { return GroupTable(*self).figures(); });
   const py::module_ module = py::module_::import("datasparse.report");
   const py::object report_of_group = module.attr("report_of_group");
   py::list groups;
@@ -281,7 +285,7 @@ void set_full_state(const SelfSparsifier& self, const py::tuple& full_state) {
     sources.emplace(name, data.is_none() ? nullptr : make_unchecked_source(data, name, &side));
   }
   const auto state = to_sparsifier_state(full_state[0]);
-  without_gil([&] { side.restore(state, std::move(sources)); });
+  without_gil([&] { std::invoke(&ForSubclasses::restore, *self, state, std::move(sources)); });
 }
 
 }  // namespace
@@ -300,8 +304,7 @@ void around_load(py::handle self, const datasparse::SparsifierState& state,
 
 void finish_init(const py::object& self, const py::object& data_list) {
   const SelfSparsifier sparsifier(self);
-  const auto& side = side_of(sparsifier);
-  without_gil([&] { side.check_defaults(); });
+  without_gil([&] { std::invoke(&ForSubclasses::check_defaults, *sparsifier); });
   if (data_list.is_none()) return;
   const py::object pairs = py::hasattr(data_list, "items") ? data_list.attr("items")() : data_list;
   for (const auto& item : pairs) {
@@ -393,8 +396,13 @@ array([4. , 0. , 3. , 0.5])
 array([False, False,  True, False]))")
       .def("squashed", unlocked(&BaseDataSparsifier::squashed), py::arg("name"),
            "Whether squash_mask() has released the group's tensor.")
-      .def("frozen", unlocked(&BaseDataSparsifier::frozen), py::arg("name"),
-           "Whether step() leaves the group's mask as it is: add_data() was told update=False.")
+      .def(
+          "frozen",
+          [](const SelfSparsifier& self, const std::string& name) {
+            return without_gil([&] { return GroupTable(*self).row(name).frozen; });
+          },
+          py::arg("name"),
+          "Whether step() leaves the group's mask as it is: add_data() was told update=False.")
       .def(
           "apply_kept_zeros",
           [](const SelfSparsifier& self) { without_gil([&] { self->apply_kept_zeros(); }); },
@@ -402,15 +410,15 @@ array([False, False,  True, False]))")
 
 Call it before step() where an optimizer may have moved them: else they rank as the weights that they are
 not. Attachment.follow() does.)")
-      .def("active", unlocked(&BaseDataSparsifier::active), py::arg("names"),
+      .def("active", unlocked(&GroupTable::active), py::arg("names"),
            "Those of these names, in their order, whose groups hold data: neither removed nor "
            "squashed.")
-      .def("awaits_data", unlocked(&BaseDataSparsifier::awaits_data), py::arg("name"),
+      .def("awaits_data", unlocked(&GroupTable::awaits_data), py::arg("name"),
            "Whether a loaded state waits for add_data() to bring data of that name.")
       .def(
           "layout",
           [](const SelfSparsifier& self, const std::string& name) {
-            return to_tuple(without_gil([&] { return self->layout(name); }));
+            return to_tuple(without_gil([&] { return GroupTable(*self).row(name).layout; }));
           },
           py::arg("name"),
           "The layout that add_data() was given for the group; () for the order of its axes.")

@@ -6,7 +6,6 @@
 #include <functional>
 #include <string>
 #include <type_traits>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -28,41 +27,30 @@ class PySparsifierSide : public SourceOwner {
  public:
   MaskObjects mask_objects;
 
-  /// BaseDataSparsifier::check_defaults().
-  virtual void check_defaults() const = 0;
-  /// BaseDataSparsifier::run_as_update().
-  virtual void run_as_update(const std::function<void()>& work) = 0;
-  /// BaseDataSparsifier::restore().
-  virtual void restore(
-      const datasparse::SparsifierState& state,
-      std::unordered_map<std::string, std::shared_ptr<datasparse::DataSource>> sources) = 0;
-
  protected:
   PySparsifierSide() = default;
   ~PySparsifierSide() = default;
 };
 
-/// TypeError where an override returned something: masks are changed in place.
-inline void require_none(const pybind11::object& result, pybind11::handle self, const char* method,
-                         const char* hint) {
-  if (result.is_none()) return;
-  throw datasparse::TypeError(class_name(self) + "." + method + "() returned " +
-                              class_name(result) + ", expected None" + hint);
-}
+/// Names what a sparsifier lets subclasses call, for std::invoke().
+struct ForSubclasses : datasparse::BaseDataSparsifier {
+  using BaseDataSparsifier::check_defaults;
+  using BaseDataSparsifier::restore;
+  using BaseDataSparsifier::run_as_update;
+};
 
 template <class Base>
 class PySparsifier : public WithPythonAttributes<Base>,
                      public PySparsifierSide,
                      public pybind11::trampoline_self_life_support {
  public:
-  using WithPythonAttributes<Base>::WithPythonAttributes;
-
-  void check_defaults() const override { Base::check_defaults(); }
-  void run_as_update(const std::function<void()>& work) override { Base::run_as_update(work); }
-  void restore(
-      const datasparse::SparsifierState& state,
-      std::unordered_map<std::string, std::shared_ptr<datasparse::DataSource>> sources) override {
-    Base::restore(state, std::move(sources));
+  template <class... Arguments>
+  explicit PySparsifier(Arguments&&... arguments)
+      : WithPythonAttributes<Base>(std::forward<Arguments>(arguments)...) {
+    this->access_data_by([](const std::function<void()>& work) {
+      const AcquiredGil gil;
+      work();
+    });
   }
 
   /// Whether update_mask() is the class's own, and not the one that computes what its rule would.
@@ -85,7 +73,11 @@ class PySparsifier : public WithPythonAttributes<Base>,
     try {
       const auto result = source->call(
           override, pybind11::make_tuple(name, source->array_for_override()), to_python(config));
-      require_none(result, self, "update_mask", ": change get_mask(name) in place");
+      if (!result.is_none()) {
+        throw datasparse::TypeError(class_name(self) + ".update_mask() returned " +
+                                    class_name(result) +
+                                    ", expected None: change get_mask(name) in place");
+      }
     } catch (...) {
       mask_objects.restore(name);
       throw;
@@ -121,11 +113,6 @@ class PySparsifier : public WithPythonAttributes<Base>,
     foreign_.update_mask = updates_in_turn() || override_of("update_mask");
     foreign_.check_config = static_cast<bool>(override_of("check_config"));
     return foreign_;
-  }
-
-  void access_data(const std::function<void()>& work) const override {
-    const AcquiredGil gil;
-    work();
   }
 
  private:
@@ -188,9 +175,9 @@ void def_sparsifier(Class& cls, const char* update_mask_doc, const char* check_c
         const auto source = make_source(data, name, nullptr);
         const datasparse::Pin pin(*source);
         const datasparse::ParamMap given = to_param_map(config, name);
-        auto& side = side_of(self);
+        side_of(self);
         without_gil([&] {
-          side.run_as_update([&] {
+          std::invoke(&ForSubclasses::run_as_update, *self, [&] {
             datasparse::ParamMap complete = self->config(name);
             complete.update(given);
             self->T::update_mask(name, pin.view(), complete);

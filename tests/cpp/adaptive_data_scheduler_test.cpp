@@ -4,6 +4,7 @@
 
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/error.hpp"
+#include "datasparse/group_params.hpp"
 #include "support.hpp"
 
 namespace datasparse {
@@ -32,7 +33,7 @@ class AdaptiveScheduler : public ::testing::Test {
     for (const double metric : metrics) {
       scheduler->step(metric);
       result.push_back(scheduler->position());
-      EXPECT_EQ(sparsifier->get_param("sparsity_level"),
+      EXPECT_EQ(GroupParams(*sparsifier).get("sparsity_level"),
                 (ParamMap{{"a", static_cast<double>(scheduler->position()) / 8}}));
     }
     return result;

@@ -20,6 +20,7 @@
 #include "datasparse/checkpoint.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/data_scheduler.hpp"
+#include "datasparse/group_params.hpp"
 #include "select/mask_engine.hpp"
 #include "support.hpp"
 
@@ -188,7 +189,7 @@ class OutOfMemory : public ::testing::Test {
       sparsifier->add_data(name, sources.back());
     }
     sparsifier->step();
-    sparsifier->set_param("sparsity_level", {{"a", 0.9}, {"b", 0.1}, {"c", 0.3}});
+    GroupParams(*sparsifier).set("sparsity_level", {{"a", 0.9}, {"b", 0.1}, {"c", 0.3}});
   }
 
   /// Expects that `attempt` either succeeds or changes nothing, whichever allocation fails.
@@ -289,9 +290,10 @@ TEST_F(OutOfMemory, AddDataIsAllOrNothing) {
 }
 
 TEST_F(OutOfMemory, ConfigsAreWrittenAllOrNone) {
-  expect_all_or_nothing([&] { sparsifier->set_param("sparsity_level", {{"c", 0.2}, {"a", 0.4}}); });
+  expect_all_or_nothing(
+      [&] { GroupParams(*sparsifier).set("sparsity_level", {{"c", 0.2}, {"a", 0.4}}); });
   expect_all_or_nothing([&] { sparsifier->update_config("a", {{"norm", "L2"}}); });
-  expect_all_or_nothing([&] { sparsifier->replace_configs({{"a", {{"norm", "L2"}}}}); });
+  expect_all_or_nothing([&] { GroupParams(*sparsifier).replace({{"a", {{"norm", "L2"}}}}); });
   expect_all_or_nothing([&] { sparsifier->replace_defaults(DataNormSparsifier().defaults()); });
   expect_all_or_nothing([&] { sparsifier->replace_state("a", {{"a key that is not short", 1}}); });
 }
@@ -335,7 +337,7 @@ TEST_F(OutOfMemory, ASchedulersStepIsAllOrNothing) {
         : BaseDataScheduler(std::move(owner), "sparsity_level") {}
     ParamMap get_schedule_param() override {
       ParamMap values;
-      for (const auto& [name, level] : data_sparsifier()->get_param("sparsity_level")) {
+      for (const auto& [name, level] : GroupParams(*data_sparsifier()).get("sparsity_level")) {
         values.set(name, 0.5 * level.as_number(schedule_param(), name));
       }
       return values;

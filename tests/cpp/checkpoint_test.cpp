@@ -16,6 +16,7 @@
 #include "datasparse/adaptive_data_scheduler.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/error.hpp"
+#include "datasparse/group_table.hpp"
 #include "support.hpp"
 
 namespace datasparse {
@@ -311,8 +312,8 @@ TEST_F(CheckpointFile, OfEverySeedIsReadAndWrittenAsItWas) {
 TEST_F(CheckpointFile, BringsLayoutsZerosThatStayAndFrozenMasksBack) {
   Objects objects;
   load(objects);
-  EXPECT_EQ(objects.sparsifier->layout("fc1.weight"), (Axes{1, 0}));
-  EXPECT_TRUE(objects.sparsifier->frozen("\u00e9 \" $"));
+  EXPECT_EQ(GroupTable(*objects.sparsifier).row("fc1.weight").layout, (Axes{1, 0}));
+  EXPECT_TRUE(GroupTable(*objects.sparsifier).row("\u00e9 \" $").frozen);
   const auto state = objects.sparsifier->save_state();
   EXPECT_EQ(state.groups[0].kept_zeros, (Bytes{0x07, 0, 0, 0, 0}));
   EXPECT_TRUE(state.groups[1].kept_zeros.empty());

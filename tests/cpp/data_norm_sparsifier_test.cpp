@@ -1,6 +1,7 @@
 #include "datasparse/data_norm_sparsifier.hpp"
 
 #include "datasparse/error.hpp"
+#include "datasparse/group_params.hpp"
 #include "support.hpp"
 
 namespace datasparse {
@@ -80,11 +81,11 @@ TEST(DataNormSparsifier, BlockThatASchedulerWritesTakesItsAutomaticZerosAlong) {
   float numbers[8] = {1, 2, 3, 4, 5, 6, 7, 8};
   DataNormSparsifier sparsifier(spec(0.5, 1, 2));
   sparsifier.add_data("a", ArrayView(numbers, {2, 4}));
-  sparsifier.set_param("sparse_block_shape", {{"a", ParamValue::Ints{-1, 2}}});
+  GroupParams(sparsifier).set("sparse_block_shape", {{"a", ParamValue::Ints{-1, 2}}});
   EXPECT_EQ(sparsifier.config_value("a", "zeros_per_block"), ParamValue(4));
   sparsifier.step();
   EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), (Bytes{0, 0, 1, 1, 0, 0, 1, 1}));
-  EXPECT_THROW(sparsifier.set_param("zeros_per_block", {{"a", 5}}), ValueError);
+  EXPECT_THROW(GroupParams(sparsifier).set("zeros_per_block", {{"a", 5}}), ValueError);
 }
 
 TEST(DataNormSparsifier, HasOptionalKeysOnlyWhereTheyAreGiven) {
@@ -98,17 +99,17 @@ TEST(DataNormSparsifier, HasOptionalKeysOnlyWhereTheyAreGiven) {
   sparsifier.step();
   EXPECT_EQ(sparsifier.get_mask("plain").zeros(), 8);
   EXPECT_EQ(bytes_of(sparsifier.get_mask("given")), (Bytes{0, 0, 0, 0, 0, 1, 1, 1}));
-  EXPECT_EQ(sparsifier.count_zeros("sparsity_level", {{"given", 1.0}}),
+  EXPECT_EQ(GroupParams(sparsifier).count_zeros("sparsity_level", {{"given", 1.0}}),
             (std::vector<ZeroCount>{{5, 5}}));
-  sparsifier.set_param("min_kept", {{"given", 2}});
+  GroupParams(sparsifier).set("min_kept", {{"given", 2}});
   sparsifier.update_mask("given", ArrayView(numbers, {8}), sparsifier.config("given"));
   EXPECT_EQ(sparsifier.get_mask("given").zeros(), 6);
-  sparsifier.erase_config_key("given", "min_kept");
+  GroupParams(sparsifier).erase("given", "min_kept");
   sparsifier.step();
   EXPECT_EQ(sparsifier.get_mask("given").zeros(), 8);
   EXPECT_EQ(message_of<ValueError>([&] { sparsifier.update_config("plain", {{"min_kept", -2}}); }),
             "min_kept of 'plain' must be at least 0, got -2");
-  EXPECT_THROW(sparsifier.erase_config_key("given", "norm"), ValueError);
+  EXPECT_THROW(GroupParams(sparsifier).erase("given", "norm"), ValueError);
 
   BlockSpec defaults = spec(0.5, 1, 1);
   defaults.min_kept = 8;
@@ -158,8 +159,8 @@ TEST(DataNormSparsifier, RefusesWrongConfigsWhenTheyArrive) {
       "sparsity_level of 'emb' must be in [0, 1], got 1.2");
   EXPECT_THROW(sparsifier.update_config("emb", {{"sparsity_levle", 0.2}}), TypeError);
   EXPECT_THROW(sparsifier.update_config("emb", {{"norm", "L0"}}), ValueError);
-  EXPECT_THROW(sparsifier.erase_config_key("emb", "norm"), ValueError);
-  EXPECT_THROW(sparsifier.set_param("sparsity_level", {{"emb", -0.5}}), ValueError);
+  EXPECT_THROW(GroupParams(sparsifier).erase("emb", "norm"), ValueError);
+  EXPECT_THROW(GroupParams(sparsifier).set("sparsity_level", {{"emb", -0.5}}), ValueError);
   EXPECT_THROW(sparsifier.replace_defaults({{"sparsity_level", 0.5}}), ValueError);
   EXPECT_THROW(sparsifier.add_data("other", ArrayView(numbers, {4}), {{"zeros_per_block", 5}}),
                ValueError);
@@ -408,7 +409,7 @@ TEST(Subclass, MayHaveConfigKeysOfItsOwn) {
   EXPECT_EQ(sparsifier.config_value("a", "protected"), ParamValue(1));
   EXPECT_THROW(sparsifier.update_config("a", {{"protected", -1}}), ValueError);
   EXPECT_THROW(sparsifier.update_config("a", {{"protekted", 1}}), TypeError);
-  sparsifier.erase_config_key("a", "protected");
+  GroupParams(sparsifier).erase("a", "protected");
   EXPECT_EQ(sparsifier.config("a").find("protected"), nullptr);
 
   Protecting other;

@@ -6,6 +6,7 @@
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/data_scheduler.hpp"
 #include "datasparse/error.hpp"
+#include "datasparse/group_params.hpp"
 #include "support.hpp"
 
 namespace datasparse {
@@ -23,7 +24,7 @@ class ScheduledSparsifier : public ::testing::Test {
     sparsifier->update_config("emb", {{"sparsity_level", 0.4}});
     sparsifier->step();
   }
-  ParamMap levels() const { return sparsifier->get_param("sparsity_level"); }
+  ParamMap levels() const { return GroupParams(*sparsifier).get("sparsity_level"); }
   template <class... Arguments>
   std::shared_ptr<DataScheduler> make(const Arguments&... arguments) const {
     return make_scheduler<DataScheduler>(sparsifier, "sparsity_level", arguments...);
@@ -216,7 +217,7 @@ TEST(ScheduledSubclass, HasItsSay) {
       make_scheduler<DataScheduler>(cautious, "sparsity_level", Schedule(Step{1, 2}));
   scheduler->step();
   EXPECT_EQ(message_of<ValueError>([&] { scheduler->step(); }), "too much");
-  EXPECT_TRUE(cautious->count_zeros("sparsity_level", {{"a", 0.5}}).empty())
+  EXPECT_TRUE(GroupParams(*cautious).count_zeros("sparsity_level", {{"a", 0.5}}).empty())
       << "a subclass may have its own update_mask()";
 }
 

@@ -12,6 +12,7 @@
 
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/error.hpp"
+#include "datasparse/group_params.hpp"
 #include "support.hpp"
 
 namespace datasparse {
@@ -28,7 +29,7 @@ class Halving : public BaseDataScheduler {
   ParamMap get_schedule_param() override {
     if (last_epoch() == 0) return base_param();
     ParamMap values;
-    for (const auto& [name, level] : data_sparsifier()->get_param(schedule_param())) {
+    for (const auto& [name, level] : GroupParams(*data_sparsifier()).get(schedule_param())) {
       values.set(name, 0.5 * level.as_number(schedule_param(), name));
     }
     return values;
@@ -394,11 +395,11 @@ TEST_F(DataScheduler, ResumesWhereItWasSaved) {
     if (sparsifier_first) other->load_state(saved_sparsifier);
     resumed->load_state(saved);
     if (!sparsifier_first) other->load_state(saved_sparsifier);
-    EXPECT_EQ(other->get_param("sparsity_level"), saved.last_param);
+    EXPECT_EQ(GroupParams(*other).get("sparsity_level"), saved.last_param);
     EXPECT_EQ(resumed->last_epoch(), 1);
     EXPECT_EQ(resumed->base_param(), (ParamMap{{"a", 0.8}, {"b", 0.4}}));
     resumed->step();
-    EXPECT_EQ(other->get_param("sparsity_level"), (ParamMap{{"a", 0.2}, {"b", 0.1}}));
+    EXPECT_EQ(GroupParams(*other).get("sparsity_level"), (ParamMap{{"a", 0.2}, {"b", 0.1}}));
   }
 }
 

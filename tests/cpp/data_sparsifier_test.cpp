@@ -6,6 +6,8 @@
 #include "datasparse/apply_mask.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/error.hpp"
+#include "datasparse/group_params.hpp"
+#include "datasparse/group_table.hpp"
 #include "datasparse/mask_rule.hpp"
 #include "support.hpp"
 
@@ -104,14 +106,13 @@ TEST(DataSparsifier, NamesTheNearestNameWhereOneIsUnknown) {
       [&] { sparsifier.get_data("embeding"); },
       [&] { sparsifier.remove_data("embeding"); },
       [&] { sparsifier.squashed("embeding"); },
-      [&] { sparsifier.frozen("embeding"); },
-      [&] { sparsifier.layout("embeding"); },
+      [&] { GroupTable(sparsifier).row("embeding"); },
       [&] { sparsifier.config("embeding"); },
       [&] { sparsifier.config_value("embeding", "x"); },
       [&] { sparsifier.update_config("embeding", {}); },
-      [&] { sparsifier.replace_configs({{"embedding", {}}, {"embeding", {}}}); },
-      [&] { sparsifier.erase_config_key("embeding", "x"); },
-      [&] { sparsifier.set_param("x", {{"embedding", 1}, {"embeding", 1}}); },
+      [&] { GroupParams(sparsifier).replace({{"embedding", {}}, {"embeding", {}}}); },
+      [&] { GroupParams(sparsifier).erase("embeding", "x"); },
+      [&] { GroupParams(sparsifier).set("x", {{"embedding", 1}, {"embeding", 1}}); },
       [&] { sparsifier.state("embeding"); },
       [&] { sparsifier.replace_state("embeding", {}); },
       [&] { sparsifier.apply_mask({"embedding", "embeding"}); },
@@ -234,11 +235,11 @@ class Options : public ::testing::Test {
 TEST_F(Options, LayoutIsReadBackAndReplacedWhereItIsSaid) {
   Scripted sparsifier;
   EXPECT_FALSE(add(sparsifier, options(Axes{1, 0})));
-  EXPECT_EQ(sparsifier.layout("a"), (Axes{1, 0}));
+  EXPECT_EQ(GroupTable(sparsifier).row("a").layout, (Axes{1, 0}));
   EXPECT_TRUE(add(sparsifier, {}));
-  EXPECT_EQ(sparsifier.layout("a"), (Axes{1, 0}));
+  EXPECT_EQ(GroupTable(sparsifier).row("a").layout, (Axes{1, 0}));
   add(sparsifier, options(Axes{0, 1}));
-  EXPECT_EQ(sparsifier.layout("a"), Axes()) << "the order of memory";
+  EXPECT_EQ(GroupTable(sparsifier).row("a").layout, Axes()) << "the order of memory";
   for (const Axes& wrong : {Axes{0}, Axes{0, 0}, Axes{0, 2}, Axes{-1, 0}, Axes{0, 1, 2}}) {
     const auto message =
         expect_refused<ValueError>(sparsifier, [&] { add(sparsifier, options(wrong)); });
@@ -273,9 +274,9 @@ TEST_F(Options, ConfigIsCompiledForTheLayout) {
   Ruled sparsifier({}, &rule);
   add(sparsifier, options(Axes{1, 0}));
   sparsifier.update_config("a", {{"x", 1}});
-  sparsifier.replace_configs({{"a", {{"x", 2}}}});
-  sparsifier.set_param("x", {{"a", 3}});
-  sparsifier.erase_config_key("a", "x");
+  GroupParams(sparsifier).replace({{"a", {{"x", 2}}}});
+  GroupParams(sparsifier).set("x", {{"a", 3}});
+  GroupParams(sparsifier).erase("a", "x");
   sparsifier.load_state(sparsifier.save_state());
   EXPECT_EQ(rule.shapes, std::vector<Axes>(6, Axes{3, 2}));
 }
@@ -314,7 +315,7 @@ TEST_F(Options, FrozenGroupIsNeitherPinnedNorUpdated) {
   sparsifier.add_data("a", source, {}, true, nullptr, options({}, {}, false));
   const int pins = source->pins;
   sparsifier.step();
-  EXPECT_TRUE(sparsifier.frozen("a"));
+  EXPECT_TRUE(GroupTable(sparsifier).row("a").frozen);
   EXPECT_EQ(source->pins, pins);
   EXPECT_EQ(calls, 0);
   EXPECT_EQ(sparsifier.step_count(), 1);
@@ -357,7 +358,7 @@ TEST_F(Options, StepRanksTheScoresAndApplyZeroesTheData) {
   sparsifier.apply_mask();
   EXPECT_EQ(std::vector<float>(data, data + 4), (std::vector<float>{1, 0, 0, 4}));
   EXPECT_EQ(scores[1], 1);
-  EXPECT_EQ(sparsifier.figures()[0].zeros_in_data, 2);
+  EXPECT_EQ(GroupTable(sparsifier).figures()[0].zeros_in_data, 2);
   EXPECT_EQ(source->pins, source->unpins);
   source->scores = ArrayView(wrong, {3});
   const auto message = expect_refused<ValueError>(sparsifier, [&] { sparsifier.step(); });
@@ -369,7 +370,7 @@ TEST_F(Options, CountsOfAPlanKnowThem) {
   DataNormSparsifier sparsifier(spec(0.5, 1, 1));
   add(sparsifier, options({}, true));
   const auto count = [&](double level) {
-    return sparsifier.count_zeros("sparsity_level", {{"a", level}})[0];
+    return GroupParams(sparsifier).count_zeros("sparsity_level", {{"a", level}})[0];
   };
   EXPECT_EQ(count(0.0), (ZeroCount{2, 2}));
   EXPECT_EQ(count(0.5), (ZeroCount{3, 5}));
@@ -443,10 +444,10 @@ TEST(Config, IsUpdatedReplacedAndErased) {
   sparsifier.add_data("a", ArrayView(&number, {1}), {{"y", 3}});
   sparsifier.update_config("a", {{"x", 5}, {"z", 6}});
   EXPECT_EQ(sparsifier.config("a"), (ParamMap{{"x", 5}, {"y", 3}, {"z", 6}}));
-  sparsifier.erase_config_key("a", "z");
+  GroupParams(sparsifier).erase("a", "z");
   EXPECT_EQ(sparsifier.config("a"), (ParamMap{{"x", 5}, {"y", 3}}));
-  expect_refused<UnknownNameError>(sparsifier, [&] { sparsifier.erase_config_key("a", "z"); });
-  sparsifier.replace_configs({{"a", {{"y", 9}}}});
+  expect_refused<UnknownNameError>(sparsifier, [&] { GroupParams(sparsifier).erase("a", "z"); });
+  GroupParams(sparsifier).replace({{"a", {{"y", 9}}}});
   EXPECT_EQ(sparsifier.config("a"), (ParamMap{{"x", 1}, {"y", 9}}));
 }
 
@@ -456,7 +457,7 @@ TEST(Config, OfLaterGroupsTakesTheNewDefaults) {
   sparsifier.add_data("a", ArrayView(&number, {1}));
   sparsifier.replace_defaults({{"x", 2}});
   sparsifier.add_data("b", ArrayView(&number, {1}));
-  EXPECT_EQ(sparsifier.get_param("x"), (ParamMap{{"a", 1}, {"b", 2}}));
+  EXPECT_EQ(GroupParams(sparsifier).get("x"), (ParamMap{{"a", 1}, {"b", 2}}));
 }
 
 TEST(Config, IsCheckedWhereverItIsWritten) {
@@ -468,32 +469,32 @@ TEST(Config, IsCheckedWhereverItIsWritten) {
       [&] { sparsifier.add_data("c", ArrayView(&number, {1}), {{"level", 11}}); },
       [&] { sparsifier.add_data("a", ArrayView(&number, {1}), {{"level", 11}}); },
       [&] { sparsifier.update_config("a", {{"level", 11}}); },
-      [&] { sparsifier.replace_configs({{"b", {{"level", 5}}}, {"a", {{"level", 11}}}}); },
-      [&] { sparsifier.erase_config_key("a", "level"); },
-      [&] { sparsifier.set_param("level", {{"a", 5}, {"b", 11}}); },
+      [&] { GroupParams(sparsifier).replace({{"b", {{"level", 5}}}, {"a", {{"level", 11}}}}); },
+      [&] { GroupParams(sparsifier).erase("a", "level"); },
+      [&] { GroupParams(sparsifier).set("level", {{"a", 5}, {"b", 11}}); },
       [&] { sparsifier.replace_defaults({{"level", 11}}); }};
   for (const auto& call : wrong_values) expect_refused<ValueError>(sparsifier, call);
   expect_refused<TypeError>(sparsifier, [&] { sparsifier.update_config("a", {{"levle", 1}}); });
-  expect_refused<TypeError>(sparsifier, [&] { sparsifier.set_param("levle", {{"a", 1}}); });
+  expect_refused<TypeError>(sparsifier, [&] { GroupParams(sparsifier).set("levle", {{"a", 1}}); });
 }
 
 TEST(Config, OfManyGroupsIsWrittenAllOrNone) {
   float number = 0;
   Strict sparsifier;
   for (const char* name : {"a", "b", "c"}) sparsifier.add_data(name, ArrayView(&number, {1}));
-  sparsifier.set_param("level", {{"c", 3}, {"a", 2}});
-  EXPECT_EQ(sparsifier.get_param("level"), (ParamMap{{"a", 2}, {"b", 1}, {"c", 3}}));
-  expect_refused<UnknownNameError>(sparsifier,
-                                   [&] { sparsifier.set_param("level", {{"a", 9}, {"cc", 9}}); });
-  EXPECT_EQ(sparsifier.get_param("level"), (ParamMap{{"a", 2}, {"b", 1}, {"c", 3}}));
+  GroupParams(sparsifier).set("level", {{"c", 3}, {"a", 2}});
+  EXPECT_EQ(GroupParams(sparsifier).get("level"), (ParamMap{{"a", 2}, {"b", 1}, {"c", 3}}));
+  expect_refused<UnknownNameError>(
+      sparsifier, [&] { GroupParams(sparsifier).set("level", {{"a", 9}, {"cc", 9}}); });
+  EXPECT_EQ(GroupParams(sparsifier).get("level"), (ParamMap{{"a", 2}, {"b", 1}, {"c", 3}}));
 }
 
 TEST(Config, ThatWasWrittenIsReturnedAsItIsReadFromThenOn) {
   float number = 0;
   Strict sparsifier;
   for (const char* name : {"a", "b"}) sparsifier.add_data(name, ArrayView(&number, {1}));
-  EXPECT_EQ(sparsifier.set_param("level", {{"b", 3}}), (ParamMap{{"a", 1}, {"b", 3}}));
-  EXPECT_EQ(sparsifier.set_param("level", {}), sparsifier.get_param("level"));
+  EXPECT_EQ(GroupParams(sparsifier).set("level", {{"b", 3}}), (ParamMap{{"a", 1}, {"b", 3}}));
+  EXPECT_EQ(GroupParams(sparsifier).set("level", {}), GroupParams(sparsifier).get("level"));
 }
 
 TEST(Config, CanBeCheckedWithoutBeingWritten) {
@@ -501,10 +502,10 @@ TEST(Config, CanBeCheckedWithoutBeingWritten) {
   Strict sparsifier;
   for (const char* name : {"a", "b"}) sparsifier.add_data(name, ArrayView(&number, {1}));
   const auto before = sparsifier.save_state();
-  sparsifier.check_param("level", {{"a", 5}, {"b", 6}});
+  GroupParams(sparsifier).check("level", {{"a", 5}, {"b", 6}});
   EXPECT_EQ(sparsifier.save_state(), before);
   const auto check = [&](const std::string& key, const ParamMap& values) {
-    return [&sparsifier, key, values] { sparsifier.check_param(key, values); };
+    return [&sparsifier, key, values] { GroupParams(sparsifier).check(key, values); };
   };
   expect_refused<ValueError>(sparsifier, check("level", {{"a", 5}, {"b", 11}}));
   expect_refused<TypeError>(sparsifier, check("levle", {{"a", 5}}));
@@ -518,8 +519,8 @@ TEST(Config, OfASchedulerMustNotBeNaN) {
   Scripted sparsifier({}, {{"x", 1.0}});
   sparsifier.add_data("a", ArrayView(&number, {1}));
   const double nan = std::numeric_limits<double>::quiet_NaN();
-  const auto message =
-      expect_refused<ValueError>(sparsifier, [&] { sparsifier.set_param("x", {{"a", nan}}); });
+  const auto message = expect_refused<ValueError>(
+      sparsifier, [&] { GroupParams(sparsifier).set("x", {{"a", nan}}); });
   EXPECT_TRUE(contains(message, "x of 'a'")) << message;
 }
 
@@ -528,10 +529,10 @@ TEST(Config, ParamsAreThoseOfGroupsAndDefaults) {
   Scripted sparsifier({}, {{"x", 1}});
   sparsifier.add_data("a", ArrayView(&number, {1}), {{"y", 1}});
   sparsifier.add_data("b", ArrayView(&number, {1}));
-  const Names known = sparsifier.known_params();
+  const Names known = GroupParams(sparsifier).known();
   EXPECT_EQ(std::set<std::string>(known.begin(), known.end()), (std::set<std::string>{"x", "y"}));
-  EXPECT_EQ(sparsifier.get_param("y"), (ParamMap{{"a", 1}})) << "only those that have it";
-  EXPECT_EQ(sparsifier.get_param("z"), ParamMap());
+  EXPECT_EQ(GroupParams(sparsifier).get("y"), (ParamMap{{"a", 1}})) << "only those that have it";
+  EXPECT_EQ(GroupParams(sparsifier).get("z"), ParamMap());
 }
 
 TEST(State, IsTheSubclassesOwn) {
@@ -569,6 +570,37 @@ TEST(Step, UpdatesEveryGroupInTurnWithItsDataAndConfig) {
   EXPECT_EQ(sparsifier.pointers, (std::vector<void*>{b, &a}));
   EXPECT_EQ(sparsifier.configs, (std::vector<ParamMap>{{{"k", 2}}, {{"k", 1}}}));
   EXPECT_EQ(sparsifier.step_count(), 1);
+}
+
+TEST(Step, ReachesSourcesThroughTheAccessOfASubclass) {
+  struct Guarded : Scripted {
+    Guarded() : Scripted(mask_first) {
+      access_data_by([this](const std::function<void()>& work) {
+        inside = true;
+        work();
+        inside = false;
+      });
+    }
+    bool inside = false;
+  } sparsifier;
+  struct Watched : DataSource {
+    explicit Watched(const bool& from) : inside(from) {}
+    ArrayView pin() override {
+      EXPECT_TRUE(inside);
+      return {numbers, {2}};
+    }
+    void unpin() noexcept override { unpins += inside ? 1 : 0; }
+    void mark_written() override { EXPECT_TRUE(inside); }
+    const bool& inside;
+    float numbers[2] = {1, 1};
+    int unpins = 0;
+  };
+  const auto source = std::make_shared<Watched>(sparsifier.inside);
+  sparsifier.add_data("a", source);
+  sparsifier.step();
+  sparsifier.apply_mask();
+  EXPECT_EQ(source->unpins, 3);
+  EXPECT_EQ(source->numbers[0], 0);
 }
 
 TEST(Step, CountsButChangesNothingWhileUpdatesAreOff) {
@@ -749,9 +781,9 @@ TEST(Override, MayReadEverything) {
     EXPECT_EQ(self.get_mask("b").size(), 4);
     EXPECT_EQ(self.config(name), (ParamMap{{"x", 1}}));
     EXPECT_EQ(self.config_value(name, "x"), ParamValue(1));
-    EXPECT_EQ(self.get_param("x").size(), 2U);
+    EXPECT_EQ(GroupParams(self).get("x").size(), 2U);
     EXPECT_EQ(self.defaults().size(), 1U);
-    EXPECT_EQ(self.known_params(), Names{"x"});
+    EXPECT_EQ(GroupParams(self).known(), Names{"x"});
     EXPECT_EQ(self.state(name), ParamMap());
     EXPECT_TRUE(self.enable_mask_update());
     EXPECT_EQ(self.step_count(), 0);
@@ -778,9 +810,9 @@ TEST(Override, MustNotChangeGroups) {
         {"squash_mask()", [&] { self.squash_mask(); }},
         {"squash_mask()", [&] { self.squash_mask({"a"}); }},
         {"writing a config", [&] { self.update_config("a", {{"x", 2}}); }},
-        {"writing a config", [&] { self.replace_configs({{"a", {{"x", 2}}}}); }},
-        {"writing a config", [&] { self.erase_config_key("a", "x"); }},
-        {"writing a config", [&] { self.set_param("x", {{"a", 2}}); }},
+        {"writing a config", [&] { GroupParams(self).replace({{"a", {{"x", 2}}}}); }},
+        {"writing a config", [&] { GroupParams(self).erase("a", "x"); }},
+        {"writing a config", [&] { GroupParams(self).set("x", {{"a", 2}}); }},
         {"writing the defaults", [&] { self.replace_defaults({}); }},
         {"writing enable_mask_update", [&] { self.set_enable_mask_update(false); }},
         {"loading a state", [&] { self.load_state(state); }}};
@@ -801,17 +833,19 @@ TEST(Override, IsKnownToItsThreadOnly) {
   float number = 0;
   bool inside = false, in_other_thread = true;
   Scripted sparsifier([&](Scripted& self, const std::string&, const ArrayView&) {
-    inside = self.in_override() && self.in_update_mask();
-    std::thread([&] { in_other_thread = self.in_override() || self.in_update_mask(); }).join();
+    inside = GroupTable(self).in_override() && GroupTable(self).in_update_mask();
+    std::thread([&] {
+      in_other_thread = GroupTable(self).in_override() || GroupTable(self).in_update_mask();
+    }).join();
   });
   sparsifier.add_data("a", ArrayView(&number, {1}));
-  EXPECT_FALSE(sparsifier.in_override());
-  EXPECT_FALSE(sparsifier.in_update_mask());
+  EXPECT_FALSE(GroupTable(sparsifier).in_override());
+  EXPECT_FALSE(GroupTable(sparsifier).in_update_mask());
   sparsifier.step();
   EXPECT_TRUE(inside);
   EXPECT_FALSE(in_other_thread);
-  EXPECT_FALSE(sparsifier.in_override());
-  EXPECT_FALSE(sparsifier.in_update_mask());
+  EXPECT_FALSE(GroupTable(sparsifier).in_override());
+  EXPECT_FALSE(GroupTable(sparsifier).in_update_mask());
 }
 
 TEST(Override, MayUseAnotherSparsifier) {
@@ -834,7 +868,7 @@ TEST(Override, OfCheckConfigMayReadAndMustNotChange) {
       reads += static_cast<int>(names().size());
       auto& self = const_cast<Curious&>(*this);
       EXPECT_TRUE(contains(message_of<StateError>([&self] { self.step(); }), "check_config()"));
-      EXPECT_FALSE(self.in_update_mask());
+      EXPECT_FALSE(GroupTable(self).in_update_mask());
     }
     static bool contains(const std::string& text, const std::string& part) {
       return text.find(part) != std::string::npos;
@@ -1437,18 +1471,18 @@ TEST(DataSparsifier, ReadsAValueWithoutWaitingOrNotAtAll) {
   float numbers[2] = {1, 2};
   std::optional<ParamValue> inside, beside;
   Scripted sparsifier([&](Scripted& self, const std::string& name, const ArrayView&) {
-    inside = self.try_config_value(name, "x");
-    std::thread([&] { beside = self.try_config_value(name, "x"); }).join();
+    inside = GroupTable(self).try_value(name, "x");
+    std::thread([&] { beside = GroupTable(self).try_value(name, "x"); }).join();
   });
   sparsifier.add_data("a", ArrayView(numbers, {2}), {{"x", 3}});
   sparsifier.step();
   EXPECT_EQ(inside, ParamValue(3)) << "the thread that has the lock may read";
   EXPECT_EQ(beside, std::nullopt);
   for (const std::size_t likely : {0u, 1u, 99u}) {  // where it is, and where it is not
-    EXPECT_EQ(sparsifier.try_config_value("a", "x", likely), ParamValue(3));
+    EXPECT_EQ(GroupTable(sparsifier).try_value("a", "x", likely), ParamValue(3));
   }
-  EXPECT_THROW(sparsifier.try_config_value("b", "x"), UnknownNameError);
-  EXPECT_THROW(sparsifier.try_config_value("a", "y"), UnknownNameError);
+  EXPECT_THROW(GroupTable(sparsifier).try_value("b", "x"), UnknownNameError);
+  EXPECT_THROW(GroupTable(sparsifier).try_value("a", "y"), UnknownNameError);
   EXPECT_EQ(sparsifier.config_value("a", "x"), ParamValue(3)) << "the lock is free again";
 }
 
@@ -1465,7 +1499,7 @@ TEST(DataSparsifierFigures, SayWhatIsInTheDataAndWhatIsDead) {
                       order);
   const Bytes zeros(4, 0);
   sparsifier.add_data("dead", make_source(ArrayView(numbers, {4})), {}, true, zeros.data());
-  const auto figures = sparsifier.figures();
+  const auto figures = GroupTable(sparsifier).figures();
   EXPECT_EQ(figures[0].zeros_in_data, 3);
   EXPECT_EQ(figures[0].dead_rows, 1);
   EXPECT_EQ(figures[0].dead_channels, 1);
@@ -1479,7 +1513,7 @@ TEST(DataSparsifierFigures, SayWhatIsInTheDataAndWhatIsDead) {
   EXPECT_EQ(figures[2].zeros_in_data, 3);
   Scripted other;
   other.add_data("rows", ArrayView(numbers, {3, 4}), {{"sparse_block_shape", "none"}});
-  EXPECT_EQ(other.figures()[0].block, std::nullopt);
+  EXPECT_EQ(GroupTable(other).figures()[0].block, std::nullopt);
 }
 
 TEST(DataSparsifierFigures, AreCountedFromTheMasks) {
@@ -1492,7 +1526,7 @@ TEST(DataSparsifierFigures, AreCountedFromTheMasks) {
   sparsifier.get_mask("squashed").data()[0] = sparsifier.get_mask("squashed").data()[4] = 0;
   sparsifier.squash_mask({"squashed"});
 
-  const auto figures = sparsifier.figures();
+  const auto figures = GroupTable(sparsifier).figures();
   ASSERT_EQ(figures.size(), 2U);
   EXPECT_EQ(figures[0].name, "active");
   EXPECT_EQ(figures[0].status, Status::active);
@@ -1506,7 +1540,7 @@ TEST(DataSparsifierFigures, AreCountedFromTheMasks) {
 
   Scripted loaded;
   loaded.load_state(sparsifier.save_state());
-  const auto waiting = loaded.figures();
+  const auto waiting = GroupTable(loaded).figures();
   ASSERT_EQ(waiting.size(), 2U);
   EXPECT_EQ(waiting[0].name, "squashed");
   EXPECT_EQ(waiting[1].name, "active");

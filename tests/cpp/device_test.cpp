@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "datasparse/data_norm_sparsifier.hpp"
+#include "datasparse/group_table.hpp"
 #include "support.hpp"
 
 namespace datasparse {
@@ -112,7 +113,8 @@ TEST(Device, StepsAppliesReportsAndSavesWhereTheTensorLies) {
     const std::string name(1, static_cast<char>('a' + i));
     EXPECT_EQ(bytes_of(there.get_mask(name)), bytes_of(here.get_mask(name)));
     EXPECT_EQ(device.twin(on_device[i]), in_memory[i]);
-    EXPECT_EQ(there.figures()[i].zeros_in_data, here.figures()[i].zeros_in_data);
+    EXPECT_EQ(GroupTable(there).figures()[i].zeros_in_data,
+              GroupTable(here).figures()[i].zeros_in_data);
   }
   there.update_mask("a", on_device[0], there.config("a"));
   EXPECT_EQ(device.calls, 2);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "datasparse/data_scheduler.hpp"
+#include "datasparse/group_params.hpp"
 #include "support.hpp"
 
 namespace outliers {
@@ -91,20 +92,21 @@ TEST_F(OwnSpec, KeysAreCheckedShownAndPlannedByTheTable) {
             "share of 'a' must be in [0, 1], got 2.0");
   EXPECT_EQ(message_of<TypeError>([&] { sparsifier.update_config("a", {{"shore", 0.1}}); }),
             "unknown config key 'shore' of 'a'; did you mean 'share'?");
-  EXPECT_EQ(message_of<ValueError>([&] { sparsifier.erase_config_key("a", "share"); }),
+  EXPECT_EQ(message_of<ValueError>([&] { GroupParams(sparsifier).erase("a", "share"); }),
             "share of 'a' is missing");
   sparsifier.update_config("a", {{"spared", 5.0}});
   EXPECT_EQ(sparsifier.config("a").at("spared"), 5) << "an integer is shown as one";
-  EXPECT_EQ(sparsifier.count_zeros("share", {{"a", 1.0}}), (std::vector<ZeroCount>{{1, 1}}));
+  EXPECT_EQ(GroupParams(sparsifier).count_zeros("share", {{"a", 1.0}}),
+            (std::vector<ZeroCount>{{1, 1}}));
   EXPECT_TRUE(sparsifier.is_integer_param("spared"));
   EXPECT_FALSE(sparsifier.is_integer_param("share"));
 }
 
 TEST_F(OwnSpec, SchedulerWritesItsKeys) {
-  sparsifier.set_param("share", {{"a", 0.99}});
+  GroupParams(sparsifier).set("share", {{"a", 0.99}});
   sparsifier.step();
   EXPECT_EQ(sparsifier.get_mask("a").zeros(), 6);
-  EXPECT_THROW(sparsifier.set_param("share", {{"a", -1.0}}), ValueError);
+  EXPECT_THROW(GroupParams(sparsifier).set("share", {{"a", -1.0}}), ValueError);
   EXPECT_EQ(sparsifier.config_value("a", "share"), 0.99);
 }
 
@@ -117,7 +119,7 @@ TEST_F(OwnSpec, LayoutsAndKeptZerosAreSeenTo) {
                       options);
   sparsifier.step();  // of the columns (1, 0) and (2, 40), the first is nearer to the mean of 10.75
   EXPECT_EQ(bytes_of(sparsifier.get_mask("b")), (Bytes{0, 1, 0, 1}));
-  sparsifier.set_param("share", {{"b", 0.0}});
+  GroupParams(sparsifier).set("share", {{"b", 0.0}});
   sparsifier.step();
   EXPECT_EQ(bytes_of(sparsifier.get_mask("b")), (Bytes{1, 1, 0, 1})) << "a zero that stays";
 }

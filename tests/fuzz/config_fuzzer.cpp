@@ -15,6 +15,7 @@
 #include "checkpoint/checkpoint_format.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/error.hpp"
+#include "datasparse/group_params.hpp"
 #include "require.hpp"
 
 namespace {
@@ -242,7 +243,7 @@ void Model::update(Group& group) {
 void Model::erase_key(Group& group) {
   const std::string key = key_from(input_);
   // Each key is needed.
-  tried(false, [&] { sparsifier_.erase_config_key(group.name, key); });
+  tried(false, [&] { GroupParams(sparsifier_).erase(group.name, key); });
 }
 
 void Model::replace_configs() {
@@ -257,7 +258,7 @@ void Model::replace_configs() {
     allowed = allowed && group.config && is_allowed(config, group.shape);
     expected.emplace_back(&group, config);
   }
-  if (tried(allowed, [&] { sparsifier_.replace_configs(given); })) {
+  if (tried(allowed, [&] { GroupParams(sparsifier_).replace(given); })) {
     for (auto& [group, config] : expected) group->config = config;
   }
 }
@@ -277,7 +278,7 @@ void Model::set_param() {
     allowed = allowed && group.config && is_allowed(config, group.shape);
     expected.emplace_back(&group, config);
   }
-  if (tried(allowed, [&] { sparsifier_.set_param(key, values); })) {
+  if (tried(allowed, [&] { GroupParams(sparsifier_).set(key, values); })) {
     for (auto& [group, config] : expected) group->config = config;
   }
 }

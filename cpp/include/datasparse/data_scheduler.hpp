@@ -66,9 +66,7 @@ class DATASPARSE_API BaseDataScheduler {
   /// What a subclass keeps of its own: saved in a checkpoint. Called with the locks of the
   /// scheduler and of its sparsifier held, as an override is.
   virtual Attributes attributes() const { return {}; }
-  /// Checks attributes that a checkpoint holds, and returns what puts them into place, which must
-  /// not throw. It is called once everything else in the checkpoint has been checked, or not at
-  /// all. By default, a ValueError where there are any.
+  /// As of BaseDataSparsifier.
   virtual std::function<void()> prepare_attributes(const Attributes& saved);
 
   /// Advances last_epoch and writes what get_schedule_param() returns into the sparsifier. If the

@@ -8,12 +8,10 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
-#include <utility>
 #include <vector>
 
 #include "datasparse/api.h"
 #include "datasparse/array_view.hpp"
-#include "datasparse/block_mask.hpp"
 #include "datasparse/data_source.hpp"
 #include "datasparse/mask.hpp"
 #include "datasparse/mask_rule.hpp"
@@ -45,30 +43,6 @@ struct SparsifierState {
   bool enable_mask_update = true;
   ParamMap defaults;
   std::vector<GroupState> groups;
-};
-
-/// A group in figures, counted from its mask.
-struct GroupFigures {
-  enum class Status { active, squashed, awaits_data };
-
-  std::string name;
-  Status status = Status::active;
-  Axes shape;
-  std::optional<DType> dtype;  ///< none where the group holds no data
-  std::int64_t zeros = 0;
-  ParamMap config;  ///< with automatic values filled in
-  /// The height and the width in `config`, where it has a sparse_block_shape, with whole axes
-  /// filled in.
-  std::optional<std::pair<std::int64_t, std::int64_t>> block = {};
-  /// How many elements the mask prunes that are zero in the data; none where there are no data of
-  /// the mask's shape.
-  std::optional<std::int64_t> zeros_in_data = {};
-  bool dead = false;  ///< whether there are elements, and the mask keeps none of them
-  /// How many rows of outputs and how many input channels the mask keeps no element of: entries of
-  /// the first and of the last axis of the layout, or of the first and of the second one in the
-  /// order of memory. None for fewer than two axes.
-  std::optional<std::int64_t> dead_rows = {}, dead_channels = {};
-  bool frozen = false;  ///< whether step() leaves the mask as it is
 };
 
 /// What add_data() can be told of a group besides its config. What is not said stays as it is where
@@ -130,22 +104,12 @@ class DATASPARSE_API BaseDataSparsifier {
 
   /// All names in the order in which they were added, squashed ones included.
   std::vector<std::string> names() const;
-  /// Those of these names, in their order, whose groups hold data: neither removed nor squashed.
-  std::vector<std::string> active(const std::vector<std::string>& names) const;
   /// Whether there is such a group, squashed or not.
   bool contains(const std::string& name) const;
   /// Whether squash_mask() has released the group's tensor.
   bool squashed(const std::string& name) const;
-  /// Whether step() leaves the group's mask as it is: GroupOptions::update was false.
-  bool frozen(const std::string& name) const;
-  /// The group's GroupOptions::layout; none for the order of memory.
-  Axes layout(const std::string& name) const;
-  /// Whether a loaded state waits for add_data() to bring data of that name.
-  bool awaits_data(const std::string& name) const;
   /// The group's source. ValueError where it was squashed.
   std::shared_ptr<DataSource> get_data(const std::string& name) const;
-  /// Source and mask of the same moment; no source where the group was squashed.
-  std::pair<std::shared_ptr<DataSource>, Mask> get_data_and_mask(const std::string& name) const;
   /// The group's own mask, not a copy: what is written there is the mask. While another thread's
   /// step() runs it is half written; read it from one thread, or from save_state().
   Mask get_mask(const std::string& name) const;
@@ -154,38 +118,10 @@ class DATASPARSE_API BaseDataSparsifier {
 
   /// The config with automatic values filled in.
   ParamMap config(const std::string& name) const;
-  /// config() of all groups, of the same moment.
-  std::vector<std::pair<std::string, ParamMap>> configs() const;
   /// One value of it; nothing else is copied.
   ParamValue config_value(const std::string& name, const std::string& key) const;
-  /// The same, or nothing where it would have to wait for another thread. `likely` is where the
-  /// group stands among the names() if it has not moved since: a guess, which saves a look-up.
-  std::optional<ParamValue> try_config_value(const std::string& name, const std::string& key,
-                                             std::size_t likely = 0) const;
   /// Writes all of `changes`, or nothing if check_config() refuses the result.
   void update_config(const std::string& name, const ParamMap& changes);
-  /// Replaces whole configs, on top of the defaults; all of them or none.
-  void replace_configs(const std::vector<std::pair<std::string, ParamMap>>& configs);
-  /// Takes a key out of a group's config, if check_config() accepts the rest.
-  void erase_config_key(const std::string& name, const std::string& key);
-  /// Writes `key` for every group named in `values`, all or none: how a scheduler writes. Returns
-  /// what get_param(key) returns from then on.
-  ParamMap set_param(const std::string& key, const ParamMap& values);
-  /// The same, into a map of the caller's: one that holds these names already is not built anew.
-  /// Where that is so, and no check_config() of a subclass is called, a group costs about 0.1 µs,
-  /// and no more memory.
-  void set_param(const std::string& key, const ParamMap& values, ParamMap& now);
-  /// Throws what set_param() would throw, and writes nothing.
-  void check_param(const std::string& key, const ParamMap& values) const;
-  /// `key` of every group that has it, by group name.
-  ParamMap get_param(const std::string& key) const;
-  /// The same, into a map of the caller's.
-  void get_param(const std::string& key, ParamMap& values) const;
-  /// How many elements a step would zero in each group named in `values`, in their order, if `key`
-  /// had these values; in a frozen one, how many are zero. Empty where only running update_mask()
-  /// would tell. Throws what set_param() would throw; writes nothing, and reads nothing but the
-  /// masks of frozen groups.
-  std::vector<ZeroCount> count_zeros(const std::string& key, const ParamMap& values) const;
 
   /// The config of groups to come, as it was written.
   ParamMap defaults() const;
@@ -194,18 +130,8 @@ class DATASPARSE_API BaseDataSparsifier {
 
   /// The subclass's own values for a group, saved with its mask.
   ParamMap state(const std::string& name) const;
-  /// state() of all groups, of the same moment.
-  std::vector<std::pair<std::string, ParamMap>> states() const;
   /// Replaces the whole map.
   void replace_state(const std::string& name, const ParamMap& state);
-
-  /// Whether the calling thread holds this sparsifier's lock, as in an override, where nothing may
-  /// be changed.
-  bool in_override() const noexcept;
-  /// Whether it is in update_mask(), where masks may be changed.
-  bool in_update_mask() const noexcept;
-  /// Every key that a group or the defaults have, for "did you mean".
-  std::vector<std::string> known_params() const;
 
   // --- masks ----------------------------------------------------------------------------------
 
@@ -234,10 +160,6 @@ class DATASPARSE_API BaseDataSparsifier {
   void squash_mask(const std::vector<std::string>& names);
   void squash_mask();
 
-  /// The groups as they are now, and behind them those whose state waits for add_data(). Pins every
-  /// source, and reads every mask twice and all data once.
-  std::vector<GroupFigures> figures() const;
-
   // --- saving ---------------------------------------------------------------------------------
 
   /// With `sources`, fills in the sources of all groups by name, null for squashed ones, of the
@@ -262,6 +184,8 @@ class DATASPARSE_API BaseDataSparsifier {
   /// Whether a config key takes integers only, so that a DataScheduler must round to one. It asks
   /// once a step, without the sparsifier's lock. None does by default.
   virtual bool is_integer_param(const std::string&) const { return false; }
+
+ protected:
   /// What a subclass keeps besides groups, configs and states: saved in a checkpoint. Called with
   /// the sparsifier's lock held, as an override is.
   virtual Attributes attributes() const { return {}; }
@@ -270,7 +194,6 @@ class DATASPARSE_API BaseDataSparsifier {
   /// all. By default, a ValueError where there are any.
   virtual std::function<void()> prepare_attributes(const Attributes& saved);
 
- protected:
   /// check_config() on the defaults: a constructor cannot call it, because the override is not
   /// there.
   void check_defaults() const;
@@ -288,13 +211,10 @@ class DATASPARSE_API BaseDataSparsifier {
   /// what a script has overridden.
   virtual ForeignHooks foreign_hooks() const { return {}; }
 
-  /// The group's JobOf::kept_zeros, for an update_mask() that is called for one group. What
-  /// an override leaves out is pruned behind it.
-  std::shared_ptr<const std::uint8_t> kept_zeros(const std::string& name) const;
-
-  /// Runs `work`, which pins, unpins or marks many sources in a row. A binding whose owner guards
-  /// the tensors by a lock takes it here once.
-  virtual void access_data(const std::function<void()>& work) const { work(); }
+  /// Has `access` called with all work that pins, unpins or marks many sources in a row. A binding
+  /// whose owner guards the tensors by a lock takes it there once. For a constructor.
+  using Access = std::function<void(const std::function<void()>& work)>;
+  void access_data_by(Access access);
 
   /// Fills an empty sparsifier from what another one saved, and the sources of its groups by name:
   /// how a binding copies and unpickles. Neither pins a source nor asks check_config(): what they
@@ -315,30 +235,17 @@ class DATASPARSE_API BaseDataSparsifier {
   class Checker;
   class Pins;
   class Before;
+  friend class GroupParams;
+  friend class GroupTable;
   friend class HeldStill;
 
-  ParamValue shown(const Config& config, const std::string& key, const ParamValue& written) const;
-  ParamMap shown(const Config& config) const;
-  void param_of_groups(const std::string& key, ParamMap& values) const;
-  std::vector<Change> with_param(const Checker& checked, const std::string& key,
-                                 const ParamMap& values) const;
-  void exchange(std::vector<Change>& changes, const std::string& key = {}) noexcept;
-  static ZeroCount zeros_with_kept(const ZeroCount& rule, const Group& group);
-
-  static void require_shape_of_mask(const Group& group, const Axes& shape);
-  std::vector<Group*> unsquashed() const;
-  std::vector<Group*> updated() const;
-  std::vector<Group*> unsquashed(const std::vector<std::string>& names, const char* call) const;
   void update_together(const std::vector<Group*>& groups, const std::vector<ArrayView>& data);
   void update_in_turn(const std::vector<Group*>& groups, const std::vector<ArrayView>& data);
-  void warn_of_dead(const std::vector<Group*>& groups, bool in_turn) const;
-  void zero_masked(const std::vector<Group*>& groups, const char* call);
+  void zero(const std::vector<Group*>& groups, const std::string& call, bool kept = false);
   std::vector<std::shared_ptr<DataSource>> squash(const std::vector<Group*>& groups);
 
   Loading prepare_load(const SparsifierState& state, bool strict) const;
   void commit(Loading& loading) noexcept;
-  static std::unique_ptr<Group> restored_group(const GroupState& saved, Config config);
-  GroupFigures figures_of(const Group& group, GroupFigures::Status status) const;
 
   std::unique_ptr<Impl> impl_;
 };

@@ -341,7 +341,7 @@ DATASPARSE_API datasparse_status datasparse_sparsifier_config(
     const datasparse_sparsifier* sparsifier, const char* name, datasparse_params** config);
 DATASPARSE_API datasparse_status datasparse_sparsifier_update_config(
     datasparse_sparsifier* sparsifier, const char* name, const datasparse_params* changes);
-/// One config value of every group, by group name: get_param and set_param of the C++ class.
+/// One config value of every group, by group name: GroupParams of C++.
 DATASPARSE_API datasparse_status datasparse_sparsifier_get_param(
     const datasparse_sparsifier* sparsifier, const char* key, datasparse_params** values);
 DATASPARSE_API datasparse_status datasparse_sparsifier_set_param(datasparse_sparsifier* sparsifier,

@@ -15,6 +15,8 @@
 #include "datasparse/distribution.hpp"
 #include "datasparse/error.hpp"
 #include "datasparse/field.hpp"
+#include "datasparse/group_params.hpp"
+#include "datasparse/group_table.hpp"
 #include "datasparse/mask.hpp"
 #include "datasparse/mask_rule.hpp"
 #include "datasparse/param.hpp"

@@ -12,6 +12,7 @@
 #include "datasparse/device.hpp"
 #include "datasparse/error.hpp"
 #include "datasparse/field.hpp"
+#include "datasparse/group_table.hpp"
 #include "datasparse/mask_rule.hpp"
 
 namespace datasparse {
@@ -153,18 +154,16 @@ ParamMap SpecSparsifier<Spec>::joined(const Spec& defaults, const ParamMap& own)
 template <class Spec>
 void SpecSparsifier<Spec>::update_mask(const std::string& name, const ArrayView& data,
                                        const ParamMap& config) {
-  const auto [source, mask] = get_data_and_mask(name);
-  if (data.shape() != mask.shape()) {
+  const GroupRow row = GroupTable(*this).row(name);
+  if (data.shape() != row.mask.shape()) {
     throw ValueError("data of '" + name + "' must have the shape of its mask, " +
-                     to_string(mask.shape()) + ", got " + to_string(data.shape()));
+                     to_string(row.mask.shape()) + ", got " + to_string(data.shape()));
   }
-  const Axes order = layout(name);
-  const auto kept = kept_zeros(name);
   const Spec spec = spec_of<Spec>(config, name, OtherKeys::ignore)
-                        .resolved(viewed_shape(data.shape(), order), name);
-  Device* const device = source == nullptr ? nullptr : &source->device();
-  SpecRule<Spec>::compute_on(device,
-                             {{data, spec, mask.data(), mask.hint(), order, kept.get(), device}});
+                        .resolved(viewed_shape(data.shape(), row.layout), name);
+  Device* const device = row.source == nullptr ? nullptr : &row.source->device();
+  SpecRule<Spec>::compute_on(device, {{data, spec, row.mask.data(), row.mask.hint(), row.layout,
+                                       row.kept_zeros.get(), device}});
 }
 
 template <class Spec>

@@ -9,6 +9,7 @@
 #include "datasparse/data_scheduler.hpp"
 #include "datasparse/data_sparsifier.hpp"
 #include "datasparse/datasparse.h"
+#include "datasparse/group_table.hpp"
 
 struct datasparse_sparsifier {
   std::shared_ptr<datasparse::BaseDataSparsifier> object;

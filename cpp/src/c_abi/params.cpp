@@ -120,18 +120,12 @@ using namespace datasparse;
 using namespace datasparse::c_abi;
 
 datasparse_status datasparse_params_create(datasparse_params** params) {
-  return guarded([&] {
-    datasparse_params*& result = required(params, "params");  // before `new`, lest it leak
-    result = new datasparse_params();
-  });
+  return hand_out(params, "params", [] { return ParamMap(); });
 }
 
 datasparse_status datasparse_params_copy(const datasparse_params* params,
                                          datasparse_params** copy) {
-  return guarded([&] {
-    datasparse_params*& result = required(copy, "copy");
-    result = new datasparse_params(required(params, "params").map());
-  });
+  return hand_out(copy, "copy", [&] { return required(params, "params").map(); });
 }
 
 void datasparse_params_release(datasparse_params* params) { delete params; }

@@ -20,10 +20,7 @@ Ramp ramp(double initial, double final_value, int64_t begin, int64_t end, int64_
 /// Makes a schedule by `make`, which may throw.
 template <class Make>
 datasparse_status create(datasparse_schedule** schedule, Make&& make) {
-  return guarded([&] {
-    datasparse_schedule*& result = required(schedule, "schedule");
-    result = new datasparse_schedule{Schedule(make())};
-  });
+  return hand_out(schedule, "schedule", [&] { return Schedule(make()); });
 }
 
 std::vector<Schedule> list(const datasparse_schedule* const* schedules, std::size_t count) {

@@ -144,15 +144,9 @@ datasparse_status datasparse_scheduler_last_epoch(const datasparse_scheduler* sc
 }
 datasparse_status datasparse_scheduler_last_param(const datasparse_scheduler* scheduler,
                                                   datasparse_params** values) {
-  return guarded([&] {
-    datasparse_params*& result = required(values, "values");
-    result = new datasparse_params(object(scheduler)->get_last_param());
-  });
+  return hand_out(values, "values", [&] { return object(scheduler)->get_last_param(); });
 }
 datasparse_status datasparse_scheduler_base_param(const datasparse_scheduler* scheduler,
                                                   datasparse_params** values) {
-  return guarded([&] {
-    datasparse_params*& result = required(values, "values");
-    result = new datasparse_params(object(scheduler)->base_param());
-  });
+  return hand_out(values, "values", [&] { return object(scheduler)->base_param(); });
 }

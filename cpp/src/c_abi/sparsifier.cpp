@@ -10,6 +10,7 @@
 #include "c_abi/params.hpp"
 #include "c_abi/status.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
+#include "datasparse/group_params.hpp"
 
 namespace datasparse::c_abi {
 namespace {
@@ -156,7 +157,7 @@ datasparse_status datasparse_data_norm_update_mask(const datasparse_sparsifier* 
     const std::string group = text(name, "name");
     const ArrayView view = to_view(data, "data");
     const ParamMap& values = required(config, "config").map();
-    if (!norm->in_update_mask()) throw StateError("only update_mask may call this");
+    if (!GroupTable(*norm).in_update_mask()) throw StateError("only update_mask may call this");
     // Not the virtual function, which is the one that calls this.
     norm->DataNormSparsifier::update_mask(group, view, values);
   });
@@ -202,10 +203,7 @@ datasparse_status datasparse_sparsifier_remove_data(datasparse_sparsifier* spars
 
 datasparse_status datasparse_sparsifier_names(const datasparse_sparsifier* sparsifier,
                                               datasparse_names** names) {
-  return guarded([&] {
-    datasparse_names*& result = required(names, "names");
-    result = new datasparse_names{object(sparsifier)->names()};
-  });
+  return hand_out(names, "names", [&] { return object(sparsifier)->names(); });
 }
 datasparse_status datasparse_names_size(const datasparse_names* names, size_t* size) {
   return guarded([&] { required(size, "size") = required(names, "names").items.size(); });
@@ -229,10 +227,7 @@ datasparse_status datasparse_sparsifier_contains(const datasparse_sparsifier* sp
 
 datasparse_status datasparse_sparsifier_mask(const datasparse_sparsifier* sparsifier,
                                              const char* name, datasparse_mask** mask) {
-  return guarded([&] {
-    datasparse_mask*& result = required(mask, "mask");
-    result = new datasparse_mask{object(sparsifier)->get_mask(text(name, "name"))};
-  });
+  return hand_out(mask, "mask", [&] { return object(sparsifier)->get_mask(text(name, "name")); });
 }
 datasparse_status datasparse_mask_bytes(const datasparse_mask* mask, uint8_t** bytes,
                                         size_t* size) {
@@ -259,10 +254,7 @@ void datasparse_mask_release(datasparse_mask* mask) { delete mask; }
 
 datasparse_status datasparse_sparsifier_config(const datasparse_sparsifier* sparsifier,
                                                const char* name, datasparse_params** config) {
-  return guarded([&] {
-    datasparse_params*& result = required(config, "config");
-    result = new datasparse_params(object(sparsifier)->config(text(name, "name")));
-  });
+  return hand_out(config, "config", [&] { return object(sparsifier)->config(text(name, "name")); });
 }
 datasparse_status datasparse_sparsifier_update_config(datasparse_sparsifier* sparsifier,
                                                       const char* name,
@@ -273,23 +265,19 @@ datasparse_status datasparse_sparsifier_update_config(datasparse_sparsifier* spa
 }
 datasparse_status datasparse_sparsifier_get_param(const datasparse_sparsifier* sparsifier,
                                                   const char* key, datasparse_params** values) {
-  return guarded([&] {
-    datasparse_params*& result = required(values, "values");
-    result = new datasparse_params(object(sparsifier)->get_param(text(key, "key")));
-  });
+  return hand_out(values, "values",
+                  [&] { return GroupParams(*object(sparsifier)).get(text(key, "key")); });
 }
 datasparse_status datasparse_sparsifier_set_param(datasparse_sparsifier* sparsifier,
                                                   const char* key,
                                                   const datasparse_params* values) {
-  return guarded(
-      [&] { object(sparsifier)->set_param(text(key, "key"), required(values, "values").map()); });
+  return guarded([&] {
+    GroupParams(*object(sparsifier)).set(text(key, "key"), required(values, "values").map());
+  });
 }
 datasparse_status datasparse_sparsifier_state(const datasparse_sparsifier* sparsifier,
                                               const char* name, datasparse_params** state) {
-  return guarded([&] {
-    datasparse_params*& result = required(state, "state");
-    result = new datasparse_params(object(sparsifier)->state(text(name, "name")));
-  });
+  return hand_out(state, "state", [&] { return object(sparsifier)->state(text(name, "name")); });
 }
 datasparse_status datasparse_sparsifier_replace_state(datasparse_sparsifier* sparsifier,
                                                       const char* name,
@@ -336,10 +324,7 @@ datasparse_status datasparse_sparsifier_report(const datasparse_sparsifier* spar
                                                datasparse_report** report) {
   static_assert(DATASPARSE_SQUASHED == static_cast<int>(GroupFigures::Status::squashed) &&
                 DATASPARSE_AWAITS_DATA == static_cast<int>(GroupFigures::Status::awaits_data));
-  return guarded([&] {
-    datasparse_report*& result = required(report, "report");
-    result = new datasparse_report{object(sparsifier)->figures()};
-  });
+  return hand_out(report, "report", [&] { return GroupTable(*object(sparsifier)).figures(); });
 }
 datasparse_status datasparse_report_size(const datasparse_report* report, size_t* size) {
   return guarded([&] { required(size, "size") = required(report, "report").groups.size(); });

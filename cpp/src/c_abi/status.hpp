@@ -70,6 +70,14 @@ T& required(T* pointer, const char* name) {
   if (pointer == nullptr) refuse_null(name);
   return *pointer;
 }
+/// Hands out a new handle to what make() returns.
+template <class Handle, class Make>
+datasparse_status hand_out(Handle** handle, const char* name, const Make& make) {
+  return guarded([&] {
+    Handle*& result = required(handle, name);  // before `new`, lest it leak
+    result = new Handle{make()};
+  });
+}
 /// A string of the caller's.
 inline std::string text(const char* string, const char* name) { return &required(string, name); }
 /// ValueError for NULL, unless the array is empty.

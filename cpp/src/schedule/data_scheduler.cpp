@@ -6,6 +6,7 @@
 #include "base/message.hpp"
 #include "datasparse/error.hpp"
 #include "datasparse/glob.hpp"
+#include "datasparse/group_params.hpp"
 #include "datasparse/state_entries.hpp"
 #include "schedule/data_scheduler_impl.hpp"
 
@@ -40,7 +41,7 @@ BaseDataScheduler::BaseDataScheduler(std::shared_ptr<BaseDataSparsifier> data_sp
   if (sparsifier_ == nullptr)
     throw TypeError("data_sparsifier must be a data sparsifier, got none");
   require_epoch(last_epoch, "last_epoch");
-  const auto known = sparsifier_->known_params();
+  const auto known = GroupParams(*sparsifier_).known();
   if (std::find(known.begin(), known.end(), param_) == known.end()) {
     throw ValueError("schedule_param must be a config key of the sparsifier, got '" + param_ + "'" +
                      did_you_mean(param_, known));
@@ -81,7 +82,7 @@ void BaseDataScheduler::advance(bool warn_if_early, const std::function<void()>&
     if (change) change();
     set_last_epoch(epoch_before + 1);
     write_schedule_param(values_);
-    sparsifier_->set_param(param_, values_, now_);
+    now_ = GroupParams(*sparsifier_).set(param_, values_, std::move(now_));
   } catch (...) {
     set_own_state(own_before);
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -104,7 +105,7 @@ void BaseDataScheduler::advance(bool warn_if_early, const std::function<void()>&
 /// New groups enter base_param with their present value, removed ones leave it. Returns what it
 /// was.
 std::shared_ptr<const ParamMap> BaseDataScheduler::pick_up_groups() {
-  sparsifier_->get_param(param_, now_);
+  now_ = GroupParams(*sparsifier_).get(param_, std::move(now_));
   auto before = base_values();
   const auto same_name = [](const auto& a, const auto& b) { return a.first == b.first; };
   if (std::equal(now_.begin(), now_.end(), before->begin(), before->end(), same_name))
@@ -219,8 +220,8 @@ void BaseDataScheduler::load_state(const SchedulerState& state) {
   const ParamMap own_before = own_state();
   set_own_state(state.own);
   try {
-    sparsifier_->check_param(param_, present(state.base_param));
-    sparsifier_->set_param(param_, present(state.last_param));
+    GroupParams(*sparsifier_).check(param_, present(state.base_param));
+    GroupParams(*sparsifier_).set(param_, present(state.last_param));
   } catch (...) {
     set_own_state(own_before);
     throw;
@@ -381,7 +382,7 @@ Plan DataScheduler::plan(std::int64_t steps, std::int64_t first) const {
 
   const auto known = base_values();
   ParamMap base, values;  // of the groups to plan for
-  for (const auto& [name, value] : data_sparsifier()->get_param(plan.param)) {
+  for (const auto& [name, value] : GroupParams(*data_sparsifier()).get(plan.param)) {
     if (data_sparsifier()->squashed(name)) continue;
     const auto* const seen = known->find(name);
     base.set(name, seen != nullptr ? *seen : value);
@@ -399,7 +400,7 @@ Plan DataScheduler::plan(std::int64_t steps, std::int64_t first) const {
     values.update(scheduled);
     if (row == 0 || values != row_before) {
       try {
-        zeros = data_sparsifier()->count_zeros(plan.param, values);
+        zeros = GroupParams(*data_sparsifier()).count_zeros(plan.param, values);
       } catch (const ValueError& error) {
         throw ValueError("step " + std::to_string(first + row) + ": " + error.what());
       }

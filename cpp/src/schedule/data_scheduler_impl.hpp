@@ -5,6 +5,7 @@
 
 #include "datasparse/data_scheduler.hpp"
 #include "datasparse/error.hpp"
+#include "datasparse/group_table.hpp"
 
 namespace datasparse {
 
@@ -17,7 +18,7 @@ class BaseDataScheduler::Stepping {
                        where);
     };
     if (scheduler.stepper_.load() == std::this_thread::get_id()) refuse("its get_schedule_param()");
-    if (scheduler.sparsifier_->in_override()) refuse("an override of its sparsifier");
+    if (GroupTable(*scheduler.sparsifier_).in_override()) refuse("an override of its sparsifier");
     scheduler_.step_mutex_.lock();
     scheduler_.stepper_.store(std::this_thread::get_id());
   }

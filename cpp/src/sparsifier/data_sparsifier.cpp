@@ -1,4 +1,4 @@
-// A sparsifier's groups: adding, removing, finding.
+// A sparsifier's groups: adding, removing, finding, and the config of each.
 
 #include "datasparse/data_sparsifier.hpp"
 
@@ -32,6 +32,8 @@ BaseDataSparsifier::BaseDataSparsifier(ParamMap defaults, const MaskRule* rule)
 
 BaseDataSparsifier::~BaseDataSparsifier() = default;
 
+void BaseDataSparsifier::access_data_by(Access access) { impl_->access = std::move(access); }
+
 bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataSource> data,
                                   const ParamMap& config, bool reuse_mask, const std::uint8_t* mask,
                                   const GroupOptions& options) {
@@ -42,7 +44,7 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
 
   Axes shape;
   std::shared_ptr<const KeptZeros> zeros;
-  access_data([&] {
+  impl_->access([&] {
     const Pin pin(*data);
     shape = pin.view().shape();
     if (options.keep_zeros.value_or(false)) {
@@ -51,36 +53,27 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
   });
 
   // What the new group starts from: the group that it replaces, a loaded state, or the defaults.
-  const auto old = impl_->by_name.find(name);
-  const bool goes_on =
-      old != impl_->by_name.end() && (!old->second->squashed() || old->second->awaits_data);
-  const Group* const replaced = goes_on ? old->second : nullptr;
+  const Group* before = impl_->find(name);
+  if (before != nullptr && before->squashed() && !before->awaits_data) before = nullptr;
   const auto loaded = impl_->waiting.find(name);
+  std::unique_ptr<Group> restored;
+  if (before == nullptr && loaded != impl_->waiting.end()) {
+    restored = Group::restored(loaded->second, {loaded->second.config, {}});
+    before = restored.get();
+  }
   group->name = name;
   ParamMap written = impl_->defaults;
   Axes shape_before;
-  if (replaced != nullptr) {
-    written = replaced->config.written;
-    shape_before = replaced->mask.shape();
-    group->layout = replaced->layout;
-    group->kept = replaced->kept;
-    group->updates = replaced->updates;
-    group->warned_of_death = replaced->warned_of_death && replaced->mask.shape() == shape;
+  if (before != nullptr) {
+    written = before->config.written;
+    shape_before = before->mask.shape();
+    group->layout = before->layout;
+    group->kept = before->kept;
+    group->updates = before->updates;
+    group->warned_of_death = before->warned_of_death && shape_before == shape;
     if (reuse_mask) {
-      group->mask = replaced->mask;
-      group->state = replaced->state;
-    }
-  } else if (loaded != impl_->waiting.end()) {
-    const GroupState& saved = loaded->second;
-    written = saved.config;
-    shape_before = saved.shape;
-    group->layout = as_layout(saved.layout, saved.shape.size(), label("layout", name));
-    group->kept = KeptZeros::of(saved.kept_zeros);
-    group->updates = saved.updates;
-    if (reuse_mask) {
-      group->mask = Mask(saved.shape);
-      group->mask.unpack(saved.mask_bits.data());
-      group->state = saved.state;
+      group->mask = before->mask;
+      group->state = before->state;
     }
   }
   if (shape_before.size() != shape.size()) group->layout = {};
@@ -129,48 +122,14 @@ std::vector<std::string> BaseDataSparsifier::names() const {
   return impl_->names();
 }
 
-std::vector<std::string> BaseDataSparsifier::active(const std::vector<std::string>& names) const {
-  const Entry entry(*this);
-  std::vector<std::string> result;
-  result.reserve(names.size());
-  for (const auto& name : names) {
-    const auto group = impl_->by_name.find(name);
-    if (group != impl_->by_name.end() && !group->second->squashed()) result.push_back(name);
-  }
-  return result;
-}
-
 bool BaseDataSparsifier::contains(const std::string& name) const {
   const Entry entry(*this);
-  return impl_->by_name.count(name) != 0;
+  return impl_->find(name) != nullptr;
 }
 
 bool BaseDataSparsifier::squashed(const std::string& name) const {
   const Entry entry(*this);
   return impl_->at(name).squashed();
-}
-
-bool BaseDataSparsifier::frozen(const std::string& name) const {
-  const Entry entry(*this);
-  return !impl_->at(name).updates;
-}
-
-Axes BaseDataSparsifier::layout(const std::string& name) const {
-  const Entry entry(*this);
-  return impl_->at(name).layout;
-}
-
-std::shared_ptr<const std::uint8_t> BaseDataSparsifier::kept_zeros(const std::string& name) const {
-  const Entry entry(*this);
-  const auto& kept = impl_->at(name).kept;
-  return kept == nullptr ? nullptr : std::shared_ptr<const std::uint8_t>(kept, kept->bits.data());
-}
-
-bool BaseDataSparsifier::awaits_data(const std::string& name) const {
-  const Entry entry(*this);
-  const auto group = impl_->by_name.find(name);
-  return impl_->waiting.count(name) != 0 ||
-         (group != impl_->by_name.end() && group->second->awaits_data);
 }
 
 std::shared_ptr<DataSource> BaseDataSparsifier::get_data(const std::string& name) const {
@@ -183,16 +142,45 @@ std::shared_ptr<DataSource> BaseDataSparsifier::get_data(const std::string& name
   return group.source;
 }
 
-std::pair<std::shared_ptr<DataSource>, Mask> BaseDataSparsifier::get_data_and_mask(
-    const std::string& name) const {
-  const Entry entry(*this);
-  const Group& group = impl_->at(name);
-  return {group.source, group.mask};
-}
-
 Mask BaseDataSparsifier::get_mask(const std::string& name) const {
   const Entry entry(*this);
   return impl_->at(name).mask;
+}
+
+void BaseDataSparsifier::check_config(const std::string&, const ParamMap&) const {}
+
+ParamMap BaseDataSparsifier::config(const std::string& name) const {
+  const Entry entry(*this);
+  return impl_->shown(impl_->at(name).config);
+}
+
+ParamValue BaseDataSparsifier::config_value(const std::string& name, const std::string& key) const {
+  const Entry entry(*this);
+  const Config& config = impl_->at(name).config;
+  return impl_->shown(config, key, config.written.at(key));
+}
+
+void BaseDataSparsifier::update_config(const std::string& name, const ParamMap& changes) {
+  const Entry entry(*this, "writing a config");
+  Group& group = impl_->at(name);
+  ParamMap config = group.config.written;
+  config.update(changes);
+  group.config = Checker(*this)(group, std::move(config));
+}
+
+ParamMap BaseDataSparsifier::defaults() const {
+  const Entry entry(*this);
+  return impl_->defaults;
+}
+
+void BaseDataSparsifier::replace_defaults(const ParamMap& defaults) {
+  const Entry entry(*this, "writing the defaults");
+  impl_->defaults = Checker(*this)("", defaults, nullptr).written;
+}
+
+void BaseDataSparsifier::check_defaults() const {
+  const Entry entry(*this, "the constructor");
+  Checker (*this)("", impl_->defaults, nullptr);
 }
 
 ParamMap BaseDataSparsifier::state(const std::string& name) const {
@@ -200,20 +188,9 @@ ParamMap BaseDataSparsifier::state(const std::string& name) const {
   return impl_->at(name).state;
 }
 
-std::vector<std::pair<std::string, ParamMap>> BaseDataSparsifier::states() const {
-  const Entry entry(*this);
-  std::vector<std::pair<std::string, ParamMap>> result;
-  for (const auto& group : impl_->groups) result.emplace_back(group->name, group->state);
-  return result;
-}
-
 void BaseDataSparsifier::replace_state(const std::string& name, const ParamMap& state) {
   const Entry entry(*this);  // a subclass's own: also in an override
   impl_->at(name).state = state;
-}
-
-bool BaseDataSparsifier::in_override() const noexcept {
-  return impl_->owner.load() == std::this_thread::get_id();
 }
 
 }  // namespace datasparse

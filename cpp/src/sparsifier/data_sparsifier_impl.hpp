@@ -3,6 +3,7 @@
 
 #include <any>
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -61,21 +62,25 @@ struct BaseDataSparsifier::Group {
   void prune_kept() const noexcept {
     if (kept != nullptr) prune_bits(mask.data(), kept->bits.data(), mask.size());
   }
-};
+  /// Throws where the data have another shape than the mask.
+  void require_shape(const Axes& shape) const;
+  /// Sends a warning, once, where the mask that a step has made keeps nothing.
+  void warn_if_dead(bool in_turn);
 
-/// What was checked for a group, and waits until all others are checked too: one value and the
-/// place in the written config where it belongs, or else a whole config.
-struct BaseDataSparsifier::Change {
-  Group* group;
-  std::unique_ptr<Config> config;
-  ParamValue* place = nullptr;
-  ParamValue value = {};
+  /// The saved group, without a source.
+  static std::unique_ptr<Group> restored(const GroupState& saved, Config config);
 };
 
 struct BaseDataSparsifier::Impl {
   std::mutex mutex;
   std::atomic<std::thread::id> owner{};  // who holds the mutex
   const char* inside = nullptr;          // the override that the owner is in
+  // What it points to in that one. An array, whose address is its own: equal string literals may or
+  // may not share one.
+  static constexpr char update_mask_call[] = "update_mask()";
+
+  /// BaseDataSparsifier::access_data_by().
+  Access access = [](const auto& work) { work(); };
 
   const MaskRule* rule;  // or none
   ParamMap defaults;
@@ -85,8 +90,19 @@ struct BaseDataSparsifier::Impl {
   bool enable_mask_update = true;
   std::int64_t step_count = 0;
 
+  /// Whether the calling thread holds the mutex.
+  bool is_held() const noexcept { return owner.load() == std::this_thread::get_id(); }
+
   std::any compiled(const std::string& name, const ParamMap& config, const Axes* shape) const {
     return rule == nullptr ? std::any() : rule->compile(name, config, shape);
+  }
+  ParamValue shown(const Config& config, const std::string& key, const ParamValue& written) const {
+    return rule == nullptr ? written : rule->shown(config.compiled, key, written);
+  }
+  ParamMap shown(const Config& config) const {
+    ParamMap map;
+    for (const auto& [key, value] : config.written) map.set(key, shown(config, key, value));
+    return map;
   }
 
   std::vector<std::string> names() const {
@@ -96,9 +112,13 @@ struct BaseDataSparsifier::Impl {
     return result;
   }
 
-  Group& at(const std::string& name) const {
+  Group* find(const std::string& name) const {  // or nullptr
     const auto found = by_name.find(name);
-    if (found != by_name.end()) return *found->second;
+    return found != by_name.end() ? found->second : nullptr;
+  }
+
+  Group& at(const std::string& name) const {
+    if (Group* const group = find(name)) return *group;
     throw UnknownNameError("no data named '" + name + "'" + did_you_mean(name, names()));
   }
 
@@ -108,14 +128,25 @@ struct BaseDataSparsifier::Impl {
     return at(name);
   }
 
+  /// Those for which `chosen` is true.
+  template <class Chosen>
+  std::vector<Group*> groups_where(const Chosen& chosen) const {
+    std::vector<Group*> result;
+    for (const auto& group : groups) {
+      if (chosen(*group)) result.push_back(group.get());
+    }
+    return result;
+  }
+  std::vector<Group*> unsquashed() const {
+    return groups_where([](const Group& group) { return !group.squashed(); });
+  }
+  /// The groups of these names, each once; ValueError, naming the call, for one that is squashed.
+  std::vector<Group*> unsquashed(const std::vector<std::string>& names, const char* call) const;
+
   /// Adds the group, or exchanges it for the one with its name, which the caller then destroys
   /// outside the lock. Strong guarantee.
   void put(std::unique_ptr<Group>& group) {
-    const auto found = by_name.find(group->name);
-    if (found != by_name.end()) {
-      std::swap(*found->second, *group);
-      return;
-    }
+    if (Group* const found = find(group->name)) return std::swap(*found, *group);
     const auto place = by_name.emplace(group->name, group.get()).first;
     try {
       groups.push_back(std::move(group));
@@ -162,9 +193,9 @@ class BaseDataSparsifier::Entry {
  public:
   /// `change` is what the call does, unless it only reads.
   explicit Entry(const BaseDataSparsifier& sparsifier, const char* change = nullptr)
-      : impl_(*sparsifier.impl_), nested_(sparsifier.in_override()) {
+      : impl_(*sparsifier.impl_), nested_(impl_.is_held()) {
     if (!nested_) {
-      impl_.mutex.lock();
+      lock_ = std::unique_lock(impl_.mutex);
       impl_.owner.store(std::this_thread::get_id());
     } else if (change != nullptr) {
       throw StateError(std::string(change) + " must not be called from inside " +
@@ -174,23 +205,21 @@ class BaseDataSparsifier::Entry {
   }
   /// To read, where that means no waiting: else it has not entered.
   Entry(const BaseDataSparsifier& sparsifier, std::try_to_lock_t)
-      : impl_(*sparsifier.impl_), nested_(sparsifier.in_override()) {
-    entered_ = nested_ || impl_.mutex.try_lock();
-    if (entered_ && !nested_) impl_.owner.store(std::this_thread::get_id());
+      : impl_(*sparsifier.impl_), nested_(impl_.is_held()) {
+    if (!nested_) lock_ = std::unique_lock(impl_.mutex, std::try_to_lock);
+    if (lock_) impl_.owner.store(std::this_thread::get_id());
   }
   Entry(const Entry&) = delete;
   Entry& operator=(const Entry&) = delete;
-  bool entered() const noexcept { return entered_; }
   ~Entry() {
-    if (nested_ || !entered_) return;
-    impl_.owner.store(std::thread::id());
-    impl_.mutex.unlock();
+    if (lock_) impl_.owner.store(std::thread::id());
   }
+  bool entered() const noexcept { return nested_ || lock_; }
 
  private:
   Impl& impl_;
   bool nested_;
-  bool entered_ = true;
+  std::unique_lock<std::mutex> lock_;  // not held where nested
 };
 
 /// Names the override that runs for the length of a scope.
@@ -233,6 +262,51 @@ class BaseDataSparsifier::Checker {
   const BaseDataSparsifier& sparsifier_;
   Inside inside_;
   ForeignHooks foreign_;
+};
+
+/// Pins the tensors of many groups for the length of a scope, all or none, and sees that they have
+/// kept their shapes, unless any will do.
+class BaseDataSparsifier::Pins {
+ public:
+  enum class Of { zeroed, data_of_any_shape, scores };
+
+  Pins(const BaseDataSparsifier& sparsifier, const std::vector<Group*>& groups, Of what)
+      : access_(sparsifier.impl_->access) {
+    pinned_.reserve(groups.size());
+    views_.reserve(groups.size());
+    access_([&] {
+      try {
+        for (const auto* group : groups) {
+          DataSource& source = *group->source;
+          views_.push_back(what == Of::scores   ? source.pin_scores()
+                           : what == Of::zeroed ? source.pin_to_zero(group->mask)
+                                                : source.pin());
+          pinned_.push_back(&source);
+          if (what != Of::data_of_any_shape) group->require_shape(views_.back().shape());
+        }
+      } catch (...) {
+        unpin();
+        throw;
+      }
+    });
+  }
+  Pins(const Pins&) = delete;
+  Pins& operator=(const Pins&) = delete;
+  ~Pins() {
+    access_([this] { unpin(); });
+  }
+
+  const std::vector<ArrayView>& views() const noexcept { return views_; }
+
+ private:
+  void unpin() noexcept {
+    for (auto* source : pinned_) source->unpin();
+    pinned_.clear();
+  }
+
+  const Access& access_;
+  std::vector<DataSource*> pinned_;
+  std::vector<ArrayView> views_;
 };
 
 }  // namespace datasparse

@@ -1,105 +1,34 @@
 // What happens to masks and data: step, apply, squash.
 
-#include <algorithm>
 #include <unordered_set>
 
 #include "base/message.hpp"
 #include "sparsifier/data_sparsifier_impl.hpp"
 
 namespace datasparse {
-namespace {
 
-/// What Impl::inside points to in that override. An array, whose address is its own: equal string
-/// literals may or may not share one.
-constexpr char update_mask_call[] = "update_mask()";
-
-}  // namespace
-
-/// Throws where the data of a group have another shape than its mask.
-void BaseDataSparsifier::require_shape_of_mask(const Group& group, const Axes& shape) {
-  if (shape == group.mask.shape()) return;
-  throw ValueError("data of '" + group.name + "' must keep the shape " +
-                   to_string(group.mask.shape()) + ", got " + to_string(shape) +
+void BaseDataSparsifier::Group::require_shape(const Axes& shape) const {
+  if (shape == mask.shape()) return;
+  throw ValueError("data of '" + name + "' must keep the shape " + to_string(mask.shape()) +
+                   ", got " + to_string(shape) +
                    "; call add_data again with reuse_mask=False for data of another shape");
 }
 
-/// Pins the tensors of many groups for the length of a scope, all or none, and sees that they have
-/// kept their shapes, unless any will do.
-class BaseDataSparsifier::Pins {
- public:
-  enum class Of { zeroed, data_of_any_shape, scores };
-
-  Pins(const BaseDataSparsifier& sparsifier, const std::vector<Group*>& groups, Of what)
-      : sparsifier_(sparsifier) {
-    pinned_.reserve(groups.size());
-    views_.reserve(groups.size());
-    sparsifier_.access_data([&] {
-      try {
-        for (const auto* group : groups) {
-          DataSource& source = *group->source;
-          views_.push_back(what == Of::scores   ? source.pin_scores()
-                           : what == Of::zeroed ? source.pin_to_zero(group->mask)
-                                                : source.pin());
-          pinned_.push_back(&source);
-          if (what != Of::data_of_any_shape) require_shape_of_mask(*group, views_.back().shape());
-        }
-      } catch (...) {
-        unpin();
-        throw;
-      }
-    });
-  }
-  Pins(const Pins&) = delete;
-  Pins& operator=(const Pins&) = delete;
-  ~Pins() {
-    sparsifier_.access_data([this] { unpin(); });
-  }
-
-  const std::vector<ArrayView>& views() const noexcept { return views_; }
-
- private:
-  void unpin() noexcept {
-    for (auto* source : pinned_) source->unpin();
-    pinned_.clear();
-  }
-
-  const BaseDataSparsifier& sparsifier_;
-  std::vector<DataSource*> pinned_;
-  std::vector<ArrayView> views_;
-};
-
-std::vector<BaseDataSparsifier::Group*> BaseDataSparsifier::unsquashed() const {
-  std::vector<Group*> groups;
-  for (const auto& group : impl_->groups) {
-    if (!group->squashed()) groups.push_back(group.get());
-  }
-  return groups;
-}
-
-std::vector<BaseDataSparsifier::Group*> BaseDataSparsifier::unsquashed(
+std::vector<BaseDataSparsifier::Group*> BaseDataSparsifier::Impl::unsquashed(
     const std::vector<std::string>& names, const char* call) const {
-  std::vector<Group*> groups;
+  std::vector<Group*> named;
   std::unordered_set<const Group*> seen;  // names may be many, and come twice
-  groups.reserve(names.size());
+  named.reserve(names.size());
   seen.reserve(names.size());
   for (const auto& name : names) {
-    Group& group = impl_->at(name);
+    Group& group = at(name);
     if (group.squashed()) {
       throw ValueError(std::string(call) + " of '" + name +
                        "' is impossible: it was squashed already");
     }
-    if (seen.insert(&group).second) groups.push_back(&group);
+    if (seen.insert(&group).second) named.push_back(&group);
   }
-  return groups;
-}
-
-/// Those whose masks a step renews.
-std::vector<BaseDataSparsifier::Group*> BaseDataSparsifier::updated() const {
-  std::vector<Group*> groups;
-  for (const auto& group : impl_->groups) {
-    if (!group->squashed() && group->updates) groups.push_back(group.get());
-  }
-  return groups;
+  return named;
 }
 
 // --- step -------------------------------------------------------------------------------------
@@ -109,7 +38,8 @@ void BaseDataSparsifier::step() {
   std::vector<Group*> groups;
   bool in_turn = true;
   if (impl_->enable_mask_update) {
-    groups = updated();
+    groups =
+        impl_->groups_where([](const Group& group) { return !group.squashed() && group.updates; });
     const Pins pins(*this, groups, Pins::Of::scores);
     in_turn = impl_->rule == nullptr || foreign_hooks().update_mask;
     if (in_turn) {
@@ -119,28 +49,26 @@ void BaseDataSparsifier::step() {
     }
   }
   ++impl_->step_count;
-  warn_of_dead(groups, in_turn);
+  // The last thing, since the handler may throw.
+  for (Group* const group : groups) group->warn_if_dead(in_turn);
 }
 
-/// The last thing that a step does, since the handler may throw.
-void BaseDataSparsifier::warn_of_dead(const std::vector<Group*>& groups, bool in_turn) const {
-  for (Group* const group : groups) {
-    const std::int64_t weights = group->mask.size();
-    if (group->warned_of_death || weights == 0 || keeps_any(group->mask.data(), weights)) continue;
-    const auto* const level = group->config.written.find("sparsity_level");
-    if (level != nullptr && (*level == ParamValue(1.0) || *level == ParamValue(1))) continue;
-    group->warned_of_death = true;
-    const bool all_kept = group->kept != nullptr && group->kept->count == weights;
-    const bool kept_some = group->config.written.contains("min_kept");
-    send_message(Severity::warning,
-                 "step() pruned all weights of '" + group->name + "', " + std::to_string(weights) +
-                     " of " + std::to_string(weights) + ": " +
-                     (all_kept    ? "keep_zeros=True found them all zero; pass "
-                                    "keep_zeros=False to add_data()"
-                      : in_turn   ? "let update_mask() keep some of them"
-                      : kept_some ? "lower its sparsity_level"
-                                  : "lower its sparsity_level, or set min_kept=1"));
-  }
+void BaseDataSparsifier::Group::warn_if_dead(bool in_turn) {
+  const std::int64_t weights = mask.size();
+  if (warned_of_death || weights == 0 || keeps_any(mask.data(), weights)) return;
+  const auto* const level = config.written.find("sparsity_level");
+  if (level != nullptr && (*level == ParamValue(1.0) || *level == ParamValue(1))) return;
+  warned_of_death = true;
+  const bool all_kept = kept != nullptr && kept->count == weights;
+  const bool kept_some = config.written.contains("min_kept");
+  send_message(Severity::warning,
+               "step() pruned all weights of '" + name + "', " + std::to_string(weights) + " of " +
+                   std::to_string(weights) + ": " +
+                   (all_kept    ? "keep_zeros=True found them all zero; pass "
+                                  "keep_zeros=False to add_data()"
+                    : in_turn   ? "let update_mask() keep some of them"
+                    : kept_some ? "lower its sparsity_level"
+                                : "lower its sparsity_level, or set min_kept=1"));
 }
 
 /// What a step has changed, to be undone if it fails: an override may have changed the masks and
@@ -195,10 +123,10 @@ void BaseDataSparsifier::update_together(const std::vector<Group*>& groups,
 void BaseDataSparsifier::update_in_turn(const std::vector<Group*>& groups,
                                         const std::vector<ArrayView>& data) {
   Before before(impl_->groups);
-  const Inside inside(impl_->inside, update_mask_call);
+  const Inside inside(impl_->inside, Impl::update_mask_call);
   try {
     for (std::size_t i = 0; i < groups.size(); ++i) {
-      update_mask(groups[i]->name, data[i], shown(groups[i]->config));
+      update_mask(groups[i]->name, data[i], impl_->shown(groups[i]->config));
     }
     for (std::size_t i = 0; i < impl_->groups.size(); ++i) {
       const Group& group = *impl_->groups[i];
@@ -216,12 +144,8 @@ void BaseDataSparsifier::update_in_turn(const std::vector<Group*>& groups,
 
 void BaseDataSparsifier::run_as_update(const std::function<void()>& work) {
   const Entry entry(*this);
-  const Inside inside(impl_->inside, update_mask_call);
+  const Inside inside(impl_->inside, Impl::update_mask_call);
   work();
-}
-
-bool BaseDataSparsifier::in_update_mask() const noexcept {
-  return in_override() && impl_->inside == update_mask_call;
 }
 
 bool BaseDataSparsifier::enable_mask_update() const {
@@ -241,41 +165,33 @@ std::int64_t BaseDataSparsifier::step_count() const {
 
 // --- apply and squash -------------------------------------------------------------------------
 
-void BaseDataSparsifier::zero_masked(const std::vector<Group*>& groups, const char* call) {
-  const Pins pins(*this, groups, Pins::Of::zeroed);
+/// Zeroes what the masks prune, or, with `kept`, the elements that stay zero.
+void BaseDataSparsifier::zero(const std::vector<Group*>& groups, const std::string& call,
+                              bool kept) {
+  const Pins pins(*this, groups, kept ? Pins::Of::data_of_any_shape : Pins::Of::zeroed);
+  std::vector<Mask> masks;  // of kept zeros
   for (std::size_t i = 0; i < groups.size(); ++i) {
-    require_writable(pins.views()[i], std::string(call) + " of '" + groups[i]->name + "'");
+    const Group& group = *groups[i];
+    group.require_shape(pins.views()[i].shape());
+    require_writable(pins.views()[i], call + " of '" + group.name + "'");
+    if (!kept) continue;
+    masks.emplace_back(group.mask.shape());
+    prune_bits(masks[i].data(), group.kept_bits(), group.mask.size());
   }
   for (std::size_t i = 0; i < groups.size(); ++i) {
-    groups[i]->source->device().zero(pins.views()[i], groups[i]->mask.data());
+    const Mask& mask = kept ? masks[i] : groups[i]->mask;
+    groups[i]->source->device().zero(pins.views()[i], mask.data());
   }
-  access_data([&groups] {
+  impl_->access([&groups] {
     for (auto* group : groups) group->source->mark_written();
   });
 }
 
 void BaseDataSparsifier::apply_kept_zeros() {
   const Entry entry(*this, "apply_kept_zeros()");
-  std::vector<Group*> groups;
-  for (auto* const group : unsquashed()) {
-    if (group->kept != nullptr) groups.push_back(group);
-  }
-  if (groups.empty()) return;
-  const Pins pins(*this, groups, Pins::Of::data_of_any_shape);
-  std::vector<Mask> masks;
-  for (std::size_t i = 0; i < groups.size(); ++i) {
-    const std::string& name = groups[i]->name;
-    require_shape_of_mask(*groups[i], pins.views()[i].shape());
-    require_writable(pins.views()[i], "apply_kept_zeros of '" + name + "'");
-    masks.emplace_back(groups[i]->mask.shape());
-    prune_bits(masks[i].data(), groups[i]->kept_bits(), masks[i].size());
-  }
-  for (std::size_t i = 0; i < groups.size(); ++i) {
-    groups[i]->source->device().zero(pins.views()[i], masks[i].data());
-  }
-  access_data([&groups] {
-    for (auto* group : groups) group->source->mark_written();
-  });
+  const auto groups = impl_->groups_where(
+      [](const Group& group) { return !group.squashed() && group.kept != nullptr; });
+  if (!groups.empty()) zero(groups, "apply_kept_zeros", true);
 }
 
 /// Zeroes, and hands the sources out, so that the caller lets them go outside the lock.
@@ -283,113 +199,31 @@ std::vector<std::shared_ptr<DataSource>> BaseDataSparsifier::squash(
     const std::vector<Group*>& groups) {
   std::vector<std::shared_ptr<DataSource>> released;
   released.reserve(groups.size());
-  zero_masked(groups, "squash_mask");
+  zero(groups, "squash_mask");
   for (auto* group : groups) released.push_back(std::move(group->source));
   return released;
 }
 
 void BaseDataSparsifier::apply_mask(const std::vector<std::string>& names) {
   const Entry entry(*this, "apply_mask()");
-  zero_masked(unsquashed(names, "apply_mask"), "apply_mask");
+  zero(impl_->unsquashed(names, "apply_mask"), "apply_mask");
 }
 
 void BaseDataSparsifier::apply_mask() {
   const Entry entry(*this, "apply_mask()");
-  zero_masked(unsquashed(), "apply_mask");
+  zero(impl_->unsquashed(), "apply_mask");
 }
 
 void BaseDataSparsifier::squash_mask(const std::vector<std::string>& names) {
   std::vector<std::shared_ptr<DataSource>> released;
   const Entry entry(*this, "squash_mask()");
-  released = squash(unsquashed(names, "squash_mask"));
+  released = squash(impl_->unsquashed(names, "squash_mask"));
 }
 
 void BaseDataSparsifier::squash_mask() {
   std::vector<std::shared_ptr<DataSource>> released;
   const Entry entry(*this, "squash_mask()");
-  released = squash(unsquashed());
-}
-
-// --- figures ----------------------------------------------------------------------------------
-
-namespace {
-
-/// The lengths of the blocks that a config asks for. A class may use the key for something else:
-/// then there are none.
-std::optional<std::pair<std::int64_t, std::int64_t>> block_in(const ParamMap& config,
-                                                              const Axes& viewed) {
-  constexpr std::int64_t longest = std::int64_t{1} << 60;
-  const auto* const value = config.find("sparse_block_shape");
-  const auto* const lengths = value == nullptr ? nullptr : value->get_if<ParamValue::Ints>();
-  if (lengths == nullptr || lengths->size() != 2) return std::nullopt;
-  for (const std::int64_t length : *lengths) {
-    if (length != -1 && (length < 1 || length > longest)) return std::nullopt;
-  }
-  BlockSpec spec;
-  spec.block_height = (*lengths)[0];
-  spec.block_width = (*lengths)[1];
-  spec = spec.resolved(viewed);
-  return std::pair(spec.block_height, spec.block_width);
-}
-
-}  // namespace
-
-/// Those that need no data.
-GroupFigures BaseDataSparsifier::figures_of(const Group& group, GroupFigures::Status status) const {
-  const Mask& mask = group.mask;
-  const Axes& shape = mask.shape();
-  GroupFigures figures;
-  figures.name = group.name;
-  figures.status = status;
-  figures.shape = shape;
-  figures.zeros = mask.zeros();
-  figures.config = shown(group.config);
-  figures.block = block_in(group.config.written, group.viewed_shape());
-  figures.dead = mask.size() > 0 && figures.zeros == mask.size();
-  if (shape.size() > 1) {
-    const auto& layout = group.layout;
-    const std::int64_t rows = layout.size() == 0 ? 0 : layout[0];
-    const std::int64_t channels = layout.size() == 0 ? 1 : layout[layout.size() - 1];
-    figures.dead_rows = count_dead(mask.data(), shape, static_cast<int>(rows));
-    figures.dead_channels = count_dead(mask.data(), shape, static_cast<int>(channels));
-  }
-  figures.frozen = !group.updates;
-  return figures;
-}
-
-std::vector<GroupFigures> BaseDataSparsifier::figures() const {
-  using Status = GroupFigures::Status;
-  const Entry entry(*this);
-  std::vector<GroupFigures> result;
-  for (const auto& group : impl_->groups) {
-    const Status status = group->awaits_data  ? Status::awaits_data
-                          : group->squashed() ? Status::squashed
-                                              : Status::active;
-    result.push_back(figures_of(*group, status));
-  }
-  {
-    const auto groups = unsquashed();
-    const Pins pins(*this, groups, Pins::Of::data_of_any_shape);
-    auto view = pins.views().begin();
-    for (std::size_t i = 0; i < result.size(); ++i) {
-      const Group& group = *impl_->groups[i];
-      if (group.squashed()) continue;
-      result[i].dtype = view->dtype();
-      if (view->shape() == group.mask.shape()) {
-        result[i].zeros_in_data =
-            group.source->device().count_pruned_zeros(*view, group.mask.data());
-      }
-      ++view;
-    }
-  }
-  for (const auto& [name, saved] : impl_->waiting) {
-    const Axes viewed = viewed_shape(saved.shape, saved.layout);
-    Config config{saved.config, impl_->compiled(name, saved.config, &viewed)};
-    result.push_back(figures_of(*restored_group(saved, std::move(config)), Status::awaits_data));
-  }
-  std::sort(result.begin() + static_cast<std::ptrdiff_t>(impl_->groups.size()), result.end(),
-            [](const auto& a, const auto& b) { return a.name < b.name; });
-  return result;
+  released = squash(impl_->unsquashed());
 }
 
 }  // namespace datasparse

@@ -40,8 +40,7 @@ std::string listed(const std::vector<std::string>& names) {
 
 }  // namespace
 
-/// The saved group, without a source.
-std::unique_ptr<BaseDataSparsifier::Group> BaseDataSparsifier::restored_group(
+std::unique_ptr<BaseDataSparsifier::Group> BaseDataSparsifier::Group::restored(
     const GroupState& saved, Config config) {
   auto group = std::make_unique<Group>();
   group->name = saved.name;
@@ -98,7 +97,7 @@ BaseDataSparsifier::Loading BaseDataSparsifier::prepare_load(const SparsifierSta
       if (!std::binary_search(sorted.begin(), sorted.end(), name)) missing.push_back(name);
     }
     for (const auto& name : saved_names) {
-      if (impl_->by_name.count(name) == 0) unexpected.push_back(name);
+      if (impl_->find(name) == nullptr) unexpected.push_back(name);
     }
     if (!missing.empty() || !unexpected.empty()) {
       throw ValueError("names of the state must be those of the sparsifier" +
@@ -114,19 +113,17 @@ BaseDataSparsifier::Loading BaseDataSparsifier::prepare_load(const SparsifierSta
     check_state(saved);
     const Axes viewed = viewed_shape(saved.shape, saved.layout);
     auto config = checked(saved.name, saved.config, &viewed);
-    const auto attached = impl_->by_name.find(saved.name);
-    if (attached != impl_->by_name.end()) {
-      if (attached->second->mask.shape() != saved.shape) {
+    if (Group* const attached = impl_->find(saved.name)) {
+      if (attached->mask.shape() != saved.shape) {
         throw ValueError("state of '" + saved.name + "' must have the shape of its data, " +
-                         to_string(attached->second->mask.shape()) + ", got " +
-                         to_string(saved.shape));
+                         to_string(attached->mask.shape()) + ", got " + to_string(saved.shape));
       }
       loading.attached.push_back(
-          {attached->second, &saved, std::move(config), saved.state,
+          {attached, &saved, std::move(config), saved.state,
            as_layout(saved.layout, saved.shape.size(), label("layout", saved.name)),
            KeptZeros::of(saved.kept_zeros)});
     } else if (saved.squashed) {
-      loading.squashed.push_back(restored_group(saved, std::move(config)));
+      loading.squashed.push_back(Group::restored(saved, std::move(config)));
       loading.by_name.emplace(saved.name, loading.squashed.back().get());
     } else {
       loading.waiting.emplace(saved.name, saved);
@@ -187,7 +184,7 @@ void BaseDataSparsifier::restore(
     }
     const Axes viewed = viewed_shape(saved.shape, saved.layout);
     auto compiled = impl_->compiled(saved.name, saved.config, &viewed);
-    auto group = restored_group(saved, {saved.config, std::move(compiled)});
+    auto group = Group::restored(saved, {saved.config, std::move(compiled)});
     if (!saved.squashed) group->source = std::move(source->second);
     group->awaits_data = group->squashed() && !saved.squashed;
     impl_->put(group);

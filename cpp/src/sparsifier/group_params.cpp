@@ -1,0 +1,148 @@
+// How configs change over all groups: all or nothing.
+
+#include "datasparse/group_params.hpp"
+
+#include <algorithm>
+
+#include "sparsifier/data_sparsifier_impl.hpp"
+
+namespace datasparse {
+
+/// What was checked for a group, and waits until all others are checked too: one value and the
+/// place in the written config where it belongs, or else a whole config.
+struct BaseDataSparsifier::Change {
+  Group* group;
+  std::unique_ptr<Config> config;
+  ParamValue* place = nullptr;
+  ParamValue value = {};
+
+  /// Puts what is new into place, and what is old where the new was.
+  void exchange(const MaskRule* rule, const std::string& key) noexcept {
+    if (config != nullptr) {
+      std::swap(group->config, *config);
+    } else {
+      std::swap(*place, value);
+      if (rule != nullptr) rule->put_value(group->config.compiled, key, *place);
+    }
+  }
+};
+
+std::vector<std::string> GroupParams::known() const {
+  const Entry entry(sparsifier_);
+  ParamMap known = sparsifier_.impl_->defaults;
+  for (const auto& group : sparsifier_.impl_->groups) known.update(group->config.written);
+  return known.keys();
+}
+
+ParamMap GroupParams::get(const std::string& key, ParamMap into) const {
+  const Entry entry(sparsifier_);
+  const auto& impl = *sparsifier_.impl_;
+  std::size_t count = 0;
+  into.reserve(impl.groups.size());
+  for (const auto& group : impl.groups) {
+    const auto* const value = group->config.written.find(key);
+    if (value != nullptr)
+      into.rewrite(count++, group->name, impl.shown(group->config, key, *value));
+  }
+  into.truncate(count);
+  return into;
+}
+
+/// What of `values` is to be written, in their order.
+std::vector<GroupParams::Change> GroupParams::changes(const Checker& checked,
+                                                      const std::string& key,
+                                                      const ParamMap& values) const {
+  const auto& impl = *sparsifier_.impl_;
+  const bool by_rule = !checked.foreign().check_config;
+  std::vector<Change> changes;
+  changes.reserve(values.size());
+  std::size_t likely = 0;  // the groups are mostly named in their own order
+  for (const auto& [name, value] : values) {
+    auto& group = impl.at(name, likely++);
+    if (holds_nan(value)) {
+      throw ValueError(label(key, name) + " must not be NaN, got " + to_string(value));
+    }
+    ParamValue* const place = group.config.written.find(key);
+    if (by_rule && place != nullptr && !place->is_none() && !value.is_none()) {
+      if (impl.rule == nullptr || impl.rule->check_value(group.config.compiled, name, key, value)) {
+        changes.push_back({&group, nullptr, place, value});
+        continue;
+      }
+    }
+    ParamMap config = group.config.written;
+    config.set(key, value);
+    changes.push_back({&group, std::make_unique<Config>(checked(group, std::move(config)))});
+  }
+  return changes;
+}
+
+ParamMap GroupParams::set(const std::string& key, const ParamMap& values, ParamMap into) {
+  const Entry entry(sparsifier_, "writing a config");
+  auto made = changes(Checker(sparsifier_), key, values);
+  const auto exchange = [&]() noexcept {
+    for (auto& change : made) change.exchange(sparsifier_.impl_->rule, key);
+  };
+  exchange();
+  try {
+    return get(key, std::move(into));
+  } catch (...) {
+    exchange();
+    throw;
+  }
+}
+
+void GroupParams::check(const std::string& key, const ParamMap& values) const {
+  const Entry entry(sparsifier_, "checking a config");
+  changes(Checker(sparsifier_), key, values);
+}
+
+std::vector<ZeroCount> GroupParams::count_zeros(const std::string& key,
+                                                const ParamMap& values) const {
+  const Entry entry(sparsifier_, "planning");
+  const Checker checked(sparsifier_);
+  const auto changed = changes(checked, key, values);
+  const MaskRule* const rule = sparsifier_.impl_->rule;
+  std::vector<ZeroCount> counts;
+  if (rule == nullptr || checked.foreign().update_mask) return counts;
+  for (const auto& change : changed) {
+    const auto& group = *change.group;
+    if (!group.updates) {
+      const std::int64_t frozen = group.mask.zeros();
+      counts.push_back({frozen, frozen});
+      continue;
+    }
+    std::any compiled = change.config != nullptr ? change.config->compiled : group.config.compiled;
+    if (change.config == nullptr) rule->put_value(compiled, key, change.value);
+    ZeroCount zeros = rule->count_zeros(compiled, group.viewed_shape());
+    if (group.kept != nullptr) {
+      zeros.least = std::max(zeros.least, group.kept->count);
+      zeros.most = std::min(zeros.most + group.kept->count, group.mask.size());
+    }
+    counts.push_back(zeros);
+  }
+  return counts;
+}
+
+void GroupParams::replace(const std::vector<std::pair<std::string, ParamMap>>& configs) {
+  const Entry entry(sparsifier_, "writing a config");
+  const Checker checked(sparsifier_);
+  std::vector<Change> changed;
+  for (const auto& [name, given] : configs) {
+    auto& group = sparsifier_.impl_->at(name);
+    ParamMap config = sparsifier_.impl_->defaults;
+    config.update(given);
+    changed.push_back({&group, std::make_unique<Config>(checked(group, std::move(config)))});
+  }
+  for (auto& change : changed) change.exchange(nullptr, {});
+}
+
+void GroupParams::erase(const std::string& name, const std::string& key) {
+  const Entry entry(sparsifier_, "writing a config");
+  auto& group = sparsifier_.impl_->at(name);
+  ParamMap config = group.config.written;
+  config.at(key);  // for its message
+  config.erase(key);
+  group.config = Checker(sparsifier_)(group, std::move(config));
+}
+
+}  // namespace datasparse

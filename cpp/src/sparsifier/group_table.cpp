@@ -1,0 +1,143 @@
+// What is read of groups: some of each, of all of them, and figures of their masks.
+
+#include "datasparse/group_table.hpp"
+
+#include <algorithm>
+
+#include "sparsifier/data_sparsifier_impl.hpp"
+
+namespace datasparse {
+namespace {
+
+/// The lengths of the blocks that a config asks for. A class may use the key for something else:
+/// then there are none.
+std::optional<std::pair<std::int64_t, std::int64_t>> block_in(const ParamMap& config,
+                                                              const Axes& viewed) {
+  constexpr std::int64_t longest = std::int64_t{1} << 60;
+  const auto* const value = config.find("sparse_block_shape");
+  const auto* const lengths = value == nullptr ? nullptr : value->get_if<ParamValue::Ints>();
+  if (lengths == nullptr || lengths->size() != 2) return std::nullopt;
+  for (const std::int64_t length : *lengths) {
+    if (length != -1 && (length < 1 || length > longest)) return std::nullopt;
+  }
+  BlockSpec spec;
+  spec.block_height = (*lengths)[0];
+  spec.block_width = (*lengths)[1];
+  spec = spec.resolved(viewed);
+  return std::pair(spec.block_height, spec.block_width);
+}
+
+}  // namespace
+
+GroupRow GroupTable::row(const std::string& name) const {
+  const Entry entry(sparsifier_);
+  const auto& group = sparsifier_.impl_->at(name);
+  return {group.source, group.mask, group.layout, {group.kept, group.kept_bits()}, !group.updates};
+}
+
+std::vector<std::string> GroupTable::active(const std::vector<std::string>& names) const {
+  const Entry entry(sparsifier_);
+  std::vector<std::string> result;
+  result.reserve(names.size());
+  for (const auto& name : names) {
+    const auto* const group = sparsifier_.impl_->find(name);
+    if (group != nullptr && !group->squashed()) result.push_back(name);
+  }
+  return result;
+}
+
+bool GroupTable::awaits_data(const std::string& name) const {
+  const Entry entry(sparsifier_);
+  const auto* const group = sparsifier_.impl_->find(name);
+  return sparsifier_.impl_->waiting.count(name) != 0 || (group != nullptr && group->awaits_data);
+}
+
+std::vector<std::pair<std::string, ParamMap>> GroupTable::configs() const {
+  const Entry entry(sparsifier_);
+  const auto& impl = *sparsifier_.impl_;
+  std::vector<std::pair<std::string, ParamMap>> result;
+  for (const auto& group : impl.groups) result.emplace_back(group->name, impl.shown(group->config));
+  return result;
+}
+
+std::vector<std::pair<std::string, ParamMap>> GroupTable::states() const {
+  const Entry entry(sparsifier_);
+  std::vector<std::pair<std::string, ParamMap>> result;
+  for (const auto& group : sparsifier_.impl_->groups)
+    result.emplace_back(group->name, group->state);
+  return result;
+}
+
+std::optional<ParamValue> GroupTable::try_value(const std::string& name, const std::string& key,
+                                                std::size_t likely) const {
+  const Entry entry(sparsifier_, std::try_to_lock);
+  if (!entry.entered()) return std::nullopt;
+  const auto& config = sparsifier_.impl_->at(name, likely).config;
+  return sparsifier_.impl_->shown(config, key, config.written.at(key));
+}
+
+bool GroupTable::in_override() const noexcept { return sparsifier_.impl_->is_held(); }
+
+bool GroupTable::in_update_mask() const noexcept {
+  return in_override() && sparsifier_.impl_->inside == BaseDataSparsifier::Impl::update_mask_call;
+}
+
+/// Those that need no data.
+GroupFigures GroupTable::figures_of(const BaseDataSparsifier::Group& group) const {
+  using Status = GroupFigures::Status;
+  const Mask& mask = group.mask;
+  const Axes& shape = mask.shape();
+  GroupFigures figures;
+  figures.name = group.name;
+  figures.status = group.awaits_data  ? Status::awaits_data
+                   : group.squashed() ? Status::squashed
+                                      : Status::active;
+  figures.shape = shape;
+  figures.zeros = mask.zeros();
+  figures.config = sparsifier_.impl_->shown(group.config);
+  figures.block = block_in(group.config.written, group.viewed_shape());
+  figures.dead = mask.size() > 0 && figures.zeros == mask.size();
+  if (shape.size() > 1) {
+    const auto& layout = group.layout;
+    const std::int64_t rows = layout.size() == 0 ? 0 : layout[0];
+    const std::int64_t channels = layout.size() == 0 ? 1 : layout[layout.size() - 1];
+    figures.dead_rows = count_dead(mask.data(), shape, static_cast<int>(rows));
+    figures.dead_channels = count_dead(mask.data(), shape, static_cast<int>(channels));
+  }
+  figures.frozen = !group.updates;
+  return figures;
+}
+
+std::vector<GroupFigures> GroupTable::figures() const {
+  using Pins = BaseDataSparsifier::Pins;
+  const Entry entry(sparsifier_);
+  const auto& impl = *sparsifier_.impl_;
+  std::vector<GroupFigures> result;
+  for (const auto& group : impl.groups) result.push_back(figures_of(*group));
+  {
+    const Pins pins(sparsifier_, impl.unsquashed(), Pins::Of::data_of_any_shape);
+    auto view = pins.views().begin();
+    for (std::size_t i = 0; i < result.size(); ++i) {
+      const auto& group = *impl.groups[i];
+      if (group.squashed()) continue;
+      result[i].dtype = view->dtype();
+      if (view->shape() == group.mask.shape()) {
+        result[i].zeros_in_data =
+            group.source->device().count_pruned_zeros(*view, group.mask.data());
+      }
+      ++view;
+    }
+  }
+  for (const auto& [name, saved] : impl.waiting) {
+    const Axes viewed = viewed_shape(saved.shape, saved.layout);
+    const auto group = BaseDataSparsifier::Group::restored(
+        saved, {saved.config, impl.compiled(name, saved.config, &viewed)});
+    group->awaits_data = true;
+    result.push_back(figures_of(*group));
+  }
+  std::sort(result.begin() + static_cast<std::ptrdiff_t>(impl.groups.size()), result.end(),
+            [](const auto& a, const auto& b) { return a.name < b.name; });
+  return result;
+}
+
+}  // namespace datasparse
