@@ -11,6 +11,7 @@
 #include "datasparse/adapters.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/error.hpp"
+#include "datasparse/group_params.hpp"
 #include "mask/level.hpp"
 
 namespace datasparse::distributions {
@@ -202,7 +203,7 @@ TEST(Distribution, LevelsAreValuesOfASparsifier) {
     std::iota(data.back().begin(), data.back().end(), 1.0F);
     sparsifier.add_data(name, source_of(data.back(), shape));
   }
-  sparsifier.set_param("sparsity_level", erk(convolutional, 0.9));
+  GroupParams(sparsifier).set("sparsity_level", erk(convolutional, 0.9));
   sparsifier.step();
   Counts zeros;
   for (const auto& item : convolutional) {
