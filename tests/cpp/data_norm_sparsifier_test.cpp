@@ -99,7 +99,7 @@ TEST(DataNormSparsifier, HasOptionalKeysOnlyWhereTheyAreGiven) {
   sparsifier.step();
   EXPECT_EQ(sparsifier.get_mask("plain").zeros(), 8);
   EXPECT_EQ(bytes_of(sparsifier.get_mask("given")), (Bytes{0, 0, 0, 0, 0, 1, 1, 1}));
-  EXPECT_EQ(GroupParams(sparsifier).count_zeros("sparsity_level", {{"given", 1.0}}),
+  EXPECT_EQ(GroupParams(sparsifier).count_zeros("sparsity_level", {{"given", 1.0}}).groups,
             (std::vector<ZeroCount>{{5, 5}}));
   GroupParams(sparsifier).set("min_kept", {{"given", 2}});
   sparsifier.update_mask("given", ArrayView(numbers, {8}), sparsifier.config("given"));

@@ -217,7 +217,7 @@ TEST(ScheduledSubclass, HasItsSay) {
       make_scheduler<DataScheduler>(cautious, "sparsity_level", Schedule(Step{1, 2}));
   scheduler->step();
   EXPECT_EQ(message_of<ValueError>([&] { scheduler->step(); }), "too much");
-  EXPECT_TRUE(GroupParams(*cautious).count_zeros("sparsity_level", {{"a", 0.5}}).empty())
+  EXPECT_TRUE(GroupParams(*cautious).count_zeros("sparsity_level", {{"a", 0.5}}).groups.empty())
       << "a subclass may have its own update_mask()";
 }
 

@@ -262,7 +262,8 @@ TEST_F(Options, ConfigIsCompiledForTheLayout) {
                      const ParamValue& written) const override {
       return written;
     }
-    ZeroCount count_zeros(const std::any&, const Axes&) const override { return {}; }
+    bool is_shared(const std::any&) const override { return false; }
+    ZeroCounts count_zeros(const std::vector<RuleGroup>&) const override { return {}; }
     void compute(const std::vector<RuleJob>&) const override {}
     mutable std::vector<Axes> shapes;
   };
@@ -370,7 +371,7 @@ TEST_F(Options, CountsOfAPlanKnowThem) {
   DataNormSparsifier sparsifier(spec(0.5, 1, 1));
   add(sparsifier, options({}, true));
   const auto count = [&](double level) {
-    return GroupParams(sparsifier).count_zeros("sparsity_level", {{"a", level}})[0];
+    return GroupParams(sparsifier).count_zeros("sparsity_level", {{"a", level}}).groups[0];
   };
   EXPECT_EQ(count(0.0), (ZeroCount{2, 2}));
   EXPECT_EQ(count(0.5), (ZeroCount{3, 5}));

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "datasparse/api.h"
 #include "datasparse/array_view.hpp"
@@ -66,6 +67,18 @@ struct ZeroCount {
   friend bool operator==(const ZeroCount& a, const ZeroCount& b) {
     return a.least == b.least && a.most == b.most;
   }
+};
+
+/// The zeros of many masks.
+struct ZeroCounts {
+  std::vector<ZeroCount> groups;
+
+  struct Pool {
+    std::string name;
+    std::vector<std::size_t> groups;  ///< their places among all
+    ZeroCount zeros;                  ///< of all of them together
+  };
+  std::vector<Pool> pools;
 };
 
 /// How many zeros block_mask() puts into the mask of data of that shape. ValueError from

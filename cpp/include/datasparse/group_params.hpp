@@ -27,10 +27,10 @@ class DATASPARSE_API GroupParams {
   /// Throws what set() would throw, and writes nothing.
   void check(const std::string& key, const ParamMap& values) const;
   /// How many elements a step would zero in each group named in `values`, in their order, if `key`
-  /// had these values; in a frozen one, how many are zero. Empty where only running update_mask()
-  /// would tell. Throws what set() would throw; writes nothing, and reads nothing but the masks of
-  /// frozen groups.
-  std::vector<ZeroCount> count_zeros(const std::string& key, const ParamMap& values) const;
+  /// had these values, and in their pools; in a frozen one, how many are zero. Empty where only
+  /// running update_mask() would tell. Throws what set() would throw; writes nothing, and reads
+  /// nothing but the masks of frozen groups.
+  ZeroCounts count_zeros(const std::string& key, const ParamMap& values) const;
   /// Replaces whole configs, on top of the defaults; all of them or none.
   void replace(const std::vector<std::pair<std::string, ParamMap>>& configs);
   /// Takes a key out of a group's config, if check_config() accepts the rest.
@@ -43,6 +43,9 @@ class DATASPARSE_API GroupParams {
   using Checker = BaseDataSparsifier::Checker;
   std::vector<Change> changes(const Checker& checked, const std::string& key,
                               const ParamMap& values) const;
+  template <class Work>
+  auto during(std::vector<Change>& changes, const std::string& key, bool kept,
+              const Work& work) const;
 
   BaseDataSparsifier& sparsifier_;
 };

@@ -44,6 +44,12 @@ struct JobOf {
 /// A job whose spec is what MaskRule::compile() has made.
 using RuleJob = JobOf<const std::any&, const ArrayView&, const Axes&>;
 
+/// A group's config, and the shape of its data in the order of its layout.
+struct RuleGroup {
+  const std::any* compiled;  ///< MaskRule::compile() of it
+  Axes shape;
+};
+
 /// The rule of a sparsifier class. It is no part of any object: a base class refers to one.
 /// SpecRule is the one for whatever has config keys as Fields.
 class DATASPARSE_API MaskRule {
@@ -67,8 +73,12 @@ class DATASPARSE_API MaskRule {
   /// A value as it is shown, and given to update_mask(): automatic ones are filled in.
   virtual ParamValue shown(const std::any& compiled, const std::string& key,
                            const ParamValue& written) const = 0;
-  /// How many elements a step zeroes, but for kept zeros. The shape is that which compile() got.
-  virtual ZeroCount count_zeros(const std::any& compiled, const Axes& shape) const = 0;
+  /// Whether the mask of a group depends on other groups: then they are computed, and checked,
+  /// together.
+  virtual bool is_shared(const std::any& compiled) const = 0;
+  /// How many elements a step of these groups zeroes, but for kept zeros. ValueError where their
+  /// configs are impossible together. A shape is that which compile() got.
+  virtual ZeroCounts count_zeros(const std::vector<RuleGroup>& groups) const = 0;
   /// Computes all masks, or throws. It has changed none then, if all are on the CPU.
   virtual void compute(const std::vector<RuleJob>& jobs) const = 0;
 };

@@ -1,6 +1,7 @@
 /// What a scheduler will do, before it does it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -22,6 +23,15 @@ struct Plan {
   std::vector<ParamValue> values;
   /// The zeros of its mask, at the same place, or nothing at all: see count_zeros().
   std::vector<ZeroCount> zeros;
+
+  /// The pools, with the places of their groups among `groups`, and the zeros of each together in
+  /// a row, at [row × pools.size() + pool]; nothing where `zeros` is empty.
+  struct Pool {
+    std::string name;
+    std::vector<std::size_t> groups;
+  };
+  std::vector<Pool> pools = {};
+  std::vector<ZeroCount> pool_zeros = {};
 };
 
 }  // namespace datasparse

@@ -48,8 +48,11 @@ struct DATASPARSE_API PoolPlan {
   /// How many blocks each member loses, where pruning stops at a key: so many lie below it, and so
   /// many equal it. cost(below) must not exceed the budget. `pruned` has an entry for each member.
   void prune(const Counts& below, const Counts& equal, Counts& pruned) const noexcept;
-  /// How many blocks a member may come to lose, whatever the data are.
-  ZeroCount bounds(std::size_t member) const noexcept;
+  /// The sum of the weights of what is pruned, whatever the data are: less than the budget where
+  /// blocks weigh differently, and the next one costs more than what is left.
+  ZeroCount spent() const noexcept;
+  /// How many blocks each member may come to lose.
+  std::vector<ZeroCount> bounds() const;
 };
 
 /// The search for the key at which a pool stops: the greatest one below which no more lies than the
@@ -94,5 +97,10 @@ class DATASPARSE_API PoolSearch {
   std::uint64_t first_ = 0, end_;
   Counts below_, up_to_, equal_;
 };
+
+/// How many zeros a step puts into the masks of groups that share pools or not, for data of these
+/// shapes in the order of their layouts. ValueError from PoolPlan::of().
+DATASPARSE_API ZeroCounts count_zeros(const std::vector<BlockSpec>& specs,
+                                      const std::vector<Axes>& shapes);
 
 }  // namespace datasparse

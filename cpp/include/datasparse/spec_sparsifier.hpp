@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <any>
+#include <map>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -14,6 +15,7 @@
 #include "datasparse/field.hpp"
 #include "datasparse/group_table.hpp"
 #include "datasparse/mask_rule.hpp"
+#include "datasparse/pool.hpp"
 
 namespace datasparse {
 
@@ -72,9 +74,27 @@ class SpecRule final : public MaskRule {
     return field == nullptr || field->traits.is_of_shape ? written : field->get(spec_in(compiled));
   }
 
-  ZeroCount count_zeros(const std::any& compiled, const Axes& shape) const override {
+  bool is_shared(const std::any& compiled) const override {
+    return pool_of(spec_in(compiled)) != nullptr;
+  }
+
+  ZeroCounts count_zeros(const std::vector<RuleGroup>& groups) const override {
     using datasparse::count_zeros;
-    return count_zeros(shape, spec_in(compiled));
+    if constexpr (std::is_same_v<Spec, BlockSpec>) {
+      std::vector<Spec> specs;
+      std::vector<Axes> shapes;
+      for (const auto& group : groups) {
+        specs.push_back(spec_in(*group.compiled));
+        shapes.push_back(group.shape);
+      }
+      return count_zeros(specs, shapes);
+    } else {
+      ZeroCounts counts;
+      for (const auto& group : groups) {
+        counts.groups.push_back(count_zeros(group.shape, spec_in(*group.compiled)));
+      }
+      return counts;
+    }
   }
 
   void compute(const std::vector<RuleJob>& jobs) const override {
@@ -83,6 +103,7 @@ class SpecRule final : public MaskRule {
       if (std::count(devices.begin(), devices.end(), job.device) == 0)
         devices.push_back(job.device);
     }
+    if (devices.size() > 1) require_pools_on_one_device(jobs);
     for (Device* const device : devices) {
       std::vector<JobOf<Spec>> some;
       some.reserve(jobs.size());
@@ -91,6 +112,14 @@ class SpecRule final : public MaskRule {
       }
       compute_on(device, some);
     }
+  }
+
+  /// The name of the pool that a group shares, or nullptr.
+  static const std::string* pool_of(const Spec& spec) {
+    if constexpr (std::is_same_v<Spec, BlockSpec>) {
+      if (!spec.pool.empty()) return &spec.pool;
+    }
+    return nullptr;
   }
 
   static void compute_on(Device* device, const std::vector<JobOf<Spec>>& jobs) {
@@ -107,6 +136,17 @@ class SpecRule final : public MaskRule {
   }
 
  private:
+  static void require_pools_on_one_device(const std::vector<RuleJob>& jobs) {
+    std::map<std::string, Device*> places;
+    for (const auto& job : jobs) {
+      const auto* const pool = pool_of(spec_in(job.spec));
+      if (pool == nullptr || places.try_emplace(*pool, job.device).first->second == job.device) {
+        continue;
+      }
+      throw TypeError("data of pool '" + *pool + "' must be on one device, got several");
+    }
+  }
+
   static const Spec& spec_in(const std::any& compiled) {
     return std::any_cast<const Spec&>(compiled);
   }
@@ -161,6 +201,11 @@ void SpecSparsifier<Spec>::update_mask(const std::string& name, const ArrayView&
   }
   const Spec spec = spec_of<Spec>(config, name, OtherKeys::ignore)
                         .resolved(viewed_shape(data.shape(), row.layout), name);
+  if (const auto* const pool = SpecRule<Spec>::pool_of(spec)) {
+    throw ValueError("update_mask() of '" + name + "' computes one mask by itself, but the group " +
+                     "shares pool '" + *pool +
+                     "': take it out of the pool, or rank by get_scores()");
+  }
   Device* const device = row.source == nullptr ? nullptr : &row.source->device();
   SpecRule<Spec>::compute_on(device, {{data, spec, row.mask.data(), row.mask.hint(), row.layout,
                                        row.kept_zeros.get(), device}});

@@ -180,7 +180,8 @@ BlockSpec BlockSpec::resolved(const Axes& shape, const std::string& group) const
 ZeroCount count_zeros(const Axes& shape, const BlockSpec& spec) {
   const BlockSpec resolved = spec.resolved(shape);
   const MatrixShape matrix = MatrixShape::of(shape);
-  return Pattern::of(resolved, matrix).zeros_in(matrix, Level::of(resolved));
+  const Pattern pattern = Pattern::of(resolved, matrix);
+  return pattern.zeros_in(matrix, Level::of(resolved).pruned_of(pattern.blocks_of(matrix)));
 }
 
 void block_mask(const ArrayView& data, const BlockSpec& spec, std::uint8_t* mask) {

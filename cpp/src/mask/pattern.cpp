@@ -31,7 +31,7 @@ std::int64_t Pattern::blocks_of(const MatrixShape& matrix) const noexcept {
   return ((matrix.rows - 1) / height + 1) * ((matrix.columns - 1) / width + 1);
 }
 
-ZeroCount Pattern::zeros_in(const MatrixShape& matrix, const Level& level) const {
+ZeroCount Pattern::zeros_in(const MatrixShape& matrix, std::int64_t pruned) const {
   if (size() == 0) return {};
   // Whole blocks, and the partial ones at the right, at the bottom, and in the corner.
   struct Kind {
@@ -47,14 +47,12 @@ ZeroCount Pattern::zeros_in(const MatrixShape& matrix, const Level& level) const
                             blocks(below != 0 ? across : 0, below * width),
                             blocks(below != 0 && beside != 0 ? 1 : 0, below * beside)};
 
-  std::int64_t all = 0;
-  for (const auto& kind : kinds) all += kind.number;
   const auto zeros_by_order = [&] {
-    std::int64_t count = 0, left = level.pruned_of(all);
+    std::int64_t count = 0, left = pruned;
     for (const auto& kind : kinds) {
-      const std::int64_t pruned = std::min(left, kind.number);
-      count += pruned * kind.zeros;
-      left -= pruned;
+      const std::int64_t some = std::min(left, kind.number);
+      count += some * kind.zeros;
+      left -= some;
     }
     return count;
   };

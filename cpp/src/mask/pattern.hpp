@@ -6,7 +6,6 @@
 
 #include "datasparse/array_view.hpp"
 #include "datasparse/block_mask.hpp"
-#include "mask/level.hpp"
 
 namespace datasparse {
 
@@ -30,7 +29,7 @@ struct Pattern {
   std::int64_t blocks_of(const MatrixShape& matrix) const noexcept;
   /// How many elements are zeroed where so many blocks are pruned, partial ones at the edges among
   /// them or not. O(1).
-  ZeroCount zeros_in(const MatrixShape& matrix, const Level& level) const;
+  ZeroCount zeros_in(const MatrixShape& matrix, std::int64_t pruned) const;
 };
 
 /// Whether the masks of a tensor depend on its layout. They do not, by rule, where the order of

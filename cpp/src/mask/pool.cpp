@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
 #include <utility>
 
@@ -98,23 +99,81 @@ void PoolPlan::prune(const Counts& below, const Counts& equal, Counts& pruned) c
   }
 }
 
-ZeroCount PoolPlan::bounds(std::size_t index) const noexcept {
-  const PoolMember& member = members[index];
-  if (member.weight == 0) return {};
-  std::int64_t others_least = 0, others_most = 0;
-  std::int64_t unspent = 0;  // the walk may end on a block that costs more than what is left
-  for (std::size_t i = 0; i < members.size(); ++i) {
-    const auto& [blocks, weight, least, most] = members[i];
-    if (weight != 0 && weight != member.weight)
-      unspent = std::max({unspent, weight, member.weight});
-    if (i == index) continue;
-    others_least += weight * least;
-    others_most += weight * most;
+ZeroCount PoolPlan::spent() const noexcept {
+  std::int64_t lightest = 0, heaviest = 0;
+  for (const auto& member : members) {
+    if (member.weight == 0) continue;
+    lightest = lightest == 0 ? member.weight : std::min(lightest, member.weight);
+    heaviest = std::max(heaviest, member.weight);
   }
-  const std::int64_t spent = budget - std::max<std::int64_t>(unspent - 1, 0);
-  const std::int64_t rest = std::max<std::int64_t>(spent - others_most, 0);
-  return {std::max(member.least, (rest + member.weight - 1) / member.weight),
-          std::min(member.most, (budget - others_least) / member.weight)};
+  const std::int64_t left = lightest == heaviest ? 0 : heaviest - 1;
+  return {std::max<std::int64_t>(budget - left, 0), budget};
+}
+
+std::vector<ZeroCount> PoolPlan::bounds() const {
+  const ZeroCount all = spent();
+  std::int64_t least = 0, most = 0;
+  for (const auto& member : members) {
+    least += member.weight * member.least;
+    most += member.weight * member.most;
+  }
+  std::vector<ZeroCount> result;
+  for (const auto& [blocks, weight, own_least, own_most] : members) {
+    if (weight == 0) {
+      result.push_back({});
+      continue;
+    }
+    // What the others cannot lose is left to it, and what they must is not.
+    const std::int64_t rest = std::max<std::int64_t>(all.least - (most - weight * own_most), 0);
+    const std::int64_t room = all.most - (least - weight * own_least);
+    result.push_back(
+        {std::max(own_least, (rest + weight - 1) / weight), std::min(own_most, room / weight)});
+  }
+  return result;
+}
+
+ZeroCounts count_zeros(const std::vector<BlockSpec>& specs, const std::vector<Axes>& shapes) {
+  ZeroCounts counts;
+  std::map<std::string, std::size_t> places;
+  for (std::size_t i = 0; i < specs.size(); ++i) {
+    const std::string& pool = specs[i].pool;
+    counts.groups.push_back(pool.empty() ? count_zeros(shapes[i], specs[i]) : ZeroCount{});
+    if (pool.empty()) continue;
+    const auto [place, is_new] = places.try_emplace(pool, counts.pools.size());
+    if (is_new) counts.pools.push_back({pool, {}, {}});
+    counts.pools[place->second].groups.push_back(i);
+  }
+  for (auto& pool : counts.pools) {
+    std::vector<BlockSpec> own_specs;
+    std::vector<Axes> own_shapes;
+    for (const std::size_t i : pool.groups) {
+      own_specs.push_back(specs[i]);
+      own_shapes.push_back(shapes[i]);
+    }
+    const PoolPlan plan = PoolPlan::of(pool.name, own_specs, own_shapes);
+    const auto bounds = plan.bounds();
+    std::int64_t missing = 0;  // from partial blocks, to whole ones
+    std::int64_t unit = 1;     // elements that a weight of 1 stands for
+    for (std::size_t m = 0; m < bounds.size(); ++m) {
+      const MatrixShape matrix = MatrixShape::of(own_shapes[m]);
+      const Pattern pattern = Pattern::of(own_specs[m], matrix);
+      counts.groups[pool.groups[m]] = {pattern.zeros_in(matrix, bounds[m].least).least,
+                                       pattern.zeros_in(matrix, bounds[m].most).most};
+      const auto& member = plan.members[m];
+      if (member.weight == 0) continue;
+      unit = pattern.zeros / member.weight;
+      missing += member.blocks * pattern.zeros - pattern.zeros_in(matrix, member.blocks).most;
+    }
+    const ZeroCount spent = plan.spent();
+    pool.zeros = {std::max<std::int64_t>(spent.least * unit - missing, 0), spent.most * unit};
+    std::int64_t least = 0, most = 0;
+    for (const std::size_t i : pool.groups) {
+      least += counts.groups[i].least;
+      most += counts.groups[i].most;
+    }
+    pool.zeros = {std::max(pool.zeros.least, least), std::min(pool.zeros.most, most)};
+  }
+  return counts;
 }
 
 PoolSearch::PoolSearch(const PoolPlan& plan, std::uint64_t end)

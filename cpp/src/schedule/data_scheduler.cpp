@@ -394,7 +394,7 @@ Plan DataScheduler::plan(std::int64_t steps, std::int64_t first) const {
   const bool integers = integer_key();
 
   ParamMap scheduled, row_before;
-  std::vector<ZeroCount> zeros;
+  ZeroCounts zeros;
   for (std::int64_t row = 0; row < steps; ++row) {
     write(assigned, base, planned_position(first + row), integers, scheduled);
     values.update(scheduled);
@@ -406,8 +406,12 @@ Plan DataScheduler::plan(std::int64_t steps, std::int64_t first) const {
       }
       row_before = values;
     }
+    if (row == 0) {
+      for (const auto& pool : zeros.pools) plan.pools.push_back({pool.name, pool.groups});
+    }
     for (const auto& item : values) plan.values.push_back(item.second);
-    plan.zeros.insert(plan.zeros.end(), zeros.begin(), zeros.end());
+    plan.zeros.insert(plan.zeros.end(), zeros.groups.begin(), zeros.groups.end());
+    for (const auto& pool : zeros.pools) plan.pool_zeros.push_back(pool.zeros);
   }
   return plan;
 }

@@ -1,6 +1,7 @@
 /// What a sparsifier holds, and the lock around it: shared by its sources.
 #pragma once
 
+#include <algorithm>
 #include <any>
 #include <atomic>
 #include <functional>
@@ -61,6 +62,11 @@ struct BaseDataSparsifier::Group {
   }
   void prune_kept() const noexcept {
     if (kept != nullptr) prune_bits(mask.data(), kept->bits.data(), mask.size());
+  }
+  /// How many elements a step zeroes, where the rule alone would zero as many as `rule`.
+  ZeroCount with_kept(const ZeroCount& rule) const noexcept {
+    if (kept == nullptr) return rule;
+    return {std::max(rule.least, kept->count), std::min(rule.most + kept->count, mask.size())};
   }
   /// Throws where the data have another shape than the mask.
   void require_shape(const Axes& shape) const;
@@ -139,6 +145,26 @@ struct BaseDataSparsifier::Impl {
   }
   std::vector<Group*> unsquashed() const {
     return groups_where([](const Group& group) { return !group.squashed(); });
+  }
+  /// Those whose masks a step renews.
+  std::vector<Group*> updated() const {
+    return groups_where([](const Group& group) { return !group.squashed() && group.updates; });
+  }
+  static std::vector<RuleGroup> as_rule_groups(const std::vector<Group*>& some) {
+    std::vector<RuleGroup> result;
+    result.reserve(some.size());
+    for (const auto* group : some) {
+      result.push_back({&group->config.compiled, group->viewed_shape()});
+    }
+    return result;
+  }
+  /// Throws where the configs of groups that share something are impossible together.
+  void require_possible() const {
+    if (rule == nullptr) return;
+    const auto shared = groups_where([this](const Group& group) {
+      return !group.squashed() && group.updates && rule->is_shared(group.config.compiled);
+    });
+    if (!shared.empty()) rule->count_zeros(as_rule_groups(shared));
   }
   /// The groups of these names, each once; ValueError, naming the call, for one that is squashed.
   std::vector<Group*> unsquashed(const std::vector<std::string>& names, const char* call) const;

@@ -38,8 +38,7 @@ void BaseDataSparsifier::step() {
   std::vector<Group*> groups;
   bool in_turn = true;
   if (impl_->enable_mask_update) {
-    groups =
-        impl_->groups_where([](const Group& group) { return !group.squashed() && group.updates; });
+    groups = impl_->updated();
     const Pins pins(*this, groups, Pins::Of::scores);
     in_turn = impl_->rule == nullptr || foreign_hooks().update_mask;
     if (in_turn) {

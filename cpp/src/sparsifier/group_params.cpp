@@ -3,6 +3,7 @@
 #include "datasparse/group_params.hpp"
 
 #include <algorithm>
+#include <unordered_map>
 
 #include "sparsifier/data_sparsifier_impl.hpp"
 
@@ -76,51 +77,77 @@ std::vector<GroupParams::Change> GroupParams::changes(const Checker& checked,
   return changes;
 }
 
+/// What work() returns, while the changes are in place, if they are possible together. They stay
+/// only where they are `kept`, and nothing throws.
+template <class Work>
+auto GroupParams::during(std::vector<Change>& changes, const std::string& key, bool kept,
+                         const Work& work) const {
+  struct Exchanged {
+    std::vector<Change>& changes;
+    const MaskRule* rule;
+    const std::string& key;
+    bool stays = false;
+    void exchange() noexcept {
+      for (auto& change : changes) change.exchange(rule, key);
+    }
+    ~Exchanged() {
+      if (!stays) exchange();
+    }
+  } exchanged{changes, sparsifier_.impl_->rule, key};
+  exchanged.exchange();
+  sparsifier_.impl_->require_possible();
+  auto result = work();
+  exchanged.stays = kept;
+  return result;
+}
+
 ParamMap GroupParams::set(const std::string& key, const ParamMap& values, ParamMap into) {
   const Entry entry(sparsifier_, "writing a config");
   auto made = changes(Checker(sparsifier_), key, values);
-  const auto exchange = [&]() noexcept {
-    for (auto& change : made) change.exchange(sparsifier_.impl_->rule, key);
-  };
-  exchange();
-  try {
-    return get(key, std::move(into));
-  } catch (...) {
-    exchange();
-    throw;
-  }
+  return during(made, key, true, [&] { return get(key, std::move(into)); });
 }
 
 void GroupParams::check(const std::string& key, const ParamMap& values) const {
   const Entry entry(sparsifier_, "checking a config");
-  changes(Checker(sparsifier_), key, values);
+  auto made = changes(Checker(sparsifier_), key, values);
+  during(made, key, false, [] { return true; });
 }
 
-std::vector<ZeroCount> GroupParams::count_zeros(const std::string& key,
-                                                const ParamMap& values) const {
+ZeroCounts GroupParams::count_zeros(const std::string& key, const ParamMap& values) const {
   const Entry entry(sparsifier_, "planning");
   const Checker checked(sparsifier_);
-  const auto changed = changes(checked, key, values);
-  const MaskRule* const rule = sparsifier_.impl_->rule;
-  std::vector<ZeroCount> counts;
-  if (rule == nullptr || checked.foreign().update_mask) return counts;
-  for (const auto& change : changed) {
-    const auto& group = *change.group;
-    if (!group.updates) {
-      const std::int64_t frozen = group.mask.zeros();
-      counts.push_back({frozen, frozen});
-      continue;
+  auto made = changes(checked, key, values);
+  const auto& impl = *sparsifier_.impl_;
+  if (impl.rule == nullptr || checked.foreign().update_mask) return {};
+  return during(made, key, false, [&] {
+    // All that a step renews: what a pool prunes of one depends on the others.
+    const auto updated = impl.updated();
+    ZeroCounts all = impl.rule->count_zeros(impl.as_rule_groups(updated));
+    std::unordered_map<const BaseDataSparsifier::Group*, std::size_t> place_in_step, place;
+    for (std::size_t i = 0; i < updated.size(); ++i) place_in_step.emplace(updated[i], i);
+    ZeroCounts counts;
+    for (const auto& change : made) {
+      const auto& group = *change.group;
+      place.emplace(&group, counts.groups.size());
+      const auto found = place_in_step.find(&group);
+      if (found == place_in_step.end()) {
+        const std::int64_t as_it_is = group.mask.zeros();
+        counts.groups.push_back({as_it_is, as_it_is});
+      } else {
+        counts.groups.push_back(group.with_kept(all.groups[found->second]));
+      }
     }
-    std::any compiled = change.config != nullptr ? change.config->compiled : group.config.compiled;
-    if (change.config == nullptr) rule->put_value(compiled, key, change.value);
-    ZeroCount zeros = rule->count_zeros(compiled, group.viewed_shape());
-    if (group.kept != nullptr) {
-      zeros.least = std::max(zeros.least, group.kept->count);
-      zeros.most = std::min(zeros.most + group.kept->count, group.mask.size());
+    for (auto& pool : all.pools) {
+      ZeroCounts::Pool shown{pool.name, {}, {pool.zeros.least, pool.zeros.most}};
+      for (const std::size_t i : pool.groups) {
+        const auto found = place.find(updated[i]);
+        if (found != place.end()) shown.groups.push_back(found->second);
+        if (updated[i]->kept != nullptr) shown.zeros.most += updated[i]->kept->count;
+      }
+      if (!shown.groups.empty()) counts.pools.push_back(std::move(shown));
     }
-    counts.push_back(zeros);
-  }
-  return counts;
+    return counts;
+  });
 }
 
 void GroupParams::replace(const std::vector<std::pair<std::string, ParamMap>>& configs) {
