@@ -39,27 +39,39 @@ py::array column(const datasparse::Plan& plan, std::size_t group) {
   return values;
 }
 
-py::array zeros(const datasparse::Plan& plan, std::size_t group,
-                std::int64_t datasparse::ZeroCount::* bound) {
-  py::array_t<std::int64_t> counts(plan.steps);
-  for (std::size_t row = 0; row < static_cast<std::size_t>(plan.steps); ++row)
-    counts.mutable_data()[row] = plan.zeros[row * plan.groups.size() + group].*bound;
+/// One column of a table of counts.
+py::array zeros(const std::vector<datasparse::ZeroCount>& table, std::int64_t steps,
+                std::size_t column, std::int64_t datasparse::ZeroCount::* bound) {
+  py::array_t<std::int64_t> counts(steps);
+  const auto rows = static_cast<std::size_t>(steps);
+  for (std::size_t row = 0; row < rows; ++row)
+    counts.mutable_data()[row] = table[row * (table.size() / rows) + column].*bound;
   return counts;
 }
 
 /// A datasparse.plan.Plan.
 py::object to_plan(const datasparse::Plan& plan) {
-  py::dict values, least, most, elements;
+  py::dict values, least, most, elements, pools, pool_least, pool_most;
   for (std::size_t group = 0; group < plan.groups.size(); ++group) {
     const py::str name(plan.groups[group]);
     values[name] = column(plan, group);
     elements[name] = plan.elements[group];
     if (plan.zeros.empty()) continue;
-    least[name] = zeros(plan, group, &datasparse::ZeroCount::least);
-    most[name] = zeros(plan, group, &datasparse::ZeroCount::most);
+    least[name] = zeros(plan.zeros, plan.steps, group, &datasparse::ZeroCount::least);
+    most[name] = zeros(plan.zeros, plan.steps, group, &datasparse::ZeroCount::most);
+  }
+  for (std::size_t pool = 0; pool < plan.pools.size(); ++pool) {
+    const auto& [pool_name, groups] = plan.pools[pool];
+    const py::str name(pool_name);
+    py::list names;
+    for (const std::size_t group : groups) names.append(plan.groups[group]);
+    pools[name] = names;
+    pool_least[name] = zeros(plan.pool_zeros, plan.steps, pool, &datasparse::ZeroCount::least);
+    pool_most[name] = zeros(plan.pool_zeros, plan.steps, pool, &datasparse::ZeroCount::most);
   }
   return py::module_::import("datasparse.plan")
-      .attr("Plan")(plan.param, plan.first, plan.steps, values, elements, least, most);
+      .attr("Plan")(plan.param, plan.first, plan.steps, values, elements, least, most, pools,
+                    pool_least, pool_most);
 }
 
 }  // namespace

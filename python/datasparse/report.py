@@ -27,7 +27,8 @@ class GroupReport:
     block, zeros_per_block: of the config, where it has such keys. -1 is a whole axis.
     block_elements: the size of a block, whole axes filled in.
     target: the share of zeros that the config asks for: sparsity_level, times zeros_per_block over
-        the size of a block. None for a config without a sparsity_level, and for a frozen mask.
+        the size of a block. None for a config without a sparsity_level, and for a frozen mask. Of a
+        group in a pool it is what counts in the pool's budget, and not what the group comes to.
     sparsity: the share of zeros that there is in the mask; 0 for an empty tensor.
     zeros_in_data: how many of these zeros are zero in the data too, as all are after apply_mask().
         None where the group holds no data of the mask's shape.
@@ -36,6 +37,7 @@ class GroupReport:
         no element of. They are the entries of the first and of the last axis of the group's layout,
         or of the first and of the second axis without one. None for fewer than two axes.
     bytes_masked: what the values that are kept take, and one bit per element for the mask.
+    pool: of the config: the groups with this name share one threshold.
     """
 
     name: str
@@ -55,11 +57,12 @@ class GroupReport:
     dead_channels: int | None
     bytes_dense: int | None
     bytes_masked: int | None
+    pool: str | None = None
 
 
 @dataclass(frozen=True)
 class TotalReport:
-    """The figures of all groups together.
+    """The figures of several groups together: of all, or of a pool.
 
     target: by elements, over the groups that have one; None if none has.
     zeros_in_data, bytes_dense, bytes_masked: of the groups that hold data.
@@ -82,11 +85,20 @@ class Report:
     """The groups of a sparsifier and their totals, as they were when `report()` was called.
 
     It prints as a table, is rendered as one in notebooks, and iterates over its groups.
+
+    groups: a GroupReport for each, by name.
+    pools: the totals of each pool, by its name.
+    total: those of all groups.
     """
 
     def __init__(self, groups: Iterable[GroupReport]) -> None:
         self.groups = {group.name: group for group in groups}
         self.total = total_of(self.groups.values())
+        members: dict[str, list[GroupReport]] = {}
+        for group in self:
+            if group.pool is not None:
+                members.setdefault(group.pool, []).append(group)
+        self.pools = {name: total_of(some) for name, some in members.items()}
 
     def __getitem__(self, name: str) -> GroupReport:
         return self.groups[name]
@@ -98,24 +110,26 @@ class Report:
         return len(self.groups)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data: `{"groups": {name: {...}}, "total": {...}}`."""
+        """Return plain data: `{"groups": {name: {...}}, "pools": {...}, "total": {...}}`."""
         groups = {name: asdict(group) for name, group in self.groups.items()}
         for group in groups.values():
             del group["name"]
-        return {"groups": groups, "total": asdict(self.total)}
+        pools = {name: asdict(pool) for name, pool in self.pools.items()}
+        return {"groups": groups, "pools": pools, "total": asdict(self.total)}
 
     def write(self, writer: ScalarWriter, step: int, prefix: str = "sparsity") -> None:
         """Write actual sparsities, and targets where there are some, by `add_scalar`.
 
-        The tags are `prefix/name`, `prefix_target/name`, and `total` for a name; a group of that
-        name keeps it, and the total is left out.
+        The tags are `prefix/name`, `prefix_target/name`, `pool` and a name for a pool, and `total`
+        for a name; a group of that name keeps it, and the other one is left out.
         """
-        entries: list[tuple[str, GroupReport | TotalReport]] = list(self.groups.items())
-        if "total" not in self.groups:
-            entries.append(("total", self.total))
-        for name, entry in entries:
+        entries: dict[str, GroupReport | TotalReport] = dict(self.groups)
+        for name, pool in self.pools.items():
+            entries.setdefault(f"pool {name}", pool)
+        entries.setdefault("total", self.total)
+        for name, entry in entries.items():
             writer.add_scalar(f"{prefix}/{name}", entry.sparsity, step)
-            if entry.target is not None:
+            if entry.target is not None and getattr(entry, "pool", None) is None:
                 writer.add_scalar(f"{prefix}_target/{name}", entry.target, step)
 
     def __str__(self) -> str:
@@ -123,7 +137,8 @@ class Report:
         texts = [column for column, heading in enumerate(table[0]) if heading in TEXTS]
         lines = list(aligned(table, texts))
         rule = "-" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        sums = len(lines) - 1 - len(self.pools)
+        return "\n".join([lines[0], rule, *lines[1:sums], rule, *lines[sums:]])
 
     __repr__ = __str__
 
@@ -133,11 +148,12 @@ class Report:
         def row(cells: list[str], tag: str) -> str:
             return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
-        *groups, total = self._rows()
-        body = "".join(row(cells, "td") for cells in groups)
+        rows = self._rows()
+        body = "".join(row(cells, "td") for cells in rows[: len(self)])
+        foot = "".join(row(cells, "th") for cells in rows[len(self) :])
         return (
             f"<table><thead>{row(self._headings(), 'th')}</thead><tbody>{body}</tbody>"
-            f"<tfoot>{row(total, 'th')}</tfoot></table>"
+            f"<tfoot>{foot}</tfoot></table>"
         )
 
     def _headings(self) -> list[str]:
@@ -155,12 +171,15 @@ class Report:
             ]
             for group in self
         ]
-        return [*rows, ["total", "", "", "", *(text(self.total) for text in texts)]]
+        sums = {f"pool {name!r}": pool for name, pool in self.pools.items()}
+        sums["total"] = self.total
+        rows += [[name, "", "", "", *(text(sum_) for text in texts)] for name, sum_ in sums.items()]
+        return rows
 
     def _figures(self) -> list[tuple[str, Text]]:
         """Return the columns that groups and total have in common, and how they are written."""
         columns: list[tuple[str, Text]] = [
-            ("target", lambda entry: "" if entry.target is None else f"{entry.target:.2%}"),
+            ("target", target_text),
             ("actual", lambda entry: f"{entry.sparsity:.2%}"),
             ("zeros", lambda entry: f"{entry.zeros:,}"),
             ("dense", lambda entry: bytes_text(entry.bytes_dense)),
@@ -176,7 +195,12 @@ class Report:
 
     def _in_data_text(self, entry: GroupReport | TotalReport) -> str:
         """Return the share of the elements at hand that are pruned, and zero in the data."""
-        groups = [entry] if isinstance(entry, GroupReport) else self
+        groups: Iterable[GroupReport] = self
+        if isinstance(entry, GroupReport):
+            groups = [entry]
+        for name, pool in self.pools.items():
+            if entry is pool:
+                groups = [group for group in self if group.pool == name]
         elements = sum(group.elements for group in groups if group.zeros_in_data is not None)
         if entry.zeros_in_data is None:
             return ""
@@ -185,6 +209,12 @@ class Report:
 
 Text = Callable[[GroupReport | TotalReport], str]
 TEXTS = {"group", "shape", "dtype", "block", "dead"}  # columns; the others are numbers
+
+
+def target_text(entry: GroupReport | TotalReport) -> str:
+    """Return the share that is asked for, of a group by itself or of groups together."""
+    in_a_pool = isinstance(entry, GroupReport) and entry.pool is not None
+    return "" if entry.target is None or in_a_pool else f"{entry.target:.2%}"
 
 
 def dead_text(entry: GroupReport | TotalReport) -> str:
@@ -261,6 +291,7 @@ def report_of_group(
         dead_channels=dead_channels,
         bytes_dense=None if dtype is None else elements * item_size,
         bytes_masked=None if dtype is None else (elements - zeros) * item_size + mask_bytes,
+        pool=as_name(config.get("pool")),
     )
 
 
@@ -279,6 +310,11 @@ def as_level(value: object) -> float | None:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
         return float(value)
     return None
+
+
+def as_name(value: object) -> str | None:
+    """Return the value if it is a text."""
+    return value if isinstance(value, str) else None
 
 
 def total_of(groups: Iterable[GroupReport]) -> TotalReport:
