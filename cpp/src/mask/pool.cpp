@@ -68,9 +68,10 @@ PoolPlan PoolPlan::of(const std::string& pool, const std::vector<BlockSpec>& spe
   if (plan.budget > most) {
     const double level = static_cast<double>(plan.budget) / static_cast<double>(all);
     const double possible = static_cast<double>(most) / static_cast<double>(all);
-    throw ValueError(
-        "sparsity_level of pool '" + pool + "' must be in [0, " + to_string(ParamValue(possible)) +
-        "], which is what max_level leaves to its groups, got " + to_string(ParamValue(level)));
+    throw ValueError("sparsity_level of pool '" + pool + "' must be in [0, " +
+                     to_string(ParamValue(possible)) +
+                     "], which is what max_level leaves to its groups, got " +
+                     to_string(ParamValue(level)) + "; lower it, or raise max_level");
   }
   return plan;
 }

@@ -80,6 +80,7 @@ class Engine {
             target.past,
             false,
             target.hint,
+            target.last,
             found,
             lanes_.data() + first_lane,
             threads};
@@ -462,8 +463,9 @@ class Engine {
     return false;
   }
 
-  /// What a cut tells the next step. Nothing where many keys are equal.
+  /// What a cut tells the caller, and the next step. No hint where many keys are equal.
   static void renew_hint(const Task<Key>& task, const Cut<Key>& cut) noexcept {
+    if (task.last != nullptr) *task.last = cut.threshold;
     const std::int64_t blocks = task.grid.blocks();
     if (task.hint == nullptr || blocks < hinted_min) return;
     const CutHint old = std::exchange(*task.hint, {});

@@ -97,14 +97,16 @@ std::uint8_t* past_of(const Engine<Key>& engine, const Kernels& table, const Mas
   return past;
 }
 
-/// Prunes so many blocks of one matrix by itself.
+/// Prunes so many blocks of one matrix by itself. `last` is set where some are pruned, and others
+/// not.
 template <class Key>
 void prune_alone(Engine<Key>& engine, const Kernels& table, const MaskPlan& plan, int lane,
-                 int lanes) noexcept {
+                 int lanes, std::uint64_t* last = nullptr) noexcept {
   const MaskJob& job = *plan.job;
   const std::int64_t pitch = plan.pruning.matrix.columns();
   Target target{{job.mask, pitch}, job.kept_zeros != nullptr, {}, job.hint};
   if (plan.is_permuted) target = {{engine.viewed(lane), pitch}, true, {}, job.hint};
+  target.last = last;
   target.past = {past_of(engine, table, plan, lane, lanes), pitch};
   engine.prune(plan.pruning, target, lane, lanes);
   if (plan.is_permuted) {

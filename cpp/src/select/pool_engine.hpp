@@ -57,14 +57,16 @@ struct PoolFindings {
 struct PoolScratch {
   PoolFindings<std::uint32_t> narrow;
   PoolFindings<std::uint64_t> wide;
-  PoolSample sample;
+  PoolKeys keys;  // a sample, or candidates
+  Buffer<std::uint16_t> runs;
   Buffer<std::int64_t> counts;
 
-  std::int64_t bytes() const noexcept { return narrow.bytes() + wide.bytes(); }
+  std::int64_t bytes() const noexcept { return narrow.bytes() + wide.bytes() + keys.bytes(); }
   void release() noexcept {
     narrow.release();
     wide.release();
-    sample = {};
+    keys.release();
+    runs = {};
     counts = {};
   }
 };
@@ -111,7 +113,9 @@ class Pool {
     scratch_ = &scratch;
     if (narrow_tiles_ > 0) scratch.narrow.require(blocks_, narrow_tiles_);
     if (wide_tiles_ > 0) scratch.wide.require(blocks_, wide_tiles_);
-    scratch.sample.require(blocks_, items_.size());
+    const int kinds = (narrow_tiles_ > 0 ? 1 : 0) + (wide_tiles_ > 0 ? 1 : 0);
+    scratch.keys.require(kinds * room(), items_.size());  // a sample is less
+    scratch.runs.require(PoolSample::runs_of(blocks_));
     scratch.counts.require(asked_at_once * static_cast<std::int64_t>(items_.size()));
   }
 
@@ -140,6 +144,8 @@ class Pool {
     bool is_wide = false;
     bool is_apart = false;  // its mask is computed by itself, once it is known how much it loses
     bool takes_part = true;
+    std::int64_t bound = -1;  // what it most likely loses, wherever the cut is; or -1
+    bool is_done = false;     // its mask, by that
     std::int64_t first_tile = 0, first_block = 0;
     std::int64_t past = 0;  // blocks that the mask before has pruned
     // Of the last pass; the bracket is one of its own keys.
@@ -223,6 +229,7 @@ class Pool {
       if (bracket_by_sample(bracket) && search_by_pass(bracket)) return search_->finish(pruned_);
     }
     has_pass_ = false;
+    for (auto& item : items_) item.is_done = false;
     count_until(room() / 2);
     if (!search_->done()) search_by_pass({search_->first(), search_->last(), search_->first()});
     search_->finish(pruned_);
@@ -263,6 +270,7 @@ class Pool {
   /// One pass over all tensors, and the search among what it finds. False where the bracket has
   /// missed the cut, or held too much.
   bool search_by_pass(const PoolBracket& bracket) noexcept {
+    prune_to_bounds(bracket);
     pass(bracket);
     has_pass_ = true;
     if (scratch_->narrow.used > room() || scratch_->wide.used > room()) return false;
@@ -271,16 +279,39 @@ class Pool {
     if (search_->first() < bracket.lo || search_->last() > bracket.hi) return false;
     if (bracket.ties_at_lo) tell(bracket.lo + 1);
     if (bracket.ties_at_hi) tell(bracket.hi);
-    if (is_plain()) select_at_once(bracket);
+    if (is_plain()) {
+      select_at_once();
+    } else {
+      search_at_once();
+    }
     while (!search_->done()) tell(search_->middle());
     return true;
+  }
+
+  /// What is at a bound wherever the cut lies in the bracket has a cut of its own, and a mask.
+  void prune_to_bounds(const PoolBracket& bracket) noexcept {
+    for_each([&](Item& item, int lane, int lanes) {
+      const PoolMember& member = plan_.members[index(item)];
+      item.is_done = false;
+      if (!item.takes_part || item.bound <= 0 || item.bound == member.blocks || item.past > 0) {
+        return;
+      }
+      item.mask.pruning.quota.blocks = item.bound;
+      std::uint64_t last = 0;
+      with_engine(item, [&](auto& engine, const auto& found) {
+        using Key = std::decay_t<decltype(found.gathered[0])>;
+        prune_alone(engine, engines_->table, item.mask, lane, lanes, &last);
+        last = item.scale.of(static_cast<Key>(last));
+      });
+      item.is_done = item.bound == member.most ? last < bracket.lo : last > bracket.hi;
+    });
   }
 
   void pass(const PoolBracket& bracket) noexcept {
     scratch_->narrow.used = 0;
     scratch_->wide.used = 0;
     for_each([&](Item& item, int lane, int lanes) {
-      if (!item.takes_part) return;
+      if (!item.takes_part || item.is_done) return;
       with_task(item, lane, lanes, item.past > 0, [&](auto& engine, const auto& task) {
         using Key = std::decay_t<decltype(task.found.gathered[0])>;
         place<Key>(item, bracket);
@@ -315,8 +346,8 @@ class Pool {
   void tell(std::uint64_t key) noexcept {
     for (const auto& item : items_) {
       std::int64_t& below = below_[index(item)];
-      below = is_returning_ ? 0 : item.past;
-      if (!item.takes_part) continue;
+      below = item.is_done ? item.bound : is_returning_ ? 0 : item.past;
+      if (!item.takes_part || item.is_done) continue;
       with_engine(item,
                   [&](const auto&, const auto& found) { below += below_of(item, found, key); });
     }
@@ -359,7 +390,7 @@ class Pool {
   }
 
   /// Then one selection among the candidates of all tells the cut.
-  void select_at_once(const PoolBracket& bracket) noexcept {
+  void select_at_once() noexcept {
     std::int64_t left = 0, inside = 0;
     for (std::size_t i = 0; i < items_.size(); ++i) {
       const Item& item = items_[i];
@@ -381,7 +412,41 @@ class Pool {
                                         : select(engines_->table.select32, scratch_->narrow);
     tell(key);
     tell(key + 1);
-    static_cast<void>(bracket);
+  }
+
+  /// Else a search among them, in the common order.
+  void search_at_once() noexcept {
+    if (search_->done()) return;
+    PoolKeys& keys = scratch_->keys;
+    keys.clear(items_.size());
+    const std::uint64_t first = search_->first(), end = search_->last() + 1;
+    for (const auto& item : items_) {
+      keys.set_below(index(item), search_->below()[index(item)]);
+      if (!item.takes_part || item.is_done || item.counts.inside == 0) continue;
+      with_engine(item,
+                  [&](const auto&, const auto& found) { append(item, found, first, end, keys); });
+    }
+    const std::uint64_t key = keys.stop(engines_->table.select64, plan_,
+                                        static_cast<double>(plan_.budget), first, end, false);
+    tell(key);
+    tell(key + 1);
+  }
+
+  /// The candidates of one tensor in [first, end).
+  template <class Key>
+  void append(const Item& item, const PoolFindings<Key>& found, std::uint64_t first,
+              std::uint64_t end, PoolKeys& keys) const noexcept {
+    const Key own_first = item.scale.least_at<Key>(first), own_end = item.scale.least_at<Key>(end);
+    const TileCounts* const tiles = found.tiles.get() + item.first_tile;
+    for (std::int64_t tile = 0; tile < item.mask.grid().tiles(); ++tile) {
+      const Key* const of_tile = found.gathered.get() + tiles[tile].candidates;
+      std::uint64_t* const to = keys.add(index(item), tiles[tile].inside);
+      std::int64_t n = 0;
+      for (std::int64_t i = 0; i < tiles[tile].inside; ++i) {
+        if (of_tile[i] >= own_first && of_tile[i] < own_end) to[n++] = item.scale.of(of_tile[i]);
+      }
+      keys.add(index(item), n - tiles[tile].inside);
+    }
   }
 
   /// Counts in passes over the data, until no more keys are left than that.
@@ -423,17 +488,19 @@ class Pool {
   // --- brackets --------------------------------------------------------------------------------
 
   bool bracket_by_sample(PoolBracket& bracket) noexcept {
-    PoolSample& sample = scratch_->sample;
+    PoolKeys& keys = scratch_->keys;
     const std::int64_t runs = PoolSample::runs_of(blocks_);
     const std::int64_t part = blocks_ / runs;
-    sample.begin(runs, items_.size());
+    keys.clear(items_.size());
     const auto item_at = [this](std::int64_t block) {
       return static_cast<std::size_t>(
           std::upper_bound(items_.begin(), items_.end(), block,
                            [](std::int64_t b, const Item& item) { return b < item.first_block; }) -
           items_.begin() - 1);
     };
-    for (std::int64_t run = 0; run < runs; ++run) sample.add(item_at(place_of_run(run, part)), 1);
+    for (std::int64_t run = 0; run < runs; ++run) {
+      keys.add(item_at(place_of_run(run, part)), run_length);
+    }
     constexpr std::int64_t batch = chunk_blocks_max / run_length;
     parallel_for(Grid::divide_up(runs, batch), engines_->threads, [&](std::int64_t i, int worker) {
       const std::int64_t end = std::min(runs, (i + 1) * batch);
@@ -443,18 +510,21 @@ class Pool {
         std::int64_t last = run + 1;
         while (last < end && place_of_run(last, part) < behind) ++last;
         with_task(item, worker, 1, false, [&](const auto&, const auto& task) {
-          score_runs(item, task, run, last, part, sample);
+          score_runs(item, task, run, last, part, keys.get());
         });
         run = last;
       }
     });
-    return sample.bracket(engines_->table.select64, plan_, room(), end_, bracket);
+    const PoolSample sample(keys, scratch_->runs.get(), engines_->table.select64, plan_, end_);
+    if (!sample.bracket(room(), bracket)) return false;
+    for (auto& item : items_) item.bound = sample.bound(index(item), bracket);
+    return true;
   }
 
   /// Runs [first, last), all of one tensor.
   template <class Key>
   void score_runs(const Item& item, const Task<Key>& task, std::int64_t first, std::int64_t last,
-                  std::int64_t part, PoolSample& sample) const noexcept {
+                  std::int64_t part, std::uint64_t* sample) const noexcept {
     Lane<Key>& lane = task.lane(0);
     const Patch patch = Patch::of(task.grid.matrix);
     const std::int64_t blocks = task.grid.blocks();
@@ -473,7 +543,7 @@ class Pool {
         score_blocks(task, keys + done, found, patch, lane);
         done += found.width;
       }
-      std::uint64_t* const to = sample.run(run);
+      std::uint64_t* const to = sample + run * run_length;
       for (std::int64_t i = 0; i < run_length; ++i) to[i] = item.scale.of(keys[i % n]);
     }
   }
@@ -486,7 +556,7 @@ class Pool {
   bool guess_by_hints(Guess& guess) noexcept {
     double weights = 0, cost = 0, slope = 0, moment = 0;
     for (std::size_t i = 0; i < items_.size(); ++i) {
-      const Item& item = items_[i];
+      Item& item = items_[i];
       const PoolMember& member = plan_.members[i];
       if (!item.takes_part) continue;
       const CutHint* const hint = item.mask.job->hint;
@@ -496,8 +566,9 @@ class Pool {
       cost += weight * static_cast<double>(hint->pruned);
       guess.error += hint->error;
       rest_ = std::max(rest_, hint->rest);
-      const bool at_bound = hint->pruned >= member.most || hint->pruned <= member.least;
-      if (at_bound) continue;
+      const bool is_bound = hint->pruned >= member.most || hint->pruned <= member.least;
+      item.bound = is_bound ? std::clamp(hint->pruned, member.least, member.most) : -1;
+      if (is_bound) continue;
       const bool widens = item.scale.as_double && !item.is_wide;
       const double finer = widens ? 1.0 / static_cast<double>(std::uint64_t{1} << 29) : 1.0;
       const double density = hint->density * finer * weight;
@@ -540,6 +611,7 @@ class Pool {
 
   void write(Item& item, int lane, int lanes) noexcept {
     const std::size_t i = index(item);
+    if (has_pass_ && item.is_done) return;
     item.mask.pruning.quota.blocks = pruned_[i];
     with_engine(item, [&](auto& engine, const auto& found) {
       using Key = std::decay_t<decltype(found.gathered[0])>;

@@ -31,9 +31,10 @@ struct Pruning {
 /// Where a mask goes, and what else there is to know about it.
 struct Target {
   MaskWindow mask;
-  bool read_again = false;  // soon: then it stays in the cache
-  MaskWindow past{};        // in the same order: see past.hpp; or no bytes
-  CutHint* hint = nullptr;  // or none
+  bool read_again = false;        // soon: then it stays in the cache
+  MaskWindow past{};              // in the same order: see past.hpp; or no bytes
+  CutHint* hint = nullptr;        // or none
+  std::uint64_t* last = nullptr;  // or where the key goes that is pruned last, if some are not
 };
 
 /// One matrix to be pruned. Key: see scorer.hpp.
@@ -47,8 +48,9 @@ struct Task {
   MaskWindow mask;
   bool read_again;
   MaskWindow past;
-  bool returning;  // only what was pruned is: some of it comes back
-  CutHint* hint;   // or nullptr
+  bool returning;       // only what was pruned is: some of it comes back
+  CutHint* hint;        // or nullptr
+  std::uint64_t* last;  // or nullptr
   Findings<Key> found;
   const std::unique_ptr<Lane<Key>>* lanes;  // one for each thread
   int threads;
