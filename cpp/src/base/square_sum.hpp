@@ -1,6 +1,7 @@
 /// The sum of the squares of many scores, correctly rounded: the same in whatever order they come.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -15,32 +16,36 @@ namespace datasparse {
 template <class Key>
 class SquareSum {
  public:
-  void clear() noexcept { std::memset(bins_, 0, sizeof(bins_)); }
+  void clear() noexcept {
+    std::memset(bins_, 0, sizeof(bins_));
+    std::memset(recent_, 0, sizeof(recent_));
+    n_recent_ = 0;
+  }
 
   void add(const Key* keys, std::int64_t n) noexcept {
-    for (std::int64_t i = 0; i < n; ++i) {
-      const Key exponent = keys[i] >> fraction_bits;
-      if (exponent >= exponents) continue;
-      const Key fraction = keys[i] & ((Key{1} << fraction_bits) - 1);
-      const Wide x = exponent == 0 ? fraction : fraction | Key{1} << fraction_bits;
-      Wide* const bin = bins_[exponent == 0 ? 1 : exponent];
-      const Wide square = x * x;
-      bin[0] += static_cast<std::uint64_t>(square);
-      if constexpr (halves == 2) bin[1] += square >> 64;
+    for (std::int64_t done = 0; done < n;) {
+      const std::int64_t some = std::min(n - done, recent_max - n_recent_);
+      add_recent(keys + done, some);
+      done += some;
+      n_recent_ += some;
+      if (n_recent_ == recent_max) move_recent();
     }
   }
-  void add(const SquareSum& more) noexcept {
+  void add(SquareSum& more) noexcept {
+    more.move_recent();
     for (std::size_t e = 0; e < exponents; ++e) {
       for (std::size_t h = 0; h < halves; ++h) bins_[e][h] += more.bins_[e][h];
     }
   }
 
   /// To the nearest double, half to even.
-  double rounded() const noexcept {
+  double rounded() noexcept {
+    move_recent();
     // All of it as one integer, times 2^least.
     std::array<std::uint32_t, limbs> sum{};
-    for (std::size_t e = 1; e < exponents; ++e) {
-      for (std::size_t h = 0; h < halves; ++h) add_shifted(sum, bins_[e][h], 2 * (e - 1) + 64 * h);
+    for (std::size_t e = 0; e < exponents; ++e) {  // denormals have the exponent of those above
+      const std::size_t shift = 2 * (std::max<std::size_t>(e, 1) - 1);
+      for (std::size_t h = 0; h < halves; ++h) add_shifted(sum, bins_[e][h], shift + 64 * h);
     }
     std::int64_t top = 32 * static_cast<std::int64_t>(limbs) - 1;
     const auto bit = [&sum](std::int64_t i) -> std::uint64_t {
@@ -69,6 +74,35 @@ class SquareSum {
   static constexpr std::int64_t least = 2 * (1 - bias - fraction_bits);  // exponent of the last bit
   static constexpr std::size_t limbs = (2 * exponents + 64 * halves + 128) / 32 + 1;
 
+  // Squares of 32-bit keys have 48 bits: so many add up in 64, in several places at once, since one
+  // addition waits for the last one to the same place. Those of 64-bit keys go to the bins at once.
+  static constexpr std::int64_t recent_max = 32768;
+  static constexpr std::size_t copies = halves == 1 ? 4 : 1;
+  static constexpr std::size_t recent_exponents = halves == 1 ? exponents + 1 : 1;
+
+  void add_recent(const Key* keys, std::int64_t n) noexcept {
+    for (std::int64_t i = 0; i < n; ++i) {
+      const Key exponent = keys[i] >> fraction_bits;
+      const Key fraction = keys[i] & ((Key{1} << fraction_bits) - 1);
+      if constexpr (halves == 1) {
+        const std::uint64_t x = fraction | Key{exponent != 0} << fraction_bits;
+        recent_[i % copies][exponent] += x * x;  // what is infinite, or NaN, too
+      } else if (exponent < exponents) {
+        const Wide x = fraction | Key{exponent != 0} << fraction_bits;
+        const Wide square = x * x;
+        bins_[exponent][0] += static_cast<std::uint64_t>(square);
+        bins_[exponent][1] += square >> 64;
+      }
+    }
+  }
+  void move_recent() noexcept {
+    for (std::size_t e = 0; e < exponents && halves == 1; ++e) {
+      for (auto& copy : recent_) bins_[e][0] += copy[e];
+    }
+    std::memset(recent_, 0, sizeof(recent_));
+    n_recent_ = 0;
+  }
+
   static void add_shifted(std::array<std::uint32_t, limbs>& sum, Wide number,
                           std::size_t shift) noexcept {
     std::size_t limb = shift / 32;
@@ -88,6 +122,8 @@ class SquareSum {
   }
 
   Wide bins_[exponents][halves];
+  std::uint64_t recent_[copies][recent_exponents];
+  std::int64_t n_recent_;
 };
 
 }  // namespace datasparse
