@@ -107,7 +107,8 @@ ZeroCount PoolPlan::spent() const noexcept {
     lightest = lightest == 0 ? member.weight : std::min(lightest, member.weight);
     heaviest = std::max(heaviest, member.weight);
   }
-  const std::int64_t left = lightest == heaviest ? 0 : heaviest - 1;
+  if (heaviest == 0) return {};
+  const std::int64_t left = lightest == heaviest ? budget % heaviest : heaviest - 1;
   return {std::max<std::int64_t>(budget - left, 0), budget};
 }
 
