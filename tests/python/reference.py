@@ -101,6 +101,14 @@ def number_pruned(sparsity_level, number_of_blocks, min_kept=0):
     return min(round(float(sparsity_level) * number_of_blocks), max(number_of_blocks - min_kept, 0))
 
 
+def block_scores(matrix, sparse_block_shape, norm="L1"):
+    """The score of every block, in order."""
+    kind = np.float64 if matrix.dtype == np.float64 else np.float32
+    all_blocks = blocks(matrix.shape[0], matrix.shape[1], sparse_block_shape)
+    with np.errstate(all="ignore"):
+        return [block_score([kind(matrix[place]) for place in block], norm) for block in all_blocks]
+
+
 def pruned_blocks(data, sparsity_level, sparse_block_shape, norm="L1", min_kept=0, past=None):
     """The blocks that a step prunes, each as the list of its elements' (row, column).
 
@@ -109,12 +117,8 @@ def pruned_blocks(data, sparsity_level, sparse_block_shape, norm="L1", min_kept=
     matrix = as_matrix(np.asarray(data))
     if matrix.size == 0:
         return []
-    kind = np.float64 if matrix.dtype == np.float64 else np.float32
     all_blocks = blocks(matrix.shape[0], matrix.shape[1], sparse_block_shape)
-    with np.errstate(all="ignore"):
-        scores = [
-            block_score([kind(matrix[place]) for place in block], norm) for block in all_blocks
-        ]
+    scores = block_scores(matrix, sparse_block_shape, norm)
     k = number_pruned(sparsity_level, len(all_blocks), min_kept)
     order = lowest_first(scores)
     if past is not None:

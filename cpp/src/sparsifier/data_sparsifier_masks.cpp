@@ -60,12 +60,15 @@ void BaseDataSparsifier::Group::warn_if_dead(bool in_turn) {
   warned_of_death = true;
   const bool all_kept = kept != nullptr && kept->count == weights;
   const bool kept_some = config.written.contains("min_kept");
+  const auto* const pool = config.written.find("pool");
+  const bool pooled = pool != nullptr && !pool->is_none();
   send_message(Severity::warning,
                "step() pruned all weights of '" + name + "', " + std::to_string(weights) + " of " +
                    std::to_string(weights) + ": " +
                    (all_kept    ? "keep_zeros=True found them all zero; pass "
                                   "keep_zeros=False to add_data()"
                     : in_turn   ? "let update_mask() keep some of them"
+                    : pooled    ? "its pool has done without it; set max_level, or min_kept=1"
                     : kept_some ? "lower its sparsity_level"
                                 : "lower its sparsity_level, or set min_kept=1"));
 }
