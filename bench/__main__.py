@@ -22,7 +22,7 @@ from bench.machine import describe
 from bench.options import Options, use_threads
 
 SECTIONS = (
-    "rows", "dtypes", "hard", "layouts", "peers", "memory", "groups", "schedulers",
+    "rows", "dtypes", "hard", "layouts", "peers", "memory", "groups", "pools", "schedulers",
     "curve", "threads", "isa", "apply", "count", "embedding",
 )  # fmt: skip
 QUICK = 1 << 20  # elements

@@ -57,7 +57,7 @@ class PoolKeys {
 
   /// The k-th lowest of all, 1 <= k <= size().
   std::uint64_t select(const SelectionKernels<std::uint64_t>& select, std::int64_t k) noexcept {
-    return cut_of(select, keys_.get(), size_, k, spare_.get(), size_).threshold;
+    return cut_of(select, keys_.get(), size_, k, spare_.get(), size_ / 8).threshold;
   }
   /// The greatest key in [first, end) below which no more lies than `budget` pays for, or `first`.
   /// Of a sample, each member's keys stand for all its blocks.
