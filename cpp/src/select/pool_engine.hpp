@@ -57,15 +57,19 @@ struct PoolFindings {
 struct PoolScratch {
   PoolFindings<std::uint32_t> narrow;
   PoolFindings<std::uint64_t> wide;
-  PoolKeys keys;  // a sample, or candidates
+  PoolKeys<std::uint32_t> narrow_keys;  // a sample, or candidates, in the common order
+  PoolKeys<std::uint64_t> wide_keys;
   Buffer<std::uint16_t> runs;
   Buffer<std::int64_t> counts;
 
-  std::int64_t bytes() const noexcept { return narrow.bytes() + wide.bytes() + keys.bytes(); }
+  std::int64_t bytes() const noexcept {
+    return narrow.bytes() + wide.bytes() + narrow_keys.bytes() + wide_keys.bytes();
+  }
   void release() noexcept {
     narrow.release();
     wide.release();
-    keys.release();
+    narrow_keys.release();
+    wide_keys.release();
     runs = {};
     counts = {};
   }
@@ -101,7 +105,8 @@ class Pool {
     }
     const bool as_doubles = any_norm || (any_wide_ && any_narrow);
     for (auto& item : items_) item.scale.as_double = as_doubles;
-    end_ = KeyScale::end(as_doubles || any_wide_);
+    is_common_wide_ = as_doubles || any_wide_;
+    end_ = KeyScale::end(is_common_wide_);
     below_.resize(items_.size());
     pruned_.resize(items_.size());
     search_.emplace(plan_, end_);
@@ -114,8 +119,12 @@ class Pool {
     if (narrow_tiles_ > 0) scratch.narrow.require(blocks_, narrow_tiles_);
     if (wide_tiles_ > 0) scratch.wide.require(blocks_, wide_tiles_);
     const int kinds = (narrow_tiles_ > 0 ? 1 : 0) + (wide_tiles_ > 0 ? 1 : 0);
-    scratch.keys.require(kinds * room(), items_.size());  // a sample is less
-    scratch.runs.require(PoolSample::runs_of(blocks_));
+    if (is_common_wide_) {
+      scratch.wide_keys.require(kinds * room(), items_.size());  // a sample is less
+    } else {
+      scratch.narrow_keys.require(room(), items_.size());
+    }
+    scratch.runs.require(runs_of_pool(blocks_));
     scratch.counts.require(asked_at_once * static_cast<std::int64_t>(items_.size()));
   }
 
@@ -188,6 +197,14 @@ class Pool {
     } else {
       work(engines_->narrow, scratch_->narrow);
     }
+  }
+
+  /// Calls work(keys, select) for those of the common order.
+  template <class Work>
+  auto with_keys(const Work& work) const {
+    const Kernels& table = engines_->table;
+    return is_common_wide_ ? work(scratch_->wide_keys, table.select64)
+                           : work(scratch_->narrow_keys, table.select32);
   }
 
   /// Calls work(engine, task). Asked for, a monotone mask knows the one before.
@@ -417,33 +434,37 @@ class Pool {
   /// Else a search among them, in the common order.
   void search_at_once() noexcept {
     if (search_->done()) return;
-    PoolKeys& keys = scratch_->keys;
-    keys.clear(items_.size());
-    const std::uint64_t first = search_->first(), end = search_->last() + 1;
-    for (const auto& item : items_) {
-      keys.set_below(index(item), search_->below()[index(item)]);
-      if (!item.takes_part || item.is_done || item.counts.inside == 0) continue;
-      with_engine(item,
-                  [&](const auto&, const auto& found) { append(item, found, first, end, keys); });
-    }
-    const std::uint64_t key = keys.stop(engines_->table.select64, plan_,
-                                        static_cast<double>(plan_.budget), first, end, false);
+    const std::uint64_t key = with_keys([&](auto& keys, const auto& select) {
+      using Common = std::decay_t<decltype(*keys.get())>;
+      const auto first = static_cast<Common>(search_->first());
+      const auto end = static_cast<Common>(search_->last() + 1);
+      keys.clear(items_.size());
+      for (const auto& item : items_) {
+        keys.set_below(index(item), search_->below()[index(item)]);
+        if (!item.takes_part || item.is_done || item.counts.inside == 0) continue;
+        with_engine(item, [&](const auto&, const auto& found) { append(item, found, keys); });
+      }
+      const auto budget = static_cast<double>(plan_.budget);
+      return std::uint64_t{keys.stop(select, plan_, budget, first, end, false)};
+    });
     tell(key);
     tell(key + 1);
   }
 
-  /// The candidates of one tensor in [first, end).
-  template <class Key>
-  void append(const Item& item, const PoolFindings<Key>& found, std::uint64_t first,
-              std::uint64_t end, PoolKeys& keys) const noexcept {
-    const Key own_first = item.scale.least_at<Key>(first), own_end = item.scale.least_at<Key>(end);
+  /// The candidates of one tensor that the cut may be among.
+  template <class Key, class Common>
+  void append(const Item& item, const PoolFindings<Key>& found,
+              PoolKeys<Common>& keys) const noexcept {
+    const Key first = item.scale.least_at<Key>(search_->first());
+    const Key end = item.scale.least_at<Key>(search_->last() + 1);
     const TileCounts* const tiles = found.tiles.get() + item.first_tile;
     for (std::int64_t tile = 0; tile < item.mask.grid().tiles(); ++tile) {
       const Key* const of_tile = found.gathered.get() + tiles[tile].candidates;
-      std::uint64_t* const to = keys.add(index(item), tiles[tile].inside);
+      Common* const to = keys.add(index(item), tiles[tile].inside);
       std::int64_t n = 0;
       for (std::int64_t i = 0; i < tiles[tile].inside; ++i) {
-        if (of_tile[i] >= own_first && of_tile[i] < own_end) to[n++] = item.scale.of(of_tile[i]);
+        if (of_tile[i] < first || of_tile[i] >= end) continue;
+        to[n++] = static_cast<Common>(item.scale.of(of_tile[i]));
       }
       keys.add(index(item), n - tiles[tile].inside);
     }
@@ -488,8 +509,21 @@ class Pool {
   // --- brackets --------------------------------------------------------------------------------
 
   bool bracket_by_sample(PoolBracket& bracket) noexcept {
-    PoolKeys& keys = scratch_->keys;
-    const std::int64_t runs = PoolSample::runs_of(blocks_);
+    return with_keys([&](auto& keys, const auto& select) {
+      take_sample(keys);
+      using Common = std::decay_t<decltype(*keys.get())>;
+      const PoolSample<Common> sample(keys, scratch_->runs.get(), select, plan_,
+                                      static_cast<Common>(end_));
+      if (!sample.bracket(room(), bracket)) return false;
+      for (auto& item : items_) item.bound = sample.bound(index(item), bracket);
+      return true;
+    });
+  }
+
+  /// Runs from all tensors one behind the other, as from one.
+  template <class Common>
+  void take_sample(PoolKeys<Common>& keys) noexcept {
+    const std::int64_t runs = runs_of_pool(blocks_);
     const std::int64_t part = blocks_ / runs;
     keys.clear(items_.size());
     const auto item_at = [this](std::int64_t block) {
@@ -515,16 +549,12 @@ class Pool {
         run = last;
       }
     });
-    const PoolSample sample(keys, scratch_->runs.get(), engines_->table.select64, plan_, end_);
-    if (!sample.bracket(room(), bracket)) return false;
-    for (auto& item : items_) item.bound = sample.bound(index(item), bracket);
-    return true;
   }
 
   /// Runs [first, last), all of one tensor.
-  template <class Key>
+  template <class Key, class Common>
   void score_runs(const Item& item, const Task<Key>& task, std::int64_t first, std::int64_t last,
-                  std::int64_t part, std::uint64_t* sample) const noexcept {
+                  std::int64_t part, Common* sample) const noexcept {
     Lane<Key>& lane = task.lane(0);
     const Patch patch = Patch::of(task.grid.matrix);
     const std::int64_t blocks = task.grid.blocks();
@@ -543,8 +573,10 @@ class Pool {
         score_blocks(task, keys + done, found, patch, lane);
         done += found.width;
       }
-      std::uint64_t* const to = sample + run * run_length;
-      for (std::int64_t i = 0; i < run_length; ++i) to[i] = item.scale.of(keys[i % n]);
+      Common* const to = sample + run * run_length;
+      for (std::int64_t i = 0; i < run_length; ++i) {
+        to[i] = static_cast<Common>(item.scale.of(keys[i % n]));
+      }
     }
   }
 
@@ -597,8 +629,8 @@ class Pool {
     const double margin = 0.001 * all + 100 + 0.1 * guess_.moved + 1.5 * guess_.error;
     if (margin > 0.01 * all + 200) return false;  // a sample does as well
     const double reach = margin / guess_.density + 1;
-    const bool fine = end_ > std::uint64_t{1} << 32;
-    const double quarter_octave = static_cast<double>(std::uint64_t{1} << (fine ? 50 : 21));
+    const double quarter_octave =
+        static_cast<double>(std::uint64_t{1} << (is_common_wide_ ? 50 : 21));
     if (reach > quarter_octave || guess_.key - reach < 0) return false;
     if (guess_.key + reach >= static_cast<double>(end_ - 2)) return false;
     bracket = {static_cast<std::uint64_t>(guess_.key - reach),
@@ -682,6 +714,7 @@ class Pool {
   std::uint64_t end_ = 0;  // all keys in the common order are less
   std::int64_t blocks_ = 0, narrow_tiles_ = 0, wide_tiles_ = 0;
   bool any_wide_ = false;
+  bool is_common_wide_ = false;  // the order that all have in common is one of 64 bits
   bool is_returning_ =
       false;               // some of what monotone masks have pruned, and nothing else is pruned
   bool has_pass_ = false;  // whose masks are to be put right

@@ -13,7 +13,8 @@
 namespace datasparse {
 
 /// In the common order; those of one member follow each other, members ascend. Either all keys in
-/// some range, or a sample.
+/// some range, or a sample. Key: wide enough for them.
+template <class Key>
 class PoolKeys {
  public:
   void require(std::int64_t room, std::size_t members) {
@@ -36,7 +37,7 @@ class PoolKeys {
     std::fill_n(below_range_.begin(), members, 0);
   }
   /// The place for n more keys, of a member.
-  std::uint64_t* add(std::size_t member, std::int64_t n) noexcept {
+  Key* add(std::size_t member, std::int64_t n) noexcept {
     if (sizes_[member] == 0) begins_[member] = size_;
     sizes_[member] += n;
     size_ += n;
@@ -46,24 +47,21 @@ class PoolKeys {
   void set_below(std::size_t member, std::int64_t below) noexcept { below_range_[member] = below; }
 
   std::int64_t bytes() const noexcept { return keys_.bytes() + spare_.bytes(); }
-  const std::uint64_t* get() const noexcept { return keys_.get(); }
-  std::uint64_t* get() noexcept { return keys_.get(); }
+  const Key* get() const noexcept { return keys_.get(); }
+  Key* get() noexcept { return keys_.get(); }
   std::int64_t size() const noexcept { return size_; }
   /// Of one member.
   std::int64_t size(std::size_t member) const noexcept { return sizes_[member]; }
-  const std::uint64_t* of(std::size_t member) const noexcept {
-    return keys_.get() + begins_[member];
-  }
+  const Key* of(std::size_t member) const noexcept { return keys_.get() + begins_[member]; }
 
   /// The k-th lowest of all, 1 <= k <= size().
-  std::uint64_t select(const SelectionKernels<std::uint64_t>& select, std::int64_t k) noexcept {
+  Key select(const SelectionKernels<Key>& select, std::int64_t k) noexcept {
     return cut_of(select, keys_.get(), size_, k, spare_.get(), size_ / 8).threshold;
   }
   /// The greatest key in [first, end) below which no more lies than `budget` pays for, or `first`.
   /// Of a sample, each member's keys stand for all its blocks.
-  std::uint64_t stop(const SelectionKernels<std::uint64_t>& select, const PoolPlan& plan,
-                     double budget, std::uint64_t first, std::uint64_t end,
-                     bool is_sample) noexcept {
+  Key stop(const SelectionKernels<Key>& select, const PoolPlan& plan, double budget, Key first,
+           Key end, bool is_sample) noexcept {
     for (std::size_t m = 0; m < members_; ++m) {
       const auto blocks = static_cast<double>(plan.members[m].blocks);
       scale_[m] = !is_sample ? 1 : sizes_[m] == 0 ? 0 : blocks / static_cast<double>(sizes_[m]);
@@ -71,10 +69,10 @@ class PoolKeys {
     // Keys that are out of the range are left behind, once they are the greater part.
     std::copy_n(sizes_.begin(), members_, stored_.begin());
     std::copy_n(below_range_.begin(), members_, below_.begin());
-    const std::uint64_t* keys = keys_.get();
+    const Key* keys = keys_.get();
     std::int64_t stored = size_, left_behind = 0;
     while (end - first > 1) {
-      const std::uint64_t middle = first + (end - first) / 2;
+      const Key middle = first + (end - first) / 2;
       const std::int64_t below = count_below(select, keys, middle);
       const bool is_paid = cost(plan, left_behind + below) <= budget;
       (is_paid ? first : end) = middle;
@@ -89,8 +87,7 @@ class PoolKeys {
 
  private:
   /// How many of the stored keys are less; those of each member to counts_.
-  std::int64_t count_below(const SelectionKernels<std::uint64_t>& select, const std::uint64_t* keys,
-                           std::uint64_t key) noexcept {
+  std::int64_t count_below(const SelectionKernels<Key>& select, const Key* keys, Key key) noexcept {
     std::int64_t all = 0;
     for (std::size_t m = 0; m < members_; ++m) {
       counts_[m] = stored_[m] == 0 ? 0 : select.count_below(keys, stored_[m], key);
@@ -117,9 +114,9 @@ class PoolKeys {
   }
 
   /// Copies the stored keys in the range to the spare memory, or within it.
-  SplitCounts leave_behind(const SelectionKernels<std::uint64_t>& select, const std::uint64_t* keys,
-                           std::uint64_t first, std::uint64_t end) noexcept {
-    std::uint64_t* to = spare_.get();
+  SplitCounts leave_behind(const SelectionKernels<Key>& select, const Key* keys, Key first,
+                           Key end) noexcept {
+    Key* to = spare_.get();
     SplitCounts all{};
     for (std::size_t m = 0; m < members_; ++m) {
       const std::int64_t n = stored_[m];
@@ -135,7 +132,7 @@ class PoolKeys {
     return all;
   }
 
-  Buffer<std::uint64_t> keys_, spare_;
+  Buffer<Key> keys_, spare_;
   std::size_t members_ = 0;
   std::int64_t size_ = 0;
   std::vector<std::int64_t> begins_, sizes_, below_range_;
