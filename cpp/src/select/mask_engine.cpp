@@ -55,12 +55,14 @@ class Batch {
   }
 
   void run() noexcept {
-    parallel_for(static_cast<std::int64_t>(small_.size()), threads_,
-                 [this](std::int64_t i, int worker) {
-                   prune_alone(engine_, *table_, small_[static_cast<std::size_t>(i)], worker, 1);
-                 });
+    const auto prune = [this](const MaskPlan& plan, int lane, int lanes) {
+      prune_alone(engine_, *table_, plan, lane, lanes, plan.job->spec.monotone);
+    };
+    parallel_for(
+        static_cast<std::int64_t>(small_.size()), threads_,
+        [&](std::int64_t i, int worker) { prune(small_[static_cast<std::size_t>(i)], worker, 1); });
     for (const MaskPlan& plan : large_) {
-      prune_alone(engine_, *table_, plan, 0, plan.elements() < parallel_from ? 1 : threads_);
+      prune(plan, 0, plan.elements() < parallel_from ? 1 : threads_);
     }
   }
 

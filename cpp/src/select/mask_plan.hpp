@@ -78,13 +78,12 @@ struct MaskPlan {
 };
 
 /// What the mask has pruned up to now, in the order of the layout, in the lane's scratch memory:
-/// see past.hpp. nullptr where it is nothing, or where the mask is not monotone. A mask that is
-/// permuted is changed, to what gives the same when it is asked again.
+/// see past.hpp. nullptr where it is nothing. A mask that is permuted is changed, to what gives the
+/// same when it is asked again.
 template <class Key>
 std::uint8_t* past_of(const Engine<Key>& engine, const Kernels& table, const MaskPlan& plan,
                       int lane, int lanes) noexcept {
   const MaskJob& job = *plan.job;
-  if (!job.spec.monotone) return nullptr;
   std::uint8_t* const past = engine.past(lane);
   std::uint8_t* const own = plan.is_permuted ? job.mask : past;
   // A single element that stays zero is a block that is pruned, whatever it has become meanwhile.
@@ -97,17 +96,17 @@ std::uint8_t* past_of(const Engine<Key>& engine, const Kernels& table, const Mas
   return past;
 }
 
-/// Prunes so many blocks of one matrix by itself. `last` is set where some are pruned, and others
-/// not.
+/// Prunes so many blocks of one matrix by itself. What its mask is may be the `past`. `last` is set
+/// where some are pruned, and others not.
 template <class Key>
 void prune_alone(Engine<Key>& engine, const Kernels& table, const MaskPlan& plan, int lane,
-                 int lanes, std::uint64_t* last = nullptr) noexcept {
+                 int lanes, bool has_past, std::uint64_t* last = nullptr) noexcept {
   const MaskJob& job = *plan.job;
   const std::int64_t pitch = plan.pruning.matrix.columns();
   Target target{{job.mask, pitch}, job.kept_zeros != nullptr, {}, job.hint};
   if (plan.is_permuted) target = {{engine.viewed(lane), pitch}, true, {}, job.hint};
   target.last = last;
-  target.past = {past_of(engine, table, plan, lane, lanes), pitch};
+  if (has_past) target.past = {past_of(engine, table, plan, lane, lanes), pitch};
   engine.prune(plan.pruning, target, lane, lanes);
   if (plan.is_permuted) {
     const Permutation order(job.data.shape(), job.layout);

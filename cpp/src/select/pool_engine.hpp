@@ -92,6 +92,7 @@ class Pool {
     bool any_narrow = false, any_norm = false;
     for (const auto& mask : masks) {
       Item item{mask};
+      item.has_past = mask.job->spec.monotone;
       item.is_wide = mask.job->data.dtype() == DType::float64;
       (item.is_wide ? any_wide_ : any_narrow) = true;
       any_norm = any_norm || mask.job->spec.normalize;
@@ -156,7 +157,8 @@ class Pool {
     std::int64_t bound = -1;  // what it most likely loses, wherever the cut is; or -1
     bool is_done = false;     // its mask, by that
     std::int64_t first_tile = 0, first_block = 0;
-    std::int64_t past = 0;  // blocks that the mask before has pruned
+    bool has_past = false;  // the mask before has pruned some, or that is not known yet
+    std::int64_t past = 0;  // blocks that it has pruned
     // Of the last pass; the bracket is one of its own keys.
     std::uint64_t lo = 0, hi = 0, guess = 0;
     bool ties_at_lo = false, ties_at_hi = false;
@@ -270,7 +272,8 @@ class Pool {
       with_task(item, lane, lanes, true, [&](const auto& engine, const auto& task) {
         item.past = task.has_past() ? engine.count_past(task) : 0;
       });
-      item.is_apart = item.is_apart || item.past > 0;
+      item.has_past = item.past > 0;
+      item.is_apart = item.is_apart || item.has_past;
     });
     for (std::size_t i = 0; i < items_.size(); ++i) below_[i] = items_[i].past;
     is_returning_ = plan_.cost(below_) > plan_.budget;
@@ -317,7 +320,7 @@ class Pool {
       std::uint64_t last = 0;
       with_engine(item, [&](auto& engine, const auto& found) {
         using Key = std::decay_t<decltype(found.gathered[0])>;
-        prune_alone(engine, engines_->table, item.mask, lane, lanes, &last);
+        prune_alone(engine, engines_->table, item.mask, lane, lanes, false, &last);
         last = item.scale.of(static_cast<Key>(last));
       });
       item.is_done = item.bound == member.most ? last < bracket.lo : last > bracket.hi;
@@ -660,7 +663,7 @@ class Pool {
         if (job.kept_zeros == nullptr) return;
         zero_kept(engines_->table, job.mask, job.kept_zeros, item.mask.elements(), lanes);
       } else {
-        prune_alone(engine, engines_->table, item.mask, lane, lanes);
+        prune_alone(engine, engines_->table, item.mask, lane, lanes, item.has_past);
       }
     });
   }
