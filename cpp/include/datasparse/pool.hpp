@@ -73,9 +73,9 @@ class DATASPARSE_API PoolSearch {
 
   /// All keys are less than `end`. The plan is not owned, and must not change.
   PoolSearch(const PoolPlan& plan, std::uint64_t end);
-  /// Where members have blocks that come before all keys, or behind: how many lie below the first
-  /// key, and below `end`.
-  void begin_with(const Counts& below, const Counts& up_to) noexcept;
+  /// Begins, also again, where members have blocks that come before all keys, or behind: so many
+  /// lie below the first key, and below `end`.
+  void begin(std::uint64_t end, const Counts& below, const Counts& up_to) noexcept;
 
   /// The key lies in [first(), last()].
   std::uint64_t first() const noexcept { return first_; }

@@ -183,7 +183,9 @@ PoolSearch::PoolSearch(const PoolPlan& plan, std::uint64_t end)
   for (const auto& member : plan.members) up_to_.push_back(member.blocks);
 }
 
-void PoolSearch::begin_with(const Counts& below, const Counts& up_to) noexcept {
+void PoolSearch::begin(std::uint64_t end, const Counts& below, const Counts& up_to) noexcept {
+  first_ = 0;
+  end_ = end;
   std::copy(below.begin(), below.end(), below_.begin());
   std::copy(up_to.begin(), up_to.end(), up_to_.begin());
 }

@@ -245,10 +245,11 @@ class Pool {
     if (is_bracketed && search_by_pass(bracket)) return search_->finish(pruned_);
     if (by_hints) {
       rest_ = rest_after_miss;
+      forget_bounds();
       if (bracket_by_sample(bracket) && search_by_pass(bracket)) return search_->finish(pruned_);
     }
     has_pass_ = false;
-    for (auto& item : items_) item.is_done = false;
+    forget_bounds();
     count_until(room() / 2);
     if (!search_->done()) search_by_pass({search_->first(), search_->last(), search_->first()});
     search_->finish(pruned_);
@@ -277,14 +278,24 @@ class Pool {
     });
     for (std::size_t i = 0; i < items_.size(); ++i) below_[i] = items_[i].past;
     is_returning_ = plan_.cost(below_) > plan_.budget;
-    if (is_returning_) {
-      Counts& none = pruned_;
-      std::fill(none.begin(), none.end(), 0);
-      search_->begin_with(none, below_);
-      for (auto& item : items_) item.takes_part = item.takes_part && item.past > 0;
-    } else {
-      search_->begin_with(below_, search_->up_to());
+    for (auto& item : items_) item.takes_part &= !is_returning_ || item.past > 0;
+    begin_search();
+  }
+
+  /// What the search was told of tensors at a bound is no count, and holds for one bracket only.
+  void forget_bounds() noexcept {
+    bool any = false;
+    for (auto& item : items_) any |= std::exchange(item.is_done, false);
+    if (any) begin_search();
+  }
+
+  void begin_search() noexcept {
+    Counts& up_to = pruned_;  // which is not known yet
+    for (std::size_t i = 0; i < items_.size(); ++i) {
+      below_[i] = is_returning_ ? 0 : items_[i].past;
+      up_to[i] = is_returning_ ? items_[i].past : plan_.members[i].blocks;
     }
+    search_->begin(end_, below_, up_to);
   }
 
   /// One pass over all tensors, and the search among what it finds. False where the bracket has
