@@ -2,6 +2,7 @@
 // stress_test.cpp is.
 
 #include <iostream>
+#include <string>
 
 #include "datasparse/error.hpp"
 #include "stress.hpp"
@@ -67,6 +68,21 @@ std::vector<Case> random_pool(Random& random, std::int64_t elements_max) {
   return some;
 }
 
+/// For a failure.
+std::string described(std::vector<Case>& pool) {
+  std::string all;
+  for (auto& one : pool) {
+    const BlockSpec& spec = one.spec;
+    all += "\n  " + describe(one.tensor.view(), spec) + " bounds " +
+           std::to_string(spec.min_level) + " " + std::to_string(spec.max_level) +
+           (spec.normalize ? " normalized" : "") +
+           (one.stays_zero.empty() ? "" : " with zeros that stay") + ", " +
+           std::to_string(std::count(one.expected.begin(), one.expected.end(), 0)) + " zeros" +
+           (one.fault().empty() ? "" : ", wrong: " + one.fault());
+  }
+  return all;
+}
+
 TEST(PoolStress, RandomPoolsAgreeWithAWalk) {
   const int count = limits_are_small ? cases(200, 20000) : cases(20, 1500);
   Random random(limits_are_small ? 600 : 601);
@@ -81,22 +97,40 @@ TEST(PoolStress, RandomPoolsAgreeWithAWalk) {
       for (auto& one : some) jobs.push_back(one.job());
       EXPECT_THROW(compute_masks(jobs), ValueError);
     }
-    if (HasFatalFailure()) {
-      std::string all;
-      for (auto& one : some) {
-        const BlockSpec& spec = one.spec;
-        all += "\n  " + describe(one.tensor.view(), spec) + " pool bounds " +
-               std::to_string(spec.min_level) + " " + std::to_string(spec.max_level) +
-               (spec.normalize ? " normalized" : "") + (spec.monotone ? " monotone" : "") +
-               (one.stays_zero.empty() ? "" : " with zeros that stay") + " " +
-               std::to_string(std::count(one.expected.begin(), one.expected.end(), 0)) + " zeros" +
-               (one.fault().empty() ? "" : ", wrong: " + one.fault());
-      }
-      FAIL() << "pool " << done << ":" << all;
-    }
+    if (HasFatalFailure()) FAIL() << "pool " << done << ":" << described(some);
   }
   EXPECT_LT(refused, done / 2);
   std::cout << done << " pools, of which " << refused << " are impossible" << std::endl;
+}
+
+TEST(PoolStress, HintsRightAndWrongChangeNoMask) {
+  const int count = limits_are_small ? cases(100, 5000) : cases(10, 400);
+  Random random(605);
+  int hinted = 0;
+  for (int done = 0; done < count; ++done) {
+    auto some = random_pool(random, limits_are_small ? 16 * in_memory_max : 400000);
+    std::vector<CutHint> hints(some.size());
+    for (std::size_t i = 0; i < some.size(); ++i) some[i].hint = &hints[i];
+    for (int step = 0; step < 4; ++step) {
+      const bool mislead_some = random.one_in(3);
+      bool all = true;
+      for (auto& hint : hints) {
+        all = all && hint.blocks > 0;
+        if (mislead_some && random.one_in(3)) mislead(hint, random);
+      }
+      hinted += all ? 1 : 0;
+      const double by = (random.unit() - 0.5) / (random.one_in(2) ? 10 : 100);
+      for (auto& one : some) {
+        if (step > 0 && one.spec.monotone) one.past.mask = one.expected;
+        one.spec.sparsity_level = std::clamp(one.spec.sparsity_level + by, 0., 1.);
+      }
+      if (!expect_pool(some)) break;
+      expect_right(some, static_cast<int>(random.between(1, 4)), *random.pick(tables()));
+      if (HasFatalFailure()) FAIL() << "step " << step << " of pool " << done << described(some);
+    }
+  }
+  EXPECT_GT(hinted, count / 5);
+  std::cout << count << " pools, " << hinted << " steps with hints" << std::endl;
 }
 
 }  // namespace

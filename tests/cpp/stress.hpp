@@ -322,4 +322,19 @@ inline void expect_right(std::vector<Case>& some, int threads, const Kernels& ta
   }
 }
 
+/// As a tensor that has changed since, or another one, would leave it.
+inline void mislead(CutHint& hint, Random& random) {
+  constexpr double nan_key = 2139095041;  // of float32, the last of all
+  switch (random.below(6)) {
+    case 0: hint.key *= 1 + (random.unit() - 0.5) / 1e3; break;
+    case 1: hint.key = random.unit() * nan_key; break;
+    case 2: hint.key = random.one_in(2) ? 0 : nan_key; break;
+    case 3: hint.density *= std::exp2(random.unit() * 40 - 20); break;
+    case 4: hint.pruned = random.between(0, hint.blocks); break;
+    case 5: hint.error *= random.unit() * 4; break;
+    default: break;
+  }
+  hint.rest = 0;
+}
+
 }  // namespace datasparse
