@@ -20,9 +20,13 @@ norm: "L1" or "L2".
 monotone: True ranks what is pruned already below everything else: it stays pruned while the level
     rises, and when the level falls, the highest of it come back. As many are pruned as ever.
 min_kept: blocks of each group that are kept whatever the level, at least 0; so no small layer dies.
+pool: a name: groups with the same one share one threshold, and lose together what their levels come to;
+    None, a group by itself. docs/pools.md tells the exact rule.
+min_level, max_level: the least and the greatest share of its blocks that a group in a pool loses.
+normalize: "l2" divides scores by the L2 norm of all of the group's before a pool compares them; or None.
 
-These six are the config keys; add_data() and data_groups set them per group. A config has the last two
-only where they were given and are not the defaults here. A subclass with keys of its own overrides
+These are the config keys; add_data() and data_groups set them per group. A config has those from
+monotone on only where they were given and are not the defaults here. A subclass with keys of its own overrides
 check_config(), checks them, and passes the others on; it may give their defaults as further keywords
 here.
 
@@ -43,8 +47,7 @@ array([4., 0., 3., 0.]))",
 
 An override may call this first and then edit get_mask(name). Config keys that are left out are the
 group's.)",
-      "TypeError for a key that is not one of the six, TypeError or ValueError for a wrong "
-      "value.");
+      "TypeError for a key that is no config key, TypeError or ValueError for a wrong value.");
 
   def_init_of_spec<DataNormSparsifier, datasparse::BlockSpec>(cls);
 }

@@ -167,6 +167,10 @@ class DataNormSparsifier(BaseDataSparsifier):
         norm: str = "L1",
         monotone: bool = False,
         min_kept: int = 0,
+        pool: str | None = None,
+        min_level: float = 0.0,
+        max_level: float = 1.0,
+        normalize: str | None = None,
         **own: ParamValue,
     ) -> None: ...
 

@@ -310,7 +310,7 @@ def test_notebooks_show_a_table():
 
 def test_a_dict_of_plain_data(sparsifier):
     figures = sparsifier.report().as_dict()
-    assert set(figures) == {"groups", "total"}
+    assert set(figures) == {"groups", "pools", "total"}
     assert figures["groups"]["fc"] == {
         "status": "active", "shape": (8, 16), "dtype": "float32", "block": (1, 1),
         "block_elements": 1, "zeros_per_block": 1, "target": 0.5, "sparsity": 0.5,
