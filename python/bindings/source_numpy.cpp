@@ -62,6 +62,6 @@ class NumpySource final : public PySource {
 
 }  // namespace
 
-PySource* new_numpy_source(const py::object& data, const std::string& name, SourceOwner* owner) {
-  return py::isinstance<py::array>(data) ? new NumpySource(data, name, owner) : nullptr;
+PySource* new_numpy_source(const py::object& data, const std::string& what, SourceOwner* owner) {
+  return py::isinstance<py::array>(data) ? new NumpySource(data, what, owner) : nullptr;
 }

@@ -5,6 +5,7 @@
 #include <any>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "datasparse/api.h"
@@ -69,6 +70,9 @@ class DATASPARSE_API MaskRule {
                            const ParamValue& written) const = 0;
   /// How many elements a step zeroes, but for kept zeros. The shape is that which compile() got.
   virtual ZeroCount count_zeros(const std::any& compiled, const Axes& shape) const = 0;
+  /// Which groups can only be computed together: those that share a name here. Empty: each by
+  /// itself.
+  virtual std::string_view pool(const std::any&) const { return {}; }
   /// Computes all masks, or throws. It has changed none then, if all are on the CPU.
   virtual void compute(const std::vector<RuleJob>& jobs) const = 0;
 };

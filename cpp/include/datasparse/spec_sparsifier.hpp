@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <any>
+#include <memory>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -76,6 +78,11 @@ class SpecRule final : public MaskRule {
     return count_zeros(shape, spec_in(compiled));
   }
 
+  std::string_view pool(const std::any& compiled) const override {
+    if constexpr (std::is_same_v<Spec, BlockSpec>) return spec_in(compiled).pool;
+    return {};
+  }
+
   void compute(const std::vector<RuleJob>& jobs) const override {
     std::vector<Device*> devices;  // mostly one
     for (const auto& job : jobs) {
@@ -120,11 +127,29 @@ class SpecSparsifier : public BaseDataSparsifier {
 
   /// Computes the mask at once, from data of the mask's shape: the group's own, or any scores.
   void update_mask(const std::string& name, const ArrayView& data, const ParamMap& config) override;
+  /// What a step ranks in the place of a group's data: scores of their shape, of any dtype and
+  /// strides. nullptr, as by default, stands for the data themselves. Zeros that stay, apply_mask()
+  /// and all figures go on being about the data.
+  ///
+  /// A step asks for the scores of all groups, then ranks: the memory must stay as it is until the
+  /// source is let go of, at the end of the step at the latest. Above 256 MiB of them, groups are
+  /// ranked in several batches, and those of one pool together. Called with the pinned data and the
+  /// group's config. The same thread may read the sparsifier from here, and replace states; all
+  /// else is a StateError. If it throws, all masks and states are as before.
+  virtual std::shared_ptr<DataSource> get_scores(const std::string& name, const ArrayView& data,
+                                                 const ParamMap& config);
   /// TypeError for keys that are not the Spec's. A subclass with keys of its own checks them, and
   /// passes the rest on.
   void check_config(const std::string& name, const ParamMap& config) const override;
   /// A subclass with keys of its own passes the rest on.
   bool is_integer_param(const std::string& key) const override;
+
+ protected:
+  /// That nothing is known of the class.
+  ForeignHooks foreign_hooks() const override;
+  /// ForeignHooks::get_scores of a class that overrides get_scores().
+  static std::shared_ptr<DataSource> own_scores(BaseDataSparsifier& self, const std::string& name,
+                                                const ArrayView& data, const ParamMap& config);
 
  private:
   static ParamMap joined(const Spec& defaults, const ParamMap& own);
@@ -165,6 +190,25 @@ void SpecSparsifier<Spec>::update_mask(const std::string& name, const ArrayView&
   Device* const device = source == nullptr ? nullptr : &source->device();
   SpecRule<Spec>::compute_on(device,
                              {{data, spec, mask.data(), mask.hint(), order, kept.get(), device}});
+}
+
+template <class Spec>
+std::shared_ptr<DataSource> SpecSparsifier<Spec>::get_scores(const std::string&, const ArrayView&,
+                                                             const ParamMap&) {
+  return nullptr;
+}
+
+template <class Spec>
+std::shared_ptr<DataSource> SpecSparsifier<Spec>::own_scores(BaseDataSparsifier& self,
+                                                             const std::string& name,
+                                                             const ArrayView& data,
+                                                             const ParamMap& config) {
+  return static_cast<SpecSparsifier&>(self).get_scores(name, data, config);
+}
+
+template <class Spec>
+BaseDataSparsifier::ForeignHooks SpecSparsifier<Spec>::foreign_hooks() const {
+  return {true, true, own_scores};
 }
 
 template <class Spec>
