@@ -208,6 +208,18 @@ TEST_F(ToldScores, ArePlannedAndAskedForBeforeAnyIsRanked) {
   EXPECT_EQ(counts.most, 2);
 }
 
+TEST_F(ToldScores, ThatWriteToMasksAndThrowHaveChangedNone) {
+  sparsifier.scores = [this](const std::string& name, const ArrayView&, const ParamMap&) -> Source {
+    sparsifier.get_mask("b").data()[0] = 0;
+    if (name == "b") throw std::runtime_error("no scores");
+    return nullptr;
+  };
+  EXPECT_THROW(sparsifier.step(), std::runtime_error);
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("b")), Bytes(4, 1));
+  sparsifier.get_mask("b").data()[0] = 0;  // as anybody may between two steps
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("b")), (Bytes{0, 1, 1, 1}));
+}
+
 TEST_F(UntoldScores, AreNotPlanned) {
   EXPECT_TRUE(sparsifier.count_zeros("sparsity_level", {{"a", 0.34}}).empty());
 }

@@ -187,12 +187,12 @@ std::pair<std::shared_ptr<DataSource>, Mask> BaseDataSparsifier::get_data_and_ma
     const std::string& name) const {
   const Entry entry(*this);
   const Group& group = impl_->at(name);
-  return {group.source, group.mask};
+  return {group.source, impl_->mask_of(group)};
 }
 
 Mask BaseDataSparsifier::get_mask(const std::string& name) const {
   const Entry entry(*this);
-  return impl_->at(name).mask;
+  return impl_->mask_of(impl_->at(name));
 }
 
 ParamMap BaseDataSparsifier::state(const std::string& name) const {

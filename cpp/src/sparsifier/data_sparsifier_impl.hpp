@@ -3,6 +3,7 @@
 
 #include <any>
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -76,6 +77,7 @@ struct BaseDataSparsifier::Impl {
   std::mutex mutex;
   std::atomic<std::thread::id> owner{};  // who holds the mutex
   const char* inside = nullptr;          // the override that the owner is in
+  std::function<void()> save_masks;      // while that one is get_scores(); else empty
 
   const MaskRule* rule;  // or none
   ParamMap defaults;
@@ -84,6 +86,12 @@ struct BaseDataSparsifier::Impl {
   std::unordered_map<std::string, GroupState> waiting;  // loaded, for names without data
   bool enable_mask_update = true;
   std::int64_t step_count = 0;
+
+  /// The group's mask, for whoever asks: get_scores() might write to it, and throw.
+  Mask mask_of(const Group& group) const {
+    if (save_masks) save_masks();
+    return group.mask;
+  }
 
   std::any compiled(const std::string& name, const ParamMap& config, const Axes* shape) const {
     return rule == nullptr ? std::any() : rule->compile(name, config, shape);

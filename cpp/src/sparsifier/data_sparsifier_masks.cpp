@@ -160,10 +160,14 @@ void BaseDataSparsifier::warn_of_dead(const std::vector<Group*>& groups, bool in
 class BaseDataSparsifier::Before {
  public:
   /// Saves the states.
-  explicit Before(const std::vector<std::unique_ptr<Group>>& groups) : groups_(groups) {
+  explicit Before(Impl& impl) : impl_(impl), groups_(impl.groups) {
     states_.reserve(groups_.size());
     for (const auto& group : groups_) states_.push_back(group->state);
   }
+  Before(const Before&) = delete;
+  Before& operator=(const Before&) = delete;
+  ~Before() { impl_.save_masks = nullptr; }
+
   /// Saves the masks too, once.
   void save_masks() {
     if (!masks_.empty()) return;
@@ -172,6 +176,10 @@ class BaseDataSparsifier::Before {
     for (const auto& group : groups_) masks.push_back(group->mask.pack());
     masks_ = std::move(masks);
   }
+  /// Saves them when somebody asks for one.
+  void save_masks_that_are_read() {
+    impl_.save_masks = [this] { save_masks(); };
+  }
   void bring_back() noexcept {
     for (std::size_t i = 0; i < masks_.size(); ++i) bring_back_mask(i);
     for (std::size_t i = 0; i < states_.size(); ++i) groups_[i]->state = std::move(states_[i]);
@@ -179,6 +187,7 @@ class BaseDataSparsifier::Before {
   void bring_back_mask(std::size_t i) const noexcept { groups_[i]->mask.unpack(masks_[i].data()); }
 
  private:
+  Impl& impl_;
   const std::vector<std::unique_ptr<Group>>& groups_;
   std::vector<ParamMap> states_;
   std::vector<PackedBits> masks_;
@@ -243,7 +252,7 @@ void BaseDataSparsifier::update_together(const std::vector<Group*>& groups,
                     group.layout, group.kept_bits(), &device});
   }
   if (on_cpu) return impl_->rule->compute(jobs);  // where nothing fails once a mask is written
-  Before before(impl_->groups);
+  Before before(*impl_);
   before.save_masks();
   try {
     impl_->rule->compute(jobs);
@@ -274,7 +283,8 @@ void BaseDataSparsifier::update_by_scores(const std::vector<Group*>& groups,
                      [](const Place& a, const Place& b) { return a.first < b.first; });
   }
 
-  Before before(impl_->groups);
+  Before before(*impl_);
+  before.save_masks_that_are_read();
   try {
     for (auto place = places.begin(); place != places.end();) {
       const auto left = static_cast<std::size_t>(places.end() - place);
@@ -310,7 +320,7 @@ void BaseDataSparsifier::update_by_scores(const std::vector<Group*>& groups,
 /// Calls the override for each group. If it throws, all masks and states are as before.
 void BaseDataSparsifier::update_in_turn(const std::vector<Group*>& groups,
                                         const std::vector<ArrayView>& data, GetScores get_scores) {
-  Before before(impl_->groups);
+  Before before(*impl_);
   before.save_masks();
   const Inside inside(impl_->inside, update_mask_call);
   try {
