@@ -169,6 +169,7 @@ class DataNormSparsifier(BaseDataSparsifier):
         min_kept: int = 0,
         **own: ParamValue,
     ) -> None: ...
+    def get_scores(self, name: str, data: Any, **config: Any) -> Array: ...
 
 class BaseDataScheduler:
     def __init__(

@@ -44,6 +44,7 @@ class Counted final : public DataSource {
 class Untold : public DataNormSparsifier {
  public:
   using DataNormSparsifier::DataNormSparsifier;
+  using DataNormSparsifier::run_as_update;
 
   std::shared_ptr<DataSource> get_scores(const std::string& name, const ArrayView& data,
                                          const ParamMap& config) override {
@@ -183,6 +184,8 @@ TYPED_TEST(Scores, MayReplaceStatesAndChangeNothingElse) {
   EXPECT_EQ(refused, "writing a config" + end);
   from_inside([&] { own.squash_mask(); });
   EXPECT_EQ(refused, "squash_mask()" + end);
+  from_inside([&] { own.run_as_update([] {}); });
+  EXPECT_EQ(refused, "update_mask()" + end);
   EXPECT_EQ(own.step_count(), 0);
 
   own.scores = [&](const std::string& name, const ArrayView&, const ParamMap&) {

@@ -169,7 +169,7 @@ def test_nobody_else_need_hold_them_and_they_go_with_the_step():
         return scores
 
     array = values(1)
-    sparsifier = scored({name: array for name in "abc"}, get)
+    sparsifier = scored(dict.fromkeys("abc", array), get)
     sparsifier.step()
     assert [ref() for ref in alive] == [None] * 3
     np.testing.assert_array_equal(sparsifier.get_mask("c"), reference.mask(array, 0.5, (1, 1)))
@@ -249,16 +249,16 @@ def test_zeros_are_planned_and_reported_as_the_built_in_ones():
 # --- what goes wrong ------------------------------------------------------------------------------
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
 def fail(*_):
-    raise Stop
+    raise StopError
 
 
 WRONG = {
-    "raises": (fail, Stop, None),
+    "raises": (fail, StopError, None),
     "None": (lambda *_: None, TypeError, "scores of 'w' must be a NumPy array, .*got NoneType"),
     "a string": (lambda *_: "x", TypeError, "scores of 'w' must be a NumPy array, .*got str"),
     "a number": (lambda *_: 1.0, TypeError, "scores of 'w' must be .*got float"),
@@ -322,7 +322,7 @@ def test_masks_that_are_written_to_before_it_raises_come_back(observe, wrap):
 
     sparsifier = scored({"a": wrap(values(1)), "b": wrap(values(2))}, get)
     before = observe(sparsifier)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         sparsifier.step()
     assert observe(sparsifier) == before
 
@@ -427,7 +427,9 @@ def test_data_that_are_changed_meanwhile_are_ranked_as_they_are_then():
     sparsifier = scored({"same": values(1), "other": values(2)}, get)
     sparsifier.step()
     for name, ranked in (("same", changed), ("other", scores)):
-        np.testing.assert_array_equal(sparsifier.get_mask(name), reference.mask(ranked, 0.5, (1, 1)))
+        np.testing.assert_array_equal(
+            sparsifier.get_mask(name), reference.mask(ranked, 0.5, (1, 1))
+        )
         np.testing.assert_array_equal(sparsifier.get_data(name), changed)
 
 
@@ -515,15 +517,16 @@ def test_a_sparsifier_that_scores_hold_is_collected():
     class Holder(np.ndarray):
         pass
 
-    def get(name, data, config):
-        scores = np.abs(data).view(Holder)
-        scores.sparsifier = sparsifier
-        return scores
+    class Holding(datasparse.DataNormSparsifier):
+        def get_scores(self, name, data, **config):
+            scores = np.abs(data).view(Holder)
+            scores.sparsifier = self
+            return scores
 
-    sparsifier = scored([("w", values(1))], get)
+    sparsifier = Holding([("w", values(1))], **HALF)
     sparsifier.step()
     gone = weakref.ref(sparsifier)
-    del sparsifier, get
+    del sparsifier
     gc.collect()
     assert gone() is None
 
