@@ -59,7 +59,9 @@ def run(options: Options) -> Iterator[Row]:
             for group in names:
                 np.negative(weights[group], out=weights[group])
 
-        def check(sparsifier: Any, ranked: Callable[[], Iterable[np.ndarray]], case: Case = case) -> str | None:
+        def check(
+            sparsifier: Any, ranked: Callable[[], Iterable[np.ndarray]], case: Case = case
+        ) -> str | None:
             for group, array in zip(names, ranked(), strict=True):
                 expected = datasparse.block_mask(array, sparsity_level=case.level, **case.config)
                 if not np.array_equal(sparsifier.get_mask(group), expected):

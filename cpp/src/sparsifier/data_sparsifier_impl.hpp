@@ -3,6 +3,7 @@
 
 #include <any>
 #include <atomic>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -86,6 +87,12 @@ struct BaseDataSparsifier::Impl {
   std::unordered_map<std::string, GroupState> waiting;  // loaded, for names without data
   bool enable_mask_update = true;
   std::int64_t step_count = 0;
+
+  /// Whether the owner is in that override. By its name, not its address: an object that one copy
+  /// of the library has made may be stepped by another.
+  bool is_inside(const char* call) const noexcept {
+    return inside != nullptr && std::strcmp(inside, call) == 0;
+  }
 
   /// The group's mask, for whoever asks: get_scores() might write to it, and throw.
   Mask mask_of(const Group& group) const {

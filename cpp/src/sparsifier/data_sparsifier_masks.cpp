@@ -11,9 +11,8 @@
 namespace datasparse {
 namespace {
 
-/// What Impl::inside points to in that override. An array, whose address is its own: equal string
-/// literals may or may not share one.
-constexpr char update_mask_call[] = "update_mask()";
+/// What Impl::inside is in that override.
+constexpr const char* update_mask_call = "update_mask()";
 
 /// Scores that are held at the same time, unless a pool has more of them.
 constexpr std::int64_t max_score_bytes = std::int64_t{256} << 20;
@@ -352,7 +351,7 @@ void BaseDataSparsifier::run_as_update(const std::function<void()>& work) {
 }
 
 bool BaseDataSparsifier::in_update_mask() const noexcept {
-  return in_override() && impl_->inside == update_mask_call;
+  return in_override() && impl_->is_inside(update_mask_call);
 }
 
 bool BaseDataSparsifier::enable_mask_update() const {
