@@ -5,6 +5,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -83,7 +84,13 @@ class Scores : public ::testing::Test {
 };
 
 using Kinds = ::testing::Types<Told, Untold>;
-TYPED_TEST_SUITE(Scores, Kinds);
+struct NamesOfKinds {
+  template <class Kind>
+  static std::string GetName(int) {
+    return std::is_same_v<Kind, Told> ? "Told" : "Untold";
+  }
+};
+TYPED_TEST_SUITE(Scores, Kinds, NamesOfKinds);
 
 TYPED_TEST(Scores, AreRankedByTheirNormAndTheDataAreZeroed) {
   auto& own = this->sparsifier;
