@@ -49,7 +49,7 @@ py::object block_mask(const py::object& data, const py::object& sparsity_level,
   config["norm"] = norm;
   const auto spec = datasparse::BlockSpec::from_config(to_param_map(config, ""));
 
-  const auto source = make_source(data, "", nullptr);
+  const auto source = make_source(data, "data", nullptr);
   const datasparse::Pin pin(*source);
   spec.resolved(pin.view().shape());  // before anything is allocated
 

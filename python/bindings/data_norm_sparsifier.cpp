@@ -43,6 +43,31 @@ array([4., 0., 3., 0.]))",
 
   def_sparsifier<DataNormSparsifier>(
       cls,
+      R"(The scores that one group is ranked by in the place of its data: override this.
+
+step() calls it for each group with the user's array (torch: detached, under no_grad) and the group's
+config as keywords, and then ranks all groups together by the norm of what it returns: an array of data's
+shape, of any kind, dtype and strides that add_data() takes. It may be read-only or a view, and is held
+until the end of the step at the most, so nothing may write to it until then: not the scores of the next
+group, say. All else goes on being about the data: what is zeroed, zeros that stay, report(). plan() counts
+as ever.
+
+From inside, the sparsifier may be read: get_data(name) has the parameter with its .grad, get_mask(name) the
+mask before. state[name] may be written. If it raises, all masks and states are as before. TypeError or
+ValueError for what is no array of data's shape. Of more than 256 MiB of scores, groups that share no pool
+are ranked in several batches. Where update_mask() is overridden too, step() calls that one alone. Returns
+data unless overridden.
+
+>>> import numpy as np
+>>> class Movement(DataNormSparsifier):
+...     def get_scores(self, name, data, **config):
+...         return np.abs(data * gradients[name])
+>>> gradients = {"w": np.array([0.1, -0.9, 0.5, 0.2])}
+>>> weight = np.array([4.0, -1.0, 3.0, 0.5])
+>>> sparsifier = Movement([("w", weight)], sparsity_level=0.5, sparse_block_shape=(1, 1))
+>>> sparsifier.step()
+>>> sparsifier.get_mask("w")
+array([False,  True,  True, False]))",
       R"(Compute the mask of one group from data of its shape: the group's own, or any scores.
 
 An override may call this first and then edit get_mask(name). Config keys that are left out are the

@@ -145,7 +145,7 @@ py::object add_data(const SelfSparsifier& self, const Name& name, const py::obje
                     const py::object& keep_zeros, const py::object& update,
                     const py::kwargs& config) {
   auto& side = side_of(self);
-  const auto source = make_source(data, name, &side);
+  const auto source = make_source(data, datasparse::label("data", name), &side);
   const ParamMap params = to_param_map(config, name);
   const datasparse::GroupOptions options{to_layout(name, layout),
                                          to_flag("keep_zeros", name, keep_zeros),
@@ -282,7 +282,9 @@ void set_full_state(const SelfSparsifier& self, const py::tuple& full_state) {
   for (const auto& item : py::dict(full_state[1])) {
     const std::string name = py::str(item.first);
     const auto data = py::reinterpret_borrow<py::object>(item.second);
-    sources.emplace(name, data.is_none() ? nullptr : make_unchecked_source(data, name, &side));
+    sources.emplace(
+        name, data.is_none() ? nullptr
+                             : make_unchecked_source(data, datasparse::label("data", name), &side));
   }
   const auto state = to_sparsifier_state(full_state[0]);
   without_gil([&] { std::invoke(&ForSubclasses::restore, *self, state, std::move(sources)); });

@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "datasparse/apply_mask.hpp"
-#include "datasparse/param.hpp"
 #include "gil.hpp"
 #include "self.hpp"
 
@@ -13,11 +12,8 @@ SourceOwner::~SourceOwner() {
   for (auto* source : sources_) source->owner_ = nullptr;
 }
 
-PySource::PySource(py::object data, std::string name, SourceOwner* owner)
-    : name_(std::move(name)),
-      what_(datasparse::label("data", name_)),
-      data_(std::move(data)),
-      owner_(owner) {
+PySource::PySource(py::object data, std::string what, SourceOwner* owner)
+    : what_(std::move(what)), data_(std::move(data)), owner_(owner) {
   if (owner_ != nullptr) owner_->sources_.insert(this);
 }
 
@@ -27,7 +23,7 @@ PySource::~PySource() {
 
 py::object PySource::masked_copy(const datasparse::Mask& mask) const {
   const py::object copied = copy();
-  const auto source = make_unchecked_source(copied, name_, nullptr);
+  const auto source = make_unchecked_source(copied, what_, nullptr);
   const datasparse::Pin pin(*source);
   if (pin.view().shape() != mask.shape()) {
     throw datasparse::ValueError(what_ + " must have the shape of the mask, " +
@@ -52,23 +48,23 @@ void PySource::clear() {
   const py::object data = std::move(data_);  // taken out first: what it releases may come back here
 }
 
-std::shared_ptr<PySource> make_source(const py::object& data, const std::string& name,
+std::shared_ptr<PySource> make_source(const py::object& data, const std::string& what,
                                       SourceOwner* owner) {
-  auto source = make_unchecked_source(data, name, owner);
+  auto source = make_unchecked_source(data, what, owner);
   source->check();
   return source;
 }
 
-std::shared_ptr<PySource> make_unchecked_source(const py::object& data, const std::string& name,
+std::shared_ptr<PySource> make_unchecked_source(const py::object& data, const std::string& what,
                                                 SourceOwner* owner) {
   for (const auto make : {new_numpy_source, new_torch_source, new_dlpack_source}) {
     // Sources are let go of without the interpreter's lock, and die with it.
-    if (PySource* const made = make(data, name, owner)) {
+    if (PySource* const made = make(data, what, owner)) {
       return {made, [](PySource* last) { let_go([last] { delete last; }); }};
     }
   }
   throw datasparse::TypeError(
-      datasparse::label("data", name) +
+      what +
       " must be a NumPy array, a torch tensor, nn.Parameter, nn.Embedding or nn.EmbeddingBag, or "
       "an object with __dlpack__, got " +
       class_name(data));

@@ -33,7 +33,7 @@ class SourceOwner {
 /// returns take it when the last one goes.
 class PySource : public datasparse::DataSource {
  public:
-  PySource(pybind11::object data, std::string name, SourceOwner* owner);
+  PySource(pybind11::object data, std::string what, SourceOwner* owner);
   PySource(const PySource&) = delete;
   PySource& operator=(const PySource&) = delete;
   ~PySource() override;
@@ -69,8 +69,7 @@ class PySource : public datasparse::DataSource {
     return data_;
   }
 
-  const std::string name_;
-  const std::string what_;  // "data of 'emb'", for messages
+  const std::string what_;  // for messages
 
  private:
   friend class SourceOwner;
@@ -78,19 +77,19 @@ class PySource : public datasparse::DataSource {
   SourceOwner* owner_;
 };
 
-/// The source for an object; TypeError that says what is supported for one that is none. `name` is
-/// for messages and may be empty.
-std::shared_ptr<PySource> make_source(const pybind11::object& data, const std::string& name,
+/// The source for an object; TypeError that says what is supported for one that is none. `what` is
+/// what messages call it: "data of 'emb'".
+std::shared_ptr<PySource> make_source(const pybind11::object& data, const std::string& what,
                                       SourceOwner* owner);
 /// The same without a look at the object, which may be half restored from a copy or a pickle.
 std::shared_ptr<PySource> make_unchecked_source(const pybind11::object& data,
-                                                const std::string& name, SourceOwner* owner);
+                                                const std::string& what, SourceOwner* owner);
 
 /// The kinds of sources, each in a file of its own. A new one for an object of its kind, else null.
-PySource* new_numpy_source(const pybind11::object& data, const std::string& name,
+PySource* new_numpy_source(const pybind11::object& data, const std::string& what,
                            SourceOwner* owner);
-PySource* new_torch_source(const pybind11::object& data, const std::string& name,
+PySource* new_torch_source(const pybind11::object& data, const std::string& what,
                            SourceOwner* owner);
 /// Asked last: TypeError for what stands for arrays and has no memory.
-PySource* new_dlpack_source(const pybind11::object& data, const std::string& name,
+PySource* new_dlpack_source(const pybind11::object& data, const std::string& what,
                             SourceOwner* owner);

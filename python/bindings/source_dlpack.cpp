@@ -1,4 +1,3 @@
-#include "datasparse/param.hpp"
 #include "dlpack.hpp"
 #include "refusals.hpp"
 #include "source.hpp"
@@ -39,7 +38,7 @@ class DLPackSource final : public PySource {
 
 }  // namespace
 
-PySource* new_dlpack_source(const py::object& data, const std::string& name, SourceOwner* owner) {
-  refuse_known_class(data, datasparse::label("data", name));
-  return py::hasattr(data, "__dlpack__") ? new DLPackSource(data, name, owner) : nullptr;
+PySource* new_dlpack_source(const py::object& data, const std::string& what, SourceOwner* owner) {
+  refuse_known_class(data, what);
+  return py::hasattr(data, "__dlpack__") ? new DLPackSource(data, what, owner) : nullptr;
 }

@@ -14,6 +14,11 @@ using datasparse::DType;
 namespace {
 
 DType dtype_of(const py::dtype& dtype, const std::string& what) {
+  // The ones that nearly all arrays have are known by their addresses: scores come anew each step.
+  static PyObject* const float32 = py::dtype::of<float>().release().ptr();
+  static PyObject* const float64 = py::dtype::of<double>().release().ptr();
+  if (dtype.ptr() == float32) return DType::float32;
+  if (dtype.ptr() == float64) return DType::float64;
   const std::string got = py::str(static_cast<const py::object&>(dtype));
   if (dtype.kind() == 'f' && dtype.byteorder() != '=' && dtype.byteorder() != '|') {
     const bool foreign = !py::cast<bool>(dtype.attr("isnative"));
@@ -62,6 +67,6 @@ class NumpySource final : public PySource {
 
 }  // namespace
 
-PySource* new_numpy_source(const py::object& data, const std::string& name, SourceOwner* owner) {
-  return py::isinstance<py::array>(data) ? new NumpySource(data, name, owner) : nullptr;
+PySource* new_numpy_source(const py::object& data, const std::string& what, SourceOwner* owner) {
+  return py::isinstance<py::array>(data) ? new NumpySource(data, what, owner) : nullptr;
 }

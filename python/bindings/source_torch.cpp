@@ -14,9 +14,9 @@ namespace py = pybind11;
 using datasparse::ArrayView;
 using datasparse::TypeError;
 
-TorchSource::TorchSource(const py::object& data, const std::string& name, SourceOwner* owner,
+TorchSource::TorchSource(const py::object& data, const std::string& what, SourceOwner* owner,
                          const Torch& torch)
-    : PySource(data, name, owner),
+    : PySource(data, what, owner),
       torch_(torch),
       kind_(torch.is_tensor(data)      ? Kind::tensor
             : torch.is_embedding(data) ? Kind::module
@@ -154,9 +154,9 @@ class CpuTensorSource final : public TorchSource {
 
 }  // namespace
 
-PySource* new_torch_source(const py::object& data, const std::string& name, SourceOwner* owner) {
+PySource* new_torch_source(const py::object& data, const std::string& what, SourceOwner* owner) {
   const auto* const torch = Torch::if_imported();
   if (torch == nullptr) return nullptr;
   const bool is_one = torch->is_tensor(data) || torch->is_embedding(data) || Place::is_one(data);
-  return is_one ? new CpuTensorSource(data, name, owner, *torch) : nullptr;
+  return is_one ? new CpuTensorSource(data, what, owner, *torch) : nullptr;
 }

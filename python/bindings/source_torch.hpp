@@ -13,7 +13,7 @@
 /// the rest.
 class TorchSource : public PySource {
  public:
-  TorchSource(const pybind11::object& data, const std::string& name, SourceOwner* owner,
+  TorchSource(const pybind11::object& data, const std::string& what, SourceOwner* owner,
               const Torch& torch);
 
   pybind11::object array() const override { return tensor(); }

@@ -39,6 +39,12 @@ struct ForSubclasses : datasparse::BaseDataSparsifier {
   using BaseDataSparsifier::run_as_update;
 };
 
+/// Whether a class has a get_scores().
+template <class T, class = void>
+constexpr bool has_scores = false;
+template <class T>
+constexpr bool has_scores<T, std::void_t<decltype(&T::get_scores)>> = true;
+
 template <class Base>
 class PySparsifier : public WithPythonAttributes<Base>,
                      public PySparsifierSide,
@@ -112,12 +118,39 @@ class PySparsifier : public WithPythonAttributes<Base>,
     const AcquiredGil gil;
     foreign_.update_mask = updates_in_turn() || override_of("update_mask");
     foreign_.check_config = static_cast<bool>(override_of("check_config"));
+    foreign_.get_scores = get_scores_hook();
     return foreign_;
   }
 
  private:
   pybind11::function override_of(const char* method) const {
     return ::override_of(pybind11::cast(static_cast<const Base*>(this)), method);
+  }
+
+  /// ForeignHooks::get_scores. An update_mask() of Python's gets the user's own array.
+  datasparse::BaseDataSparsifier::GetScores get_scores_hook() const {
+    if constexpr (has_scores<Base>) {
+      if (foreign_.update_mask) return nullptr;
+      if (override_of("get_scores")) return scores_from_python;
+      if constexpr (!datasparse::is_of_spec_sparsifier<decltype(&Base::get_scores)>) {
+        return Base::own_scores;
+      }
+    }
+    return nullptr;
+  }
+
+  /// What an override of get_scores() returns; nullptr where it is the data.
+  static std::shared_ptr<datasparse::DataSource> scores_from_python(
+      datasparse::BaseDataSparsifier& self, const std::string& name, const datasparse::ArrayView&,
+      const datasparse::ParamMap& config) {
+    const AcquiredGil gil;
+    const auto override = static_cast<PySparsifier&>(self).override_of("get_scores");
+    const auto source = std::dynamic_pointer_cast<PySource>(self.get_data(name));
+    const pybind11::object data = source->array_for_override();
+    const pybind11::object scores =
+        source->call(override, pybind11::make_tuple(name, data), to_python(config));
+    if (scores.is(data)) return nullptr;
+    return make_source(scores, datasparse::label("scores", name), nullptr);
   }
 
   // Written, and read, under the sparsifier's lock.
@@ -163,16 +196,23 @@ void def_construct_empty(Class& cls) {
   cls.def("_construct_empty", [construct](const pybind11::object& self) { construct(self); });
 }
 
-/// Binds what every T with a rule of its own has beside its __init__: update_mask() and
-/// check_config(), which overrides in Python reach by super().
+/// Binds what every T with a rule of its own has beside its __init__: get_scores(), update_mask()
+/// and check_config(), which overrides in Python reach by super().
 template <class T, class Class>
-void def_sparsifier(Class& cls, const char* update_mask_doc, const char* check_config_doc) {
+void def_sparsifier(Class& cls, const char* get_scores_doc, const char* update_mask_doc,
+                    const char* check_config_doc) {
   def_construct_empty<T>(cls);
+  cls.def(
+      "get_scores",
+      [](const Self<T>&, const Name&, const pybind11::object& data, const pybind11::kwargs&) {
+        return data;
+      },
+      pybind11::arg("name"), pybind11::arg("data"), get_scores_doc);
   cls.def(
       "update_mask",
       [](const Self<T>& self, const Name& name, const pybind11::object& data,
          const pybind11::kwargs& config) {
-        const auto source = make_source(data, name, nullptr);
+        const auto source = make_source(data, datasparse::label("data", name), nullptr);
         const datasparse::Pin pin(*source);
         const datasparse::ParamMap given = to_param_map(config, name);
         side_of(self);

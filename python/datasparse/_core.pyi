@@ -173,6 +173,7 @@ class DataNormSparsifier(BaseDataSparsifier):
         normalize: str | None = None,
         **own: ParamValue,
     ) -> None: ...
+    def get_scores(self, name: str, data: Any, **config: Any) -> Array: ...
 
 class BaseDataScheduler:
     def __init__(

@@ -143,10 +143,10 @@ TEST_F(CAbi, EveryFieldOfAnArrayCounts) {
 
 TEST_F(CAbi, AStructOfAnotherVersionOrKindIsRefused) {
   datasparse_array wrong = array;
-  wrong.version = 2;
+  wrong.version = 3;
   expect_error(datasparse_sparsifier_add_data(sparsifier, "x", &wrong, nullptr),
                DATASPARSE_VALUE_ERROR,
-               "data->version must be at least 1 and at most 1, that of this library, got 2");
+               "data->version must be at least 1 and at most 2, that of this library, got 3");
   wrong = array;
   wrong.dtype = 4;
   expect_error(datasparse_sparsifier_add_data(sparsifier, "x", &wrong, nullptr),
@@ -550,6 +550,11 @@ struct Script {
                                   const datasparse_array*, const datasparse_params*, uint8_t*)>
       update;
   std::function<datasparse_status(const char*, const datasparse_params*)> check;
+  std::function<datasparse_status(const datasparse_sparsifier*, const char*,
+                                  const datasparse_array*, const datasparse_params*,
+                                  datasparse_array*)>
+      scores;
+  std::vector<void*> released_scores;
   std::function<datasparse_status(datasparse_array*)> pin;
   int pinned = 0, written = 0, released = 0;
   double own = 0, waiting = 0;
@@ -578,14 +583,31 @@ datasparse_scheduler_overrides scheduling(Script& target) {
 
 datasparse_sparsifier_overrides updating(Script& target) {
   return {
-      DATASPARSE_ABI_VERSION, own_state(target),
+      DATASPARSE_ABI_VERSION,
+      own_state(target),
       [](void* user_data, const datasparse_sparsifier* sparsifier, const char* name,
          const datasparse_array* data, const datasparse_params* config,
          uint8_t* mask) { return script(user_data).update(sparsifier, name, data, config, mask); },
       target.check == nullptr
           ? nullptr
           : +[](void* user_data, const char* name,
-                const datasparse_params* config) { return script(user_data).check(name, config); }};
+                const datasparse_params* config) { return script(user_data).check(name, config); },
+      nullptr,
+      nullptr};
+}
+
+datasparse_sparsifier_overrides scoring(Script& target) {
+  datasparse_sparsifier_overrides overrides = updating(target);
+  overrides.update_mask = nullptr;
+  overrides.get_scores = [](void* user_data, const datasparse_sparsifier* sparsifier,
+                            const char* name, const datasparse_array* data,
+                            const datasparse_params* config, datasparse_array* scores) {
+    return script(user_data).scores(sparsifier, name, data, config, scores);
+  };
+  overrides.release_scores = [](void* user_data, void* data) {
+    script(user_data).released_scores.push_back(data);
+  };
+  return overrides;
 }
 
 /// Halves what was there last.
@@ -780,6 +802,125 @@ TEST_F(CAbi, AMaskOnTopOfANorm) {
   EXPECT_EQ(own.released, 1);
 }
 
+TEST_F(CAbi, ScoresOfOnesOwn) {
+  std::vector<double> inverted;
+  for (const float x : data) inverted.push_back(1 / static_cast<double>(x));
+  const auto spec = datasparse_block_spec_of(0.5, 1, 1);
+  Bytes expected(48);
+  const auto as_array = datasparse_array_of(DATASPARSE_FLOAT64, inverted.data(), 2, shape);
+  ASSERT_OK(datasparse_block_mask(&as_array, &spec, expected.data(), expected.size()));
+  ASSERT_OK(datasparse_sparsifier_step(sparsifier));
+  const Bytes by_data = mask();
+  ASSERT_NE(by_data, expected);
+
+  Script own;
+  own.scores = [&](const datasparse_sparsifier* self, const char* name, const datasparse_array* x,
+                   const datasparse_params* config, datasparse_array* scores) {
+    EXPECT_EQ(scores->data, x->data) << "they come as the data";
+    int64_t steps = 0;
+    EXPECT_OK(datasparse_sparsifier_step_count(self, &steps));
+    double level = 0;
+    EXPECT_OK(datasparse_params_get_float(config, "sparsity_level", &level));
+    EXPECT_EQ(level, 0.5);
+    if (std::string(name) == "w") {
+      *scores = datasparse_array_of(DATASPARSE_FLOAT64, inverted.data(), x->ndim, x->shape);
+    }
+    return static_cast<datasparse_status>(DATASPARSE_OK);
+  };
+  const auto overrides = scoring(own);
+  sparsifier.reset();
+  ASSERT_OK(datasparse_data_norm_sparsifier_create(&spec, nullptr, &overrides, sparsifier.out()));
+  ASSERT_OK(datasparse_sparsifier_add_data(sparsifier, "w", &array, nullptr));
+  ASSERT_OK(datasparse_sparsifier_add_data(sparsifier, "v", &array, nullptr));
+  ASSERT_OK(datasparse_sparsifier_step(sparsifier));
+  EXPECT_EQ(mask(), expected);
+  EXPECT_EQ(mask("v"), by_data);
+  EXPECT_EQ(own.released_scores, (std::vector<void*>{inverted.data()}));
+
+  const auto fails = [&](datasparse_status status, const std::string& message, auto scores) {
+    own.scores = scores;
+    own.released_scores.clear();
+    expect_error(datasparse_sparsifier_step(sparsifier), status, message);
+    EXPECT_EQ(mask(), expected);
+  };
+  using Self = const datasparse_sparsifier*;
+  using In = const datasparse_array*;
+  using Params = const datasparse_params*;
+  fails(123, "get_scores returned 123",
+        [](Self, const char*, In, Params, datasparse_array*) { return 123; });
+  EXPECT_TRUE(own.released_scores.empty());
+  fails(DATASPARSE_CALLBACK_ERROR, "get_scores: thrown",
+        [](Self, const char*, In, Params, datasparse_array*) -> datasparse_status {
+          throw std::runtime_error("thrown");
+        });
+  fails(DATASPARSE_VALUE_ERROR, "scores->dtype",
+        [&](Self, const char*, In, Params, datasparse_array* scores) {
+          scores->dtype = 99;
+          return static_cast<datasparse_status>(DATASPARSE_OK);
+        });
+  EXPECT_EQ(own.released_scores, (std::vector<void*>{data.data()}));
+  const int64_t flat = 48;
+  fails(DATASPARSE_VALUE_ERROR, "scores of 'w' must have the shape of its data, (6, 8), got (48,)",
+        [&](Self, const char*, In, Params, datasparse_array* scores) {
+          *scores = datasparse_array_of(DATASPARSE_FLOAT64, inverted.data(), 1, &flat);
+          return static_cast<datasparse_status>(DATASPARSE_OK);
+        });
+  EXPECT_EQ(own.released_scores, (std::vector<void*>{inverted.data()}));
+  fails(DATASPARSE_STATE_ERROR, "from inside get_scores()",
+        [&](Self self, const char* name, In x, Params, datasparse_array*) {
+          return datasparse_sparsifier_add_data(const_cast<datasparse_sparsifier*>(self), name, x,
+                                                nullptr);
+        });
+  fails(DATASPARSE_STATE_ERROR, "only update_mask",
+        [&](Self self, const char* name, In x, Params config, datasparse_array*) {
+          return datasparse_data_norm_update_mask(self, name, x, config);
+        });
+  sparsifier.reset();
+  EXPECT_EQ(own.released, 1);
+}
+
+TEST_F(CAbi, AnUpdateMaskBesideScoresIsCalledAlone) {
+  Script own;
+  own.scores = [](const datasparse_sparsifier*, const char*, const datasparse_array*,
+                  const datasparse_params*, datasparse_array*) -> datasparse_status { return 123; };
+  own.update = [](const datasparse_sparsifier*, const char*, const datasparse_array*,
+                  const datasparse_params*, uint8_t* bytes) -> datasparse_status {
+    bytes[0] = 0;
+    return DATASPARSE_OK;
+  };
+  auto overrides = scoring(own);
+  overrides.update_mask = updating(own).update_mask;
+  const auto spec = datasparse_block_spec_of(0.5, 1, 1);
+  sparsifier.reset();
+  ASSERT_OK(datasparse_data_norm_sparsifier_create(&spec, nullptr, &overrides, sparsifier.out()));
+  ASSERT_OK(datasparse_sparsifier_add_data(sparsifier, "w", &array, nullptr));
+  ASSERT_OK(datasparse_sparsifier_step(sparsifier));
+  Bytes expected(48, 1);
+  expected[0] = 0;
+  EXPECT_EQ(mask(), expected);
+  sparsifier.reset();
+}
+
+TEST_F(CAbi, OverridesOfVersion1EndBeforeScores) {
+  struct {
+    uint32_t version;
+    datasparse_own_state own;
+    decltype(datasparse_sparsifier_overrides::update_mask) update_mask;
+    decltype(datasparse_sparsifier_overrides::check_config) check_config;
+    void* behind;  // of the caller's, who knows no more
+  } old = {1, {nullptr, nullptr, nullptr, nullptr, nullptr}, nullptr, nullptr, &old};
+  const auto spec = datasparse_block_spec_of(0.5, 1, 1);
+  ASSERT_OK(datasparse_sparsifier_step(sparsifier));
+  const Bytes expected = mask();
+  sparsifier.reset();
+  ASSERT_OK(datasparse_data_norm_sparsifier_create(
+      &spec, nullptr, reinterpret_cast<const datasparse_sparsifier_overrides*>(&old),
+      sparsifier.out()));
+  ASSERT_OK(datasparse_sparsifier_add_data(sparsifier, "w", &array, nullptr));
+  ASSERT_OK(datasparse_sparsifier_step(sparsifier));
+  EXPECT_EQ(mask(), expected);
+}
+
 TEST_F(CAbi, NoNamesAreNoGroups) {
   const std::vector<const char*> none;
   ASSERT_OK(datasparse_sparsifier_step(sparsifier));
@@ -834,6 +975,8 @@ TEST_F(CAbi, UserDataOutliveTheSourcesThatMayPointIntoThem) {
   const datasparse_sparsifier_overrides overrides = {
       DATASPARSE_ABI_VERSION,
       {&as_sparsifier, release, nullptr, nullptr, nullptr},
+      nullptr,
+      nullptr,
       nullptr,
       nullptr};
   static float value = 1;
@@ -1091,11 +1234,11 @@ TEST(CAbiHeader, IsC) { EXPECT_EQ(c_header_works(), 1); }
 
 TEST(CAbiLayout, IsPromised) {
   // Within a version of the ABI these never change.
-  static_assert(DATASPARSE_ABI_VERSION == 1);
+  static_assert(DATASPARSE_ABI_VERSION == 2);
   static_assert(sizeof(datasparse_array) == 16 + 3 * sizeof(void*));
   static_assert(sizeof(datasparse_block_spec) == 40);
   static_assert(sizeof(datasparse_own_state) == 5 * sizeof(void*));
-  static_assert(sizeof(datasparse_sparsifier_overrides) == 8 * sizeof(void*));
+  static_assert(sizeof(datasparse_sparsifier_overrides) == 10 * sizeof(void*));
   static_assert(sizeof(datasparse_scheduler_overrides) == 7 * sizeof(void*));
   static_assert(sizeof(datasparse_source) == 6 * sizeof(void*));
   static_assert(sizeof(datasparse_group) == 32 + 2 * sizeof(void*));
@@ -1122,6 +1265,8 @@ TEST(CAbiLayout, IsPromised) {
   static_assert(offsetof(datasparse_sparsifier_overrides, own) == sizeof(void*));
   static_assert(offsetof(datasparse_sparsifier_overrides, update_mask) == 6 * sizeof(void*));
   static_assert(offsetof(datasparse_sparsifier_overrides, check_config) == 7 * sizeof(void*));
+  static_assert(offsetof(datasparse_sparsifier_overrides, get_scores) == 8 * sizeof(void*));
+  static_assert(offsetof(datasparse_sparsifier_overrides, release_scores) == 9 * sizeof(void*));
   static_assert(offsetof(datasparse_scheduler_overrides, version) == 0);
   static_assert(offsetof(datasparse_scheduler_overrides, own) == sizeof(void*));
   static_assert(offsetof(datasparse_scheduler_overrides, get_schedule_param) == 6 * sizeof(void*));

@@ -262,7 +262,6 @@ TEST_F(Options, ConfigIsCompiledForTheLayout) {
                      const ParamValue& written) const override {
       return written;
     }
-    bool is_shared(const std::any&) const override { return false; }
     ZeroCounts count_zeros(const std::vector<RuleGroup>&) const override { return {}; }
     void compute(const std::vector<RuleJob>&) const override {}
     mutable std::vector<Axes> shapes;

@@ -100,7 +100,8 @@ datasparse_status Session::make_sparsifier() {
       datasparse_block_spec_of(number(), input_.ConsumeIntegralInRange<int64_t>(-2, 4),
                                input_.ConsumeIntegralInRange<int64_t>(-2, 4));
   const datasparse_sparsifier_overrides overrides = {
-      input_.ConsumeIntegralInRange<uint32_t>(0, 2), own_state(),
+      input_.ConsumeIntegralInRange<uint32_t>(0, 2),
+      own_state(),
       [](void* user_data, const datasparse_sparsifier* self, const char* name,
          const datasparse_array* data, const datasparse_params* config, uint8_t*) {
         if (session(user_data).input_.ConsumeBool()) {
@@ -108,6 +109,8 @@ datasparse_status Session::make_sparsifier() {
         }
         return session(user_data).callback(nullptr);
       },
+      nullptr,
+      nullptr,
       nullptr};
   const auto* given = input_.ConsumeBool() ? &overrides : nullptr;
   const datasparse_status status =

@@ -19,9 +19,11 @@ extern template class DATASPARSE_API SpecSparsifier<BlockSpec>;
 /// zeros_per_block elements of a pruned block likewise: those that are pruned go first. Costs about
 /// three times the time, and a byte of memory per element.
 ///
-/// A subclass that overrides update_mask() may call this one first and then edit get_mask(name).
-/// A subclass with keys of its own overrides check_config(), checks them, and passes the rest on.
-/// One that overrides neither may say so in foreign_hooks(), for speed.
+/// A subclass that overrides get_scores() ranks by these, by their norm, in the place of the data.
+/// One that overrides update_mask() may call this one first and then edit get_mask(name). One with
+/// keys of its own overrides check_config(), checks them, and passes the rest on. Which of the
+/// three it overrides, foreign_hooks() may say, for speed and for plans: {false, false, own_scores}
+/// where it is get_scores() alone. Else groups are computed one by one.
 class DATASPARSE_API DataNormSparsifier : public SpecSparsifier<BlockSpec> {
  public:
   using SpecSparsifier::SpecSparsifier;

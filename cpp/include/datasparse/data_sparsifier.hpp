@@ -198,6 +198,11 @@ class DATASPARSE_API BaseDataSparsifier {
   /// there.
   void check_defaults() const;
 
+  /// Scores of a group's data, for SpecSparsifier::get_scores().
+  using GetScores = std::shared_ptr<DataSource> (*)(BaseDataSparsifier& sparsifier,
+                                                    const std::string& name, const ArrayView& data,
+                                                    const ParamMap& config);
+
   /// Which hooks run code of a subclass, which may throw, and look at groups while others are still
   /// to come.
   struct ForeignHooks {
@@ -206,6 +211,9 @@ class DATASPARSE_API BaseDataSparsifier {
     bool update_mask = true;
     /// If not, a value that a scheduler writes is checked by the rule alone.
     bool check_config = true;
+    /// What a step asks for scores, group after group, before the rule ranks by them; nullptr where
+    /// data are ranked themselves. Beside update_mask, that one gets the scores as its data.
+    GetScores get_scores = nullptr;
   };
   /// Asked before a step, and before configs are checked, any number of them: a binding looks here
   /// what a script has overridden.
@@ -234,13 +242,17 @@ class DATASPARSE_API BaseDataSparsifier {
   class Entry;
   class Checker;
   class Pins;
+  class Scores;
   class Before;
   friend class GroupParams;
   friend class GroupTable;
   friend class HeldStill;
 
   void update_together(const std::vector<Group*>& groups, const std::vector<ArrayView>& data);
-  void update_in_turn(const std::vector<Group*>& groups, const std::vector<ArrayView>& data);
+  void update_by_scores(const std::vector<Group*>& groups, const std::vector<ArrayView>& data,
+                        GetScores get_scores);
+  void update_in_turn(const std::vector<Group*>& groups, const std::vector<ArrayView>& data,
+                      GetScores get_scores);
   void zero(const std::vector<Group*>& groups, const std::string& call, bool kept = false);
   std::vector<std::shared_ptr<DataSource>> squash(const std::vector<Group*>& groups);
 

@@ -27,8 +27,9 @@
 ///
 /// Structs begin with the DATASPARSE_ABI_VERSION that their writer was compiled with;
 /// datasparse_array_of() and datasparse_block_spec_of() fill it in. Until that version rises, no
-/// layout, value or signature changes, and functions are only added; when it does, from 1.0 on,
-/// structs have grown at their ends, and the library takes those of all versions before.
+/// layout, value or signature changes, and functions are only added; when it does, structs have
+/// grown at their ends, and the library takes those of all versions before. Version 2 has
+/// get_scores.
 ///
 /// The rules of what is computed, ranges and costs stand in the C++ header of the same name as the
 /// object: data_norm_sparsifier.hpp, data_scheduler.hpp, schedule.hpp, checkpoint.hpp,
@@ -45,7 +46,7 @@
 extern "C" {
 #endif
 
-#define DATASPARSE_ABI_VERSION 1
+#define DATASPARSE_ABI_VERSION 2
 
 // --- status -----------------------------------------------------------------------------------
 
@@ -260,6 +261,19 @@ typedef struct datasparse_sparsifier_overrides {
   /// Fails unless update_mask can work with this config; `name` is "" for the defaults. Optional.
   datasparse_status (*check_config)(void* user_data, const char* name,
                                     const datasparse_params* config);
+  // From here on since version 2.
+  /// The scores that one group is ranked by in the place of its data, on top of a norm. `scores`
+  /// comes as the data, which are ranked where it stays so; else it becomes any array of their
+  /// shape. Shape and strides are copied at once. The memory must stay as it is until
+  /// `release_scores`, or else until the step returns. `sparsifier` may be read, and nothing in it
+  /// changed. Called for all groups before any is ranked; not at all where there is an update_mask.
+  /// Optional.
+  datasparse_status (*get_scores)(void* user_data, const datasparse_sparsifier* sparsifier,
+                                  const char* name, const datasparse_array* data,
+                                  const datasparse_params* config, datasparse_array* scores);
+  /// Called once for each array of scores, with its `data`, when it is not needed any more.
+  /// Optional.
+  void (*release_scores)(void* user_data, void* data);
 } datasparse_sparsifier_overrides;
 
 /// Prunes the blocks of least norm: DataNormSparsifier. `own`, optional, has the defaults of

@@ -5,6 +5,7 @@
 #include <any>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "datasparse/api.h"
@@ -73,9 +74,9 @@ class DATASPARSE_API MaskRule {
   /// A value as it is shown, and given to update_mask(): automatic ones are filled in.
   virtual ParamValue shown(const std::any& compiled, const std::string& key,
                            const ParamValue& written) const = 0;
-  /// Whether the mask of a group depends on other groups: then they are computed, and checked,
-  /// together.
-  virtual bool is_shared(const std::any& compiled) const = 0;
+  /// Which groups depend on each other: those that share a name here are computed, and checked,
+  /// together. Empty: each by itself.
+  virtual std::string_view pool(const std::any&) const { return {}; }
   /// How many elements a step of these groups zeroes, but for kept zeros. ValueError where their
   /// configs are impossible together. A shape is that which compile() got.
   virtual ZeroCounts count_zeros(const std::vector<RuleGroup>& groups) const = 0;

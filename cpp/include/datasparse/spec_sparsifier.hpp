@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <any>
 #include <map>
+#include <memory>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -74,10 +76,6 @@ class SpecRule final : public MaskRule {
     return field == nullptr || field->traits.is_of_shape ? written : field->get(spec_in(compiled));
   }
 
-  bool is_shared(const std::any& compiled) const override {
-    return pool_of(spec_in(compiled)) != nullptr;
-  }
-
   ZeroCounts count_zeros(const std::vector<RuleGroup>& groups) const override {
     using datasparse::count_zeros;
     if constexpr (std::is_same_v<Spec, BlockSpec>) {
@@ -97,6 +95,10 @@ class SpecRule final : public MaskRule {
     }
   }
 
+  std::string_view pool(const std::any& compiled) const override {
+    return pool_of(spec_in(compiled));
+  }
+
   void compute(const std::vector<RuleJob>& jobs) const override {
     std::vector<Device*> devices;  // mostly one
     for (const auto& job : jobs) {
@@ -114,12 +116,12 @@ class SpecRule final : public MaskRule {
     }
   }
 
-  /// The name of the pool that a group shares, or nullptr.
-  static const std::string* pool_of(const Spec& spec) {
+  static std::string_view pool_of(const Spec& spec) {
     if constexpr (std::is_same_v<Spec, BlockSpec>) {
-      if (!spec.pool.empty()) return &spec.pool;
+      return spec.pool;
+    } else {
+      return {};
     }
-    return nullptr;
   }
 
   static void compute_on(Device* device, const std::vector<JobOf<Spec>>& jobs) {
@@ -137,13 +139,12 @@ class SpecRule final : public MaskRule {
 
  private:
   static void require_pools_on_one_device(const std::vector<RuleJob>& jobs) {
-    std::map<std::string, Device*> places;
+    std::map<std::string_view, Device*> places;
     for (const auto& job : jobs) {
-      const auto* const pool = pool_of(spec_in(job.spec));
-      if (pool == nullptr || places.try_emplace(*pool, job.device).first->second == job.device) {
-        continue;
-      }
-      throw TypeError("data of pool '" + *pool + "' must be on one device, got several");
+      const std::string_view pool = pool_of(spec_in(job.spec));
+      const auto place = places.try_emplace(pool, job.device).first;
+      if (pool.empty() || place->second == job.device) continue;
+      throw TypeError("what pool '" + std::string(pool) + "' ranks must be on one device");
     }
   }
 
@@ -161,11 +162,29 @@ class SpecSparsifier : public BaseDataSparsifier {
 
   /// Computes the mask at once, from data of the mask's shape: the group's own, or any scores.
   void update_mask(const std::string& name, const ArrayView& data, const ParamMap& config) override;
+  /// What a step ranks in the place of a group's data: scores of their shape, of any dtype and
+  /// strides. nullptr, as by default, stands for the data themselves. Zeros that stay, apply_mask()
+  /// and all figures go on being about the data.
+  ///
+  /// A step asks for the scores of all groups, then ranks: the memory must stay as it is until the
+  /// source is let go of, at the end of the step at the latest. Above 256 MiB of them, groups are
+  /// ranked in several batches, and those of one pool together. Called with the pinned data and the
+  /// group's config. The same thread may read the sparsifier from here, and replace states; all
+  /// else is a StateError. If it throws, all masks and states are as before.
+  virtual std::shared_ptr<DataSource> get_scores(const std::string& name, const ArrayView& data,
+                                                 const ParamMap& config);
   /// TypeError for keys that are not the Spec's. A subclass with keys of its own checks them, and
   /// passes the rest on.
   void check_config(const std::string& name, const ParamMap& config) const override;
   /// A subclass with keys of its own passes the rest on.
   bool is_integer_param(const std::string& key) const override;
+
+ protected:
+  /// That nothing is known of the class.
+  ForeignHooks foreign_hooks() const override;
+  /// ForeignHooks::get_scores of a class that overrides get_scores().
+  static std::shared_ptr<DataSource> own_scores(BaseDataSparsifier& self, const std::string& name,
+                                                const ArrayView& data, const ParamMap& config);
 
  private:
   static ParamMap joined(const Spec& defaults, const ParamMap& own);
@@ -201,14 +220,33 @@ void SpecSparsifier<Spec>::update_mask(const std::string& name, const ArrayView&
   }
   const Spec spec = spec_of<Spec>(config, name, OtherKeys::ignore)
                         .resolved(viewed_shape(data.shape(), row.layout), name);
-  if (const auto* const pool = SpecRule<Spec>::pool_of(spec)) {
+  if (const auto pool = SpecRule<Spec>::pool_of(spec); !pool.empty()) {
     throw ValueError("update_mask() of '" + name + "' computes one mask by itself, but the group " +
-                     "shares pool '" + *pool +
+                     "shares pool '" + std::string(pool) +
                      "': take it out of the pool, or rank by get_scores()");
   }
   Device* const device = row.source == nullptr ? nullptr : &row.source->device();
   SpecRule<Spec>::compute_on(device, {{data, spec, row.mask.data(), row.mask.hint(), row.layout,
                                        row.kept_zeros.get(), device}});
+}
+
+template <class Spec>
+std::shared_ptr<DataSource> SpecSparsifier<Spec>::get_scores(const std::string&, const ArrayView&,
+                                                             const ParamMap&) {
+  return nullptr;
+}
+
+template <class Spec>
+std::shared_ptr<DataSource> SpecSparsifier<Spec>::own_scores(BaseDataSparsifier& self,
+                                                             const std::string& name,
+                                                             const ArrayView& data,
+                                                             const ParamMap& config) {
+  return static_cast<SpecSparsifier&>(self).get_scores(name, data, config);
+}
+
+template <class Spec>
+BaseDataSparsifier::ForeignHooks SpecSparsifier<Spec>::foreign_hooks() const {
+  return {true, true, own_scores};
 }
 
 template <class Spec>

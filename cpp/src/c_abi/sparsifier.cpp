@@ -1,3 +1,5 @@
+#include <cstddef>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <type_traits>
@@ -16,6 +18,43 @@ namespace datasparse::c_abi {
 namespace {
 
 using Overrides = datasparse_sparsifier_overrides;
+
+/// The caller's overrides, of this header's layout or an older one's.
+Overrides overrides_of(const Overrides* given) {
+  Overrides result = {};
+  const bool is_old = versioned(given, "overrides").version < 2;
+  std::memcpy(&result, given, is_old ? offsetof(Overrides, get_scores) : sizeof(result));
+  return result;
+}
+
+/// Scores that a callback has given.
+class Scores final : public DataSource {
+ public:
+  Scores(void* user_data, void (*release)(void*, void*), const datasparse_array& array)
+      : user_data_(user_data), release_(release), data_(array.data) {
+    // Its destructor would not run.
+    try {
+      view_ = to_view(&array, "scores");
+    } catch (...) {
+      let_go();
+      throw;
+    }
+  }
+  ~Scores() override { let_go(); }
+
+  ArrayView pin() override { return view_; }
+  void unpin() noexcept override {}
+
+ private:
+  void let_go() const noexcept {
+    if (release_ != nullptr) release_(user_data_, data_);
+  }
+
+  void* user_data_;
+  void (*release_)(void*, void*);
+  void* data_;
+  ArrayView view_;
+};
 
 /// A sparsifier that calls back.
 template <class Base>
@@ -56,10 +95,26 @@ class Sparsifier final : public WithOwnState<Base> {
 
  protected:
   BaseDataSparsifier::ForeignHooks foreign_hooks() const override {
-    return {overrides_.update_mask != nullptr, overrides_.check_config != nullptr};
+    const bool scores = overrides_.get_scores != nullptr && overrides_.update_mask == nullptr;
+    return {overrides_.update_mask != nullptr, overrides_.check_config != nullptr,
+            scores ? scores_from_callback : nullptr};
   }
 
  private:
+  static std::shared_ptr<DataSource> scores_from_callback(BaseDataSparsifier& base,
+                                                          const std::string& name,
+                                                          const ArrayView& data,
+                                                          const ParamMap& config) {
+    const auto& self = static_cast<const Sparsifier&>(base);
+    const datasparse_array array = to_array(data);
+    datasparse_array scores = array;
+    const datasparse_params values(&config);
+    call_back("get_scores", self.overrides_.get_scores, self.user_data(), &self.handle_,
+              name.c_str(), &array, &values, &scores);
+    if (std::memcmp(&scores, &array, sizeof(array)) == 0) return nullptr;
+    return std::make_shared<Scores>(self.user_data(), self.overrides_.release_scores, scores);
+  }
+
   static constexpr bool has_norm = std::is_base_of_v<DataNormSparsifier, Base>;
 
   const Overrides overrides_;
@@ -125,8 +180,7 @@ datasparse_status datasparse_data_norm_sparsifier_create(
     if (overrides == nullptr && map_or_none(own).empty()) {
       return create(std::make_shared<DataNormSparsifier>(spec), sparsifier);
     }
-    static const Overrides none = {DATASPARSE_ABI_VERSION, {}, nullptr, nullptr};
-    const Overrides& calls = versioned(overrides == nullptr ? &none : overrides, "overrides");
+    const Overrides calls = overrides == nullptr ? Overrides() : overrides_of(overrides);
     const ParamMap& more = map_or_none(own);
     create(std::make_shared<Sparsifier<DataNormSparsifier>>(calls, more.keys(), spec, more),
            sparsifier);
@@ -137,7 +191,7 @@ datasparse_status datasparse_sparsifier_create(const datasparse_params* defaults
                                                const datasparse_sparsifier_overrides* overrides,
                                                datasparse_sparsifier** sparsifier) {
   return guarded([&] {
-    const Overrides& calls = versioned(overrides, "overrides");
+    const Overrides calls = overrides_of(overrides);
     function(calls.update_mask, "overrides->update_mask");
     required(sparsifier, "sparsifier");
     create(std::make_shared<Sparsifier<BaseDataSparsifier>>(calls, std::vector<std::string>(),

@@ -8,7 +8,7 @@ template class SpecSparsifier<BlockSpec>;
 
 BaseDataSparsifier::ForeignHooks DataNormSparsifier::foreign_hooks() const {
   const bool derived = typeid(*this) != typeid(DataNormSparsifier);
-  return {derived, derived};
+  return {derived, derived, derived ? own_scores : nullptr};
 }
 
 }  // namespace datasparse

@@ -144,7 +144,7 @@ std::shared_ptr<DataSource> BaseDataSparsifier::get_data(const std::string& name
 
 Mask BaseDataSparsifier::get_mask(const std::string& name) const {
   const Entry entry(*this);
-  return impl_->at(name).mask;
+  return impl_->mask_of(impl_->at(name));
 }
 
 void BaseDataSparsifier::check_config(const std::string&, const ParamMap&) const {}

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <any>
 #include <atomic>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -81,12 +82,9 @@ struct BaseDataSparsifier::Impl {
   std::mutex mutex;
   std::atomic<std::thread::id> owner{};  // who holds the mutex
   const char* inside = nullptr;          // the override that the owner is in
-  // What it points to in that one. An array, whose address is its own: equal string literals may or
-  // may not share one.
-  static constexpr char update_mask_call[] = "update_mask()";
-
   /// BaseDataSparsifier::access_data_by().
   Access access = [](const auto& work) { work(); };
+  std::function<void()> save_masks;  // while the override is get_scores(); else empty
 
   const MaskRule* rule;  // or none
   ParamMap defaults;
@@ -96,8 +94,21 @@ struct BaseDataSparsifier::Impl {
   bool enable_mask_update = true;
   std::int64_t step_count = 0;
 
+  static constexpr const char* update_mask_call = "update_mask()";
+
   /// Whether the calling thread holds the mutex.
   bool is_held() const noexcept { return owner.load() == std::this_thread::get_id(); }
+  /// Whether the owner is in that override. By its name, not its address: an object that one copy
+  /// of the library has made may be stepped by another.
+  bool is_inside(const char* call) const noexcept {
+    return inside != nullptr && std::strcmp(inside, call) == 0;
+  }
+
+  /// The group's mask, for whoever asks: get_scores() might write to it, and throw.
+  Mask mask_of(const Group& group) const {
+    if (save_masks) save_masks();
+    return group.mask;
+  }
 
   std::any compiled(const std::string& name, const ParamMap& config, const Axes* shape) const {
     return rule == nullptr ? std::any() : rule->compile(name, config, shape);
@@ -162,7 +173,7 @@ struct BaseDataSparsifier::Impl {
   void require_possible() const {
     if (rule == nullptr) return;
     const auto shared = groups_where([this](const Group& group) {
-      return !group.squashed() && group.updates && rule->is_shared(group.config.compiled);
+      return !group.squashed() && group.updates && !rule->pool(group.config.compiled).empty();
     });
     if (!shared.empty()) rule->count_zeros(as_rule_groups(shared));
   }

@@ -1,11 +1,25 @@
 // What happens to masks and data: step, apply, squash.
 
+#include <algorithm>
+#include <string_view>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "base/message.hpp"
 #include "sparsifier/data_sparsifier_impl.hpp"
 
 namespace datasparse {
+
+namespace {
+
+/// Scores that are held at the same time, unless a pool has more of them.
+constexpr std::int64_t max_score_bytes = std::int64_t{256} << 20;
+
+std::int64_t bytes_of(const ArrayView& view) {
+  return view.size() * static_cast<std::int64_t>(item_size(view.dtype()));
+}
+
+}  // namespace
 
 void BaseDataSparsifier::Group::require_shape(const Axes& shape) const {
   if (shape == mask.shape()) return;
@@ -40,9 +54,12 @@ void BaseDataSparsifier::step() {
   if (impl_->enable_mask_update) {
     groups = impl_->updated();
     const Pins pins(*this, groups, Pins::Of::scores);
-    in_turn = impl_->rule == nullptr || foreign_hooks().update_mask;
+    const ForeignHooks foreign = foreign_hooks();
+    in_turn = impl_->rule == nullptr || foreign.update_mask;
     if (in_turn) {
-      update_in_turn(groups, pins.views());
+      update_in_turn(groups, pins.views(), foreign.get_scores);
+    } else if (foreign.get_scores != nullptr) {
+      update_by_scores(groups, pins.views(), foreign.get_scores);
     } else {
       update_together(groups, pins.views());
     }
@@ -73,30 +90,89 @@ void BaseDataSparsifier::Group::warn_if_dead(bool in_turn) {
                                 : "lower its sparsity_level, or set min_kept=1"));
 }
 
-/// What a step has changed, to be undone if it fails: an override may have changed the masks and
-/// states of any group.
+/// What a step has changed, to be undone if it fails: an override may have changed the states of
+/// any group, and their masks.
 class BaseDataSparsifier::Before {
  public:
-  explicit Before(const std::vector<std::unique_ptr<Group>>& groups) : groups_(groups) {
-    for (const auto& group : groups_) saved_.push_back({group->mask.pack(), group->state});
+  /// Saves the states.
+  explicit Before(Impl& impl) : impl_(impl), groups_(impl.groups) {
+    states_.reserve(groups_.size());
+    for (const auto& group : groups_) states_.push_back(group->state);
+  }
+  Before(const Before&) = delete;
+  Before& operator=(const Before&) = delete;
+  ~Before() { impl_.save_masks = nullptr; }
+
+  /// Saves the masks too, once.
+  void save_masks() {
+    if (!masks_.empty()) return;
+    std::vector<PackedBits> masks;
+    masks.reserve(groups_.size());
+    for (const auto& group : groups_) masks.push_back(group->mask.pack());
+    masks_ = std::move(masks);
+  }
+  /// Saves them when somebody asks for one.
+  void save_masks_that_are_read() {
+    impl_.save_masks = [this] { save_masks(); };
   }
   void bring_back() noexcept {
-    for (std::size_t i = 0; i < saved_.size(); ++i) {
-      bring_back_mask(i);
-      groups_[i]->state = std::move(saved_[i].state);
-    }
+    for (std::size_t i = 0; i < masks_.size(); ++i) bring_back_mask(i);
+    for (std::size_t i = 0; i < states_.size(); ++i) groups_[i]->state = std::move(states_[i]);
   }
-  void bring_back_mask(std::size_t i) const noexcept {
-    groups_[i]->mask.unpack(saved_[i].mask_bits.data());
-  }
+  void bring_back_mask(std::size_t i) const noexcept { groups_[i]->mask.unpack(masks_[i].data()); }
 
  private:
-  struct Saved {
-    PackedBits mask_bits;
-    ParamMap state;
-  };
+  Impl& impl_;
   const std::vector<std::unique_ptr<Group>>& groups_;
-  std::vector<Saved> saved_;
+  std::vector<ParamMap> states_;
+  std::vector<PackedBits> masks_;
+};
+
+/// Scores that were asked for, pinned for the length of a scope.
+class BaseDataSparsifier::Scores {
+ public:
+  /// Of at most so many groups.
+  Scores(BaseDataSparsifier& sparsifier, GetScores get_scores, std::size_t most)
+      : sparsifier_(sparsifier), get_scores_(get_scores) {
+    held_.reserve(most);
+  }
+  Scores(const Scores&) = delete;
+  Scores& operator=(const Scores&) = delete;
+  ~Scores() {
+    sparsifier_.impl_->access([this]() noexcept {
+      for (const auto& scores : held_) scores.source->unpin();
+      held_.clear();
+    });
+  }
+
+  struct Held {
+    std::shared_ptr<DataSource> source;
+    ArrayView view;
+  };
+
+  /// Those of a group; nullptr where its data are ranked themselves.
+  const Held* ask(const Group& group, const ArrayView& data) {
+    if (get_scores_ == nullptr) return nullptr;
+    const Inside inside(sparsifier_.impl_->inside, "get_scores()");
+    auto source =
+        get_scores_(sparsifier_, group.name, data, sparsifier_.impl_->shown(group.config));
+    if (source == nullptr) return nullptr;
+    const ArrayView view = source->pin();
+    held_.push_back({std::move(source), view});
+    if (view.shape() != group.mask.shape()) {
+      throw ValueError("scores of '" + group.name + "' must have the shape of its data, " +
+                       to_string(group.mask.shape()) + ", got " + to_string(view.shape()));
+    }
+    bytes_ += bytes_of(view);
+    return &held_.back();
+  }
+  std::int64_t bytes() const noexcept { return bytes_; }
+
+ private:
+  BaseDataSparsifier& sparsifier_;
+  const GetScores get_scores_;
+  std::vector<Held> held_;
+  std::int64_t bytes_ = 0;
 };
 
 void BaseDataSparsifier::update_together(const std::vector<Group*>& groups,
@@ -112,7 +188,8 @@ void BaseDataSparsifier::update_together(const std::vector<Group*>& groups,
                     group.layout, group.kept_bits(), &device});
   }
   if (on_cpu) return impl_->rule->compute(jobs);  // where nothing fails once a mask is written
-  Before before(impl_->groups);
+  Before before(*impl_);
+  before.save_masks();
   try {
     impl_->rule->compute(jobs);
   } catch (...) {
@@ -121,14 +198,73 @@ void BaseDataSparsifier::update_together(const std::vector<Group*>& groups,
   }
 }
 
+/// Asks for the scores of as many groups as may be held together, and computes these, until all are
+/// done. If it throws, all masks and states are as before.
+void BaseDataSparsifier::update_by_scores(const std::vector<Group*>& groups,
+                                          const std::vector<ArrayView>& data,
+                                          GetScores get_scores) {
+  // A pool's groups follow each other, in their order, where the first of them stands.
+  struct Place {
+    std::size_t first, group;
+  };
+  std::vector<Place> places;
+  places.reserve(groups.size());
+  std::unordered_map<std::string_view, std::size_t> first_of_pool;
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    const std::string_view pool = impl_->rule->pool(groups[i]->config.compiled);
+    places.push_back({pool.empty() ? i : first_of_pool.emplace(pool, i).first->second, i});
+  }
+  if (!first_of_pool.empty()) {
+    std::stable_sort(places.begin(), places.end(),
+                     [](const Place& a, const Place& b) { return a.first < b.first; });
+  }
+
+  Before before(*impl_);
+  before.save_masks_that_are_read();
+  try {
+    for (auto place = places.begin(); place != places.end();) {
+      const auto left = static_cast<std::size_t>(places.end() - place);
+      Scores scores(*this, get_scores, left);
+      std::vector<RuleJob> jobs;
+      jobs.reserve(left);
+      bool on_cpu = true;
+      impl_->access([&] {
+        const auto goes_on = [&] {
+          return place->first == (place - 1)->first ||
+                 scores.bytes() + bytes_of(data[place->group]) <= max_score_bytes;
+        };
+        do {
+          const Group& group = *groups[place->group];
+          const ArrayView& own = data[place->group];
+          const auto* const asked = scores.ask(group, own);
+          Device& device = (asked == nullptr ? group.source : asked->source)->device();
+          on_cpu = on_cpu && &device == &cpu();
+          jobs.push_back({asked == nullptr ? own : asked->view, group.config.compiled,
+                          group.mask.data(), group.mask.hint(), group.layout, group.kept_bits(),
+                          &device});
+        } while (++place != places.end() && goes_on());
+      });
+      if (place != places.end() || !on_cpu) before.save_masks();
+      impl_->rule->compute(jobs);
+    }
+  } catch (...) {
+    before.bring_back();
+    throw;
+  }
+}
+
 /// Calls the override for each group. If it throws, all masks and states are as before.
 void BaseDataSparsifier::update_in_turn(const std::vector<Group*>& groups,
-                                        const std::vector<ArrayView>& data) {
-  Before before(impl_->groups);
+                                        const std::vector<ArrayView>& data, GetScores get_scores) {
+  Before before(*impl_);
+  before.save_masks();
   const Inside inside(impl_->inside, Impl::update_mask_call);
   try {
     for (std::size_t i = 0; i < groups.size(); ++i) {
-      update_mask(groups[i]->name, data[i], impl_->shown(groups[i]->config));
+      Scores scores(*this, get_scores, 1);
+      const auto* const asked = scores.ask(*groups[i], data[i]);
+      update_mask(groups[i]->name, asked == nullptr ? data[i] : asked->view,
+                  impl_->shown(groups[i]->config));
     }
     for (std::size_t i = 0; i < impl_->groups.size(); ++i) {
       const Group& group = *impl_->groups[i];
@@ -145,7 +281,8 @@ void BaseDataSparsifier::update_in_turn(const std::vector<Group*>& groups,
 }
 
 void BaseDataSparsifier::run_as_update(const std::function<void()>& work) {
-  const Entry entry(*this);
+  const bool is_nested = impl_->is_held() && !impl_->is_inside(Impl::update_mask_call);
+  const Entry entry(*this, is_nested ? Impl::update_mask_call : nullptr);
   const Inside inside(impl_->inside, Impl::update_mask_call);
   work();
 }

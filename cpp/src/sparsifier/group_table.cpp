@@ -32,7 +32,11 @@ std::optional<std::pair<std::int64_t, std::int64_t>> block_in(const ParamMap& co
 GroupRow GroupTable::row(const std::string& name) const {
   const Entry entry(sparsifier_);
   const auto& group = sparsifier_.impl_->at(name);
-  return {group.source, group.mask, group.layout, {group.kept, group.kept_bits()}, !group.updates};
+  return {group.source,
+          sparsifier_.impl_->mask_of(group),
+          group.layout,
+          {group.kept, group.kept_bits()},
+          !group.updates};
 }
 
 std::vector<std::string> GroupTable::active(const std::vector<std::string>& names) const {
@@ -79,7 +83,7 @@ std::optional<ParamValue> GroupTable::try_value(const std::string& name, const s
 bool GroupTable::in_override() const noexcept { return sparsifier_.impl_->is_held(); }
 
 bool GroupTable::in_update_mask() const noexcept {
-  return in_override() && sparsifier_.impl_->inside == BaseDataSparsifier::Impl::update_mask_call;
+  return in_override() && sparsifier_.impl_->is_inside(BaseDataSparsifier::Impl::update_mask_call);
 }
 
 /// Those that need no data.
