@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -16,6 +17,7 @@
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/error.hpp"
 #include "datasparse/group_params.hpp"
+#include "reference.hpp"
 #include "require.hpp"
 
 namespace {
@@ -27,10 +29,18 @@ using namespace datasparse;
 
 const char* const known_keys[] = {"sparsity_level", "sparse_block_shape", "zeros_per_block",
                                   "norm"};
+const char* const optional_keys[] = {"monotone",  "min_kept",  "pool",
+                                     "min_level", "max_level", "normalize"};
 
 std::string key_from(FuzzedDataProvider& input) {
-  const auto which = input.ConsumeIntegralInRange<std::size_t>(0, 15);
-  return which < 15 ? known_keys[which % 4] : input.ConsumeRandomLengthString(12);
+  const auto which = input.ConsumeIntegralInRange<std::size_t>(0, 18);
+  if (which < 12) return known_keys[which % 4];
+  return which < 18 ? optional_keys[which - 12] : input.ConsumeRandomLengthString(12);
+}
+
+bool is_optional(const std::string& key) {
+  return std::find(std::begin(optional_keys), std::end(optional_keys), key) !=
+         std::end(optional_keys);
 }
 
 std::int64_t integer_from(FuzzedDataProvider& input) {
@@ -73,6 +83,12 @@ ParamValue value_for(const std::string& key, FuzzedDataProvider& input) {
   if (key == "sparse_block_shape") return ParamValue::Ints{length(), length()};
   if (key == "zeros_per_block") return input.ConsumeIntegralInRange<std::int64_t>(0, 20);
   if (key == "norm") return input.ConsumeBool() ? "L1" : "L2";
+  if (key == "monotone") return input.ConsumeBool();
+  if (key == "min_kept") return input.ConsumeIntegralInRange<std::int64_t>(0, 20);
+  if (key == "pool") return input.ConsumeBool() ? ParamValue("p") : ParamValue();
+  if (key == "min_level") return input.ConsumeIntegralInRange(0, 8) / 16.0;
+  if (key == "max_level") return input.ConsumeIntegralInRange(4, 16) / 16.0;
+  if (key == "normalize") return input.ConsumeBool() ? ParamValue("l2") : ParamValue();
   return any_value(input);
 }
 
@@ -123,14 +139,37 @@ std::optional<std::pair<std::int64_t, std::int64_t>> as_block(const ParamValue& 
   return std::pair(lengths[0], lengths[1]);
 }
 
+ParamValue value_or(const ParamMap& config, const char* key, const ParamValue& otherwise) {
+  return config.contains(key) ? config.at(key) : otherwise;
+}
+
+/// The keys that a config may lack.
+bool are_allowed_options(const ParamMap& config, double level) {
+  if (value_or(config, "monotone", false).get_if<bool>() == nullptr) return false;
+  const auto kept = as_integer(value_or(config, "min_kept", std::int64_t{0}));
+  if (!kept || *kept < 0) return false;
+  const ParamValue pool = value_or(config, "pool", {});
+  const auto* const name = pool.get_if<std::string>();
+  if (!pool.is_none() && (name == nullptr || name->empty())) return false;
+  const ParamValue normalize = value_or(config, "normalize", {});
+  if (!normalize.is_none() && normalize != ParamValue("l2")) return false;
+  const auto least = as_number(value_or(config, "min_level", 0.0));
+  const auto most = as_number(value_or(config, "max_level", 1.0));
+  if (!least || !most || !(*least >= 0 && *least <= *most && *most <= 1)) return false;
+  return !pool.is_none() || level <= *most;
+}
+
 /// Whether a group of that shape, or the defaults (no shape), may have that config.
 bool is_allowed(const ParamMap& config, const std::optional<std::pair<int, int>>& shape) {
-  if (config.size() != std::size(known_keys)) return false;
+  std::size_t known = std::size(known_keys);
   for (const char* key : known_keys) {
     if (!config.contains(key)) return false;
   }
+  for (const char* key : optional_keys) known += config.contains(key) ? 1 : 0;
+  if (config.size() != known) return false;
   const auto level = as_number(config.at("sparsity_level"));
   if (!level || !(*level >= 0 && *level <= 1)) return false;
+  if (!are_allowed_options(config, *level)) return false;
   const ParamValue& norm = config.at("norm");
   if (norm != ParamValue("L1") && norm != ParamValue("L2")) return false;
 
@@ -159,6 +198,36 @@ struct Group {
   Shape shape;
   std::optional<ParamMap> config;  // as it was written; none: the group is not there
 };
+
+/// Whether a step could go with these configs: what a scheduler writes is checked together.
+bool is_possible(const std::vector<std::pair<Shape, ParamMap>>& groups) {
+  std::map<std::string, std::vector<reference::PoolGroup>> pools;
+  for (const auto& [shape, config] : groups) {
+    const ParamValue pool = value_or(config, "pool", {});
+    if (pool.is_none()) continue;
+    auto [height, width] = *as_block(config.at("sparse_block_shape"));
+    const auto within = [](std::int64_t length, std::int64_t axis) {
+      return length == -1 ? axis : std::min(length, axis);
+    };
+    height = within(height, shape.first);
+    width = within(width, shape.second);
+    std::int64_t blocks = 0;
+    if (height > 0 && width > 0) {
+      blocks = ((shape.first + height - 1) / height) * ((shape.second + width - 1) / width);
+    }
+    const ParamValue& zeros = config.at("zeros_per_block");
+    reference::PoolGroup group;
+    group.blocks.resize(static_cast<std::size_t>(blocks));
+    group.level = *as_number(config.at("sparsity_level"));
+    group.zeros = zeros.is_none() ? height * width : std::min(*as_integer(zeros), height * width);
+    group.min_level = *as_number(value_or(config, "min_level", 0.0));
+    group.max_level = *as_number(value_or(config, "max_level", 1.0));
+    group.min_kept = *as_integer(value_or(config, "min_kept", std::int64_t{0}));
+    pools[*pool.get_if<std::string>()].push_back(group);
+  }
+  return std::all_of(pools.begin(), pools.end(),
+                     [](const auto& pool) { return reference::walk(pool.second).has_value(); });
+}
 
 class Model {
  public:
@@ -242,8 +311,12 @@ void Model::update(Group& group) {
 
 void Model::erase_key(Group& group) {
   const std::string key = key_from(input_);
-  // Each key is needed.
-  tried(false, [&] { GroupParams(sparsifier_).erase(group.name, key); });
+  ParamMap config = group.config.value_or(ParamMap());
+  const bool is_there = is_optional(key) && config.erase(key);  // the others are needed
+  if (tried(group.config && is_there && is_allowed(config, group.shape),
+            [&] { GroupParams(sparsifier_).erase(group.name, key); })) {
+    group.config = config;
+  }
 }
 
 void Model::replace_configs() {
@@ -278,6 +351,16 @@ void Model::set_param() {
     allowed = allowed && group.config && is_allowed(config, group.shape);
     expected.emplace_back(&group, config);
   }
+  std::vector<std::pair<Shape, ParamMap>> all;
+  for (const auto& name : sparsifier_.names()) {
+    for (auto& group : groups_) {
+      if (group.name != name) continue;
+      const auto changed = std::find_if(expected.begin(), expected.end(),
+                                        [&](const auto& item) { return item.first == &group; });
+      all.emplace_back(group.shape, changed == expected.end() ? *group.config : changed->second);
+    }
+  }
+  allowed = allowed && is_possible(all);
   if (tried(allowed, [&] { GroupParams(sparsifier_).set(key, values); })) {
     for (auto& [group, config] : expected) group->config = config;
   }
@@ -305,6 +388,10 @@ void Model::compare() const {
     if (width == -1) width = std::max(group.shape.second, 1);
     const ParamValue& zeros = shown.at("zeros_per_block");
     shown.set("zeros_per_block", zeros.is_none() ? height * width : *as_integer(zeros));
+    for (const char* key : {"min_level", "max_level"}) {
+      if (shown.contains(key)) shown.set(key, *as_number(shown.at(key)));
+    }
+    if (shown.contains("min_kept")) shown.set("min_kept", *as_integer(shown.at("min_kept")));
     require(sparsifier_.config(group.name) == shown, "a config is kept");
   }
   DataNormSparsifier other;
