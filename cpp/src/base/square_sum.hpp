@@ -86,7 +86,7 @@ class SquareSum {
       const Key fraction = keys[i] & ((Key{1} << fraction_bits) - 1);
       if constexpr (halves == 1) {
         const std::uint64_t x = fraction | Key{exponent != 0} << fraction_bits;
-        recent_[i % copies][exponent] += x * x;  // what is infinite, or NaN, too
+        recent_[static_cast<std::size_t>(i) % copies][exponent] += x * x;  // what is infinite, or NaN, too
       } else if (exponent < exponents) {
         const Wide x = fraction | Key{exponent != 0} << fraction_bits;
         const Wide square = x * x;
