@@ -169,12 +169,12 @@ inline void fill_hard(Tensor& tensor, const BlockSpec& spec, std::int64_t rows,
   std::vector<double> blocks;
   for (std::int64_t b = 0; b < across * down; ++b) blocks.push_back(value(b));
   const bool alike = random.one_in(2);
-  const bool signs = random.one_in(2);
+  const double negative = random.pick<double>({0, 0, 0.5, 0.5, 0.9, 0.999});
   for (std::int64_t i = 0; i < tensor.size(); ++i) {
     const std::int64_t b = i / columns / height * across + i % columns / width;
     double x = blocks[static_cast<std::size_t>(b)];
     if (!alike && random.one_in(3)) x *= static_cast<double>(random.below(4));
-    if (signs && random.one_in(2)) x = -x;
+    if (random.unit() < negative) x = -x;
     tensor.set_bits(i, bits_of(tensor.dtype(), x));
   }
 }
@@ -286,7 +286,7 @@ inline Case random_case(Random& random, std::int64_t elements_max) {
     zeros = random.between(0, std::min<std::int64_t>(h * w, 4 * small_block_max));
   }
   BlockSpec chosen = spec(hard_level(random, blocks), height, width, zeros,
-                          random.one_in(3) ? Norm::L2 : Norm::L1);
+                          random.pick<Norm>({Norm::L1, Norm::L2, Norm::none}));
   if (random.one_in(12)) chosen.min_kept = random.between(1, blocks);
   if (random.one_in(12)) {
     fill(tensor, random_kind(random), random);

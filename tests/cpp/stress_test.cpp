@@ -37,11 +37,11 @@ TEST(Stress, RandomCasesAgreeWithAStableSort) {
 
 /// As a tensor that has changed since, or another one, would leave it.
 void mislead(CutHint& hint, Random& random) {
-  constexpr double nan_key = 2139095041;  // of float32, the last of all
+  constexpr double infinity = std::numeric_limits<double>::infinity();
   switch (random.below(6)) {
-    case 0: hint.key *= 1 + (random.unit() - 0.5) / 1e3; break;
-    case 1: hint.key = random.unit() * nan_key; break;
-    case 2: hint.key = random.one_in(2) ? 0 : nan_key; break;
+    case 0: hint.score *= 1 + (random.unit() - 0.5) / 1e3; break;
+    case 1: hint.score = (random.unit() - 0.5) * std::exp2(random.unit() * 260 - 130); break;
+    case 2: hint.score = random.pick<double>({0, infinity, -infinity, std::nan("")}); break;
     case 3: hint.density *= std::exp2(random.unit() * 40 - 20); break;
     case 4: hint.pruned = random.between(0, hint.blocks); break;
     case 5: hint.error *= random.unit() * 4; break;
@@ -184,7 +184,9 @@ TEST(Stress, EveryTableAndNumberOfThreadsGivesTheSameMaskOfHardInputs) {
                                      spec(1, 1, 4, 2),
                                      spec(0.3, 4, 4),
                                      spec(0.7, 3, 5, 4, Norm::L2),
-                                     spec(0.1, 1, 1, std::nullopt, Norm::L2)};
+                                     spec(0.1, 1, 1, std::nullopt, Norm::L2),
+                                     spec(0.5, 1, 1, std::nullopt, Norm::none),
+                                     spec(0.3, 1, 4, 3, Norm::none)};
   std::size_t turn = 0;
   for (const char* name : named_inputs) {
     for (const std::int64_t size : sizes) {

@@ -58,7 +58,7 @@ BlockSpec spec_of(FuzzedDataProvider& input) {
   spec.sparsity_level = input.ConsumeIntegralInRange(0, 100) / 100.0;
   spec.block_height = length();
   spec.block_width = length();
-  spec.norm = input.ConsumeBool() ? Norm::L1 : Norm::L2;
+  spec.norm = input.PickValueInArray({Norm::L1, Norm::L2, Norm::none});
   if (input.ConsumeBool()) {
     spec.zeros_per_block = input.ConsumeIntegralInRange<std::int64_t>(0, 12);
   }
@@ -82,8 +82,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
   } catch (const ValueError&) {
     return 0;  // more zeros than a block has elements
   }
-  const reference::Rules rules{spec.sparsity_level,  spec.block_height,     spec.block_width,
-                               spec.zeros_per_block, spec.norm == Norm::L2, spec.min_kept,
+  const reference::Rules rules{spec.sparsity_level,
+                               spec.block_height,
+                               spec.block_width,
+                               spec.zeros_per_block,
+                               static_cast<reference::Norm>(spec.norm),
+                               spec.min_kept,
                                spec.monotone};
   reference::Past past;
   std::uint64_t state = 1;

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "base/keys.hpp"
 #include "kernels/kernels.hpp"
 
 namespace datasparse {
@@ -19,9 +20,10 @@ class SquareSum {
 
   void add(const Key* keys, std::int64_t n) noexcept {
     for (std::int64_t i = 0; i < n; ++i) {
-      const Key exponent = keys[i] >> fraction_bits;
+      const Key bits = magnitude_of(keys[i]);
+      const Key exponent = bits >> fraction_bits;
       if (exponent >= exponents) continue;
-      const Key fraction = keys[i] & ((Key{1} << fraction_bits) - 1);
+      const Key fraction = bits & ((Key{1} << fraction_bits) - 1);
       const Wide x = exponent == 0 ? fraction : fraction | Key{1} << fraction_bits;
       Wide* const bin = bins_[exponent == 0 ? 1 : exponent];
       const Wide square = x * x;
@@ -61,11 +63,10 @@ class SquareSum {
  private:
   __extension__ using Wide = unsigned __int128;
   static constexpr int fraction_bits = KeyTraits<Key>::fraction_bits;
-  static constexpr std::size_t exponents =
-      (std::size_t{1} << (KeyTraits<Key>::bits - fraction_bits)) - 1;
+  static constexpr int exponent_bits = KeyTraits<Key>::bits - 1 - fraction_bits;
+  static constexpr std::size_t exponents = (std::size_t{1} << exponent_bits) - 1;
   static constexpr std::size_t halves = sizeof(Key) / 4;  // of a square, 64 bits each
-  static constexpr std::int64_t bias =
-      (std::int64_t{1} << (KeyTraits<Key>::bits - fraction_bits - 1)) - 1;
+  static constexpr std::int64_t bias = (std::int64_t{1} << (exponent_bits - 1)) - 1;
   static constexpr std::int64_t least = 2 * (1 - bias - fraction_bits);  // exponent of the last bit
   static constexpr std::size_t limbs = (2 * exponents + 64 * halves + 128) / 32 + 1;
 

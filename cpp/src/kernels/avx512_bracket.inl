@@ -166,7 +166,7 @@ class HalfBracketing {
                                             _mm512_mullo_epi32(rising, _mm512_set1_epi32(step))),
                            _mm512_set1_epi32(0x7FFF));
       const __m512i keys =
-          Element::key(magnitude<Element, norm>(Element::widen(_mm512_cvtepi32_epi16(bits))));
+          Element::key(term<Element, norm>(Element::widen(_mm512_cvtepi32_epi16(bits))));
       const int below = count(Vector32::less(first_lanes(16), keys, bound));
       if (step == 1) {
         low += below;
@@ -216,7 +216,7 @@ TARGET BracketEndCounts bracket_ends(std::uint8_t* keep, std::uint16_t* inside,
                                      const Blocks& blocks, std::uint64_t from, std::uint64_t first,
                                      std::uint64_t width, Store wanted) noexcept {
   const Store store = store_to(keep, wanted);
-  if constexpr (Element::item == 2) {
+  if constexpr (Element::item == 2 && norm != no_norm) {
     if (are_halves<Element>(blocks)) {
       return bracket_halves<Element, norm, ends>(keep, inside, blocks, from, first, width, store);
     }
@@ -251,7 +251,7 @@ TARGET BracketCounts bracket_mask(std::uint8_t* mask, std::ptrdiff_t pitch, std:
                                   std::uint64_t width, Store wanted) noexcept {
   // Lines of several rows in turn leave the buffers of such stores half filled.
   const Store store = blocks.rows > 1 ? Store::ordinary : store_to(mask, wanted);
-  if constexpr (Element::item == 2) {
+  if constexpr (Element::item == 2 && norm != no_norm) {
     if (are_halves<Element>(blocks)) {
       return bracket_halves<Element, norm, false>(mask, inside, blocks, from, first, width, store)
           .counts;
