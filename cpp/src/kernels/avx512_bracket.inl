@@ -40,7 +40,10 @@ class Bracketing {
     std::uint64_t below = 0;
     std::uint64_t within = 0;
     const auto compare = [&](int v, __mmask16 lanes) TARGET {
-      const __m512i vector = vector_at(v, lanes);
+      __m512i vector = vector_at(v, lanes);
+      // Keeps the loads in the order of memory. Out of it, as GCC puts them, masks that are written
+      // past the cache take a tenth longer, or a fifth.
+      __asm__ volatile("" : "+v"(vector));
       below |= std::uint64_t{Vector::less(lanes, vector, from_)} << v;
       within |= std::uint64_t{Vector::less(lanes, Vector::subtract(vector, first_), width_)} << v;
       if constexpr (ends) {
