@@ -249,7 +249,8 @@ class Pool {
       with_task(item, lane, lanes, true, [&](const auto& engine, const auto& task) {
         item.past = task.has_past() ? engine.count_past(task) : 0;
       });
-      item.is_apart = item.is_apart || item.past > 0;
+      // A pass would write over the mask before, which a group at a bound is computed from.
+      item.is_apart = true;
     });
     for (std::size_t i = 0; i < items_.size(); ++i) below_[i] = items_[i].past;
     is_returning_ = plan_.cost(below_) > plan_.budget;
