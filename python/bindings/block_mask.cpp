@@ -73,9 +73,10 @@ void register_block_mask(py::module_& module) {
              R"(The mask that prunes the blocks of least norm: True keeps, False prunes.
 
 The data are seen as a matrix (rows: first axis; columns: all others; one axis of N is 1 x N) and cut
-into blocks from the origin, partial at the edges. A block's score is the mean of abs(x) (norm "L1") or
-of x * x ("L2") over its elements. The round(sparsity_level * blocks) lowest blocks are pruned, NaN
-ranking highest, ties by lower block index; in each, the zeros_per_block smallest elements are zeroed.
+into blocks from the origin, partial at the edges. A block's score is the mean of abs(x) (norm "L1"), of
+x * x ("L2") or of x itself (None) over its elements. The round(sparsity_level * blocks) lowest blocks are
+pruned, NaN ranking highest, ties by lower block index; in each, the zeros_per_block smallest elements
+are zeroed, by the same measure.
 
 data: NumPy array, torch tensor or object with __dlpack__; float16, bfloat16, float32 or float64, any
     shape and strides. It is read, not copied and not changed.
@@ -83,6 +84,8 @@ sparsity_level: in [0, 1].
 sparse_block_shape: (height, width), each at least 1, or -1 for the whole axis.
 zeros_per_block: at most height * width; None means the whole block. For N:M sparsity pass
     sparsity_level=1.0, sparse_block_shape=(1, M), zeros_per_block=N.
+norm: "L1", "L2" or None, which ranks values as they are, sign included: for scores such as those of
+    movement pruning. -0.0 equals 0.0.
 out: a bool array or tensor of data's shape to write to and return.
 
 Returns a bool array of data's shape and kind (torch for torch). Cost: O(n), in parallel, without the GIL.

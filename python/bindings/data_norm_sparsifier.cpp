@@ -16,7 +16,7 @@ data_list: (name, data) pairs, or a mapping, to add at once.
 sparsity_level: share of the blocks that are pruned, in [0, 1].
 sparse_block_shape: (height, width) of a block, each at least 1, or -1 for the whole axis.
 zeros_per_block: elements zeroed in a pruned block, at most its size; None means all of them.
-norm: "L1" or "L2".
+norm: "L1", "L2", or None, which ranks values as they are, sign included: the lowest are pruned.
 monotone: True ranks what is pruned already below everything else: it stays pruned while the level
     rises, and when the level falls, the highest of it come back. As many are pruned as ever.
 min_kept: blocks of each group that are kept whatever the level, at least 0; so no small layer dies.

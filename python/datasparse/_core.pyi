@@ -35,7 +35,7 @@ def block_mask(
     sparsity_level: float,
     sparse_block_shape: tuple[int, int],
     zeros_per_block: int | None = None,
-    norm: str = "L1",
+    norm: str | None = "L1",
     out: Array | None = None,
 ) -> Any: ...
 def _matches(pattern: str, name: str) -> bool: ...
@@ -164,7 +164,7 @@ class DataNormSparsifier(BaseDataSparsifier):
         sparsity_level: float = 0.5,
         sparse_block_shape: tuple[int, int] = (1, 4),
         zeros_per_block: int | None = None,
-        norm: str = "L1",
+        norm: str | None = "L1",
         monotone: bool = False,
         min_kept: int = 0,
         pool: str | None = None,

@@ -40,6 +40,22 @@ TEST(BlockMask, ScoresBySquaresUnderL2) {
   EXPECT_EQ(row_mask(values, spec(0.5, 1, 2, {}, Norm::L2)), (Bytes{1, 1, 0, 0}));
 }
 
+TEST(BlockMask, RanksValuesAsTheyAreWithoutANorm) {
+  const BlockSpec pairs = spec(0.5, 1, 2, {}, Norm::none);  // means 0, -1, 1, 2
+  EXPECT_EQ(row_mask({3, -3, -1, -1, 4, -2, 2, 2}, pairs), (Bytes{0, 0, 0, 0, 1, 1, 1, 1}));
+  EXPECT_EQ(row_mask({3, -3, -1, 2}, spec(1, 1, 4, 2, Norm::none)), (Bytes{1, 0, 0, 1}));
+  const std::vector<float> values{nan, -infinity, 0.0F, -0.0F, infinity, -nan};
+  const auto pruned = [&](int n) { return row_mask(values, spec(n / 6.0, 1, 1, {}, Norm::none)); };
+  EXPECT_EQ(pruned(1), (Bytes{1, 0, 1, 1, 1, 1}));
+  EXPECT_EQ(pruned(2), (Bytes{1, 0, 0, 1, 1, 1}));
+  EXPECT_EQ(pruned(4), (Bytes{1, 0, 0, 0, 0, 1}));
+  EXPECT_EQ(pruned(5), (Bytes{0, 0, 0, 0, 0, 1}));
+  // A mean that vanishes from below is 0.
+  const float least = std::numeric_limits<float>::denorm_min();
+  EXPECT_EQ(row_mask({0, 0, 0, 0, -least, 0, 0, 0}, spec(0.5, 1, 4, {}, Norm::none)),
+            (Bytes{0, 0, 0, 0, 1, 1, 1, 1}));
+}
+
 TEST(BlockMask, PrunesTheLowerIndexAmongTies) {
   EXPECT_EQ(row_mask({1, 1, 1, 1, 1}, spec(0.4, 1, 1)), (Bytes{0, 0, 1, 1, 1}));
   EXPECT_EQ(mask_of({1, 1, 1, 1}, {2, 2}, spec(0.75, 1, 1)), (Bytes{0, 0, 0, 1}));
@@ -60,7 +76,7 @@ TEST(BlockMask, TakesEveryNaNAsTheSame) {
   Tensor tensor(DType::float32, {4});
   const std::uint64_t patterns[] = {0xFFFFFFFF, 0x7F800001, 0x7FC00000, 0xFF800123};
   for (std::int64_t i = 0; i < 4; ++i) tensor.set_bits(i, patterns[i]);
-  for (const Norm norm : {Norm::L1, Norm::L2}) {
+  for (const Norm norm : {Norm::L1, Norm::L2, Norm::none}) {
     EXPECT_EQ(mask_of(tensor.view(), spec(0.5, 1, 1, {}, norm)), (Bytes{0, 0, 1, 1}));
     EXPECT_EQ(mask_of(tensor.view(), spec(1, 1, 4, 3, norm)), (Bytes{0, 0, 0, 1}));
   }
@@ -248,7 +264,7 @@ TEST(BlockSpec, NamesTheArgumentTheRuleAndTheValue) {
   };
   EXPECT_EQ(message({{"sparsity_level", 1.2}}),
             "sparsity_level of 'emb' must be in [0, 1], got 1.2");
-  EXPECT_EQ(message({{"norm", "L3"}}), "norm of 'emb' must be 'L1' or 'L2', got 'L3'");
+  EXPECT_EQ(message({{"norm", "L3"}}), "norm of 'emb' must be 'L1', 'L2' or None, got 'L3'");
   EXPECT_NE(message({{"zeros_per_block", 1.5}}).find("zeros_per_block of 'emb'"),
             std::string::npos);
   EXPECT_NE(message({{"zeros_per_block", 5}}).find("at most 4"), std::string::npos);
@@ -280,7 +296,6 @@ TEST(BlockSpec, RefusesValuesOfTheWrongKindOrRange) {
                                           {{"zeros_per_block", "2"}},
                                           {{"zeros_per_block", true}},
                                           {{"norm", 1}},
-                                          {{"norm", ParamValue()}},
                                           {{"unknown", 1}},
                                           {{"monotone", ParamValue()}},
                                           {{"monotone", "True"}},
@@ -308,7 +323,8 @@ TEST(BlockSpec, RefusesValuesOfTheWrongKindOrRange) {
 
 TEST(BlockSpec, SurvivesItsConfig) {
   for (const BlockSpec& before :
-       {BlockSpec(), spec(0.25, -1, 7, 3, Norm::L2), spec(1, 4, -1), spec(0, 2, 2, 0)}) {
+       {BlockSpec(), spec(0.25, -1, 7, 3, Norm::L2), spec(0.5, 1, 4, {}, Norm::none),
+        spec(1, 4, -1), spec(0, 2, 2, 0)}) {
     const BlockSpec after = BlockSpec::from_config(before.to_config());
     EXPECT_EQ(after.sparsity_level, before.sparsity_level);
     EXPECT_EQ(after.block_height, before.block_height);
@@ -384,7 +400,7 @@ BlockSpec random_spec(Random& random, const Axes& shape) {
     return random.pick(std::vector<std::int64_t>{-1, 1, 1, 2, 3, 4, 4, 5, 8, 16, 100});
   };
   BlockSpec result = spec(0, axis(), axis());
-  result.norm = random.one_in(2) ? Norm::L1 : Norm::L2;
+  result.norm = random.pick<Norm>({Norm::L1, Norm::L2, Norm::none});
   const auto size = *result.resolved(shape).zeros_per_block;
   if (random.one_in(2))
     result.zeros_per_block = random.between(0, std::min<std::int64_t>(size, 40));
@@ -452,7 +468,7 @@ TEST_P(BlockMaskOf, BlocksOfEveryShapeAgreeBeyondOneTile) {
     Tensor tensor(GetParam(), shape);
     fill(tensor, random_kind(random), random);
     BlockSpec chosen = spec(random.unit(), height, width);
-    chosen.norm = random.one_in(2) ? Norm::L1 : Norm::L2;
+    chosen.norm = random.pick<Norm>({Norm::L1, Norm::L2, Norm::none});
     if (random.one_in(2)) {
       chosen.zeros_per_block = random.between(0, *chosen.resolved(shape).zeros_per_block);
     }

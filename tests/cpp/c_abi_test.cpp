@@ -109,6 +109,14 @@ TEST_F(CAbi, MasksAreThoseOfTheClasses) {
   ASSERT_OK(datasparse_block_mask(&array, &spec, direct.data(), direct.size()));
   EXPECT_EQ(mask(), direct);
 
+  auto of_values = spec;
+  of_values.norm = DATASPARSE_NO_NORM;
+  Bytes without(48);
+  ASSERT_OK(datasparse_block_mask(&array, &of_values, without.data(), without.size()));
+  const BlockSpec values{0.5, 1, 1, std::nullopt, Norm::none};
+  EXPECT_EQ(without, mask_of(ArrayView(data.data(), {6, 8}), values));
+  EXPECT_NE(without, direct);
+
   ASSERT_OK(datasparse_sparsifier_apply_mask(sparsifier));
   for (std::size_t i = 0; i < data.size(); ++i) EXPECT_EQ(data[i] != 0, direct[i] != 0);
 }
@@ -167,7 +175,7 @@ TEST_F(CAbi, AStructOfAnotherVersionOrKindIsRefused) {
                DATASPARSE_VALUE_ERROR, "data->shape must not be NULL");
 
   auto spec = datasparse_block_spec_of(0.5, 1, 1);
-  spec.norm = 2;
+  spec.norm = 3;
   Bytes bytes(48);
   expect_error(datasparse_block_mask(&array, &spec, bytes.data(), 48), DATASPARSE_VALUE_ERROR,
                "spec->norm must be");

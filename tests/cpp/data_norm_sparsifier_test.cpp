@@ -23,7 +23,7 @@ TEST(DataNormSparsifier, MasksEveryGroupByItsOwnConfig) {
                            Axes{random.between(0, 70), random.between(1, 70)});
       fill(tensors.back(), random_kind(random), random);
       specs.push_back(spec(random.unit(), random.between(1, 4), random.between(1, 4), {},
-                           random.one_in(2) ? Norm::L1 : Norm::L2));
+                           random.pick<Norm>({Norm::L1, Norm::L2, Norm::none})));
       if (random.one_in(2)) {
         specs.back().zeros_per_block =
             random.between(0, specs.back().block_height * specs.back().block_width);

@@ -42,6 +42,14 @@ bool same(T a, T b) {
   return bits_of(a) == bits_of(b) || (std::isnan(a) && std::isnan(b));
 }
 
+const std::vector<Norm> all_norms{Norm::L1, Norm::L2, Norm::none};
+
+/// What an element adds to its block's sum.
+template <class Sum>
+Sum term(Norm norm, Sum x) {
+  return norm == Norm::L1 ? std::abs(x) : norm == Norm::L2 ? x * x : x;
+}
+
 template <class Sum>
 void expect_plain_sums(const Kernels& table, DType dtype, Norm norm) {
   Random random(10 + static_cast<std::uint64_t>(dtype));
@@ -63,8 +71,7 @@ void expect_plain_sums(const Kernels& table, DType dtype, Norm norm) {
           std::int64_t place = phase;
           for (const double value : reference::values_of(tensor.view())) {
             const auto x = static_cast<Sum>(value);
-            expected[static_cast<std::size_t>(place++ / width)] +=
-                norm == Norm::L2 ? x * x : std::abs(x);
+            expected[static_cast<std::size_t>(place++ / width)] += term(norm, x);
           }
 
           add(sums.data(), static_cast<const std::byte*>(tensor.view().data()), stride, n, phase,
@@ -81,7 +88,7 @@ void expect_plain_sums(const Kernels& table, DType dtype, Norm norm) {
 }
 
 TEST_P(KernelsTest, AccumulateSumsOneAfterAnother) {
-  for (const Norm norm : {Norm::L1, Norm::L2}) {
+  for (const Norm norm : all_norms) {
     expect_plain_sums<float>(table(), DType::float16, norm);
     expect_plain_sums<float>(table(), DType::bfloat16, norm);
     expect_plain_sums<float>(table(), DType::float32, norm);
@@ -121,6 +128,14 @@ const SelectionKernels<Key>& selection_of(const Kernels& table) {
   }
 }
 
+/// By the definition of keys: from 0 on, one for each number in between.
+template <class Key>
+Key plain_key(typename KeyTraits<Key>::Score score) {
+  if (std::isnan(score)) return KeyTraits<Key>::nan;
+  const auto from_zero = static_cast<Key>(bits_of(std::abs(score)));
+  return score < 0 ? KeyTraits<Key>::zero - from_zero : KeyTraits<Key>::zero + from_zero;
+}
+
 template <class Key>
 class Selection {
  public:
@@ -134,19 +149,22 @@ class Selection {
     const std::vector<Key> pool{0,
                                 1,
                                 5,
+                                KeyTraits<Key>::zero - 1,
+                                KeyTraits<Key>::zero,
                                 KeyTraits<Key>::nan - 1,
                                 KeyTraits<Key>::nan,
-                                static_cast<Key>(random.bits()) & mask};
+                                static_cast<Key>(random.bits()) % greatest};
     std::vector<Key> keys;
     for (std::int64_t i = 0; i < n; ++i) {
-      keys.push_back(random.one_in(3) ? static_cast<Key>(random.bits()) & mask : random.pick(pool));
+      keys.push_back(random.one_in(3) ? static_cast<Key>(random.bits()) % greatest
+                                      : random.pick(pool));
     }
     return keys;
   }
 
   const SelectionKernels<Key>& select;
   Random random;
-  static constexpr Key mask = static_cast<Key>((Key{1} << KeyTraits<Key>::bits) - 1);
+  static constexpr Key greatest = KeyTraits<Key>::nan + 1;  // past.hpp
 };
 
 template <class Key>
@@ -157,7 +175,12 @@ void expect_keys_order_as_scores(const Kernels& table) {
   constexpr Score nan = std::numeric_limits<Score>::quiet_NaN();
   constexpr Score denormal = std::numeric_limits<Score>::denorm_min();
   // Each greater than the one before.
-  const std::vector<Score> rising{0,
+  const std::vector<Score> rising{-infinity,
+                                  -std::numeric_limits<Score>::max(),
+                                  Score{-1},
+                                  -std::numeric_limits<Score>::min(),
+                                  -denormal,
+                                  0,
                                   denormal,
                                   3 * denormal,
                                   std::numeric_limits<Score>::min(),
@@ -177,9 +200,7 @@ void expect_keys_order_as_scores(const Kernels& table) {
       EXPECT_EQ(keys.back(), selection.untouched);
       for (std::size_t i = 0; i < sums.size(); ++i) {
         const Score mean = sums[i] / static_cast<Score>(elements);
-        const Key expected =
-            std::isnan(mean) ? KeyTraits<Key>::nan : static_cast<Key>(bits_of(mean));
-        ASSERT_EQ(keys[i], expected) << mean;
+        ASSERT_EQ(keys[i], plain_key<Key>(mean)) << mean;
       }
     }
   }
@@ -187,7 +208,12 @@ void expect_keys_order_as_scores(const Kernels& table) {
   selection.select.make_keys(keys.data(), rising.data(), static_cast<std::int64_t>(keys.size()), 1);
   EXPECT_TRUE(std::is_sorted(keys.begin(), keys.end(), std::less_equal<>())) << "rise strictly";
   EXPECT_LT(keys.back(), KeyTraits<Key>::nan);
-  EXPECT_LT(KeyTraits<Key>::nan, Key{1} << KeyTraits<Key>::bits);
+  EXPECT_GT(keys.front(), Key{1}) << "there is room below all keys";
+  EXPECT_LT(KeyTraits<Key>::nan, std::numeric_limits<Key>::max() - 2) << "and above";
+  const Score zeros[2] = {Score{0}, -Score{0}};
+  selection.select.make_keys(keys.data(), zeros, 2, 1);
+  EXPECT_EQ(keys[0], KeyTraits<Key>::zero);
+  EXPECT_EQ(keys[1], KeyTraits<Key>::zero);
 }
 
 TEST_P(KernelsTest, MakeKeysOrdersAsTheMeansDo) {
@@ -229,11 +255,11 @@ void expect_plain_split(const Kernels& table) {
   const auto& select = selection.select;
   for (const std::int64_t n : edge_sizes) {
     const auto keys = selection.random_keys(n);
-    for (const Key lo : {Key{0}, Key{1}, Key{5}, KeyTraits<Key>::nan}) {
+    for (const Key lo : {Key{0}, Key{1}, Key{5}, KeyTraits<Key>::zero, KeyTraits<Key>::nan}) {
       const auto below =
           std::count_if(keys.begin(), keys.end(), [lo](Key key) { return key < lo; });
       EXPECT_EQ(select.count_below(keys.data(), n, lo), below);
-      for (const Key hi : {lo, Key{5}, Key{77}, KeyTraits<Key>::nan, KeyTraits<Key>::nan + 1}) {
+      for (const Key hi : {lo, Key{77}, KeyTraits<Key>::zero + 1, KeyTraits<Key>::nan + 1}) {
         if (hi < lo) continue;
         std::vector<Key> expected;
         std::copy_if(keys.begin(), keys.end(), std::back_inserter(expected),
@@ -297,8 +323,9 @@ void expect_plain_bracket(const Kernels& table) {
   Selection<Key> selection(table);
   for (const std::int64_t n : {0, 1, 15, 16, 17, 33, 63, 64, 65, 1023, 4096, 4097}) {
     const auto keys = selection.random_keys(n);
-    for (const Key first : {Key{0}, Key{1}, Key{5}, KeyTraits<Key>::nan}) {
-      for (const Key width : {Key{0}, Key{1}, Key{4}, KeyTraits<Key>::nan}) {
+    for (const Key first : {Key{0}, Key{5}, KeyTraits<Key>::zero - 1, KeyTraits<Key>::nan}) {
+      for (const Key width : {Key{0}, Key{1}, Key{4}, KeyTraits<Key>::zero + 2}) {
+        if (width > std::numeric_limits<Key>::max() - first) continue;  // keys end before
         for (const Key from : {Key{0}, first, first + 1, KeyTraits<Key>::nan + 1}) {
           Bytes keep(keys.size() + 1, 7);
           std::vector<std::uint16_t> places(keys.size() + places_slack, 7);
@@ -321,7 +348,7 @@ void expect_plain_count(const Kernels& table) {
   Selection<Key> selection(table);
   for (const std::int64_t n : edge_sizes) {
     const auto keys = selection.random_keys(n);
-    for (const Key key : {Key{0}, Key{5}, KeyTraits<Key>::nan, Key{77}}) {
+    for (const Key key : {Key{0}, Key{5}, KeyTraits<Key>::zero, KeyTraits<Key>::nan, Key{77}}) {
       EXPECT_EQ(selection.select.count_equal(keys.data(), n, key),
                 std::count(keys.begin(), keys.end(), key));
     }
@@ -339,7 +366,7 @@ void expect_plain_threshold(const Kernels& table) {
   for (const std::int64_t n : edge_sizes) {
     for (const std::int64_t ties : {std::int64_t{-3}, std::int64_t{0}, std::int64_t{1},
                                     std::int64_t{2}, n, std::numeric_limits<std::int64_t>::max()}) {
-      for (const Key cut : {Key{0}, Key{5}, KeyTraits<Key>::nan - 1, KeyTraits<Key>::nan}) {
+      for (const Key cut : {Key{0}, Key{5}, KeyTraits<Key>::zero, KeyTraits<Key>::nan}) {
         const auto keys = selection.random_keys(n);
         Bytes expected(keys.size() + 1, 9), keep(keys.size() + 1, 9);
         std::int64_t left = ties;
@@ -383,11 +410,11 @@ struct SomeBlocks {
         for (std::int64_t i = 0; i < width; ++i) {
           const auto x =
               static_cast<Sum>(values[static_cast<std::size_t>(b * step + r * across + i)]);
-          sum += norm == Norm::L2 ? x * x : std::abs(x);
+          sum += term(norm, x);
         }
       }
       const Sum mean = sum / static_cast<Sum>(rows * width);
-      keys.push_back(std::isnan(mean) ? KeyTraits<Key>::nan : static_cast<Key>(bits_of(mean)));
+      keys.push_back(plain_key<Key>(mean));
     }
   }
 
@@ -399,7 +426,7 @@ template <class Key>
 void expect_plain_scores(const Kernels& table, DType dtype) {
   Random random(40 + static_cast<std::uint64_t>(dtype));
   constexpr Key untouched = 0x55555555U;
-  for (const Norm norm : {Norm::L1, Norm::L2}) {
+  for (const Norm norm : all_norms) {
     const auto at = [&](const auto& kernels) {
       return kernels[static_cast<int>(dtype)][static_cast<int>(norm)];
     };
@@ -419,6 +446,10 @@ void expect_plain_scores(const Kernels& table, DType dtype) {
           keys.pop_back();
           ASSERT_EQ(keys, some.keys) << what;
 
+          // Not of every type, where there is no norm.
+          ASSERT_TRUE(at(table.bracket) != nullptr || norm == Norm::none) << what;
+          ASSERT_EQ(at(table.bracket) == nullptr, at(table.score_at) == nullptr) << what;
+          if (at(table.bracket) == nullptr) continue;
           std::vector<std::uint16_t> places;
           std::vector<Key> expected;
           for (std::int64_t b = random.below(3); b < count; b += 1 + random.below(4)) {
@@ -529,7 +560,7 @@ template <class Key>
 void expect_zeros_without_keys(const Kernels& table, DType dtype) {
   Random random(70 + static_cast<std::uint64_t>(dtype));
   Selection<Key> plain(scalar_kernels());
-  for (const Norm norm : {Norm::L1, Norm::L2}) {
+  for (const Norm norm : all_norms) {
     const auto kernel = table.zero_least[static_cast<int>(dtype)][static_cast<int>(norm)];
     if (kernel == nullptr) continue;
     const auto score = scalar_kernels().score[static_cast<int>(dtype)][static_cast<int>(norm)];

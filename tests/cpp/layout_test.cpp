@@ -68,7 +68,7 @@ TEST(Layout, MasksAreThoseOfThePermutedDataPermutedBack) {
     fill(tensor, random_kind(random), random);
     const Axes layout = random_permutation(random, shape.size());
     BlockSpec chosen = spec(random.unit(), random.between(1, 5), random.between(1, 9), std::nullopt,
-                            random.one_in(2) ? Norm::L1 : Norm::L2);
+                            random.pick<Norm>({Norm::L1, Norm::L2, Norm::none}));
     if (random.one_in(8)) chosen.block_height = -1;
     if (random.one_in(8)) chosen.block_width = -1;
     chosen.zeros_per_block = chosen.resolved(viewed_shape(shape, layout)).zeros_per_block;

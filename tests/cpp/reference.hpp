@@ -78,12 +78,15 @@ inline std::vector<double> values_of(const datasparse::ArrayView& view) {
   return values;
 }
 
+/// What of an element counts: |x|, x·x, or x itself.
+enum class Norm { L1, L2, none };
+
 struct Rules {
   double sparsity_level;
   std::int64_t block_height, block_width;       // -1: the whole axis
   std::optional<std::int64_t> zeros_per_block;  // none: all
-  bool squared;                                 // L2
-  std::int64_t min_kept = 0;                    // blocks
+  Norm norm;
+  std::int64_t min_kept = 0;  // blocks
   bool monotone = false;
   std::optional<std::int64_t> pruned = {};  // so many blocks, whatever the level
 };
@@ -147,7 +150,7 @@ std::vector<std::uint8_t> mask(const std::vector<double>& values, std::int64_t r
   std::vector<Sum> scores;
   for (const double value : values) {
     const auto x = static_cast<Sum>(value);
-    scores.push_back(rules.squared ? x * x : std::abs(x));
+    scores.push_back(rules.norm == Norm::L1 ? std::abs(x) : rules.norm == Norm::L2 ? x * x : x);
   }
   std::vector<std::vector<std::size_t>> blocks;  // the positions of their elements
   std::vector<Sum> block_scores;
@@ -351,7 +354,8 @@ inline std::optional<std::vector<std::int64_t>> walk(std::vector<PoolGroup> grou
       if (norm == 0) norm = 1;
     }
     for (const auto& block : groups[g].blocks) {
-      order.push_back({block.was_pruned, block.score / norm, g});
+      const double key = std::isinf(block.score) ? block.score : block.score / norm;
+      order.push_back({block.was_pruned, key, g});
     }
   }
   std::stable_sort(order.begin(), order.end(), [](const Block& a, const Block& b) {

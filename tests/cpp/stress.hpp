@@ -169,12 +169,12 @@ inline void fill_hard(Tensor& tensor, const BlockSpec& spec, std::int64_t rows,
   std::vector<double> blocks;
   for (std::int64_t b = 0; b < across * down; ++b) blocks.push_back(value(b));
   const bool alike = random.one_in(2);
-  const bool signs = random.one_in(2);
+  const double negative = random.pick<double>({0, 0, 0.5, 0.5, 0.9, 0.999});
   for (std::int64_t i = 0; i < tensor.size(); ++i) {
     const std::int64_t b = i / columns / height * across + i % columns / width;
     double x = blocks[static_cast<std::size_t>(b)];
     if (!alike && random.one_in(3)) x *= static_cast<double>(random.below(4));
-    if (signs && random.one_in(2)) x = -x;
+    if (random.unit() < negative) x = -x;
     tensor.set_bits(i, bits_of(tensor.dtype(), x));
   }
 }
@@ -286,7 +286,7 @@ inline Case random_case(Random& random, std::int64_t elements_max) {
     zeros = random.between(0, std::min<std::int64_t>(h * w, 4 * small_block_max));
   }
   BlockSpec chosen = spec(hard_level(random, blocks), height, width, zeros,
-                          random.one_in(3) ? Norm::L2 : Norm::L1);
+                          random.pick<Norm>({Norm::L1, Norm::L2, Norm::none}));
   if (random.one_in(12)) chosen.min_kept = random.between(1, blocks);
   if (random.one_in(12)) {
     fill(tensor, random_kind(random), random);
@@ -324,11 +324,11 @@ inline void expect_right(std::vector<Case>& some, int threads, const Kernels& ta
 
 /// As a tensor that has changed since, or another one, would leave it.
 inline void mislead(CutHint& hint, Random& random) {
-  constexpr double nan_key = 2139095041;  // of float32, the last of all
+  constexpr double infinity = std::numeric_limits<double>::infinity();
   switch (random.below(6)) {
-    case 0: hint.key *= 1 + (random.unit() - 0.5) / 1e3; break;
-    case 1: hint.key = random.unit() * nan_key; break;
-    case 2: hint.key = random.one_in(2) ? 0 : nan_key; break;
+    case 0: hint.score *= 1 + (random.unit() - 0.5) / 1e3; break;
+    case 1: hint.score = (random.unit() - 0.5) * std::exp2(random.unit() * 260 - 130); break;
+    case 2: hint.score = random.pick<double>({0, infinity, -infinity, std::nan("")}); break;
     case 3: hint.density *= std::exp2(random.unit() * 40 - 20); break;
     case 4: hint.pruned = random.between(0, hint.blocks); break;
     case 5: hint.error *= random.unit() * 4; break;

@@ -169,7 +169,9 @@ TEST(Stress, EveryTableAndNumberOfThreadsGivesTheSameMaskOfHardInputs) {
                                      spec(1, 1, 4, 2),
                                      spec(0.3, 4, 4),
                                      spec(0.7, 3, 5, 4, Norm::L2),
-                                     spec(0.1, 1, 1, std::nullopt, Norm::L2)};
+                                     spec(0.1, 1, 1, std::nullopt, Norm::L2),
+                                     spec(0.5, 1, 1, std::nullopt, Norm::none),
+                                     spec(0.3, 1, 4, 3, Norm::none)};
   std::size_t turn = 0;
   for (const char* name : named_inputs) {
     for (const std::int64_t size : sizes) {

@@ -259,8 +259,9 @@ inline Bytes packed_bits(const std::vector<bool>& bits) {
 }
 
 inline reference::Rules rules_of(const BlockSpec& spec) {
-  return {spec.sparsity_level,   spec.block_height, spec.block_width, spec.zeros_per_block,
-          spec.norm == Norm::L2, spec.min_kept,     spec.monotone};
+  const auto norm = static_cast<reference::Norm>(spec.norm);  // in the same order
+  return {spec.sparsity_level, spec.block_height, spec.block_width, spec.zeros_per_block, norm,
+          spec.min_kept,       spec.monotone};
 }
 
 /// What block_mask() writes, into memory of any alignment whose neighbours it must not touch.
@@ -293,8 +294,10 @@ inline std::string describe(const ArrayView& view, const BlockSpec& spec) {
          " block (" + std::to_string(spec.block_height) + ", " + std::to_string(spec.block_width) +
          ") zeros " +
          (spec.zeros_per_block ? std::to_string(*spec.zeros_per_block) : std::string("all")) +
-         (spec.norm == Norm::L1 ? " L1" : " L2") + (spec.monotone ? " monotone" : "") +
-         " min_kept " + std::to_string(spec.min_kept);
+         (spec.norm == Norm::L1   ? " L1"
+          : spec.norm == Norm::L2 ? " L2"
+                                  : " no norm") +
+         (spec.monotone ? " monotone" : "") + " min_kept " + std::to_string(spec.min_kept);
 }
 
 inline BlockSpec spec(double level, std::int64_t height, std::int64_t width,

@@ -82,7 +82,9 @@ ParamValue value_for(const std::string& key, FuzzedDataProvider& input) {
   if (key == "sparsity_level") return input.ConsumeIntegralInRange(0, 16) / 16.0;
   if (key == "sparse_block_shape") return ParamValue::Ints{length(), length()};
   if (key == "zeros_per_block") return input.ConsumeIntegralInRange<std::int64_t>(0, 20);
-  if (key == "norm") return input.ConsumeBool() ? "L1" : "L2";
+  if (key == "norm") {
+    return input.PickValueInArray({ParamValue("L1"), ParamValue("L2"), ParamValue()});
+  }
   if (key == "monotone") return input.ConsumeBool();
   if (key == "min_kept") return input.ConsumeIntegralInRange<std::int64_t>(0, 20);
   if (key == "pool") return input.ConsumeBool() ? ParamValue("p") : ParamValue();
@@ -171,7 +173,7 @@ bool is_allowed(const ParamMap& config, const std::optional<std::pair<int, int>>
   if (!level || !(*level >= 0 && *level <= 1)) return false;
   if (!are_allowed_options(config, *level)) return false;
   const ParamValue& norm = config.at("norm");
-  if (norm != ParamValue("L1") && norm != ParamValue("L2")) return false;
+  if (norm != ParamValue("L1") && norm != ParamValue("L2") && !norm.is_none()) return false;
 
   const auto block = as_block(config.at("sparse_block_shape"));
   if (!block) return false;

@@ -59,7 +59,7 @@ BlockSpec spec_of(FuzzedDataProvider& input) {
   spec.sparsity_level = input.ConsumeIntegralInRange(0, 100) / 100.0;
   spec.block_height = length();
   spec.block_width = length();
-  spec.norm = input.ConsumeBool() ? Norm::L1 : Norm::L2;
+  spec.norm = input.PickValueInArray({Norm::L1, Norm::L2, Norm::none});
   if (input.ConsumeBool()) {
     spec.zeros_per_block = input.ConsumeIntegralInRange<std::int64_t>(0, 12);
   }
@@ -92,8 +92,13 @@ struct Group {
   }
 
   reference::Rules rules() const {
-    return {spec.sparsity_level,   spec.block_height, spec.block_width, spec.zeros_per_block,
-            spec.norm == Norm::L2, spec.min_kept,     spec.monotone};
+    return {spec.sparsity_level,
+            spec.block_height,
+            spec.block_width,
+            spec.zeros_per_block,
+            static_cast<reference::Norm>(spec.norm),
+            spec.min_kept,
+            spec.monotone};
   }
   reference::PoolGroup in_pool() const {
     reference::PoolGroup group{

@@ -68,6 +68,8 @@ def element_score(value, norm):
         return abs(value)
     if norm == "L2":
         return value * value
+    if norm is None:
+        return value
     raise ValueError(norm)
 
 
@@ -173,7 +175,8 @@ def whole_block_mask_by_stable_sort(data, sparsity_level, block_shape=(1, 1), no
     kind = np.float64 if matrix.dtype == np.float64 else np.float32
     with np.errstate(all="ignore"):
         scores = matrix.astype(kind)
-        scores = np.abs(scores) if norm == "L1" else scores * scores
+        if norm is not None:
+            scores = np.abs(scores) if norm == "L1" else scores * scores
         padded = np.zeros((down * height, across * width), dtype=kind)
         padded[:rows, :columns] = scores
         exists = np.zeros(padded.shape, dtype=bool)

@@ -111,7 +111,7 @@ def test_random_cases_cover_both_dtypes_both_orders_both_norms_and_ragged_edges(
 # --- the two references agree with each other -----------------------------------------------------
 
 
-@pytest.mark.parametrize("norm", ["L1", "L2"])
+@pytest.mark.parametrize("norm", ["L1", "L2", None])
 @pytest.mark.parametrize("block_shape", [(1, 1), (1, 4), (4, 4), (3, 2), (-1, 2), (2, -1)])
 def test_vectorised_reference_is_the_slow_reference(rng, block_shape, norm):
     for dtype in (np.float16, np.float32, np.float64):
@@ -154,7 +154,7 @@ def assert_same_as_reference(data, **arguments):
     assert np.array_equal(np.asarray(mask), expected), (data, arguments)
 
 
-@pytest.mark.parametrize("norm", ["L1", "L2"])
+@pytest.mark.parametrize("norm", ["L1", "L2", None])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("values", FEW_VALUES.values(), ids=FEW_VALUES.keys())
 def test_few_distinct_values_in_every_shape(rng, values, dtype, norm):
@@ -172,7 +172,7 @@ def test_few_distinct_values_in_every_shape(rng, values, dtype, norm):
             )
 
 
-@pytest.mark.parametrize("norm", ["L1", "L2"])
+@pytest.mark.parametrize("norm", ["L1", "L2", None])
 @pytest.mark.parametrize("values", FEW_VALUES.values(), ids=FEW_VALUES.keys())
 def test_few_distinct_values_with_some_zeros_per_block(rng, values, norm):
     for dtype in (np.float32, np.float64):
@@ -190,7 +190,7 @@ def test_few_distinct_values_with_some_zeros_per_block(rng, values, norm):
                     )
 
 
-@pytest.mark.parametrize("norm", ["L1", "L2"])
+@pytest.mark.parametrize("norm", ["L1", "L2", None])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_torch_tensors_of_every_dtype_with_natural_ties(dtype, norm):
     generator = torch.Generator().manual_seed(7)
@@ -206,7 +206,7 @@ def test_torch_tensors_of_every_dtype_with_natural_ties(dtype, norm):
             )
 
 
-@pytest.mark.parametrize("norm", ["L1", "L2"])
+@pytest.mark.parametrize("norm", ["L1", "L2", None])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_every_bit_pattern_of_the_small_types(rng, dtype, norm):
     bits = rng.permutation(np.arange(2**16, dtype=np.uint16)).view(np.int16).reshape(256, 256)
@@ -298,6 +298,19 @@ BY_HAND = {
         np.array([[3.0, 3.0, 5.0, 0.0]], np.float32), 0.5, (1, 2), {}, [0, 1]),
     "the norm may be L2": (
         np.array([[3.0, 3.0, 5.0, 0.0]], np.float32), 0.5, (1, 2), {"norm": "L2"}, [2, 3]),
+    "without a norm, the most negative goes": (  # means -1, 0
+        np.array([[-3.0, 1.0, 5.0, -5.0]], np.float32), 0.5, (1, 2), {"norm": None}, [2, 3]),
+    "without a norm, minus infinity is lowest, and NaN highest whatever its sign": (
+        np.array([-np.inf, -np.nan, np.nan, np.inf, -1.0, 2.0]), 4 / 6, (1, 1), {"norm": None},
+        [1, 2]),
+    "without a norm, negative zero is zero": (
+        np.array([0.0, -0.0, -0.0, 0.0, -1e-45], np.float32), 0.6, (1, 1), {"norm": None}, [2, 3]),
+    "without a norm, a mean that vanishes from below is zero": (  # -1e-45 / 4 and 0
+        np.array([[0.0, 0, 0, 0, -1e-45, 0, 0, 0]], np.float32), 0.5, (1, 4), {"norm": None},
+        range(4, 8)),
+    "without a norm, the lowest of a block go": (
+        np.array([[-1.0, -5.0, 5.0, 1.0]], np.float16), 1.0, (1, 4),
+        {"norm": None, "zeros_per_block": 2}, [2, 3]),
 }  # fmt: skip
 
 
@@ -495,7 +508,7 @@ def test_a_hundred_thousand_small_cases_of_few_values_against_the_slow_reference
             sparsity_level=float(rng.integers(0, 33)) / 32,
             sparse_block_shape=block_shape,
             zeros_per_block=(None, zeros)[rng.integers(2)],
-            norm=("L1", "L2")[rng.integers(2)],
+            norm=("L1", "L2", None)[rng.integers(3)],
         )
 
 

@@ -385,7 +385,8 @@ def test_zeros_per_block_can_be_scheduled(rng):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "base"), [("norm", "L2", "L1"), ("sparse_block_shape", (2, 2), (1, 4))]
+    ("key", "value", "base"),
+    [("norm", "L2", "L1"), ("norm", None, "L1"), ("sparse_block_shape", (2, 2), (1, 4))],
 )
 def test_any_other_key_can_be_scheduled(key, value, base):
     sparsifier = sparsifier_of("a")

@@ -19,7 +19,7 @@ LEVELS = st.one_of(
 BLOCK_SHAPES = st.tuples(
     st.one_of(st.integers(1, 6), st.just(-1)), st.one_of(st.integers(1, 9), st.just(-1))
 )
-NORMS = st.sampled_from(["L1", "L2"])
+NORMS = st.sampled_from(["L1", "L2", None])
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -191,7 +191,7 @@ def test_a_step_uses_no_more_threads_than_it_is_allowed(run_python, environment,
     assert allowed >= number  # OpenMP's limit on all threads shows only in what it starts
 
 
-@pytest.mark.parametrize("norm", ["L1", "L2"])
+@pytest.mark.parametrize("norm", ["L1", "L2", None])
 @pytest.mark.parametrize("size", [37, 150_001])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_flushing_denormals_does_not_change_the_mask(threads, rng, dtype, size, norm):
@@ -271,28 +271,30 @@ def test_step_does_what_block_mask_does_and_a_second_one_changes_nothing(
 @given(
     st.lists(st.tuples(SEEDS, st.integers(0, 3), LEVELS), min_size=1, max_size=4),
     st.sampled_from([(1, 1), (1, 4), (4, 4)]),
+    NORMS,
 )
 @settings(max_examples=30)
-def test_earlier_steps_leave_no_trace(rounds, block_shape):
+def test_earlier_steps_leave_no_trace(rounds, block_shape, norm):
     """What a step remembers of the one before may make it quicker, never different."""
     data = np.empty((150, 300), np.float32)
-    sparsifier = datasparse.DataNormSparsifier([("data", data)], 0.5, block_shape)
+    sparsifier = datasparse.DataNormSparsifier([("data", data)], 0.5, block_shape, norm=norm)
     for seed, distinct, level in rounds:
         data[...] = large_array(seed, data.size, np.float32, distinct).reshape(data.shape)
         sparsifier.data_groups["data"]["sparsity_level"] = level
         sparsifier.step()
-        expected = reference.whole_block_mask_by_stable_sort(data, level, block_shape)
+        expected = reference.whole_block_mask_by_stable_sort(data, level, block_shape, norm)
         assert np.array_equal(sparsifier.get_mask("data"), expected)
 
 
-def test_levels_that_move_slowly_leave_no_trace(rng):
+@pytest.mark.parametrize("norm", ["L1", None])
+def test_levels_that_move_slowly_leave_no_trace(rng, norm):
     data = rng.standard_normal((300, 500), dtype=np.float32)
-    sparsifier = datasparse.DataNormSparsifier([("data", data)], 0.5, (1, 1))
+    sparsifier = datasparse.DataNormSparsifier([("data", data)], 0.5, (1, 1), norm=norm)
     for level in np.linspace(0.4, 0.6, 21):
         data += rng.standard_normal(data.shape, dtype=np.float32) * np.float32(0.001)
         sparsifier.data_groups["data"]["sparsity_level"] = float(level)
         sparsifier.step()
-        expected = reference.whole_block_mask_by_stable_sort(data, level)
+        expected = reference.whole_block_mask_by_stable_sort(data, level, norm=norm)
         assert np.array_equal(sparsifier.get_mask("data"), expected)
 
 

@@ -119,13 +119,13 @@ GOOD = {
     "sparsity_level": (0.0, 0.25, 0.5, 0.75, 1.0, 1),
     "sparse_block_shape": ((1, 1), (1, 2), (2, 2), (1, 4), (-1, 1), (2, -1), (-1, -1)),
     "zeros_per_block": (None, 0, 1, 2),
-    "norm": ("L1", "L2"),
+    "norm": ("L1", "L2", None),
 }
 BAD = {
     "sparsity_level": (-0.5, 1.5, math.nan, math.inf, "0.5", None, True, [0.5]),
     "sparse_block_shape": ((0, 1), (1,), (1, -2), 4, "11", None, [1, 4]),
     "zeros_per_block": (-1, 99, 1.5, "1", (1,)),
-    "norm": ("L3", 1, None, b"L1"),
+    "norm": ("L3", 1, b"L1"),
     "nrom": ("L1",),
 }
 good_values = st.sampled_from([(key, value) for key in KEYS for value in GOOD[key]])

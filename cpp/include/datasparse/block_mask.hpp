@@ -13,8 +13,9 @@
 
 namespace datasparse {
 
-/// How a block is scored: the mean of |x| (L1) or of x·x (L2) over its elements.
-enum class Norm : std::uint8_t { L1, L2 };
+/// How a block is scored: by the mean of |x| (L1), of x·x (L2), or of x itself (none) over its
+/// elements. None is for scores whose sign counts, such as movement scores.
+enum class Norm : std::uint8_t { L1, L2, none };
 
 /// What to prune: how much, in what pattern, and by what score. A value type; check() makes it safe
 /// to use.
@@ -89,11 +90,11 @@ DATASPARSE_API ZeroCount count_zeros(const Axes& shape, const BlockSpec& spec);
 ///
 /// The data are seen as a matrix: rows are the first axis, columns all others; one axis of N is
 /// 1 × N, none is 1 × 1. The matrix is cut into blocks from the origin, partial at the edges. Every
-/// block is scored by the mean of |x| or x·x over the elements that exist, summed row-major one
+/// block is scored by the mean of |x|, x·x or x over the elements that exist, summed row-major one
 /// after another in float32 (float64 for float64 data). The sparsity_level × blocks lowest ones,
 /// rounded half to even, but never more than leave min_kept, are pruned: NaN ranks above
-/// everything, ties go to the lower block index. In a pruned block the zeros_per_block elements of
-/// least |x| or x·x are zeroed, NaN last, ties in row-major order.
+/// everything, −0 is +0, ties go to the lower block index. In a pruned block the zeros_per_block
+/// elements of least |x|, x·x or x are zeroed, NaN last, ties in row-major order.
 ///
 /// The mask is a pure function of data and spec: identical bits for every thread count, instruction
 /// set, run and machine, whatever the process has set for denormals and rounding.

@@ -9,7 +9,7 @@ namespace datasparse {
 
 extern template class DATASPARSE_API SpecSparsifier<BlockSpec>;
 
-/// Masks the share `sparsity_level` of the blocks of each tensor, those of least L1 or L2 norm: see
+/// Masks the share `sparsity_level` of the blocks of each tensor, those of least norm or value: see
 /// block_mask() for the exact rule. The fields of BlockSpec are the config keys; each group may
 /// have its own. A config holds `monotone` and `min_kept` only where somebody gave them.
 ///

@@ -124,13 +124,13 @@ static inline datasparse_array datasparse_array_of(int32_t dtype, void* data, in
 
 // --- masks without a sparsifier ---------------------------------------------------------------
 
-enum { DATASPARSE_L1 = 0, DATASPARSE_L2 = 1 };
+enum { DATASPARSE_L1 = 0, DATASPARSE_L2 = 1, DATASPARSE_NO_NORM = 2 };
 #define DATASPARSE_WHOLE_BLOCK ((int64_t)-1)
 
 /// What to prune: BlockSpec in block_mask.hpp.
 typedef struct datasparse_block_spec {
   uint32_t version;
-  int32_t norm;
+  int32_t norm;             ///< DATASPARSE_NO_NORM: values are ranked as they are, sign included
   double sparsity_level;    ///< share of the blocks that are pruned, in [0, 1]
   int64_t block_height;     ///< 1 or more; -1: the whole first axis
   int64_t block_width;      ///< 1 or more; -1: all other axes together

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "base/keys.hpp"
 #include "kernels/kernels.hpp"
 
 namespace datasparse {
@@ -66,11 +67,10 @@ class SquareSum {
  private:
   __extension__ using Wide = unsigned __int128;
   static constexpr int fraction_bits = KeyTraits<Key>::fraction_bits;
-  static constexpr std::size_t exponents =
-      (std::size_t{1} << (KeyTraits<Key>::bits - fraction_bits)) - 1;
+  static constexpr int exponent_bits = KeyTraits<Key>::bits - 1 - fraction_bits;
+  static constexpr std::size_t exponents = (std::size_t{1} << exponent_bits) - 1;
   static constexpr std::size_t halves = sizeof(Key) / 4;  // of a square, 64 bits each
-  static constexpr std::int64_t bias =
-      (std::int64_t{1} << (KeyTraits<Key>::bits - fraction_bits - 1)) - 1;
+  static constexpr std::int64_t bias = (std::int64_t{1} << (exponent_bits - 1)) - 1;
   static constexpr std::int64_t least = 2 * (1 - bias - fraction_bits);  // exponent of the last bit
   static constexpr std::size_t limbs = (2 * exponents + 64 * halves + 128) / 32 + 1;
 
@@ -82,11 +82,13 @@ class SquareSum {
 
   void add_recent(const Key* keys, std::int64_t n) noexcept {
     for (std::int64_t i = 0; i < n; ++i) {
-      const Key exponent = keys[i] >> fraction_bits;
-      const Key fraction = keys[i] & ((Key{1} << fraction_bits) - 1);
+      const Key bits = magnitude_of(keys[i]);
+      const Key exponent = bits >> fraction_bits;
+      const Key fraction = bits & ((Key{1} << fraction_bits) - 1);
       if constexpr (halves == 1) {
         const std::uint64_t x = fraction | Key{exponent != 0} << fraction_bits;
-        recent_[static_cast<std::size_t>(i) % copies][exponent] += x * x;  // what is infinite, or NaN, too
+        recent_[static_cast<std::size_t>(i) % copies][exponent] +=
+            x * x;  // what is infinite, or NaN, too
       } else if (exponent < exponents) {
         const Wide x = fraction | Key{exponent != 0} << fraction_bits;
         const Wide square = x * x;

@@ -12,7 +12,8 @@ static_assert(DATASPARSE_FLOAT16 == static_cast<int>(DType::float16) &&
               DATASPARSE_FLOAT32 == static_cast<int>(DType::float32) &&
               DATASPARSE_FLOAT64 == static_cast<int>(DType::float64));
 static_assert(DATASPARSE_L1 == static_cast<int>(Norm::L1) &&
-              DATASPARSE_L2 == static_cast<int>(Norm::L2));
+              DATASPARSE_L2 == static_cast<int>(Norm::L2) &&
+              DATASPARSE_NO_NORM == static_cast<int>(Norm::none));
 
 ArrayView to_view(const datasparse_array* array, const char* name) {
   const datasparse_array& given = versioned(array, name);
@@ -49,8 +50,9 @@ datasparse_array to_array(const ArrayView& view) noexcept {
 
 BlockSpec to_spec(const datasparse_block_spec* spec, const char* name) {
   const datasparse_block_spec& given = versioned(spec, name);
-  if (given.norm != DATASPARSE_L1 && given.norm != DATASPARSE_L2) {
-    throw ValueError(std::string(name) + "->norm must be DATASPARSE_L1 or DATASPARSE_L2, got " +
+  if (given.norm < DATASPARSE_L1 || given.norm > DATASPARSE_NO_NORM) {
+    throw ValueError(std::string(name) +
+                     "->norm must be DATASPARSE_L1, DATASPARSE_L2 or DATASPARSE_NO_NORM, got " +
                      std::to_string(given.norm));
   }
   BlockSpec result;

@@ -50,26 +50,31 @@ TARGET __m256i interleave(__m256i vector) noexcept {
 
 // --- vectors of keys of either width, under one set of names -------------------------------------
 //
-// Compares are signed: keys are less than 2^31 or 2^63, and so are bounds.
+// Compares are signed: in registers, the highest bit of a key is turned, so that it orders so. Sums
+// and differences of keys and numbers are right either way.
 
 constexpr int group = 32;
 using Place = std::int32_t;
 
+template <class Vector>
 struct Words {
   using Keys = __m256i;
-  TARGET static Keys load(const void* keys) noexcept { return load_bytes(keys); }
-  TARGET static void store(void* keys, Keys vector) noexcept { store_bytes(keys, vector); }
+  TARGET static Keys turned(Keys vector) noexcept {
+    return _mm256_xor_si256(vector, Vector::number(KeyTraits<typename Vector::Key>::zero));
+  }
+  TARGET static Keys load(const void* keys) noexcept { return turned(load_bytes(keys)); }
+  TARGET static void store(void* keys, Keys vector) noexcept { store_bytes(keys, turned(vector)); }
+  TARGET static Keys numbers(const void* numbers) noexcept { return load_bytes(numbers); }
   TARGET static Keys permute(Bytes order, Keys vector) noexcept {
     return _mm256_permutevar8x32_epi32(vector, order);
   }
 };
 
-struct Vector32 : Words {
+struct Vector32 : Words<Vector32> {
   using Key = std::uint32_t;
   static constexpr int size = 8;
-  TARGET static __m256i all(Key key) noexcept { return _mm256_set1_epi32(static_cast<int>(key)); }
-  /// With the highest bit added to both sides, a signed compare orders as an unsigned one.
-  TARGET static __m256i unsigned_bound(Key key) noexcept { return all(key ^ Key{1} << 31); }
+  TARGET static __m256i number(Key n) noexcept { return _mm256_set1_epi32(static_cast<int>(n)); }
+  TARGET static __m256i key(Key key) noexcept { return number(key ^ KeyTraits<Key>::zero); }
   TARGET static __m256i less(__m256i a, __m256i b) noexcept { return _mm256_cmpgt_epi32(b, a); }
   TARGET static __m256i equal(__m256i a, __m256i b) noexcept { return _mm256_cmpeq_epi32(a, b); }
   TARGET static __m256i add(__m256i a, __m256i b) noexcept { return _mm256_add_epi32(a, b); }
@@ -85,13 +90,13 @@ struct Vector32 : Words {
   }
 };
 
-struct Vector64 : Words {
+struct Vector64 : Words<Vector64> {
   using Key = std::uint64_t;
   static constexpr int size = 4;
-  TARGET static __m256i all(Key key) noexcept {
-    return _mm256_set1_epi64x(static_cast<long long>(key));
+  TARGET static __m256i number(Key n) noexcept {
+    return _mm256_set1_epi64x(static_cast<long long>(n));
   }
-  TARGET static __m256i unsigned_bound(Key key) noexcept { return all(key ^ Key{1} << 63); }
+  TARGET static __m256i key(Key key) noexcept { return number(key ^ KeyTraits<Key>::zero); }
   TARGET static __m256i less(__m256i a, __m256i b) noexcept { return _mm256_cmpgt_epi64(b, a); }
   TARGET static __m256i equal(__m256i a, __m256i b) noexcept { return _mm256_cmpeq_epi64(a, b); }
   TARGET static __m256i add(__m256i a, __m256i b) noexcept { return _mm256_add_epi64(a, b); }
@@ -151,11 +156,17 @@ struct Floats {
   using Number = float;
   static constexpr int size = 8;
   TARGET static Sums absolute(Sums x) noexcept {
-    return _mm256_and_ps(x, _mm256_castsi256_ps(Vector32::all(0x7FFFFFFFU)));
+    return _mm256_and_ps(x, _mm256_castsi256_ps(Vector32::number(0x7FFFFFFFU)));
   }
   TARGET static __m256i key(Sums mean) noexcept {
     return _mm256_min_epu32(_mm256_castps_si256(absolute(mean)),
-                            Vector32::all(KeyTraits<Key>::nan));
+                            Vector32::key(KeyTraits<Key>::nan));
+  }
+  TARGET static __m256i key_of_value(Sums x) noexcept {
+    const __m256i negative =
+        _mm256_sub_epi32(Vector32::number(KeyTraits<Key>::zero), _mm256_castps_si256(x));
+    const __m256 is_negative = _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_LT_OQ);
+    return _mm256_blendv_epi8(key(x), negative, _mm256_castps_si256(is_negative));
   }
 
   /// Vector i of `v` holds elements of block i; vector i of the result holds their i-th ones.
@@ -221,12 +232,18 @@ struct Float64 {
   static constexpr int dtype = 3;
   static constexpr std::ptrdiff_t item = 8;
   TARGET static Sums absolute(Sums x) noexcept {
-    return _mm256_and_pd(x, _mm256_castsi256_pd(Vector64::all(0x7FFFFFFFFFFFFFFFULL)));
+    return _mm256_and_pd(x, _mm256_castsi256_pd(Vector64::number(0x7FFFFFFFFFFFFFFFULL)));
   }
   TARGET static __m256i key(Sums mean) noexcept {
     const __m256i bits = _mm256_castpd_si256(absolute(mean));
-    const __m256i nan = Vector64::all(KeyTraits<Key>::nan);
+    const __m256i nan = Vector64::key(KeyTraits<Key>::nan);
     return _mm256_blendv_epi8(bits, nan, Vector64::less(nan, bits));
+  }
+  TARGET static __m256i key_of_value(Sums x) noexcept {
+    const __m256i negative =
+        _mm256_sub_epi64(Vector64::number(KeyTraits<Key>::zero), _mm256_castpd_si256(x));
+    const __m256d is_negative = _mm256_cmp_pd(x, _mm256_setzero_pd(), _CMP_LT_OQ);
+    return _mm256_blendv_epi8(key(x), negative, _mm256_castpd_si256(is_negative));
   }
   TARGET static Sums load(const std::byte* data) noexcept {
     return _mm256_castsi256_pd(load_bytes(data));

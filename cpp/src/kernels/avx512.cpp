@@ -209,8 +209,13 @@ struct Floats {
   static constexpr int size = 16;
   TARGET static Sums absolute(Sums x) noexcept { return _mm512_abs_ps(x); }
   TARGET static __m512i key(Sums mean) noexcept {
-    return _mm512_min_epu32(_mm512_castps_si512(absolute(mean)),
-                            Vector32::all(KeyTraits<Key>::nan));
+    const __m512i bits =
+        _mm512_or_si512(_mm512_castps_si512(mean), Vector32::all(KeyTraits<Key>::zero));
+    return _mm512_min_epu32(bits, Vector32::all(KeyTraits<Key>::nan));
+  }
+  TARGET static __m512i key_of_value(Sums x) noexcept {
+    const __mmask16 negative = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ);
+    return _mm512_mask_sub_epi32(key(x), negative, _mm512_setzero_si512(), _mm512_castps_si512(x));
   }
 
   /// Vector i of `v` holds elements of block i; vector i of the result holds their i-th ones.
@@ -285,8 +290,13 @@ struct Float64 {
   static constexpr std::ptrdiff_t item = 8;
   TARGET static Sums absolute(Sums x) noexcept { return _mm512_abs_pd(x); }
   TARGET static __m512i key(Sums mean) noexcept {
-    return _mm512_min_epu64(_mm512_castpd_si512(absolute(mean)),
-                            Vector64::all(KeyTraits<Key>::nan));
+    const __m512i bits =
+        _mm512_or_si512(_mm512_castpd_si512(mean), Vector64::all(KeyTraits<Key>::zero));
+    return _mm512_min_epu64(bits, Vector64::all(KeyTraits<Key>::nan));
+  }
+  TARGET static __m512i key_of_value(Sums x) noexcept {
+    const __mmask8 negative = _mm512_cmp_pd_mask(x, _mm512_setzero_pd(), _CMP_LT_OQ);
+    return _mm512_mask_sub_epi64(key(x), negative, _mm512_setzero_si512(), _mm512_castpd_si512(x));
   }
   TARGET static Sums load(const std::byte* data) noexcept { return _mm512_loadu_pd(data); }
   TARGET static Sums load(const std::byte* data, __mmask16 lanes) noexcept {
@@ -369,7 +379,7 @@ TARGET typename Element::Sums sums_of(const Blocks& blocks, const std::byte* con
       typename Element::Sums v[size];
       for (int t = 0; t < size; ++t) {
         const std::byte* const from = data[t] + r * blocks.pitch + i * Element::item;
-        v[t] = magnitude<Element, norm>(Element::load(from, lanes));
+        v[t] = term<Element, norm>(Element::load(from, lanes));
       }
       Element::transpose(v);
       for (int t = 0; t < size && t < left; ++t) sums += v[t];
@@ -572,16 +582,24 @@ TARGET void zero_pruned(std::byte* elements, const std::uint8_t* mask) noexcept 
 #include "kernels/table.inl"
 
 /// What the others do by several kernels.
-template <class Element>
+template <class Element, int norm>
 void use_whole_passes(Kernels& table) noexcept {
   constexpr int dtype = Element::dtype;
-  table.bracket_ends[dtype][0] = bracket_ends<Element, 0, true>;
-  table.bracket_ends[dtype][1] = bracket_ends<Element, 1, true>;
-  table.bracket_mask[dtype][0] = bracket_mask<Element, 0>;
-  table.bracket_mask[dtype][1] = bracket_mask<Element, 1>;
-  table.zero_least[dtype][0] = zero_least_elements<Element, 0>;
-  table.zero_least[dtype][1] = zero_least_elements<Element, 1>;
-  table.zero_masked[dtype] = zero_masked<Element>;
+  if constexpr (is_at_once<Element, norm>) {
+    table.bracket_mask[dtype][norm] = bracket_mask<Element, norm>;
+    table.zero_least[dtype][norm] = zero_least_elements<Element, norm>;
+  }
+  if constexpr (norm != no_norm) {
+    table.bracket_ends[dtype][norm] = bracket_ends<Element, norm, true>;
+  }
+}
+
+template <class Element>
+void use_whole_passes(Kernels& table) noexcept {
+  use_whole_passes<Element, 0>(table);
+  use_whole_passes<Element, 1>(table);
+  use_whole_passes<Element, no_norm>(table);
+  table.zero_masked[Element::dtype] = zero_masked<Element>;
 }
 
 Kernels avx512_table() noexcept {

@@ -109,7 +109,8 @@ TARGET void zero_least_elements(std::uint8_t* mask, const std::byte* data, std::
                                 std::int64_t width, std::int64_t zeros, Store wanted) noexcept {
   const std::int64_t n = blocks * width;
   const Store store = store_to(mask, wanted);
-  if constexpr (Element::item == 2 && (norm == 0 || Element::dtype == Float16::dtype)) {
+  if constexpr (Element::item == 2 &&
+                (norm == 0 || (norm == 1 && Element::dtype == Float16::dtype))) {
     const __m512i magnitude_bits = _mm512_set1_epi16(0x7FFF);
     const __m512i nan = _mm512_set1_epi16(Element::infinity + 1);
     zero_least_narrow<Vector16>(
@@ -120,8 +121,8 @@ TARGET void zero_least_elements(std::uint8_t* mask, const std::byte* data, std::
   } else {
     zero_least_narrow<typename Element::Vector>(
         mask, n, width, zeros, store, [&](std::int64_t i, auto lanes) TARGET {
-          return Element::key(
-              magnitude<Element, norm>(Element::load(data + i * Element::item, lanes)));
+          const auto x = Element::load(data + i * Element::item, lanes);
+          return key_of<Element, norm>(term<Element, norm>(x));
         });
   }
 }

@@ -19,12 +19,31 @@ template <class Vector>
 TARGET void store_first(typename Vector::Key* keys, std::int64_t n,
                         typename Vector::Keys vector) noexcept;
 
+/// The norm that is none: values as they are.
+constexpr int no_norm = 2;
+
+/// Whether blocks are compared as their keys are made: see Kernels::bracket.
 template <class Element, int norm>
-TARGET typename Element::Sums magnitude(typename Element::Sums x) noexcept {
+constexpr bool is_at_once = norm != no_norm || Element::dtype == Float32::dtype;
+
+/// What an element adds to its block's sum.
+template <class Element, int norm>
+TARGET typename Element::Sums term(typename Element::Sums x) noexcept {
   if constexpr (norm == 0) {
     return Element::absolute(x);
-  } else {
+  } else if constexpr (norm == 1) {
     return x * x;
+  } else {
+    return x;
+  }
+}
+
+template <class Element, int norm>
+TARGET typename Element::Vector::Keys key_of(typename Element::Sums score) noexcept {
+  if constexpr (norm == no_norm) {
+    return Element::key_of_value(score);
+  } else {
+    return Element::key(score);
   }
 }
 
@@ -63,7 +82,7 @@ class Narrow {
       for (int i = 0; i < width; i += together) {
         typename Element::Sums v[together];
         for (int t = 0; t < together; ++t) {
-          v[t] = magnitude<Element, norm>(Element::load(row + (i + t * apart) * Element::item));
+          v[t] = term<Element, norm>(Element::load(row + (i + t * apart) * Element::item));
         }
         if constexpr (width < size) {
           Element::template transpose_narrow<width>(v);
@@ -73,7 +92,7 @@ class Narrow {
         for (int t = 0; t < together; ++t) sums += v[t];
       }
     }
-    return order_.of(Element::key(mean_.of(sums)));
+    return order_.of(key_of<Element, norm>(mean_.of(sums)));
   }
 
  private:
@@ -89,7 +108,9 @@ class Single {
   static constexpr int columns = 1;
   TARGET explicit Single(const Blocks& blocks) noexcept : data_(blocks.data) {}
   TARGET typename Element::Vector::Keys keys_at(std::int64_t block) const noexcept {
-    return Element::key(magnitude<Element, norm>(Element::load(data_ + block * Element::item)));
+    const typename Element::Sums x = Element::load(data_ + block * Element::item);
+    if constexpr (norm == 0) return Element::key(x);  // of the magnitude, whatever the sign
+    return key_of<Element, norm>(term<Element, norm>(x));
   }
 
  private:
@@ -123,7 +144,7 @@ TARGET void score_any(typename Element::Key* keys, const Blocks& blocks, std::in
     const std::byte* data[size];
     for (int t = 0; t < size; ++t) data[t] = data_of(b + (t < together ? t : together - 1));
     const auto sums = sums_of<Element, norm>(blocks, data);
-    store_first<typename Element::Vector>(keys + b, together, Element::key(mean.of(sums)));
+    store_first<typename Element::Vector>(keys + b, together, key_of<Element, norm>(mean.of(sums)));
   }
 }
 

@@ -11,26 +11,30 @@
 namespace datasparse {
 
 constexpr int dtype_count = 4;  // in the order of DType
-constexpr int norm_count = 2;   // in the order of Norm
+constexpr int norm_count = 3;   // in the order of Norm
 
-/// Scores are sums of |x| or x·x, taken in float (double for float64 data). Keys are their bit
-/// patterns: for numbers without a sign these order as unsigned integers, Inf above all numbers,
-/// and every NaN is made the same key, above Inf.
+/// Scores are means of |x|, of x·x or of x, taken in float (double for float64 data). Keys order as
+/// unsigned integers as scores do, of whatever norm. That of a score that is not below 0 is its bit
+/// pattern with the highest bit set; that of one below 0 lies as far below the key of 0 as that of
+/// its magnitude above. So −0 is +0, and Inf is above all numbers; every NaN is made the same key,
+/// above Inf.
 template <class Key>
 struct KeyTraits;
 template <>
 struct KeyTraits<std::uint32_t> {
   using Score = float;
-  static constexpr int bits = 31;
+  static constexpr int bits = 32;
   static constexpr int fraction_bits = 23;
-  static constexpr std::uint32_t nan = 0x7F800001U;
+  static constexpr std::uint32_t zero = 0x80000000U;
+  static constexpr std::uint32_t nan = 0xFF800001U;
 };
 template <>
 struct KeyTraits<std::uint64_t> {
   using Score = double;
-  static constexpr int bits = 63;
+  static constexpr int bits = 64;
   static constexpr int fraction_bits = 52;
-  static constexpr std::uint64_t nan = 0x7FF0000000000001ULL;
+  static constexpr std::uint64_t zero = 0x8000000000000000ULL;
+  static constexpr std::uint64_t nan = 0xFFF0000000000001ULL;
 };
 
 /// What splitting keys by a range [lo, hi) found: how many lie below it, and how many inside.
@@ -105,18 +109,19 @@ struct Blocks {
 struct Kernels {
   const char* name;
 
-  /// The keys of blocks: of the mean of |x| or x·x, summed row by row, one element after another.
-  /// `keys` is uint32_t*, uint64_t* for float64.
+  /// The keys of blocks: of the mean of |x|, x·x or x, summed row by row, one element after
+  /// another. `keys` is uint32_t*, uint64_t* for float64.
   using Score = void (*)(void* keys, const Blocks& blocks) noexcept;
   Score score[dtype_count][norm_count];
 
-  /// The same of n of the blocks only: those at `places`.
+  /// The same of n of the blocks only: those at `places`. nullptr where bracket() is.
   using ScoreAt = void (*)(void* keys, const Blocks& blocks, const std::uint16_t* places,
                            std::int64_t n) noexcept;
   ScoreAt score_at[dtype_count][norm_count];
 
   /// SelectionKernels::bracket for the keys of blocks, which are never in memory: the pass over
-  /// large data. The bounds are as wide as the keys of the data.
+  /// large data. The bounds are as wide as the keys of the data. nullptr where score() and
+  /// SelectionKernels do: no norm is rare, of other types than float32 rarer.
   using Bracket = BracketCounts (*)(std::uint8_t* keep, std::uint16_t* inside, const Blocks& blocks,
                                     std::uint64_t from, std::uint64_t first, std::uint64_t width,
                                     Store store) noexcept;
@@ -144,9 +149,9 @@ struct Kernels {
                              std::int64_t width, std::int64_t zeros, Store store) noexcept;
   ZeroLeast zero_least[dtype_count][norm_count];
 
-  /// sums[(phase + i) / block_width] += |x_i| or x_i·x_i for i in [0, n), one after another. `sums`
-  /// is float*, double* for float64. x_i lies at src + i × stride bytes, at any alignment. 0 <=
-  /// phase < block_width. For what score() cannot take, and in no hurry.
+  /// sums[(phase + i) / block_width] += |x_i|, x_i·x_i or x_i for i in [0, n), one after another.
+  /// `sums` is float*, double* for float64. x_i lies at src + i × stride bytes, at any alignment. 0
+  /// <= phase < block_width. For what score() cannot take, and in no hurry.
   using Accumulate = void (*)(void* sums, const std::byte* src, std::ptrdiff_t stride,
                               std::int64_t n, std::int64_t phase,
                               std::int64_t block_width) noexcept;

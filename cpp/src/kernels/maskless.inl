@@ -23,7 +23,7 @@ const SelectionKernels<Key>& scalar_selection() noexcept {
 
 template <class Vector, class Key = typename Vector::Key>
 TARGET std::int64_t count_below(const Key* keys, std::int64_t n, Key pivot) noexcept {
-  const auto pivots = Vector::all(pivot);
+  const auto pivots = Vector::key(pivot);
   std::int64_t below = 0;
   std::int64_t i = 0;
   for (; i + Vector::size <= n; i += Vector::size) {
@@ -34,7 +34,7 @@ TARGET std::int64_t count_below(const Key* keys, std::int64_t n, Key pivot) noex
 
 template <class Vector, class Key = typename Vector::Key>
 TARGET std::int64_t count_equal(const Key* keys, std::int64_t n, Key key) noexcept {
-  const auto wanted = Vector::all(key);
+  const auto wanted = Vector::key(key);
   std::int64_t equal = 0;
   std::int64_t i = 0;
   for (; i + Vector::size <= n; i += Vector::size) {
@@ -49,7 +49,7 @@ class Range {
  public:
   using Keys = typename Vector::Keys;
   TARGET Range(typename Vector::Key first, typename Vector::Key width) noexcept
-      : first_(Vector::unsigned_bound(first)), width_(Vector::unsigned_bound(width)) {}
+      : first_(Vector::number(first)), width_(Vector::key(width)) {}
   TARGET Keys has(Keys vector) const noexcept {
     return Vector::less(Vector::subtract(vector, first_), width_);
   }
@@ -61,7 +61,7 @@ class Range {
 template <class Vector, class Key = typename Vector::Key>
 TARGET SplitCounts split(Key* out, std::int64_t room, const Key* keys, std::int64_t n, Key lo,
                          Key hi) noexcept {
-  const auto low = Vector::all(lo);
+  const auto low = Vector::key(lo);
   const Range<Vector> range(lo, hi - lo);
   SplitCounts counts{};
   std::int64_t i = 0;
@@ -94,7 +94,7 @@ class Bracketing {
   using Key = typename Vector::Key;
   TARGET Bracketing(std::uint8_t* keep, std::uint16_t* inside, Key from, Key first,
                     Key width) noexcept
-      : keep_(keep), inside_(inside), from_(Vector::all(from)), range_(first, width) {}
+      : keep_(keep), inside_(inside), from_(Vector::key(from)), range_(first, width) {}
 
   /// A bundle of keys from the i-th on; vector_at(v) gives those from the (i + v)-th on.
   template <class Load>
@@ -152,7 +152,7 @@ TARGET BracketCounts bracket(std::uint8_t* keep, std::uint16_t* inside, const Ke
 template <class Vector, class Key = typename Vector::Key>
 TARGET void threshold(std::uint8_t* keep, const Key* keys, std::int64_t n, Key cut,
                       std::int64_t ties) noexcept {
-  const auto cuts = Vector::all(cut);
+  const auto cuts = Vector::key(cut);
   std::int64_t i = 0;
   for (; i + part <= n; i += part) {
     Bytes tied_bytes[few];
@@ -196,17 +196,17 @@ TARGET std::int64_t zero_least(std::uint8_t* mask, const Key* keys, std::int64_t
       first[lane] = place + r >= span ? 1 : 0;
     }
     orders[r] = load_bytes(order);
-    earlier[r] = Vector::load(first);
+    earlier[r] = Vector::numbers(first);
   }
-  const auto one = Vector::all(1);
-  const auto wanted = Vector::all(static_cast<Key>(zeros));
+  const auto one = Vector::number(1);
+  const auto wanted = Vector::number(static_cast<Key>(zeros));
   std::int64_t i = 0;
   for (; i + group <= n; i += group) {
     typename Vector::Keys pruned[vectors];
     for (int v = 0; v < vectors; ++v) {
       const auto vector = Vector::load(keys + i + v * Vector::size);
       const int begin = v - v % together;
-      auto before = Vector::all(0);
+      auto before = Vector::number(0);
       for (int w = begin; w < begin + together; ++w) {
         const auto others = Vector::load(keys + i + w * Vector::size);
         for (int r = w == v ? 1 : 0; r < span; ++r) {
@@ -249,13 +249,13 @@ TARGET typename Element::Sums sums_of(const Blocks& blocks, const std::byte* con
     for (; i + size <= blocks.width; i += size, offset += size * Element::item) {
       typename Element::Sums v[size];
       for (int t = 0; t < size; ++t) {
-        v[t] = magnitude<Element, norm>(Element::load(data[t] + offset));
+        v[t] = term<Element, norm>(Element::load(data[t] + offset));
       }
       Element::transpose(v);
       for (int t = 0; t < size; ++t) sums += v[t];
     }
     for (; i < blocks.width; ++i, offset += Element::item) {
-      sums += magnitude<Element, norm>(Element::collect(data, offset));
+      sums += term<Element, norm>(Element::collect(data, offset));
     }
   }
   return sums;

@@ -52,8 +52,9 @@ struct Vector32 {
   using Key = std::uint32_t;
   using Keys = uint32x4_t;
   static constexpr int size = 4;
-  static Keys all(Key key) noexcept { return vdupq_n_u32(key); }
-  static Keys unsigned_bound(Key key) noexcept { return all(key); }
+  static Keys number(Key n) noexcept { return vdupq_n_u32(n); }
+  static Keys key(Key key) noexcept { return vdupq_n_u32(key); }
+  static Keys numbers(const Key* numbers) noexcept { return vld1q_u32(numbers); }
   static Keys load(const Key* keys) noexcept { return vld1q_u32(keys); }
   static void store(Key* keys, Keys vector) noexcept { vst1q_u32(keys, vector); }
   static Keys less(Keys a, Keys b) noexcept { return vcltq_u32(a, b); }
@@ -80,8 +81,9 @@ struct Vector64 {
   using Key = std::uint64_t;
   using Keys = uint64x2_t;
   static constexpr int size = 2;
-  static Keys all(Key key) noexcept { return vdupq_n_u64(key); }
-  static Keys unsigned_bound(Key key) noexcept { return all(key); }
+  static Keys number(Key n) noexcept { return vdupq_n_u64(n); }
+  static Keys key(Key key) noexcept { return vdupq_n_u64(key); }
+  static Keys numbers(const Key* numbers) noexcept { return vld1q_u64(numbers); }
   static Keys load(const Key* keys) noexcept { return vld1q_u64(keys); }
   static void store(Key* keys, Keys vector) noexcept { vst1q_u64(keys, vector); }
   static Keys less(Keys a, Keys b) noexcept { return vcltq_u64(a, b); }
@@ -143,7 +145,13 @@ struct Floats {
   static constexpr int size = 4;
   static Sums absolute(Sums x) noexcept { return vabsq_f32(x); }
   static uint32x4_t key(Sums mean) noexcept {
-    return vminq_u32(vreinterpretq_u32_f32(absolute(mean)), Vector32::all(KeyTraits<Key>::nan));
+    const uint32x4_t bits =
+        vorrq_u32(vreinterpretq_u32_f32(mean), Vector32::key(KeyTraits<Key>::zero));
+    return vminq_u32(bits, Vector32::key(KeyTraits<Key>::nan));
+  }
+  static uint32x4_t key_of_value(Sums x) noexcept {
+    const int32x4_t negative = vnegq_s32(vreinterpretq_s32_f32(x));
+    return vbslq_u32(vcltzq_f32(x), vreinterpretq_u32_s32(negative), key(x));
   }
 
   /// Vector i of `v` holds elements of block i; vector i of the result holds their i-th ones.
@@ -222,9 +230,14 @@ struct Float64 {
   static constexpr std::ptrdiff_t item = 8;
   static Sums absolute(Sums x) noexcept { return vabsq_f64(x); }
   static uint64x2_t key(Sums mean) noexcept {
-    const uint64x2_t bits = vreinterpretq_u64_f64(absolute(mean));
-    const uint64x2_t nan = Vector64::all(KeyTraits<Key>::nan);
+    const uint64x2_t bits =
+        vorrq_u64(vreinterpretq_u64_f64(mean), Vector64::key(KeyTraits<Key>::zero));
+    const uint64x2_t nan = Vector64::key(KeyTraits<Key>::nan);
     return vbslq_u64(Vector64::less(bits, nan), bits, nan);
+  }
+  static uint64x2_t key_of_value(Sums x) noexcept {
+    const int64x2_t negative = vnegq_s64(vreinterpretq_s64_f64(x));
+    return vbslq_u64(vcltzq_f64(x), vreinterpretq_u64_s64(negative), key(x));
   }
   static Sums load(const std::byte* data) noexcept {
     return vreinterpretq_f64_u8(load_bytes(data));

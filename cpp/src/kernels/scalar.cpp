@@ -80,6 +80,14 @@ struct L2 {
   }
 };
 
+/// No norm: the values as they are.
+struct None {
+  template <class Score>
+  static Score of(Score x) noexcept {
+    return x;
+  }
+};
+
 template <class Element, class Norm>
 void accumulate(void* out, const std::byte* src, std::ptrdiff_t stride, std::int64_t n,
                 std::int64_t phase, std::int64_t block_width) noexcept {
@@ -103,18 +111,23 @@ void accumulate(void* out, const std::byte* src, std::ptrdiff_t stride, std::int
   }
 }
 
-template <class Score>
+/// Of a score of some norm, which has no sign where the norm is not None.
+template <class Norm, class Score>
 auto key_of(Score mean) noexcept {
   using Key = std::conditional_t<sizeof(Score) == 4, std::uint32_t, std::uint64_t>;
-  const Key key = bits_as<Key>(absolute(mean));  // a NaN may carry a sign
+  const auto bits = bits_as<Key>(mean);
+  if (std::is_same_v<Norm, None> && mean < 0) return Key{0} - bits;
+  const Key key = bits | KeyTraits<Key>::zero;  // a NaN may carry a sign
   return key < KeyTraits<Key>::nan ? key : KeyTraits<Key>::nan;
 }
+template <class Element>
+using KeyOf = decltype(key_of<L1>(typename Element::Score{}));
 
 template <class Key>
 void make_keys(Key* keys, const typename KeyTraits<Key>::Score* sums, std::int64_t n,
                std::int64_t elements) noexcept {
   const auto divisor = static_cast<typename KeyTraits<Key>::Score>(elements);
-  for (std::int64_t i = 0; i < n; ++i) keys[i] = key_of(sums[i] / divisor);
+  for (std::int64_t i = 0; i < n; ++i) keys[i] = key_of<None>(sums[i] / divisor);
 }
 
 /// A few blocks at a time: the sum of each waits for its last element, but not for the other sums.
@@ -123,7 +136,7 @@ void score(void* out, const Blocks& blocks) noexcept {
   using Sum = typename Element::Score;
   constexpr auto item = static_cast<std::ptrdiff_t>(Element::item);
   constexpr std::int64_t together = 4;
-  auto* const keys = static_cast<decltype(key_of(Sum{}))*>(out);
+  auto* const keys = static_cast<KeyOf<Element>*>(out);
   const auto elements = static_cast<Sum>(blocks.rows * blocks.width);
   std::int64_t b = 0;
   for (; b + together <= blocks.count; b += together) {
@@ -137,7 +150,7 @@ void score(void* out, const Blocks& blocks) noexcept {
         }
       }
     }
-    for (std::int64_t t = 0; t < together; ++t) keys[b + t] = key_of(sums[t] / elements);
+    for (std::int64_t t = 0; t < together; ++t) keys[b + t] = key_of<Norm>(sums[t] / elements);
   }
   for (; b < blocks.count; ++b) {
     Sum sum = 0;
@@ -146,7 +159,7 @@ void score(void* out, const Blocks& blocks) noexcept {
       for (std::int64_t i = 0; i < blocks.width; ++i)
         sum += Norm::of(Element::load(row + i * item));
     }
-    keys[b] = key_of(sum / elements);
+    keys[b] = key_of<Norm>(sum / elements);
   }
 }
 
@@ -214,7 +227,7 @@ void threshold(std::uint8_t* keep, const Key* keys, std::int64_t n, Key cut,
 template <class Element, class Norm>
 void score_at(void* out, const Blocks& blocks, const std::uint16_t* places,
               std::int64_t n) noexcept {
-  auto* const keys = static_cast<decltype(key_of(typename Element::Score{}))*>(out);
+  auto* const keys = static_cast<KeyOf<Element>*>(out);
   for (std::int64_t i = 0; i < n; ++i) {
     Blocks one = blocks;
     one.data += places[i] * blocks.step;
@@ -228,7 +241,7 @@ template <class Element, class Norm>
 BracketCounts bracket_blocks(std::uint8_t* keep, std::uint16_t* inside, const Blocks& blocks,
                              std::uint64_t from, std::uint64_t first, std::uint64_t width,
                              Store) noexcept {
-  using Key = decltype(key_of(typename Element::Score{}));
+  using Key = KeyOf<Element>;
   constexpr std::int64_t together = 256;
   Key keys[together];
   BracketCounts counts{};
@@ -380,31 +393,31 @@ constexpr SelectionKernels<Key> selection{make_keys<Key>,   histogram<Key>, coun
 constexpr Kernels table{
     "scalar",
     {
-        {score<Float16, L1>, score<Float16, L2>},
-        {score<BFloat16, L1>, score<BFloat16, L2>},
-        {score<Float32, L1>, score<Float32, L2>},
-        {score<Float64, L1>, score<Float64, L2>},
+        {score<Float16, L1>, score<Float16, L2>, score<Float16, None>},
+        {score<BFloat16, L1>, score<BFloat16, L2>, score<BFloat16, None>},
+        {score<Float32, L1>, score<Float32, L2>, score<Float32, None>},
+        {score<Float64, L1>, score<Float64, L2>, score<Float64, None>},
     },
     {
         {score_at<Float16, L1>, score_at<Float16, L2>},
         {score_at<BFloat16, L1>, score_at<BFloat16, L2>},
-        {score_at<Float32, L1>, score_at<Float32, L2>},
+        {score_at<Float32, L1>, score_at<Float32, L2>, score_at<Float32, None>},
         {score_at<Float64, L1>, score_at<Float64, L2>},
     },
     {
         {bracket_blocks<Float16, L1>, bracket_blocks<Float16, L2>},
         {bracket_blocks<BFloat16, L1>, bracket_blocks<BFloat16, L2>},
-        {bracket_blocks<Float32, L1>, bracket_blocks<Float32, L2>},
+        {bracket_blocks<Float32, L1>, bracket_blocks<Float32, L2>, bracket_blocks<Float32, None>},
         {bracket_blocks<Float64, L1>, bracket_blocks<Float64, L2>},
     },
     {},  // bracket_ends
     {},  // bracket_mask
     {},  // zero_least
     {
-        {accumulate<Float16, L1>, accumulate<Float16, L2>},
-        {accumulate<BFloat16, L1>, accumulate<BFloat16, L2>},
-        {accumulate<Float32, L1>, accumulate<Float32, L2>},
-        {accumulate<Float64, L1>, accumulate<Float64, L2>},
+        {accumulate<Float16, L1>, accumulate<Float16, L2>, accumulate<Float16, None>},
+        {accumulate<BFloat16, L1>, accumulate<BFloat16, L2>, accumulate<BFloat16, None>},
+        {accumulate<Float32, L1>, accumulate<Float32, L2>, accumulate<Float32, None>},
+        {accumulate<Float64, L1>, accumulate<Float64, L2>, accumulate<Float64, None>},
     },
     selection<std::uint32_t>,
     selection<std::uint64_t>,

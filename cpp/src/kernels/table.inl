@@ -10,15 +10,21 @@ void use(SelectionKernels<Key>& kernels) noexcept {
   kernels.zero_least = zero_least<Vector>;
 }
 
-template <class Element>
+template <class Element, int norm>
 void use(Kernels& table) noexcept {
   constexpr int dtype = Element::dtype;
-  table.score[dtype][0] = score<Element, 0>;
-  table.score[dtype][1] = score<Element, 1>;
-  table.score_at[dtype][0] = score_at<Element, 0>;
-  table.score_at[dtype][1] = score_at<Element, 1>;
-  table.bracket[dtype][0] = bracket_blocks<Element, 0>;
-  table.bracket[dtype][1] = bracket_blocks<Element, 1>;
+  table.score[dtype][norm] = score<Element, norm>;
+  if constexpr (is_at_once<Element, norm>) {
+    table.score_at[dtype][norm] = score_at<Element, norm>;
+    table.bracket[dtype][norm] = bracket_blocks<Element, norm>;
+  }
+}
+
+template <class Element>
+void use(Kernels& table) noexcept {
+  use<Element, 0>(table);
+  use<Element, 1>(table);
+  use<Element, no_norm>(table);
 }
 
 /// What every instruction set has of its own.

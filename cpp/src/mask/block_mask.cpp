@@ -65,13 +65,18 @@ Field<BlockSpec> norm_field(std::string_view key) {
   return {key,
           [](BlockSpec& spec, const std::string& name, const ParamValue& value,
              const std::string& group) {
-            constexpr const char* rule = "be 'L1' or 'L2'";
+            constexpr const char* rule = "be 'L1', 'L2' or None";
             const auto* const text = value.get_if<std::string>();
-            if (text == nullptr) refuse_kind(name, group, rule, value);
-            if (*text != "L1" && *text != "L2") refuse_value(name, group, rule, value);
-            spec.norm = *text == "L1" ? Norm::L1 : Norm::L2;
+            if (text == nullptr && !value.is_none()) refuse_kind(name, group, rule, value);
+            if (text != nullptr && *text != "L1" && *text != "L2") {
+              refuse_value(name, group, rule, value);
+            }
+            spec.norm = text == nullptr ? Norm::none : *text == "L1" ? Norm::L1 : Norm::L2;
           },
-          [](const BlockSpec& spec) { return ParamValue(spec.norm == Norm::L1 ? "L1" : "L2"); },
+          [](const BlockSpec& spec) {
+            if (spec.norm == Norm::none) return ParamValue();
+            return ParamValue(spec.norm == Norm::L1 ? "L1" : "L2");
+          },
           [](const BlockSpec&, std::string_view, const std::string&) {}};
 }
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/buffer.hpp"
+#include "base/keys.hpp"
 #include "base/parallel.hpp"
 #include "datasparse/block_mask.hpp"
 #include "kernels/kernels.hpp"
@@ -360,7 +361,8 @@ class Engine {
   [[gnu::cold]] void prune_by_counting(const Task<Key>& task) noexcept {
     const CutRange<Key> cut = range_of_cut<Key>(
         task.grid.blocks(), task.quota.blocks, task.found.room,
-        [&](const KeyRange<Key>& range, int bits) { return count_buckets(task, range, bits); });
+        [&](const KeyRange<Key>& range, int bits) { return count_buckets(task, range, bits); },
+        KeyRange<Key>::of(task.scorer.norm()));
     const double share = static_cast<double>(cut.left) / static_cast<double>(cut.among);
     const Key lo = cut.keys.lo();
     const Key hi = std::min(cut.keys.hi(), KeyTraits<Key>::nan);
@@ -441,20 +443,14 @@ class Engine {
     const auto all = static_cast<double>(blocks);
     const double moved = std::abs(static_cast<double>(task.quota.blocks - hint.pruned));
     const double margin = 0.001 * all + 100 + 0.1 * moved + 1.5 * hint.error;
-    if (margin > 0.01 * all + 200) return false;  // a sample does as well
-    const double guess = hint.key_at(task.quota.blocks);
-    const double reach = margin / hint.density + 1;
-    // Keys are hardly as dense all over a wider range: near zero they span many powers of two.
-    constexpr auto quarter_octave = Key{1} << (KeyTraits<Key>::fraction_bits - 2);
-    if (reach > static_cast<double>(quarter_octave)) return false;
-    const auto last = static_cast<double>(KeyTraits<Key>::nan - 1);
-    if (guess - reach < 0 || guess + reach > last) return false;
-    const Bracket<Key> bracket{static_cast<Key>(guess - reach),
-                               static_cast<Key>(guess + reach),
-                               false,
-                               false,
-                               static_cast<Key>(guess),
-                               0,
+    if (!(margin <= 0.01 * all + 200)) return false;  // a sample does as well
+    const double guess = hint.score_at(task.quota.blocks);
+    const double reach = margin / hint.density;
+    if (!may_reach(task.scorer.norm(), guess, reach)) return false;
+    const auto key = [](double score) {
+      return key_of<Key>(static_cast<typename KeyTraits<Key>::Score>(score));
+    };
+    const Bracket<Key> bracket{key(guess - reach), key(guess + reach), false, false, key(guess), 0,
                                2 * margin};
     const PassCounts counts = pass(task, bracket);
     if (correct(task, bracket, counts)) return true;
@@ -471,10 +467,10 @@ class Engine {
     const CutHint old = std::exchange(*task.hint, {});
     constexpr std::int64_t many = 16;
     if (!(cut.density > 0) || cut.ties > many) return;
-    const auto key = static_cast<double>(cut.threshold);
-    CutHint hint{blocks, task.quota.blocks, key, cut.density, 0, std::max(old.rest - 1, 0)};
+    const double score = number_of(cut.threshold);
+    CutHint hint{blocks, task.quota.blocks, score, cut.density, 0, std::max(old.rest - 1, 0)};
     if (old.blocks == blocks) {
-      hint.error = std::abs(key - old.key_at(hint.pruned)) * hint.density;
+      hint.error = std::abs(score - old.score_at(hint.pruned)) * hint.density;
     }
     *task.hint = hint;
   }
@@ -484,8 +480,8 @@ class Engine {
                  const Patch& patch, Lane<Key>& lane) const noexcept {
     const Key from = bracket.from(tile);
     const Key* const candidates = lane.group_candidates.data() + lane.group.inside;
-    const bool at_once =
-        patch && !task.has_past() && (!bracket.counts_ties() || task.scorer.can_count_ends());
+    const bool at_once = patch && !task.has_past() && task.scorer.can_bracket() &&
+                         (!bracket.counts_ties() || task.scorer.can_count_ends());
     PassCounts found = at_once ? pass_at_once(task, bracket, from, tile, patch, lane)
                                : pass_in_chunks(task, bracket, from, tile, patch, lane);
     // Of what is pruned now, some is not below the bracket.
@@ -583,7 +579,7 @@ class Engine {
     if (bracket.counts_ties()) {
       cut.density = 0;
     } else {
-      cut.density = static_cast<double>(counts.inside) / static_cast<double>(bracket.width());
+      cut.density = density_of(counts.inside, bracket.lo, bracket.hi + 1);
     }
     renew_hint(task, cut);
     put_right(task, bracket, cut, among);

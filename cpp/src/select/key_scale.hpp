@@ -3,15 +3,15 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 
+#include "base/keys.hpp"
 #include "kernels/kernels.hpp"
 
 namespace datasparse {
 
 /// How the keys of one tensor rank among those of a pool: as they are, where all are of one type
-/// and none is divided; else as doubles, divided by a norm. Monotone: what the division makes equal
-/// keeps its order within the tensor.
+/// and none is divided; else as doubles, divided by a norm. Infinite ones stay so. Monotone: what
+/// the division makes equal keeps its order within the tensor.
 struct KeyScale {
   bool as_double = false;
   double norm = 1;
@@ -27,13 +27,10 @@ struct KeyScale {
     if (!as_double) return key;
     if (key >= KeyTraits<Key>::nan)
       return KeyTraits<std::uint64_t>::nan + (key - KeyTraits<Key>::nan);
-    typename KeyTraits<Key>::Score score;
-    std::memcpy(&score, &key, sizeof(key));
-    const double value = static_cast<double>(score) / norm;
-    if (std::isnan(value)) return KeyTraits<std::uint64_t>::nan;  // infinite by infinite
-    std::uint64_t bits;
-    std::memcpy(&bits, &value, sizeof(bits));
-    return bits;
+    constexpr Key least = KeyTraits<Key>::zero - (KeyTraits<Key>::nan - 1 - KeyTraits<Key>::zero);
+    if (key < least) return 0;  // below -Inf: no key is
+    const double score = number_of(key);
+    return key_of<std::uint64_t>(std::isinf(score) ? score : score / norm);
   }
 
   /// The least key of the tensor that ranks at `common` or above; KeyTraits::nan + 1 where there is
@@ -47,10 +44,7 @@ struct KeyScale {
     Key low = 0, high = KeyTraits<Key>::nan;  // of(high) >= common
     Key guess = KeyTraits<Key>::nan;
     if (common < KeyTraits<std::uint64_t>::nan) {
-      double value;
-      std::memcpy(&value, &common, sizeof(value));
-      const auto score = static_cast<typename KeyTraits<Key>::Score>(value * norm);
-      if (!std::isnan(score)) std::memcpy(&guess, &score, sizeof(guess));
+      guess = key_of<Key>(static_cast<typename KeyTraits<Key>::Score>(number_of(common) * norm));
     }
     constexpr Key near = 2;
     if (guess < high && of<Key>(guess + near) >= common) high = guess + near;

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "datasparse/block_mask.hpp"
 #include "kernels/kernels.hpp"
 #include "select/selection.hpp"
 
@@ -22,6 +23,11 @@ template <class Key>
 struct KeyRange {
   Key prefix = 0;
   int low = KeyTraits<Key>::bits;
+
+  /// All keys of scores: those of magnitudes have the highest bit.
+  static KeyRange of(Norm norm) noexcept {
+    return norm == Norm::none ? KeyRange() : KeyRange{1, KeyTraits<Key>::bits - 1};
+  }
 
   Key lo() const noexcept { return low == KeyTraits<Key>::bits ? Key{0} : prefix << low; }
   Key hi() const noexcept {
@@ -53,13 +59,14 @@ struct CutRange {
   std::int64_t among;  // how many it holds
 };
 
-/// Narrows the keys of `blocks` blocks down to a range that holds the `pruned`-th, 1 <= pruned <=
-/// blocks: to one key, or to at most `few` of them. `histogram(range, bits)` is asked for the sums
-/// of Part::histogram(), at most three times for 32 bits and five times for 64.
+/// Narrows the keys of `blocks` blocks, all of which lie in `all`, down to a range that holds the
+/// `pruned`-th, 1 <= pruned <= blocks: to one key, or to at most `few` of them. `histogram(range,
+/// bits)` is asked for the sums of Part::histogram(), at most three times for 32 bits and five
+/// times for 64.
 template <class Key, class Histogram>
 CutRange<Key> range_of_cut(std::int64_t blocks, std::int64_t pruned, std::int64_t few,
-                           const Histogram& histogram) noexcept {
-  CutRange<Key> cut{{}, pruned, blocks};
+                           const Histogram& histogram, const KeyRange<Key>& all = {}) noexcept {
+  CutRange<Key> cut{all, pruned, blocks};
   while (cut.keys.low > 0 && cut.among > few) {
     const int bits = std::min(radix_bits, cut.keys.low);
     const std::int64_t* const counts = histogram(cut.keys, bits);

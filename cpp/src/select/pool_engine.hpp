@@ -12,6 +12,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <type_traits>
 #include <utility>
@@ -96,6 +97,7 @@ class Pool {
       item.is_wide = mask.job->data.dtype() == DType::float64;
       (item.is_wide ? any_wide_ : any_narrow) = true;
       any_norm = any_norm || mask.job->spec.normalize;
+      any_value_ = any_value_ || mask.job->spec.norm == Norm::none;
       item.is_apart = mask.is_permuted || mask.has_large_blocks();
       item.takes_part = plan_.members[items_.size()].weight > 0;
       std::int64_t& tiles = item.is_wide ? wide_tiles_ : narrow_tiles_;
@@ -596,8 +598,8 @@ class Pool {
 
   /// Where the pool stops by the hints of the last time, if every tensor has one.
   struct Guess {
-    double key = 0, density = 0;  // in the common order; of blocks
-    double moved = 0, error = 0;  // in blocks
+    double score = 0, density = 0;  // divided by the norm; of blocks
+    double moved = 0, error = 0;    // in blocks
   };
   bool guess_by_hints(Guess& guess) noexcept {
     double weights = 0, cost = 0, slope = 0, moment = 0;
@@ -615,21 +617,14 @@ class Pool {
       const bool is_bound = hint->pruned >= member.most || hint->pruned <= member.least;
       item.bound = is_bound ? std::clamp(hint->pruned, member.least, member.most) : -1;
       if (is_bound) continue;
-      const bool widens = item.scale.as_double && !item.is_wide;
-      const double finer = widens ? 1.0 / static_cast<double>(std::uint64_t{1} << 29) : 1.0;
-      const double density = hint->density * finer * weight;
-      std::uint64_t key = 0;
-      with_engine(item, [&](const auto&, const auto& found) {
-        using Key = std::decay_t<decltype(found.gathered[0])>;
-        key = item.scale.of(static_cast<Key>(hint->key));
-      });
+      const double density = hint->density * item.scale.norm * weight;
       slope += density;
-      moment += density * static_cast<double>(key);
+      moment += density * hint->score / item.scale.norm;
     }
     if (!(slope > 0)) return false;
     const double unit = weights / static_cast<double>(blocks_);
     const auto budget = static_cast<double>(plan_.budget);
-    guess.key = (budget - cost + moment) / slope;
+    guess.score = (budget - cost + moment) / slope;
     guess.density = slope / unit;
     guess.moved = std::abs(budget - cost) / unit;
     return true;
@@ -641,15 +636,14 @@ class Pool {
     if (!is_guessed_ || std::exchange(rest_, std::max(rest_ - 1, 0)) > 0) return false;
     const auto all = static_cast<double>(blocks_);
     const double margin = 0.001 * all + 100 + 0.1 * guess_.moved + 1.5 * guess_.error;
-    if (margin > 0.01 * all + 200) return false;  // a sample does as well
-    const double reach = margin / guess_.density + 1;
-    const double quarter_octave =
-        static_cast<double>(std::uint64_t{1} << (is_common_wide_ ? 50 : 21));
-    if (reach > quarter_octave || guess_.key - reach < 0) return false;
-    if (guess_.key + reach >= static_cast<double>(end_ - 2)) return false;
-    bracket = {static_cast<std::uint64_t>(guess_.key - reach),
-               static_cast<std::uint64_t>(guess_.key + reach),
-               static_cast<std::uint64_t>(guess_.key)};
+    if (!(margin <= 0.01 * all + 200)) return false;  // a sample does as well
+    const double reach = margin / guess_.density;
+    if (!may_reach(any_value_ ? Norm::none : Norm::L1, guess_.score, reach)) return false;
+    const auto key = [this](double score) -> std::uint64_t {
+      if (is_common_wide_) return key_of<std::uint64_t>(score);
+      return key_of<std::uint32_t>(static_cast<float>(score));
+    };
+    bracket = {key(guess_.score - reach), key(guess_.score + reach), key(guess_.score)};
     return true;
   }
 
@@ -696,26 +690,27 @@ class Pool {
     return ties == 0 || item.is_exact();
   }
 
-  void renew_hint(const Item& item, std::uint64_t key) const noexcept {
+  template <class Key>
+  void renew_hint(const Item& item, Key key) const noexcept {
     CutHint* const hint = item.mask.job->hint;
     if (hint == nullptr) return;
     *hint = {};
     if (item.ties_at_lo || item.ties_at_hi || blocks_ <= candidates_min) return;
     const std::int64_t blocks = item.mask.grid().blocks();
-    constexpr double hardly_any = 1e-30;  // more than none: it is known
-    const double width = static_cast<double>(item.hi - item.lo) + 1;
-    const double density = static_cast<double>(item.counts.inside) / width;
+    constexpr double hardly_any =
+        std::numeric_limits<double>::min();  // more than none: it is known
+    const double density =
+        density_of(item.counts.inside, static_cast<Key>(item.lo), static_cast<Key>(item.hi + 1));
     double error = 0;
     if (is_guessed_) {
-      const double off = std::abs(static_cast<double>(search_->first()) - guess_.key);
+      const double stop = is_common_wide_ ? number_of(search_->first())
+                                          : number_of(static_cast<std::uint32_t>(search_->first()));
+      const double off = std::abs(stop - guess_.score);
       error = off * guess_.density * static_cast<double>(blocks) / static_cast<double>(blocks_);
     }
-    *hint = {blocks,
-             pruned_[index(item)],
-             static_cast<double>(key),
-             std::max(density, hardly_any),
-             error,
-             rest_};
+    *hint = {blocks,         pruned_[index(item)],
+             number_of(key), std::max(hardly_any, density),  // in this order, as it may be NaN
+             error,          rest_};
   }
 
   static constexpr int rest_after_miss = 8;
@@ -727,7 +722,7 @@ class Pool {
   std::optional<PoolSearch> search_;
   std::uint64_t end_ = 0;  // all keys in the common order are less
   std::int64_t blocks_ = 0, narrow_tiles_ = 0, wide_tiles_ = 0;
-  bool any_wide_ = false;
+  bool any_wide_ = false, any_value_ = false;
   bool is_common_wide_ = false;  // the order that all have in common is one of 64 bits
   bool is_returning_ =
       false;               // some of what monotone masks have pruned, and nothing else is pruned

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "base/keys.hpp"
 #include "kernels/kernels.hpp"
 
 namespace datasparse {
@@ -14,8 +15,14 @@ template <class Key>
 struct Cut {
   Key threshold;
   std::int64_t ties;
-  double density = 0;  // how many keys lie between two that differ by 1, near there; 0: not known
+  double density = 0;  // how many lie between two scores that differ by 1, near there; 0: not known
 };
+
+/// Of so many keys in [from, to).
+template <class Key>
+double density_of(std::int64_t keys, Key from, Key to) noexcept {
+  return static_cast<double>(keys) / (number_of(to) - number_of(from));
+}
 
 /// The search for the k-th lowest of some keys, by narrowing the range [lo, hi) that holds it.
 template <class Key>
@@ -106,7 +113,7 @@ class CutSearch {
       within_ = inside;
       below_lo_ = below_from;
       constexpr std::int64_t enough = 64;
-      if (inside >= enough) density_ = static_cast<double>(inside) / static_cast<double>(to - from);
+      if (inside >= enough) density_ = density_of(inside, from, to);
       if (in_place) split(from, to);
       if (inside <= room_) keep(inside);
     }

@@ -30,6 +30,7 @@ class Scorer {
 
   Scorer(const Kernels& table, const Matrix& matrix, Norm norm) noexcept
       : matrix_(matrix),
+        norm_(norm),
         score_(table.score[static_cast<int>(matrix.dtype())][static_cast<int>(norm)]),
         score_at_(table.score_at[static_cast<int>(matrix.dtype())][static_cast<int>(norm)]),
         bracket_(table.bracket[static_cast<int>(matrix.dtype())][static_cast<int>(norm)]),
@@ -38,6 +39,8 @@ class Scorer {
         zero_least_(table.zero_least[static_cast<int>(matrix.dtype())][static_cast<int>(norm)]),
         accumulate_(table.accumulate[static_cast<int>(matrix.dtype())][static_cast<int>(norm)]),
         make_keys_(selection_of<Key>(table).make_keys) {}
+
+  Norm norm() const noexcept { return norm_; }
 
   /// The keys of a part's blocks. Where the patch has no data, by way of as many sums as a band of
   /// the part has blocks.
@@ -60,6 +63,7 @@ class Scorer {
     bool count_ends;  // where there is no mask
     Store store;
   };
+  bool can_bracket() const noexcept { return bracket_ != nullptr; }
   bool can_bracket_masks() const noexcept { return bracket_mask_ != nullptr; }
   bool can_count_ends() const noexcept { return bracket_ends_ != nullptr; }
 
@@ -182,6 +186,7 @@ class Scorer {
   }
 
   const Matrix& matrix_;
+  Norm norm_;
   Kernels::Score score_;
   Kernels::ScoreAt score_at_;
   Kernels::Bracket bracket_;
