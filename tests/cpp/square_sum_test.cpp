@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <memory>
 #include <vector>
 
+#include "base/keys.hpp"
 #include "support.hpp"
 
 namespace datasparse {
@@ -15,11 +15,11 @@ namespace {
 template <class Score>
 using KeyOf = std::conditional_t<sizeof(Score) == 4, std::uint32_t, std::uint64_t>;
 
-/// Of some scores that are not negative.
+/// Of some scores.
 template <class Score>
 double sum(const std::vector<Score>& scores) {
-  std::vector<KeyOf<Score>> keys(scores.size());
-  if (!scores.empty()) std::memcpy(keys.data(), scores.data(), scores.size() * sizeof(Score));
+  std::vector<KeyOf<Score>> keys;
+  for (const Score score : scores) keys.push_back(key_of<KeyOf<Score>>(score));
   const auto result = std::make_unique<SquareSum<KeyOf<Score>>>();
   result->clear();
   result->add(keys.data(), static_cast<std::int64_t>(keys.size()));
@@ -36,6 +36,7 @@ TYPED_TEST(SquareSumTest, AddsUpSquares) {
   EXPECT_EQ(sum<Score>({}), 0);
   EXPECT_EQ(sum<Score>({0}), 0);
   EXPECT_EQ(sum<Score>({3, 4}), 25);
+  EXPECT_EQ(sum<Score>({-3, 4}), 25) << "with a sign";
   EXPECT_EQ(sum<Score>({0.5, 1, 0.25}), 1.3125);
 }
 
@@ -82,9 +83,8 @@ TYPED_TEST(SquareSumTest, IsTheSameInAnyOrderAndInParts) {
   std::vector<Key> keys;
   for (int i = 0; i < 70000; ++i) {
     const auto score = static_cast<Score>(std::exp2(random.unit() * 60 - 30));
-    Key key = 0;
-    std::memcpy(&key, &score, sizeof(key));
-    keys.push_back(random.one_in(50) ? static_cast<Key>(random.bits()) & KeyTraits<Key>::nan : key);
+    const auto any = static_cast<Key>(random.bits());
+    keys.push_back(random.one_in(50) ? std::min(any, KeyTraits<Key>::nan) : key_of<Key>(score));
   }
   const auto whole = std::make_unique<SquareSum<Key>>();
   const auto part = std::make_unique<SquareSum<Key>>();
