@@ -70,6 +70,7 @@ SCHEDULERS = {
     "a Python subclass": Restless,
     "DataScheduler": by_schedule,
     "a subclass of AdaptiveDataScheduler": Adaptive,
+    "DataScheduler over a pool": by_schedule,
 }
 
 
@@ -88,6 +89,21 @@ class Counting(DataNormSparsifier):
         mask[(self.state[name]["count"] * 7 + self.turns) % mask.size] = self.turns % 2
 
 
+class Moving(DataNormSparsifier):
+    """One threshold over scores that move, with their sign, and that are kept per group."""
+
+    def __init__(self, weights, **config):
+        self.turns = 0
+        pool = {"pool": "all", "normalize": "l2", "norm": None, "max_level": 0.97}
+        super().__init__(weights, **config, **pool)
+
+    def get_scores(self, name, data, **config):
+        self.turns += 1
+        moved = self.state[name].get("moved", 0.0) * 0.9 + float(data.sum())
+        self.state[name]["moved"] = moved
+        return np.sin(data * 3 + moved)
+
+
 class Training:
     def __init__(self, folder, scheduler):
         rng = np.random.default_rng(11)
@@ -96,7 +112,8 @@ class Training:
             "rows": rng.standard_normal((40, 30)).astype(np.float32),
             "cube": rng.standard_normal((4, 5, 60)),
         }
-        self.sparsifier = Counting(self.weights, sparsity_level=0.3, sparse_block_shape=(1, 2))
+        kind = Moving if scheduler.endswith("a pool") else Counting
+        self.sparsifier = kind(self.weights, sparsity_level=0.3, sparse_block_shape=(1, 2))
         self.scheduler = SCHEDULERS[scheduler](self.sparsifier)
         self.steps = 0
         self.resume()
