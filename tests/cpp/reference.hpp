@@ -91,6 +91,13 @@ struct Rules {
   std::optional<std::int64_t> pruned = {};  // so many blocks, whatever the level
 };
 
+/// 113 bits: a square has 106 of them.
+#if defined(__aarch64__)
+using Quad = long double;
+#else
+__extension__ using Quad = __float128;
+#endif
+
 /// A block of a group, in the order in which its group loses them.
 struct Ranked {
   bool was_pruned;
@@ -345,10 +352,10 @@ inline std::optional<std::vector<std::int64_t>> walk(std::vector<PoolGroup> grou
   for (std::size_t g = 0; g < groups.size(); ++g) {
     double norm = 1;
     if (groups[g].normalize) {
-      __extension__ __float128 squares = 0;  // 113 bits: of one square 106
+      Quad squares = 0;
       for (const auto& block : groups[g].blocks) {
         if (!std::isfinite(block.score)) continue;
-        squares += static_cast<decltype(squares)>(block.score) * block.score;
+        squares += static_cast<Quad>(block.score) * block.score;
       }
       norm = std::sqrt(static_cast<double>(squares));
       if (norm == 0) norm = 1;

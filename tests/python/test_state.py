@@ -554,7 +554,7 @@ OTHERS = [None, True, -5, 0.3, "text", b"bytes", (), (1, 2, 3, 4), [], object()]
 
 def fits(path, other):
     """Whether `other` is a good value in the place at path."""
-    if path[-1] == "zeros_per_block":
+    if path[-1] in ("zeros_per_block", "norm"):
         return other is None
     if path[-1] == "sparsity_level" or is_group_of_a_schedule(path):
         return type(other) is float

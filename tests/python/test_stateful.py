@@ -70,7 +70,7 @@ def is_good(config, shape=None):
     if set(config) != set(KEYS):
         return False
     level, block, zeros, norm = (config[key] for key in KEYS)
-    if type(level) not in (int, float) or not 0 <= level <= 1 or norm not in ("L1", "L2"):
+    if type(level) not in (int, float) or not 0 <= level <= 1 or norm not in ("L1", "L2", None):
         return False
     if type(block) is not tuple or len(block) != 2:
         return False

@@ -107,7 +107,7 @@ std::string did_you_mean(const std::string& name, const std::vector<std::string>
   }
   if (nearest != nullptr) return "; did you mean '" + *nearest + "'?";
   // Nothing is near: a short list says more than silence.
-  if (candidates.empty() || candidates.size() > 8) return "";
+  if (candidates.empty() || candidates.size() > 12) return "";
   std::string known = "; known: ";
   for (const auto& candidate : candidates) known += "'" + candidate + "', ";
   return known.substr(0, known.size() - 2);
