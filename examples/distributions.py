@@ -41,7 +41,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "pool": {"pool": "all"},
     "pool, l2": {"pool": "all", "normalize": "l2"},
 }
-BOUNDED = "pool, bounded"  # each layer keeps at least half of what it does by "local"
+BOUNDED = "pool, bounded"  # a layer keeps about half of what it does by "local", or more
 DENSE = "dense"
 COLORS = ("#2f6690", "#c8553d", "#588157", "#8d6a9f", "0.5")
 LEARNING_RATE = 2e-3
@@ -294,7 +294,7 @@ def plot(studies: Sequence[tuple[Task, Sequence[Run]]], png: Path) -> None:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, loc="lower left")
-    figure.savefig(png, dpi=110)
+    figure.savefig(png, dpi=80)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
