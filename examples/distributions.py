@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from datasparse import DataNormSparsifier, DataScheduler
 from datasparse.schedules import Polynomial
-from datasparse.torch import attach
+from datasparse.torch import attach, detach
 from torch import Tensor, nn
 
 LEVELS = (0.8, 0.9, 0.95, 0.98)
@@ -43,6 +43,9 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 BOUNDED = "pool, bounded"  # a layer keeps about half of what it does by "local", or more
 DENSE = "dense"
+Mode = dict[str, str]
+IN_PLACE: Mode = {"mode": "in_place"}
+STRAIGHT_THROUGH: Mode = {"mode": "parametrize", "gradients": "straight_through"}
 COLORS = ("#2f6690", "#c8553d", "#588157", "#8d6a9f", "0.5")
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 1e-2
@@ -185,17 +188,16 @@ def config(way: str, level: float) -> dict[str, Any]:
     return {"pool": "all", "max_level": (1 + level) / 2} if way == BOUNDED else WAYS[way]
 
 
-def train(task: Task, way: str, level: float, seed: int) -> Run:
+def train(task: Task, way: str, level: float, seed: int, mode: Mode = IN_PLACE) -> Run:
     """Train once; a seed fixes the split, the network's first weights and the order of batches."""
     training, tests = task.split(seed)
     torch.manual_seed(seed)
     model = task.network()
-    weights = {name: p for name, p in model.named_parameters() if p.dim() > 1}
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     steps = task.epochs * (len(training) // task.batch)
     if way != DENSE:
         sparsifier = DataNormSparsifier(sparsity_level=level, sparse_block_shape=(1, 1))
-        attachment = attach(model, sparsifier, **config(way, level))
+        attachment = attach(model, sparsifier, **mode, **config(way, level))
         rise = Polynomial(end=max(1, int(RAMP * steps)))
         scheduler = DataScheduler(sparsifier, "sparsity_level", rise)
         attachment.follow(optimizer, scheduler=scheduler, every=EVERY)
@@ -207,6 +209,9 @@ def train(task: Task, way: str, level: float, seed: int) -> Run:
             task.loss(model, training.rows(index)).backward()
             optimizer.step()
             slope.step()
+    if way != DENSE:
+        detach(model)
+    weights = {name: p for name, p in model.named_parameters() if p.dim() > 1}
     kept = {name: int(torch.count_nonzero(p)) / p.numel() for name, p in weights.items()}
     return Run(task.title, way, level, seed, task.score(model, tests), kept)
 
@@ -214,14 +219,16 @@ def train(task: Task, way: str, level: float, seed: int) -> Run:
 # --- the study ------------------------------------------------------------------------------------
 
 
-def study(task: Task, ways: Sequence[str], levels: Sequence[float], seeds: int) -> list[Run]:
+def study(
+    task: Task, ways: Sequence[str], levels: Sequence[float], seeds: int, mode: Mode
+) -> list[Run]:
     """All trainings, with a progress bar on the terminal."""
     from rich.progress import track
 
     settings = [(DENSE, 0.0)] + [(way, level) for level in levels for way in ways]
     every = [(*setting, seed) for seed in range(seeds) for setting in settings]
     bar = track(every, f"training {task.title}", transient=True)
-    return [train(task, *each) for each in bar]
+    return [train(task, *each, mode) for each in bar]
 
 
 def of(runs: Sequence[Run], way: str, level: float) -> list[Run]:
@@ -255,7 +262,7 @@ def table_of_layers(runs: Sequence[Run]) -> str:
     """What is left of each layer, in Markdown: means over the seeds."""
     names = list(runs[0].kept)
     lines = [
-        "| level | kept of | " + " | ".join(name.removesuffix(".weight") for name in names) + " |",
+        "| level | kept by | " + " | ".join(name.removesuffix(".weight") for name in names) + " |",
         "|---:|---|" + "---:|" * len(names),
     ]
     for way, level in settings_in(runs):
@@ -304,15 +311,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--levels", type=float, nargs="+", default=LEVELS)
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each setting")
     parser.add_argument("--epochs", type=int, help="fewer than the study has")
+    parser.add_argument(
+        "--straight-through", action="store_true", help="pruned weights learn on, and may come back"
+    )
     parser.add_argument("--png", type=Path, help="draw the study")
     parser.add_argument("--json", type=Path, help="write each run")
     chosen = parser.parse_args(arguments)
+    mode = STRAIGHT_THROUGH if chosen.straight_through else IN_PLACE
     studies = []
     for name in chosen.tasks:
         task = TASKS[name]()
         if chosen.epochs is not None:
             task = replace(task, epochs=chosen.epochs)
-        runs = study(task, chosen.ways, chosen.levels, chosen.seeds)
+        runs = study(task, chosen.ways, chosen.levels, chosen.seeds, mode)
         print(table(task, runs), table_of_layers(runs), sep="\n\n", end="\n\n")
         studies.append((task, runs))
     if chosen.png is not None:

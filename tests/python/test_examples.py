@@ -140,7 +140,9 @@ def test_every_way_prunes_as_much(distributions, few_images):
     assert sum(elements.values()) == 89_360
     ways = [*distributions.WAYS, distributions.BOUNDED]
     runs = {way: distributions.train(task, way, level, seed=0) for way in ways}
-    for run in runs.values():
+    through = distributions.train(task, "pool", level, 0, distributions.STRAIGHT_THROUGH)
+    assert through.kept != runs["pool"].kept
+    for run in [*runs.values(), through]:
         left = sum(round(run.kept[name] * count) for name, count in elements.items())
         assert left == pytest.approx((1 - level) * 89_360, abs=len(elements))
     assert runs["local"].kept == pytest.approx(dict.fromkeys(elements, 1 - level), abs=0.005)
