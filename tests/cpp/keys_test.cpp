@@ -61,8 +61,9 @@ TYPED_TEST(KeysTest, OrderAsTheirNumbersAndStandForThem) {
 TYPED_TEST(KeysTest, SumsOfSquaresKnowNoSign) {
   using Key = TypeParam;
   using Score = typename KeyTraits<Key>::Score;
-  constexpr Score infinity = std::numeric_limits<Score>::infinity();
-  const std::vector<Score> scores{-3, 4, -0.0, infinity, -infinity, std::nan(""), -12};
+  using Limits = std::numeric_limits<Score>;
+  const std::vector<Score> scores{
+      -3, 4, -Score{0}, Limits::infinity(), -Limits::infinity(), Limits::quiet_NaN(), -12};
   std::vector<Key> keys;
   for (const Score score : scores) keys.push_back(key_of<Key>(score));
   SquareSum<Key> sum;

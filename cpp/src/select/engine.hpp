@@ -19,8 +19,8 @@
 #include "datasparse/block_mask.hpp"
 #include "kernels/kernels.hpp"
 #include "select/cut_hint.hpp"
+#include "select/cut_range.hpp"
 #include "select/limits.hpp"
-#include "select/part.hpp"
 #include "select/sampling.hpp"
 #include "select/selection.hpp"
 #include "tiles/grid.hpp"
@@ -377,7 +377,7 @@ class Engine {
     correct(task, bracket, pass(task, bracket));
   }
 
-  /// Part::histogram() of a whole tensor, in the first lane's counts.
+  /// What range_of_cut() asks for, in the first lane's counts.
   std::int64_t* count_buckets(const Task<Key>& task, const KeyRange<Key>& range,
                               int bits) noexcept {
     const std::int64_t buckets = std::int64_t{1} << bits;

@@ -85,7 +85,7 @@ void BaseDataSparsifier::Group::warn_if_dead(bool in_turn) {
                    (all_kept    ? "keep_zeros=True found them all zero; pass "
                                   "keep_zeros=False to add_data()"
                     : in_turn   ? "let update_mask() keep some of them"
-                    : pooled    ? "its pool has done without it; set max_level, or min_kept=1"
+                    : pooled    ? "its pool has done without it; set min_kept=1, or a max_level"
                     : kept_some ? "lower its sparsity_level"
                                 : "lower its sparsity_level, or set min_kept=1"));
 }

@@ -11,8 +11,8 @@
 #include "base/buffer.hpp"
 #include "base/square_sum.hpp"
 #include "kernels/kernels.hpp"
+#include "select/cut_range.hpp"
 #include "select/limits.hpp"
-#include "select/part.hpp"
 #include "tiles/grid.hpp"
 
 namespace datasparse {
