@@ -262,7 +262,7 @@ TEST(DidYouMean, NamesTheNearest) {
 
 TEST(DidYouMean, SaysNothingWhereManyAreFar) {
   std::vector<std::string> far;
-  for (int i = 0; i < 9; ++i) far.push_back("something else entirely " + std::to_string(i));
+  for (int i = 0; i < 13; ++i) far.push_back("something else entirely " + std::to_string(i));
   EXPECT_EQ(did_you_mean("emb", far), "");
   EXPECT_EQ(did_you_mean("emb", {}), "");
 }
