@@ -24,7 +24,9 @@ BlockSpec single(double level) {
 PoolPlan plan_of(const std::vector<BlockSpec>& specs, const std::vector<Axes>& shapes) {
   std::vector<BlockSpec> resolved;
   for (std::size_t i = 0; i < specs.size(); ++i) resolved.push_back(specs[i].resolved(shapes[i]));
-  return PoolPlan::of("all", resolved, shapes);
+  std::vector<PoolGroup> groups;
+  for (std::size_t i = 0; i < specs.size(); ++i) groups.push_back({&resolved[i], shapes[i]});
+  return PoolPlan::of("all", groups);
 }
 
 TEST(PoolPlanTest, BudgetIsOneProductWhereLevelsAreEqual) {

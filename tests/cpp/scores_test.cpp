@@ -268,17 +268,9 @@ TEST_F(ToldScores, AreRankedWhereTheyLie) {
     int jobs_seen = 0;
     bool fails = true;
   };
-  struct There final : DataSource {
-    There(const ArrayView& memory, Device& at) : view(memory), where(at) {}
-    ArrayView pin() override { return view; }
-    void unpin() noexcept override {}
-    Device& device() const noexcept override { return where; }
-    ArrayView view;
-    Device& where;
-  };
   Elsewhere elsewhere;
   sparsifier.scores = [&](const std::string& name, const ArrayView&, const ParamMap&) -> Source {
-    return name == "a" ? std::make_shared<There>(ArrayView(of_a, {2, 3}), elsewhere) : nullptr;
+    return name == "a" ? std::make_shared<Placed>(ArrayView(of_a, {2, 3}), elsewhere) : nullptr;
   };
   EXPECT_THROW(sparsifier.step(), std::runtime_error);
   EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), Bytes(6, 1));

@@ -138,18 +138,10 @@ TEST(OwnSpecOnADevice, IsRefusedWhereItIsNotTheCpu) {
     PackedBits zeros_in(const ArrayView&) override { return {}; }
     std::int64_t count_pruned_zeros(const ArrayView&, const std::uint8_t*) override { return 0; }
   };
-  struct There final : DataSource {
-    There(const ArrayView& memory, Device& at) : view(memory), where(at) {}
-    ArrayView pin() override { return view; }
-    void unpin() noexcept override {}
-    Device& device() const noexcept override { return where; }
-    ArrayView view;
-    Device& where;
-  };
   Elsewhere elsewhere;
   float values[2] = {1, 2};
   outliers::Sparsifier sparsifier;
-  sparsifier.add_data("b", std::make_shared<There>(ArrayView(values, {2}), elsewhere));
+  sparsifier.add_data("b", std::make_shared<Placed>(ArrayView(values, {2}), elsewhere));
   EXPECT_THROW(sparsifier.step(), TypeError);
 }
 

@@ -20,6 +20,7 @@
 #include "datasparse/array_view.hpp"
 #include "datasparse/block_mask.hpp"
 #include "datasparse/data_sparsifier.hpp"
+#include "datasparse/device.hpp"
 #include "datasparse/runtime.hpp"
 #include "kernels/kernels.hpp"
 #include "reference.hpp"
@@ -136,6 +137,19 @@ class Tensor {
   Axes shape_, strides_;
   std::int64_t origin_;
   Bytes bytes_;
+};
+
+/// Memory that is said to lie on a device.
+class Placed final : public DataSource {
+ public:
+  Placed(const ArrayView& view, Device& device) : view_(view), device_(device) {}
+  ArrayView pin() override { return view_; }
+  void unpin() noexcept override {}
+  Device& device() const noexcept override { return device_; }
+
+ private:
+  ArrayView view_;
+  Device& device_;
 };
 
 /// The kinds of numbers that masks have gone wrong on.

@@ -80,6 +80,8 @@ class DATASPARSE_API MaskRule {
   /// How many elements a step of these groups zeroes, but for kept zeros. ValueError where their
   /// configs are impossible together. A shape is that which compile() got.
   virtual ZeroCounts count_zeros(const std::vector<RuleGroup>& groups) const = 0;
+  /// Throws what count_zeros() throws: for every value that a scheduler writes to such groups.
+  virtual void require_possible(const std::vector<RuleGroup>&) const {}
   /// Computes all masks, or throws. It has changed none then, if all are on the CPU.
   virtual void compute(const std::vector<RuleJob>& jobs) const = 0;
 };

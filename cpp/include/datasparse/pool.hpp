@@ -11,7 +11,13 @@
 
 namespace datasparse {
 
-/// A group of a pool, in blocks.
+/// A group as a pool sees it.
+struct PoolGroup {
+  const BlockSpec* spec;  ///< resolved; not owned
+  Axes shape;             ///< of the data, in the order of their layout
+};
+
+/// The same in blocks.
 struct PoolMember {
   std::int64_t blocks;
   /// Of a block: how many elements it zeroes, over the greatest common divisor of the pool. 0 for a
@@ -30,19 +36,19 @@ struct DATASPARSE_API PoolPlan {
   std::vector<PoolMember> members;  ///< in the order of the groups
   std::int64_t budget = 0;          ///< the sum of the weights of what is pruned, at the most
 
-  /// The plan of groups with resolved specs, for data of these shapes in the order of their
-  /// layouts.
+  /// The plan of groups in their order.
   ///
   /// The budget is level × Σ blocks·weight in double, rounded half to even, where all levels are
   /// equal; else Σ level·blocks·weight, added up in the order of the groups. Blocks that min_kept
   /// keeps are left out of it. One group alone loses what it would lose without a pool. `most` is
   /// ⌈max_level × blocks⌉, `least` is ⌊min(min_level, the pool's level) × blocks⌋.
   /// ValueError where the budget exceeds what max_level leaves: it names the possible range.
-  static PoolPlan of(const std::string& pool, const std::vector<BlockSpec>& specs,
-                     const std::vector<Axes>& shapes);
+  static PoolPlan of(const std::string& pool, const std::vector<PoolGroup>& groups);
 
   using Counts = std::vector<std::int64_t>;  // by member
 
+  /// Whether every block costs the same, and no member is bounded: then only the budget counts.
+  bool is_plain() const noexcept;
   /// What it costs to prune so many blocks of each member, or as many as it may lose.
   std::int64_t cost(const Counts& pruned) const noexcept;
   /// How many blocks each member loses, where pruning stops at a key: so many lie below it, and so
@@ -98,9 +104,13 @@ class DATASPARSE_API PoolSearch {
   Counts below_, up_to_, equal_;
 };
 
-/// How many zeros a step puts into the masks of groups that share pools or not, for data of these
-/// shapes in the order of their layouts. ValueError from PoolPlan::of().
-DATASPARSE_API ZeroCounts count_zeros(const std::vector<BlockSpec>& specs,
-                                      const std::vector<Axes>& shapes);
+/// The pools that some groups share, in the order in which they come first: names and places.
+DATASPARSE_API std::vector<ZeroCounts::Pool> pools_of(const std::vector<PoolGroup>& groups);
+
+/// How many zeros a step puts into the masks of groups that share pools or not. ValueError from
+/// PoolPlan::of().
+DATASPARSE_API ZeroCounts count_zeros(const std::vector<PoolGroup>& groups);
+/// Throws what count_zeros() throws.
+DATASPARSE_API void require_possible(const std::vector<PoolGroup>& groups);
 
 }  // namespace datasparse

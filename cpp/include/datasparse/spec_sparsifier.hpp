@@ -79,19 +79,19 @@ class SpecRule final : public MaskRule {
   ZeroCounts count_zeros(const std::vector<RuleGroup>& groups) const override {
     using datasparse::count_zeros;
     if constexpr (std::is_same_v<Spec, BlockSpec>) {
-      std::vector<Spec> specs;
-      std::vector<Axes> shapes;
-      for (const auto& group : groups) {
-        specs.push_back(spec_in(*group.compiled));
-        shapes.push_back(group.shape);
-      }
-      return count_zeros(specs, shapes);
+      return count_zeros(as_pool_groups(groups));
     } else {
       ZeroCounts counts;
       for (const auto& group : groups) {
         counts.groups.push_back(count_zeros(group.shape, spec_in(*group.compiled)));
       }
       return counts;
+    }
+  }
+
+  void require_possible(const std::vector<RuleGroup>& groups) const override {
+    if constexpr (std::is_same_v<Spec, BlockSpec>) {
+      datasparse::require_possible(as_pool_groups(groups));
     }
   }
 
@@ -138,6 +138,13 @@ class SpecRule final : public MaskRule {
   }
 
  private:
+  static std::vector<PoolGroup> as_pool_groups(const std::vector<RuleGroup>& groups) {
+    std::vector<PoolGroup> result;
+    result.reserve(groups.size());
+    for (const auto& group : groups) result.push_back({&spec_in(*group.compiled), group.shape});
+    return result;
+  }
+
   static void require_pools_on_one_device(const std::vector<RuleJob>& jobs) {
     std::map<std::string_view, Device*> places;
     for (const auto& job : jobs) {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 #include <numeric>
+#include <string_view>
 #include <utility>
 
 #include "datasparse/error.hpp"
@@ -25,44 +26,51 @@ std::int64_t up(double share, std::int64_t blocks) noexcept {
                   static_cast<std::int64_t>(std::ceil(share * static_cast<double>(blocks))));
 }
 
+PoolPlan plan_of(const ZeroCounts::Pool& pool, const std::vector<PoolGroup>& groups) {
+  std::vector<PoolGroup> own;
+  own.reserve(pool.groups.size());
+  for (const std::size_t i : pool.groups) own.push_back(groups[i]);
+  return PoolPlan::of(pool.name, own);
+}
+
 }  // namespace
 
-PoolPlan PoolPlan::of(const std::string& pool, const std::vector<BlockSpec>& specs,
-                      const std::vector<Axes>& shapes) {
+PoolPlan PoolPlan::of(const std::string& pool, const std::vector<PoolGroup>& groups) {
   PoolPlan plan;
+  plan.members.reserve(groups.size());
   std::int64_t divisor = 0;
-  for (std::size_t i = 0; i < specs.size(); ++i) {
-    const MatrixShape matrix = MatrixShape::of(shapes[i]);
-    const Pattern pattern = Pattern::of(specs[i], matrix);
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    const MatrixShape matrix = MatrixShape::of(groups[i].shape);
+    const Pattern pattern = Pattern::of(*groups[i].spec, matrix);
     plan.members.push_back({pattern.blocks_of(matrix), pattern.zeros, 0, 0});
     divisor = std::gcd(divisor, pattern.zeros);
   }
   std::int64_t all = 0, kept = 0;
   double by_levels = 0;
   bool is_one_level = true;
-  for (std::size_t i = 0; i < specs.size(); ++i) {
+  for (std::size_t i = 0; i < groups.size(); ++i) {
     PoolMember& member = plan.members[i];
     if (divisor > 0) member.weight /= divisor;
     const std::int64_t weight = member.blocks * member.weight;
     all += weight;
-    kept += std::min(member.blocks, specs[i].min_kept) * member.weight;
-    by_levels += specs[i].sparsity_level * static_cast<double>(weight);
-    is_one_level = is_one_level && specs[i].sparsity_level == specs[0].sparsity_level;
+    kept += std::min(member.blocks, groups[i].spec->min_kept) * member.weight;
+    by_levels += groups[i].spec->sparsity_level * static_cast<double>(weight);
+    is_one_level = is_one_level && groups[i].spec->sparsity_level == groups[0].spec->sparsity_level;
   }
   if (all == 0) return plan;
   const double exact =
-      is_one_level ? specs[0].sparsity_level * static_cast<double>(all) : by_levels;
+      is_one_level ? groups[0].spec->sparsity_level * static_cast<double>(all) : by_levels;
   plan.budget = std::min(round_half_even(exact), all - kept);
   std::int64_t most = 0;
-  for (std::size_t i = 0; i < specs.size(); ++i) {
+  for (std::size_t i = 0; i < groups.size(); ++i) {
     PoolMember& member = plan.members[i];
     if (member.weight == 0) continue;
-    member.most = std::min(up(specs[i].max_level, member.blocks),
-                           std::max<std::int64_t>(member.blocks - specs[i].min_kept, 0));
+    member.most = std::min(up(groups[i].spec->max_level, member.blocks),
+                           std::max<std::int64_t>(member.blocks - groups[i].spec->min_kept, 0));
     // The pool's level is budget / all. In integers, so that the sum never exceeds the budget.
     const auto by_pool =
         static_cast<std::int64_t>(static_cast<Wide>(plan.budget) * member.blocks / all);
-    member.least = std::min({down(specs[i].min_level, member.blocks), by_pool, member.most});
+    member.least = std::min({down(groups[i].spec->min_level, member.blocks), by_pool, member.most});
     most += member.most * member.weight;
   }
   if (plan.budget > most) {
@@ -74,6 +82,16 @@ PoolPlan PoolPlan::of(const std::string& pool, const std::vector<BlockSpec>& spe
                      to_string(ParamValue(level)) + "; lower it, or raise max_level");
   }
   return plan;
+}
+
+bool PoolPlan::is_plain() const noexcept {
+  std::int64_t weight = 0;  // of the first that has one
+  for (const auto& member : members) {
+    if (member.weight == 0) continue;
+    if (weight == 0) weight = member.weight;
+    if (member.weight != weight || member.least > 0 || member.most < member.blocks) return false;
+  }
+  return true;
 }
 
 std::int64_t PoolPlan::cost(const Counts& pruned) const noexcept {
@@ -134,46 +152,51 @@ std::vector<ZeroCount> PoolPlan::bounds() const {
   return result;
 }
 
-ZeroCounts count_zeros(const std::vector<BlockSpec>& specs, const std::vector<Axes>& shapes) {
-  ZeroCounts counts;
-  std::map<std::string, std::size_t> places;
-  for (std::size_t i = 0; i < specs.size(); ++i) {
-    const std::string& pool = specs[i].pool;
-    counts.groups.push_back(pool.empty() ? count_zeros(shapes[i], specs[i]) : ZeroCount{});
-    if (pool.empty()) continue;
-    const auto [place, is_new] = places.try_emplace(pool, counts.pools.size());
-    if (is_new) counts.pools.push_back({pool, {}, {}});
-    counts.pools[place->second].groups.push_back(i);
+std::vector<ZeroCounts::Pool> pools_of(const std::vector<PoolGroup>& groups) {
+  std::vector<ZeroCounts::Pool> pools;
+  std::map<std::string_view, std::size_t> places;
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    const std::string& name = groups[i].spec->pool;
+    if (name.empty()) continue;
+    const auto [place, is_new] = places.try_emplace(name, pools.size());
+    if (is_new) pools.push_back({name, {}, {}});
+    pools[place->second].groups.push_back(i);
+  }
+  return pools;
+}
+
+void require_possible(const std::vector<PoolGroup>& groups) {
+  for (const auto& pool : pools_of(groups)) plan_of(pool, groups);
+}
+
+ZeroCounts count_zeros(const std::vector<PoolGroup>& groups) {
+  ZeroCounts counts{std::vector<ZeroCount>(groups.size()), pools_of(groups)};
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    const auto& [spec, shape] = groups[i];
+    if (spec->pool.empty()) counts.groups[i] = count_zeros(shape, *spec);
   }
   for (auto& pool : counts.pools) {
-    std::vector<BlockSpec> own_specs;
-    std::vector<Axes> own_shapes;
-    for (const std::size_t i : pool.groups) {
-      own_specs.push_back(specs[i]);
-      own_shapes.push_back(shapes[i]);
-    }
-    const PoolPlan plan = PoolPlan::of(pool.name, own_specs, own_shapes);
+    const PoolPlan plan = plan_of(pool, groups);
     const auto bounds = plan.bounds();
-    std::int64_t missing = 0;  // from partial blocks, to whole ones
-    std::int64_t unit = 1;     // elements that a weight of 1 stands for
+    std::int64_t missing = 0;          // from partial blocks, to whole ones
+    std::int64_t unit = 1;             // elements that a weight of 1 stands for
+    std::int64_t least = 0, most = 0;  // the sums over the groups
     for (std::size_t m = 0; m < bounds.size(); ++m) {
-      const MatrixShape matrix = MatrixShape::of(own_shapes[m]);
-      const Pattern pattern = Pattern::of(own_specs[m], matrix);
-      counts.groups[pool.groups[m]] = {pattern.zeros_in(matrix, bounds[m].least).least,
-                                       pattern.zeros_in(matrix, bounds[m].most).most};
+      const auto& [spec, shape] = groups[pool.groups[m]];
+      const MatrixShape matrix = MatrixShape::of(shape);
+      const Pattern pattern = Pattern::of(*spec, matrix);
+      const ZeroCount zeros{pattern.zeros_in(matrix, bounds[m].least).least,
+                            pattern.zeros_in(matrix, bounds[m].most).most};
+      counts.groups[pool.groups[m]] = zeros;
+      least += zeros.least;
+      most += zeros.most;
       const auto& member = plan.members[m];
       if (member.weight == 0) continue;
       unit = pattern.zeros / member.weight;
       missing += member.blocks * pattern.zeros - pattern.zeros_in(matrix, member.blocks).most;
     }
     const ZeroCount spent = plan.spent();
-    pool.zeros = {std::max<std::int64_t>(spent.least * unit - missing, 0), spent.most * unit};
-    std::int64_t least = 0, most = 0;
-    for (const std::size_t i : pool.groups) {
-      least += counts.groups[i].least;
-      most += counts.groups[i].most;
-    }
-    pool.zeros = {std::max(pool.zeros.least, least), std::min(pool.zeros.most, most)};
+    pool.zeros = {std::max(spent.least * unit - missing, least), std::min(spent.most * unit, most)};
   }
   return counts;
 }

@@ -1,10 +1,7 @@
 #include "select/mask_engine.hpp"
 
 #include <algorithm>
-#include <map>
 #include <memory>
-#include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/layout.hpp"
@@ -78,26 +75,26 @@ class Batch {
   Engine<Key> engine_;
 };
 
-/// The pools among some jobs, in the order in which they come first.
+/// The pools among some jobs.
 class Pools {
  public:
   void add(const MaskPlan& mask) {
-    const auto& name = mask.job->spec.pool;
-    const auto [found, is_new] = places_.try_emplace(name, groups_.size());
-    if (is_new) groups_.push_back({name, {}});
-    groups_[found->second].masks.push_back(mask);
+    masks_.push_back(mask);
+    const MaskJob& job = *mask.job;
+    groups_.push_back({&job.spec, viewed_shape(job.data.shape(), job.layout)});
   }
+  bool empty() const noexcept { return masks_.empty(); }
 
   /// ValueError from PoolPlan::of().
   void allocate(PoolScratch& scratch) {
-    for (const auto& [name, masks] : groups_) {
-      std::vector<BlockSpec> specs;
-      std::vector<Axes> shapes;
-      for (const auto& mask : masks) {
-        specs.push_back(mask.job->spec);
-        shapes.push_back(viewed_shape(mask.job->data.shape(), mask.job->layout));
+    for (const auto& [name, places, zeros] : pools_of(groups_)) {
+      std::vector<MaskPlan> masks;
+      std::vector<PoolGroup> groups;
+      for (const std::size_t i : places) {
+        masks.push_back(masks_[i]);
+        groups.push_back(groups_[i]);
       }
-      pools_.push_back(std::make_unique<Pool>(PoolPlan::of(name, specs, shapes), masks));
+      pools_.push_back(std::make_unique<Pool>(PoolPlan::of(name, groups), masks));
       pools_.back()->allocate(scratch);
     }
   }
@@ -105,15 +102,10 @@ class Pools {
   void run(const PoolEngines& engines) noexcept {
     for (const auto& pool : pools_) pool->run(engines);
   }
-  bool empty() const noexcept { return groups_.empty(); }
 
  private:
-  struct Group {
-    std::string name;
-    std::vector<MaskPlan> masks;
-  };
-  std::map<std::string, std::size_t> places_;
-  std::vector<Group> groups_;
+  std::vector<MaskPlan> masks_;
+  std::vector<PoolGroup> groups_;
   std::vector<std::unique_ptr<Pool>> pools_;
 };
 

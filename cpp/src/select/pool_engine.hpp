@@ -9,7 +9,6 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -18,63 +17,15 @@
 #include <utility>
 #include <vector>
 
-#include "base/buffer.hpp"
 #include "base/parallel.hpp"
 #include "datasparse/pool.hpp"
 #include "select/engine.hpp"
 #include "select/key_scale.hpp"
 #include "select/mask_plan.hpp"
 #include "select/pool_sample.hpp"
+#include "select/pool_scratch.hpp"
 
 namespace datasparse {
-
-/// Scratch memory of pools that are computed one after the other.
-template <class Key>
-struct PoolFindings {
-  Buffer<TileCounts> tiles;
-  Buffer<Key> gathered, spare;
-  Buffer<std::uint16_t> places;
-  std::atomic<std::int64_t> used{0};
-
-  void require(std::int64_t blocks, std::int64_t tile_count) {
-    tiles.require(tile_count);
-    gathered.require(candidates_max(blocks));
-    places.require(candidates_max(blocks));
-    spare.require(spare_room(blocks));
-  }
-  static std::int64_t spare_room(std::int64_t blocks) noexcept {
-    return run_length * runs_of_sample(blocks) + candidates_min;
-  }
-  std::int64_t bytes() const noexcept {
-    return tiles.bytes() + gathered.bytes() + spare.bytes() + places.bytes();
-  }
-  void release() noexcept {
-    tiles = {};
-    gathered = {};
-    spare = {};
-    places = {};
-  }
-};
-struct PoolScratch {
-  PoolFindings<std::uint32_t> narrow;
-  PoolFindings<std::uint64_t> wide;
-  PoolKeys<std::uint32_t> narrow_keys;  // a sample, or candidates, in the common order
-  PoolKeys<std::uint64_t> wide_keys;
-  Buffer<std::uint16_t> runs;
-  Buffer<std::int64_t> counts;
-
-  std::int64_t bytes() const noexcept {
-    return narrow.bytes() + wide.bytes() + narrow_keys.bytes() + wide_keys.bytes();
-  }
-  void release() noexcept {
-    narrow.release();
-    wide.release();
-    narrow_keys.release();
-    wide_keys.release();
-    runs = {};
-    counts = {};
-  }
-};
 
 /// The engines that a pool's tensors are computed by.
 struct PoolEngines {
@@ -312,7 +263,7 @@ class Pool {
     if (search_->first() < bracket.lo || search_->last() > bracket.hi) return false;
     if (bracket.ties_at_lo) tell(bracket.lo + 1);
     if (bracket.ties_at_hi) tell(bracket.hi);
-    if (is_plain()) {
+    if (plan_.is_plain() && !items_.front().scale.as_double) {
       select_at_once();
     } else {
       search_at_once();
@@ -407,29 +358,12 @@ class Pool {
     return below;
   }
 
-  /// Whether every block costs the same, no group is bounded, and all keys are of one type.
-  bool is_plain() const noexcept {
-    const PoolMember* first = nullptr;
-    for (std::size_t i = 0; i < items_.size(); ++i) {
-      const PoolMember& member = plan_.members[i];
-      if (member.weight == 0) continue;
-      if (first == nullptr) first = &member;
-      if (items_[i].scale.as_double || member.weight != first->weight || member.least > 0 ||
-          member.most < member.blocks) {
-        return false;
-      }
-    }
-    return true;
-  }
-
-  /// Then one selection among the candidates of all tells the cut.
+  /// Where every block costs the same, and all keys are of one type, one selection among the
+  /// candidates of all tells the cut.
   void select_at_once() noexcept {
-    std::int64_t left = 0, inside = 0;
-    for (std::size_t i = 0; i < items_.size(); ++i) {
-      const Item& item = items_[i];
-      if (!item.takes_part) continue;
-      if (left == 0) left = plan_.budget / plan_.members[i].weight;
-    }
+    std::int64_t weight = 1, inside = 0;
+    for (const auto& member : plan_.members) weight = std::max(weight, member.weight);
+    std::int64_t left = plan_.budget / weight;
     for (const auto& item : items_) {
       left -= item.counts.below + item.counts.at_lo + (is_returning_ ? 0 : item.past);
       inside += item.counts.inside;

@@ -33,15 +33,16 @@ class PoolSample {
   /// Allocates nothing: `keys` holds all runs, and `counts` has room for a number of each.
   PoolSample(PoolKeys<Key>& keys, std::uint16_t* counts, const SelectionKernels<Key>& select,
              const PoolPlan& plan, Key end) noexcept
-      : keys_(keys), counts_(counts), select_(select), plan_(plan), end_(end) {
-    std::int64_t weight = 0;
+      : keys_(keys),
+        counts_(counts),
+        select_(select),
+        plan_(plan),
+        end_(end),
+        is_plain_(plan.is_plain()) {
     for (const auto& member : plan.members) {
       if (member.weight == 0) continue;
       blocks_ += static_cast<double>(member.blocks);
       weights_ += static_cast<double>(member.blocks) * static_cast<double>(member.weight);
-      if (weight == 0) weight = member.weight;
-      is_plain_ =
-          is_plain_ && member.weight == weight && member.least == 0 && member.most == member.blocks;
     }
   }
 
@@ -125,8 +126,8 @@ class PoolSample {
   const SelectionKernels<Key>& select_;
   const PoolPlan& plan_;
   Key end_;
+  bool is_plain_;
   double blocks_ = 0, weights_ = 0;
-  bool is_plain_ = true;
 };
 
 }  // namespace datasparse

@@ -175,7 +175,7 @@ struct BaseDataSparsifier::Impl {
     const auto shared = groups_where([this](const Group& group) {
       return !group.squashed() && group.updates && !rule->pool(group.config.compiled).empty();
     });
-    if (!shared.empty()) rule->count_zeros(as_rule_groups(shared));
+    if (!shared.empty()) rule->require_possible(as_rule_groups(shared));
   }
   /// The groups of these names, each once; ValueError, naming the call, for one that is squashed.
   std::vector<Group*> unsquashed(const std::vector<std::string>& names, const char* call) const;
