@@ -43,6 +43,7 @@ def run(options: Options) -> Iterator[Row]:
         {name: random.standard_normal(elements, dtype=np.float32) for name in names}
         for _ in range(2)
     )
+    averages = {name: 1e-3 * gradient for name, gradient in gradients.items()}
     for case in CASES:
         name = f"{GROUPS} groups of {elements}, {case.name}"
         progress(f"[scores] {name}")
@@ -55,9 +56,10 @@ def run(options: Options) -> Iterator[Row]:
             return [own.get_scores(group, weights[group], **configs[group]) for group in names]
 
         def moved(call: int) -> None:
-            """As an optimizer leaves them: just written."""
+            """As an optimizer leaves them: it has read its averages and written all weights."""
+            update = np.subtract if call % 2 else np.add
             for group in names:
-                np.negative(weights[group], out=weights[group])
+                update(weights[group], averages[group], out=weights[group])
 
         def check(
             sparsifier: Any, ranked: Callable[[], Iterable[np.ndarray]], case: Case = case

@@ -285,7 +285,7 @@ TEST_F(ToldScores, AreRankedWhereTheyLie) {
 /// elements are all the same one.
 class ManyScores : public ::testing::Test {
  protected:
-  static constexpr std::int64_t elements = (std::int64_t{17} << 20) + 1;  // of float64
+  static constexpr std::int64_t elements = (std::int64_t{1} << 19) + 1;  // of float64
 
   ManyScores() : sparsifier(spec(0.5, 1, 1)) {
     const ArrayView large(&one, DType::float64, {elements}, {0}, true);
@@ -344,6 +344,36 @@ TEST_F(ManyScores, BringBackAllMasksWhereTheLastOnesFail) {
   failing = "";
   sparsifier.step();
   EXPECT_EQ(bytes_of(sparsifier.get_mask("small")), (Bytes{0, 0, 1, 1}));
+}
+
+TEST_F(ManyScores, BringBackThoseOfAPool) {
+  for (const char* const name : {"small", "large 1"}) {
+    sparsifier.update_config(name, {{"pool", "all"}, {"sparsity_level", 0.5}});
+  }
+  sparsifier.step();
+  const Bytes before = bytes_of(sparsifier.get_mask("large 1"));
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("small")), (Bytes{0, 1, 1, 1}));
+  for (const char* const name : {"small", "large 1"}) {
+    sparsifier.update_config(name, {{"sparsity_level", 1.0}});
+  }
+  failing = "last";
+  EXPECT_THROW(sparsifier.step(), std::runtime_error);
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("small")), (Bytes{0, 1, 1, 1}));
+  EXPECT_EQ(bytes_of(sparsifier.get_mask("large 1")), before);
+}
+
+TEST_F(ManyScores, BringBackThoseThatWereSavedSinceOneWasRead) {
+  failing = "last";
+  const auto get = sparsifier.scores;
+  sparsifier.scores = [&](const std::string& name, const ArrayView& data,
+                          const ParamMap& config) -> Source {
+    if (name == "large 2") std::fill_n(sparsifier.get_mask("large 2").data(), elements, 0);
+    return get(name, data, config);
+  };
+  EXPECT_THROW(sparsifier.step(), std::runtime_error);
+  for (const char* const name : {"small", "large 1", "large 2", "last"}) {
+    EXPECT_EQ(sparsifier.get_mask(name).zeros(), 0) << name;
+  }
 }
 
 TEST(ScoresInAPool, ShareItsThreshold) {

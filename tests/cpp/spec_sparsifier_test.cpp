@@ -65,6 +65,17 @@ class Sparsifier final : public SpecSparsifier<Spec> {
   ForeignHooks foreign_hooks() const override { return {false, false}; }
 };
 
+/// One whose last scores fail.
+class Failing final : public SpecSparsifier<Spec> {
+ protected:
+  ForeignHooks foreign_hooks() const override { return {false, false, own_scores}; }
+  std::shared_ptr<DataSource> get_scores(const std::string& name, const ArrayView& data,
+                                         const ParamMap&) override {
+    if (name == "last") throw std::runtime_error("no scores");
+    return make_source(data);
+  }
+};
+
 }  // namespace outliers
 
 namespace datasparse {
@@ -129,6 +140,17 @@ TEST_F(OwnSpec, UpdateMaskTakesOtherScores) {
   sparsifier.update_mask("a", ArrayView(scores, {2, 3}), {{"share", 0.4}});
   EXPECT_EQ(sparsifier.get_mask("a").zeros(), 2);
   EXPECT_THROW(sparsifier.update_mask("a", ArrayView(scores, {6}), {{"share", 0.4}}), ValueError);
+}
+
+TEST(OwnSpecByScores, BringsBackMasksThatItHasChanged) {
+  std::vector<float> values((std::size_t{2} << 20) + 1);
+  values[0] = 1;
+  outliers::Failing sparsifier;
+  const auto size = static_cast<std::int64_t>(values.size());
+  sparsifier.add_data("first", ArrayView(values.data(), {size}));
+  sparsifier.add_data("last", ArrayView(values.data(), {size}));
+  EXPECT_THROW(sparsifier.step(), std::runtime_error);
+  EXPECT_EQ(sparsifier.get_mask("first").zeros(), 0);
 }
 
 TEST(OwnSpecOnADevice, IsRefusedWhereItIsNotTheCpu) {

@@ -46,6 +46,14 @@ struct BytesAllocator {
 /// What Mask::pack() returns: a vector like any other, but see allocate_bytes().
 using PackedBits = std::vector<std::uint8_t, BytesAllocator<std::uint8_t>>;
 
+/// The bytes that n elements are packed to.
+constexpr std::size_t packed_size(std::int64_t n) noexcept {
+  return static_cast<std::size_t>((n + 7) / 8);
+}
+/// Eight elements to a byte, the first in the lowest bit; the last byte is filled up with zeros. A
+/// byte that is not 0 keeps. Takes the time of reading the mask; large ones use several threads.
+DATASPARSE_API void pack_bits(std::uint8_t* bits, const std::uint8_t* mask,
+                              std::int64_t n) noexcept;
 /// Prunes the elements whose bit is set, of n, packed as Mask::pack() packs.
 DATASPARSE_API void prune_bits(std::uint8_t* mask, const std::uint8_t* bits,
                                std::int64_t n) noexcept;
@@ -70,11 +78,9 @@ class DATASPARSE_API Mask {
   /// small ones.
   CutHint* hint() const noexcept { return hint_.get(); }
 
-  /// Eight elements to a byte, the first in the lowest bit; the last byte is filled up with zeros.
-  /// A byte that is not 0 keeps. Takes the time of reading the mask; large ones use several
-  /// threads.
+  /// As pack_bits() packs.
   PackedBits pack() const;
-  /// The inverse of pack(), from (size() + 7) / 8 bytes.
+  /// The inverse of pack(), from packed_size(size()) bytes.
   void unpack(const std::uint8_t* bits) noexcept;
 
  private:

@@ -35,10 +35,13 @@ struct JobOf {
   /// packs; or nullptr.
   const std::uint8_t* kept_zeros = nullptr;
   Device* device = nullptr;  ///< where the data are: DataSource::device(); or nullptr, the CPU
+  /// Where the mask that is there is saved before it is changed, as pack_bits() packs; or nullptr.
+  /// For jobs on the CPU alone.
+  std::uint8_t* before = nullptr;
 
   template <class Other>
   JobOf<Other> with(const Other& other) const {
-    return {data, other, mask, hint, layout, kept_zeros, device};
+    return {data, other, mask, hint, layout, kept_zeros, device, before};
   }
 };
 
@@ -82,7 +85,8 @@ class DATASPARSE_API MaskRule {
   virtual ZeroCounts count_zeros(const std::vector<RuleGroup>& groups) const = 0;
   /// Throws what count_zeros() throws: for every value that a scheduler writes to such groups.
   virtual void require_possible(const std::vector<RuleGroup>&) const {}
-  /// Computes all masks, or throws. It has changed none then, if all are on the CPU.
+  /// Computes all masks, or throws. It has changed none then, if all are on the CPU. Saves those
+  /// whose jobs have a place for what was `before`.
   virtual void compute(const std::vector<RuleJob>& jobs) const = 0;
 };
 

@@ -110,7 +110,9 @@ class SpecRule final : public MaskRule {
       std::vector<JobOf<Spec>> some;
       some.reserve(jobs.size());
       for (const auto& job : jobs) {
-        if (job.device == device) some.push_back(job.with(spec_in(job.spec)));
+        if (job.device != device) continue;
+        some.push_back(job.with(spec_in(job.spec)));
+        if constexpr (!std::is_same_v<Spec, BlockSpec>) save(some.back());
       }
       compute_on(device, some);
     }
@@ -138,6 +140,12 @@ class SpecRule final : public MaskRule {
   }
 
  private:
+  /// What the engine does by itself.
+  static void save(JobOf<Spec>& job) noexcept {
+    if (job.before != nullptr) pack_bits(job.before, job.mask, job.data.size());
+    job.before = nullptr;
+  }
+
   static std::vector<PoolGroup> as_pool_groups(const std::vector<RuleGroup>& groups) {
     std::vector<PoolGroup> result;
     result.reserve(groups.size());
@@ -174,7 +182,7 @@ class SpecSparsifier : public BaseDataSparsifier {
   /// and all figures go on being about the data.
   ///
   /// A step asks for the scores of all groups, then ranks: the memory must stay as it is until the
-  /// source is let go of, at the end of the step at the latest. Above 256 MiB of them, groups are
+  /// source is let go of, at the end of the step at the latest. Above 8 MiB of them, groups are
   /// ranked in several batches, and those of one pool together. Called with the pinned data and the
   /// group's config. The same thread may read the sparsifier from here, and replace states; all
   /// else is a StateError. If it throws, all masks and states are as before.

@@ -56,12 +56,16 @@ Mask::Mask(const Axes& shape) : shape_(shape), size_(element_count(shape)) {
 
 std::int64_t Mask::zeros() const noexcept { return count_zeros(data(), size_); }
 
-PackedBits Mask::pack() const {
-  PackedBits bits(static_cast<std::size_t>((size_ + 7) / 8));
+void pack_bits(std::uint8_t* bits, const std::uint8_t* mask, std::int64_t n) noexcept {
   const auto pack = kernels().pack;
-  for_each_chunk(size_, [this, pack, &bits](std::int64_t first, std::int64_t n) {
-    pack(bits.data() + first / 8, data() + first, n);
+  for_each_chunk(n, [pack, bits, mask](std::int64_t first, std::int64_t count) {
+    pack(bits + first / 8, mask + first, count);
   });
+}
+
+PackedBits Mask::pack() const {
+  PackedBits bits(packed_size(size_));
+  pack_bits(bits.data(), data(), size_);
   return bits;
 }
 

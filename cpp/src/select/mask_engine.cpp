@@ -53,6 +53,7 @@ class Batch {
 
   void run() noexcept {
     const auto prune = [this](const MaskPlan& plan, int lane, int lanes) {
+      plan.save();
       prune_alone(engine_, *table_, plan, lane, lanes, plan.job->spec.monotone);
     };
     parallel_for(
@@ -100,6 +101,8 @@ class Pools {
   }
 
   void run(const PoolEngines& engines) noexcept {
+    parallel_for(static_cast<std::int64_t>(masks_.size()), engines.threads,
+                 [this](std::int64_t i, int) { masks_[static_cast<std::size_t>(i)].save(); });
     for (const auto& pool : pools_) pool->run(engines);
   }
 

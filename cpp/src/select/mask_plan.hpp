@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "base/layout.hpp"
+#include "datasparse/mask.hpp"
 #include "kernels/kernels.hpp"
 #include "mask/kept_zeros.hpp"
 #include "mask/level.hpp"
@@ -52,6 +53,10 @@ struct MaskPlan {
   /// Else it is one of many that the threads share.
   bool takes_all_threads() const noexcept {
     return elements() >= parallel_from || has_large_blocks();
+  }
+  /// Saves what the mask is, where somebody asks for it.
+  void save() const noexcept {
+    if (job->before != nullptr) pack_bits(job->before, job->mask, elements());
   }
   /// The selections within large blocks included.
   Room room() const noexcept {

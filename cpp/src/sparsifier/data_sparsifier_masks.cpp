@@ -12,8 +12,9 @@ namespace datasparse {
 
 namespace {
 
-/// Scores that are held at the same time, unless a pool has more of them.
-constexpr std::int64_t max_score_bytes = std::int64_t{256} << 20;
+/// Scores that are held at the same time, unless a group or a pool has more of them. So many still
+/// lie in the cache when they are ranked, which saves more time than it takes to save masks.
+constexpr std::int64_t max_score_bytes = std::int64_t{8} << 20;
 
 std::int64_t bytes_of(const ArrayView& view) {
   return view.size() * static_cast<std::int64_t>(item_size(view.dtype()));
@@ -103,29 +104,64 @@ class BaseDataSparsifier::Before {
   Before& operator=(const Before&) = delete;
   ~Before() { impl_.save_masks = nullptr; }
 
-  /// Saves the masks too, once.
+  /// Saves the masks too: those that are not saved yet.
   void save_masks() {
-    if (!masks_.empty()) return;
-    std::vector<PackedBits> masks;
-    masks.reserve(groups_.size());
-    for (const auto& group : groups_) masks.push_back(group->mask.pack());
-    masks_ = std::move(masks);
+    if (all_saved_) return;
+    std::unordered_set<const Group*> saved;
+    for (const auto& mask : masks_) saved.insert(mask.group);
+    for (const auto& group : groups_) {
+      if (saved.count(group.get()) != 0) continue;
+      pack_bits(place_of(*group), group->mask.data(), group->mask.size());
+    }
+    has_saved();
+    all_saved_ = true;
   }
   /// Saves them when somebody asks for one.
   void save_masks_that_are_read() {
     impl_.save_masks = [this] { save_masks(); };
   }
+  /// Memory that whoever changes a mask is to save it in first; nullptr where it is saved. Each
+  /// group once, and then has_saved().
+  std::uint8_t* place_of(Group& group) {
+    if (all_saved_) return nullptr;
+    if (bits_.empty()) {
+      std::size_t bytes = 0;
+      for (const auto& each : groups_) bytes += packed_size(each->mask.size());
+      bits_ = PackedBits(bytes);
+      masks_.reserve(groups_.size());
+    }
+    masks_.push_back({&group, bits_.data() + used_});
+    used_ += packed_size(group.mask.size());
+    return masks_.back().bits;
+  }
+  /// All masks are saved that a place was asked for.
+  void has_saved() noexcept { saved_ = masks_.size(); }
+
   void bring_back() noexcept {
-    for (std::size_t i = 0; i < masks_.size(); ++i) bring_back_mask(i);
+    bring_back_masks([](const Group&) { return true; });
     for (std::size_t i = 0; i < states_.size(); ++i) groups_[i]->state = std::move(states_[i]);
   }
-  void bring_back_mask(std::size_t i) const noexcept { groups_[i]->mask.unpack(masks_[i].data()); }
+  template <class Which>
+  void bring_back_masks(const Which& which) const noexcept {
+    for (std::size_t i = 0; i < saved_; ++i) {
+      if (which(*masks_[i].group)) masks_[i].group->mask.unpack(masks_[i].bits);
+    }
+  }
 
  private:
+  struct Saved {
+    Group* group;
+    std::uint8_t* bits;
+  };
+
   Impl& impl_;
   const std::vector<std::unique_ptr<Group>>& groups_;
   std::vector<ParamMap> states_;
-  std::vector<PackedBits> masks_;
+  PackedBits bits_;  // of all groups, in one piece: many small ones, between one array of scores and
+                     // the next, would take the memory that these use again and again
+  std::size_t used_ = 0, saved_ = 0;
+  std::vector<Saved> masks_;
+  bool all_saved_ = false;
 };
 
 /// Scores that were asked for, pinned for the length of a scope.
@@ -226,7 +262,7 @@ void BaseDataSparsifier::update_by_scores(const std::vector<Group*>& groups,
       const auto left = static_cast<std::size_t>(places.end() - place);
       Scores scores(*this, get_scores, left);
       std::vector<RuleJob> jobs;
-      jobs.reserve(left);
+      std::vector<Group*> batch;
       bool on_cpu = true;
       impl_->access([&] {
         const auto goes_on = [&] {
@@ -234,7 +270,7 @@ void BaseDataSparsifier::update_by_scores(const std::vector<Group*>& groups,
                  scores.bytes() + bytes_of(data[place->group]) <= max_score_bytes;
         };
         do {
-          const Group& group = *groups[place->group];
+          Group& group = *groups[place->group];
           const ArrayView& own = data[place->group];
           const auto* const asked = scores.ask(group, own);
           Device& device = (asked == nullptr ? group.source : asked->source)->device();
@@ -242,10 +278,16 @@ void BaseDataSparsifier::update_by_scores(const std::vector<Group*>& groups,
           jobs.push_back({asked == nullptr ? own : asked->view, group.config.compiled,
                           group.mask.data(), group.mask.hint(), group.layout, group.kept_bits(),
                           &device});
+          batch.push_back(&group);
         } while (++place != places.end() && goes_on());
       });
-      if (place != places.end() || !on_cpu) before.save_masks();
+      if (!on_cpu) {
+        before.save_masks();
+      } else if (place != places.end()) {
+        for (std::size_t i = 0; i < jobs.size(); ++i) jobs[i].before = before.place_of(*batch[i]);
+      }
       impl_->rule->compute(jobs);
+      before.has_saved();
     }
   } catch (...) {
     before.bring_back();
@@ -266,14 +308,10 @@ void BaseDataSparsifier::update_in_turn(const std::vector<Group*>& groups,
       update_mask(groups[i]->name, asked == nullptr ? data[i] : asked->view,
                   impl_->shown(groups[i]->config));
     }
-    for (std::size_t i = 0; i < impl_->groups.size(); ++i) {
-      const Group& group = *impl_->groups[i];
-      if (group.updates) {
-        group.prune_kept();
-      } else {
-        before.bring_back_mask(i);
-      }
+    for (const auto& group : impl_->groups) {
+      if (group->updates) group->prune_kept();
     }
+    before.bring_back_masks([](const Group& group) { return !group.updates; });
   } catch (...) {
     before.bring_back();
     throw;
