@@ -18,8 +18,8 @@ PyObject* imported(const char* module, const char* name) {
   return py::object(py::module_::import(module).attr(name)).release().ptr();
 }
 
-/// A config key as Python's string, the same object each time, up to so many of them. A dict of nine
-/// keys takes half the time when their hashes are known.
+/// A config key as Python's string, the same object each time, up to so many of them. A dict of
+/// nine keys takes half the time when their hashes are known.
 py::str key_object(const std::string& key) {
   constexpr std::size_t most = 256;
   static auto* const known = new std::unordered_map<std::string, PyObject*>;  // as in imported()

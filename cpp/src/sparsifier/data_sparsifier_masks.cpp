@@ -157,8 +157,8 @@ class BaseDataSparsifier::Before {
   Impl& impl_;
   const std::vector<std::unique_ptr<Group>>& groups_;
   std::vector<ParamMap> states_;
-  PackedBits bits_;  // of all groups, in one piece: many small ones, between one array of scores and
-                     // the next, would take the memory that these use again and again
+  PackedBits bits_;  // of all groups, in one piece: many small ones, between one array of scores
+                     // and the next, would take the memory that these use again and again
   std::size_t used_ = 0, saved_ = 0;
   std::vector<Saved> masks_;
   bool all_saved_ = false;
