@@ -30,6 +30,7 @@ class Training:
         schedule: str,
         every: int,
         mask_state: bool,
+        replaces_step: bool,
     ) -> None:
         if schedule not in SCHEDULES:
             raise ValueError(f'schedule must be "step" or "epoch", got {schedule!r}')
@@ -41,6 +42,7 @@ class Training:
         self.by_epoch = schedule == "epoch"
         self.every = every
         self.mask_state = mask_state
+        self.replaces_step = replaces_step
         if scheduler is not None:
             scheduler.leads = True
         self.steps = 0  # of the optimizer, before the training was interrupted
@@ -85,6 +87,7 @@ class Training:
                 every=self.every if leads else None,
                 scheduler=self.scheduler if leads and not self.by_epoch else None,
                 mask_state=self.mask_state,
+                replaces_step=self.replaces_step and leads,
             )
             following.steps = self.steps
             self._following.append(following)

@@ -66,6 +66,7 @@ class DataSparsity(Callback):
             at the end of each epoch, too.
         every: masks are renewed after the first optimizer step and each `every`-th one from there.
         mask_state: whether the optimizer forgets pruned elements, too.
+        replaces_step: whether the step at which masks move (`datasparse.regrowth`) trains nothing.
         log: whether "sparsity", the share of zeros in the weights, is logged at the end of an
             epoch: in those of the average, where Lightning's WeightAveraging keeps one.
 
@@ -86,10 +87,11 @@ class DataSparsity(Callback):
         schedule: str = "step",
         every: int = 1,
         mask_state: bool = False,
+        replaces_step: bool = False,
         log: bool = True,
     ) -> None:
         super().__init__()
-        self._training = Training(attachment, scheduler, schedule, every, mask_state)
+        self._training = Training(attachment, scheduler, schedule, every, mask_state, replaces_step)
         self._log = log
         self._waits_for_epoch = True  # until its first batch
 

@@ -46,6 +46,7 @@ class DataSparsity(TrainerCallback):
             at the end of each epoch, too.
         every: masks are renewed after the first optimizer step and each `every`-th one from there.
         mask_state: whether the optimizer forgets pruned elements, too.
+        replaces_step: whether the step at which masks move (`datasparse.regrowth`) trains nothing.
         log: whether "sparsity", the share of zeros in the weights, is added to what is logged.
         resume_from: the checkpoint that the training is resumed from, where that is not the one of
             its step in the trainer's output_dir.
@@ -65,10 +66,11 @@ class DataSparsity(TrainerCallback):
         schedule: str = "step",
         every: int = 1,
         mask_state: bool = False,
+        replaces_step: bool = False,
         log: bool = True,
         resume_from: str | os.PathLike[str] | None = None,
     ) -> None:
-        self._training = Training(attachment, scheduler, schedule, every, mask_state)
+        self._training = Training(attachment, scheduler, schedule, every, mask_state, replaces_step)
         self._log = log
         self._resume_from = None if resume_from is None else Path(resume_from)
 

@@ -79,8 +79,9 @@ class Attachment:
         every: int | None = 1,
         scheduler: BaseDataScheduler | None = None,
         mask_state: bool = False,
+        replaces_step: bool = False,
     ) -> Following:
-        """After each `optimizer.step()`, move the schedule on, renew the masks, write the zeros.
+        """At each `optimizer.step()`, move the schedule on, renew the masks, write the zeros.
 
         The schedule counts the optimizer's steps, whatever `every` is. Masks are renewed after the
         first step, each `every`-th one from there, and the one with which the schedule reaches its
@@ -89,14 +90,22 @@ class Attachment:
         `every=None` masks and scheduler are left to you. A scheduler whose state was saved by
         version 0.1.0 goes on counting renewals (`scheduler.counts_renewals`).
 
+        Masks that are made by gradients, or that move (`datasparse.regrowth`), are renewed between
+        the gradients of a step, or its closure, and the update by them; all others after the
+        update. Masks that move do so first at step `every`. What has grown begins at 0, and the
+        optimizer treats it as at rest: `start_from_rest()`. With `replaces_step` the step at which
+        they move trains nothing, as in the paper on RigL: all gradients are None then.
+
         Zeros are written after every step. With `mask_state` the optimizer forgets pruned elements
         too: `mask_optimizer_state()`. A step that trains nothing is none: one that a GradScaler
         skips or calls in vain, and those by which torch.distributed.checkpoint and others fill the
         state of an optimizer.
 
         TypeError for what is no torch.optim.Optimizer, and for a scheduler that needs a metric;
-        ValueError for an optimizer that holds none of the attached weights, or another sparsifier's
-        scheduler. A UserWarning names attached weights that it does not hold.
+        ValueError for an optimizer that holds none of the attached weights, another sparsifier's
+        scheduler, and, where gradients are read, for LBFGS. A weight without a gradient is then a
+        ValueError of `optimizer.step()`, before anything has moved. A UserWarning names attached
+        weights that the optimizer does not hold.
         """
         optimizer = plain_optimizer(optimizer)
         lost = self.names_not_in(held_by([optimizer]))
@@ -121,7 +130,7 @@ class Attachment:
                 UserWarning,
                 stacklevel=2,
             )
-        return self.follow_silently(optimizer, every, scheduler, mask_state)
+        return self.follow_silently(optimizer, every, scheduler, mask_state, replaces_step)
 
     def follow_silently(
         self,
@@ -129,6 +138,7 @@ class Attachment:
         every: int | None,
         scheduler: BaseDataScheduler | None,
         mask_state: bool,
+        replaces_step: bool = False,
     ) -> Following:
         """follow() for one of several optimizers, which need not hold all weights."""
         if every is not None and not isinstance(every, int):
@@ -137,7 +147,7 @@ class Attachment:
             raise ValueError(f"every must be at least 1, or None, got {every}")
         if every is None and scheduler is not None:
             raise ValueError("with every=None the scheduler is left to you: pass none here")
-        return Following(self, optimizer, every, scheduler, mask_state)
+        return Following(self, optimizer, every, scheduler, mask_state, replaces_step)
 
     def sparsity(self, model: nn.Module | None = None) -> float:
         """The share of zeros in the attached weights, as the model computes with them.

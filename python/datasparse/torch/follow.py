@@ -1,10 +1,11 @@
-"""Masks and zeros after the steps of an optimizer."""
+"""Masks and zeros at the steps of an optimizer."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from warnings import warn
 from weakref import WeakKeyDictionary, ref
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._core import AdaptiveDataScheduler, BaseDataScheduler
+from .gradients import BeforeUpdate, regrows
 from .optimizer import gradients_of, held_by, mask_optimizer_state
 
 if TYPE_CHECKING:
@@ -32,7 +34,11 @@ def require_still(scheduler: BaseDataScheduler) -> None:
 
 
 class Following:
-    """What `Attachment.follow()` does after each step of an optimizer, until `remove()`.
+    """What `Attachment.follow()` does at each step of an optimizer, until `remove()`.
+
+    Masks that hang on weights alone are renewed after the update. What reads gradients gets them
+    before it, with the weights that they belong to, and behind the closure where there is one.
+    Zeros are written after the update in any case.
 
     `steps` counts those steps. Where a training is resumed and masks are not renewed at each step,
     set it to what it was.
@@ -45,8 +51,11 @@ class Following:
         every: int | None,
         scheduler: BaseDataScheduler | None,
         mask_state: bool,
+        replaces_step: bool = False,
     ) -> None:
         require_driven_by_steps(scheduler, attachment)
+        self.optimizer = optimizer
+        self._before_update = BeforeUpdate(attachment, optimizer, replaces_step)
         if scheduler is not None:
             require_still(scheduler)
             _moved_by[scheduler] = ref(self)
@@ -54,11 +63,14 @@ class Following:
         self.steps = 0
         self._attachment = attachment
         self._every = every
+        # A mask that was drawn is trained first; all others are drawn by the weights at once.
+        self._phase = 0 if regrows(attachment.sparsifier) else 1
         self._scheduler = scheduler
         self._ends: frozenset[int] = frozenset(getattr(scheduler, "ends", ()))
         self._mask_state = mask_state
         self._outermost: FrameType | None = None  # of the calls of step() that are under way
         self._had_gradients = False
+        self._trained = False  # in the step under way
         self._changes = attachment.changes()
         if scheduler is not None:
             scheduler.leads = True
@@ -78,23 +90,74 @@ class Following:
     # Torch calls the hooks for each class's step(): twice, where one calls that of its base. The
     # frame that calls a hook is that of the step.
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+    def _before_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         frame = sys._getframe(1)
-        if self._outermost is None or not is_called_by(frame, self._outermost):
-            self._outermost = frame
-            self._had_gradients = any(True for _ in gradients_of(optimizer))
+        if self._outermost is not None and is_called_by(frame, self._outermost):
+            return None
+        self._outermost = frame
+        self._had_gradients = any(True for _ in gradients_of(optimizer))
+        if not self._before_update.is_needed:
+            return None
+        self._trained = False
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._read_gradients(optimizer)
+            return None
+        reading = self._then_read(closure, optimizer)
+        if len(args) > 1:
+            return (args[0], reading, *args[2:]), kwargs
+        return args, kwargs | {"closure": reading}
+
+    def _then_read(
+        self, closure: Callable[[], Any], optimizer: torch.optim.Optimizer
+    ) -> Callable[[], Any]:
+        called = False
+
+        def reading() -> Any:
+            nonlocal called
+            if called:
+                raise RuntimeError(
+                    f"{type(optimizer).__name__} calls its closure several times in one step, and "
+                    "masks that are made by gradients need one gradient a step"
+                )
+            called = True
+            loss = closure()
+            self._read_gradients(optimizer)
+            return loss
+
+        return reading
+
+    def _read_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        if trained_nothing(optimizer, had_gradients=False):
+            return
+        if self._every is not None:
+            self._before_update.accumulate()
+        self.steps += 1
+        try:
+            self._renew()
+        except BaseException:
+            self.steps -= 1
+            raise
+        self._trained = True
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         if sys._getframe(1) is not self._outermost:
             return
         self._outermost = None
-        if trained_nothing(optimizer, self._had_gradients):
-            return
-        self.steps += 1
-        try:
-            self._renew()
-        finally:  # a warning may be an error: of a group that has lost all its weights
+        if self._before_update.is_needed:
+            if not self._trained:
+                return
             self._attachment.apply()
+        else:
+            if trained_nothing(optimizer, self._had_gradients):
+                return
+            self.steps += 1
+            try:
+                self._renew()
+            finally:  # a warning may be an error: of a group that has lost all its weights
+                self._attachment.apply()
         self._warn_of_replaced(optimizer)
         if self._mask_state:
             mask_optimizer_state(optimizer, self._attachment.sparsifier, self._attachment.names)
@@ -104,17 +167,33 @@ class Following:
         if self._every is None:
             return
         scheduler = self._scheduler
-        due = (self.steps - 1) % self._every == 0
+        due = (self.steps - self._phase) % self._every == 0
         if scheduler is not None and scheduler.counts_renewals:  # as version 0.1.0 did
             if due:
                 self._attachment.renew()
                 scheduler.step()
             return
-        if scheduler is not None:
+        if scheduler is None:
+            if due:
+                self._renew_masks()
+            return
+        if not due and scheduler.last_epoch + 1 not in self._ends:
             scheduler.step()
-            due = due or scheduler.last_epoch in self._ends
-        if due:
-            self._attachment.renew()
+            return
+        before = scheduler.state_dict() if self._before_update.is_needed else None
+        scheduler.step()
+        try:
+            self._renew_masks()
+        except ValueError:  # a weight without a gradient: no mask has changed, nor shall the value
+            if before is not None:
+                scheduler.load_state_dict(before)
+            raise
+
+    def _renew_masks(self) -> None:
+        self._before_update.prepare()
+        before = self._before_update.masks()
+        self._attachment.renew()
+        self._before_update.finish(before)
 
     def _warn_of_replaced(self, optimizer: torch.optim.Optimizer) -> None:
         changes = self._attachment.changes()

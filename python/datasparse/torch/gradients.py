@@ -1,0 +1,113 @@
+"""What a training by gradients needs beside masks: when to read them, and what grows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .._core import BaseDataSparsifier
+from .grown import start_from_rest
+
+if TYPE_CHECKING:
+    from .attachment import Attachment
+
+Masks = dict[str, Tensor]
+
+
+def reads_gradients(sparsifier: BaseDataSparsifier) -> bool:
+    """Whether masks are made by gradients, which hang on the weights before the update."""
+    return getattr(sparsifier, "reads_gradients", False) is True
+
+
+def regrows(sparsifier: BaseDataSparsifier) -> bool:
+    """Whether its masks move: weights are dropped, and as many grow."""
+    return getattr(sparsifier, "regrows", False) is True
+
+
+def accumulates(sparsifier: BaseDataSparsifier) -> bool:
+    """Whether it wants the gradients of each step."""
+    return getattr(sparsifier, "accumulates", False) is True
+
+
+class BeforeUpdate:
+    """What `Following` does between the gradients of a step and the update by them."""
+
+    def __init__(
+        self, attachment: Attachment, optimizer: torch.optim.Optimizer, replaces_step: bool
+    ) -> None:
+        self._attachment = attachment
+        self._sparsifier = attachment.sparsifier
+        self._optimizer = optimizer
+        self._replaces_step = replaces_step
+        if replaces_step and not regrows(self._sparsifier):
+            raise ValueError(
+                "replaces_step=True is for masks that move, by datasparse.regrowth: "
+                f"a {type(self._sparsifier).__name__} leaves every step to the optimizer"
+            )
+        if self.is_needed and isinstance(optimizer, torch.optim.LBFGS):
+            raise ValueError(
+                "LBFGS computes several gradients in one step, and masks that are made by "
+                "gradients need one: take another optimizer, or call sparsifier.step() yourself"
+            )
+
+    @property
+    def is_needed(self) -> bool:
+        return reads_gradients(self._sparsifier) or regrows(self._sparsifier)
+
+    def accumulate(self) -> None:
+        """Hand the gradients of this step to a score that sums them up."""
+        if accumulates(self._sparsifier):
+            self._hand_in_unscaled()
+            self._sparsifier.accumulate()  # type: ignore[attr-defined]
+
+    def masks(self) -> Masks:
+        """As they are before they move."""
+        if not regrows(self._sparsifier):
+            return {}
+        names = self._attachment._present()
+        return {name: self._sparsifier.get_mask(name).clone() for name in names}
+
+    def prepare(self) -> None:
+        """Before a renewal."""
+        if reads_gradients(self._sparsifier):
+            self._hand_in_unscaled()
+
+    def finish(self, before: Masks) -> None:
+        """After one: what has grown starts from rest, and the update may be left out."""
+        with torch.no_grad():
+            for name, mask in before.items():
+                parameter = self._parameter(name)
+                if parameter is None:
+                    continue
+                grown = self._sparsifier.get_mask(name) & ~mask
+                gradient = None
+                if reads_gradients(self._sparsifier) and parameter.grad is not None:
+                    gradient = parameter.grad / self._scale()
+                for following in self._attachment.followings:
+                    if parameter in following.optimizer.state:
+                        start_from_rest(following.optimizer, parameter, grown, gradient)
+        if self._replaces_step:
+            for group in self._optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
+
+    def _parameter(self, name: str) -> Tensor | None:
+        return self._attachment.places[name].weight().written
+
+    def _scale(self) -> float:
+        """By what a fused optimizer is about to divide gradients: a GradScaler leaves it to it."""
+        scale = getattr(self._optimizer, "grad_scale", None)
+        return 1.0 if scale is None else float(scale)
+
+    def _hand_in_unscaled(self) -> None:
+        scale = self._scale()
+        if scale == 1.0:
+            return  # the sparsifier reads .grad itself
+        gradients = {}
+        for name in self._attachment._present():
+            parameter = self._parameter(name)
+            if parameter is not None and parameter.grad is not None:
+                gradients[name] = parameter.grad / scale
+        self._sparsifier.set_gradients(gradients)  # type: ignore[attr-defined]

@@ -1,0 +1,73 @@
+"""What an optimizer remembers of weights that have just grown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+# In what optimizers of torch and transformers call the averages of squared gradients:
+# exp_avg_sq, max_exp_avg_sq, square_avg, v, Adagrad's sum, Adafactor's variance.
+SQUARES = ("sq", "square")
+SQUARES_BY_NAME = ("v", "sum", "variance")
+MAGNITUDES = ("exp_inf",)  # Adamax: the largest magnitude, not its square
+RATES = ("step_size",)  # Rprop: a rate for each weight
+
+
+def start_from_rest(
+    optimizer: torch.optim.Optimizer, parameter: Tensor, grown: Tensor, gradient: Tensor | None
+) -> None:
+    """Let an optimizer treat the weights that have grown as if they had rested until now.
+
+    Momenta and averages begin at 0. Averages of squares begin at the square of the gradient by
+    which a weight grew, so that its first update is at most the learning rate: Adam divides by
+    their root, and corrects for the age of the average, which is that of the whole tensor. Without
+    a gradient, where weights grow at random, they begin at the mean over the other active ones,
+    which is what `grown` leaves out and where the average is not 0.
+
+    Only tensors of the parameter's shape and of floating point are looked at: factored averages
+    (Adafactor) stay, and so do those that are kept in 8 bits.
+    """
+    if not bool(grown.any()):
+        return
+    grown = grown.to(parameter.device)
+    rate = rate_of(optimizer, parameter)
+    with torch.no_grad():
+        for key, tensor in tensors_by_key(optimizer.state.get(parameter, {})):
+            if tensor.shape != parameter.shape or not tensor.is_floating_point():
+                continue
+            at = grown.to(tensor.device)
+            if key in RATES:
+                tensor.masked_fill_(at, rate)
+            elif not is_of_squares(key) and key not in MAGNITUDES:
+                tensor.masked_fill_(at, 0)
+            elif gradient is None:
+                others = tensor[(tensor != 0) & ~at]
+                tensor.masked_fill_(at, float(others.mean()) if others.numel() else 0.0)
+            else:
+                values = gradient.detach()[grown].to(tensor.device, tensor.dtype)
+                tensor[at] = values.abs() if key in MAGNITUDES else values.square()
+
+
+def is_of_squares(key: str) -> bool:
+    return key in SQUARES_BY_NAME or any(part in key for part in SQUARES)
+
+
+def rate_of(optimizer: torch.optim.Optimizer, parameter: Tensor) -> float:
+    for group in optimizer.param_groups:
+        if any(held is parameter for held in group["params"]):
+            return float(group.get("lr", 0.0))
+    return 0.0
+
+
+def tensors_by_key(state: object, key: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors in what an optimizer keeps for a parameter, each with its own key."""
+    if isinstance(state, Tensor):
+        yield key, state
+    elif isinstance(state, Mapping):
+        for name, entry in state.items():
+            yield from tensors_by_key(entry, str(name))
+    elif isinstance(state, (list, tuple)):
+        for entry in state:
+            yield from tensors_by_key(entry, key)

@@ -1,0 +1,274 @@
+"""follow() for masks that are made by gradients, or that move."""
+
+import datasparse
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from datasparse.torch import attach  # noqa: E402
+from datasparse.torch.grown import start_from_rest  # noqa: E402
+
+
+class ByGradient(datasparse.DataNormSparsifier):
+    """Prunes where gradients are small; tells what it has seen."""
+
+    reads_gradients = True
+
+    def __init__(self, *args, **config):
+        self._seen = []
+        super().__init__(*args, **config)
+
+    def get_scores(self, name, data, **config):
+        parameter = self.get_data(name)
+        if parameter.grad is None:
+            raise ValueError(f"{name!r} has no gradient")
+        self._seen.append((name, parameter.detach().clone(), parameter.grad.clone()))
+        return parameter.grad.abs()
+
+
+class Moving(ByGradient):
+    regrows = True
+
+
+def model_of(seed=0):
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+
+
+def loss_of(model, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return model(torch.randn(8, 6, generator=generator)).square().mean()
+
+
+def attached(kind, **config):
+    model = model_of()
+    sparsifier = kind(sparsity_level=0.5, sparse_block_shape=(1, 1), **config)
+    return model, sparsifier, attach(model, sparsifier)
+
+
+def step(model, optimizer, seed=1, closure=False):
+    def compute():
+        optimizer.zero_grad()
+        loss = loss_of(model, seed)
+        loss.backward()
+        return loss
+
+    if closure:
+        return optimizer.step(compute)
+    compute()
+    optimizer.step()
+    return None
+
+
+@pytest.mark.parametrize("closure", [False, True])
+def test_gradients_are_read_with_the_weights_that_they_belong_to(closure):
+    model, sparsifier, attachment = attached(ByGradient)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attachment.follow(optimizer)
+    before = model[0].weight.detach().clone()
+    step(model, optimizer, closure=closure)
+    plain = model_of()
+    loss_of(plain).backward()
+    name, weights, gradient = sparsifier._seen[0]
+    assert name == "0.weight"
+    assert torch.equal(weights, before)
+    assert torch.equal(gradient, plain[0].weight.grad)
+    mask = sparsifier.get_mask("0.weight")
+    expected = datasparse.block_mask(gradient.abs(), sparsity_level=0.5, sparse_block_shape=(1, 1))
+    assert torch.equal(torch.as_tensor(expected), mask)
+    assert torch.equal(model[0].weight.detach(), (before - 0.1 * gradient) * mask)
+
+
+def test_a_closure_by_keyword_is_read_too_and_its_loss_is_returned():
+    model, sparsifier, attachment = attached(ByGradient)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attachment.follow(optimizer)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = loss_of(model)
+        loss.backward()
+        return loss
+
+    loss = optimizer.step(closure=closure)
+    assert torch.equal(loss.detach(), loss_of(model_of()).detach())
+    assert len(sparsifier._seen) == 2
+
+
+def test_a_closure_that_is_called_twice_is_refused():
+    class Twice(torch.optim.SGD):
+        def step(self, closure=None):
+            closure()
+            return super().step(closure)
+
+    model, _, attachment = attached(ByGradient)
+    optimizer = Twice(model.parameters(), lr=0.1)
+    attachment.follow(optimizer)
+    with pytest.raises(RuntimeError, match="Twice calls its closure several times in one step"):
+        step(model, optimizer, closure=True)
+
+
+def test_lbfgs_is_refused():
+    model, _, attachment = attached(ByGradient)
+    with pytest.raises(ValueError, match="LBFGS computes several gradients in one step"):
+        attachment.follow(torch.optim.LBFGS(model.parameters()))
+
+
+def test_a_weight_without_a_gradient_stops_the_step_before_anything_moves():
+    model, sparsifier, attachment = attached(ByGradient)
+    scheduler = datasparse.DataScheduler(
+        sparsifier, "sparsity_level", datasparse.schedules.Linear(initial=0.0, final=0.8, end=4)
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    following = attachment.follow(optimizer, scheduler=scheduler)
+    step(model, optimizer)
+    before = (sparsifier.state_dict(), scheduler.state_dict(), following.steps)
+    weights = [parameter.detach().clone() for parameter in model.parameters()]
+    optimizer.zero_grad()
+    loss_of(model).backward()
+    model[2].weight.grad = None
+    with pytest.raises(ValueError, match=r"'2.weight' has no gradient"):
+        optimizer.step()
+    assert (sparsifier.state_dict(), scheduler.state_dict(), following.steps) == before
+    for parameter, old in zip(model.parameters(), weights, strict=True):
+        assert torch.equal(parameter.detach(), old)
+    step(model, optimizer)
+    assert following.steps == 2
+    assert scheduler.last_epoch == 2
+
+
+def test_a_step_that_trains_nothing_moves_nothing():
+    model, sparsifier, attachment = attached(ByGradient)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    following = attachment.follow(optimizer)
+    optimizer.step()
+    assert following.steps == 0
+    assert sparsifier._seen == []
+    step(model, optimizer)
+    optimizer.param_groups[0]["lr"] = 0.0
+    for parameter in model.parameters():
+        parameter.grad.zero_()
+    optimizer.step()
+    assert following.steps == 1
+
+
+def test_masks_that_move_do_so_first_at_step_every():
+    model, sparsifier, attachment = attached(Moving)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attachment.follow(optimizer, every=3)
+    moved = []
+    for count in range(1, 8):
+        step(model, optimizer, seed=count)
+        if len(sparsifier._seen) > 2 * len(moved):
+            moved.append(count)
+    assert moved == [3, 6]
+
+
+@pytest.mark.parametrize("closure", [False, True])
+def test_a_replaced_step_trains_nothing_at_all(closure):
+    model, sparsifier, attachment = attached(Moving)
+    loss_of(model).backward()
+    sparsifier.step()
+    attachment.apply()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1, weight_decay=0.1)
+    attachment.follow(optimizer, every=2, replaces_step=True)
+    step(model, optimizer, closure=closure)
+    mask = sparsifier.get_mask("0.weight").clone()
+    weights = [parameter.detach().clone() for parameter in model.parameters()]
+    step(model, optimizer, seed=5, closure=closure)
+    assert not torch.equal(sparsifier.get_mask("0.weight"), mask)
+    for name, parameter, old in zip(
+        ("0.weight", None, "2.weight", None), model.parameters(), weights, strict=True
+    ):
+        expected = old if name is None else old * sparsifier.get_mask(name)
+        assert torch.equal(parameter.detach(), expected)
+        assert parameter.grad is None
+    step(model, optimizer, seed=6, closure=closure)
+    assert not torch.equal(model[2].bias.detach(), weights[3])
+
+
+def test_replaced_steps_are_for_masks_that_move():
+    model, _, attachment = attached(ByGradient)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="replaces_step=True is for masks that move"):
+        attachment.follow(optimizer, replaces_step=True)
+
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01),
+    "amsgrad": lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01),
+    "nadam": lambda p: torch.optim.NAdam(p, lr=0.01),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.5, centered=True),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01),
+    "adadelta": lambda p: torch.optim.Adadelta(p, lr=0.01),
+    "adamax": lambda p: torch.optim.Adamax(p, lr=0.01),
+    "rprop": lambda p: torch.optim.Rprop(p, lr=0.01),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("replaces_step", [False, True])
+def test_the_first_update_of_what_has_grown_is_at_most_the_rate(name, replaces_step):
+    model = torch.nn.Linear(6, 5, bias=False)
+    sparsifier = Moving(sparsity_level=0.5, sparse_block_shape=(1, 1))
+    attachment = attach(model, sparsifier)
+
+    def train(seed):
+        """By a gradient that hangs on the seed alone: that by which weights grow comes again."""
+        optimizer.zero_grad()
+        slopes = torch.randn(5, 6, generator=torch.Generator().manual_seed(seed))
+        (model.weight * slopes).sum().backward()
+        optimizer.step()
+        return slopes.abs()
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0)
+    train(0)
+    sparsifier.step()
+    attachment.apply()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    attachment.follow(optimizer, every=10, replaces_step=replaces_step)
+    for seed in range(9):
+        train(seed)
+    before = sparsifier.get_mask("weight").clone()
+    slopes = train(77)
+    grown = sparsifier.get_mask("weight") & ~before
+    assert grown.any()
+    if replaces_step:
+        assert torch.all(model.weight.detach()[grown] == 0)
+        train(77)
+    moved = model.weight.detach()[grown].abs()
+    scale = slopes[grown] if name == "sgd" else 1
+    assert torch.all(moved > 0)
+    assert torch.all(moved <= 0.01 * scale * (1 + 1e-4))
+
+
+def test_what_grows_at_random_has_the_mean_of_the_active_squares():
+    parameter = torch.nn.Parameter(torch.zeros(4))
+    optimizer = torch.optim.Adam([parameter], lr=0.1)
+    optimizer.state[parameter] = {
+        "step": torch.tensor(5.0),
+        "exp_avg": torch.tensor([1.0, 2.0, 3.0, 0.0]),
+        "exp_avg_sq": torch.tensor([0.0, 2.0, 4.0, 9.0]),
+    }
+    grown = torch.tensor([True, False, False, True])
+    start_from_rest(optimizer, parameter, grown, None)
+    state = optimizer.state[parameter]
+    assert state["exp_avg"].tolist() == [0, 2, 3, 0]
+    assert state["exp_avg_sq"].tolist() == [3, 2, 4, 3]
+    assert state["step"] == 5
+
+
+def test_factored_averages_and_those_of_eight_bits_stay():
+    parameter = torch.nn.Parameter(torch.zeros(2, 3))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    state = {
+        "row_var": torch.ones(2, 1),
+        "col_var": torch.ones(1, 3),
+        "state1": torch.full((2, 3), 7, dtype=torch.uint8),
+    }
+    optimizer.state[parameter] = {key: value.clone() for key, value in state.items()}
+    start_from_rest(optimizer, parameter, torch.ones(2, 3, dtype=torch.bool), torch.ones(2, 3))
+    for key, value in state.items():
+        assert torch.equal(optimizer.state[parameter][key], value)
