@@ -194,6 +194,36 @@ def test_replaced_steps_are_for_masks_that_move():
         attachment.follow(optimizer, replaces_step=True)
 
 
+def test_gradients_that_a_fused_optimizer_is_about_to_unscale_are_unscaled():
+    """A GradScaler leaves that to an optimizer that can; others have it done before."""
+
+    class Handed(Moving):
+        accumulates = True
+
+        def set_gradients(self, gradients):
+            self._handed = {name: gradient.clone() for name, gradient in gradients.items()}
+
+        def accumulate(self):
+            self._sum = self._handed
+
+        def get_scores(self, name, data, **config):
+            return self._handed[name].abs()
+
+    plain = model_of()
+    loss_of(plain).backward()
+    expected = plain[0].weight.grad
+    model, sparsifier, attachment = attached(Handed)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    attachment.follow(optimizer, every=1)
+    scaler.scale(loss_of(model)).backward()
+    scaler.step(optimizer)
+    assert torch.equal(sparsifier._sum["0.weight"], expected)
+    assert torch.equal(sparsifier._handed["0.weight"], expected)
+    grown = sparsifier.get_mask("0.weight")
+    assert grown.any()
+
+
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
     "adam": lambda p: torch.optim.Adam(p, lr=0.01),
