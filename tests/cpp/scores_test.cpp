@@ -367,7 +367,7 @@ TEST_F(ManyScores, BringBackThoseThatWereSavedSinceOneWasRead) {
   const auto get = sparsifier.scores;
   sparsifier.scores = [&](const std::string& name, const ArrayView& data,
                           const ParamMap& config) -> Source {
-    if (name == "large 2") std::fill_n(sparsifier.get_mask("large 2").data(), elements, 0);
+    if (name == "large 1") std::fill_n(sparsifier.get_mask("large 1").data(), elements, 0);
     return get(name, data, config);
   };
   EXPECT_THROW(sparsifier.step(), std::runtime_error);
