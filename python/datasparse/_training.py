@@ -12,6 +12,7 @@ from torch import nn
 from ._core import BaseDataScheduler
 from .torch import Attachment, Following
 from .torch.follow import named, require_driven_by_steps
+from .torch.gradients import renews_before_update
 from .torch.optimizer import held_by, plain_optimizer
 
 SCHEDULES = ("step", "epoch")
@@ -108,7 +109,8 @@ class Training:
             return
         while scheduler.last_epoch - self._first < epochs:
             scheduler.step()
-        if not scheduler.counts_renewals:  # version 0.1.0 waited for the next renewal
+        # Version 0.1.0 waited for the next renewal. What reads gradients has none here.
+        if not scheduler.counts_renewals and not renews_before_update(self.attachment.sparsifier):
             self.attachment.renew()
             self.attachment.apply()
 

@@ -31,6 +31,11 @@ def accumulates(sparsifier: BaseDataSparsifier) -> bool:
     return getattr(sparsifier, "accumulates", False) is True
 
 
+def renews_before_update(sparsifier: BaseDataSparsifier) -> bool:
+    """Whether masks are renewed between the gradients of a step and the update by them."""
+    return reads_gradients(sparsifier) or regrows(sparsifier)
+
+
 class BeforeUpdate:
     """What `Following` does between the gradients of a step and the update by them."""
 
@@ -54,7 +59,7 @@ class BeforeUpdate:
 
     @property
     def is_needed(self) -> bool:
-        return reads_gradients(self._sparsifier) or regrows(self._sparsifier)
+        return renews_before_update(self._sparsifier)
 
     def accumulate(self) -> None:
         """Hand the gradients of this step to a score that sums them up."""
