@@ -8,8 +8,10 @@
 
 #include "config_map.hpp"
 #include "copying.hpp"
+#include "datasparse/group_arrays.hpp"
 #include "datasparse/group_table.hpp"
 #include "gil.hpp"
+#include "group_arrays.hpp"
 #include "initialise.hpp"
 #include "sparsifier_trampoline.hpp"
 #include "state.hpp"
@@ -17,6 +19,7 @@
 
 namespace py = pybind11;
 using datasparse::BaseDataSparsifier;
+using datasparse::GroupArrays;
 using datasparse::GroupTable;
 using datasparse::ParamMap;
 
@@ -187,6 +190,21 @@ py::object get_mask(const SelfSparsifier& self, const std::string& name) {
     }
     before = std::move(known);
   }
+}
+
+py::object get_array(const SelfSparsifier& self, const std::string& name, const std::string& key) {
+  const auto array = without_gil([&] { return GroupArrays(*self).get(name, key); });
+  return array ? py::object(to_numpy(*array)) : py::none();
+}
+
+void set_array(const SelfSparsifier& self, const std::string& name, const std::string& key,
+               const py::object& array) {
+  if (array.is_none()) {
+    without_gil([&] { return GroupArrays(*self).erase(name, key); });
+    return;
+  }
+  auto kept = to_kept_array(array, "array '" + key + "' of '" + name + "'");
+  without_gil([&] { GroupArrays(*self).set(name, key, std::move(kept)); });
 }
 
 py::object get_data(const SelfSparsifier& self, const std::string& name, bool return_original) {
@@ -475,6 +493,24 @@ ValueError where the group was squashed.)")
           R"(The mask of a group, True where kept: the sparsifier's own memory, the same object at each call.
 
 A NumPy bool array for NumPy data, a torch bool tensor for torch data. Writing to it changes the mask.)")
+      .def("get_array", &get_array, py::arg("name"), py::arg("key"),
+           R"(An array that a group keeps under a key, or None: read-only, without a copy.
+
+It stays as it is: set_array() puts another one in its place, and what sums up copies it first.)")
+      .def("set_array", &set_array, py::arg("name"), py::arg("key"), py::arg("array"),
+           R"(Keep a copy of a NumPy array beside a group's state, or, with None, drop it.
+
+key: letters, digits and '_'.
+array: uint8, int64, float32 or float64, of any shape.
+
+Arrays are saved, copied and loaded with the masks, as bytes with dtype and shape, and dropped with the group.
+They may be set from inside an override; if the step fails, those from before are back.
+
+>>> import numpy as np
+>>> sparsifier = DataNormSparsifier([("w", np.arange(8.0))])
+>>> sparsifier.set_array("w", "seen", np.zeros(8, np.uint8))
+>>> sparsifier.get_array("w", "seen").sum()
+np.uint64(0))")
       .def("apply_mask", &apply_mask, py::arg("names") = py::none(),
            R"(Zero the masked elements in the user's memory; the masks stay.
 
