@@ -88,9 +88,9 @@ class DATASPARSE_API BaseDataSparsifier {
   ///
   /// A name that is already there is replaced. It keeps its config where `config` does not say
   /// otherwise, and with `reuse_mask` its mask (the shapes must agree), its state and its arrays. A
-  /// squashed name starts afresh. A name for which load_state() left a state takes it over, as if it were
-  /// there. Zeros that were kept are forgotten where the shape is another one, and a layout where
-  /// the number of axes is.
+  /// squashed name starts afresh. A name for which load_state() left a state takes it over, as if
+  /// it were there. Zeros that were kept are forgotten where the shape is another one, and a layout
+  /// where the number of axes is.
   /// @param mask  data.size() bytes in C order, each 0 or 1, copied; beats reuse_mask.
   /// @return  whether the mask was given or reused; else it is all ones, but for kept zeros.
   /// Errors: ValueError for a layout that is none of the data's. keep_zeros reads the data once.
