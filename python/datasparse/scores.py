@@ -175,7 +175,7 @@ class Gradient(_InOnePass, GradientScore):
 
 @dataclass(frozen=True)
 class SNIP(_InOnePass, GradientScore):
-    """|g·w| (Lee et al. 2019), of the gradient that is there: of several batches, if it is theirs."""
+    """|g·w| (Lee et al. 2019), of the gradient that is there, be it of one batch or of several."""
 
     _term = "abs_product"
 
@@ -232,14 +232,18 @@ class SynFlow(Score):
     """|θ·∂R/∂θ| (Tanaka et al. 2020). `datasparse.torch.score_once()` computes it.
 
     R is the sum of the output for an input of ones, with every parameter and buffer replaced by its
-    magnitude. In `rounds` rounds the density falls as ρ^(k/rounds), by scores that are computed
-    anew each time; so no layer dies where one can live.
+    magnitude. In `rounds` rounds the density falls as d^(k/rounds) to the density d that is
+    asked for, by scores that are computed anew each time; so no layer dies where one can live.
 
     dtype: "float32", "float64", or None: float64 where float32 would overflow or vanish.
+    biases: whether biases add to R, as in the authors' code. Where they are large, R comes from
+        the last of them, and the layers before may die. False takes R for ones less R for zeros,
+        which is the paper's formula: what comes from the input.
     """
 
     rounds: int = 100
     dtype: str | None = None
+    biases: bool = True
 
     def __post_init__(self) -> None:
         require_int("rounds", self.rounds)
@@ -247,6 +251,8 @@ class SynFlow(Score):
             raise ValueError(f"rounds must be at least 1, got {self.rounds}")
         if self.dtype not in (None, "float32", "float64"):
             raise ValueError(f'dtype must be "float32", "float64" or None, got {self.dtype!r}')
+        if not isinstance(self.biases, bool):
+            raise TypeError(f"biases must be a bool, got {self.biases!r}")
 
     def get_scores(self, sparsifier: BaseDataSparsifier, name: str, data: Array) -> Array:
         raise needs_batches(self, name)
