@@ -8,8 +8,10 @@
 
 #include "config_map.hpp"
 #include "copying.hpp"
+#include "datasparse/group_arrays.hpp"
 #include "datasparse/group_table.hpp"
 #include "gil.hpp"
+#include "group_arrays.hpp"
 #include "initialise.hpp"
 #include "sparsifier_trampoline.hpp"
 #include "state.hpp"
@@ -17,6 +19,7 @@
 
 namespace py = pybind11;
 using datasparse::BaseDataSparsifier;
+using datasparse::GroupArrays;
 using datasparse::GroupTable;
 using datasparse::ParamMap;
 
@@ -189,6 +192,21 @@ py::object get_mask(const SelfSparsifier& self, const std::string& name) {
   }
 }
 
+py::object get_array(const SelfSparsifier& self, const std::string& name, const std::string& key) {
+  const auto array = without_gil([&] { return GroupArrays(*self).get(name, key); });
+  return array ? py::object(to_numpy(*array)) : py::none();
+}
+
+void set_array(const SelfSparsifier& self, const std::string& name, const std::string& key,
+               const py::object& array) {
+  if (array.is_none()) {
+    without_gil([&] { return GroupArrays(*self).erase(name, key); });
+    return;
+  }
+  auto kept = to_kept_array(array, "array '" + key + "' of '" + name + "'");
+  without_gil([&] { GroupArrays(*self).set(name, key, std::move(kept)); });
+}
+
 py::object get_data(const SelfSparsifier& self, const std::string& name, bool return_original) {
   if (return_original) return source_of(self, name)->array();
   const auto [source, mask] = source_and_mask(self, name);
@@ -198,8 +216,13 @@ py::object get_data(const SelfSparsifier& self, const std::string& name, bool re
 }
 
 void step(const SelfSparsifier& self) {
-  side_of(self).mask_objects.adopt();
-  without_gil([&] { self->step(); });
+  auto& side = side_of(self);
+  side.mask_objects.adopt();
+  without_gil([&] {
+    self->step();
+    if (side.recipe != nullptr) GroupArrays(*self).erase_all({scores_made_ahead});
+  });
+  side.gradients.clear();
 }
 
 void apply_mask(const SelfSparsifier& self, const py::object& names) {
@@ -272,12 +295,17 @@ py::tuple full_state(const SelfSparsifier& self) {
     const auto held = std::dynamic_pointer_cast<PySource>(source);
     data[py::str(name)] = held != nullptr ? held->object() : py::none();
   }
-  return py::make_tuple(to_state_dict(state), data, attributes_of(self.handle()));
+  const auto recipe = side_of(self).recipe;
+  return py::make_tuple(to_state_dict(state), data, attributes_of(self.handle()),
+                        recipe == nullptr ? py::none() : recipe->object);
 }
 
 void set_full_state(const SelfSparsifier& self, const py::tuple& full_state) {
   auto& side = side_of(self);
   set_attributes(self.handle(), full_state[2]);
+  if (full_state.size() > 3) {  // not so in 0.1.0
+    side.take(py::reinterpret_borrow<py::object>(self.handle()), full_state[3]);
+  }
   std::unordered_map<std::string, std::shared_ptr<datasparse::DataSource>> sources;
   for (const auto& item : py::dict(full_state[1])) {
     const std::string name = py::str(item.first);
@@ -475,6 +503,24 @@ ValueError where the group was squashed.)")
           R"(The mask of a group, True where kept: the sparsifier's own memory, the same object at each call.
 
 A NumPy bool array for NumPy data, a torch bool tensor for torch data. Writing to it changes the mask.)")
+      .def("get_array", &get_array, py::arg("name"), py::arg("key"),
+           R"(An array that a group keeps under a key, or None: read-only, without a copy.
+
+It stays as it is: set_array() puts another one in its place, and what sums up copies it first.)")
+      .def("set_array", &set_array, py::arg("name"), py::arg("key"), py::arg("array"),
+           R"(Keep a copy of a NumPy array beside a group's state, or, with None, drop it.
+
+key: letters, digits and '_'.
+array: uint8, int64, float32 or float64, of any shape.
+
+Arrays are saved, copied and loaded with the masks, as bytes with dtype and shape, and dropped with the group.
+They may be set from inside an override; if the step fails, those from before are back.
+
+>>> import numpy as np
+>>> sparsifier = DataNormSparsifier([("w", np.arange(8.0))])
+>>> sparsifier.set_array("w", "seen", np.zeros(8, np.uint8))
+>>> sparsifier.get_array("w", "seen").sum()
+np.uint64(0))")
       .def("apply_mask", &apply_mask, py::arg("names") = py::none(),
            R"(Zero the masked elements in the user's memory; the masks stay.
 

@@ -32,6 +32,17 @@ struct PythonForm {
     return py::reinterpret_borrow<py::object>(
         py::detail::dict_getitem(dict.ptr(), py::str(key).ptr()));
   }
+  static std::vector<std::string> keys(const py::object& dict, const std::string& path) {
+    std::vector<std::string> result;
+    for (const auto& item : py::reinterpret_borrow<py::dict>(dict)) {
+      if (!PyUnicode_Check(item.first.ptr())) {
+        throw ValueError("a key of " + path + " must be a str, got " +
+                         std::string(py::repr(item.first)));
+      }
+      result.push_back(item.first.cast<std::string>());
+    }
+    return result;
+  }
 
   /// Of a bool, an int or a str.
   template <class T>
@@ -71,6 +82,17 @@ py::object to_python(const datasparse::Axes& shape) { return to_tuple(shape); }
 py::object to_python(const datasparse::PackedBits& bits) {
   return py::bytes(reinterpret_cast<const char*>(bits.data()), bits.size());
 }
+py::object to_python(const datasparse::KeptArrays& arrays) {
+  py::dict result;
+  for (const auto& [key, array] : arrays) {
+    py::dict entry;
+    entry["dtype"] = name_of(array.type());
+    entry["shape"] = to_tuple(array.shape());
+    entry["bytes"] = py::bytes(reinterpret_cast<const char*>(array.data()), array.byte_count());
+    result[py::str(key)] = entry;
+  }
+  return result;
+}
 
 /// The archive that fills a dict.
 struct IntoDict {
@@ -88,6 +110,10 @@ struct IntoDict {
   template <class T>
   void optional(const char* key, const T& field) const {
     dict[key] = field.begin() == field.end() ? py::none() : to_python(field);
+  }
+  template <class T>
+  void if_any(const char* key, const T& field) const {
+    if (!field.empty()) (*this)(key, field);
   }
 };
 

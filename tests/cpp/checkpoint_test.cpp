@@ -85,6 +85,9 @@ class CheckpointFile : public ::testing::Test {
       for (const auto& group : now.sparsifier.groups) {
         text.append(group.mask_bits.begin(), group.mask_bits.end());
         text.append(group.kept_zeros.begin(), group.kept_zeros.end());
+        for (const auto& item : group.arrays) {
+          text.append(reinterpret_cast<const char*>(item.second.data()), item.second.byte_count());
+        }
       }
       return text;
     }
@@ -658,11 +661,11 @@ TEST_F(CheckpointState, NamesTheEntryThatDoesNotFit) {
        "state['groups'][0]['layout'] must be a permutation of the 2 axes, counted from 0, got (1, "
        "1)"},
       {"\"kept_zeros\":null", "\"kept_zeros\":\"\"",
-       "header must hold 5 tensors, one for each of the 3 groups and one for each that has kept "
-       "zeros, got 4"},
+       "header must hold 5 tensors, one for each of the 3 groups, one for each that has kept "
+       "zeros, and one for each array, got 4"},
       {"\"kept_zeros\":\"", "\"kept_zeros\":null,\"kept\":\"",
-       "header must hold 3 tensors, one for each of the 3 groups and one for each that has kept "
-       "zeros, got 4"},
+       "header must hold 3 tensors, one for each of the 3 groups, one for each that has kept "
+       "zeros, and one for each array, got 4"},
       {"\"kept_zeros\":\"", "\"kept_zeros\":7,\"kept\":\"",
        "state['groups'][0]['kept_zeros'] must be a str, got int"},
   };

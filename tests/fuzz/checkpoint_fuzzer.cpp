@@ -18,6 +18,9 @@ std::string encoded(const Checkpoint& checkpoint) {
   for (const auto& group : checkpoint.sparsifier.groups) {
     bytes.append(group.mask_bits.begin(), group.mask_bits.end());
     bytes.append(group.kept_zeros.begin(), group.kept_zeros.end());
+    for (const auto& [key, array] : group.arrays) {
+      bytes.append(reinterpret_cast<const char*>(array.data()), array.byte_count());
+    }
   }
   return bytes;
 }

@@ -13,6 +13,7 @@
 #include "datasparse/api.h"
 #include "datasparse/array_view.hpp"
 #include "datasparse/data_source.hpp"
+#include "datasparse/kept_array.hpp"
 #include "datasparse/mask.hpp"
 #include "datasparse/mask_rule.hpp"
 #include "datasparse/param.hpp"
@@ -31,6 +32,7 @@ struct GroupState {
   Axes layout = {};            ///< GroupOptions::layout; none: the order of memory
   PackedBits kept_zeros = {};  ///< a bit for each element that stays zero, packed alike; or none
   bool updates = true;         ///< whether step() renews the mask
+  KeptArrays arrays = {};      ///< GroupArrays
 };
 
 /// What is saved of a sparsifier.
@@ -43,6 +45,7 @@ struct SparsifierState {
   bool enable_mask_update = true;
   ParamMap defaults;
   std::vector<GroupState> groups;
+  std::string score = {};  ///< score_name() of the sparsifier
 };
 
 /// What add_data() can be told of a group besides its config. What is not said stays as it is where
@@ -85,10 +88,10 @@ class DATASPARSE_API BaseDataSparsifier {
   /// Adds a tensor under any non-empty name; `config` beats the defaults.
   ///
   /// A name that is already there is replaced. It keeps its config where `config` does not say
-  /// otherwise, and with `reuse_mask` its mask (the shapes must agree) and its state. A squashed
-  /// name starts afresh. A name for which load_state() left a state takes it over, as if it were
-  /// there. Zeros that were kept are forgotten where the shape is another one, and a layout where
-  /// the number of axes is.
+  /// otherwise, and with `reuse_mask` its mask (the shapes must agree), its state and its arrays. A
+  /// squashed name starts afresh. A name for which load_state() left a state takes it over, as if
+  /// it were there. Zeros that were kept are forgotten where the shape is another one, and a layout
+  /// where the number of axes is.
   /// @param mask  data.size() bytes in C order, each 0 or 1, copied; beats reuse_mask.
   /// @return  whether the mask was given or reused; else it is all ones, but for kept zeros.
   /// Errors: ValueError for a layout that is none of the data's. keep_zeros reads the data once.
@@ -99,7 +102,7 @@ class DATASPARSE_API BaseDataSparsifier {
   bool add_data(const std::string& name, const ArrayView& data, const ParamMap& config = {}) {
     return add_data(name, make_source(data), config);
   }
-  /// Forgets the group: data, mask, config and state.
+  /// Forgets the group: data, mask, config, state and arrays.
   void remove_data(const std::string& name);
 
   /// All names in the order in which they were added, squashed ones included.
@@ -194,6 +197,10 @@ class DATASPARSE_API BaseDataSparsifier {
   /// all. By default, a ValueError where there are any.
   virtual std::function<void()> prepare_attributes(const Attributes& saved);
 
+  /// What groups are ranked by in the place of their norms, if that is a part of the sparsifier:
+  /// saved, and a state of another one is refused. None, as text: "".
+  virtual std::string score_name() const { return {}; }
+
   /// check_config() on the defaults: a constructor cannot call it, because the override is not
   /// there.
   void check_defaults() const;
@@ -244,9 +251,11 @@ class DATASPARSE_API BaseDataSparsifier {
   class Pins;
   class Scores;
   class Before;
+  friend class GroupArrays;
   friend class GroupParams;
   friend class GroupTable;
   friend class HeldStill;
+  friend class ScoreSums;
 
   void update_together(const std::vector<Group*>& groups, const std::vector<ArrayView>& data);
   void update_by_scores(const std::vector<Group*>& groups, const std::vector<ArrayView>& data,

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "datasparse/data_scheduler.hpp"
@@ -25,12 +26,14 @@ inline void require_version(std::int64_t version) {
 }
 
 /// Calls archive(key, field) for every entry beside the groups, and archive.optional(key, field)
-/// for one that is None where the field is empty. `archive.version` is that of the state.
+/// for one that is None where the field is empty, and archive.if_any(key, field) for one that is
+/// left out then. `archive.version` is that of the state.
 template <class Archive, class State>
 void each_sparsifier_entry(Archive& archive, State& state) {
   archive("step_count", state.step_count);
   archive("enable_mask_update", state.enable_mask_update);
   archive("defaults", state.defaults);
+  archive.if_any("score", state.score);
 }
 
 /// The same for a group, beside its name. Those of version 1 have no layout, no kept zeros, and are
@@ -46,6 +49,7 @@ void each_group_entry(Archive& archive, Group& group) {
   archive.optional("layout", group.layout);
   archive.optional("kept_zeros", group.kept_zeros);
   archive("update", group.updates);
+  archive.if_any("arrays", group.arrays);
 }
 
 /// The same for a scheduler. Those of version 1 count renewals.
@@ -65,7 +69,7 @@ void each_scheduler_entry(Archive& archive, State& state) {
 ///
 /// `Form` tells what dicts and values are: its `Value` is a pointer, or alike. find(dict, key) is
 /// null where there is no such entry; kind(value) is what messages call the type; get(value, field,
-/// path) is false where the field is of another one.
+/// path) is false where the field is of another one; keys(dict, path) are the dict's.
 template <class Form>
 class StateDict {
  public:
@@ -113,10 +117,46 @@ class StateDict {
   void optional(const std::string& key, T& field) const {
     if (!is_none(key)) (*this)(key, field);
   }
+  void if_any(const std::string& key, std::string& text) const {
+    if (has(key)) text = get<std::string>(key);
+  }
+  void if_any(const std::string& key, KeptArrays& arrays) const {
+    read_arrays(
+        key, arrays,
+        [](const StateDict& entry, const std::string&, KeptArray::Type type, const Axes& shape) {
+          auto bytes = entry.template get<PackedBits>("bytes");
+          const auto expected = static_cast<std::size_t>(element_count(shape)) * item_size(type);
+          if (bytes.size() == expected) return KeptArray(type, shape, std::move(bytes));
+          throw ValueError(entry.path("bytes") + " must have " + std::to_string(expected) +
+                           " bytes for shape " + to_string(shape) + ", got " +
+                           std::to_string(bytes.size()));
+        });
+  }
   void optional(const std::string& key, PackedBits& bits) const {
     if (is_none(key)) return;
     bits = get<PackedBits>(key);
     if (bits.empty()) throw ValueError(path(key) + " must be None or some bytes, got b''");
+  }
+
+ protected:
+  /// Fills `arrays` from an entry, if it is there: a dict for each, of dtype, shape and whatever
+  /// read(dict, key, type, shape) makes the array from.
+  template <class Read>
+  void read_arrays(const std::string& key, KeptArrays& arrays, const Read& read) const {
+    if (!has(key)) return;
+    const StateDict dict(at(key), path(key), version);
+    for (const auto& name : Form::keys(at(key), path(key))) {
+      require_array_key(name, path(key));
+      const StateDict entry(dict.at(name), dict.path(name), version);
+      Axes shape;
+      entry("shape", shape);
+      require_possible(shape, entry.path("shape"));
+      const auto type = kept_type(entry.template get<std::string>("dtype"), entry.path("dtype"));
+      if (!arrays.emplace(name, read(entry, name, type, shape)).second) {
+        throw ValueError(dict.path(name) + " is there twice");
+      }
+    }
+    if (arrays.empty()) throw ValueError(path(key) + " must not be empty");
   }
 
  private:

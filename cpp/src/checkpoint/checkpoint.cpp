@@ -172,8 +172,12 @@ void write_checkpoint(const std::string& path, const Checkpoint& checkpoint) {
   std::vector<std::pair<const void*, std::size_t>> pieces{{header.data(), header.size()}};
   for (const auto& group : checkpoint.sparsifier.groups) {
     pieces.emplace_back(group.mask_bits.data(), group.mask_bits.size());
-    if (group.kept_zeros.empty()) continue;
-    pieces.emplace_back(group.kept_zeros.data(), group.kept_zeros.size());
+    if (!group.kept_zeros.empty()) {
+      pieces.emplace_back(group.kept_zeros.data(), group.kept_zeros.size());
+    }
+    for (const auto& item : group.arrays) {
+      pieces.emplace_back(item.second.data(), item.second.byte_count());
+    }
   }
   replace_file(path, pieces);
 }

@@ -21,6 +21,9 @@ constexpr const char* format = "datasparse checkpoint";
 
 std::string mask_name(const std::string& group) { return "mask." + group; }
 std::string zeros_name(const std::string& group) { return "zeros." + group; }
+std::string array_name(const std::string& key, const std::string& group) {
+  return "array." + key + "." + group;  // no key holds a dot
+}
 
 std::string checksum(std::uint64_t xxh64) {
   char text[17];
@@ -64,7 +67,19 @@ PlainData to_plain(const Axes& axes) {
 }
 PlainData to_plain(const PackedBits& bits) { return checksum(bits.data(), bits.size()); }
 
-/// The archive that fills a dict. Bits are tensors of their own: of them it has the checksums.
+PlainData to_plain(const KeptArrays& arrays) {
+  PlainData::Dict dict;
+  for (const auto& [key, array] : arrays) {
+    dict.items.emplace_back(
+        key, PlainData::Dict{{{"dtype", name_of(array.type())},
+                              {"shape", to_plain(array.shape())},
+                              {"xxh64", checksum(array.data(), array.byte_count())}}});
+  }
+  return dict;
+}
+
+/// The archive that fills a dict. Bits and arrays are tensors of their own: of them it has the
+/// checksums.
 struct IntoPlain {
   PlainData::Dict dict;
   std::int64_t version = state_version;
@@ -78,6 +93,10 @@ struct IntoPlain {
   void optional(const char* key, const T& field) {
     const bool some = field.begin() != field.end();
     dict.items.emplace_back(key, some ? to_plain(field) : PlainData());
+  }
+  template <class T>
+  void if_any(const char* key, const T& field) {
+    if (!field.empty()) (*this)(key, field);
   }
 };
 
@@ -147,6 +166,13 @@ struct PlainForm {
       if (text != nullptr && *text == key) return &value;
     }
     return nullptr;
+  }
+
+  static std::vector<std::string> keys(Value dict, const std::string& path) {
+    std::vector<std::string> result;
+    for_each_item(dict, path,
+                  [&](const std::string& name, const PlainData&) { result.push_back(name); });
+    return result;
   }
 
   template <class T>
@@ -279,22 +305,24 @@ class Header {
 
   std::size_t tensors() const noexcept { return sections_.size(); }
 
-  /// The bytes of a tensor: a bit for each element of that shape.
-  PackedBits bits(const std::string& tensor, const Axes& shape,
-                  const std::string& stored_sum) const {
+  /// The bytes of a tensor: a bit for each element of that shape, or `item_size` bytes.
+  PackedBits bytes(const std::string& tensor, const Axes& shape, const std::string& stored_sum,
+                   std::size_t item_size = 0) const {
     const auto found = sections_.find(tensor);
     if (found == sections_.end()) throw ValueError("header has no entry '" + tensor + "'");
     const auto [begin, end] = found->second;
-    const auto expected = static_cast<std::uint64_t>((element_count(shape) + 7) / 8);
+    const auto expected = item_size == 0
+                              ? packed_size(element_count(shape))
+                              : static_cast<std::size_t>(element_count(shape)) * item_size;
     if (end - begin != expected) {
       throw ValueError("tensor '" + tensor + "' must have " + std::to_string(expected) +
                        " bytes for shape " + to_string(shape) + ", got " +
                        std::to_string(end - begin));
     }
-    PackedBits bits(static_cast<std::size_t>(expected));
-    const auto sum = read_and_sum(read_, data_begin_ + begin, bits.data(), bits.size());
+    PackedBits bytes(expected);
+    const auto sum = read_and_sum(read_, data_begin_ + begin, bytes.data(), bytes.size());
     require_checksum("tensor '" + tensor + "'", stored_sum, sum);
-    return bits;
+    return bytes;
   }
 
  private:
@@ -375,12 +403,21 @@ struct GroupEntries : Entries {
   using Entries::operator();
   void operator()(const char*, PackedBits& mask) const {
     require_possible(group.shape, path("shape"));
-    mask = header.bits(mask_name(group.name), group.shape, get<std::string>("xxh64"));
+    mask = header.bytes(mask_name(group.name), group.shape, get<std::string>("xxh64"));
   }
   using Entries::optional;
   void optional(const char* key, PackedBits& zeros) const {
     if (is_none(key)) return;
-    zeros = header.bits(zeros_name(group.name), group.shape, get<std::string>(key));
+    zeros = header.bytes(zeros_name(group.name), group.shape, get<std::string>(key));
+  }
+  void if_any(const char* key, KeptArrays& arrays) const {
+    read_arrays(key, arrays,
+                [this](const Entries& entry, const std::string& name, KeptArray::Type type,
+                       const Axes& shape) {
+                  return KeptArray(type, shape,
+                                   header.bytes(array_name(name, group.name), shape,
+                                                entry.get<std::string>("xxh64"), item_size(type)));
+                });
   }
 };
 
@@ -395,8 +432,8 @@ std::string encode_header(const Checkpoint& checkpoint) {
                                              {"state", state},
                                              {"xxh64", checksum(state.data(), state.size())}}});
   std::int64_t begin = 0;
-  const auto add_tensor = [&](const std::string& name, const PackedBits& bits) {
-    const auto size = static_cast<std::int64_t>(bits.size());
+  const auto add_tensor = [&](const std::string& name, std::size_t bytes) {
+    const auto size = static_cast<std::int64_t>(bytes);
     header.items.emplace_back(
         name, PlainData::Dict{{{"dtype", "U8"},
                                {"shape", PlainData::List{{size}}},
@@ -408,8 +445,11 @@ std::string encode_header(const Checkpoint& checkpoint) {
       throw ValueError("name of data must be UTF-8 to be saved, got " +
                        to_json(PlainData::Bytes{group.name}));
     }
-    add_tensor(mask_name(group.name), group.mask_bits);
-    if (!group.kept_zeros.empty()) add_tensor(zeros_name(group.name), group.kept_zeros);
+    add_tensor(mask_name(group.name), group.mask_bits.size());
+    if (!group.kept_zeros.empty()) add_tensor(zeros_name(group.name), group.kept_zeros.size());
+    for (const auto& [key, array] : group.arrays) {
+      add_tensor(array_name(key, group.name), array.byte_count());
+    }
   }
   std::string json = to_json(header);
   json.append((prefix_size - json.size() % prefix_size) % prefix_size, ' ');  // data are aligned
@@ -438,7 +478,9 @@ Checkpoint decode_checkpoint(std::uint64_t size, const ReadBytes& read) {
   std::size_t tensors = groups.size();
   for (const auto& group : groups) {
     if (entries.version > 1 && !group.is_none("kept_zeros")) ++tensors;
-    for (const char* const key : {"layout", "kept_zeros", "update"}) {
+    if (group.has("arrays"))
+      tensors += PlainForm::keys(group.at("arrays"), group.path("arrays")).size();
+    for (const char* const key : {"layout", "kept_zeros", "update", "arrays"}) {
       if (entries.version > 1 || !group.has(key)) continue;
       throw ValueError(group.path(key) + " must not be there in version 1");
     }
@@ -446,7 +488,7 @@ Checkpoint decode_checkpoint(std::uint64_t size, const ReadBytes& read) {
   if (tensors != header.tensors()) {
     throw ValueError("header must hold " + std::to_string(tensors) +
                      " tensors, one for each of the " + std::to_string(groups.size()) +
-                     " groups and one for each that has kept zeros, got " +
+                     " groups, one for each that has kept zeros, and one for each array, got " +
                      std::to_string(header.tensors()));
   }
   for (const auto& saved : groups) {

@@ -74,6 +74,7 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
     if (reuse_mask) {
       group->mask = before->mask;
       group->state = before->state;
+      group->arrays = before->arrays;
     }
   }
   if (shape_before.size() != shape.size()) group->layout = {};

@@ -47,6 +47,7 @@ struct BaseDataSparsifier::Group {
   Config config;
   Mask mask;
   ParamMap state;
+  KeptArrays arrays;
   Axes layout;                            // none: the order of memory
   std::shared_ptr<const KeptZeros> kept;  // or none
   bool updates = true;
@@ -201,6 +202,7 @@ struct BaseDataSparsifier::Loading {
     const GroupState* saved;
     Config config;
     ParamMap state;
+    KeptArrays arrays;
     Axes layout;
     std::shared_ptr<const KeptZeros> kept;
   };

@@ -92,13 +92,17 @@ void BaseDataSparsifier::Group::warn_if_dead(bool in_turn) {
 }
 
 /// What a step has changed, to be undone if it fails: an override may have changed the states of
-/// any group, and their masks.
+/// any group, their arrays, and their masks.
 class BaseDataSparsifier::Before {
  public:
-  /// Saves the states.
+  /// Saves the states and the arrays.
   explicit Before(Impl& impl) : impl_(impl), groups_(impl.groups) {
     states_.reserve(groups_.size());
-    for (const auto& group : groups_) states_.push_back(group->state);
+    arrays_.reserve(groups_.size());
+    for (const auto& group : groups_) {
+      states_.push_back(group->state);
+      arrays_.push_back(group->arrays);  // shared: whoever writes to one copies it first
+    }
   }
   Before(const Before&) = delete;
   Before& operator=(const Before&) = delete;
@@ -139,7 +143,10 @@ class BaseDataSparsifier::Before {
 
   void bring_back() noexcept {
     bring_back_masks([](const Group&) { return true; });
-    for (std::size_t i = 0; i < states_.size(); ++i) groups_[i]->state = std::move(states_[i]);
+    for (std::size_t i = 0; i < states_.size(); ++i) {
+      groups_[i]->state = std::move(states_[i]);
+      groups_[i]->arrays = std::move(arrays_[i]);
+    }
   }
   template <class Which>
   void bring_back_masks(const Which& which) const noexcept {
@@ -157,6 +164,7 @@ class BaseDataSparsifier::Before {
   Impl& impl_;
   const std::vector<std::unique_ptr<Group>>& groups_;
   std::vector<ParamMap> states_;
+  std::vector<KeptArrays> arrays_;
   PackedBits bits_;  // of all groups, in one piece: many small ones, between one array of scores
                      // and the next, would take the memory that these use again and again
   std::size_t used_ = 0, saved_ = 0;

@@ -30,6 +30,7 @@ void check_state(const GroupState& group) {
   check_bits(group.mask_bits, group.shape, entry, "mask");
   require_layout(group.layout, group.shape.size(), "layout in the " + entry);
   if (!group.kept_zeros.empty()) check_bits(group.kept_zeros, group.shape, entry, "kept_zeros");
+  for (const auto& item : group.arrays) require_array_key(item.first, "arrays in the " + entry);
 }
 
 std::string listed(const std::vector<std::string>& names) {
@@ -48,6 +49,7 @@ std::unique_ptr<BaseDataSparsifier::Group> BaseDataSparsifier::Group::restored(
   group->mask = Mask(saved.shape);
   group->mask.unpack(saved.mask_bits.data());
   group->state = saved.state;
+  group->arrays = saved.arrays;
   group->layout = as_layout(saved.layout, saved.shape.size(), label("layout", saved.name));
   group->kept = KeptZeros::of(saved.kept_zeros);
   group->updates = saved.updates;
@@ -61,12 +63,13 @@ SparsifierState BaseDataSparsifier::save_state(
   saved.step_count = impl_->step_count;
   saved.enable_mask_update = impl_->enable_mask_update;
   saved.defaults = impl_->defaults;
+  saved.score = score_name();
   for (const auto& group : impl_->groups) {
     if (sources != nullptr) sources->emplace(group->name, group->source);
     saved.groups.push_back(
         {group->name, group->config.written, group->mask.shape(), group->mask.pack(),
          group->squashed() && !group->awaits_data, group->state, group->layout,
-         group->kept == nullptr ? PackedBits() : group->kept->bits, group->updates});
+         group->kept == nullptr ? PackedBits() : group->kept->bits, group->updates, group->arrays});
   }
   for (const auto& item : impl_->waiting) saved.groups.push_back(item.second);
   std::sort(saved.groups.end() - static_cast<std::ptrdiff_t>(impl_->waiting.size()),
@@ -81,6 +84,12 @@ BaseDataSparsifier::Loading BaseDataSparsifier::prepare_load(const SparsifierSta
   if (state.step_count < 0) {
     throw ValueError("step_count of the state must be at least 0, got " +
                      std::to_string(state.step_count));
+  }
+  const std::string own_score = score_name();
+  if (!state.score.empty() && state.score != own_score) {
+    throw ValueError("score of the state must be that of the sparsifier, " +
+                     (own_score.empty() ? "none" : own_score) + ", got " + state.score +
+                     ": make the sparsifier with that one");
   }
   const Checker checked(*this);
   checked("", state.defaults, nullptr);
@@ -119,7 +128,7 @@ BaseDataSparsifier::Loading BaseDataSparsifier::prepare_load(const SparsifierSta
                          to_string(attached->mask.shape()) + ", got " + to_string(saved.shape));
       }
       loading.attached.push_back(
-          {attached, &saved, std::move(config), saved.state,
+          {attached, &saved, std::move(config), saved.state, saved.arrays,
            as_layout(saved.layout, saved.shape.size(), label("layout", saved.name)),
            KeptZeros::of(saved.kept_zeros)});
     } else if (saved.squashed) {
@@ -140,9 +149,10 @@ BaseDataSparsifier::Loading BaseDataSparsifier::prepare_load(const SparsifierSta
 /// Puts into place what prepare_load() has made, under the same hold of the lock; what it replaces
 /// is in `loading` then, to be destroyed outside the lock.
 void BaseDataSparsifier::commit(Loading& loading) noexcept {
-  for (auto& [group, saved, config, state, layout, kept] : loading.attached) {
+  for (auto& [group, saved, config, state, arrays, layout, kept] : loading.attached) {
     std::swap(group->config, config);
     std::swap(group->state, state);
+    group->arrays.swap(arrays);
     group->layout = layout;
     std::swap(group->kept, kept);
     group->updates = saved->updates;
