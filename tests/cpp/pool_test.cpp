@@ -36,6 +36,11 @@ TEST(PoolPlanTest, BudgetIsOneProductWhereLevelsAreEqual) {
   EXPECT_EQ(plan_of({single(0.3), single(0.4)}, {{5}, {10}}).budget, 6);
   EXPECT_EQ(plan_of({single(0.3)}, {{5}}).budget, 2) << "one group alone: 1.5, to the even one";
   EXPECT_EQ(plan_of({single(1)}, {{0}}).budget, 0);
+  // 0.53 × 1450 = 768.5, to the even one; 0.53 × 450 + 0.53 × 968 + 0.53 × 32 is a little more in
+  // doubles.
+  const PoolPlan plan =
+      plan_of({single(0.7), single(0.53), single(0.53), single(0.53)}, {{0}, {450}, {968}, {32}});
+  EXPECT_EQ(plan.budget, 768) << "a group without elements has no say, as in a step";
 }
 
 TEST(PoolPlanTest, BlocksWeighWhatTheyZeroOverTheGreatestCommonDivisor) {
@@ -274,6 +279,12 @@ TEST(PoolTest, LevelOfAGroupByItselfIsBounded) {
   EXPECT_THROW(sparsifier.update_config("a", {{"sparsity_level", 0.7}}), ValueError);
   EXPECT_THROW(GroupParams(sparsifier).set("sparsity_level", {{"a", 0.7}}), ValueError);
   EXPECT_THROW(sparsifier.update_config("a", {{"min_level", 0.8}}), ValueError);
+  GroupParams params(sparsifier);  // what a scheduler writes
+  EXPECT_THROW(params.set("max_level", {{"a", 0.4}}), ValueError) << "below the level";
+  EXPECT_THROW(params.set("min_level", {{"a", 0.8}}), ValueError) << "above max_level";
+  EXPECT_THROW(params.check("max_level", {{"a", 0.4}}), ValueError);
+  EXPECT_EQ(sparsifier.config_value("a", "max_level"), 0.6);
+  params.set("max_level", {{"a", 0.55}});
   EXPECT_THROW(sparsifier.update_config("a", {{"pool", ""}}), ValueError);
   EXPECT_THROW(sparsifier.update_config("a", {{"pool", 1}}), TypeError);
   EXPECT_THROW(sparsifier.update_config("a", {{"normalize", "l1"}}), ValueError);

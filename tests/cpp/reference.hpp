@@ -315,17 +315,20 @@ inline std::optional<std::vector<std::int64_t>> walk(std::vector<PoolGroup> grou
   std::int64_t all = 0, kept = 0;
   double budgets = 0;
   bool one_level = true;
+  std::optional<double> common_level;
   for (const auto& group : groups) {
     const auto blocks = static_cast<std::int64_t>(group.blocks.size());
     weights.push_back(divisor == 0 || blocks == 0 ? 0 : group.zeros / divisor);
     all += weights.back() * blocks;
     kept += weights.back() * std::min(blocks, group.min_kept);
     budgets += group.level * static_cast<double>(weights.back() * blocks);
-    one_level = one_level && group.level == groups[0].level;
+    if (weights.back() * blocks == 0) continue;
+    one_level = one_level && common_level.value_or(group.level) == group.level;
+    common_level = group.level;
   }
   if (all == 0) return pruned;
   std::int64_t left =
-      rounded_half_to_even(one_level ? groups[0].level * static_cast<double>(all) : budgets);
+      rounded_half_to_even(one_level ? *common_level * static_cast<double>(all) : budgets);
   left = std::min(left, all - kept);
   const std::int64_t budget = left;
   std::vector<std::int64_t> least, most;

@@ -44,8 +44,10 @@ def walk(groups):
     weights = [z // divisor for z in zeros]
     all_ = sum(w * len(s) for w, s in zip(weights, scores, strict=True))
     levels = [config[LEVEL] for _, config in groups]
-    if len(set(levels)) == 1:
-        budget = round(levels[0] * all_)
+    pruned = zip(levels, weights, scores, strict=True)
+    differing = {level for level, w, s in pruned if w * len(s) > 0}
+    if len(differing) <= 1:
+        budget = round(sum(differing) * all_)
     else:
         total = 0.0
         for level, w, s in zip(levels, weights, scores, strict=True):

@@ -39,10 +39,11 @@ struct DATASPARSE_API PoolPlan {
   /// The plan of groups in their order.
   ///
   /// The budget is level × Σ blocks·weight in double, rounded half to even, where all levels are
-  /// equal; else Σ level·blocks·weight, added up in the order of the groups. Blocks that min_kept
-  /// keeps are left out of it. One group alone loses what it would lose without a pool. `most` is
-  /// ⌈max_level × blocks⌉, `least` is ⌊min(min_level, the pool's level) × blocks⌋.
-  /// ValueError where the budget exceeds what max_level leaves: it names the possible range.
+  /// equal, but for those of groups that have nothing to prune; else Σ level·blocks·weight, added
+  /// up in the order of the groups. Blocks that min_kept keeps are left out of it. One group alone
+  /// loses what it would lose without a pool. `most` is ⌈max_level × blocks⌉, `least` is
+  /// ⌊min(min_level, the pool's level) × blocks⌋. ValueError where the budget exceeds what
+  /// max_level leaves: it names the possible range.
   static PoolPlan of(const std::string& pool, const std::vector<PoolGroup>& groups);
 
   using Counts = std::vector<std::int64_t>;  // by member

@@ -93,6 +93,14 @@ Field<BlockSpec> level_field(std::string_view key) {
   return field;
 }
 
+/// min_level and max_level, which hang on each other and on the level.
+template <auto member>
+Field<BlockSpec> bound_field(std::string_view key) {
+  auto field = share_field<member>(key, {true});
+  field.traits.is_alone = false;
+  return field;
+}
+
 Field<BlockSpec> pool_field(std::string_view key) {
   return {key,
           [](BlockSpec& spec, const std::string& name, const ParamValue& value,
@@ -136,8 +144,8 @@ const Fields<BlockSpec>& BlockSpec::fields() {
                                      flag_field<&BlockSpec::monotone>("monotone", optional),
                                      count_field<&BlockSpec::min_kept>("min_kept", optional),
                                      pool_field("pool"),
-                                     share_field<&BlockSpec::min_level>("min_level", optional),
-                                     share_field<&BlockSpec::max_level>("max_level", optional),
+                                     bound_field<&BlockSpec::min_level>("min_level"),
+                                     bound_field<&BlockSpec::max_level>("max_level"),
                                      normalize_field("normalize")};
   return all;
 }

@@ -47,19 +47,21 @@ PoolPlan PoolPlan::of(const std::string& pool, const std::vector<PoolGroup>& gro
   }
   std::int64_t all = 0, kept = 0;
   double by_levels = 0;
+  double common_level = 0;  // of the groups that have something to prune
   bool is_one_level = true;
   for (std::size_t i = 0; i < groups.size(); ++i) {
     PoolMember& member = plan.members[i];
     if (divisor > 0) member.weight /= divisor;
     const std::int64_t weight = member.blocks * member.weight;
+    if (weight == 0) continue;
+    if (all == 0) common_level = groups[i].spec->sparsity_level;
     all += weight;
     kept += std::min(member.blocks, groups[i].spec->min_kept) * member.weight;
     by_levels += groups[i].spec->sparsity_level * static_cast<double>(weight);
-    is_one_level = is_one_level && groups[i].spec->sparsity_level == groups[0].spec->sparsity_level;
+    is_one_level = is_one_level && groups[i].spec->sparsity_level == common_level;
   }
   if (all == 0) return plan;
-  const double exact =
-      is_one_level ? groups[0].spec->sparsity_level * static_cast<double>(all) : by_levels;
+  const double exact = is_one_level ? common_level * static_cast<double>(all) : by_levels;
   plan.budget = std::min(round_half_even(exact), all - kept);
   std::int64_t most = 0;
   for (std::size_t i = 0; i < groups.size(); ++i) {
