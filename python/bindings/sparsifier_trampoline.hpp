@@ -14,11 +14,13 @@
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/data_sparsifier.hpp"
 #include "datasparse/error.hpp"
+#include "datasparse/regrowth.hpp"
 #include "gil.hpp"
 #include "initialise.hpp"
 #include "mask_object.hpp"
 #include "override.hpp"
 #include "params.hpp"
+#include "regrowth.hpp"
 #include "self.hpp"
 #include "source.hpp"
 
@@ -26,6 +28,7 @@
 class PySparsifierSide : public SourceOwner {
  public:
   MaskObjects mask_objects;
+  pybind11::dict gradients;  // what set_gradients() was given
 
  protected:
   PySparsifierSide() = default;
@@ -119,6 +122,10 @@ class PySparsifier : public WithPythonAttributes<Base>,
     foreign_.update_mask = updates_in_turn() || override_of("update_mask");
     foreign_.check_config = static_cast<bool>(override_of("check_config"));
     foreign_.get_scores = get_scores_hook();
+    if constexpr (std::is_base_of_v<datasparse::RegrowthSparsifier, Base>) {
+      foreign_.growth = this->growth();
+      foreign_.get_gradients = gradients_from_python;
+    }
     return foreign_;
   }
 
@@ -163,6 +170,7 @@ struct SparsifierAccess {
     const auto* const side = dynamic_cast<PySparsifierSide*>(&sparsifier);
     if (side == nullptr) return 0;
     if (const int stop = side->mask_objects.traverse(visit, arg)) return stop;
+    Py_VISIT(side->gradients.ptr());
     for (const auto* source : side->sources()) {
       if (const int stop = source->traverse(visit, arg)) return stop;
     }
@@ -177,6 +185,7 @@ struct SparsifierAccess {
       if (side->sources().count(source) != 0) source->clear();
     }
     side->mask_objects.clear();
+    side->gradients.clear();
   }
 };
 

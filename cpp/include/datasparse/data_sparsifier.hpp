@@ -21,6 +21,8 @@
 
 namespace datasparse {
 
+enum class Growth : std::uint8_t;
+
 /// What is saved of one group: everything but the user's data.
 struct GroupState {
   std::string name;
@@ -88,9 +90,9 @@ class DATASPARSE_API BaseDataSparsifier {
   ///
   /// A name that is already there is replaced. It keeps its config where `config` does not say
   /// otherwise, and with `reuse_mask` its mask (the shapes must agree), its state and its arrays. A
-  /// squashed name starts afresh. A name for which load_state() left a state takes it over, as if it were
-  /// there. Zeros that were kept are forgotten where the shape is another one, and a layout where
-  /// the number of axes is.
+  /// squashed name starts afresh. A name for which load_state() left a state takes it over, as if
+  /// it were there. Zeros that were kept are forgotten where the shape is another one, and a layout
+  /// where the number of axes is.
   /// @param mask  data.size() bytes in C order, each 0 or 1, copied; beats reuse_mask.
   /// @return  whether the mask was given or reused; else it is all ones, but for kept zeros.
   /// Errors: ValueError for a layout that is none of the data's. keep_zeros reads the data once.
@@ -216,6 +218,10 @@ class DATASPARSE_API BaseDataSparsifier {
     /// What a step asks for scores, group after group, before the rule ranks by them; nullptr where
     /// data are ranked themselves. Beside update_mask, that one gets the scores as its data.
     GetScores get_scores = nullptr;
+    /// Masks that move, in the place of being ranked anew: where blocks grow. regrowth.hpp.
+    std::optional<Growth> growth = {};
+    /// What they grow by, asked for as scores are.
+    GetScores get_gradients = nullptr;
   };
   /// Asked before a step, and before configs are checked, any number of them: a binding looks here
   /// what a script has overridden.
@@ -250,12 +256,16 @@ class DATASPARSE_API BaseDataSparsifier {
   friend class GroupParams;
   friend class GroupTable;
   friend class HeldStill;
+  friend class RegrowthSparsifier;
 
   void update_together(const std::vector<Group*>& groups, const std::vector<ArrayView>& data);
   void update_by_scores(const std::vector<Group*>& groups, const std::vector<ArrayView>& data,
                         GetScores get_scores);
   void update_in_turn(const std::vector<Group*>& groups, const std::vector<ArrayView>& data,
                       GetScores get_scores);
+  void move_masks(const std::vector<Group*>& groups, const std::vector<ArrayView>& data,
+                  const ForeignHooks& foreign, bool only_draws);
+  void draw_masks();
   void zero(const std::vector<Group*>& groups, const std::string& call, bool kept = false);
   std::vector<std::shared_ptr<DataSource>> squash(const std::vector<Group*>& groups);
 
