@@ -7,6 +7,7 @@
 // block.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <deque>
@@ -166,7 +167,8 @@ class Regrowth {
     std::int64_t used = 0;
     for (auto& one : moved_) {
       one.marks = one.is_permuted ? viewed_.get() + used : one.job->mask;
-      one.kept_marks = any_kept && one.is_permuted ? viewed_kept_.get() + used : nullptr;
+      const bool has_kept = one.is_permuted && one.job->kept_zeros != nullptr;
+      one.kept_marks = has_kept ? viewed_kept_.get() + used : nullptr;
       if (one.is_permuted) used += one.elements();
       all_.push_back(&one);
       rank(one);
@@ -347,29 +349,25 @@ class Regrowth {
     const std::uint8_t* kept_zeros = job.kept_zeros;
     if (one.is_permuted) {
       view_marks(one, lanes);
-      kept_zeros = nullptr;  // they are there
+      kept_zeros = nullptr;  // they are in another order, too
     }
-    const bool has_blocks =
-        !one.is_within && one.drop->plan.pruning.height * one.drop->plan.pruning.width > 1;
+    const Pruning& pruning = one.drop->plan.pruning;
+    const bool has_blocks = pruning.height * pruning.width > 1;
     const bool draws = one.move().draws, any_kept_zeros = job.kept_zeros != nullptr;
     std::atomic<std::int64_t> active{0}, dead{0};
-    kept::for_each_piece(
-        table_, kept_zeros, one.elements(), lanes,
-        [&](std::int64_t begin, std::int64_t n, const std::uint8_t* kept) {
-          std::uint8_t* const states = one.marks + begin;
-          if (!one.is_permuted) {
-            for (std::int64_t i = 0; i < n; ++i) {
-              states[i] = static_cast<std::uint8_t>((states[i] != 0 ? moving::was_active : 0) |
-                                                    (kept[i] != 0 ? moving::stays : 0));
-            }
-          }
-          if (has_blocks) return;
-          const MoveCounts here = begin_elements(table_, states, n, draws, any_kept_zeros);
-          active.fetch_add(here.active);
-          dead.fetch_add(here.dead);
-        });
-    one.counts = has_blocks ? begin_blocks(one.drop->plan.grid(), one.marks, draws, lanes)
-                            : MoveCounts{active, dead};
+    kept::for_each_piece(table_, kept_zeros, one.elements(), lanes,
+                         [&](std::int64_t begin, std::int64_t n, const std::uint8_t* kept) {
+                           if (one.kept_marks != nullptr) kept = one.kept_marks + begin;
+                           if (!any_kept_zeros) kept = nullptr;
+                           const MoveCounts here =
+                               begin_elements(table_, one.marks + begin, kept, n, draws);
+                           active.fetch_add(here.active);
+                           dead.fetch_add(here.dead);
+                         });
+    one.counts = {active, dead};
+    if (!has_blocks) return;
+    one.counts =
+        begin_blocks(table_, one.drop->plan.grid(), one.marks, draws, any_kept_zeros, lanes);
   }
 
   /// The bytes of a mask in the order of its layout, with the zeros that are kept.
@@ -391,14 +389,6 @@ class Regrowth {
                            std::copy_n(kept, n, job.mask + begin);
                          });
     order.to_view(table_, one.kept_marks, job.mask, lanes);
-    kept::for_each_piece(table_, nullptr, size, lanes,
-                         [&](std::int64_t begin, std::int64_t n, const std::uint8_t*) {
-                           std::uint8_t* const marks = one.marks + begin;
-                           const std::uint8_t* const kept = one.kept_marks + begin;
-                           for (std::int64_t i = 0; i < n; ++i) {
-                             marks[i] |= static_cast<std::uint8_t>(kept[i] * moving::stays);
-                           }
-                         });
   }
 
   void drop() noexcept {
@@ -451,8 +441,29 @@ class Regrowth {
   /// N:M: blocks that have too much lose it, and then those grow that have too little.
   void choose_within(Moved& one, int lane, int lanes) const noexcept {
     if (!one.is_within) return;
-    choose_within(*one.fill, lane, lanes);
+    if (lacks_zeros(one, lanes)) choose_within(*one.fill, lane, lanes);
     if (!one.move().draws) choose_within(*one.grow, lane, lanes);
+  }
+
+  /// Whether some block has more active elements than it may: hardly ever, once a mask is N:M.
+  bool lacks_zeros(const Moved& one, int lanes) const noexcept {
+    const Pruning& pruning = one.fill->plan.pruning;
+    const Matrix& matrix = pruning.matrix;
+    if (one.move().draws || pruning.height > 1 || matrix.columns() % pruning.width != 0) {
+      return true;  // or it is not worth a look
+    }
+    constexpr std::int64_t together = 65536;
+    const std::int64_t blocks = one.elements() / pruning.width;
+    const std::int64_t some = std::max<std::int64_t>(1, together / pruning.width);
+    std::atomic<bool> any{false};
+    parallel_for(Grid::divide_up(blocks, some), lanes, [&](std::int64_t i, int) {
+      const std::int64_t n = std::min(some, blocks - i * some);
+      if (moving::lacks_zeros(one.marks + i * some * pruning.width, n, pruning.width,
+                              pruning.quota.zeros)) {
+        any.store(true, std::memory_order_relaxed);
+      }
+    });
+    return any;
   }
 
   void finish(Moved& one, int lanes) const noexcept {

@@ -16,10 +16,10 @@ namespace datasparse {
 namespace moving {
 
 constexpr std::uint8_t was_active = 1;  ///< before the step
-constexpr std::uint8_t dropped = 2;
+constexpr std::uint8_t dropped = 2;     ///< of what was active; else see `dead`
 constexpr std::uint8_t grown = 4;
 constexpr std::uint8_t stays = 8;  ///< the element is a zero that is kept
-constexpr std::uint8_t dead = 16;  ///< so are all of its block
+constexpr std::uint8_t dead = 2;   ///< and so are all of its block, which was not active
 
 /// 1 where a block may be dropped, else 0.
 constexpr std::uint8_t may_drop(std::uint8_t state) noexcept { return state & was_active; }
@@ -27,10 +27,11 @@ constexpr std::uint8_t may_drop(std::uint8_t state) noexcept { return state & wa
 constexpr std::uint8_t survives(std::uint8_t state) noexcept {
   return static_cast<std::uint8_t>(state & ~(state >> 1) & 1);
 }
-/// 1 where it may grow, else 0.
+/// 1 where it may grow, else 0: neither survives, nor is dead.
 constexpr std::uint8_t may_grow(std::uint8_t state) noexcept {
-  return static_cast<std::uint8_t>((~state | (state >> 1)) & ~(state >> 4) & 1);
+  return static_cast<std::uint8_t>(~(state ^ (state >> 1)) & 1);
 }
+constexpr bool is_dead(std::uint8_t state) noexcept { return (state & 3) == dead; }
 /// The mask's byte, once the step is over.
 constexpr std::uint8_t kept(std::uint8_t state) noexcept {
   return static_cast<std::uint8_t>((survives(state) | (state >> 2)) & ~(state >> 3) & 1);
@@ -53,14 +54,6 @@ struct Choice {
   std::int64_t eligible = 0;  ///< how many blocks there are to choose among
 
   bool is_made() const noexcept { return among != Among::all; }
-  std::uint8_t may_take(std::uint8_t state) const noexcept {
-    return among == Among::active ? moving::may_drop(state) : moving::may_grow(state);
-  }
-  /// The mark on what is chosen, and whether that is what is kept.
-  std::uint8_t mark() const noexcept {
-    return among == Among::active ? moving::dropped : moving::grown;
-  }
-  std::uint8_t marks_kept() const noexcept { return among == Among::active ? 0 : 1; }
 };
 
 /// The key of a block or an element by chance.

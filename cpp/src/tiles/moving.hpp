@@ -2,8 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
-#include <type_traits>
 
 #include "kernels/kernels.hpp"
 #include "select/limits.hpp"
@@ -11,48 +11,11 @@
 #include "tiles/choice.hpp"
 #include "tiles/grid.hpp"
 #include "tiles/lane.hpp"
+#include "tiles/moves.hpp"
 #include "tiles/patch.hpp"
 #include "tiles/task.hpp"
 
 namespace datasparse {
-
-/// Above the keys of all that may be chosen.
-template <class Key>
-constexpr Key key_of_others = KeyTraits<Key>::nan + 1;
-
-namespace moving {
-
-/// keys[i] = that of element `first` + i by chance.
-template <class Key>
-void draw_keys(Key* keys, std::uint64_t stream, std::int64_t first, std::int64_t n) noexcept {
-  // Numbers are 32 bits wide: what is drawn is drawn by the engine of such keys.
-  if constexpr (std::is_same_v<Key, std::uint32_t>) {
-    for (std::int64_t i = 0; i < n; ++i) keys[i] = random_key(stream, first + i);
-  }
-}
-
-/// Sets one bit of n bytes to those of `marks`, which have no other.
-inline void set_bit(std::uint8_t* states, const std::uint8_t* marks, std::int64_t n,
-                    std::uint8_t bit) noexcept {
-  const auto others = static_cast<std::uint8_t>(~bit);
-  for (std::int64_t i = 0; i < n; ++i) {
-    states[i] = static_cast<std::uint8_t>((states[i] & others) | marks[i]);
-  }
-}
-
-template <class Key, Choice::Among among>
-void rank_row(Key* keys, const std::uint8_t* states, std::int64_t n, std::int64_t width) noexcept {
-  const auto rank = [&](std::int64_t step) {
-    for (std::int64_t i = 0; i < n; ++i) {
-      const std::uint8_t state = states[i * step];
-      const bool may = (among == Choice::Among::active ? may_drop(state) : may_grow(state)) != 0;
-      keys[i] = may ? keys[i] : key_of_others<Key>;
-    }
-  };
-  width == 1 ? rank(1) : rank(width);
-}
-
-}  // namespace moving
 
 /// The keys of a part's blocks: of those that may be chosen, the others above them.
 template <class Key>
@@ -68,11 +31,7 @@ template <class Key>
     }
     const std::uint8_t* const states =
         task.mask.at(band.band * task.grid.height, band.block * width);
-    if (choice.among == Choice::Among::active) {
-      moving::rank_row<Key, Choice::Among::active>(here, states, band.width, width);
-    } else {
-      moving::rank_row<Key, Choice::Among::inactive>(here, states, band.width, width);
-    }
+    moving::rank_choice(here, states, band.width, width, choice.among);
   });
 }
 
@@ -80,62 +39,37 @@ template <class Key>
 template <class Key>
 [[gnu::noinline]] void mark_choice(const Task<Key>& task, const Grid::Part& part,
                                    const std::uint8_t* keep, Lane<Key>& lane) noexcept {
-  const Choice choice = task.choice;
-  const std::uint8_t mark = choice.mark(), marks_kept = choice.marks_kept();
   const std::int64_t width = task.grid.width;
   std::uint8_t* const marks = lane.free.data();
   Grid::for_each_band(part, [&](const Grid::Part& band, std::int64_t first) {
     const Grid::Rectangle elements = task.grid.elements(band);
-    const std::uint8_t* const of_band = keep + first;
-    const auto mark_row = [&](const std::uint8_t* states, std::int64_t step) {
-      for (std::int64_t b = 0; b < band.width; ++b) {
-        const std::uint8_t is_marked = of_band[b] ^ marks_kept ^ 1U;
-        marks[b] = static_cast<std::uint8_t>(choice.may_take(states[b * step]) & is_marked) != 0
-                       ? mark
-                       : std::uint8_t{0};
-      }
-    };
     std::uint8_t* const top = task.mask.at(elements.row, elements.column);
-    width == 1 ? mark_row(top, 1) : mark_row(top, width);
-    for (std::int64_t r = 0; r < elements.rows; ++r) {
-      std::uint8_t* const row = task.mask.at(elements.row + r, elements.column);
+    if (task.block_size() == 1) {
+      return moving::mark_choice(top, top, keep + first, band.width, 1, task.choice.among);
+    }
+    moving::mark_choice(marks, top, keep + first, band.width, width, task.choice.among);
+    // As many blocks at a time as a lane has room for, or else pieces of one.
+    const std::int64_t together = std::max<std::int64_t>(1, small_block_max / width);
+    for (std::int64_t b = 0; b < band.width; b += together) {
+      const std::int64_t n = std::min(together, band.width - b);
+      const std::int64_t end = std::min((b + n) * width, elements.columns);
+      const std::int64_t length = std::min(end - b * width, small_block_max);
       if (width == 1) {
-        moving::set_bit(row, marks, band.width, mark);
-        continue;
+        std::copy_n(marks + b, n, lane.bytes.data());
+      } else if (n == 1) {
+        std::fill_n(lane.bytes.data(), length, marks[b]);
+      } else {
+        task.table.repeat(lane.bytes.data(), marks + b, n, width);
       }
-      const std::int64_t together = std::max<std::int64_t>(1, small_block_max / width);
-      for (std::int64_t b = 0; b < band.width; b += together) {
-        const std::int64_t n = std::min(together, band.width - b);
-        const std::int64_t end = std::min((b + n) * width, elements.columns);
-        for (std::int64_t column = b * width;
-             column < end;) {  // one piece, unless a block is large
-          const std::int64_t some = std::min(end - column, small_block_max);
-          if (n == 1) {
-            std::fill_n(lane.bytes.data(), some, marks[b]);
-          } else {
-            task.table.repeat(lane.bytes.data(), marks + b, n, width);
-          }
-          moving::set_bit(row + column, lane.bytes.data(), some, mark);
-          column += some;
+      for (std::int64_t r = 0; r < elements.rows; ++r) {
+        std::uint8_t* const row = task.mask.at(elements.row + r, elements.column);
+        for (std::int64_t column = b * width; column < end; column += length) {
+          moving::replace_states(row + column, lane.bytes.data(), std::min(length, end - column));
         }
       }
     }
   });
 }
-
-namespace moving {
-
-/// keep[i] = 0 for the `zeros` least of n keys, the first of equal ones, else 1. n is at most
-/// small_block_max, and there is room for as many keys behind.
-template <class Key>
-void zero_least_of(const Task<Key>& task, std::uint8_t* keep, Key* keys, std::int64_t n,
-                   std::int64_t zeros) noexcept {
-  if (zeros >= n) return static_cast<void>(std::fill_n(keep, n, std::uint8_t{0}));
-  const Cut<Key> cut = cut_of(task.select, keys, n, zeros, keys + n, n);
-  task.select.threshold(keep, keys, n, cut.threshold, cut.ties);
-}
-
-}  // namespace moving
 
 /// Within each of some blocks side by side, whose element keys are in the lane: of those that are
 /// active, drops as many of the lowest as are missing from quota.zeros; or of those that are not,
@@ -144,47 +78,34 @@ template <class Key>
 void mark_within_blocks(const Task<Key>& task, const Grid::Rectangle& elements,
                         Lane<Key>& lane) noexcept {
   const bool drops = task.choice.among == Choice::Among::active;
-  const std::int64_t width = task.grid.width, zeros = task.quota.zeros;
+  const std::int64_t width = task.grid.width;
   Key* const keys = lane.element_keys.data();
   for (std::int64_t r = 0; r < elements.rows; ++r) {
-    const std::uint8_t* const states = task.mask.at(elements.row + r, elements.column);
-    Key* const row = keys + r * elements.columns;
-    for (std::int64_t c = 0; c < elements.columns; ++c) {
-      const bool survives = moving::survives(states[c]) != 0;
-      const bool is_dead = (states[c] & moving::dead) != 0;
-      // What is pruned whatever the keys say comes first.
-      const Key pruned = drops || is_dead ? Key{0} : row[c];
-      const Key active = drops ? row[c] : key_of_others<Key>;
-      row[c] = survives ? active : pruned;
-    }
+    moving::rank_within(keys + r * elements.columns,
+                        task.mask.at(elements.row + r, elements.column), elements.columns, drops);
   }
-  const auto mark = [&](std::uint8_t* states, const std::uint8_t* keep, std::int64_t n) {
-    for (std::int64_t i = 0; i < n; ++i) {
-      const std::uint8_t state = states[i];
-      const auto drop = static_cast<std::uint8_t>(moving::survives(state) & (keep[i] ^ 1U));
-      const auto grow = static_cast<std::uint8_t>(moving::may_grow(state) & keep[i]);
-      states[i] = static_cast<std::uint8_t>(state | (drops ? drop << 1 : grow << 2));
-    }
-  };
   std::uint8_t* const keep = lane.bytes.data();
   std::int64_t done = 0;
   const bool a_power = width == 2 || width == 4 || width == 8 || width == 16;
-  if (elements.rows == 1 && a_power && zeros < width) {
+  if (elements.rows == 1 && a_power && task.quota.zeros < width) {
     const std::int64_t blocks = elements.columns / width;
     done = blocks * width;
-    task.select.zero_least(keep, keys, blocks, width, zeros);
-    mark(task.mask.at(elements.row, elements.column), keep, done);
+    task.select.zero_least(keep, keys, blocks, width, task.quota.zeros);
+    moving::mark_within(task.mask.at(elements.row, elements.column), keep, done, drops);
   }
   for (; done < elements.columns; done += width) {
     const std::int64_t columns = std::min(width, elements.columns - done);
-    const std::int64_t n = elements.rows * columns;
+    const std::int64_t n = elements.rows * columns, zeros = std::min(task.quota.zeros, n);
+    Key* const own = lane.block_keys.data();
     for (std::int64_t r = 0; r < elements.rows; ++r) {
-      std::copy_n(keys + r * elements.columns + done, columns,
-                  lane.block_keys.data() + r * columns);
+      std::copy_n(keys + r * elements.columns + done, columns, own + r * columns);
     }
-    moving::zero_least_of(task, keep, lane.block_keys.data(), n, std::min(zeros, n));
+    Cut<Key> cut{key_of_others<Key> + 1, 0};  // all of them
+    if (zeros < n) cut = cut_of(task.select, own, n, zeros, own + n, n);
+    task.select.threshold(keep, own, n, cut.threshold, cut.ties);
     for (std::int64_t r = 0; r < elements.rows; ++r) {
-      mark(task.mask.at(elements.row + r, elements.column + done), keep + r * columns, columns);
+      moving::mark_within(task.mask.at(elements.row + r, elements.column + done),
+                          keep + r * columns, columns, drops);
     }
   }
 }
