@@ -24,8 +24,10 @@ pool: a name: groups with the same one share one threshold, and lose together wh
     None, a group by itself. docs/pools.md tells the exact rule.
 min_level, max_level: the least and the greatest share of its blocks that a group in a pool loses.
 normalize: "l2" divides scores by the L2 norm of all of the group's before a pool compares them; or None.
+score: of datasparse.scores, what groups are ranked by in the place of their data; no config key. One with a
+    sign, such as Movement(), needs norm=None, which is the default then.
 
-These are the config keys; add_data() and data_groups set them per group. A config has those from
+All but the last are the config keys; add_data() and data_groups set them per group. A config has those from
 monotone on only where they were given and are not the defaults here. A subclass with keys of its own overrides
 check_config(), checks them, and passes the others on; it may give their defaults as further keywords
 here.
@@ -74,5 +76,5 @@ An override may call this first and then edit get_mask(name). Config keys that a
 group's.)",
       "TypeError for a key that is no config key, TypeError or ValueError for a wrong value.");
 
-  def_init_of_spec<DataNormSparsifier, datasparse::BlockSpec>(cls);
+  def_init_of_spec<DataNormSparsifier, datasparse::BlockSpec>(cls, true);
 }

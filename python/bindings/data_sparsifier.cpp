@@ -216,8 +216,13 @@ py::object get_data(const SelfSparsifier& self, const std::string& name, bool re
 }
 
 void step(const SelfSparsifier& self) {
-  side_of(self).mask_objects.adopt();
-  without_gil([&] { self->step(); });
+  auto& side = side_of(self);
+  side.mask_objects.adopt();
+  without_gil([&] {
+    self->step();
+    if (side.recipe != nullptr) GroupArrays(*self).erase_all({scores_made_ahead});
+  });
+  side.gradients.clear();
 }
 
 void apply_mask(const SelfSparsifier& self, const py::object& names) {
@@ -290,12 +295,17 @@ py::tuple full_state(const SelfSparsifier& self) {
     const auto held = std::dynamic_pointer_cast<PySource>(source);
     data[py::str(name)] = held != nullptr ? held->object() : py::none();
   }
-  return py::make_tuple(to_state_dict(state), data, attributes_of(self.handle()));
+  const auto recipe = side_of(self).recipe;
+  return py::make_tuple(to_state_dict(state), data, attributes_of(self.handle()),
+                        recipe == nullptr ? py::none() : recipe->object);
 }
 
 void set_full_state(const SelfSparsifier& self, const py::tuple& full_state) {
   auto& side = side_of(self);
   set_attributes(self.handle(), full_state[2]);
+  if (full_state.size() > 3) {  // not so in 0.1.0
+    side.take(py::reinterpret_borrow<py::object>(self.handle()), full_state[3]);
+  }
   std::unordered_map<std::string, std::shared_ptr<datasparse::DataSource>> sources;
   for (const auto& item : py::dict(full_state[1])) {
     const std::string name = py::str(item.first);

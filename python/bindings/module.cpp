@@ -9,6 +9,7 @@ void register_runtime(pybind11::module_& module);
 void register_config_maps(pybind11::module_& module);
 void register_block_mask(pybind11::module_& module);
 void register_data_sparsifier(pybind11::module_& module);
+void register_scores(pybind11::module_& module);
 void register_data_norm_sparsifier(pybind11::module_& module);
 void register_regrowth(pybind11::module_& module);
 void register_schedules(pybind11::module_& module);
@@ -40,6 +41,7 @@ PYBIND11_MODULE(pybind11_core, module) {
   register_config_maps(module);
   register_block_mask(module);
   register_data_sparsifier(module);
+  register_scores(module);
   register_data_norm_sparsifier(module);
   register_regrowth(module);
   register_schedules(module);

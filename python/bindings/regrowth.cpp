@@ -11,27 +11,6 @@ using datasparse::RegrowthSpec;
 
 namespace {
 
-/// What set_gradients() was given, or the parameter's own; else None.
-py::object gradient_of(const py::object& self, const std::string& name, const py::object& data) {
-  const py::dict& given = side_of(Self<RegrowthSparsifier>(self)).gradients;
-  if (given.contains(name)) return given[py::str(name)];
-  return py::getattr(data, "grad", py::none());
-}
-
-void set_gradients(const Self<RegrowthSparsifier>& self, const py::object& gradients) {
-  py::dict given;
-  if (!gradients.is_none()) {
-    for (const auto& item : py::dict(gradients)) {
-      const auto name = py::cast<std::string>(item.first);
-      without_gil([&] { self->get_mask(name); });  // UnknownNameError
-      const auto array = py::reinterpret_borrow<py::object>(item.second);
-      make_source(array, datasparse::label("gradient", name), nullptr);
-      given[item.first] = array;
-    }
-  }
-  side_of(self).gradients = given;
-}
-
 constexpr const char* get_scores_doc =
     R"(The scores by which a step drops, in the place of a group's data: override this.
 
@@ -63,13 +42,9 @@ std::shared_ptr<datasparse::DataSource> gradients_from_python(datasparse::BaseDa
   const py::object object = py::cast(static_cast<RegrowthSparsifier*>(&self));
   const auto source = std::dynamic_pointer_cast<PySource>(self.get_data(name));
   const auto override = override_of(object, "get_gradients");
-  py::object gradient;
-  if (override) {
-    const auto arguments = py::make_tuple(name, source->array_for_override());
-    gradient = source->call(override, arguments, to_python(config));
-  } else {
-    gradient = gradient_of(object, name, source->array());
-  }
+  if (!override) return side_of(Self<RegrowthSparsifier>(object)).gradients.of(self, name);
+  const py::object gradient =
+      source->call(override, py::make_tuple(name, source->array_for_override()), to_python(config));
   if (gradient.is_none()) return nullptr;
   return make_source(gradient, datasparse::label("gradient", name), nullptr);
 }
@@ -106,26 +81,24 @@ drops some of what is active, and grows as much elsewhere.)")
           R"(How many of a group's elements were active at some time: over their number, the ITOP rate.
 
 Liu et al. 2021, "Do We Actually Need Dense Over-Parameterization?". 0 before the first mask.)")
-      .def(
-          "set_gradients", &set_gradients, py::arg("gradients"),
-          R"(Hand in gradients for the steps to come: arrays of the data's shapes by the names of groups.
-
-None takes them back. They are held, not copied. Without one for a group, its torch parameter's .grad is
-taken. Only a sparsifier that grows by gradient asks for them.)")
+      .def_property_readonly(
+          "reads_gradients",
+          [](const Self<RegrowthSparsifier>& self) {
+            return self->growth() == Growth::by_gradient;
+          },
+          "Whether step() looks at gradients, and so has to come before the optimizer's update.")
       .def(
           "get_gradients",
-          [](const Self<RegrowthSparsifier>& self, const Name& name, const py::object& data,
+          [](const Self<RegrowthSparsifier>& self, const Name& name, const py::object&,
              const py::kwargs&) {
-            const auto source = std::dynamic_pointer_cast<PySource>(
-                without_gil([&] { return self->get_data(name); }));
-            return gradient_of(py::reinterpret_borrow<py::object>(self.handle()), name,
-                               source == nullptr ? data : source->array());
+            return side_of(self).gradients.of(*self, name)->array_for_override();
           },
           py::arg("name"), py::arg("data"),
           R"(The gradient that one group grows by: override this to take it from elsewhere.
 
 step() calls it for each group with the user's array and the group's config as keywords, as get_scores().
-Returns what set_gradients() was given, else the parameter's .grad; None is a ValueError of the step.)");
+Returns what set_gradients() was given, else the parameter's .grad; where there is none, and for None, step()
+raises a ValueError that says what to do.)");
   register_one<datasparse::RigL>(
       module, "RigL",
       R"(Drops the active blocks of least norm, and grows those of greatest gradient (Evci et al. 2020).

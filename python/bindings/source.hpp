@@ -44,6 +44,11 @@ class PySource : public datasparse::DataSource {
   virtual pybind11::object array() const { return data_; }
   /// What an override of update_mask() gets.
   virtual pybind11::object array_for_override() const { return array(); }
+  /// What its library keeps as the array's gradient, or None. ValueError where that is the gradient
+  /// of something else.
+  virtual pybind11::object gradient() const { return pybind11::none(); }
+  /// What to do where there is no gradient.
+  virtual std::string gradient_advice() const { return "hand it in by set_gradients()"; }
   /// A copy of the array, of its kind, with zeros where the mask is 0.
   pybind11::object masked_copy(const datasparse::Mask& mask) const;
   /// The library of the masks that go with it: torch, or NumPy for null.

@@ -75,6 +75,21 @@ py::object TorchSource::call(const py::object& override, const py::tuple& args,
   return call_python(override, args, kwargs);
 }
 
+/// Only leaves have gradients. Of a tensor that is computed, torch warns where one asks.
+py::object TorchSource::gradient() const {
+  if (kind_ == Kind::place && py::hasattr(data(), "__datasparse_gradient__")) {
+    return data().attr("__datasparse_gradient__")();
+  }
+  const py::object tensor = this->tensor();
+  if (!py::cast<bool>(tensor.attr("is_leaf"))) {
+    throw datasparse::ValueError(
+        what_ +
+        " must be a leaf to have a gradient, got a tensor that is computed "
+        "from others; hand its gradient in by set_gradients()");
+  }
+  return tensor.attr("grad");
+}
+
 py::object TorchSource::copy() const { return tensor().attr("detach")().attr("clone")(); }
 
 /// What is pruned, looked up each time: it may have been replaced.

@@ -18,6 +18,10 @@ class TorchSource : public PySource {
 
   pybind11::object array() const override { return tensor(); }
   pybind11::object array_for_override() const override { return scores().attr("detach")(); }
+  pybind11::object gradient() const override;
+  std::string gradient_advice() const override {
+    return "call backward() of a loss that it is a part of, or hand it in by set_gradients()";
+  }
   const Torch* torch() const noexcept override { return &torch_; }
   void check() const override;
 

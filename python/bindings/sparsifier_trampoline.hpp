@@ -16,11 +16,13 @@
 #include "datasparse/error.hpp"
 #include "datasparse/regrowth.hpp"
 #include "gil.hpp"
+#include "gradients.hpp"
 #include "initialise.hpp"
 #include "mask_object.hpp"
 #include "override.hpp"
 #include "params.hpp"
 #include "regrowth.hpp"
+#include "score_recipe.hpp"
 #include "self.hpp"
 #include "source.hpp"
 
@@ -28,7 +30,13 @@
 class PySparsifierSide : public SourceOwner {
  public:
   MaskObjects mask_objects;
-  pybind11::dict gradients;  // what set_gradients() was given
+  Gradients gradients;
+  /// What groups are ranked by; null for their norms, or an override.
+  std::shared_ptr<const ScoreRecipe> recipe;
+
+  /// Ranks by a score from now on; not by None. TypeError for what is no score, or where an
+  /// override would be called in its place.
+  void take(const pybind11::object& self, const pybind11::object& score);
 
  protected:
   PySparsifierSide() = default;
@@ -95,6 +103,7 @@ class PySparsifier : public WithPythonAttributes<Base>,
   }
 
   void check_config(const std::string& name, const datasparse::ParamMap& config) const override {
+    if (recipe != nullptr && recipe->is_signed) require_no_norm(name, config);
     if (foreign_.check_config) {
       const AcquiredGil gil;
       if (const auto override = override_of("check_config")) {
@@ -120,7 +129,7 @@ class PySparsifier : public WithPythonAttributes<Base>,
   datasparse::BaseDataSparsifier::ForeignHooks foreign_hooks() const override {
     const AcquiredGil gil;
     foreign_.update_mask = updates_in_turn() || override_of("update_mask");
-    foreign_.check_config = static_cast<bool>(override_of("check_config"));
+    foreign_.check_config = (recipe != nullptr && recipe->is_signed) || override_of("check_config");
     foreign_.get_scores = get_scores_hook();
     if constexpr (std::is_base_of_v<datasparse::RegrowthSparsifier, Base>) {
       foreign_.growth = this->growth();
@@ -128,6 +137,7 @@ class PySparsifier : public WithPythonAttributes<Base>,
     }
     return foreign_;
   }
+  std::string score_name() const override { return recipe == nullptr ? "" : recipe->name; }
 
  private:
   pybind11::function override_of(const char* method) const {
@@ -138,6 +148,7 @@ class PySparsifier : public WithPythonAttributes<Base>,
   datasparse::BaseDataSparsifier::GetScores get_scores_hook() const {
     if constexpr (has_scores<Base>) {
       if (foreign_.update_mask) return nullptr;
+      if (recipe != nullptr) return scores_from_recipe;
       if (override_of("get_scores")) return scores_from_python;
       if constexpr (!datasparse::is_of_spec_sparsifier<decltype(&Base::get_scores)>) {
         return Base::own_scores;
@@ -160,6 +171,29 @@ class PySparsifier : public WithPythonAttributes<Base>,
     return make_source(scores, datasparse::label("scores", name), nullptr);
   }
 
+  /// What the score makes of the group; nullptr where it is the data.
+  static std::shared_ptr<datasparse::DataSource> scores_from_recipe(
+      datasparse::BaseDataSparsifier& self, const std::string& name, const datasparse::ArrayView&,
+      const datasparse::ParamMap&) {
+    const AcquiredGil gil;
+    const auto source = std::dynamic_pointer_cast<PySource>(self.get_data(name));
+    const pybind11::object data = source->array_for_override();
+    const auto& score = static_cast<PySparsifier&>(self).recipe->object;
+    const pybind11::object scores = source->call(
+        score.attr("_answer"), pybind11::make_tuple(pybind11::cast(&self), name, data), {});
+    if (scores.is(data)) return nullptr;
+    return make_source(scores, datasparse::label("scores", name), nullptr);
+  }
+
+  /// Of a score that has a sign, a norm would prune what is nearest to 0.
+  void require_no_norm(const std::string& name, const datasparse::ParamMap& config) const {
+    const auto* const norm = config.find("norm");
+    if (norm == nullptr || norm->is_none()) return;
+    throw datasparse::ValueError(datasparse::label("norm", name) + " must be None with " +
+                                 recipe->name + ", whose sign counts: the lowest go; got " +
+                                 to_string(*norm));
+  }
+
   // Written, and read, under the sparsifier's lock.
   mutable datasparse::BaseDataSparsifier::ForeignHooks foreign_;
 };
@@ -170,7 +204,6 @@ struct SparsifierAccess {
     const auto* const side = dynamic_cast<PySparsifierSide*>(&sparsifier);
     if (side == nullptr) return 0;
     if (const int stop = side->mask_objects.traverse(visit, arg)) return stop;
-    Py_VISIT(side->gradients.ptr());
     for (const auto* source : side->sources()) {
       if (const int stop = source->traverse(visit, arg)) return stop;
     }
@@ -185,7 +218,6 @@ struct SparsifierAccess {
       if (side->sources().count(source) != 0) source->clear();
     }
     side->mask_objects.clear();
-    side->gradients.clear();
   }
 };
 
@@ -213,8 +245,11 @@ void def_sparsifier(Class& cls, const char* get_scores_doc, const char* update_m
   def_construct_empty<T>(cls);
   cls.def(
       "get_scores",
-      [](const Self<T>&, const Name&, const pybind11::object& data, const pybind11::kwargs&) {
-        return data;
+      [](const Self<T>& self, const Name& name, const pybind11::object& data,
+         const pybind11::kwargs&) -> pybind11::object {
+        const auto recipe = side_of(self).recipe;
+        if (recipe == nullptr) return data;
+        return recipe->object.attr("_answer")(self.handle(), static_cast<std::string>(name), data);
       },
       pybind11::arg("name"), pybind11::arg("data"), get_scores_doc);
   cls.def(
@@ -252,9 +287,10 @@ An override that declares keys of its own passes the others on.)");
 /// What every sparsifier's __init__ does once its overrides can be reached.
 void finish_init(const pybind11::object& self, const pybind11::object& data_list);
 
-/// Binds __init__(data_list=None, *fields of the Spec, **own keys) of a SpecSparsifier.
+/// Binds __init__(data_list=None, *fields of the Spec, **own keys) of a SpecSparsifier. With
+/// `takes_score` it has the keyword `score`, too.
 template <class T, class Spec, class Class>
-void def_init_of_spec(Class& cls) {
+void def_init_of_spec(Class& cls, bool takes_score = false) {
   namespace py = pybind11;
   cls.def(py::init([](const py::dict& spec, const py::dict& own) {
     return new PySparsifier<T>(
@@ -263,9 +299,13 @@ void def_init_of_spec(Class& cls) {
   }));
   const py::object construct = cls.attr("__init__");
   def_plainly(cls, "__init__",
-              [construct](const py::object& self, const py::args& args, const py::kwargs& given) {
+              [construct, takes_score](const py::object& self, const py::args& args,
+                                       const py::kwargs& given) {
                 refuse_second_init(self);
                 const py::dict own = given.attr("copy")();
+                const py::object score = takes_score
+                                             ? py::object(own.attr("pop")("score", py::none()))
+                                             : py::object(py::none());
                 std::size_t place = 0;
                 const auto take = [&](std::string_view key) -> py::object {
                   const py::str name(key.data(), key.size());
@@ -285,7 +325,10 @@ void def_init_of_spec(Class& cls) {
                       class_name(self) + "() takes at most " + std::to_string(place) +
                       " positional arguments, got " + std::to_string(args.size()));
                 }
+                const bool is_signed = !score.is_none() && ScoreRecipe::of(score)->is_signed;
+                if (is_signed && !spec.contains("norm")) spec["norm"] = py::none();
                 construct(self, spec, own);
+                side_of(Self<T>(self)).take(self, score);
                 finish_init(self, data_list.is(py::ellipsis()) ? py::none() : data_list);
               });
 }

@@ -1,6 +1,6 @@
 """Masks for sparse training: data sparsifiers keep them, data schedulers vary their parameters."""
 
-from . import distributions, regrowth, schedules
+from . import distributions, regrowth, schedules, scores
 from ._core import (
     AdaptiveDataScheduler,
     BaseDataScheduler,
@@ -39,5 +39,6 @@ __all__ = [
     "runtime_info",
     "save",
     "schedules",
+    "scores",
     "set_num_threads",
 ]

@@ -116,7 +116,7 @@ class Sequence:
                 sparsity_level=group["level"], drop_fraction=group["fraction"]
             )
         before = [w.clone() for w in self.weights]
-        self.sparsifier.set_gradients(gradients if self.kind == "RigL" else None)
+        self.sparsifier.set_gradients(gradients if self.kind == "RigL" else {})
         self.sparsifier.step()
         sets = [self.groups] if self.pooled else [[group] for group in self.groups]
         for groups in sets:

@@ -47,6 +47,7 @@ struct SparsifierState {
   bool enable_mask_update = true;
   ParamMap defaults;
   std::vector<GroupState> groups;
+  std::string score = {};  ///< score_name() of the sparsifier
 };
 
 /// What add_data() can be told of a group besides its config. What is not said stays as it is where
@@ -198,6 +199,10 @@ class DATASPARSE_API BaseDataSparsifier {
   /// all. By default, a ValueError where there are any.
   virtual std::function<void()> prepare_attributes(const Attributes& saved);
 
+  /// What groups are ranked by in the place of their norms, if that is a part of the sparsifier:
+  /// saved, and a state of another one is refused. None, as text: "".
+  virtual std::string score_name() const { return {}; }
+
   /// check_config() on the defaults: a constructor cannot call it, because the override is not
   /// there.
   void check_defaults() const;
@@ -257,6 +262,7 @@ class DATASPARSE_API BaseDataSparsifier {
   friend class GroupTable;
   friend class HeldStill;
   friend class RegrowthSparsifier;
+  friend class ScoreSums;
 
   void update_together(const std::vector<Group*>& groups, const std::vector<ArrayView>& data);
   void update_by_scores(const std::vector<Group*>& groups, const std::vector<ArrayView>& data,

@@ -26,5 +26,6 @@
 #include "datasparse/plan.hpp"
 #include "datasparse/runtime.hpp"
 #include "datasparse/schedule.hpp"
+#include "datasparse/score_sums.hpp"
 #include "datasparse/spec_sparsifier.hpp"
 #include "datasparse/state_entries.hpp"

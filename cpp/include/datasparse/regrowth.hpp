@@ -92,6 +92,9 @@ extern template class DATASPARSE_API SpecSparsifier<RegrowthSpec>;
 /// a gradient that is missing.
 class DATASPARSE_API RegrowthSparsifier : public SpecSparsifier<RegrowthSpec> {
  public:
+  /// Where blocks grow.
+  Growth growth() const noexcept { return growth_; }
+
   /// Draws, at once, all masks that the next step would draw; others stay. step() moves all of them
   /// then. All or nothing, as step().
   void draw();
@@ -118,7 +121,6 @@ class DATASPARSE_API RegrowthSparsifier : public SpecSparsifier<RegrowthSpec> {
   static std::shared_ptr<DataSource> own_gradients(BaseDataSparsifier& self,
                                                    const std::string& name, const ArrayView& data,
                                                    const ParamMap& config);
-  Growth growth() const noexcept { return growth_; }
 
  private:
   Growth growth_;

@@ -33,6 +33,7 @@ void each_sparsifier_entry(Archive& archive, State& state) {
   archive("step_count", state.step_count);
   archive("enable_mask_update", state.enable_mask_update);
   archive("defaults", state.defaults);
+  archive.if_any("score", state.score);
 }
 
 /// The same for a group, beside its name. Those of version 1 have no layout, no kept zeros, and are
@@ -115,6 +116,9 @@ class StateDict {
   template <class T>
   void optional(const std::string& key, T& field) const {
     if (!is_none(key)) (*this)(key, field);
+  }
+  void if_any(const std::string& key, std::string& text) const {
+    if (has(key)) text = get<std::string>(key);
   }
   void if_any(const std::string& key, KeptArrays& arrays) const {
     read_arrays(

@@ -192,12 +192,12 @@ class BaseDataSparsifier::Scores {
     const char* call;
     const char* what;  // in messages
   };
-  static constexpr Hook scores{"get_scores()", "scores"};
-  static constexpr Hook gradients{"get_gradients()", "gradient"};
+  static constexpr Hook of_scores{"get_scores()", "scores"};
+  static constexpr Hook of_gradients{"get_gradients()", "gradient"};
 
   /// Of at most so many groups.
   Scores(BaseDataSparsifier& sparsifier, GetScores get_scores, std::size_t most,
-         const Hook& hook = scores)
+         const Hook& hook = of_scores)
       : sparsifier_(sparsifier), get_scores_(get_scores), hook_(hook) {
     held_.reserve(most);
   }
@@ -403,7 +403,7 @@ void BaseDataSparsifier::move_masks(const std::vector<Group*>& groups,
   }
   const Pins written(*this, moved, Pins::Of::zeroed);
   Scores scores(*this, foreign.get_scores, moved.size());
-  Scores gradients(*this, foreign.get_gradients, moved.size(), Scores::gradients);
+  Scores gradients(*this, foreign.get_gradients, moved.size(), Scores::of_gradients);
   std::vector<MaskMove> moves(groups.size());
 
   Before before(*impl_);

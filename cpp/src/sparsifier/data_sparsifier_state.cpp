@@ -63,6 +63,7 @@ SparsifierState BaseDataSparsifier::save_state(
   saved.step_count = impl_->step_count;
   saved.enable_mask_update = impl_->enable_mask_update;
   saved.defaults = impl_->defaults;
+  saved.score = score_name();
   for (const auto& group : impl_->groups) {
     if (sources != nullptr) sources->emplace(group->name, group->source);
     saved.groups.push_back(
@@ -83,6 +84,12 @@ BaseDataSparsifier::Loading BaseDataSparsifier::prepare_load(const SparsifierSta
   if (state.step_count < 0) {
     throw ValueError("step_count of the state must be at least 0, got " +
                      std::to_string(state.step_count));
+  }
+  const std::string own_score = score_name();
+  if (!state.score.empty() && state.score != own_score) {
+    throw ValueError("score of the state must be that of the sparsifier, " +
+                     (own_score.empty() ? "none" : own_score) + ", got " + state.score +
+                     ": make the sparsifier with that one");
   }
   const Checker checked(*this);
   checked("", state.defaults, nullptr);

@@ -9,7 +9,20 @@ whatever momentum and weight decay had in mind. Importing this package imports t
 
 from .attachment import Attachment, attach, detach
 from .follow import Following
+from .inputs import RecordedInputs, record_inputs
 from .optimizer import mask_optimizer_state
 from .parametrize import Masked
+from .score_once import prune_at_init, score_once
 
-__all__ = ["Attachment", "Following", "Masked", "attach", "detach", "mask_optimizer_state"]
+__all__ = [
+    "Attachment",
+    "Following",
+    "Masked",
+    "RecordedInputs",
+    "attach",
+    "detach",
+    "mask_optimizer_state",
+    "prune_at_init",
+    "record_inputs",
+    "score_once",
+]

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import Tensor, nn
 
-from .._core import BaseDataScheduler, BaseDataSparsifier
+from .._core import BaseDataScheduler, BaseDataSparsifier, DataNormSparsifier
 from .._table import aligned
 from .choose import Owned, Patterns, Types, choose, listed, modules_in, refuse_sharded
 from .distribute import LEVEL, Distribution, distributed, require_distribution
@@ -27,6 +27,7 @@ from .weights import Weight, weight_of
 
 if TYPE_CHECKING:
     from .._core import ParamValue
+    from ..scores import Score
 
 MODES = ("in_place", "parametrize")
 GRADIENTS = ("masked", "straight_through")
@@ -348,8 +349,9 @@ def seen_as(shape: tuple[int, ...], layout: Layout | None) -> str:
 
 def attach(
     model: nn.Module,
-    sparsifier: BaseDataSparsifier,
+    sparsifier: BaseDataSparsifier | None = None,
     *,
+    score: Score | None = None,
     include: Patterns | None = None,
     exclude: Patterns = (),
     types: Types | None = None,
@@ -366,7 +368,10 @@ def attach(
     Args:
         model: its weights are chosen from; of a compiled model, or one within
             DistributedDataParallel, those of the plain one, under the plain names.
-        sparsifier: gets a group per weight. Nothing is copied; a tied weight is one group.
+        sparsifier: gets a group per weight. Nothing is copied; a tied weight is one group. None
+            makes a DataNormSparsifier of `score` and `config`: `attachment.sparsifier`.
+        score: of `datasparse.scores`, what the weights are ranked by. A sparsifier that is given
+            has its own.
         include: globs of names (`*`, `?`, `[seq]`), any of which has to match; by default `*`.
             Biases and other vectors, what norm layers hold, and adapters (LoRA) are taken by their
             very names only.
@@ -415,6 +420,14 @@ def attach(
     24
     >>> detach(model)
     """
+    if sparsifier is None:
+        sparsifier = DataNormSparsifier(score=score, **config)  # type: ignore[arg-type]
+        config = {}
+    elif score is not None:
+        raise TypeError(
+            f"score must go to the sparsifier that is given, got {score} here: make that with "
+            f"score={score}, or leave it out"
+        )
     require_one_of("mode", mode, MODES)
     require_one_of("gradients", gradients, GRADIENTS)
     require_one_of("layout", layout, LAYOUTS)
@@ -509,6 +522,11 @@ def detach(model: nn.Module, *, keep_zeros: bool = True) -> None:
             tensor.unmask()
     for module in attached:
         del _attachments[module]
+
+
+def attachments_of(model: nn.Module) -> list[Attachment]:
+    """Those to the plain model or to parts of it, in place."""
+    return [attachment for module in model.modules() for attachment in _attachments.get(module, ())]
 
 
 def unmask_all(tensors: Iterable[MaskedTensor], names: set[str]) -> None:

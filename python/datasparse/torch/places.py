@@ -156,6 +156,22 @@ class Place:
         parameter = self._unchanged()
         return self.weight().scores() if parameter is None else parameter
 
+    def __datasparse_gradient__(self) -> Tensor | None:
+        """The gradient of what is ranked.
+
+        ValueError where torch keeps that of an ingredient only: of a direction, which is another.
+        """
+        parameter = self._unchanged()
+        if parameter is not None:
+            return parameter.grad
+        weight = self.weight()
+        if weight.written is None or weight.made_by is not None:
+            raise ValueError(
+                f"{self.name!r} is made by {weight.made_by}, and torch keeps the gradients of its "
+                "parameters, not its own: hand that in by set_gradients()"
+            )
+        return weight.written.grad
+
     def __datasparse_allow_zeros__(self, mask: Tensor) -> None:
         """ValueError where zeros in these places would break what computes the weight."""
         if self._unchanged() is None:

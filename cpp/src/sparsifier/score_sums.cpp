@@ -1,0 +1,111 @@
+// Samples added to the sums that groups keep.
+
+#include "datasparse/score_sums.hpp"
+
+#include <utility>
+
+#include "datasparse/error.hpp"
+#include "sparsifier/data_sparsifier_impl.hpp"
+
+namespace datasparse {
+namespace {
+
+/// Sources that are pinned for the length of a scope.
+using Access = std::function<void(const std::function<void()>&)>;
+
+class PinnedSamples {
+ public:
+  PinnedSamples(const Access& access, const std::vector<ScoreSums::Sample>& some)
+      : access_(access) {
+    pinned_.reserve(some.size());
+    views.reserve(some.size());
+    access_([&] {
+      try {
+        for (const auto& sample : some) {
+          views.push_back(sample.gradient->pin());
+          pinned_.push_back(sample.gradient.get());
+        }
+      } catch (...) {
+        unpin();
+        throw;
+      }
+    });
+  }
+  PinnedSamples(const PinnedSamples&) = delete;
+  PinnedSamples& operator=(const PinnedSamples&) = delete;
+  ~PinnedSamples() {
+    access_([this] { unpin(); });
+  }
+
+  std::vector<ArrayView> views;
+
+ private:
+  void unpin() noexcept {
+    for (auto* source : pinned_) source->unpin();
+    pinned_.clear();
+  }
+
+  const Access& access_;
+  std::vector<DataSource*> pinned_;
+};
+
+void require_fit(const std::string& name, const ArrayView& gradient, const ArrayView& weights,
+                 const KeptArrays& arrays) {
+  if (gradient.shape() != weights.shape()) {
+    throw ValueError("gradient of '" + name + "' must have the shape of its data, " +
+                     to_string(weights.shape()) + ", got " + to_string(gradient.shape()));
+  }
+  if (!is_finite(gradient)) {
+    throw ValueError("gradient of '" + name +
+                     "' must be finite, got infinite values or NaN; leave such a step out");
+  }
+  const auto found = arrays.find(ScoreSums::sums);
+  if (found == arrays.end()) return;
+  const KeptArray& sums = found->second;
+  const auto type = sums_type(weights.dtype());
+  const auto count = arrays.find(ScoreSums::samples);
+  const bool counted = count != arrays.end() && count->second.byte_count() == sizeof(std::int64_t);
+  if (sums.type() == type && sums.shape() == weights.shape() && counted) return;
+  throw ValueError("sums of '" + name + "' are of " + name_of(sums.type()) + " and shape " +
+                   to_string(sums.shape()) + ", and its data need " + name_of(type) + " and " +
+                   to_string(weights.shape()) + ": call reset_score() first");
+}
+
+}  // namespace
+
+void ScoreSums::add(ScoreTerm term, double scale, const std::vector<Sample>& some) {
+  const Entry entry(sparsifier_, "accumulate()");
+  const auto& impl = *sparsifier_.impl_;
+  std::vector<std::string> names;
+  for (const auto& sample : some) names.push_back(sample.name);
+  const auto groups = impl.unsquashed(names, "accumulate");
+  if (groups.size() != some.size()) throw ValueError("accumulate() must get each name once");
+  const BaseDataSparsifier::Pins data(sparsifier_, groups, BaseDataSparsifier::Pins::Of::scores);
+  const PinnedSamples gradients(impl.access, some);
+
+  for (std::size_t i = 0; i < some.size(); ++i) {
+    require_fit(some[i].name, gradients.views[i], data.views()[i], groups[i]->arrays);
+  }
+  // All that may fail comes first: memory for new sums, and for those that somebody shares.
+  std::vector<KeptArrays> fresh(some.size());
+  for (std::size_t i = 0; i < some.size(); ++i) {
+    auto& arrays = groups[i]->arrays;
+    const auto found = arrays.find(sums);
+    if (found != arrays.end()) {
+      found->second.write();
+      arrays.at(samples).write();
+    } else {
+      const ArrayView& weights = data.views()[i];
+      fresh[i].emplace(sums, KeptArray(sums_type(weights.dtype()), weights.shape()));
+      fresh[i].emplace(samples, KeptArray(KeptArray::Type::int64, Axes{}));
+    }
+  }
+  for (std::size_t i = 0; i < some.size(); ++i) {
+    auto& arrays = groups[i]->arrays;
+    arrays.merge(fresh[i]);
+    add_score_terms(term, scale, data.views()[i], gradients.views[i], arrays.find(sums)->second);
+    ++*reinterpret_cast<std::int64_t*>(arrays.find(samples)->second.write());
+  }
+}
+
+}  // namespace datasparse

@@ -1,0 +1,166 @@
+"""What reaches each input of a layer: running sums of squares, for `Wanda()`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from .layout import layout_of
+from .scored import Scored, scored
+
+if TYPE_CHECKING:
+    from .attachment import Attachment
+
+# Numbers that are squared at a time, in float64.
+PIECE = 1 << 20
+
+# The squares of a module's input, summed up in the shape that broadcasts to its weight.
+Squares = Callable[[Tensor, Tensor], Tensor]
+
+
+class RecordedInputs:
+    """What `record_inputs()` returned: the hooks, until `remove()` or the end of a `with`."""
+
+    def __init__(self, of: Scored) -> None:
+        self._sparsifier = of.sparsifier
+        self._hooks = []
+        kinds = {
+            name: [(weight.module, squares_of(name, weight.module, weight.tensor()))
+                   for weight in owners]
+            for name, owners in of.owners.items()
+        }  # fmt: skip
+        for name, owners in kinds.items():
+            for module, squares in owners:
+                hook = self._hook(name, squares)
+                self._hooks.append(module.register_forward_hook(hook, with_kwargs=True))
+
+    def remove(self) -> None:
+        """Take the hooks off; what was recorded stays."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def __enter__(self) -> RecordedInputs:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+    def _hook(self, name: str, squares: Squares) -> Any:
+        def add(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+            given = args[0] if args else kwargs.get("input")
+            if not isinstance(given, Tensor):
+                raise ValueError(f"the layer of {name!r} must get a tensor first, got {given!r}")
+            with torch.no_grad():
+                more = squares(given.detach(), output)
+            if not bool(torch.isfinite(more).all()):
+                raise ValueError(f"inputs of {name!r} must be finite, got infinite values or NaN")
+            before = self._sparsifier.get_array(name, "inputs")
+            total = more.numpy()
+            if before is not None:
+                if before.shape != total.shape:
+                    raise ValueError(
+                        f"inputs of {name!r} were recorded in the shape {before.shape}, and are of "
+                        f"{total.shape} now: call reset_score() first"
+                    )
+                total = before + total
+            self._sparsifier.set_array(name, "inputs", total)
+
+        return add
+
+
+def record_inputs(model: nn.Module | Attachment) -> RecordedInputs:
+    """Sum up the squares of what reaches the attached layers, from now on: `Wanda()` ranks by them.
+
+        with record_inputs(attachment):
+            for batch in batches:
+                model(batch)
+        sparsifier.step()
+
+    Forward hooks on the modules that own the weights, whatever model they are in, until `remove()`
+    or the end of the `with`. The sums go on where they stood. They are arrays of the groups,
+    "inputs", float64, and saved with the sparsifier; `reset_score()` drops them.
+
+    An input is, of a linear layer (nn.Linear, transformers' Conv1D, and any module with a weight of
+    outputs x inputs that gets and returns tensors of these last axes), a feature, over all else; of
+    a convolution, transposed or not, a channel, over all places; of nn.Embedding, a row, whose sum
+    is how often it was looked up. ValueError, naming the weight, for any other module, and for a
+    score that keeps no inputs. A weight whose layer's own forward() is never called, such as the
+    output of nn.MultiheadAttention, has no inputs, and step() says so.
+    """
+    of = scored(model)
+    score = of.sparsifier.score
+    if score is None or "inputs" not in score.arrays:
+        raise ValueError(
+            f"the sparsifier's score must be Wanda(), which ranks by inputs, got {score}: make it "
+            "with score=Wanda()"
+        )
+    return RecordedInputs(of)
+
+
+def squares_of(name: str, module: nn.Module, weight: Tensor) -> Squares:
+    """How the inputs of a module are summed up. ValueError where nobody knows what they are."""
+    kind = type(module).__name__
+    if isinstance(module, nn.Embedding):
+        rows = weight.shape[0]
+        return lambda given, _: counts(given, rows).reshape(-1, 1)
+    if isinstance(module, _ConvNd):
+        axis = -1 - len(module.kernel_size)
+        places = [1] * len(module.kernel_size)
+        if isinstance(module, _ConvTransposeNd):
+            return lambda given, _: column_squares(given.movedim(axis, -1)).reshape(-1, 1, *places)
+        groups, outputs = module.groups, module.out_channels
+
+        def of_groups(given: Tensor, _: Tensor) -> Tensor:
+            squares = column_squares(given.movedim(axis, -1)).reshape(groups, -1)
+            if groups > 1:
+                squares = squares.repeat_interleave(outputs // groups, 0)
+            return squares.reshape(*squares.shape, *places)
+
+        return of_groups
+    if weight.ndim == 2 and not isinstance(module, nn.EmbeddingBag | nn.RNNBase | nn.RNNCellBase):
+        transposed = layout_of(module, 2) == (1, 0)
+        shape = tuple(weight.shape[::-1] if transposed else weight.shape)
+
+        def of_linear(given: Tensor, output: Tensor) -> Tensor:
+            last = tuple(
+                tensor.shape[-1] if isinstance(tensor, Tensor) and tensor.ndim else None
+                for tensor in (output, given)
+            )
+            if last != shape or not given.is_floating_point():
+                raise ValueError(
+                    f"{name!r} belongs to a {kind}, whose inputs are not known: it must map floats "
+                    f"of {shape[1]} features to {shape[0]}, got {last[1]} to {last[0]}; exclude it"
+                )
+            squares = column_squares(given)
+            return squares.reshape(-1, 1) if transposed else squares.reshape(1, -1)
+
+        return of_linear
+    raise ValueError(
+        f"{name!r} belongs to a {kind}, whose inputs are not known: leave it out by exclude, or "
+        "freeze its mask"
+    )
+
+
+def column_squares(given: Tensor) -> Tensor:
+    """The sums of squares over all axes but the last, in float64, which no bfloat16 overflows."""
+    rows = given.reshape(-1, given.shape[-1])
+    sums = torch.zeros(rows.shape[-1], dtype=torch.float64)
+    step = max(1, PIECE // max(1, rows.shape[-1]))
+    for first in range(0, len(rows), step):
+        sums += rows[first : first + step].double().square().sum(0)
+    return sums
+
+
+def counts(indices: Tensor, rows: int) -> Tensor:
+    return torch.bincount(indices.reshape(-1), minlength=rows).double()

@@ -1,0 +1,101 @@
+"""Synaptic flow: scores of a model's weights that need no data (Tanaka et al. 2020)."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._core import DataNormSparsifier
+from ..scores import SynFlow
+from .places import plain_model
+from .scored import Scored
+
+# What of a group's config says which blocks go.
+PATTERN = (
+    "sparsity_level", "sparse_block_shape", "zeros_per_block", "norm", "monotone", "min_kept",
+    "pool", "min_level", "max_level", "normalize",
+)  # fmt: skip
+
+
+def synaptic_flow(of: Scored, score: SynFlow, example: Tensor) -> dict[str, np.ndarray[Any, Any]]:
+    """The scores of the last round, in which the density falls to what each group asks for."""
+    dtypes = [torch.float32, torch.float64]
+    if score.dtype is not None:
+        dtypes = [getattr(torch, score.dtype)]
+    for dtype in dtypes:
+        made = flow(of, score, example, dtype)
+        if made is not None:
+            return made
+    raise ValueError(
+        f"the flow of {score} is 0 or beyond {str(dtypes[-1]).removeprefix('torch.')}: "
+        + ("nothing of the input reaches the output" if score.dtype is None else "pass dtype=None")
+    )
+
+
+def flow(
+    of: Scored, score: SynFlow, example: Tensor, dtype: torch.dtype
+) -> dict[str, np.ndarray[Any, Any]] | None:
+    """None where the numbers overflow or vanish."""
+    model = plain_model(of.model).eval()
+    called = {id(parameter): name for name, parameter in model.named_parameters()}
+    everything = {
+        name: value.detach().abs().to(dtype) if value.is_floating_point() else value.clone()
+        for name, value in (*model.named_parameters(), *model.named_buffers())
+    }
+    sizes = {name: everything[called[id(parameter)]] for name, parameter in of.parameters().items()}
+    thetas = dict(sizes)
+    given = torch.ones((1, *example.shape[1:]), dtype=dtype)
+    if not score.biases:
+        given = torch.cat([given, torch.zeros_like(given)])
+    scores = {name: np.empty(tuple(size.shape), str(dtype)[6:]) for name, size in sizes.items()}
+    ranked = Rounds(of, scores)
+    for k in range(1, score.rounds + 1):
+        leaves = {name: theta.detach().requires_grad_() for name, theta in thetas.items()}
+        by_parameter = {called[id(p)]: leaves[name] for name, p in of.parameters().items()}
+        output = torch.func.functional_call(model, everything | by_parameter, (given,))
+        if not isinstance(output, Tensor):
+            raise TypeError(
+                "the model must return a tensor for SynFlow(), got "
+                f"{type(output).__name__}: attach a module that does"
+            )
+        total = output.sum() if score.biases else output[0].sum() - output[1].sum()
+        if not torch.isfinite(total) or total < torch.finfo(dtype).tiny:
+            return None
+        gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        for (name, theta), gradient in zip(leaves.items(), gradients, strict=True):
+            if gradient is None:
+                raise ValueError(f"{name!r} is no part of the output: the model does not use it")
+            scores[name][...] = (theta * gradient).detach().abs().numpy()
+        if not all(np.isfinite(array).all() for array in scores.values()):
+            return None
+        if k < score.rounds:
+            masks = ranked.masks(k / score.rounds)
+            thetas = {name: size * masks[name] for name, size in sizes.items()}
+    return scores
+
+
+class Rounds:
+    """Masks of the rounds before the last, by each group's own pattern, pool and level."""
+
+    def __init__(self, of: Scored, scores: dict[str, np.ndarray[Any, Any]]) -> None:
+        self._sparsifier = DataNormSparsifier()
+        self._densities = {}
+        for name, array in scores.items():
+            config = dict(of.sparsifier.data_groups[name])
+            self._densities[name] = 1.0 - config["sparsity_level"]
+            pattern = {key: config[key] for key in PATTERN if key in config}
+            layout = of.sparsifier.layout(name)
+            self._sparsifier.add_data(name, array, layout=layout, **pattern)
+
+    def masks(self, share: float) -> dict[str, Tensor]:
+        """At the density of each group to the power of `share`."""
+        for name, density in self._densities.items():
+            self._sparsifier.data_groups[name]["sparsity_level"] = 1.0 - density**share
+        with warnings.catch_warnings():  # of dead groups: the step to come warns of its own
+            warnings.simplefilter("ignore", UserWarning)
+            self._sparsifier.step()
+        return {name: torch.from_numpy(self._sparsifier.get_mask(name)) for name in self._densities}
