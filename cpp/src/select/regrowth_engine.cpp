@@ -1,5 +1,5 @@
-// The masks of regrowth: regrowth.hpp says what is chosen.
-//
+#include "select/regrowth_engine.hpp"
+
 // The bytes of a mask hold marks meanwhile (choice.hpp). So one engine makes both choices, in
 // place: of the active blocks the lowest are marked as dropped; of all that are not active now, all
 // but the lowest as grown. At the end marks become a mask again, and what is new is zeroed. A pool
@@ -493,10 +493,11 @@ class Regrowth {
 
 }  // namespace
 
-void compute_masks(const std::vector<JobOf<RegrowthSpec>>& jobs) {
+void compute_masks(const std::vector<JobOf<RegrowthSpec>>& jobs) { move_masks(jobs, kernels()); }
+
+void move_masks(const std::vector<JobOf<RegrowthSpec>>& jobs, const Kernels& table) {
   const DefaultFloatEnvironment environment;
   thread_local MoveScratch scratch;
-  const Kernels& table = kernels();
   Regrowth regrowth(table);
   for (const auto& job : jobs) {
     if (job.move == nullptr) {
