@@ -67,9 +67,7 @@ def run(kind, inputs, width, sizes, dtypes, level, fraction, steps=3, seed=0):
     blocks = [size // width for size in sizes]
     splits = np.cumsum(blocks)[:-1]
     pruned = round(level * sum(blocks))
-    keys = np.concatenate(
-        [drawn(stream_of(5, n, 0), b) for n, b in zip(data, blocks, strict=True)]
-    )
+    keys = np.concatenate([drawn(stream_of(5, n, 0), b) for n, b in zip(data, blocks, strict=True)])
     active = ~lowest(keys, np.ones(len(keys), bool), pruned)
     sparsifier.step()
     for number in range(2, 2 + steps):

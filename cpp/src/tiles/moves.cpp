@@ -281,7 +281,7 @@ std::uint8_t finish_piece(std::uint8_t* __restrict states, std::uint8_t* __restr
     any_new = static_cast<std::uint8_t>(any_new | is_new);
     old[i] = static_cast<std::uint8_t>(is_new ^ 1);
     states[i] = kept;
-    active[i] = static_cast<std::uint8_t>(kept | (state & was_active));
+    active[i] = static_cast<std::uint8_t>(kept | (state & ~(state >> 3) & was_active));
   }
   return any_new;
 }
