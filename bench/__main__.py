@@ -23,7 +23,7 @@ from bench.options import Options, use_threads
 
 SECTIONS = (
     "rows", "dtypes", "hard", "layouts", "peers", "memory", "groups", "pools", "schedulers",
-    "scores", "curve", "threads", "isa", "apply", "count", "embedding",
+    "scores", "regrowth", "curve", "threads", "isa", "apply", "count", "embedding",
 )  # fmt: skip
 QUICK = 1 << 20  # elements
 

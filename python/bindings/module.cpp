@@ -11,6 +11,7 @@ void register_block_mask(pybind11::module_& module);
 void register_data_sparsifier(pybind11::module_& module);
 void register_scores(pybind11::module_& module);
 void register_data_norm_sparsifier(pybind11::module_& module);
+void register_regrowth(pybind11::module_& module);
 void register_schedules(pybind11::module_& module);
 void register_base_data_scheduler(pybind11::module_& module);
 void register_data_scheduler(pybind11::module_& module);
@@ -42,6 +43,7 @@ PYBIND11_MODULE(pybind11_core, module) {
   register_data_sparsifier(module);
   register_scores(module);
   register_data_norm_sparsifier(module);
+  register_regrowth(module);
   register_schedules(module);
   register_base_data_scheduler(module);
   register_data_scheduler(module);

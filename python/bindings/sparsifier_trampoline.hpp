@@ -14,12 +14,14 @@
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/data_sparsifier.hpp"
 #include "datasparse/error.hpp"
+#include "datasparse/regrowth.hpp"
 #include "gil.hpp"
 #include "gradients.hpp"
 #include "initialise.hpp"
 #include "mask_object.hpp"
 #include "override.hpp"
 #include "params.hpp"
+#include "regrowth.hpp"
 #include "score_recipe.hpp"
 #include "self.hpp"
 #include "source.hpp"
@@ -129,6 +131,10 @@ class PySparsifier : public WithPythonAttributes<Base>,
     foreign_.update_mask = updates_in_turn() || override_of("update_mask");
     foreign_.check_config = (recipe != nullptr && recipe->is_signed) || override_of("check_config");
     foreign_.get_scores = get_scores_hook();
+    if constexpr (std::is_base_of_v<datasparse::RegrowthSparsifier, Base>) {
+      foreign_.growth = this->growth();
+      foreign_.get_gradients = gradients_from_python;
+    }
     return foreign_;
   }
   std::string score_name() const override { return recipe == nullptr ? "" : recipe->name; }

@@ -193,6 +193,83 @@ class DataNormSparsifier(BaseDataSparsifier):
     ) -> None: ...
     def get_scores(self, name: str, data: Any, **config: Any) -> Array: ...
 
+class RegrowthSparsifier(BaseDataSparsifier):
+    @property
+    def reads_gradients(self) -> bool: ...
+    def draw(self) -> None: ...
+    def ever_active(self, name: str) -> int: ...
+    def get_gradients(self, name: str, data: Any, **config: Any) -> Any: ...
+    def is_drawn(self, name: str) -> bool: ...
+
+class RigL(RegrowthSparsifier):
+    def __init__(
+        self,
+        data_list: DataList | None = None,
+        sparsity_level: float = 0.5,
+        drop_fraction: float = 0.3,
+        seed: int = 0,
+        sparse_block_shape: tuple[int, int] = (1, 1),
+        zeros_per_block: int | None = None,
+        norm: str | None = "L1",
+        monotone: bool = False,
+        min_kept: int = 0,
+        pool: str | None = None,
+        min_level: float = 0.0,
+        max_level: float = 1.0,
+        normalize: str | None = None,
+        **own: ParamValue,
+    ) -> None: ...
+    def check_config(self, name: str, config: dict[str, Any]) -> None: ...
+    def get_scores(self, name: str, data: Any, **config: Any) -> Array: ...
+    def is_integer_param(self, key: str) -> bool: ...
+    def update_mask(self, name: str, data: Any, **config: Any) -> None: ...
+
+class SET(RegrowthSparsifier):
+    def __init__(
+        self,
+        data_list: DataList | None = None,
+        sparsity_level: float = 0.5,
+        drop_fraction: float = 0.3,
+        seed: int = 0,
+        sparse_block_shape: tuple[int, int] = (1, 1),
+        zeros_per_block: int | None = None,
+        norm: str | None = "L1",
+        monotone: bool = False,
+        min_kept: int = 0,
+        pool: str | None = None,
+        min_level: float = 0.0,
+        max_level: float = 1.0,
+        normalize: str | None = None,
+        **own: ParamValue,
+    ) -> None: ...
+    def check_config(self, name: str, config: dict[str, Any]) -> None: ...
+    def get_scores(self, name: str, data: Any, **config: Any) -> Array: ...
+    def is_integer_param(self, key: str) -> bool: ...
+    def update_mask(self, name: str, data: Any, **config: Any) -> None: ...
+
+class Static(RegrowthSparsifier):
+    def __init__(
+        self,
+        data_list: DataList | None = None,
+        sparsity_level: float = 0.5,
+        drop_fraction: float = 0.3,
+        seed: int = 0,
+        sparse_block_shape: tuple[int, int] = (1, 1),
+        zeros_per_block: int | None = None,
+        norm: str | None = "L1",
+        monotone: bool = False,
+        min_kept: int = 0,
+        pool: str | None = None,
+        min_level: float = 0.0,
+        max_level: float = 1.0,
+        normalize: str | None = None,
+        **own: ParamValue,
+    ) -> None: ...
+    def check_config(self, name: str, config: dict[str, Any]) -> None: ...
+    def get_scores(self, name: str, data: Any, **config: Any) -> Array: ...
+    def is_integer_param(self, key: str) -> bool: ...
+    def update_mask(self, name: str, data: Any, **config: Any) -> None: ...
+
 class BaseDataScheduler:
     def __init__(
         self,

@@ -56,7 +56,7 @@ TEST(MaskBits, AreThoseOfAnyStrides) {
         }
       }
     }
-    EXPECT_EQ(count_bits(bits), zeros);
+    EXPECT_EQ(count_bits(bits.data(), bits.size()), zeros);
     EXPECT_EQ(count_pruned_zeros(view, mask.data()), pruned);
     Bytes joined = mask;
     prune_bits(joined.data(), bits.data(), n);
@@ -74,7 +74,7 @@ TEST(MaskBits, OfManyElementsAreFoundInPieces) {
   for (const auto place : places) numbers[static_cast<std::size_t>(place)] = 0;
   const auto bits = zeros_in(ArrayView(numbers.data(), {n}));
   ASSERT_EQ(bits.size(), static_cast<std::size_t>((n + 7) / 8));
-  EXPECT_EQ(count_bits(bits), static_cast<std::int64_t>(places.size()));
+  EXPECT_EQ(count_bits(bits.data(), bits.size()), static_cast<std::int64_t>(places.size()));
   for (const auto place : places) EXPECT_TRUE(bit(bits, place)) << place;
 }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import datasparse
 import datasparse.distributions
 import datasparse.quantization
+import datasparse.regrowth
 import datasparse.schedules
 import datasparse.torch
 import pytest
@@ -33,6 +34,7 @@ DOCUMENTED = [
 ]
 NAMES = {
     **vars(datasparse.schedules),
+    **vars(datasparse.regrowth),
     **{name: getattr(datasparse, name) for name in datasparse.__all__},
     **{"torch": torch, "attach": datasparse.torch.attach, "detach": datasparse.torch.detach},
     "post_training_sparse_quantize": datasparse.quantization.post_training_sparse_quantize,

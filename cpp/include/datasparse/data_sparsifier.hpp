@@ -21,6 +21,8 @@
 
 namespace datasparse {
 
+enum class Growth : std::uint8_t;
+
 /// What is saved of one group: everything but the user's data.
 struct GroupState {
   std::string name;
@@ -221,6 +223,10 @@ class DATASPARSE_API BaseDataSparsifier {
     /// What a step asks for scores, group after group, before the rule ranks by them; nullptr where
     /// data are ranked themselves. Beside update_mask, that one gets the scores as its data.
     GetScores get_scores = nullptr;
+    /// Masks that move, in the place of being ranked anew: where blocks grow. regrowth.hpp.
+    std::optional<Growth> growth = {};
+    /// What they grow by, asked for as scores are.
+    GetScores get_gradients = nullptr;
   };
   /// Asked before a step, and before configs are checked, any number of them: a binding looks here
   /// what a script has overridden.
@@ -255,6 +261,7 @@ class DATASPARSE_API BaseDataSparsifier {
   friend class GroupParams;
   friend class GroupTable;
   friend class HeldStill;
+  friend class RegrowthSparsifier;
   friend class ScoreSums;
 
   void update_together(const std::vector<Group*>& groups, const std::vector<ArrayView>& data);
@@ -262,6 +269,9 @@ class DATASPARSE_API BaseDataSparsifier {
                         GetScores get_scores);
   void update_in_turn(const std::vector<Group*>& groups, const std::vector<ArrayView>& data,
                       GetScores get_scores);
+  void move_masks(const std::vector<Group*>& groups, const std::vector<ArrayView>& data,
+                  const ForeignHooks& foreign, bool only_draws);
+  void draw_masks();
   void zero(const std::vector<Group*>& groups, const std::string& call, bool kept = false);
   std::vector<std::shared_ptr<DataSource>> squash(const std::vector<Group*>& groups);
 

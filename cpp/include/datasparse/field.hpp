@@ -33,7 +33,7 @@ struct Field {
   /// Writes the member. TypeError or ValueError, naming key and group, for another kind of value.
   void (*set)(Spec& spec, const std::string& key, const ParamValue& value,
               const std::string& group);
-  ParamValue (*get)(const Spec& spec);
+  ParamValue (*get)(const Spec& spec, std::string_view key);
   /// ValueError unless the member is in its range.
   void (*check)(const Spec& spec, std::string_view key, const std::string& group);
   FieldTraits traits = {};
@@ -66,7 +66,7 @@ Field<SpecOf<member>> share_field(std::string_view key, FieldTraits traits = {})
   return {key,
           [](Spec& spec, const std::string& name, const ParamValue& value,
              const std::string& group) { spec.*member = value.as_number(name, group); },
-          [](const Spec& spec) { return ParamValue(spec.*member); },
+          [](const Spec& spec, std::string_view) { return ParamValue(spec.*member); },
           [](const Spec& spec, std::string_view name, const std::string& group) {
             const double share = spec.*member;
             if (share >= 0 && share <= 1) return;  // so written, NaN is refused
@@ -91,7 +91,7 @@ Field<SpecOf<member>> count_field(std::string_view key, FieldTraits traits = {})
           spec.*member = value.as_integer(name, group);
         }
       },
-      [](const Spec& spec) {
+      [](const Spec& spec, std::string_view) {
         if constexpr (may_be_none) {
           return spec.*member ? ParamValue(*(spec.*member)) : ParamValue();
         } else {
@@ -117,7 +117,7 @@ Field<SpecOf<member>> flag_field(std::string_view key, FieldTraits traits = {}) 
         if (flag == nullptr) refuse_kind(name, group, "be True or False", value);
         spec.*member = *flag;
       },
-      [](const Spec& spec) { return ParamValue(spec.*member); },
+      [](const Spec& spec, std::string_view) { return ParamValue(spec.*member); },
       [](const Spec&, std::string_view, const std::string&) {}, traits};
 }
 
@@ -128,6 +128,29 @@ const Field<Spec>* find_field(std::string_view key) {
     if (key == field.key) return &field;
   }
   return nullptr;
+}
+
+/// The fields of a Base, as those of a Spec that derives from it. Whether one is right may hang on
+/// what the Spec adds.
+template <class Spec, class Base>
+Fields<Spec> inherited_fields() {
+  Fields<Spec> fields;
+  for (const auto& field : Base::fields()) {
+    fields.push_back(
+        {field.key,
+         [](Spec& spec, const std::string& key, const ParamValue& value, const std::string& group) {
+           find_field<Base>(key)->set(spec, key, value, group);
+         },
+         [](const Spec& spec, std::string_view key) {
+           return find_field<Base>(key)->get(spec, key);
+         },
+         [](const Spec& spec, std::string_view key, const std::string& group) {
+           find_field<Base>(key)->check(spec, key, group);
+         },
+         field.traits});
+    fields.back().traits.is_alone = false;
+  }
+  return fields;
 }
 
 /// ValueError unless every member is in its range.
@@ -142,8 +165,8 @@ ParamMap config_of(const Spec& spec) {
   static const Spec defaults;
   ParamMap config;
   for (const auto& field : Spec::fields()) {
-    ParamValue value = field.get(spec);
-    if (field.traits.is_optional && value == field.get(defaults)) continue;
+    ParamValue value = field.get(spec, field.key);
+    if (field.traits.is_optional && value == field.get(defaults, field.key)) continue;
     config.set(std::string(field.key), std::move(value));
   }
   return config;

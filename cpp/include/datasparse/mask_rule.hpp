@@ -16,6 +16,7 @@
 namespace datasparse {
 
 struct CutHint;
+struct MaskMove;
 class Device;
 
 /// One mask to be computed: the same record from the sparsifier to the engine. A sparsifier's own
@@ -38,10 +39,11 @@ struct JobOf {
   /// Where the mask that is there is saved before it is changed, as pack_bits() packs; or nullptr.
   /// For jobs on the CPU alone.
   std::uint8_t* before = nullptr;
+  const MaskMove* move = nullptr;  ///< what regrowth has besides: regrowth.hpp; or nullptr
 
   template <class Other>
   JobOf<Other> with(const Other& other) const {
-    return {data, other, mask, hint, layout, kept_zeros, device, before};
+    return {data, other, mask, hint, layout, kept_zeros, device, before, move};
   }
 };
 
@@ -80,6 +82,8 @@ class DATASPARSE_API MaskRule {
   /// Which groups depend on each other: those that share a name here are computed, and checked,
   /// together. Empty: each by itself.
   virtual std::string_view pool(const std::any&) const { return {}; }
+  /// Whether the first mask of a group is drawn, unless somebody gave one.
+  virtual bool draws_masks() const { return false; }
   /// How many elements a step of these groups zeroes, but for kept zeros. ValueError where their
   /// configs are impossible together. A shape is that which compile() got.
   virtual ZeroCounts count_zeros(const std::vector<RuleGroup>& groups) const = 0;

@@ -21,6 +21,12 @@
 
 namespace datasparse {
 
+/// Whether a Spec says that its sparsifier draws masks: by a member of that name.
+template <class Spec, class = void>
+constexpr bool draws_masks_of = false;
+template <class Spec>
+constexpr bool draws_masks_of<Spec, std::enable_if_t<Spec::draws_masks>> = true;
+
 /// The rule of a Spec, a value type with
 ///
 ///     static const Fields<Spec>& fields();               // its config keys: field.hpp
@@ -39,6 +45,9 @@ namespace datasparse {
 template <class Spec>
 class SpecRule final : public MaskRule {
  public:
+  /// Whether it prunes as many zeros as its blocks say, and knows pools.
+  static constexpr bool has_blocks = std::is_base_of_v<BlockSpec, Spec>;
+
   static const SpecRule& instance() {
     static const SpecRule rule;
     return rule;
@@ -73,12 +82,13 @@ class SpecRule final : public MaskRule {
   ParamValue shown(const std::any& compiled, const std::string& key,
                    const ParamValue& written) const override {
     const auto* const field = find_field<Spec>(key);
-    return field == nullptr || field->traits.is_of_shape ? written : field->get(spec_in(compiled));
+    return field == nullptr || field->traits.is_of_shape ? written
+                                                         : field->get(spec_in(compiled), key);
   }
 
   ZeroCounts count_zeros(const std::vector<RuleGroup>& groups) const override {
     using datasparse::count_zeros;
-    if constexpr (std::is_same_v<Spec, BlockSpec>) {
+    if constexpr (has_blocks) {
       return count_zeros(as_pool_groups(groups));
     } else {
       ZeroCounts counts;
@@ -90,7 +100,7 @@ class SpecRule final : public MaskRule {
   }
 
   void require_possible(const std::vector<RuleGroup>& groups) const override {
-    if constexpr (std::is_same_v<Spec, BlockSpec>) {
+    if constexpr (has_blocks) {
       datasparse::require_possible(as_pool_groups(groups));
     }
   }
@@ -98,6 +108,8 @@ class SpecRule final : public MaskRule {
   std::string_view pool(const std::any& compiled) const override {
     return pool_of(spec_in(compiled));
   }
+
+  bool draws_masks() const override { return draws_masks_of<Spec>; }
 
   void compute(const std::vector<RuleJob>& jobs) const override {
     std::vector<Device*> devices;  // mostly one
@@ -119,7 +131,7 @@ class SpecRule final : public MaskRule {
   }
 
   static std::string_view pool_of(const Spec& spec) {
-    if constexpr (std::is_same_v<Spec, BlockSpec>) {
+    if constexpr (has_blocks) {
       return spec.pool;
     } else {
       return {};

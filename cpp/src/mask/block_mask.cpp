@@ -48,7 +48,7 @@ Field<BlockSpec> shape_field(std::string_view key) {
             spec.block_height = length(0);
             spec.block_width = length(1);
           },
-          [](const BlockSpec& spec) {
+          [](const BlockSpec& spec, std::string_view) {
             return ParamValue(ParamValue::Ints{spec.block_height, spec.block_width});
           },
           [](const BlockSpec& spec, std::string_view name, const std::string& group) {
@@ -73,7 +73,7 @@ Field<BlockSpec> norm_field(std::string_view key) {
             }
             spec.norm = text == nullptr ? Norm::none : *text == "L1" ? Norm::L1 : Norm::L2;
           },
-          [](const BlockSpec& spec) {
+          [](const BlockSpec& spec, std::string_view) {
             if (spec.norm == Norm::none) return ParamValue();
             return ParamValue(spec.norm == Norm::L1 ? "L1" : "L2");
           },
@@ -111,7 +111,7 @@ Field<BlockSpec> pool_field(std::string_view key) {
             if (text != nullptr && text->empty()) refuse_value(name, group, rule, value);
             spec.pool = text != nullptr ? *text : std::string();
           },
-          [](const BlockSpec& spec) {
+          [](const BlockSpec& spec, std::string_view) {
             return spec.pool.empty() ? ParamValue() : ParamValue(spec.pool);
           },
           [](const BlockSpec&, std::string_view, const std::string&) {},
@@ -128,7 +128,9 @@ Field<BlockSpec> normalize_field(std::string_view key) {
             if (text != nullptr && *text != "l2") refuse_value(name, group, rule, value);
             spec.normalize = text != nullptr;
           },
-          [](const BlockSpec& spec) { return spec.normalize ? ParamValue("l2") : ParamValue(); },
+          [](const BlockSpec& spec, std::string_view) {
+            return spec.normalize ? ParamValue("l2") : ParamValue();
+          },
           [](const BlockSpec&, std::string_view, const std::string&) {},
           {true}};
 }

@@ -80,10 +80,10 @@ std::int64_t count_pruned_zeros(const ArrayView& data, const std::uint8_t* mask)
   return count;
 }
 
-std::int64_t count_bits(const PackedBits& bits) noexcept {
+std::int64_t count_bits(const std::uint8_t* bits, std::size_t bytes) noexcept {
   std::int64_t count = 0;
-  for (const std::uint8_t byte : bits) {
-    for (unsigned rest = byte; rest != 0; rest &= rest - 1) ++count;
+  for (std::size_t i = 0; i < bytes; ++i) {
+    for (unsigned rest = bits[i]; rest != 0; rest &= rest - 1) ++count;
   }
   return count;
 }

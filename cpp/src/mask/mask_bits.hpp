@@ -13,8 +13,8 @@ PackedBits zeros_in(const ArrayView& data);
 /// How many elements are 0 or -0 where the mask prunes. Reads both once.
 std::int64_t count_pruned_zeros(const ArrayView& data, const std::uint8_t* mask) noexcept;
 
-/// How many bits are set.
-std::int64_t count_bits(const PackedBits& bits) noexcept;
+/// How many bits of so many bytes are set.
+std::int64_t count_bits(const std::uint8_t* bits, std::size_t bytes) noexcept;
 /// Whether the mask keeps one of n elements at least. Reads up to the first that it keeps.
 bool keeps_any(const std::uint8_t* mask, std::int64_t n) noexcept;
 /// How many entries of an axis the mask keeps no element of: rows, say. 0 for a shape without

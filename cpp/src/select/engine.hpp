@@ -71,19 +71,13 @@ class Engine {
 
   Task<Key> task_of(const Grid& grid, const Pruning& pruning, const Target& target, int first_lane,
                     int threads, const Findings<Key>& found) const noexcept {
-    return {*table_,
-            *select_,
-            grid,
-            {*table_, grid.matrix, pruning.norm},
-            pruning.quota,
-            target.mask,
-            target.read_again,
-            target.past,
-            false,
-            target.hint,
-            target.last,
-            found,
-            lanes_.data() + first_lane,
+    return {*table_,       *select_,
+            grid,          {*table_, grid.matrix, pruning.norm},
+            pruning.quota, pruning.choice,
+            target.mask,   target.read_again,
+            target.past,   false,
+            target.hint,   target.last,
+            found,         lanes_.data() + first_lane,
             threads};
   }
 
@@ -91,9 +85,9 @@ class Engine {
   /// lane may run at the same time, but for matrices with large blocks: those need the engine for
   /// themselves.
   void prune(const Pruning& pruning, const Target& target, int first_lane, int threads) noexcept {
-    const auto& [matrix, norm, height, width, quota] = pruning;
+    const auto& [matrix, norm, height, width, quota, choice] = pruning;
     const Grid grid(matrix, height, width);
-    if (quota.blocks == 0 || quota.zeros == 0) {
+    if ((quota.blocks == 0 || quota.zeros == 0) && !choice.is_made()) {
       target.mask.fill(matrix.rows(), matrix.columns(), 1);
       return;
     }
@@ -102,7 +96,7 @@ class Engine {
                              {lane.tiles.get(), lane.gathered.get(), lane.gathered_spare.get(),
                               lane.places.get(), candidates_max(grid.blocks()), nullptr});
     if (task.has_past()) begin_with_past(task);
-    if (quota.blocks == grid.blocks()) {
+    if (quota.blocks == (choice.is_made() ? choice.eligible : grid.blocks())) {
       write_all(task, nullptr, 0);
     } else if (task.quota.blocks == 0) {
       write_all(task, nullptr, 1);  // but for those that were pruned before
@@ -114,6 +108,18 @@ class Engine {
       }
     }
     if (task.large()) write_within_large_blocks(task, norm);
+  }
+
+  /// Marks elements within all blocks, as mark_within_blocks() does; blocks are small.
+  void mark_within(const Pruning& pruning, const Target& target, int first_lane,
+                   int threads) const noexcept {
+    const Grid grid(pruning.matrix, pruning.height, pruning.width);
+    const Task<Key> task = task_of(grid, pruning, target, first_lane, threads, {});
+    for_each_tile(task, [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
+      Grid::for_each_band(grid.tile(tile), [&](const Grid::Part& band, std::int64_t) {
+        mark_within_band(task, band, patch, lane);
+      });
+    });
   }
 
   // --- for several matrices with one cut: see pool_engine.hpp ------------------------------------
@@ -480,7 +486,8 @@ class Engine {
                  const Patch& patch, Lane<Key>& lane) const noexcept {
     const Key from = bracket.from(tile);
     const Key* const candidates = lane.group_candidates.data() + lane.group.inside;
-    const bool at_once = patch && !task.has_past() && task.scorer.can_bracket() &&
+    const bool at_once = patch && !task.has_past() && !task.choice.is_made() &&
+                         task.scorer.can_bracket() &&
                          (!bracket.counts_ties() || task.scorer.can_count_ends());
     PassCounts found = at_once ? pass_at_once(task, bracket, from, tile, patch, lane)
                                : pass_in_chunks(task, bracket, from, tile, patch, lane);

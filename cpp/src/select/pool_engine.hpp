@@ -49,7 +49,8 @@ class Pool {
       (item.is_wide ? any_wide_ : any_narrow) = true;
       any_norm = any_norm || mask.job->spec.normalize;
       any_value_ = any_value_ || mask.job->spec.norm == Norm::none;
-      item.is_apart = mask.is_permuted || mask.has_large_blocks();
+      is_choice_ = mask.pruning.choice.is_made();  // in all of them, or in none
+      item.is_apart = !is_choice_ && (mask.is_permuted || mask.has_large_blocks());
       item.takes_part = plan_.members[items_.size()].weight > 0;
       std::int64_t& tiles = item.is_wide ? wide_tiles_ : narrow_tiles_;
       item.first_tile = std::exchange(tiles, tiles + mask.grid().tiles());
@@ -82,15 +83,25 @@ class Pool {
     scratch.counts.require(asked_at_once * static_cast<std::int64_t>(items_.size()));
   }
 
+  /// What run() chooses next, of groups of regrowth: so much, of so many blocks of each.
+  void choose(std::int64_t budget, const Counts& eligible) noexcept {
+    plan_.budget = budget;
+    for (std::size_t i = 0; i < items_.size(); ++i) {
+      items_[i].mask.pruning.choice.eligible = eligible[i];
+    }
+  }
+  /// How many blocks each has lost, or has marked, in run().
+  const Counts& pruned() const noexcept { return pruned_; }
+
   /// Writes all masks.
   void run(const PoolEngines& engines) noexcept {
     engines_ = &engines;
     Counts& most = below_;
-    for (std::size_t i = 0; i < items_.size(); ++i) most[i] = plan_.members[i].most;
+    for (std::size_t i = 0; i < items_.size(); ++i) {
+      most[i] = is_choice_ ? items_[i].choice().eligible : plan_.members[i].most;
+    }
     if (plan_.budget == 0 || plan_.budget == plan_.cost(most)) {
-      for (std::size_t i = 0; i < items_.size(); ++i) {
-        pruned_[i] = plan_.budget == 0 ? 0 : plan_.members[i].most;
-      }
+      for (std::size_t i = 0; i < items_.size(); ++i) pruned_[i] = plan_.budget == 0 ? 0 : most[i];
       has_pass_ = false;
     } else {
       find_cut();
@@ -125,6 +136,7 @@ class Pool {
     }
     /// Whether no two of its keys are one in the common order.
     bool is_exact() const noexcept { return !is_wide || scale.norm == 1; }
+    const Choice& choice() const noexcept { return mask.pruning.choice; }
   };
 
   // --- the tensors -----------------------------------------------------------------------------
@@ -171,7 +183,8 @@ class Pool {
       const Grid grid = mask.grid();
       const std::int64_t pitch = mask.pruning.matrix.columns();
       Target target{{item.is_apart ? nullptr : job.mask, pitch}, job.kept_zeros != nullptr};
-      if (with_past) target.past = {past_of(engine, engines_->table, mask, lane, lanes), pitch};
+      if (with_past && !is_choice_)
+        target.past = {past_of(engine, engines_->table, mask, lane, lanes), pitch};
       auto task = engine.task_of(grid, mask.pruning, target, lane, lanes,
                                  {all.tiles.get() + item.first_tile, all.gathered.get(),
                                   all.spare.get(), all.places.get(), room(), &all.used});
@@ -210,8 +223,9 @@ class Pool {
 
   void normalize() noexcept {
     for_each([this](Item& item, int lane, int lanes) {
-      if (!item.mask.job->spec.normalize || !item.takes_part) return;
-      with_task(item, lane, lanes, false, [&](const auto& engine, const auto& task) {
+      if (!item.mask.job->spec.normalize || !item.takes_part || item.choice().by_chance) return;
+      with_task(item, lane, lanes, false, [&](const auto& engine, auto task) {
+        task.choice = {};  // of all blocks
         const double norm = engine.norm(task);
         item.scale.norm = norm > 0 ? norm : 1;  // a norm of 0 leaves the scores
       });
@@ -222,6 +236,7 @@ class Pool {
   /// it comes back, and no other block is pruned.
   void count_past() noexcept {
     for_each([this](Item& item, int lane, int lanes) {
+      if (is_choice_) item.past = item.choice().eligible;  // and nothing else
       if (!item.mask.job->spec.monotone || !item.takes_part) return;
       with_task(item, lane, lanes, true, [&](const auto& engine, const auto& task) {
         item.past = task.has_past() ? engine.count_past(task) : 0;
@@ -230,7 +245,7 @@ class Pool {
       item.is_apart = item.is_apart || item.has_past;
     });
     for (std::size_t i = 0; i < items_.size(); ++i) below_[i] = items_[i].past;
-    is_returning_ = plan_.cost(below_) > plan_.budget;
+    is_returning_ = is_choice_ || plan_.cost(below_) > plan_.budget;
     for (auto& item : items_) item.takes_part &= !is_returning_ || item.past > 0;
     begin_search();
   }
@@ -653,6 +668,7 @@ class Pool {
   std::vector<Item> items_;
   std::vector<std::size_t> small_, large_;
   Counts below_, pruned_;
+  bool is_choice_ = false;  // a step of regrowth chooses, and no mask is written
   std::optional<PoolSearch> search_;
   std::uint64_t end_ = 0;  // all keys in the common order are less
   std::int64_t blocks_ = 0, narrow_tiles_ = 0, wide_tiles_ = 0;

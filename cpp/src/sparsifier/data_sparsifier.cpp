@@ -22,6 +22,19 @@ Mask checked_mask(const std::string& name, const Axes& shape, const std::uint8_t
   return mask;
 }
 
+/// A bit for each element that a mask keeps, without those that stay zero.
+KeptArray bits_of(const Mask& mask, const std::uint8_t* kept_zeros) {
+  PackedBits bits = mask.pack();
+  if (kept_zeros != nullptr) {
+    std::transform(bits.begin(), bits.end(), kept_zeros, bits.begin(),
+                   [](std::uint8_t own, std::uint8_t zeros) {
+                     return static_cast<std::uint8_t>(own & ~zeros);
+                   });
+  }
+  const Axes shape{static_cast<std::int64_t>(bits.size())};
+  return KeptArray(KeptArray::Type::uint8, shape, std::move(bits));
+}
+
 }  // namespace
 
 BaseDataSparsifier::BaseDataSparsifier(ParamMap defaults, const MaskRule* rule)
@@ -90,6 +103,9 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
   const bool has_mask = mask != nullptr || group->mask.data() != nullptr;
   if (mask != nullptr) {
     group->mask = checked_mask(name, shape, mask);
+    if (impl_->rule != nullptr && impl_->rule->draws_masks()) {
+      group->arrays[Group::ever_active_key] = bits_of(group->mask, group->kept_bits());
+    }
   } else if (!has_mask) {
     group->mask = Mask(shape);
   } else if (group->mask.shape() != shape) {

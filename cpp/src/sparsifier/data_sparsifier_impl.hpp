@@ -35,7 +35,7 @@ struct BaseDataSparsifier::KeptZeros {
 
   /// nullptr where there are none.
   static std::shared_ptr<const KeptZeros> of(PackedBits bits) {
-    const std::int64_t count = count_bits(bits);
+    const std::int64_t count = count_bits(bits.data(), bits.size());
     if (count == 0) return nullptr;
     return std::make_shared<const KeptZeros>(KeptZeros{std::move(bits), count});
   }
@@ -74,6 +74,15 @@ struct BaseDataSparsifier::Group {
   void require_shape(const Axes& shape) const;
   /// Sends a warning, once, where the mask that a step has made keeps nothing.
   void warn_if_dead(bool in_turn);
+
+  /// The key of the array that has a bit for each element that was ever active, of masks that are
+  /// drawn: a group without it has no mask yet.
+  static constexpr const char* ever_active_key = "ever_active";
+  bool is_drawn() const { return arrays.count(ever_active_key) != 0; }
+  /// The bits to be set. ValueError where what was loaded is no such array.
+  std::uint8_t* ever_active();
+  /// An array without any.
+  KeptArray no_bits() const;
 
   /// The saved group, without a source.
   static std::unique_ptr<Group> restored(const GroupState& saved, Config config);

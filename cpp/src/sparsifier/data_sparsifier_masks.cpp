@@ -6,6 +6,8 @@
 #include <unordered_set>
 
 #include "base/message.hpp"
+#include "base/random.hpp"
+#include "datasparse/regrowth.hpp"
 #include "sparsifier/data_sparsifier_impl.hpp"
 
 namespace datasparse {
@@ -59,6 +61,8 @@ void BaseDataSparsifier::step() {
     in_turn = impl_->rule == nullptr || foreign.update_mask;
     if (in_turn) {
       update_in_turn(groups, pins.views(), foreign.get_scores);
+    } else if (foreign.growth) {
+      move_masks(groups, pins.views(), foreign, false);
     } else if (foreign.get_scores != nullptr) {
       update_by_scores(groups, pins.views(), foreign.get_scores);
     } else {
@@ -120,6 +124,15 @@ class BaseDataSparsifier::Before {
     has_saved();
     all_saved_ = true;
   }
+  /// Lets go of what was saved: nothing can fail any more, or all that can undoes itself.
+  void forget() noexcept {
+    impl_.save_masks = nullptr;
+    states_.clear();
+    arrays_.clear();
+    masks_.clear();
+    bits_ = PackedBits();
+    saved_ = 0;
+  }
   /// Saves them when somebody asks for one.
   void save_masks_that_are_read() {
     impl_.save_masks = [this] { save_masks(); };
@@ -172,12 +185,20 @@ class BaseDataSparsifier::Before {
   bool all_saved_ = false;
 };
 
-/// Scores that were asked for, pinned for the length of a scope.
+/// Scores that were asked for, or gradients, pinned for the length of a scope.
 class BaseDataSparsifier::Scores {
  public:
+  struct Hook {
+    const char* call;
+    const char* what;  // in messages
+  };
+  static constexpr Hook of_scores{"get_scores()", "scores"};
+  static constexpr Hook of_gradients{"get_gradients()", "gradient"};
+
   /// Of at most so many groups.
-  Scores(BaseDataSparsifier& sparsifier, GetScores get_scores, std::size_t most)
-      : sparsifier_(sparsifier), get_scores_(get_scores) {
+  Scores(BaseDataSparsifier& sparsifier, GetScores get_scores, std::size_t most,
+         const Hook& hook = of_scores)
+      : sparsifier_(sparsifier), get_scores_(get_scores), hook_(hook) {
     held_.reserve(most);
   }
   Scores(const Scores&) = delete;
@@ -197,24 +218,39 @@ class BaseDataSparsifier::Scores {
   /// Those of a group; nullptr where its data are ranked themselves.
   const Held* ask(const Group& group, const ArrayView& data) {
     if (get_scores_ == nullptr) return nullptr;
-    const Inside inside(sparsifier_.impl_->inside, "get_scores()");
+    const Inside inside(sparsifier_.impl_->inside, hook_.call);
     auto source =
         get_scores_(sparsifier_, group.name, data, sparsifier_.impl_->shown(group.config));
     if (source == nullptr) return nullptr;
     const ArrayView view = source->pin();
     held_.push_back({std::move(source), view});
     if (view.shape() != group.mask.shape()) {
-      throw ValueError("scores of '" + group.name + "' must have the shape of its data, " +
+      throw ValueError(label(hook_.what, group.name) + " must have the shape of its data, " +
                        to_string(group.mask.shape()) + ", got " + to_string(view.shape()));
     }
     bytes_ += bytes_of(view);
     return &held_.back();
+  }
+  /// The same where there must be one.
+  const ArrayView& ask_for_gradient(const Group& group, const ArrayView& data) {
+    const Held* const asked = ask(group, data);
+    if (asked == nullptr) {
+      throw ValueError(label("gradient", group.name) +
+                       " is missing, and masks move by it: call step() after backward(), or hand "
+                       "it in before, by set_gradients({'" +
+                       group.name + "': array})");
+    }
+    if (&asked->source->device() != &cpu()) {
+      throw TypeError(label("gradient", group.name) + " must be in CPU memory");
+    }
+    return asked->view;
   }
   std::int64_t bytes() const noexcept { return bytes_; }
 
  private:
   BaseDataSparsifier& sparsifier_;
   const GetScores get_scores_;
+  const Hook& hook_;
   std::vector<Held> held_;
   std::int64_t bytes_ = 0;
 };
@@ -324,6 +360,107 @@ void BaseDataSparsifier::update_in_turn(const std::vector<Group*>& groups,
     before.bring_back();
     throw;
   }
+}
+
+// --- masks that move ---------------------------------------------------------------------------
+
+std::uint8_t* BaseDataSparsifier::Group::ever_active() {
+  KeptArray& array = arrays.at(ever_active_key);
+  const std::size_t bytes = packed_size(mask.size());
+  if (array.type() != KeptArray::Type::uint8 || array.byte_count() != bytes) {
+    throw ValueError("array 'ever_active' of '" + name + "' must have " + std::to_string(bytes) +
+                     " bytes of uint8, got " + std::to_string(array.byte_count()) + " of " +
+                     name_of(array.type()));
+  }
+  return array.write();
+}
+
+KeptArray BaseDataSparsifier::Group::no_bits() const {
+  const auto bytes = static_cast<std::int64_t>(packed_size(mask.size()));
+  return KeptArray(KeptArray::Type::uint8, Axes{bytes});
+}
+
+/// Draws the masks that are to be drawn, and moves the others, unless it `only_draws`. If it
+/// throws, nothing has changed.
+void BaseDataSparsifier::move_masks(const std::vector<Group*>& groups,
+                                    const std::vector<ArrayView>& data, const ForeignHooks& foreign,
+                                    bool only_draws) {
+  const Growth growth = *foreign.growth;
+  std::vector<Group*> drawn, moved;
+  std::vector<RuleJob> jobs;  // of those that are moved, and then of the others
+  jobs.reserve(groups.size());
+  const auto add_job = [&](Group& group, const ArrayView& ranked) {
+    Device& device = group.source->device();
+    if (&device != &cpu()) throw TypeError(label("data", group.name) + " must be in CPU memory");
+    jobs.push_back({ranked, group.config.compiled, group.mask.data(), nullptr, group.layout,
+                    group.kept_bits(), &device});
+  };
+  std::vector<const ArrayView*> moved_data;
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    if (!groups[i]->is_drawn() || only_draws || growth == Growth::none) continue;
+    moved.push_back(groups[i]);
+    moved_data.push_back(&data[i]);
+  }
+  const Pins written(*this, moved, Pins::Of::zeroed);
+  Scores scores(*this, foreign.get_scores, moved.size());
+  Scores gradients(*this, foreign.get_gradients, moved.size(), Scores::of_gradients);
+  std::vector<MaskMove> moves(groups.size());
+
+  Before before(*impl_);
+  before.save_masks_that_are_read();
+  try {
+    impl_->access([&] {
+      for (std::size_t i = 0; i < moved.size(); ++i) {
+        const Group& group = *moved[i];
+        moves[i].weights = written.views()[i];
+        require_writable(moves[i].weights, "step() of '" + group.name + "'");
+        const auto* const asked = scores.ask(group, *moved_data[i]);
+        add_job(*moved[i], asked == nullptr ? *moved_data[i] : asked->view);
+        if (growth != Growth::by_gradient) continue;
+        moves[i].gradient = gradients.ask_for_gradient(group, *moved_data[i]);
+      }
+    });
+  } catch (...) {
+    before.bring_back();
+    throw;
+  }
+  before.forget();
+
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    if (groups[i]->is_drawn()) continue;
+    add_job(*groups[i], data[i]);
+    drawn.push_back(groups[i]);
+  }
+  try {
+    for (auto* group : drawn) group->arrays.emplace(Group::ever_active_key, group->no_bits());
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+      const bool draws = i >= moved.size();
+      Group& group = draws ? *drawn[i - moved.size()] : *moved[i];
+      const auto& spec = std::any_cast<const RegrowthSpec&>(group.config.compiled);
+      moves[i].growth = growth;
+      moves[i].draws = draws;
+      moves[i].stream = random_stream(spec.seed, group.name, draws ? 0 : impl_->step_count + 1);
+      moves[i].ever_active = group.ever_active();
+      jobs[i].move = &moves[i];
+    }
+    impl_->rule->compute(jobs);
+  } catch (...) {
+    for (auto* group : drawn) group->arrays.erase(Group::ever_active_key);
+    throw;
+  }
+  impl_->access([&moved] {
+    for (auto* group : moved) group->source->mark_written();
+  });
+}
+
+void BaseDataSparsifier::draw_masks() {
+  const Entry entry(*this, "draw()");
+  const auto groups = impl_->updated();
+  {
+    const Pins pins(*this, groups, Pins::Of::scores);
+    move_masks(groups, pins.views(), foreign_hooks(), true);
+  }
+  for (Group* const group : groups) group->warn_if_dead(false);
 }
 
 void BaseDataSparsifier::run_as_update(const std::function<void()>& work) {

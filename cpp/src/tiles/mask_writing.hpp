@@ -11,6 +11,7 @@
 #include "tiles/grid.hpp"
 #include "tiles/lane.hpp"
 #include "tiles/matrix.hpp"
+#include "tiles/moving.hpp"
 #include "tiles/past.hpp"
 #include "tiles/patch.hpp"
 #include "tiles/task.hpp"
@@ -137,6 +138,7 @@ void write_within_blocks(const Task<Key>& task, const Grid::Part& band, const Pa
 template <class Key>
 void write_chunk(const Task<Key>& task, const Grid::Part& chunk, const Patch& patch,
                  const std::uint8_t* keep, Lane<Key>& lane) noexcept {
+  if (task.choice.is_made()) return mark_choice(task, chunk, keep, lane);
   if (!task.writes() || task.large() || task.direct()) return;
   Grid::for_each_band(chunk, [&](const Grid::Part& band, std::int64_t first) {
     if (task.whole()) {
@@ -151,7 +153,10 @@ void write_chunk(const Task<Key>& task, const Grid::Part& chunk, const Patch& pa
 template <class Key>
 void rewrite_block(const Task<Key>& task, const Grid::Part& block, const Patch& patch, bool keep,
                    Lane<Key>& lane) noexcept {
-  if (keep || task.whole()) {
+  if (task.choice.is_made()) {
+    const std::uint8_t byte = keep ? 1 : 0;
+    mark_choice(task, block, &byte, lane);
+  } else if (keep || task.whole()) {
     const Grid::Rectangle elements = task.grid.elements(block);
     task.window(elements).fill(elements.rows, elements.columns, keep ? 1 : 0);
   } else {

@@ -15,14 +15,11 @@
 #include "kernels/kernels.hpp"
 #include "tiles/grid.hpp"
 #include "tiles/lane.hpp"
+#include "tiles/moving.hpp"
 #include "tiles/task.hpp"
 
 // Not inlined where it is called for chunks, in many places: the library is small.
 namespace datasparse {
-
-/// Above the keys of all that may be chosen.
-template <class Key>
-constexpr Key key_of_others = KeyTraits<Key>::nan + 1;
 
 namespace past {
 
@@ -104,6 +101,7 @@ template <class Key>
 template <class Key>
 [[gnu::noinline]] void score_blocks(const Task<Key>& task, Key* keys, const Grid::Part& part,
                                     const Patch& patch, Lane<Key>& lane) noexcept {
+  if (task.choice.is_made()) return score_choice(task, keys, part, patch, lane);
   task.scorer.blocks(keys, task.grid, part, patch, lane.sums.data());
   if (!task.has_past()) return;
   const std::uint8_t* const free = free_blocks(task, part, lane);

@@ -8,6 +8,7 @@
 #include "select/cut_hint.hpp"
 #include "select/limits.hpp"
 #include "select/selection.hpp"
+#include "tiles/choice.hpp"
 #include "tiles/grid.hpp"
 #include "tiles/lane.hpp"
 #include "tiles/matrix.hpp"
@@ -26,6 +27,7 @@ struct Pruning {
   Norm norm;
   std::int64_t height = 1, width = 1;  // of a block
   Quota quota{};
+  Choice choice{};  // of regrowth
 };
 
 /// Where a mask goes, and what else there is to know about it.
@@ -45,6 +47,7 @@ struct Task {
   const Grid& grid;
   Scorer<Key> scorer;
   Quota quota;
+  Choice choice;
   MaskWindow mask;
   bool read_again;
   MaskWindow past;
@@ -69,7 +72,9 @@ struct Task {
   /// Whether it counts what the mask before has pruned.
   bool has_past() const noexcept { return past.bytes != nullptr; }
   /// Whether what is decided on the blocks is the mask itself.
-  bool direct() const noexcept { return block_size() == 1 && mask.pitch == grid.matrix.columns(); }
+  bool direct() const noexcept {
+    return block_size() == 1 && mask.pitch == grid.matrix.columns() && !choice.is_made();
+  }
   MaskWindow window(const Grid::Rectangle& elements) const noexcept {
     return {mask.at(elements.row, elements.column), mask.pitch};
   }

@@ -1,0 +1,513 @@
+#include "select/regrowth_engine.hpp"
+
+// The bytes of a mask hold marks meanwhile (choice.hpp). So one engine makes both choices, in
+// place: of the active blocks the lowest are marked as dropped; of all that are not active now, all
+// but the lowest as grown. At the end marks become a mask again, and what is new is zeroed. A pool
+// makes the same choices over all of its groups. Within N:M blocks, elements are ranked block by
+// block.
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/buffer.hpp"
+#include "base/float_environment.hpp"
+#include "base/layout.hpp"
+#include "base/parallel.hpp"
+#include "datasparse/error.hpp"
+#include "datasparse/pool.hpp"
+#include "datasparse/regrowth.hpp"
+#include "kernels/kernels.hpp"
+#include "mask/level.hpp"
+#include "mask/pattern.hpp"
+#include "select/engine.hpp"
+#include "select/mask_plan.hpp"
+#include "select/pool_engine.hpp"
+#include "tiles/moves.hpp"
+#include "tiles/permutation.hpp"
+
+namespace datasparse {
+namespace {
+
+using MoveJob = JobOf<RegrowthSpec>;
+
+/// What is chosen from: the marks of a mask, and what ranks them.
+struct Ranking {
+  MaskJob job;
+  MaskPlan plan;
+
+  /// `layout`: the order of the marks.
+  Ranking(const MaskJob& of, const Axes& layout, const Choice& choice) : job(of), plan(job) {
+    plan.is_permuted = false;  // marks are in the order of the layout already
+    Pruning& pruning = plan.pruning;
+    pruning.choice = choice;
+    pruning.matrix = Matrix(job.data, layout);
+    if (pruning.height == 1 && pruning.matrix.columns() % pruning.width == 0 &&
+        pruning.matrix.is_one_row()) {
+      pruning.matrix = pruning.matrix.as_one_row();
+    }
+  }
+  Ranking(const Ranking&) = delete;
+  Ranking& operator=(const Ranking&) = delete;
+
+  bool is_wide() const noexcept { return job.data.dtype() == DType::float64; }
+};
+
+/// One mask that moves, or is drawn.
+struct Moved {
+  const MoveJob* job = nullptr;
+  std::uint8_t* marks = nullptr;       // the mask itself, unless it is permuted
+  std::uint8_t* kept_marks = nullptr;  // room for as many, if it is, and zeros are kept
+  bool is_within = false;              // N:M: single elements are dropped, and grow within blocks
+  bool is_permuted = false;
+  Matrix weights{ArrayView()};  // in the order of the marks
+  std::optional<Ranking> drop, fill, grow;
+
+  MoveCounts counts;        // before the step: of blocks, or of elements where is_within
+  std::int64_t target = 0;  // blocks that are pruned at the end
+  std::int64_t dropped = 0;
+
+  const MaskMove& move() const noexcept { return *job->move; }
+  std::int64_t elements() const noexcept { return job->data.size(); }
+  std::int64_t blocks() const noexcept { return drop->plan.grid().blocks(); }
+  std::int64_t pruned() const noexcept { return blocks() - counts.active; }
+  /// Those that may grow, once some are dropped.
+  std::int64_t inactive() const noexcept { return pruned() + dropped - counts.dead; }
+};
+
+/// floor(share × count), of an exact product of doubles.
+std::int64_t share_of(double share, std::int64_t count) noexcept {
+  return static_cast<std::int64_t>(std::floor(share * static_cast<double>(count)));
+}
+
+/// Groups that are chosen from together: a step has one pool for what is dropped, and one for what
+/// grows.
+struct MovedPool {
+  std::vector<Moved*> groups;
+  PoolPlan plan;  // of what is pruned at the end
+  bool draws = false, is_within = false;
+  std::unique_ptr<Pool> drop, grow;
+  Pool::Counts eligible;
+
+  std::int64_t weigh(std::int64_t (*of)(const Moved&)) const noexcept {
+    std::int64_t sum = 0;
+    for (std::size_t i = 0; i < groups.size(); ++i) sum += weight(i) * of(*groups[i]);
+    return sum;
+  }
+  /// Single elements weigh the same.
+  std::int64_t weight(std::size_t i) const noexcept {
+    return is_within ? 1 : plan.members[i].weight;
+  }
+  /// How much is dropped by drop_fraction: one product where all have the same.
+  std::int64_t by_fraction() const noexcept {
+    double sum = 0;
+    bool is_one = true;
+    const double first = groups[0]->job->spec.drop_fraction;
+    for (std::size_t i = 0; i < groups.size(); ++i) {
+      const double own = groups[i]->job->spec.drop_fraction;
+      sum += own * static_cast<double>(weight(i) * groups[i]->counts.active);
+      is_one = is_one && own == first;
+    }
+    if (!is_one) return static_cast<std::int64_t>(std::floor(sum));
+    return share_of(first, weigh([](const Moved& one) { return one.counts.active; }));
+  }
+};
+
+/// What stays with the thread from one step to the next: see mask_engine.cpp.
+struct MoveScratch {
+  Engine<std::uint32_t> narrow;
+  Engine<std::uint64_t> wide;
+  PoolScratch pools;
+
+  void trim() noexcept {
+    constexpr std::int64_t kept_bytes_max = std::int64_t{64} << 20;
+    if (narrow.bytes_held() > kept_bytes_max) narrow = {};
+    if (wide.bytes_held() > kept_bytes_max) wide = {};
+    if (pools.bytes() > kept_bytes_max) pools.release();
+  }
+};
+
+class Regrowth {
+ public:
+  explicit Regrowth(const Kernels& table) : table_(table) {}
+
+  /// Of a job whose data have elements.
+  void add(const MoveJob& job) {
+    moved_.emplace_back();
+    moved_.back().job = &job;
+  }
+
+  void allocate(MoveScratch& scratch) {
+    scratch_ = &scratch;
+    std::int64_t elements = 0;
+    bool any_pool = false;
+    for (const auto& one : moved_) {
+      elements += one.elements();
+      any_pool = any_pool || !one.job->spec.pool.empty();
+    }
+    threads_ = elements < parallel_from && !any_pool ? 1 : available_threads();
+    std::int64_t viewed = 0;
+    bool any_kept = false;
+    for (auto& one : moved_) {
+      const MoveJob& job = *one.job;
+      const bool matters = layout_matters(job.spec, job.data.shape(), job.layout);
+      one.is_permuted = matters && !keeps_order(job.data.shape(), job.layout);
+      if (!one.is_permuted) continue;
+      viewed += one.elements();
+      any_kept = any_kept || job.kept_zeros != nullptr;
+    }
+    viewed_.require(viewed);
+    if (any_kept) viewed_kept_.require(viewed);
+    std::int64_t used = 0;
+    for (auto& one : moved_) {
+      one.marks = one.is_permuted ? viewed_.get() + used : one.job->mask;
+      const bool has_kept = one.is_permuted && one.job->kept_zeros != nullptr;
+      one.kept_marks = has_kept ? viewed_kept_.get() + used : nullptr;
+      if (one.is_permuted) used += one.elements();
+      all_.push_back(&one);
+      rank(one);
+    }
+    const auto make_room = [&](auto& engine, const Rooms& rooms) {
+      if (rooms.any) engine.allocate(table_, threads_, rooms.shared, rooms.largest, 0);
+    };
+    make_room(scratch.narrow, narrow_);
+    make_room(scratch.wide, wide_);
+    find_pools();
+  }
+
+  void run() noexcept {
+    for_each(all_, [this](Moved& one, int, int lanes) { begin(one, lanes); });
+    drop();
+    for_each(all_, [this](Moved& one, int lane, int lanes) { choose_within(one, lane, lanes); });
+    grow();
+    for_each(all_, [this](Moved& one, int, int lanes) { finish(one, lanes); });
+  }
+
+ private:
+  struct Rooms {
+    Room shared, largest;
+    bool any = false;
+
+    void include(const MaskPlan& plan) noexcept {
+      any = true;
+      if (!plan.takes_all_threads()) shared.include(plan.room());
+      largest.include(plan.room());
+    }
+  };
+
+  // --- before anything changes -----------------------------------------------------------------
+
+  /// What ranks the blocks of a mask, in each of the choices.
+  void rank(Moved& one) {
+    const MoveJob& job = *one.job;
+    const MaskMove& move = one.move();
+    BlockSpec spec = job.spec;
+    spec.monotone = false;
+    one.is_within = *spec.zeros_per_block < spec.block_height * spec.block_width;
+    BlockSpec elements = spec;
+    elements.block_height = elements.block_width = 1;
+    elements.zeros_per_block = 1;
+
+    const bool matters = layout_matters(job.spec, job.data.shape(), job.layout);
+    const Axes layout = matters ? job.layout : Axes{};
+    const auto rank_by = [&](std::optional<Ranking>& to, const ArrayView& data,
+                             const BlockSpec& what, Choice::Among among) {
+      to.emplace(MaskJob{data, what, one.marks, nullptr, layout}, layout,
+                 Choice{among, false, 0, 0});
+    };
+    // No element is ever looked at: what counts is the shape, in the order of the marks.
+    const auto draw = [&](std::optional<Ranking>& to, BlockSpec what, Choice::Among among) {
+      what.norm = Norm::L1;
+      const Axes shape = viewed_shape(job.data.shape(), layout);
+      to.emplace(MaskJob{ArrayView(one.marks, DType::float16, shape), what, one.marks}, Axes{},
+                 Choice{among, true, move.stream, 0});
+    };
+    constexpr auto active = Choice::Among::active, inactive = Choice::Among::inactive;
+    const BlockSpec& dropped = one.is_within ? elements : spec;
+    if (move.draws) {
+      draw(one.drop, dropped, active);
+      if (one.is_within) draw(one.fill, spec, active);
+    } else {
+      rank_by(one.drop, job.data, dropped, active);
+      if (one.is_within) rank_by(one.fill, job.data, spec, active);
+      if (move.growth == Growth::by_chance) {
+        draw(one.grow, spec, inactive);
+      } else {
+        rank_by(one.grow, move.gradient, spec, inactive);
+      }
+      one.weights = Matrix(move.weights, layout);
+      if (one.weights.is_one_row()) one.weights = one.weights.as_one_row();
+    }
+    one.target = one.is_within ? 0 : one.drop->plan.pruning.quota.blocks;
+    for (const auto* ranking : {&one.drop, &one.fill, &one.grow}) {
+      if (*ranking) ((*ranking)->is_wide() ? wide_ : narrow_).include((*ranking)->plan);
+    }
+  }
+
+  void find_pools() {
+    // Those that are drawn are drawn from together, and those that move, move together.
+    for (const bool draws : {true, false}) {
+      std::vector<PoolGroup> groups;
+      std::vector<Moved*> some;
+      for (auto& one : moved_) {
+        if (one.job->spec.pool.empty() || one.move().draws != draws) continue;
+        groups.push_back({&one.job->spec, viewed_shape(one.job->data.shape(), one.job->layout)});
+        some.push_back(&one);
+      }
+      for (const auto& [name, places, zeros] : pools_of(groups)) {
+        MovedPool pool;
+        std::vector<PoolGroup> own;
+        for (const std::size_t i : places) {
+          own.push_back(groups[i]);
+          pool.groups.push_back(some[i]);
+          if (some[i]->is_within != pool.groups[0]->is_within) {
+            throw ValueError("pool '" + name +
+                             "' must be of groups that all have zeros_per_block " +
+                             "less than a block, or of groups none of which has");
+          }
+        }
+        pool.draws = draws;
+        pool.is_within = pool.groups[0]->is_within;
+        pool.plan = PoolPlan::of(name, own);
+        pools_.push_back(std::move(pool));
+        allocate(pools_.back());
+      }
+    }
+    for (auto& one : moved_) {
+      if (one.job->spec.pool.empty()) alone_.push_back(&one);
+    }
+  }
+
+  void allocate(MovedPool& pool) {
+    const auto make = [&](std::optional<Ranking> Moved::* of) {
+      std::vector<MaskPlan> masks;
+      for (const auto* one : pool.groups) masks.push_back((one->*of)->plan);
+      PoolPlan plan;
+      for (std::size_t i = 0; i < masks.size(); ++i) {
+        const std::int64_t blocks = masks[i].grid().blocks();
+        plan.members.push_back({blocks, pool.weight(i), 0, blocks});
+      }
+      auto made = std::make_unique<Pool>(std::move(plan), masks);
+      made->allocate(scratch_->pools);
+      return made;
+    };
+    const bool drops = !(pool.is_within && pool.draws);
+    if (drops) pool.drop = make(&Moved::drop);
+    if (!pool.is_within && !pool.draws) pool.grow = make(&Moved::grow);
+    pool.eligible.resize(pool.groups.size());
+  }
+
+  // --- and when it does ------------------------------------------------------------------------
+
+  /// Small ones in parallel, large ones with all threads.
+  template <class Work>
+  void for_each(const std::vector<Moved*>& some, const Work& work) const noexcept {
+    parallel_for(static_cast<std::int64_t>(some.size()), threads_, [&](std::int64_t i, int worker) {
+      Moved& one = *some[static_cast<std::size_t>(i)];
+      if (!is_large(one)) work(one, worker, 1);
+    });
+    for (auto* one : some) {
+      if (is_large(*one)) work(*one, 0, threads_);
+    }
+  }
+  static bool is_large(const Moved& one) noexcept { return one.drop->plan.takes_all_threads(); }
+
+  /// Calls work(engine, target), of the ranking's type of keys.
+  template <class Work>
+  void with_engine(const Ranking& ranking, const Work& work) const noexcept {
+    const Target target{{ranking.job.mask, ranking.plan.pruning.matrix.columns()}};
+    if (ranking.is_wide()) {
+      work(scratch_->wide, target);
+    } else {
+      work(scratch_->narrow, target);
+    }
+  }
+
+  /// Marks what comes of so many of the blocks that may be chosen.
+  void choose(Ranking& ranking, std::int64_t eligible, std::int64_t lowest, int lane,
+              int lanes) const noexcept {
+    ranking.plan.pruning.choice.eligible = eligible;
+    ranking.plan.pruning.quota.blocks = lowest;
+    with_engine(ranking, [&](auto& engine, const Target& target) {
+      engine.prune(ranking.plan.pruning, target, lane, lanes);
+    });
+  }
+  void choose_within(const Ranking& ranking, int lane, int lanes) const noexcept {
+    with_engine(ranking, [&](auto& engine, const Target& target) {
+      engine.mark_within(ranking.plan.pruning, target, lane, lanes);
+    });
+  }
+
+  void begin(Moved& one, int lanes) const noexcept {
+    const MoveJob& job = *one.job;
+    const std::uint8_t* kept_zeros = job.kept_zeros;
+    if (one.is_permuted) {
+      view_marks(one, lanes);
+      kept_zeros = nullptr;  // they are in another order, too
+    }
+    const Pruning& pruning = one.drop->plan.pruning;
+    const bool has_blocks = pruning.height * pruning.width > 1;
+    const bool draws = one.move().draws, any_kept_zeros = job.kept_zeros != nullptr;
+    std::atomic<std::int64_t> active{0}, dead{0};
+    kept::for_each_piece(table_, kept_zeros, one.elements(), lanes,
+                         [&](std::int64_t begin, std::int64_t n, const std::uint8_t* kept) {
+                           if (one.kept_marks != nullptr) kept = one.kept_marks + begin;
+                           if (!any_kept_zeros) kept = nullptr;
+                           const MoveCounts here =
+                               begin_elements(table_, one.marks + begin, kept, n, draws);
+                           active.fetch_add(here.active);
+                           dead.fetch_add(here.dead);
+                         });
+    one.counts = {active, dead};
+    if (!has_blocks) return;
+    one.counts =
+        begin_blocks(table_, one.drop->plan.grid(), one.marks, draws, any_kept_zeros, lanes);
+  }
+
+  /// The bytes of a mask in the order of its layout, with the zeros that are kept.
+  void view_marks(const Moved& one, int lanes) const noexcept {
+    const MoveJob& job = *one.job;
+    const std::int64_t size = one.elements();
+    if (!one.move().draws) add_to_ever(table_, one.move().ever_active, job.mask, size, lanes);
+    const Permutation order(job.data.shape(), job.layout);
+    kept::for_each_piece(table_, nullptr, size, lanes,
+                         [&](std::int64_t begin, std::int64_t n, const std::uint8_t*) {
+                           std::uint8_t* const mask = job.mask + begin;
+                           for (std::int64_t i = 0; i < n; ++i) mask[i] = mask[i] != 0 ? 1 : 0;
+                         });
+    order.to_view(table_, one.marks, job.mask, lanes);
+    if (job.kept_zeros == nullptr) return;
+    // The mask is free meanwhile, and is written again at the end.
+    kept::for_each_piece(table_, job.kept_zeros, size, lanes,
+                         [&](std::int64_t begin, std::int64_t n, const std::uint8_t* kept) {
+                           std::copy_n(kept, n, job.mask + begin);
+                         });
+    order.to_view(table_, one.kept_marks, job.mask, lanes);
+  }
+
+  void drop() noexcept {
+    for_each(alone_, [this](Moved& one, int lane, int lanes) {
+      const auto& [active, dead] = one.counts;
+      const auto& spec = one.job->spec;
+      if (one.is_within && one.move().draws) return;
+      const std::int64_t by_fraction = one.move().draws ? 0 : share_of(spec.drop_fraction, active);
+      one.dropped = std::max(by_fraction, one.target - one.pruned());
+      if (one.is_within) one.dropped = by_fraction;
+      one.dropped = std::clamp<std::int64_t>(one.dropped, 0, active);
+      if (one.dropped > 0) choose(*one.drop, active, one.dropped, lane, lanes);
+    });
+    for (auto& pool : pools_) {
+      if (pool.drop == nullptr) continue;
+      for (std::size_t i = 0; i < pool.groups.size(); ++i) {
+        pool.eligible[i] = pool.groups[i]->counts.active;
+      }
+      const std::int64_t active = pool.weigh([](const Moved& one) { return one.counts.active; });
+      const std::int64_t pruned = pool.weigh([](const Moved& one) { return one.pruned(); });
+      std::int64_t budget = pool.draws ? 0 : pool.by_fraction();
+      if (!pool.is_within) budget = std::max(budget, pool.plan.budget - pruned);
+      pool.drop->choose(std::clamp<std::int64_t>(budget, 0, active), pool.eligible);
+      pool.drop->run(engines());
+      for (std::size_t i = 0; i < pool.groups.size(); ++i) {
+        pool.groups[i]->dropped = pool.drop->pruned()[i];
+      }
+    }
+  }
+
+  void grow() noexcept {
+    for_each(alone_, [this](Moved& one, int lane, int lanes) {
+      if (one.move().draws || one.is_within) return;
+      const std::int64_t stay = std::max<std::int64_t>(one.target - one.counts.dead, 0);
+      choose(*one.grow, one.inactive(), stay, lane, lanes);
+    });
+    for (auto& pool : pools_) {
+      if (pool.grow == nullptr) continue;
+      for (std::size_t i = 0; i < pool.groups.size(); ++i) {
+        pool.eligible[i] = pool.groups[i]->inactive();
+      }
+      const std::int64_t dead = pool.weigh([](const Moved& one) { return one.counts.dead; });
+      const std::int64_t inactive = pool.weigh([](const Moved& one) { return one.inactive(); });
+      const std::int64_t budget = std::max<std::int64_t>(pool.plan.budget - dead, 0);
+      pool.grow->choose(std::min(budget, inactive), pool.eligible);
+      pool.grow->run(engines());
+    }
+  }
+
+  /// N:M: blocks that have too much lose it, and then those grow that have too little.
+  void choose_within(Moved& one, int lane, int lanes) const noexcept {
+    if (!one.is_within) return;
+    if (lacks_zeros(one, lanes)) choose_within(*one.fill, lane, lanes);
+    if (!one.move().draws) choose_within(*one.grow, lane, lanes);
+  }
+
+  /// Whether some block has more active elements than it may: hardly ever, once a mask is N:M.
+  bool lacks_zeros(const Moved& one, int lanes) const noexcept {
+    const Pruning& pruning = one.fill->plan.pruning;
+    const Matrix& matrix = pruning.matrix;
+    if (one.move().draws || pruning.height > 1 || matrix.columns() % pruning.width != 0) {
+      return true;  // or it is not worth a look
+    }
+    constexpr std::int64_t together = 65536;
+    const std::int64_t blocks = one.elements() / pruning.width;
+    const std::int64_t some = std::max<std::int64_t>(1, together / pruning.width);
+    std::atomic<bool> any{false};
+    parallel_for(Grid::divide_up(blocks, some), lanes, [&](std::int64_t i, int) {
+      const std::int64_t n = std::min(some, blocks - i * some);
+      if (moving::lacks_zeros(one.marks + i * some * pruning.width, n, pruning.width,
+                              pruning.quota.zeros)) {
+        any.store(true, std::memory_order_relaxed);
+      }
+    });
+    return any;
+  }
+
+  void finish(Moved& one, int lanes) const noexcept {
+    const MaskMove& move = one.move();
+    const std::int64_t size = one.elements();
+    finish_moves(table_, one.marks, move.draws ? nullptr : &one.weights,
+                 one.is_permuted ? nullptr : move.ever_active, size, move.draws, lanes);
+    if (!one.is_permuted) return;
+    const Permutation order(one.job->data.shape(), one.job->layout);
+    order.from_view(table_, one.job->mask, one.marks, lanes);
+    add_to_ever(table_, move.ever_active, one.job->mask, size, lanes);
+  }
+
+  PoolEngines engines() const noexcept {
+    return {table_, scratch_->narrow, scratch_->wide, threads_};
+  }
+
+  const Kernels& table_;
+  int threads_ = 1;
+  std::deque<Moved> moved_;
+  std::vector<MovedPool> pools_;
+  std::vector<Moved*> all_, alone_;
+  Rooms narrow_, wide_;
+  Buffer<std::uint8_t> viewed_, viewed_kept_;
+  MoveScratch* scratch_ = nullptr;
+};
+
+}  // namespace
+
+void compute_masks(const std::vector<JobOf<RegrowthSpec>>& jobs) { move_masks(jobs, kernels()); }
+
+void move_masks(const std::vector<JobOf<RegrowthSpec>>& jobs, const Kernels& table) {
+  const DefaultFloatEnvironment environment;
+  thread_local MoveScratch scratch;
+  Regrowth regrowth(table);
+  for (const auto& job : jobs) {
+    if (job.move == nullptr) {
+      throw StateError("masks that move are computed by a step, all together");
+    }
+    if (job.data.size() > 0) regrowth.add(job);
+  }
+  regrowth.allocate(scratch);
+  regrowth.run();
+  scratch.trim();
+}
+
+}  // namespace datasparse

@@ -1,0 +1,320 @@
+#include "tiles/moves.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include "base/parallel.hpp"
+#include "select/limits.hpp"
+
+namespace datasparse {
+namespace moving {
+namespace {
+
+template <Choice::Among among>
+constexpr std::uint8_t may_take(std::uint8_t state) noexcept {
+  return among == Choice::Among::active ? may_drop(state) : may_grow(state);
+}
+
+template <Choice::Among among, class Key>
+void rank_by(Key* __restrict keys, const std::uint8_t* __restrict states, std::int64_t n,
+             std::int64_t step) noexcept {
+  const auto rank = [&](std::int64_t from_one_to_next) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      const Key others = Key{may_take<among>(states[i * from_one_to_next])} - 1;  // all bits, or 0
+      keys[i] = (keys[i] & ~others) | (key_of_others<Key> & others);
+    }
+  };
+  step == 1 ? rank(1) : rank(step);
+}
+
+template <Choice::Among among>
+void mark_by(std::uint8_t* marked, const std::uint8_t* states, const std::uint8_t* keep,
+             std::int64_t n, std::int64_t step) noexcept {
+  constexpr bool drops = among == Choice::Among::active;
+  constexpr int shift = drops ? 1 : 2;
+  const auto mark = [&](std::int64_t from_one_to_next) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      const std::uint8_t state = states[i * from_one_to_next];
+      const std::uint8_t may = may_take<among>(state);
+      const auto is_marked = static_cast<std::uint8_t>(may & (drops ? keep[i] ^ 1 : keep[i]));
+      marked[i] = static_cast<std::uint8_t>((state & ~(may << shift)) | (is_marked << shift));
+    }
+  };
+  step == 1 ? mark(1) : mark(step);
+}
+
+}  // namespace
+
+void draw_keys(std::uint32_t* keys, std::uint64_t stream, std::int64_t first,
+               std::int64_t n) noexcept {
+  for (std::int64_t i = 0; i < n; ++i) keys[i] = random_key(stream, first + i);
+}
+
+template <class Key>
+void rank_choice(Key* keys, const std::uint8_t* states, std::int64_t n, std::int64_t step,
+                 Choice::Among among) noexcept {
+  if (among == Choice::Among::active) {
+    rank_by<Choice::Among::active>(keys, states, n, step);
+  } else {
+    rank_by<Choice::Among::inactive>(keys, states, n, step);
+  }
+}
+template void rank_choice(std::uint32_t*, const std::uint8_t*, std::int64_t, std::int64_t,
+                          Choice::Among) noexcept;
+template void rank_choice(std::uint64_t*, const std::uint8_t*, std::int64_t, std::int64_t,
+                          Choice::Among) noexcept;
+
+void mark_choice(std::uint8_t* marked, const std::uint8_t* states, const std::uint8_t* keep,
+                 std::int64_t n, std::int64_t step, Choice::Among among) noexcept {
+  if (among == Choice::Among::active) {
+    mark_by<Choice::Among::active>(marked, states, keep, n, step);
+  } else {
+    mark_by<Choice::Among::inactive>(marked, states, keep, n, step);
+  }
+}
+
+void replace_states(std::uint8_t* __restrict states, const std::uint8_t* __restrict by,
+                    std::int64_t n) noexcept {
+  constexpr auto others = static_cast<std::uint8_t>(~stays);
+  for (std::int64_t i = 0; i < n; ++i) {
+    states[i] = static_cast<std::uint8_t>((states[i] & stays) | (by[i] & others));
+  }
+}
+
+template <class Key>
+void rank_within(Key* __restrict keys, const std::uint8_t* __restrict states, std::int64_t n,
+                 bool drops) noexcept {
+  if (drops) {
+    for (std::int64_t i = 0; i < n; ++i) keys[i] &= Key{0} - Key{survives(states[i])};
+    return;
+  }
+  for (std::int64_t i = 0; i < n; ++i) {
+    const Key may = Key{0} - Key{may_grow(states[i])};
+    const Key active = Key{0} - Key{survives(states[i])};
+    keys[i] = (keys[i] & may) | (key_of_others<Key> & active);
+  }
+}
+template void rank_within(std::uint32_t*, const std::uint8_t*, std::int64_t, bool) noexcept;
+template void rank_within(std::uint64_t*, const std::uint8_t*, std::int64_t, bool) noexcept;
+
+void mark_within(std::uint8_t* __restrict states, const std::uint8_t* __restrict keep,
+                 std::int64_t n, bool drops) noexcept {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const std::uint8_t state = states[i];
+    const auto drop = static_cast<std::uint8_t>((survives(state) & (keep[i] ^ 1)) << 1);
+    const auto grow = static_cast<std::uint8_t>((may_grow(state) & keep[i]) << 2);
+    states[i] = static_cast<std::uint8_t>(state | (drops ? drop : grow));
+  }
+}
+
+namespace {
+
+template <std::int64_t fixed>
+bool lack_zeros(const std::uint8_t* states, std::int64_t n, std::int64_t any_width,
+                std::int64_t zeros) noexcept {
+  const std::int64_t width = fixed > 0 ? fixed : any_width;
+  bool any = false;
+  for (std::int64_t b = 0; b < n; ++b) {
+    std::int64_t active = 0;
+    for (std::int64_t i = 0; i < width; ++i) active += survives(states[b * width + i]);
+    any |= width - active < zeros;
+  }
+  return any;
+}
+
+/// What is known of some blocks side by side: 1, or 0 where not.
+struct BlockFlags {
+  std::uint8_t* active;
+  std::uint8_t* dead;
+};
+
+/// Looks at one row of elements of blocks side by side. fixed: the width, or 0 for any.
+template <std::int64_t fixed>
+void look_at_row(const BlockFlags& flags, const std::uint8_t* row, std::int64_t columns,
+                 std::int64_t any_width) noexcept {
+  const std::int64_t width = fixed > 0 ? fixed : any_width;
+  const auto look = [&](std::int64_t b, std::int64_t n) {
+    const std::uint8_t* const elements = row + b * width;
+    unsigned active = flags.active[b], dead = flags.dead[b];
+    for (std::int64_t i = 0; i < n; ++i) {
+      const unsigned is_kept_zero = elements[i] / stays & 1U;
+      active &= elements[i] | is_kept_zero;
+      dead &= is_kept_zero;
+    }
+    flags.active[b] = static_cast<std::uint8_t>(active & 1U);
+    flags.dead[b] = static_cast<std::uint8_t>(dead & 1U);
+  };
+  const std::int64_t full = columns / width;
+  for (std::int64_t b = 0; b < full; ++b) look(b, width);
+  if (columns > full * width) look(full, columns - full * width);
+}
+
+void look_at_row(const BlockFlags& flags, const std::uint8_t* row, std::int64_t columns,
+                 std::int64_t width) noexcept {
+  switch (width) {
+    case 1: return look_at_row<1>(flags, row, columns, width);
+    case 2: return look_at_row<2>(flags, row, columns, width);
+    case 4: return look_at_row<4>(flags, row, columns, width);
+    case 8: return look_at_row<8>(flags, row, columns, width);
+    default: return look_at_row<0>(flags, row, columns, width);
+  }
+}
+
+}  // namespace
+
+bool lacks_zeros(const std::uint8_t* states, std::int64_t n, std::int64_t width,
+                 std::int64_t zeros) noexcept {
+  switch (width) {
+    case 2: return lack_zeros<2>(states, n, width, zeros);
+    case 4: return lack_zeros<4>(states, n, width, zeros);
+    case 8: return lack_zeros<8>(states, n, width, zeros);
+    default: return lack_zeros<0>(states, n, width, zeros);
+  }
+}
+
+}  // namespace moving
+
+MoveCounts begin_elements(const Kernels& table, std::uint8_t* states,
+                          const std::uint8_t* kept_zeros, std::int64_t n, bool draws) noexcept {
+  MoveCounts counts;
+  if (draws) {
+    std::fill_n(states, n, moving::was_active);
+  } else {
+    for (std::int64_t i = 0; i < n; ++i) states[i] = states[i] != 0 ? moving::was_active : 0;
+  }
+  if (kept_zeros != nullptr) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      if (kept_zeros[i] == 0) continue;
+      states[i] = moving::stays | moving::dead;
+      ++counts.dead;
+    }
+  }
+  counts.active = n - table.count_zeros(states, n) - counts.dead;
+  return counts;
+}
+
+MoveCounts begin_blocks(const Kernels& table, const Grid& grid, std::uint8_t* states, bool draws,
+                        bool any_kept_zeros, int threads) noexcept {
+  std::atomic<std::int64_t> all_active{0}, all_dead{0};
+  const std::int64_t columns = grid.matrix.columns();
+  parallel_for(grid.tiles(), threads, [&](std::int64_t tile, int) {
+    std::int64_t count_active = 0, count_dead = 0;
+    const auto begin_band = [&](const Grid::Part& band) {
+      const Grid::Rectangle elements = grid.elements(band);
+      std::uint8_t active[chunk_blocks_max], dead[chunk_blocks_max];
+      std::fill_n(active, band.width, std::uint8_t{1});
+      std::fill_n(dead, band.width, std::uint8_t{1});
+      const auto row = [&](std::int64_t r) {
+        return states + (elements.row + r) * columns + elements.column;
+      };
+      std::int64_t ones = 0;
+      for (std::int64_t r = 0; r < elements.rows; ++r) {
+        moving::look_at_row({active, dead}, row(r), elements.columns, grid.width);
+        ones += elements.columns - table.count_zeros(row(r), elements.columns);
+      }
+      std::int64_t size = 0, own_active = 0;  // of active blocks
+      for (std::int64_t b = 0; b < band.width; ++b) {
+        const bool is_active = dead[b] == 0 && (draws || active[b] != 0);
+        const std::int64_t end = std::min((b + 1) * grid.width, elements.columns);
+        size += is_active ? (end - b * grid.width) * elements.rows : 0;
+        own_active += is_active ? 1 : 0;
+        count_dead += dead[b];
+        active[b] = static_cast<std::uint8_t>((is_active ? moving::was_active : 0) |
+                                              (dead[b] != 0 ? moving::dead : 0));
+      }
+      count_active += own_active;
+      if (ones == size && !any_kept_zeros) return;  // all of a block are alike: they are right
+      for (std::int64_t r = 0; r < elements.rows; ++r) {
+        std::uint8_t* const states_of_row = row(r);
+        for (std::int64_t b = 0; b < band.width; ++b) {
+          const std::int64_t end = std::min((b + 1) * grid.width, elements.columns);
+          for (std::int64_t c = b * grid.width; c < end; ++c) {
+            states_of_row[c] =
+                static_cast<std::uint8_t>((states_of_row[c] & moving::stays) | active[b]);
+          }
+        }
+      }
+    };
+    Grid::for_each_chunk(grid.tile(tile), [&](const Grid::Part& chunk) {
+      Grid::for_each_band(chunk, [&](const Grid::Part& band, std::int64_t) { begin_band(band); });
+    });
+    all_active.fetch_add(count_active);
+    all_dead.fetch_add(count_dead);
+  });
+  return {all_active, all_dead};
+}
+
+namespace {
+
+constexpr std::int64_t piece = 4096;  // elements; a multiple of 8
+
+/// Writes +0 over the elements [begin, begin + n) of a matrix where `keep` is 0.
+void zero_elements(const Kernels& table, const Matrix& matrix, const std::uint8_t* keep,
+                   std::int64_t begin, std::int64_t n) noexcept {
+  const auto zero = table.zero_masked[static_cast<int>(matrix.dtype())];
+  const std::int64_t columns = matrix.columns();
+  for (std::int64_t done = 0; done < n;) {
+    const std::int64_t row = (begin + done) / columns, column = (begin + done) % columns;
+    const std::int64_t some = std::min(n - done, columns - column);
+    const std::uint8_t* const here = keep + done;
+    matrix.for_each_run(row, column, some,
+                        [&](std::byte* run, std::ptrdiff_t stride, std::int64_t count,
+                            std::int64_t offset) { zero(run, stride, here + offset, count); });
+    done += some;
+  }
+}
+
+void set_bits(std::uint8_t* __restrict to, const std::uint8_t* __restrict bits,
+              std::int64_t bytes) noexcept {
+  for (std::int64_t i = 0; i < bytes; ++i) to[i] = static_cast<std::uint8_t>(to[i] | bits[i]);
+}
+
+/// What finish_moves() does of some elements; 1 where any is new.
+std::uint8_t finish_piece(std::uint8_t* __restrict states, std::uint8_t* __restrict old,
+                          std::uint8_t* __restrict active, std::int64_t n,
+                          std::uint8_t was_active) noexcept {
+  std::uint8_t any_new = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const std::uint8_t state = states[i];
+    const std::uint8_t is_new = moving::is_new(state), kept = moving::kept(state);
+    any_new = static_cast<std::uint8_t>(any_new | is_new);
+    old[i] = static_cast<std::uint8_t>(is_new ^ 1);
+    states[i] = kept;
+    active[i] = static_cast<std::uint8_t>(kept | (state & ~(state >> 3) & was_active));
+  }
+  return any_new;
+}
+
+}  // namespace
+
+void finish_moves(const Kernels& table, std::uint8_t* states, const Matrix* weights,
+                  std::uint8_t* ever, std::int64_t size, bool draws, int threads) noexcept {
+  constexpr std::int64_t large = 16 * piece;
+  parallel_for(Grid::divide_up(size, large), threads, [&](std::int64_t i, int) {
+    std::uint8_t old[piece], active[piece], bits[piece / 8];
+    const std::int64_t last = std::min(size, (i + 1) * large);
+    for (std::int64_t begin = i * large; begin < last; begin += piece) {
+      const std::int64_t n = std::min(piece, last - begin);
+      const std::uint8_t any_new =
+          finish_piece(states + begin, old, active, n, draws ? 0 : moving::was_active);
+      if (ever != nullptr) {
+        table.pack(bits, active, n);
+        set_bits(ever + begin / 8, bits, (n + 7) / 8);
+      }
+      if (any_new != 0 && weights != nullptr) zero_elements(table, *weights, old, begin, n);
+    }
+  });
+}
+
+void add_to_ever(const Kernels& table, std::uint8_t* ever, const std::uint8_t* mask,
+                 std::int64_t size, int threads) noexcept {
+  parallel_for(Grid::divide_up(size, piece), threads, [&](std::int64_t i, int) {
+    std::uint8_t bits[piece / 8];
+    const std::int64_t n = std::min(piece, size - i * piece);
+    table.pack(bits, mask + i * piece, n);
+    set_bits(ever + i * piece / 8, bits, (n + 7) / 8);
+  });
+}
+
+}  // namespace datasparse

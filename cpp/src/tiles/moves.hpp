@@ -1,0 +1,79 @@
+/// The loops over marks: see choice.hpp. All in one source, which is compiled for speed.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/kernels.hpp"
+#include "tiles/choice.hpp"
+#include "tiles/grid.hpp"
+#include "tiles/matrix.hpp"
+
+namespace datasparse {
+
+/// Above the keys of all that may be chosen.
+template <class Key>
+constexpr Key key_of_others = KeyTraits<Key>::nan + 1;
+
+namespace moving {
+
+/// keys[i] = that of the block or element `first` + i by chance.
+void draw_keys(std::uint32_t* keys, std::uint64_t stream, std::int64_t first,
+               std::int64_t n) noexcept;
+/// Numbers are 32 bits wide: what is drawn is drawn by the engine of such keys.
+inline void draw_keys(std::uint64_t*, std::uint64_t, std::int64_t, std::int64_t) noexcept {}
+
+/// Puts those of n blocks above all others that may not be chosen. The state of one lies `step`
+/// bytes behind that of the one before.
+template <class Key>
+void rank_choice(Key* keys, const std::uint8_t* states, std::int64_t n, std::int64_t step,
+                 Choice::Among among) noexcept;
+
+/// The marks of n blocks, a byte each, by what `keep` says of them: `states` with the bit of the
+/// choice set or taken back. `marked` may be `states` where `step` is 1.
+void mark_choice(std::uint8_t* marked, const std::uint8_t* states, const std::uint8_t* keep,
+                 std::int64_t n, std::int64_t step, Choice::Among among) noexcept;
+
+/// Replaces n states, but for what says that an element stays zero.
+void replace_states(std::uint8_t* states, const std::uint8_t* by, std::int64_t n) noexcept;
+
+/// The keys of n elements within blocks as they rank there: what is pruned whatever they say comes
+/// first. `drops`: of what survives some are dropped; else what does not may grow.
+template <class Key>
+void rank_within(Key* keys, const std::uint8_t* states, std::int64_t n, bool drops) noexcept;
+/// Marks n elements, by what `keep` says of them.
+void mark_within(std::uint8_t* states, const std::uint8_t* keep, std::int64_t n,
+                 bool drops) noexcept;
+/// Whether any of n blocks of `width` elements side by side has fewer than `zeros` that do not
+/// survive.
+bool lacks_zeros(const std::uint8_t* states, std::int64_t n, std::int64_t width,
+                 std::int64_t zeros) noexcept;
+
+}  // namespace moving
+
+/// The blocks of a mask.
+struct MoveCounts {
+  std::int64_t active = 0;
+  std::int64_t dead = 0;  ///< of kept zeros alone
+};
+
+/// Makes of n bytes of a mask, and of n bytes that tell kept zeros, or nullptr for none, the marks
+/// that a step of single elements begins with. `draws`: of a mask that keeps all. In the place of
+/// the mask.
+MoveCounts begin_elements(const Kernels& table, std::uint8_t* states,
+                          const std::uint8_t* kept_zeros, std::int64_t n, bool draws) noexcept;
+/// The same where blocks are larger, of a whole matrix whose bytes follow each other, 1 where kept
+/// and `stays` where a zero is kept.
+MoveCounts begin_blocks(const Kernels& table, const Grid& grid, std::uint8_t* states, bool draws,
+                        bool any_kept_zeros, int threads) noexcept;
+
+/// Makes a mask of the marks, and writes +0 where it is new in `weights`, a matrix whose elements
+/// have the same order, or nullptr for none. Sets the bits of what is and, unless it `draws`, of
+/// what was active in `ever`, unless that is nullptr.
+void finish_moves(const Kernels& table, std::uint8_t* states, const Matrix* weights,
+                  std::uint8_t* ever, std::int64_t size, bool draws, int threads) noexcept;
+
+/// Sets the bits of `ever` for what a mask of `size` bytes keeps.
+void add_to_ever(const Kernels& table, std::uint8_t* ever, const std::uint8_t* mask,
+                 std::int64_t size, int threads) noexcept;
+
+}  // namespace datasparse

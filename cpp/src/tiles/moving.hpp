@@ -1,0 +1,135 @@
+/// Masks on the move: keys of what may be chosen, and marks on what was. See choice.hpp.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+
+#include "kernels/kernels.hpp"
+#include "select/limits.hpp"
+#include "select/selection.hpp"
+#include "tiles/choice.hpp"
+#include "tiles/grid.hpp"
+#include "tiles/lane.hpp"
+#include "tiles/moves.hpp"
+#include "tiles/patch.hpp"
+#include "tiles/task.hpp"
+
+namespace datasparse {
+
+/// The keys of a part's blocks: of those that may be chosen, the others above them.
+template <class Key>
+[[gnu::noinline]] void score_choice(const Task<Key>& task, Key* keys, const Grid::Part& part,
+                                    const Patch& patch, Lane<Key>& lane) noexcept {
+  const Choice& choice = task.choice;
+  const std::int64_t width = task.grid.width;
+  if (!choice.by_chance) task.scorer.blocks(keys, task.grid, part, patch, lane.sums.data());
+  Grid::for_each_band(part, [&](const Grid::Part& band, std::int64_t first) {
+    Key* const here = keys + first;
+    if (choice.by_chance) {
+      moving::draw_keys(here, choice.stream, task.grid.begin(band), band.width);
+    }
+    const std::uint8_t* const states =
+        task.mask.at(band.band * task.grid.height, band.block * width);
+    moving::rank_choice(here, states, band.width, width, choice.among);
+  });
+}
+
+/// Marks the blocks of a part that may be chosen, as `keep` has it, and takes marks back.
+template <class Key>
+[[gnu::noinline]] void mark_choice(const Task<Key>& task, const Grid::Part& part,
+                                   const std::uint8_t* keep, Lane<Key>& lane) noexcept {
+  const std::int64_t width = task.grid.width;
+  std::uint8_t* const marks = lane.free.data();
+  Grid::for_each_band(part, [&](const Grid::Part& band, std::int64_t first) {
+    const Grid::Rectangle elements = task.grid.elements(band);
+    std::uint8_t* const top = task.mask.at(elements.row, elements.column);
+    if (task.block_size() == 1) {
+      return moving::mark_choice(top, top, keep + first, band.width, 1, task.choice.among);
+    }
+    moving::mark_choice(marks, top, keep + first, band.width, width, task.choice.among);
+    // As many blocks at a time as a lane has room for, or else pieces of one.
+    const std::int64_t together = std::max<std::int64_t>(1, small_block_max / width);
+    for (std::int64_t b = 0; b < band.width; b += together) {
+      const std::int64_t n = std::min(together, band.width - b);
+      const std::int64_t end = std::min((b + n) * width, elements.columns);
+      const std::int64_t length = std::min(end - b * width, small_block_max);
+      if (width == 1) {
+        std::copy_n(marks + b, n, lane.bytes.data());
+      } else if (n == 1) {
+        std::fill_n(lane.bytes.data(), length, marks[b]);
+      } else {
+        task.table.repeat(lane.bytes.data(), marks + b, n, width);
+      }
+      for (std::int64_t r = 0; r < elements.rows; ++r) {
+        std::uint8_t* const row = task.mask.at(elements.row + r, elements.column);
+        for (std::int64_t column = b * width; column < end; column += length) {
+          moving::replace_states(row + column, lane.bytes.data(), std::min(length, end - column));
+        }
+      }
+    }
+  });
+}
+
+/// Within each of some blocks side by side, whose element keys are in the lane: of those that are
+/// active, drops as many of the lowest as are missing from quota.zeros; or of those that are not,
+/// grows the highest that are too many.
+template <class Key>
+void mark_within_blocks(const Task<Key>& task, const Grid::Rectangle& elements,
+                        Lane<Key>& lane) noexcept {
+  const bool drops = task.choice.among == Choice::Among::active;
+  const std::int64_t width = task.grid.width;
+  Key* const keys = lane.element_keys.data();
+  for (std::int64_t r = 0; r < elements.rows; ++r) {
+    moving::rank_within(keys + r * elements.columns,
+                        task.mask.at(elements.row + r, elements.column), elements.columns, drops);
+  }
+  std::uint8_t* const keep = lane.bytes.data();
+  std::int64_t done = 0;
+  const bool a_power = width == 2 || width == 4 || width == 8 || width == 16;
+  if (elements.rows == 1 && a_power && task.quota.zeros < width) {
+    const std::int64_t blocks = elements.columns / width;
+    done = blocks * width;
+    task.select.zero_least(keep, keys, blocks, width, task.quota.zeros);
+    moving::mark_within(task.mask.at(elements.row, elements.column), keep, done, drops);
+  }
+  for (; done < elements.columns; done += width) {
+    const std::int64_t columns = std::min(width, elements.columns - done);
+    const std::int64_t n = elements.rows * columns, zeros = std::min(task.quota.zeros, n);
+    Key* const own = lane.block_keys.data();
+    for (std::int64_t r = 0; r < elements.rows; ++r) {
+      std::copy_n(keys + r * elements.columns + done, columns, own + r * columns);
+    }
+    Cut<Key> cut{key_of_others<Key> + 1, 0};  // all of them
+    if (zeros < n) cut = cut_of(task.select, own, n, zeros, own + n, n);
+    task.select.threshold(keep, own, n, cut.threshold, cut.ties);
+    for (std::int64_t r = 0; r < elements.rows; ++r) {
+      moving::mark_within(task.mask.at(elements.row + r, elements.column + done),
+                          keep + r * columns, columns, drops);
+    }
+  }
+}
+
+/// mark_within_blocks() for a band of blocks of at most small_block_max elements.
+template <class Key>
+void mark_within_band(const Task<Key>& task, const Grid::Part& band, const Patch& patch,
+                      Lane<Key>& lane) noexcept {
+  const std::int64_t together = std::max<std::int64_t>(1, chunk_blocks_max / task.block_size());
+  for (std::int64_t b = 0; b < band.width; b += together) {
+    const Grid::Part some{band.band, 1, band.block + b, std::min(together, band.width - b)};
+    const Grid::Rectangle elements = task.grid.elements(some);
+    Key* const keys = lane.element_keys.data();
+    if (task.choice.by_chance) {
+      for (std::int64_t r = 0; r < elements.rows; ++r) {
+        const std::int64_t first =
+            (elements.row + r) * task.grid.matrix.columns() + elements.column;
+        moving::draw_keys(keys + r * elements.columns, task.choice.stream, first, elements.columns);
+      }
+    } else {
+      task.scorer.elements(keys, elements, patch, lane.sums.data());
+    }
+    mark_within_blocks(task, elements, lane);
+  }
+}
+
+}  // namespace datasparse
