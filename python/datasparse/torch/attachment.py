@@ -12,11 +12,12 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import Tensor, nn
 
-from .._core import BaseDataScheduler, BaseDataSparsifier, DataNormSparsifier
+from .._core import BaseDataScheduler, BaseDataSparsifier, DataNormSparsifier, RegrowthSparsifier
 from .._table import aligned
 from .choose import Owned, Patterns, Types, choose, listed, modules_in, refuse_sharded
 from .distribute import LEVEL, Distribution, distributed, require_distribution
 from .follow import Following, named
+from .gradients import regrows
 from .groups import is_masked
 from .layout import Layout, layout_of
 from .optimizer import held_by, inner_optimizer, plain_optimizer
@@ -443,6 +444,11 @@ def attach(
     require_one_of("layout", layout, LAYOUTS)
     if distribution is not None:
         require_distribution(distribution)
+    if mode == "parametrize" and gradients == "masked" and regrows(sparsifier):
+        raise ValueError(
+            f"a {type(sparsifier).__name__} grows weights that are pruned, whose gradients "
+            'mode="parametrize" masks: take mode="in_place", or gradients="straight_through"'
+        )
     if mode == "in_place" and gradients != "masked":
         raise ValueError(
             f'gradients="{gradients}" needs mode="parametrize": in place there is no masked copy '
@@ -478,15 +484,19 @@ def attach(
         levels = distributed(distribution, shapes, sparsifier, config)
     add_all(sparsifier, choice.taken, present, places, layout, options, levels)
     attachment = registered(model, sparsifier, mode, choice.left, places, gradients)
-    if mode == "parametrize":
-        try:
-            attachment.refresh()
-        except BaseException:
-            unmask_all(masked_tensors(module for _, module in modules), set(places))
-            for name in places:
-                if name not in present:
-                    sparsifier.remove_data(name)
-            raise
+    try:
+        if isinstance(sparsifier, RegrowthSparsifier):  # its training begins with few weights
+            sparsifier.draw()
+            attachment.apply()
+        attachment.refresh()
+    except BaseException:
+        unmask_all(masked_tensors(module for _, module in modules), set(places))
+        if mode == "in_place":
+            _attachments[model].remove(attachment)
+        for name in places:
+            if name not in present:
+                sparsifier.remove_data(name)
+        raise
     return attachment
 
 

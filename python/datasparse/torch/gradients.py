@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .._core import BaseDataSparsifier
+from .._core import BaseDataSparsifier, RegrowthSparsifier
 from .grown import start_from_rest
 
 if TYPE_CHECKING:
@@ -23,12 +23,13 @@ def reads_gradients(sparsifier: BaseDataSparsifier) -> bool:
 
 def regrows(sparsifier: BaseDataSparsifier) -> bool:
     """Whether its masks move: weights are dropped, and as many grow."""
-    return getattr(sparsifier, "regrows", False) is True
+    return isinstance(sparsifier, RegrowthSparsifier)
 
 
 def accumulates(sparsifier: BaseDataSparsifier) -> bool:
     """Whether it wants the gradients of each step."""
-    return getattr(sparsifier, "accumulates", False) is True
+    score = getattr(sparsifier, "score", None)
+    return getattr(score, "accumulates", False) is True
 
 
 def renews_before_update(sparsifier: BaseDataSparsifier) -> bool:
