@@ -344,7 +344,8 @@ def deep(seed, biases=False):
     ids=repr,
 )
 @pytest.mark.filterwarnings("ignore:step\\(\\) pruned all weights:UserWarning")
-def test_synaptic_flow_keeps_twenty_layers_alive_at_98_percent(score, lives):
+def test_synaptic_flow_keeps_twenty_layers_alive_at_98_percent(score, lives, threads):
+    threads(1)  # a hundred small steps
     model = deep(0, biases=isinstance(score, SynFlow) and not score.biases)
     attachment = attach(
         model, score=score, sparsity_level=0.98, sparse_block_shape=(1, 1), pool="all"
