@@ -10,6 +10,7 @@ import datasparse
 import datasparse.distributions
 import datasparse.quantization
 import datasparse.schedules
+import datasparse.scores
 import datasparse.torch
 import pytest
 import torch
@@ -28,12 +29,16 @@ DOCUMENTED = [
     datasparse.distributions.uniform,
     datasparse.schedules,
     datasparse.schedules.parse,
+    datasparse.scores,
     datasparse.torch.attach,
+    datasparse.torch.prune_at_init,
     datasparse.quantization.post_training_sparse_quantize,
 ]
 NAMES = {
     **vars(datasparse.schedules),
     **{name: getattr(datasparse, name) for name in datasparse.__all__},
+    **vars(datasparse.scores),
+    "prune_at_init": datasparse.torch.prune_at_init,
     **{"torch": torch, "attach": datasparse.torch.attach, "detach": datasparse.torch.detach},
     "post_training_sparse_quantize": datasparse.quantization.post_training_sparse_quantize,
 }
