@@ -88,9 +88,9 @@ TEST_F(ScoreSumsTest, AddsAllOrNothing) {
             }),
             "gradient of 'b' must have the shape of its data, (2,), got (6,)");
   EXPECT_EQ(message_of<UnknownNameError>([&] {
-              ScoreSums(sparsifier).add(ScoreTerm::product, 1, {sample("c", of_a, Axes{6})});
+              ScoreSums(sparsifier).add(ScoreTerm::product, 1, {sample("gone", of_a, Axes{6})});
             }),
-            "no data named 'c'");
+            "no data named 'gone'; known: 'a', 'b'");
 }
 
 /// Ranks by its sums, and says so.
