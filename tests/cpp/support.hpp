@@ -334,7 +334,8 @@ inline Bytes bytes_of(const Mask& mask) { return Bytes(mask.data(), mask.data() 
 inline bool operator==(const GroupState& a, const GroupState& b) {
   return a.name == b.name && a.config == b.config && a.shape == b.shape &&
          a.mask_bits == b.mask_bits && a.squashed == b.squashed && a.state == b.state &&
-         a.layout == b.layout && a.kept_zeros == b.kept_zeros && a.updates == b.updates && a.arrays == b.arrays;
+         a.layout == b.layout && a.kept_zeros == b.kept_zeros && a.updates == b.updates &&
+         a.arrays == b.arrays;
 }
 inline bool operator==(const SparsifierState& a, const SparsifierState& b) {
   return a.version == b.version && a.step_count == b.step_count &&
