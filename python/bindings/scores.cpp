@@ -68,8 +68,16 @@ std::vector<std::string> renewed(const SelfSparsifier& self) {
   });
 }
 
+/// StateError from inside an override.
+void refuse_inside(const SelfSparsifier& self, const char* call) {
+  if (!datasparse::GroupTable(*self).in_override()) return;
+  throw datasparse::StateError(
+      std::string(call) + " must not be called from inside an override of the same sparsifier");
+}
+
 void accumulate(const SelfSparsifier& self) {
   auto& side = side_of(self);
+  refuse_inside(self, "accumulate()");
   const auto recipe = side.recipe;
   if (recipe == nullptr || !recipe->accumulates) return;
   if (!without_gil([&] { return self->enable_mask_update(); })) return;
@@ -193,11 +201,7 @@ nothing is added then. What set_gradients() has handed in is used up.)")
           "set_gradients",
           [](const SelfSparsifier& self, const py::object& gradients) {
             auto& side = side_of(self);
-            if (without_gil([&] { return datasparse::GroupTable(*self).in_override(); })) {
-              throw datasparse::StateError(
-                  "set_gradients() must not be called from inside an override of the same "
-                  "sparsifier");
-            }
+            refuse_inside(self, "set_gradients()");
             side.gradients.set(*self, gradients, &side);
           },
           py::arg("gradients"),

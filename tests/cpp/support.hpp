@@ -334,12 +334,13 @@ inline Bytes bytes_of(const Mask& mask) { return Bytes(mask.data(), mask.data() 
 inline bool operator==(const GroupState& a, const GroupState& b) {
   return a.name == b.name && a.config == b.config && a.shape == b.shape &&
          a.mask_bits == b.mask_bits && a.squashed == b.squashed && a.state == b.state &&
-         a.layout == b.layout && a.kept_zeros == b.kept_zeros && a.updates == b.updates;
+         a.layout == b.layout && a.kept_zeros == b.kept_zeros && a.updates == b.updates &&
+         a.arrays == b.arrays;
 }
 inline bool operator==(const SparsifierState& a, const SparsifierState& b) {
   return a.version == b.version && a.step_count == b.step_count &&
          a.enable_mask_update == b.enable_mask_update && a.defaults == b.defaults &&
-         a.groups == b.groups;
+         a.groups == b.groups && a.score == b.score;
 }
 inline void PrintTo(const SparsifierState& state, std::ostream* out) {
   *out << "step " << state.step_count << " enabled " << state.enable_mask_update << " defaults ";

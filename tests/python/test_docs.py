@@ -11,6 +11,7 @@ import datasparse.distributions
 import datasparse.quantization
 import datasparse.regrowth
 import datasparse.schedules
+import datasparse.scores
 import datasparse.torch
 import pytest
 import torch
@@ -29,13 +30,17 @@ DOCUMENTED = [
     datasparse.distributions.uniform,
     datasparse.schedules,
     datasparse.schedules.parse,
+    datasparse.scores,
     datasparse.torch.attach,
+    datasparse.torch.prune_at_init,
     datasparse.quantization.post_training_sparse_quantize,
 ]
 NAMES = {
     **vars(datasparse.schedules),
     **vars(datasparse.regrowth),
     **{name: getattr(datasparse, name) for name in datasparse.__all__},
+    **vars(datasparse.scores),
+    "prune_at_init": datasparse.torch.prune_at_init,
     **{"torch": torch, "attach": datasparse.torch.attach, "detach": datasparse.torch.detach},
     "post_training_sparse_quantize": datasparse.quantization.post_training_sparse_quantize,
 }

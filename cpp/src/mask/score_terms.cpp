@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <limits>
 #include <type_traits>
@@ -18,13 +19,16 @@ namespace {
 constexpr std::int64_t run_max = 1024;         // elements that are widened at a time: in the cache
 constexpr std::int64_t piece_max = 64 * 1024;  // that a thread takes at a time
 
-/// Elements of a row as Values, one after another: a run of at most run_max.
+/// Elements of a row as Values, one after another: a run of at most run_max, where it lies if it
+/// lies so already.
 template <class Value>
 class Run {
  public:
-  Run(const Kernels& table, const Matrix& matrix) : table_(table), matrix_(matrix) {}
+  Run(const Kernels& table, const Matrix& matrix)
+      : table_(table), matrix_(matrix), lies_right_(lies_right(matrix)) {}
 
   const Value* operator()(std::int64_t row, std::int64_t column, std::int64_t n) noexcept {
+    if (lies_right_) return reinterpret_cast<const Value*>(matrix_.at(row, column));
     if (matrix_.dtype() == DType::float64) {
       read<double>(row, column, n);
     } else {
@@ -57,10 +61,18 @@ class Run {
     }
   }
 
+  static bool lies_right(const Matrix& matrix) noexcept {
+    constexpr DType native = sizeof(Value) == 4 ? DType::float32 : DType::float64;
+    const auto address = reinterpret_cast<std::uintptr_t>(matrix.at(0, 0));
+    return matrix.dtype() == native && matrix.is_unit() && address % sizeof(Value) == 0 &&
+           matrix.row_stride() % static_cast<std::ptrdiff_t>(sizeof(Value)) == 0;
+  }
+
   static constexpr int norm_of_values = 2;  // Norm::none: the values as they are
 
   const Kernels& table_;
   const Matrix& matrix_;
+  const bool lies_right_;
   Value values_[run_max];
 };
 

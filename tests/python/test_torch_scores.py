@@ -1,0 +1,786 @@
+"""Scores of models: gradients that torch keeps, scores on batches, what reaches the layers."""
+
+import copy
+import random
+import warnings
+from dataclasses import dataclass
+
+import datasparse
+import numpy as np
+import pytest
+import reference
+import torch
+from datasparse.scores import (
+    SNIP,
+    Fisher,
+    Gradient,
+    GradientScore,
+    GraSP,
+    Magnitude,
+    Movement,
+    Random,
+    SynFlow,
+    Taylor,
+    Wanda,
+)
+from datasparse.torch import attach, detach, prune_at_init, record_inputs, score_once
+from support import HALF, as_numpy, values
+from torch import nn
+from torch.nn.utils import parametrizations
+
+
+def mse(model, batch):
+    inputs, targets = batch
+    return (model(inputs) - targets).square().mean()
+
+
+def batches(count, features=6, outputs=3, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(7)
+    return [
+        (torch.randn(5, features, generator=generator, dtype=dtype),
+         torch.randn(5, outputs, generator=generator, dtype=dtype))
+        for _ in range(count)
+    ]  # fmt: skip
+
+
+def mlp(seed=1, dtype=torch.float32):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).to(dtype)
+
+
+WEIGHTS = ("0.weight", "2.weight")
+_held = []
+
+
+@pytest.fixture(autouse=True)
+def let_go():
+    yield
+    _held.clear()
+
+
+def held(model):
+    """For the length of a test: attachments refer to models weakly."""
+    _held.append(model)
+    return model
+
+
+def scores_of(attachment):
+    return {name: attachment.sparsifier.get_array(name, "scores") for name in attachment.names}
+
+
+def mean_gradients(model, some):
+    """By backward() of each batch, on a copy."""
+    model = copy.deepcopy(model)
+    for batch in some:
+        (mse(model, batch) / len(some)).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+# --- gradients that torch keeps -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["in_place", "parametrize"])
+def test_the_gradients_of_a_model_are_found(mode):
+    model = mlp()
+    attachment = attach(model, score=SNIP(), mode=mode, **HALF)
+    sparsifier = attachment.sparsifier
+    message = r"gradient of '0.weight' is missing: call backward\(\) of a loss"
+    with pytest.raises(ValueError, match=message):
+        sparsifier.step()
+    mse(model, batches(1)[0]).backward()
+    sparsifier.step()
+    for name, gradient in mean_gradients(mlp(), batches(1)).items():
+        if name in WEIGHTS:
+            expected = (dict(mlp().named_parameters())[name] * gradient).detach().numpy()
+            np.testing.assert_array_equal(
+                as_numpy(sparsifier.get_mask(name)), reference.mask(expected, 0.5, (1, 1))
+            )
+    handed = torch.ones(8, 6)
+    sparsifier.set_gradients({"0.weight": handed})
+    assert torch.equal(sparsifier.get_gradient("0.weight"), handed)
+    detach(model)
+
+
+@pytest.mark.parametrize("kind", ["parameter", "tensor", "embedding"])
+def test_gradients_of_what_add_data_takes(kind):
+    torch.manual_seed(0)
+    data = {
+        "parameter": lambda: nn.Parameter(torch.randn(6, 4)),
+        "tensor": lambda: torch.randn(6, 4, requires_grad=True),
+        "embedding": lambda: nn.Embedding(6, 4),
+    }[kind]()
+    weight = data.weight if kind == "embedding" else data
+    sparsifier = datasparse.DataNormSparsifier({"w": data}, score=Gradient(), **HALF)
+    weight.pow(3).sum().backward()
+    sparsifier.step()
+    expected = reference.mask(3 * weight.detach().numpy() ** 2, 0.5, (1, 1))
+    np.testing.assert_array_equal(as_numpy(sparsifier.get_mask("w")), expected)
+
+
+def test_what_has_no_gradient_of_its_own_is_refused_by_name():
+    computed = torch.ones(4, 4, requires_grad=True) * 2
+    sparsifier = datasparse.DataNormSparsifier({"w": computed}, score=SNIP(), **HALF)
+    with pytest.raises(ValueError, match="data of 'w' must be a leaf to have a gradient"):
+        sparsifier.step()
+    table = nn.Embedding(4, 4, sparse=True)
+    table(torch.tensor([1])).sum().backward()
+    sparsifier = datasparse.DataNormSparsifier({"w": table}, score=SNIP(), **HALF)
+    with pytest.raises(TypeError, match="gradient of 'w' must be a dense"):
+        sparsifier.step()
+
+
+@pytest.mark.parametrize("norm", ["weight_norm", "spectral_norm"])
+def test_a_weight_that_is_made_of_others_needs_its_own_gradient(norm):
+    torch.manual_seed(0)
+    layer = getattr(parametrizations, norm)(nn.Linear(6, 8))
+    model = nn.Sequential(layer)
+    sparsifier = attach(model, score=SNIP(), **HALF).sparsifier
+    model(torch.ones(2, 6)).sum().backward()
+    with pytest.raises(
+        ValueError, match=f"'0.weight' is made by {norm}, and torch keeps .*its own"
+    ):
+        sparsifier.step()
+    with pytest.raises(ValueError, match=f"'0.weight' is made by {norm}, and torch keeps"):
+        score_once(model, SNIP(), batches(1), mse)
+    gradient = torch.from_numpy(values(3, (8, 6)))
+    sparsifier.set_gradients({"0.weight": gradient})
+    sparsifier.step()
+    weight = layer.weight if norm == "weight_norm" else layer.parametrizations.weight.original
+    expected = reference.mask((weight * gradient).detach().numpy(), 0.5, (1, 1))
+    np.testing.assert_array_equal(as_numpy(sparsifier.get_mask("0.weight")), expected)
+
+
+def test_movement_in_a_training_by_hand():
+    model, sums = mlp(), {}
+    attachment = attach(model, score=Movement(), **HALF)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for batch in batches(4):
+        optimizer.zero_grad()
+        mse(model, batch).backward()
+        attachment.sparsifier.accumulate()
+        for name in WEIGHTS:
+            weight = dict(model.named_parameters())[name]
+            sums[name] = sums.get(name, 0) - (weight * weight.grad).detach().numpy()
+        optimizer.step()
+    attachment.sparsifier.step()
+    for name in WEIGHTS:
+        np.testing.assert_array_equal(
+            as_numpy(attachment.sparsifier.get_mask(name)),
+            reference.mask(sums[name], 0.5, (1, 1), None, None),
+        )
+    twin = copy.deepcopy((model, attachment))[1]
+    assert twin.sparsifier.score == Movement()
+    assert twin.sparsifier.state_dict() == attachment.sparsifier.state_dict()
+
+
+def test_attach_makes_the_sparsifier_of_its_arguments():
+    attachment = attach(
+        held(mlp()), score=Random(3), sparsity_level=0.75, sparse_block_shape=(1, 2)
+    )
+    assert attachment.sparsifier.score == Random(3)
+    assert attachment.sparsifier.data_groups["0.weight"]["sparsity_level"] == 0.75
+    assert attachment.sparsifier.defaults["sparse_block_shape"] == (1, 2)
+    attach(held(mlp()), distribution="erk", **HALF).sparsifier.step()
+    own = datasparse.DataNormSparsifier()
+    with pytest.raises(TypeError, match="score must go to the sparsifier that is given"):
+        attach(held(mlp()), own, score=Random())
+    assert not own.data_groups
+
+
+# --- scores on batches ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cubed(GradientScore):
+    def sample(self, weight, gradient):
+        return (weight * gradient).abs() ** 3
+
+
+@pytest.mark.parametrize("mode", ["in_place", "parametrize"])
+@pytest.mark.parametrize(
+    ("score", "sample"),
+    [
+        (SNIP(), lambda w, g: (w * g).abs()),
+        (Gradient(), lambda w, g: g.abs()),
+        (Cubed(), lambda w, g: (w * g).abs() ** 3),
+    ],
+    ids=["SNIP", "Gradient", "Cubed"],
+)
+def test_scores_of_the_mean_gradient(score, sample, mode):
+    model = mlp()
+    expected = {
+        name: sample(dict(model.named_parameters())[name], gradient).detach().numpy()
+        for name, gradient in mean_gradients(model, batches(3)).items()
+        if name in WEIGHTS
+    }
+    attachment = attach(model, score=score, mode=mode, **HALF)
+    score_once(model, score, iter(batches(3)), mse)
+    for name, scores in scores_of(attachment).items():
+        np.testing.assert_allclose(scores, expected[name], rtol=1e-4, atol=1e-8)
+        before = attachment.sparsifier.score_bytes
+    assert before == 4 * (48 + 24)
+    kept = scores_of(attachment)
+    attachment.sparsifier.step()
+    for name in WEIGHTS:
+        np.testing.assert_array_equal(
+            as_numpy(attachment.sparsifier.get_mask(name)), reference.mask(kept[name], 0.5, (1, 1))
+        )
+    assert attachment.sparsifier.score_bytes == 0
+    with pytest.raises(ValueError, match=r"gradient of '0.weight' is missing"):
+        attachment.sparsifier.step()
+    detach(model)
+
+
+@pytest.mark.parametrize("score", [Taylor(), Fisher(), Movement()], ids=repr)
+def test_scores_of_samples(score):
+    model = mlp()
+    sums = {}
+    for batch in batches(3):
+        for name, gradient in mean_gradients(model, [batch]).items():
+            w = dict(model.named_parameters())[name].detach()
+            sample = {
+                Taylor(): (w * gradient) ** 2,
+                Fisher(): gradient**2,
+                Movement(): -w * gradient,
+            }
+            sums[name] = sums.get(name, 0) + sample[score]
+    attachment = attach(model, score=score, **HALF)
+    score_once(attachment, score, batches(3), mse)
+    for name, scores in scores_of(attachment).items():
+        w = dict(model.named_parameters())[name].detach()
+        expected = sums[name] * w**2 / 6 if score == Fisher() else sums[name]
+        np.testing.assert_allclose(scores, expected.numpy(), rtol=1e-4, atol=1e-9)
+
+
+def test_grasp_is_the_weight_times_the_hessian_times_the_gradient():
+    model = mlp(dtype=torch.float64)
+    some = batches(2, dtype=torch.float64)
+    names = [name for name, _ in model.named_parameters() if name in WEIGHTS]
+    others = dict(model.named_parameters())
+
+    def loss(*weights):
+        tensors = {**others, **dict(zip(names, weights, strict=True))}
+        total = 0
+        for inputs, targets in some:
+            output = torch.func.functional_call(model, tensors, (inputs,))
+            total = total + (output - targets).square().mean() / len(some)
+        return total
+
+    weights = tuple(others[name].detach().requires_grad_() for name in names)
+    gradients = torch.autograd.grad(loss(*weights), weights)
+    hessian = torch.autograd.functional.hessian(loss, weights)
+    attachment = attach(model, score=GraSP(), **HALF)
+    score_once(model, GraSP(), iter(some), mse)
+    for i, name in enumerate(names):
+        product = sum(
+            torch.tensordot(hessian[i][j], gradients[j], weights[j].ndim) for j in range(2)
+        )
+        expected = (weights[i] * product).detach().numpy()
+        scores = scores_of(attachment)[name]
+        np.testing.assert_allclose(scores, expected, rtol=1e-9, atol=1e-15)
+    attachment.sparsifier.step()
+    np.testing.assert_array_equal(
+        as_numpy(attachment.sparsifier.get_mask(name)),
+        reference.mask(scores, 0.5, (1, 1), None, None),
+    )
+
+
+def plain_synflow(weights, biases, rounds, level, with_biases):
+    """Matrices of magnitudes, masks by one threshold for all; the scores of the last round."""
+    weights = [np.abs(w).astype(np.float64) for w in weights]
+    biases = [np.abs(b).astype(np.float64) * with_biases for b in biases]
+    masks = [np.ones_like(w) for w in weights]
+    for k in range(1, rounds + 1):
+        masked = [w * m for w, m in zip(weights, masks, strict=True)]
+        into = [np.ones(weights[0].shape[1])]
+        for w, b in zip(masked, biases, strict=True):
+            into.append(w @ into[-1] + b)
+        out = [np.ones(weights[-1].shape[0])]
+        for w in reversed(masked[1:]):
+            out.insert(0, out[0] @ w)
+        scores = [w * np.outer(o, i) for w, o, i in zip(masked, out, into[:-1], strict=True)]
+        together = np.sort(np.concatenate([s.ravel() for s in scores]))
+        pruned = round((1 - (1 - level) ** (k / rounds)) * len(together))
+        masks = [(s >= together[pruned]).astype(float) for s in scores]
+    return scores, masks
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 7])
+@pytest.mark.parametrize("with_biases", [True, False])
+def test_synaptic_flow_is_that_of_matrices_of_magnitudes(rounds, with_biases):
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 2))
+    layers = [model[0], model[2], model[4]]
+    expected, masks = plain_synflow(
+        [layer.weight.detach().numpy() for layer in layers],
+        [layer.bias.detach().numpy() for layer in layers],
+        rounds, 0.8, with_biases,
+    )  # fmt: skip
+    score = SynFlow(rounds=rounds, dtype="float64", biases=with_biases)
+    attachment = attach(
+        model, score=score, sparsity_level=0.8, sparse_block_shape=(1, 1), pool="all"
+    )
+    score_once(model, score, [(torch.randn(4, 6), None)])
+    for scores, its in zip(scores_of(attachment).values(), expected, strict=True):
+        assert scores.dtype == np.float64
+        np.testing.assert_allclose(scores, its, rtol=1e-9, atol=1e-12)
+    attachment.sparsifier.step()
+    for name, mask in zip(attachment.names, masks, strict=True):
+        np.testing.assert_array_equal(as_numpy(attachment.sparsifier.get_mask(name)), mask != 0)
+
+
+def deep(seed, biases=False):
+    torch.manual_seed(seed)
+    widths = [64, *[128, 32] * 10]
+    layers = []
+    for i in range(20):
+        layers += [nn.Linear(widths[i], widths[i + 1], bias=biases), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+@pytest.mark.parametrize(
+    ("score", "lives"),
+    [(None, False), (SNIP(), False), (SynFlow(), True), (SynFlow(biases=False), True)],
+    ids=repr,
+)
+@pytest.mark.filterwarnings("ignore:step\\(\\) pruned all weights:UserWarning")
+def test_synaptic_flow_keeps_twenty_layers_alive_at_98_percent(score, lives, threads):
+    threads(1)  # a hundred small steps
+    model = deep(0, biases=isinstance(score, SynFlow) and not score.biases)
+    attachment = attach(
+        model, score=score, sparsity_level=0.98, sparse_block_shape=(1, 1), pool="all"
+    )
+    inputs = torch.randn(32, 64, generator=torch.Generator().manual_seed(1))
+    prune_at_init(model, [inputs], lambda model, x: model(x).square().mean())
+    kept = [int(attachment.sparsifier.get_mask(name).sum()) for name in attachment.names]
+    weights = sum(parameter.numel() for parameter in model.parameters() if parameter.ndim == 2)
+    assert sum(kept) == weights - round(0.98 * weights)
+    assert (min(kept) > 0) == lives
+    if lives:
+        assert bool(model(inputs).any())
+
+
+def test_synaptic_flow_goes_over_to_float64_where_float32_overflows():
+    model = deep(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(100)
+    for score in (SynFlow(rounds=2), SynFlow(rounds=2, dtype="float32")):
+        attachment = attach(held(copy.deepcopy(model)), score=score, **HALF)
+        if score.dtype is None:
+            score_once(attachment, score, [torch.ones(1, 64)])
+            assert scores_of(attachment)["0.weight"].dtype == np.float64
+        else:
+            with pytest.raises(ValueError, match="beyond float32: pass dtype=None"):
+                score_once(attachment, score, [torch.ones(1, 64)])
+    small = attach(held(mlp()), score=SynFlow(rounds=2), **HALF)
+    score_once(small, SynFlow(rounds=2), [torch.ones(1, 6)])
+    assert scores_of(small)["0.weight"].dtype == np.float32
+
+
+SHAPES = {
+    "blocks": {"sparsity_level": 0.5, "sparse_block_shape": (2, 4)},
+    "2:4": {"sparsity_level": 1.0, "sparse_block_shape": (1, 4), "zeros_per_block": 2},
+    "a pool": {"sparsity_level": 0.5, "sparse_block_shape": (1, 1), "pool": "all", "min_kept": 2},
+}
+BATCHED = [SNIP(), Gradient(), Taylor(), Fisher(), Movement(), GraSP(), SynFlow(rounds=3)]
+
+
+def normed():
+    torch.manual_seed(2)
+    return nn.Sequential(
+        nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(),
+        nn.Linear(32, 4),
+    )  # fmt: skip
+
+
+def images(count):
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(4, 2, 4, 4, generator=generator) for _ in range(count)]
+
+
+def energy(model, batch):
+    return model(batch).square().mean()
+
+
+@pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize("score", BATCHED, ids=repr)
+def test_any_pattern_of_a_convolutional_model(score, config):
+    model = normed()
+    attachment = attach(model, score=score, **config)
+    score_once(attachment, score, images(2), energy)
+    kept = scores_of(attachment)
+    attachment.sparsifier.step()
+    if "pool" in config:
+        masks = [attachment.sparsifier.get_mask(name) for name in attachment.names]
+        assert sum(int(mask.sum()) for mask in masks) == (144 + 128) // 2
+        return
+    scores = kept["0.weight"].transpose(0, 2, 3, 1)
+    rule = config["sparsity_level"], config["sparse_block_shape"], config.get("zeros_per_block")
+    expected = reference.mask(scores, *rule, None if score.signed else "L1")
+    np.testing.assert_array_equal(
+        as_numpy(attachment.sparsifier.get_mask("0.weight")), expected.transpose(0, 3, 1, 2)
+    )
+
+
+def everything(model):
+    """What must be as it was, as values that compare."""
+    return (
+        {name: (id(t), t.tolist()) for name, t in model.state_dict(keep_vars=True).items()},
+        [(id(p.grad), None if p.grad is None else p.grad.tolist()) for p in model.parameters()],
+        [module.training for module in model.modules()],
+        torch.get_rng_state().tolist(),
+        str(np.random.get_state()),
+        random.getstate(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("score", BATCHED, ids=repr)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_model_is_left_as_it_was(score, training, fails):
+    model = normed().train(training)
+    energy(model, images(1)[0]).backward()
+    attachment = attach(model, score=score, **HALF)
+    calls = []
+
+    def loss(model, batch):
+        np.random.random(), random.random()
+        energy(model, batch).backward()  # of no business here
+        calls.append(model.training)
+        if fails and len(calls) == 2:
+            raise ZeroDivisionError
+        return energy(model, batch)
+
+    before = everything(model)
+    if fails and not isinstance(score, SynFlow):
+        with pytest.raises(ZeroDivisionError):
+            score_once(model, score, images(2), loss)
+        assert set(map(type, scores_of(attachment).values())) == {type(None)}
+    else:
+        score_once(model, score, images(2), loss)
+    assert everything(model) == before
+    assert set(calls) <= {training}
+
+
+def test_scores_wait_in_saved_states_and_are_dropped_by_reset():
+    attachment = attach(held(mlp()), score=SNIP(), **HALF)
+    score_once(attachment, SNIP(), batches(2), mse)
+    state = attachment.sparsifier.state_dict()
+    attachment.sparsifier.reset_score()
+    assert attachment.sparsifier.score_bytes == 0
+    resumed = attach(held(mlp()), score=SNIP(), **HALF)
+    resumed.sparsifier.load_state_dict(state)
+    attachment.sparsifier.load_state_dict(state)
+    for sparsifier in (attachment.sparsifier, resumed.sparsifier):
+        sparsifier.step()
+    assert resumed.sparsifier.state_dict() == attachment.sparsifier.state_dict()
+
+
+def test_a_model_that_is_wrapped_and_frozen_masks():
+    model = mlp()
+    attachment = attach(nn.DataParallel(model), score=SNIP(), include="0.*", **HALF)
+    attach(model, attachment.sparsifier, include="2.*", update=False)
+    seen = []
+    score_once(nn.DataParallel(model), SNIP(), batches(1), lambda m, b: seen.append(m) or mse(m, b))
+    assert isinstance(seen[0], nn.DataParallel)
+    assert attachment.sparsifier.get_array("0.weight", "scores") is not None
+    assert attachment.sparsifier.get_array("2.weight", "scores") is None
+
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused = nn.Linear(6, 3), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.used(x)
+
+
+def attached(score, model=None):
+    return attach(held(mlp() if model is None else model), score=score, **HALF)
+
+
+def at_rest():
+    model = mlp()
+    model[0].weight.requires_grad_(False)
+    return model
+
+
+def twice():
+    model = mlp()
+    attach(model, score=SNIP(), include="0.*")
+    attach(model, score=SNIP(), include="2.*")
+    return model
+
+
+WRONG = {
+    "nothing attached": (lambda: score_once(mlp(), SNIP(), batches(1), mse), ValueError, "nothing"),
+    "two sparsifiers": (
+        lambda: score_once(twice(), SNIP(), batches(1), mse),
+        ValueError,
+        "several",
+    ),
+    "no model": (lambda: score_once("x", SNIP(), batches(1), mse), TypeError, "model must be"),
+    "another score": (
+        lambda: score_once(attached(SNIP()), GraSP(), batches(1), mse),
+        ValueError,
+        r"score must be the sparsifier's own, SNIP\(\), got GraSP\(\)",
+    ),
+    "no score": (
+        lambda: score_once(attached(None), SNIP(), batches(1), mse),
+        ValueError,
+        r"own, None, got SNIP\(\): make the sparsifier, .*with score=SNIP\(\)",
+    ),
+    "a name": (lambda: score_once(attached(SNIP()), "snip", [], mse), TypeError, "score must be"),
+    "one of no batches": (
+        lambda: score_once(attached(Wanda()), Wanda(), batches(1), mse),
+        TypeError,
+        r"Wanda\(\) is not scored on batches",
+    ),
+    "no batch": (
+        lambda: score_once(attached(SNIP()), SNIP(), [], mse),
+        ValueError,
+        "batches must hold at least one",
+    ),
+    "no batch of flow": (
+        lambda: score_once(attached(SynFlow()), SynFlow(), []),
+        ValueError,
+        "batches must hold at least one",
+    ),
+    "no loss": (
+        lambda: score_once(attached(SNIP()), SNIP(), batches(1)),
+        ValueError,
+        r"loss must be given for SNIP\(\)",
+    ),
+    "a loss that is none": (
+        lambda: score_once(attached(SNIP()), SNIP(), batches(1), 3),
+        TypeError,
+        "loss must be called with a model and a batch, got 3",
+    ),
+    "a loss of many": (
+        lambda: score_once(attached(SNIP()), SNIP(), batches(1), lambda m, b: m(b[0])),
+        ValueError,
+        "loss must return a tensor of one element",
+    ),
+    "NaN": (
+        lambda: score_once(attached(SNIP()), SNIP(), batches(1), lambda m, b: mse(m, b) * np.nan),
+        ValueError,
+        "scores of '0.weight' are not finite",
+    ),
+    "unused": (
+        lambda: score_once(attached(SNIP(), Unused()), SNIP(), batches(1), mse),
+        ValueError,
+        "'unused.weight' gets no gradient from the loss",
+    ),
+    "unused by flow": (
+        lambda: score_once(attached(SynFlow(), Unused()), SynFlow(), batches(1)),
+        ValueError,
+        "'unused.weight' is no part of the output",
+    ),
+    "not trained": (
+        lambda: score_once(attached(SNIP(), at_rest()), SNIP(), batches(1), mse),
+        ValueError,
+        r"'0.weight' has no gradient: call its requires_grad_\(\)",
+    ),
+    "integers to flow": (
+        lambda: score_once(attached(SynFlow()), SynFlow(), [torch.ones(2, 6, dtype=torch.int64)]),
+        ValueError,
+        "the first batch must be a tensor of floats",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "message"), WRONG.values(), ids=WRONG.keys())
+def test_what_cannot_be_scored_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize("mode", ["in_place", "parametrize"])
+@pytest.mark.parametrize("score", [SNIP(), Magnitude(), Random(2), None], ids=repr)
+def test_pruning_at_the_beginning_lasts_through_a_training(score, mode):
+    model = mlp()
+    attachment = attach(model, score=score, mode=mode, **HALF)
+    prune_at_init(attachment, batches(2), mse)
+    assert attachment.sparsity() == 0.5
+    masks = {name: as_numpy(attachment.sparsifier.get_mask(name)).copy() for name in WEIGHTS}
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    attachment.follow(optimizer)
+    for batch in batches(3):
+        optimizer.zero_grad()
+        mse(model, batch).backward()
+        optimizer.step()
+    for name, mask in masks.items():
+        np.testing.assert_array_equal(as_numpy(attachment.sparsifier.get_mask(name)), mask)
+        layer = model[int(name[0])]
+        np.testing.assert_array_equal(layer.weight.detach().numpy() != 0, mask)
+    detach(model)
+
+
+# --- what reaches the layers ----------------------------------------------------------------------
+
+
+def wanda(model, **config):
+    config = {"sparsity_level": 1.0, "sparse_block_shape": (1, -1), "zeros_per_block": 1, **config}
+    return attach(held(model), score=Wanda(), **config)
+
+
+def test_wanda_on_a_model_is_that_of_concatenated_activations():
+    model, some = mlp(), [inputs for inputs, _ in batches(3)]
+    attachment = wanda(model, zeros_per_block=3)
+    with record_inputs(attachment), torch.no_grad():
+        for batch in some:
+            model(batch)
+    together = torch.cat(some)
+    for name, inputs in (("0.weight", together), ("2.weight", torch.tanh(model[0](together)))):
+        weight = dict(model.named_parameters())[name].detach()
+        norms = inputs.detach().norm(dim=0)
+        squares = attachment.sparsifier.get_array(name, "inputs")
+        assert squares.dtype == np.float64
+        np.testing.assert_allclose(squares[0], norms.numpy() ** 2, rtol=1e-5)
+        ranked = (weight.abs() * norms).numpy()
+        expected = np.ones_like(ranked, dtype=bool)
+        for row, its in zip(expected, ranked, strict=True):
+            row[np.argsort(its, kind="stable")[:3]] = False
+        attachment.sparsifier.step()
+        np.testing.assert_array_equal(as_numpy(attachment.sparsifier.get_mask(name)), expected)
+
+
+class Own(nn.Module):
+    """A linear layer that nobody has heard of."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs))
+
+    def forward(self, input):
+        return input @ self.weight.T
+
+
+def of_channels(x):
+    return x.double().square().sum([axis for axis in range(x.ndim) if axis != 1])
+
+
+LAYERS = {
+    "linear": (lambda: nn.Linear(6, 4), (2, 3, 6), lambda x: x.double().square().sum((0, 1))[None]),
+    "own": (lambda: Own(6, 4), (2, 6), lambda x: x.double().square().sum(0)[None]),
+    "convolution": (
+        lambda: nn.Conv2d(4, 6, 3), (2, 4, 5, 5), lambda x: of_channels(x).reshape(1, 4, 1, 1),
+    ),
+    "one image": (
+        lambda: nn.Conv1d(4, 6, 3), (4, 5), lambda x: of_channels(x[None]).reshape(1, 4, 1),
+    ),
+    "groups": (
+        lambda: nn.Conv2d(4, 6, 3, groups=2), (2, 4, 5, 5),
+        lambda x: of_channels(x).reshape(2, 1, 2, 1, 1).expand(2, 3, 2, 1, 1).reshape(6, 2, 1, 1),
+    ),
+    "depthwise": (
+        lambda: nn.Conv1d(4, 8, 3, groups=4), (2, 4, 5),
+        lambda x: of_channels(x)[:, None].expand(4, 2).reshape(8, 1, 1),
+    ),
+    "transposed": (
+        lambda: nn.ConvTranspose2d(4, 6, 3, groups=2), (2, 4, 5, 5),
+        lambda x: of_channels(x).reshape(4, 1, 1, 1),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "shape", "squares"), LAYERS.values(), ids=LAYERS.keys())
+@pytest.mark.parametrize("mode", ["in_place", "parametrize"])
+def test_inputs_of_layers(make, shape, squares, mode):
+    torch.manual_seed(1)
+    model = nn.Sequential(make())
+    attachment = wanda(model, mode=mode)
+    some = [torch.randn(shape) for _ in range(2)]
+    with record_inputs(model):
+        for batch in some:
+            model(batch)
+    model(some[0])  # nobody looks any more
+    recorded = attachment.sparsifier.get_array("0.weight", "inputs")
+    np.testing.assert_allclose(recorded, sum(map(squares, some)).numpy(), rtol=1e-12)
+    attachment.sparsifier.step()
+    assert (~as_numpy(attachment.sparsifier.get_mask("0.weight"))).sum() > 0
+    detach(model)
+
+
+def test_inputs_of_tables_are_counts_and_of_transformers_layers_features():
+    transformers = pytest.importorskip("transformers")
+    model = nn.Sequential(nn.Embedding(5, 6), transformers.pytorch_utils.Conv1D(4, 6))
+    attachment = wanda(model, include="*.weight")
+    with record_inputs(attachment) as recorded:
+        model(torch.tensor([[1, 1, 4], [0, 1, 1]]))
+    counts = attachment.sparsifier.get_array("0.weight", "inputs")
+    assert counts.tolist() == [[1], [4], [0], [0], [1]]
+    assert attachment.sparsifier.get_array("1.weight", "inputs").shape == (6, 1)
+    attachment.sparsifier.step()
+    recorded.remove()
+
+
+def test_squares_of_bfloat16_do_not_overflow_and_sums_go_on_where_they_stood():
+    model = nn.Sequential(nn.Linear(3, 2, bias=False)).bfloat16()
+    attachment = wanda(model)
+    with record_inputs(attachment), torch.no_grad():
+        model(torch.full((2, 3), 1e30).bfloat16())
+    one = attachment.sparsifier.get_array("0.weight", "inputs")
+    large = float(torch.tensor(1e30).bfloat16()) ** 2
+    np.testing.assert_array_equal(one, np.full((1, 3), 2 * large))
+    resumed = wanda(nn.Sequential(nn.Linear(3, 2, bias=False)).bfloat16())
+    resumed.sparsifier.load_state_dict(attachment.sparsifier.state_dict())
+    with record_inputs(resumed), torch.no_grad():
+        resumed.model()(torch.full((2, 3), 1e30).bfloat16())
+    np.testing.assert_array_equal(resumed.sparsifier.get_array("0.weight", "inputs"), 2 * one)
+
+
+def test_tied_layers_are_summed_up_together():
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = first.weight
+    model = nn.Sequential(first, second)
+    attachment = wanda(model)
+    batch = torch.randn(3, 4)
+    with record_inputs(attachment):
+        between = model[0](batch)
+        model[1](between)
+    expected = batch.double().square().sum(0) + between.detach().double().square().sum(0)
+    np.testing.assert_allclose(
+        attachment.sparsifier.get_array("0.weight", "inputs")[0], expected.numpy(), rtol=1e-12
+    )
+
+
+class Odd(Own):
+    def forward(self, input):
+        return (input @ self.weight.T).sum()
+
+
+REFUSED = {
+    "recurrent": (lambda: nn.LSTM(4, 4), None, "'weight_ih_l0' belongs to a LSTM, whose inputs"),
+    "bag": (lambda: nn.EmbeddingBag(4, 4), None, "'weight' belongs to a EmbeddingBag"),
+    "bilinear": (lambda: nn.Bilinear(3, 4, 5), None, "'weight' belongs to a Bilinear"),
+    "odd": (lambda: Odd(4, 3), torch.ones(2, 4), "'weight' belongs to a Odd, whose inputs are not"),
+    "NaN": (
+        lambda: nn.Linear(4, 3),
+        torch.full((2, 4), np.nan),
+        "inputs of 'weight' must be finite",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "batch", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_layers_whose_inputs_are_not_known_are_refused_by_name(make, batch, message):
+    model = make()
+    attachment = wanda(model, include="weight*")
+    with pytest.raises(ValueError, match=message), record_inputs(model):
+        model(batch)
+    assert attachment.sparsifier.score_bytes == 0
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_only_a_score_of_inputs_records_them():
+    with pytest.raises(ValueError, match=r"score must be Wanda\(\), .* got SNIP\(\)"):
+        record_inputs(attach(held(mlp()), score=SNIP()))
+
+
+def test_no_warning_is_left(recwarn):
+    warnings.simplefilter("error")
+    attachment = attach(held(normed()), score=SynFlow(rounds=3), sparsity_level=0.9, pool="all")
+    prune_at_init(attachment, images(1))
