@@ -6,42 +6,35 @@
 
 #include "base/parallel.hpp"
 #include "select/limits.hpp"
+#include "tiles/past.hpp"
 
 namespace datasparse {
 namespace moving {
 namespace {
 
-template <Choice::Among among>
-constexpr std::uint8_t may_take(std::uint8_t state) noexcept {
-  return among == Choice::Among::active ? may_drop(state) : may_grow(state);
+template <bool inactive>
+constexpr std::uint8_t may_choose(std::uint8_t state) noexcept {
+  return inactive ? may_grow(state) : may_drop(state);
 }
 
-template <Choice::Among among, class Key>
-void rank_by(Key* __restrict keys, const std::uint8_t* __restrict states, std::int64_t n,
-             std::int64_t step) noexcept {
-  const auto rank = [&](std::int64_t from_one_to_next) {
-    for (std::int64_t i = 0; i < n; ++i) {
-      const Key others = Key{may_take<among>(states[i * from_one_to_next])} - 1;  // all bits, or 0
-      keys[i] = (keys[i] & ~others) | (key_of_others<Key> & others);
-    }
-  };
-  step == 1 ? rank(1) : rank(step);
+template <bool inactive, class Key>
+void rank_some(Key* __restrict keys, const std::uint8_t* __restrict states, std::int64_t n,
+               std::int64_t step) noexcept {
+  for (std::int64_t i = 0; i < n; ++i) {
+    if (may_choose<inactive>(states[i * step]) == 0) keys[i] = key_of_others<Key>;
+  }
 }
 
-template <Choice::Among among>
-void mark_by(std::uint8_t* marked, const std::uint8_t* states, const std::uint8_t* keep,
-             std::int64_t n, std::int64_t step) noexcept {
-  constexpr bool drops = among == Choice::Among::active;
-  constexpr int shift = drops ? 1 : 2;
-  const auto mark = [&](std::int64_t from_one_to_next) {
-    for (std::int64_t i = 0; i < n; ++i) {
-      const std::uint8_t state = states[i * from_one_to_next];
-      const std::uint8_t may = may_take<among>(state);
-      const auto is_marked = static_cast<std::uint8_t>(may & (drops ? keep[i] ^ 1 : keep[i]));
-      marked[i] = static_cast<std::uint8_t>((state & ~(may << shift)) | (is_marked << shift));
-    }
-  };
-  step == 1 ? mark(1) : mark(step);
+template <bool inactive>
+void mark_some(std::uint8_t* __restrict marked, const std::uint8_t* __restrict states,
+               const std::uint8_t* __restrict keep, std::int64_t n, std::int64_t step) noexcept {
+  constexpr int bit = inactive ? 2 : 1;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const std::uint8_t state = states[i * step];
+    const std::uint8_t may = may_choose<inactive>(state);
+    const auto is_marked = static_cast<std::uint8_t>(may & (inactive ? keep[i] : keep[i] ^ 1));
+    marked[i] = static_cast<std::uint8_t>((state & ~(may << bit)) | (is_marked << bit));
+  }
 }
 
 }  // namespace
@@ -52,26 +45,19 @@ void draw_keys(std::uint32_t* keys, std::uint64_t stream, std::int64_t first,
 }
 
 template <class Key>
-void rank_choice(Key* keys, const std::uint8_t* states, std::int64_t n, std::int64_t step,
-                 Choice::Among among) noexcept {
-  if (among == Choice::Among::active) {
-    rank_by<Choice::Among::active>(keys, states, n, step);
-  } else {
-    rank_by<Choice::Among::inactive>(keys, states, n, step);
-  }
+void rank_apart(Key* keys, const std::uint8_t* states, std::int64_t n, std::int64_t step,
+                bool inactive) noexcept {
+  inactive ? rank_some<true>(keys, states, n, step) : rank_some<false>(keys, states, n, step);
 }
-template void rank_choice(std::uint32_t*, const std::uint8_t*, std::int64_t, std::int64_t,
-                          Choice::Among) noexcept;
-template void rank_choice(std::uint64_t*, const std::uint8_t*, std::int64_t, std::int64_t,
-                          Choice::Among) noexcept;
+template void rank_apart(std::uint32_t*, const std::uint8_t*, std::int64_t, std::int64_t,
+                         bool) noexcept;
+template void rank_apart(std::uint64_t*, const std::uint8_t*, std::int64_t, std::int64_t,
+                         bool) noexcept;
 
-void mark_choice(std::uint8_t* marked, const std::uint8_t* states, const std::uint8_t* keep,
-                 std::int64_t n, std::int64_t step, Choice::Among among) noexcept {
-  if (among == Choice::Among::active) {
-    mark_by<Choice::Among::active>(marked, states, keep, n, step);
-  } else {
-    mark_by<Choice::Among::inactive>(marked, states, keep, n, step);
-  }
+void mark_apart(std::uint8_t* marked, const std::uint8_t* states, const std::uint8_t* keep,
+                std::int64_t n, std::int64_t step, bool inactive) noexcept {
+  inactive ? mark_some<true>(marked, states, keep, n, step)
+           : mark_some<false>(marked, states, keep, n, step);
 }
 
 void replace_states(std::uint8_t* __restrict states, const std::uint8_t* __restrict by,
@@ -204,13 +190,17 @@ MoveCounts begin_blocks(const Kernels& table, const Grid& grid, std::uint8_t* st
       const Grid::Rectangle elements = grid.elements(band);
       std::uint8_t active[chunk_blocks_max], dead[chunk_blocks_max];
       std::fill_n(active, band.width, std::uint8_t{1});
-      std::fill_n(dead, band.width, std::uint8_t{1});
+      std::fill_n(dead, band.width, static_cast<std::uint8_t>(any_kept_zeros ? 1 : 0));
       const auto row = [&](std::int64_t r) {
         return states + (elements.row + r) * columns + elements.column;
       };
       std::int64_t ones = 0;
       for (std::int64_t r = 0; r < elements.rows; ++r) {
-        moving::look_at_row({active, dead}, row(r), elements.columns, grid.width);
+        if (any_kept_zeros) {
+          moving::look_at_row({active, dead}, row(r), elements.columns, grid.width);
+        } else {
+          past::and_row(active, row(r), elements.columns, grid.width);
+        }
         ones += elements.columns - table.count_zeros(row(r), elements.columns);
       }
       std::int64_t size = 0, own_active = 0;  // of active blocks
@@ -270,22 +260,6 @@ void set_bits(std::uint8_t* __restrict to, const std::uint8_t* __restrict bits,
   for (std::int64_t i = 0; i < bytes; ++i) to[i] = static_cast<std::uint8_t>(to[i] | bits[i]);
 }
 
-/// What finish_moves() does of some elements; 1 where any is new.
-std::uint8_t finish_piece(std::uint8_t* __restrict states, std::uint8_t* __restrict old,
-                          std::uint8_t* __restrict active, std::int64_t n,
-                          std::uint8_t was_active) noexcept {
-  std::uint8_t any_new = 0;
-  for (std::int64_t i = 0; i < n; ++i) {
-    const std::uint8_t state = states[i];
-    const std::uint8_t is_new = moving::is_new(state), kept = moving::kept(state);
-    any_new = static_cast<std::uint8_t>(any_new | is_new);
-    old[i] = static_cast<std::uint8_t>(is_new ^ 1);
-    states[i] = kept;
-    active[i] = static_cast<std::uint8_t>(kept | (state & ~(state >> 3) & was_active));
-  }
-  return any_new;
-}
-
 }  // namespace
 
 void finish_moves(const Kernels& table, std::uint8_t* states, const Matrix* weights,
@@ -296,13 +270,12 @@ void finish_moves(const Kernels& table, std::uint8_t* states, const Matrix* weig
     const std::int64_t last = std::min(size, (i + 1) * large);
     for (std::int64_t begin = i * large; begin < last; begin += piece) {
       const std::int64_t n = std::min(piece, last - begin);
-      const std::uint8_t any_new =
-          finish_piece(states + begin, old, active, n, draws ? 0 : moving::was_active);
+      const bool any_new = table.unmark(states + begin, old, active, n, !draws);
       if (ever != nullptr) {
         table.pack(bits, active, n);
         set_bits(ever + begin / 8, bits, (n + 7) / 8);
       }
-      if (any_new != 0 && weights != nullptr) zero_elements(table, *weights, old, begin, n);
+      if (any_new && weights != nullptr) zero_elements(table, *weights, old, begin, n);
     }
   });
 }
