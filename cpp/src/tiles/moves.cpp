@@ -10,54 +10,31 @@
 
 namespace datasparse {
 namespace moving {
-namespace {
-
-template <bool inactive>
-constexpr std::uint8_t may_choose(std::uint8_t state) noexcept {
-  return inactive ? may_grow(state) : may_drop(state);
-}
-
-template <bool inactive, class Key>
-void rank_some(Key* __restrict keys, const std::uint8_t* __restrict states, std::int64_t n,
-               std::int64_t step) noexcept {
-  for (std::int64_t i = 0; i < n; ++i) {
-    if (may_choose<inactive>(states[i * step]) == 0) keys[i] = key_of_others<Key>;
-  }
-}
-
-template <bool inactive>
-void mark_some(std::uint8_t* __restrict marked, const std::uint8_t* __restrict states,
-               const std::uint8_t* __restrict keep, std::int64_t n, std::int64_t step) noexcept {
-  constexpr int bit = inactive ? 2 : 1;
-  for (std::int64_t i = 0; i < n; ++i) {
-    const std::uint8_t state = states[i * step];
-    const std::uint8_t may = may_choose<inactive>(state);
-    const auto is_marked = static_cast<std::uint8_t>(may & (inactive ? keep[i] : keep[i] ^ 1));
-    marked[i] = static_cast<std::uint8_t>((state & ~(may << bit)) | (is_marked << bit));
-  }
-}
-
-}  // namespace
-
 void draw_keys(std::uint32_t* keys, std::uint64_t stream, std::int64_t first,
                std::int64_t n) noexcept {
   for (std::int64_t i = 0; i < n; ++i) keys[i] = random_key(stream, first + i);
 }
 
-template <class Key>
-void rank_apart(Key* keys, const std::uint8_t* states, std::int64_t n, std::int64_t step,
-                bool inactive) noexcept {
-  inactive ? rank_some<true>(keys, states, n, step) : rank_some<false>(keys, states, n, step);
-}
-template void rank_apart(std::uint32_t*, const std::uint8_t*, std::int64_t, std::int64_t,
-                         bool) noexcept;
-template void rank_apart(std::uint64_t*, const std::uint8_t*, std::int64_t, std::int64_t,
-                         bool) noexcept;
+namespace {
 
-void mark_apart(std::uint8_t* marked, const std::uint8_t* states, const std::uint8_t* keep,
-                std::int64_t n, std::int64_t step, bool inactive) noexcept {
-  inactive ? mark_some<true>(marked, states, keep, n, step)
-           : mark_some<false>(marked, states, keep, n, step);
+template <std::int64_t width>
+void gather(std::uint8_t* __restrict gathered, const std::uint8_t* __restrict states,
+            std::int64_t n) noexcept {
+  for (std::int64_t i = 0; i < n; ++i) gathered[i] = states[i * width];
+}
+
+}  // namespace
+
+void gather_states(std::uint8_t* gathered, const std::uint8_t* states, std::int64_t n,
+                   std::int64_t width) noexcept {
+  switch (width) {
+    case 1: return gather<1>(gathered, states, n);
+    case 2: return gather<2>(gathered, states, n);
+    case 4: return gather<4>(gathered, states, n);
+    case 8: return gather<8>(gathered, states, n);
+    default:
+      for (std::int64_t i = 0; i < n; ++i) gathered[i] = states[i * width];
+  }
 }
 
 void replace_states(std::uint8_t* __restrict states, const std::uint8_t* __restrict by,
@@ -203,18 +180,22 @@ MoveCounts begin_blocks(const Kernels& table, const Grid& grid, std::uint8_t* st
         }
         ones += elements.columns - table.count_zeros(row(r), elements.columns);
       }
-      std::int64_t size = 0, own_active = 0;  // of active blocks
+      if (!any_kept_zeros && !draws) {
+        const std::int64_t own = band.width - table.count_zeros(active, band.width);
+        const std::int64_t missing = band.width * grid.width - elements.columns;  // in the last
+        const std::int64_t size = own * grid.width - (active[band.width - 1] != 0 ? missing : 0);
+        if (ones == size * elements.rows) {  // all of a block are alike: they are right
+          count_active += own;
+          return;
+        }
+      }
       for (std::int64_t b = 0; b < band.width; ++b) {
         const bool is_active = dead[b] == 0 && (draws || active[b] != 0);
-        const std::int64_t end = std::min((b + 1) * grid.width, elements.columns);
-        size += is_active ? (end - b * grid.width) * elements.rows : 0;
-        own_active += is_active ? 1 : 0;
+        count_active += is_active ? 1 : 0;
         count_dead += dead[b];
         active[b] = static_cast<std::uint8_t>((is_active ? moving::was_active : 0) |
                                               (dead[b] != 0 ? moving::dead : 0));
       }
-      count_active += own_active;
-      if (ones == size && !any_kept_zeros) return;  // all of a block are alike: they are right
       for (std::int64_t r = 0; r < elements.rows; ++r) {
         std::uint8_t* const states_of_row = row(r);
         for (std::int64_t b = 0; b < band.width; ++b) {

@@ -22,15 +22,9 @@ void draw_keys(std::uint32_t* keys, std::uint64_t stream, std::int64_t first,
 /// Numbers are 32 bits wide: what is drawn is drawn by the engine of such keys.
 inline void draw_keys(std::uint64_t*, std::uint64_t, std::int64_t, std::int64_t) noexcept {}
 
-/// SelectionKernels::rank_marked where the state of one block lies `step` bytes behind that of the
-/// one before.
-template <class Key>
-void rank_apart(Key* keys, const std::uint8_t* states, std::int64_t n, std::int64_t step,
-                bool inactive) noexcept;
-
-/// Kernels::mark likewise: what becomes of the states, which stay as they are.
-void mark_apart(std::uint8_t* marked, const std::uint8_t* states, const std::uint8_t* keep,
-                std::int64_t n, std::int64_t step, bool inactive) noexcept;
+/// The states of n blocks side by side, a byte each.
+void gather_states(std::uint8_t* gathered, const std::uint8_t* states, std::int64_t n,
+                   std::int64_t width) noexcept;
 
 /// Replaces n states, but for what says that an element stays zero.
 void replace_states(std::uint8_t* states, const std::uint8_t* by, std::int64_t n) noexcept;

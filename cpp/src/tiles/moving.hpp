@@ -31,11 +31,12 @@ template <class Key>
     }
     const std::uint8_t* const states =
         task.mask.at(band.band * task.grid.height, band.block * width);
-    if (width == 1) {
-      task.select.rank_marked(here, states, band.width, choice.is_inactive());
-    } else {
-      moving::rank_apart(here, states, band.width, width, choice.is_inactive());
+    const std::uint8_t* own = states;
+    if (width > 1) {
+      moving::gather_states(lane.free.data(), states, band.width, width);
+      own = lane.free.data();
     }
+    task.select.rank_marked(here, own, band.width, choice.is_inactive());
   });
 }
 
@@ -52,7 +53,8 @@ template <class Key>
     if (task.block_size() == 1) {
       return task.table.mark(top, keep + first, band.width, inactive);
     }
-    moving::mark_apart(marks, top, keep + first, band.width, width, inactive);
+    moving::gather_states(marks, top, band.width, width);
+    task.table.mark(marks, keep + first, band.width, inactive);
     // As many blocks at a time as a lane has room for, or else pieces of one.
     const std::int64_t together = std::max<std::int64_t>(1, small_block_max / width);
     for (std::int64_t b = 0; b < band.width; b += together) {
