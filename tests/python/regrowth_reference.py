@@ -1,9 +1,10 @@
 """What a step of RigL, SET and Static does, written as plainly as possible.
 
-It shares no code and no idea with the library; `reference.py` has the scores of blocks. A group is a
-dict: `name`, `data` (a matrix of NumPy values), `mask`, `kept`, `zeroed` (matrices of bool; a step changes the
-first, and sets the last where data become 0), `gradient`, and its config: `level`, `fraction`, `seed`, `shape` of blocks, `zeros` of each or
-None, `norm`, `min_kept`.
+It shares no code and no idea with the library; `reference.py` has the scores of blocks. A group is
+a dict: `name`; `data` and `gradient`, matrices of NumPy values; `mask`, `kept` and `zeroed`,
+matrices of bool, the first of which a step changes, and the last of which it sets where data become
+0; and its config: `level`, `fraction`, `seed`, `shape` of blocks, `zeros` of each or None, `norm`,
+`min_kept`.
 """
 
 import math

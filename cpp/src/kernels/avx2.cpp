@@ -287,6 +287,7 @@ struct RowOrder {
 constexpr bool takes_columns = true;
 
 #include "kernels/generic.inl"
+#include "kernels/marks.inl"
 #include "kernels/maskless.inl"
 
 // --- bytes ---------------------------------------------------------------------------------------

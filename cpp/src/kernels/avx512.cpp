@@ -366,6 +366,7 @@ class RowOrder {
 constexpr bool takes_columns = false;
 
 #include "kernels/generic.inl"
+#include "kernels/marks.inl"
 
 /// As many elements of each block as there are blocks are transposed in registers.
 template <class Element, int norm>

@@ -96,6 +96,11 @@ struct SelectionKernels {
   /// width is 2, 4, 8 or 16; 0 < zeros < width.
   void (*zero_least)(std::uint8_t* mask, const Key* keys, std::int64_t blocks, std::int64_t width,
                      std::int64_t zeros) noexcept;
+
+  /// Makes nan + 1 of the keys of those of n blocks that may not be chosen by their marks: of the
+  /// active ones, or, `inactive`, of the others. tiles/choice.hpp has the bits.
+  void (*rank_marked)(Key* keys, const std::uint8_t* states, std::int64_t n,
+                      bool inactive) noexcept;
 };
 
 /// Blocks in memory: `rows` × `width` elements each. The elements of a row follow each other
@@ -193,6 +198,15 @@ struct Kernels {
   /// The inverse of pack(): n bytes, of 0 and 1.
   void (*unpack)(std::uint8_t* bytes, const std::uint8_t* bits, std::int64_t n,
                  Store store) noexcept;
+
+  /// Marks those of n blocks that may be chosen: as dropped where keep[i] is 0, or, `inactive`, as
+  /// grown where it is 1; and takes the mark from the others. keep[i] is 0 or 1.
+  void (*mark)(std::uint8_t* states, const std::uint8_t* keep, std::int64_t n,
+               bool inactive) noexcept;
+  /// Makes of n marks what the mask keeps; old[i] = 0 where that is new; active[i] = whether it is
+  /// kept, or, with `before`, was active before. Whether any is new.
+  bool (*unmark)(std::uint8_t* states, std::uint8_t* old, std::uint8_t* active, std::int64_t n,
+                 bool before) noexcept;
 };
 
 /// The one symbol of scalar.cpp.

@@ -5,6 +5,8 @@
 
 #include "kernels/kernels.hpp"
 
+#define TARGET  // the compiler's own
+
 namespace datasparse {
 namespace {
 
@@ -385,10 +387,12 @@ void transpose_mask(std::uint8_t* out, std::ptrdiff_t out_pitch, const std::uint
   for (std::int64_t r = 0; r < rows; ++r) one_by_one(r, c, columns);
 }
 
+#include "kernels/marks.inl"
+
 template <class Key>
-constexpr SelectionKernels<Key> selection{make_keys<Key>,   histogram<Key>, count_below<Key>,
-                                          count_equal<Key>, split<Key>,     bracket<Key>,
-                                          threshold<Key>,   zero_least<Key>};
+constexpr SelectionKernels<Key> selection{make_keys<Key>,   histogram<Key>,  count_below<Key>,
+                                          count_equal<Key>, split<Key>,      bracket<Key>,
+                                          threshold<Key>,   zero_least<Key>, rank_marked<Key>};
 
 constexpr Kernels table{
     "scalar",
@@ -429,6 +433,8 @@ constexpr Kernels table{
     count_zeros,
     pack,
     unpack,
+    mark,
+    unmark,
 };
 
 }  // namespace

@@ -8,6 +8,7 @@ void use(SelectionKernels<Key>& kernels) noexcept {
   kernels.bracket = bracket<Vector>;
   kernels.threshold = threshold<Vector>;
   kernels.zero_least = zero_least<Vector>;
+  kernels.rank_marked = rank_marked<Key>;
 }
 
 template <class Element, int norm>
@@ -41,5 +42,7 @@ Kernels make_table(const char* name) noexcept {
   table.count_zeros = count_zeros;
   table.pack = pack;
   table.unpack = unpack;
+  table.mark = mark;
+  table.unmark = unmark;
   return table;
 }

@@ -54,6 +54,7 @@ struct Choice {
   std::int64_t eligible = 0;  ///< how many blocks there are to choose among
 
   bool is_made() const noexcept { return among != Among::all; }
+  bool is_inactive() const noexcept { return among == Among::inactive; }
 };
 
 /// The key of a block or an element by chance.

@@ -6,71 +6,34 @@
 
 #include "base/parallel.hpp"
 #include "select/limits.hpp"
+#include "tiles/past.hpp"
 
 namespace datasparse {
 namespace moving {
-namespace {
-
-template <Choice::Among among>
-constexpr std::uint8_t may_take(std::uint8_t state) noexcept {
-  return among == Choice::Among::active ? may_drop(state) : may_grow(state);
-}
-
-template <Choice::Among among, class Key>
-void rank_by(Key* __restrict keys, const std::uint8_t* __restrict states, std::int64_t n,
-             std::int64_t step) noexcept {
-  const auto rank = [&](std::int64_t from_one_to_next) {
-    for (std::int64_t i = 0; i < n; ++i) {
-      const Key others = Key{may_take<among>(states[i * from_one_to_next])} - 1;  // all bits, or 0
-      keys[i] = (keys[i] & ~others) | (key_of_others<Key> & others);
-    }
-  };
-  step == 1 ? rank(1) : rank(step);
-}
-
-template <Choice::Among among>
-void mark_by(std::uint8_t* marked, const std::uint8_t* states, const std::uint8_t* keep,
-             std::int64_t n, std::int64_t step) noexcept {
-  constexpr bool drops = among == Choice::Among::active;
-  constexpr int shift = drops ? 1 : 2;
-  const auto mark = [&](std::int64_t from_one_to_next) {
-    for (std::int64_t i = 0; i < n; ++i) {
-      const std::uint8_t state = states[i * from_one_to_next];
-      const std::uint8_t may = may_take<among>(state);
-      const auto is_marked = static_cast<std::uint8_t>(may & (drops ? keep[i] ^ 1 : keep[i]));
-      marked[i] = static_cast<std::uint8_t>((state & ~(may << shift)) | (is_marked << shift));
-    }
-  };
-  step == 1 ? mark(1) : mark(step);
-}
-
-}  // namespace
-
 void draw_keys(std::uint32_t* keys, std::uint64_t stream, std::int64_t first,
                std::int64_t n) noexcept {
   for (std::int64_t i = 0; i < n; ++i) keys[i] = random_key(stream, first + i);
 }
 
-template <class Key>
-void rank_choice(Key* keys, const std::uint8_t* states, std::int64_t n, std::int64_t step,
-                 Choice::Among among) noexcept {
-  if (among == Choice::Among::active) {
-    rank_by<Choice::Among::active>(keys, states, n, step);
-  } else {
-    rank_by<Choice::Among::inactive>(keys, states, n, step);
-  }
-}
-template void rank_choice(std::uint32_t*, const std::uint8_t*, std::int64_t, std::int64_t,
-                          Choice::Among) noexcept;
-template void rank_choice(std::uint64_t*, const std::uint8_t*, std::int64_t, std::int64_t,
-                          Choice::Among) noexcept;
+namespace {
 
-void mark_choice(std::uint8_t* marked, const std::uint8_t* states, const std::uint8_t* keep,
-                 std::int64_t n, std::int64_t step, Choice::Among among) noexcept {
-  if (among == Choice::Among::active) {
-    mark_by<Choice::Among::active>(marked, states, keep, n, step);
-  } else {
-    mark_by<Choice::Among::inactive>(marked, states, keep, n, step);
+template <std::int64_t width>
+void gather(std::uint8_t* __restrict gathered, const std::uint8_t* __restrict states,
+            std::int64_t n) noexcept {
+  for (std::int64_t i = 0; i < n; ++i) gathered[i] = states[i * width];
+}
+
+}  // namespace
+
+void gather_states(std::uint8_t* gathered, const std::uint8_t* states, std::int64_t n,
+                   std::int64_t width) noexcept {
+  switch (width) {
+    case 1: return gather<1>(gathered, states, n);
+    case 2: return gather<2>(gathered, states, n);
+    case 4: return gather<4>(gathered, states, n);
+    case 8: return gather<8>(gathered, states, n);
+    default:
+      for (std::int64_t i = 0; i < n; ++i) gathered[i] = states[i * width];
   }
 }
 
@@ -204,27 +167,35 @@ MoveCounts begin_blocks(const Kernels& table, const Grid& grid, std::uint8_t* st
       const Grid::Rectangle elements = grid.elements(band);
       std::uint8_t active[chunk_blocks_max], dead[chunk_blocks_max];
       std::fill_n(active, band.width, std::uint8_t{1});
-      std::fill_n(dead, band.width, std::uint8_t{1});
+      std::fill_n(dead, band.width, static_cast<std::uint8_t>(any_kept_zeros ? 1 : 0));
       const auto row = [&](std::int64_t r) {
         return states + (elements.row + r) * columns + elements.column;
       };
       std::int64_t ones = 0;
       for (std::int64_t r = 0; r < elements.rows; ++r) {
-        moving::look_at_row({active, dead}, row(r), elements.columns, grid.width);
+        if (any_kept_zeros) {
+          moving::look_at_row({active, dead}, row(r), elements.columns, grid.width);
+        } else {
+          past::and_row(active, row(r), elements.columns, grid.width);
+        }
         ones += elements.columns - table.count_zeros(row(r), elements.columns);
       }
-      std::int64_t size = 0, own_active = 0;  // of active blocks
+      if (!any_kept_zeros && !draws) {
+        const std::int64_t own = band.width - table.count_zeros(active, band.width);
+        const std::int64_t missing = band.width * grid.width - elements.columns;  // in the last
+        const std::int64_t size = own * grid.width - (active[band.width - 1] != 0 ? missing : 0);
+        if (ones == size * elements.rows) {  // all of a block are alike: they are right
+          count_active += own;
+          return;
+        }
+      }
       for (std::int64_t b = 0; b < band.width; ++b) {
         const bool is_active = dead[b] == 0 && (draws || active[b] != 0);
-        const std::int64_t end = std::min((b + 1) * grid.width, elements.columns);
-        size += is_active ? (end - b * grid.width) * elements.rows : 0;
-        own_active += is_active ? 1 : 0;
+        count_active += is_active ? 1 : 0;
         count_dead += dead[b];
         active[b] = static_cast<std::uint8_t>((is_active ? moving::was_active : 0) |
                                               (dead[b] != 0 ? moving::dead : 0));
       }
-      count_active += own_active;
-      if (ones == size && !any_kept_zeros) return;  // all of a block are alike: they are right
       for (std::int64_t r = 0; r < elements.rows; ++r) {
         std::uint8_t* const states_of_row = row(r);
         for (std::int64_t b = 0; b < band.width; ++b) {
@@ -270,22 +241,6 @@ void set_bits(std::uint8_t* __restrict to, const std::uint8_t* __restrict bits,
   for (std::int64_t i = 0; i < bytes; ++i) to[i] = static_cast<std::uint8_t>(to[i] | bits[i]);
 }
 
-/// What finish_moves() does of some elements; 1 where any is new.
-std::uint8_t finish_piece(std::uint8_t* __restrict states, std::uint8_t* __restrict old,
-                          std::uint8_t* __restrict active, std::int64_t n,
-                          std::uint8_t was_active) noexcept {
-  std::uint8_t any_new = 0;
-  for (std::int64_t i = 0; i < n; ++i) {
-    const std::uint8_t state = states[i];
-    const std::uint8_t is_new = moving::is_new(state), kept = moving::kept(state);
-    any_new = static_cast<std::uint8_t>(any_new | is_new);
-    old[i] = static_cast<std::uint8_t>(is_new ^ 1);
-    states[i] = kept;
-    active[i] = static_cast<std::uint8_t>(kept | (state & ~(state >> 3) & was_active));
-  }
-  return any_new;
-}
-
 }  // namespace
 
 void finish_moves(const Kernels& table, std::uint8_t* states, const Matrix* weights,
@@ -296,13 +251,12 @@ void finish_moves(const Kernels& table, std::uint8_t* states, const Matrix* weig
     const std::int64_t last = std::min(size, (i + 1) * large);
     for (std::int64_t begin = i * large; begin < last; begin += piece) {
       const std::int64_t n = std::min(piece, last - begin);
-      const std::uint8_t any_new =
-          finish_piece(states + begin, old, active, n, draws ? 0 : moving::was_active);
+      const bool any_new = table.unmark(states + begin, old, active, n, !draws);
       if (ever != nullptr) {
         table.pack(bits, active, n);
         set_bits(ever + begin / 8, bits, (n + 7) / 8);
       }
-      if (any_new != 0 && weights != nullptr) zero_elements(table, *weights, old, begin, n);
+      if (any_new && weights != nullptr) zero_elements(table, *weights, old, begin, n);
     }
   });
 }

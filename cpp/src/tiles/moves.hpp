@@ -22,16 +22,9 @@ void draw_keys(std::uint32_t* keys, std::uint64_t stream, std::int64_t first,
 /// Numbers are 32 bits wide: what is drawn is drawn by the engine of such keys.
 inline void draw_keys(std::uint64_t*, std::uint64_t, std::int64_t, std::int64_t) noexcept {}
 
-/// Puts those of n blocks above all others that may not be chosen. The state of one lies `step`
-/// bytes behind that of the one before.
-template <class Key>
-void rank_choice(Key* keys, const std::uint8_t* states, std::int64_t n, std::int64_t step,
-                 Choice::Among among) noexcept;
-
-/// The marks of n blocks, a byte each, by what `keep` says of them: `states` with the bit of the
-/// choice set or taken back. `marked` may be `states` where `step` is 1.
-void mark_choice(std::uint8_t* marked, const std::uint8_t* states, const std::uint8_t* keep,
-                 std::int64_t n, std::int64_t step, Choice::Among among) noexcept;
+/// The states of n blocks side by side, a byte each.
+void gather_states(std::uint8_t* gathered, const std::uint8_t* states, std::int64_t n,
+                   std::int64_t width) noexcept;
 
 /// Replaces n states, but for what says that an element stays zero.
 void replace_states(std::uint8_t* states, const std::uint8_t* by, std::int64_t n) noexcept;

@@ -31,7 +31,12 @@ template <class Key>
     }
     const std::uint8_t* const states =
         task.mask.at(band.band * task.grid.height, band.block * width);
-    moving::rank_choice(here, states, band.width, width, choice.among);
+    const std::uint8_t* own = states;
+    if (width > 1) {
+      moving::gather_states(lane.free.data(), states, band.width, width);
+      own = lane.free.data();
+    }
+    task.select.rank_marked(here, own, band.width, choice.is_inactive());
   });
 }
 
@@ -41,13 +46,15 @@ template <class Key>
                                    const std::uint8_t* keep, Lane<Key>& lane) noexcept {
   const std::int64_t width = task.grid.width;
   std::uint8_t* const marks = lane.free.data();
+  const bool inactive = task.choice.is_inactive();
   Grid::for_each_band(part, [&](const Grid::Part& band, std::int64_t first) {
     const Grid::Rectangle elements = task.grid.elements(band);
     std::uint8_t* const top = task.mask.at(elements.row, elements.column);
     if (task.block_size() == 1) {
-      return moving::mark_choice(top, top, keep + first, band.width, 1, task.choice.among);
+      return task.table.mark(top, keep + first, band.width, inactive);
     }
-    moving::mark_choice(marks, top, keep + first, band.width, width, task.choice.among);
+    moving::gather_states(marks, top, band.width, width);
+    task.table.mark(marks, keep + first, band.width, inactive);
     // As many blocks at a time as a lane has room for, or else pieces of one.
     const std::int64_t together = std::max<std::int64_t>(1, small_block_max / width);
     for (std::int64_t b = 0; b < band.width; b += together) {

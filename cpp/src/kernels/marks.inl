@@ -1,0 +1,59 @@
+// Marks of masks that move: tiles/choice.hpp says what the bits mean. Plain loops, which the
+// compiler makes vectors of. The file of an instruction set, scalar.cpp among them, includes this
+// text within its anonymous namespace, and defines TARGET before.
+
+/// 1 where a block may be chosen, of those that are active or of those that are not.
+template <bool inactive>
+TARGET inline __attribute__((always_inline)) unsigned may_choose(unsigned state) noexcept {
+  return inactive ? ~(state ^ (state >> 1)) & 1U : state & 1U;
+}
+
+template <bool inactive, class Key>
+TARGET void rank_some(Key* __restrict keys, const std::uint8_t* __restrict states,
+                      std::int64_t n) noexcept {
+  constexpr Key above = KeyTraits<Key>::nan + 1;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const Key others = static_cast<Key>(may_choose<inactive>(states[i])) - 1;  // all bits, or none
+    keys[i] = (keys[i] & ~others) | (above & others);
+  }
+}
+
+template <class Key>
+TARGET void rank_marked(Key* keys, const std::uint8_t* states, std::int64_t n,
+                        bool inactive) noexcept {
+  inactive ? rank_some<true>(keys, states, n) : rank_some<false>(keys, states, n);
+}
+
+template <bool inactive>
+TARGET void mark_some(std::uint8_t* __restrict states, const std::uint8_t* __restrict keep,
+                      std::int64_t n) noexcept {
+  constexpr int bit = inactive ? 2 : 1;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const unsigned state = states[i];
+    const unsigned may = may_choose<inactive>(state);
+    const unsigned is_marked = may & (inactive ? keep[i] : keep[i] ^ 1U);
+    states[i] = static_cast<std::uint8_t>((state & ~(may << bit)) | (is_marked << bit));
+  }
+}
+
+TARGET void mark(std::uint8_t* states, const std::uint8_t* keep, std::int64_t n,
+                 bool inactive) noexcept {
+  inactive ? mark_some<true>(states, keep, n) : mark_some<false>(states, keep, n);
+}
+
+TARGET bool unmark(std::uint8_t* __restrict states, std::uint8_t* __restrict old,
+                   std::uint8_t* __restrict active, std::int64_t n, bool before) noexcept {
+  unsigned any_new = 0;
+  const unsigned was_active = before ? 1 : 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const unsigned state = states[i];
+    const unsigned free = ~(state >> 3) & 1U;
+    const unsigned is_new = (state >> 2) & ~state & free;
+    const unsigned kept = ((state & ~(state >> 1)) | (state >> 2)) & free;
+    any_new |= is_new;
+    old[i] = static_cast<std::uint8_t>(is_new ^ 1U);
+    states[i] = static_cast<std::uint8_t>(kept);
+    active[i] = static_cast<std::uint8_t>(kept | (state & free & was_active));
+  }
+  return any_new != 0;
+}
