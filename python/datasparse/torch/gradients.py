@@ -66,7 +66,7 @@ class BeforeUpdate:
         """Hand the gradients of this step to a score that sums them up."""
         if accumulates(self._sparsifier):
             self._hand_in_unscaled()
-            self._sparsifier.accumulate()  # type: ignore[attr-defined]
+            self._sparsifier.accumulate()
 
     def masks(self) -> Masks:
         """As they are before they move."""
@@ -116,4 +116,4 @@ class BeforeUpdate:
             parameter = self._parameter(name)
             if parameter is not None and parameter.grad is not None:
                 gradients[name] = parameter.grad / scale
-        self._sparsifier.set_gradients(gradients)  # type: ignore[attr-defined]
+        self._sparsifier.set_gradients(gradients)
