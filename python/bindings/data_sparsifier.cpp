@@ -265,7 +265,7 @@ py::object report(const SelfSparsifier& self) {
         py::arg("zeros") = group.zeros, py::arg("zeros_in_data") = group.zeros_in_data,
         py::arg("dead") = group.dead, py::arg("dead_rows") = group.dead_rows,
         py::arg("dead_channels") = group.dead_channels, py::arg("lengths") = group.block,
-        py::arg("config") = to_python(group.config)));
+        py::arg("ever_active") = group.ever_active, py::arg("config") = to_python(group.config)));
   }
   return module.attr("Report")(groups);
 }

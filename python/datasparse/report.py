@@ -38,6 +38,8 @@ class GroupReport:
         or of the first and of the second axis without one. None for fewer than two axes.
     bytes_masked: what the values that are kept take, and one bit per element for the mask.
     pool: of the config: the groups with this name share one threshold.
+    ever_active: how many elements were active at some time, which over `elements` is the ITOP rate
+        (Liu et al. 2021). None for masks that do not move; see `datasparse.regrowth`.
     """
 
     name: str
@@ -58,6 +60,7 @@ class GroupReport:
     bytes_dense: int | None
     bytes_masked: int | None
     pool: str | None = None
+    ever_active: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class TotalReport:
     target: by elements, over the groups that have one; None if none has.
     zeros_in_data, bytes_dense, bytes_masked: of the groups that hold data.
     dead_groups, dead_rows, dead_channels: how many there are in all groups.
+    ever_active: of the groups whose masks move; None if none does.
     """
 
     target: float | None
@@ -79,6 +83,7 @@ class TotalReport:
     dead_channels: int
     bytes_dense: int
     bytes_masked: int
+    ever_active: int | None = None
 
 
 class Report:
@@ -188,6 +193,8 @@ class Report:
         # Said only where there is something to say.
         if any(group.zeros_in_data not in (None, group.zeros) for group in self):
             columns.insert(2, ("in data", self._in_data_text))
+        if self.total.ever_active is not None:
+            columns.append(("ever active", self._ever_active_text))
         total = self.total
         if total.dead_groups or total.dead_rows or total.dead_channels:
             columns.append(("dead", dead_text))
@@ -195,16 +202,31 @@ class Report:
 
     def _in_data_text(self, entry: GroupReport | TotalReport) -> str:
         """Return the share of the elements at hand that are pruned, and zero in the data."""
+        if entry.zeros_in_data is None:
+            return ""
+        return self._share_text(entry, entry.zeros_in_data, lambda group: group.zeros_in_data)
+
+    def _ever_active_text(self, entry: GroupReport | TotalReport) -> str:
+        """Return the ITOP rate: the share of the elements that were active at some time."""
+        if entry.ever_active is None:
+            return ""
+        return self._share_text(entry, entry.ever_active, lambda group: group.ever_active)
+
+    def _share_text(
+        self,
+        entry: GroupReport | TotalReport,
+        count: int,
+        figure: Callable[[GroupReport], int | None],
+    ) -> str:
+        """Return the share of a count in the elements of those groups that have the figure."""
         groups: Iterable[GroupReport] = self
         if isinstance(entry, GroupReport):
             groups = [entry]
         for name, pool in self.pools.items():
             if entry is pool:
                 groups = [group for group in self if group.pool == name]
-        elements = sum(group.elements for group in groups if group.zeros_in_data is not None)
-        if entry.zeros_in_data is None:
-            return ""
-        return f"{entry.zeros_in_data / elements if elements else 0.0:.2%}"
+        elements = sum(group.elements for group in groups if figure(group) is not None)
+        return f"{count / elements if elements else 0.0:.2%}"
 
 
 Text = Callable[[GroupReport | TotalReport], str]
@@ -259,6 +281,7 @@ def report_of_group(
     dead_rows: int | None,
     dead_channels: int | None,
     lengths: tuple[int, int] | None,
+    ever_active: int | None,
     config: dict[str, Any],
 ) -> GroupReport:
     """Return the figures of a group: what the core counts, and what follows from it.
@@ -292,6 +315,7 @@ def report_of_group(
         bytes_dense=None if dtype is None else elements * item_size,
         bytes_masked=None if dtype is None else (elements - zeros) * item_size + mask_bytes,
         pool=as_name(config.get("pool")),
+        ever_active=ever_active,
     )
 
 
@@ -323,6 +347,7 @@ def total_of(groups: Iterable[GroupReport]) -> TotalReport:
     elements = sum(group.elements for group in groups)
     zeros = sum(group.zeros for group in groups)
     aimed = [(g.target, g.elements) for g in groups if g.target is not None and g.elements]
+    tried = [group.ever_active for group in groups if group.ever_active is not None]
     return TotalReport(
         target=sum(t * n for t, n in aimed) / sum(n for _, n in aimed) if aimed else None,
         sparsity=zeros / elements if elements else 0.0,
@@ -334,4 +359,5 @@ def total_of(groups: Iterable[GroupReport]) -> TotalReport:
         dead_channels=sum(group.dead_channels or 0 for group in groups),
         bytes_dense=sum(group.bytes_dense or 0 for group in groups),
         bytes_masked=sum(group.bytes_masked or 0 for group in groups),
+        ever_active=sum(tried) if tried else None,
     )

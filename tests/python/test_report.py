@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from datasparse import BaseDataScheduler, BaseDataSparsifier, DataNormSparsifier
+from datasparse.regrowth import SET
 
 
 @pytest.fixture
@@ -372,3 +373,21 @@ def test_a_scheduler_changes_the_target():
         group = sparsifier.report()["w"]
         assert (group.target, group.sparsity) == (target, target)
         scheduler.step()
+
+
+def test_what_was_ever_active_is_counted_where_masks_move():
+    moving = SET({"a": np.ones(10), "b": np.ones(30)}, sparsity_level=0.5, drop_fraction=1.0)
+    assert moving.report().total.ever_active is None
+    assert "ever active" not in str(moving.report())
+    seen = {"a": np.zeros(10, bool), "b": np.zeros(30, bool)}
+    for _ in range(3):
+        moving.step()
+        for name, active in seen.items():
+            active |= moving.get_mask(name)
+    report = moving.report()
+    counts = {name: int(active.sum()) for name, active in seen.items()}
+    assert {group.name: group.ever_active for group in report} == counts
+    assert report.total.ever_active == sum(counts.values())
+    assert f"{sum(counts.values()) / 40:.2%}" in str(report).splitlines()[-1]
+    assert report.as_dict()["groups"]["a"]["ever_active"] == counts["a"]
+    assert DataNormSparsifier({"a": np.ones(4)}).report()["a"].ever_active is None

@@ -34,6 +34,8 @@ struct GroupFigures {
   /// order of memory. None for fewer than two axes.
   std::optional<std::int64_t> dead_rows = {}, dead_channels = {};
   bool frozen = false;  ///< whether step() leaves the mask as it is
+  /// How many elements were active at some time; none where masks do not move: regrowth.hpp.
+  std::optional<std::int64_t> ever_active = {};
 };
 
 /// A group as it is kept.

@@ -79,6 +79,11 @@ struct BaseDataSparsifier::Group {
   /// drawn: a group without it has no mask yet.
   static constexpr const char* ever_active_key = "ever_active";
   bool is_drawn() const { return arrays.count(ever_active_key) != 0; }
+  /// How many elements were active at some time; 0 before the first mask.
+  std::int64_t count_ever_active() const {
+    const auto found = arrays.find(ever_active_key);
+    return found == arrays.end() ? 0 : count_bits(found->second.data(), found->second.byte_count());
+  }
   /// The bits to be set. ValueError where what was loaded is no such array.
   std::uint8_t* ever_active();
   /// An array without any.

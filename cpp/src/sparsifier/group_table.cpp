@@ -109,6 +109,7 @@ GroupFigures GroupTable::figures_of(const BaseDataSparsifier::Group& group) cons
     figures.dead_channels = count_dead(mask.data(), shape, static_cast<int>(channels));
   }
   figures.frozen = !group.updates;
+  if (group.is_drawn()) figures.ever_active = group.count_ever_active();
   return figures;
 }
 

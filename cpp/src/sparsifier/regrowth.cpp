@@ -93,10 +93,7 @@ bool RegrowthSparsifier::is_drawn(const std::string& name) const {
 
 std::int64_t RegrowthSparsifier::ever_active(const std::string& name) const {
   const Entry entry(*this);
-  const auto& arrays = impl_->at(name).arrays;
-  const auto found = arrays.find(Group::ever_active_key);
-  if (found == arrays.end()) return 0;
-  return count_bits(found->second.data(), found->second.byte_count());
+  return impl_->at(name).count_ever_active();
 }
 
 }  // namespace datasparse
