@@ -618,6 +618,83 @@ TEST_P(KernelsTest, RepeatAndCountBytes) {
   }
 }
 
+/// What the bits of marks mean, one block at a time: see tiles/choice.hpp.
+struct Mark {
+  bool was_active, dropped, grown, stays;
+
+  explicit Mark(std::uint8_t byte)
+      : was_active((byte & 1) != 0),
+        dropped((byte & 2) != 0),
+        grown((byte & 4) != 0),
+        stays((byte & 8) != 0) {}
+  bool survives() const { return was_active && !dropped; }
+  bool is_dead() const { return !was_active && dropped; }
+  bool may_be_chosen(bool inactive) const {
+    return inactive ? !survives() && !is_dead() : was_active;
+  }
+};
+
+template <class Key>
+void expect_ranked_marks(const SelectionKernels<Key>& select, const Bytes& states, bool inactive) {
+  const auto n = static_cast<std::int64_t>(states.size());
+  std::vector<Key> keys, expected;
+  for (std::int64_t i = 0; i < n; ++i) {
+    keys.push_back(static_cast<Key>(i + 1));
+    const bool may = Mark(states[static_cast<std::size_t>(i)]).may_be_chosen(inactive);
+    expected.push_back(may ? keys.back() : KeyTraits<Key>::nan + 1);
+  }
+  keys.push_back(7);
+  expected.push_back(7);
+  select.rank_marked(keys.data(), states.data(), n, inactive);
+  ASSERT_EQ(keys, expected) << n << " marks";
+}
+
+TEST_P(KernelsTest, Marks) {
+  Random random(52);
+  for (const std::int64_t n : {0, 1, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 1000}) {
+    Bytes states, keep;
+    for (std::int64_t i = 0; i < n; ++i) {
+      states.push_back(static_cast<std::uint8_t>(random.below(16)));
+      keep.push_back(static_cast<std::uint8_t>(random.below(2)));
+    }
+    for (const bool inactive : {false, true}) {
+      expect_ranked_marks(table().select32, states, inactive);
+      expect_ranked_marks(table().select64, states, inactive);
+      Bytes marked = states, expected = states;
+      const std::uint8_t bit = inactive ? 4 : 2;
+      for (std::size_t i = 0; i < states.size(); ++i) {
+        if (!Mark(states[i]).may_be_chosen(inactive)) continue;
+        const bool is_marked = (keep[i] != 0) == inactive;
+        expected[i] = static_cast<std::uint8_t>((states[i] & ~bit) | (is_marked ? bit : 0));
+      }
+      marked.push_back(7);
+      expected.push_back(7);
+      table().mark(marked.data(), keep.data(), n, inactive);
+      ASSERT_EQ(marked, expected) << n << " marks";
+    }
+    for (const bool before : {false, true}) {
+      Bytes kept = states, old(states.size() + 1, 7), active = old;
+      kept.push_back(7);
+      Bytes expected_kept, expected_old, expected_active;
+      bool any = false;
+      for (const std::uint8_t byte : states) {
+        const Mark mark(byte);
+        const bool keeps = !mark.stays && (mark.survives() || mark.grown);
+        const bool is_new = !mark.stays && mark.grown && !mark.was_active;
+        any = any || is_new;
+        expected_kept.push_back(keeps ? 1 : 0);
+        expected_old.push_back(is_new ? 0 : 1);
+        expected_active.push_back(keeps || (before && mark.was_active && !mark.stays) ? 1 : 0);
+      }
+      for (auto* bytes : {&expected_kept, &expected_old, &expected_active}) bytes->push_back(7);
+      EXPECT_EQ(table().unmark(kept.data(), old.data(), active.data(), n, before), any);
+      ASSERT_EQ(kept, expected_kept) << n << " marks";
+      ASSERT_EQ(old, expected_old) << n << " marks";
+      ASSERT_EQ(active, expected_active) << n << " marks";
+    }
+  }
+}
+
 TEST_P(KernelsTest, CopyRunReadsAndWritesNothingElse) {
   Random random(71);
   for (const std::int64_t n : {1, 2, 15, 16, 17, 31, 32, 33, 64, 100}) {
