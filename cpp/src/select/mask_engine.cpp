@@ -81,10 +81,12 @@ class Pools {
  public:
   void add(const MaskPlan& mask) {
     masks_.push_back(mask);
+    elements_ += mask.elements();
     const MaskJob& job = *mask.job;
     groups_.push_back({&job.spec, viewed_shape(job.data.shape(), job.layout)});
   }
   bool empty() const noexcept { return masks_.empty(); }
+  std::int64_t elements() const noexcept { return elements_; }
 
   /// ValueError from PoolPlan::of().
   void allocate(PoolScratch& scratch) {
@@ -110,6 +112,7 @@ class Pools {
   std::vector<MaskPlan> masks_;
   std::vector<PoolGroup> groups_;
   std::vector<std::unique_ptr<Pool>> pools_;
+  std::int64_t elements_ = 0;
 };
 
 }  // namespace
@@ -139,7 +142,8 @@ void compute_masks(const std::vector<MaskJob>& jobs, const Kernels& table) {
   if (!pools.empty()) pools.allocate(scratch);
   narrow.run();
   wide.run();
-  pools.run({table, narrow.engine(), wide.engine(), threads});
+  const int of_pools = pools.elements() < parallel_from ? 1 : threads;
+  pools.run({table, narrow.engine(), wide.engine(), of_pools});
   narrow.clear();
   wide.clear();
   if (scratch.bytes() > kept_bytes_max) scratch.release();
