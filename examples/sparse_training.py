@@ -21,7 +21,7 @@ import json
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
@@ -40,7 +40,7 @@ LEVELS = (0.8, 0.9, 0.95, 0.98)
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.05, 0.9, 5e-4
 BATCH = 100
 TRAINED_ON = 20_000  # of the 60,000 training images, drawn anew by each seed
-EVERY = 50  # steps from one mask to the next
+EVERY = 50
 DROP_FRACTION = 0.3
 MOVES_UNTIL = 0.75  # the share of the training after which masks stay, as in the paper on RigL
 RAMP = (0.1, 0.7)  # the share of the training in which the level of a gradual method rises
@@ -56,14 +56,20 @@ class Setting:
     distribution: str
     level: float
     seed: int
+    every: int  # steps from one mask to the next
 
 
 @dataclass(frozen=True)
 class Run(Setting):
-    """What came of it. `density` is the share of all weights that are not zero."""
+    """What came of it.
+
+    `density` is the share of all weights that are not zero; `dead` are the channels and neurons
+    that no weight leads to.
+    """
 
     accuracy: float
     density: float
+    dead: int
 
 
 # --- the networks ---------------------------------------------------------------------------------
@@ -144,6 +150,7 @@ class Training:
     steps: int
     seed: int
     level: float
+    every: int
     attach_by: dict[str, Any]  # how the level is shared among layers
     some: list[Batch]  # to score before the first step
 
@@ -159,7 +166,7 @@ def moved(kind: type[RigL | SET]) -> Callable[[Training], None]:
         slope = Cosine(initial=DROP_FRACTION, final=0.0, end=int(MOVES_UNTIL * training.steps))
         attachment.follow(
             training.optimizer,
-            every=EVERY,
+            every=training.every,
             scheduler=DataScheduler(sparsifier, "drop_fraction", slope),
             replaces_step=True,
         )
@@ -191,7 +198,7 @@ def gradual(
         rise = Polynomial(begin=begin, end=end)
         attachment.follow(
             training.optimizer,
-            every=EVERY,
+            every=training.every,
             scheduler=DataScheduler(sparsifier, "sparsity_level", rise),
         )
 
@@ -275,7 +282,9 @@ def train(setting: Setting) -> Run:
             batch_of(training, index) for index in torch.arange(SCORED_ON * BATCH).view(-1, BATCH)
         ]
         by = SHARED[setting.distribution]
-        set_up(Training(model, optimizer, steps, setting.seed, setting.level, by, some))
+        set_up(
+            Training(model, optimizer, steps, setting.seed, setting.level, setting.every, by, some)
+        )
     slope = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(epochs):
         shuffled = torch.randperm(len(training), generator=generator)
@@ -289,11 +298,13 @@ def train(setting: Setting) -> Run:
     model.eval()
     with torch.no_grad():
         right = model(tests.pixels).argmax(1) == tests.labels
-    kept = sum(int(torch.count_nonzero(weight)) for weight in weights_of(model))
+    weights = weights_of(model)
+    kept = sum(int(torch.count_nonzero(weight)) for weight in weights)
     return Run(
         **asdict(setting),
         accuracy=float(right.float().mean()),
         density=kept / size_of(task.network(1.0)),
+        dead=sum(int((weight.flatten(1) == 0).all(1).sum()) for weight in weights),
     )
 
 
@@ -301,13 +312,17 @@ def train(setting: Setting) -> Run:
 
 
 def settings(
-    tasks: Iterable[str], methods: Iterable[str], levels: Sequence[float], seeds: int | None
+    tasks: Iterable[str],
+    methods: Iterable[str],
+    levels: Sequence[float],
+    seeds: int | None,
+    every: int,
 ) -> list[Setting]:
     """All trainings, seed by seed, so that an interrupted study has something of everything."""
     tasks, methods = list(tasks), list(methods)
     most = max(seeds or TASKS[task].seeds for task in tasks)
     return [
-        Setting(task, method, distribution, level, seed)
+        Setting(task, method, distribution, level, seed, every)
         for seed in range(most)
         for task in tasks
         if seed < (seeds or TASKS[task].seeds)
@@ -323,6 +338,10 @@ def read_results(path: Path) -> list[Run]:
     return [Run(**json.loads(line)) for line in path.read_text().splitlines()]
 
 
+def setting_of(run: Run) -> Setting:
+    return Setting(**{field.name: getattr(run, field.name) for field in fields(Setting)})
+
+
 def one_thread() -> None:
     torch.set_num_threads(1)
 
@@ -332,7 +351,7 @@ def study(wanted: Sequence[Setting], path: Path, processes: int) -> list[Run]:
     from rich.progress import track
 
     runs = read_results(path)
-    done = {Setting(*(getattr(run, field) for field in Setting.__annotations__)) for run in runs}
+    done = {setting_of(run) for run in runs}
     left = [setting for setting in wanted if setting not in done]
     with (
         path.open("a") as file,
@@ -342,7 +361,7 @@ def study(wanted: Sequence[Setting], path: Path, processes: int) -> list[Run]:
             file.write(json.dumps(asdict(run)) + "\n")
             file.flush()
             runs.append(run)
-    return [run for run in runs if Setting(*list(asdict(run).values())[:5]) in set(wanted)]
+    return [run for run in runs if setting_of(run) in set(wanted)]
 
 
 def of(runs: Sequence[Run], task: str, method: str, distribution: str, level: float) -> list[Run]:
@@ -455,10 +474,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--levels", type=float, nargs="+", default=LEVELS)
     parser.add_argument("--seeds", type=int, help="trainings of each setting; by default 5 and 3")
+    parser.add_argument("--every", type=int, default=EVERY, help="steps from one mask to the next")
     parser.add_argument("--processes", type=int, default=2, help="each with one thread")
     parser.add_argument("--png", type=Path, help="draw the study")
     chosen = parser.parse_args(arguments)
-    wanted = settings(chosen.tasks, chosen.methods, chosen.levels, chosen.seeds)
+    wanted = settings(chosen.tasks, chosen.methods, chosen.levels, chosen.seeds, chosen.every)
     runs = study(wanted, chosen.results, chosen.processes)
     for task in chosen.tasks:
         print(table(runs, task), differences(runs, task), sep="\n\n", end="\n\n")
