@@ -435,32 +435,35 @@ COLORS = {
 DRAWN = {UNIFORM: ":", ERK: "-", GLOBAL: "--", "": "-."}
 
 
-def plot(runs: Sequence[Run], tasks: Sequence[str], png: Path) -> None:
-    """The accuracy over the level: a line for each method, drawn by its sharing."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
+LEAST = 0.1  # points: what is lost less is drawn there
 
-    figure = Figure(figsize=(6.5 * len(tasks), 5), layout="constrained")
+
+def plot(runs: Sequence[Run], tasks: Sequence[str], png: Path) -> None:
+    """What each method loses against the dense network, over the level."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * len(tasks) + 2, 5.5), layout="constrained")
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
         levels = sorted({run.level for run in runs if run.method != DENSE})
-        dense = of(runs, task, DENSE, "", 0.0)
-        if dense:
-            best = mean(run.accuracy for run in dense)
-            axes.axhline(best, color="0.3", linestyle=":", label=DENSE)
+        dense = mean(run.accuracy for run in runs if (run.task, run.method) == (task, DENSE))
         for method, distribution in rows_of(runs, task):
             if method == DENSE:
                 continue
             groups = [of(runs, task, method, distribution, level) for level in levels]
-            means = [mean(run.accuracy for run in group) for group in groups if group]
+            lost = [100 * (dense - mean(run.accuracy for run in group)) for group in groups]
             axes.plot(
-                range(len(means)), means, DRAWN[distribution], color=COLORS[method], marker=".",
+                range(len(levels)), [max(points, LEAST) for points in lost],
+                DRAWN[distribution], color=COLORS[method], marker=".",
                 label=f"{method}, {distribution}" if distribution else method,
             )  # fmt: skip
         axes.set(
-            title=f"{TASKS[task].title}: test accuracy", xlabel="level of zeros in all weights"
+            title=f"{TASKS[task].title}, dense: {dense:.1%}",
+            xlabel="level of zeros in all weights",
+            ylabel="points of test accuracy lost (lower is better)",
+            yscale="log",
         )
         axes.set_xticks(range(len(levels)), [f"{level:.0%}" for level in levels])
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.set_yticks([0.1, 0.3, 1, 3, 10, 30], ["0.1", "0.3", "1", "3", "10", "30"])
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -4,6 +4,7 @@ The whole studies are in the full tier. Their data come with packages that `scri
 """
 
 import importlib.util
+import json
 import math
 import sys
 from dataclasses import replace
@@ -233,3 +234,60 @@ def test_the_real_encoder(encoder):
     best = {(kept.blocks, kept.level): kept for kept in found}
     assert best["(1,1)", 0.1].mean > 0.99
     assert best["(1,1)", 0.5].mean > best["2:4", 1.0].mean > best["(1,4)", 0.5].mean
+
+
+@pytest.fixture
+def sparse_training(example, monkeypatch):
+    example("movielens")
+    distributions = example("distributions")
+    study = example("sparse_training")
+    random = torch.Generator().manual_seed(5)
+    labels = torch.arange(300) % 10
+    pixels = torch.rand(300, 1, 28, 28, generator=random) + labels.view(-1, 1, 1, 1) / 5
+    images = distributions.Images(pixels, labels)
+    monkeypatch.setattr(study, "images", lambda: (images, images))
+    monkeypatch.setattr(study, "TRAINED_ON", 200)
+    monkeypatch.setattr(study, "BATCH", 20)
+    return study
+
+
+@empties_layers
+def test_every_method_keeps_as_few_weights(sparse_training):
+    level = 0.8
+    elements = sparse_training.size_of(sparse_training.Convolutional())
+    assert elements == 22_536
+    assert sparse_training.size_of(sparse_training.LeNet300100()) == 266_200
+    setups = sparse_training.METHODS.items()
+    ways = [(method, way) for method, (_, shared) in setups for way in shared]
+    settings = [
+        sparse_training.Setting("convolutional", *way, level, seed=0, every=10) for way in ways
+    ]
+    runs = {(s.method, s.distribution): sparse_training.train(s) for s in settings}
+    for (method, _), run in runs.items():
+        if method == "small dense":
+            assert 0.15 < run.density <= 1 - level
+        elif method != "dense":  # what has just grown is 0 still
+            assert run.density <= 1 - level + 1e-4
+            assert run.density == pytest.approx(1 - level, abs=0.01)
+    assert len({run.accuracy for run in runs.values()}) > len(runs) / 2
+
+
+def test_what_was_trained_is_not_trained_again(sparse_training, tmp_path, capsys):
+    results, png = tmp_path / "results.jsonl", tmp_path / "study.png"
+    methods = ["dense", "static", "SET", "RigL"]
+    wanted = sparse_training.settings(["lenet"], methods, [0.8, 0.9], 2, 50)
+    assert len(wanted) == 2 * (1 + 3 * 2 * 2)
+    runs = [
+        sparse_training.Run(**vars(setting), accuracy=0.8 + 0.01 * i, density=0.2, dead=i)
+        for i, setting in enumerate(wanted)
+    ]
+    results.write_text("".join(json.dumps(vars(run)) + "\n" for run in runs))
+    options = ["--tasks", "lenet", "--methods", *methods, "--levels", "0.8", "0.9", "--seeds", "2"]
+    main = sparse_training.main
+    assert main(["--results", str(results), *options, "--png", str(png), "--processes", "1"]) == 0
+    printed = capsys.readouterr().out
+    first = [run.accuracy for run in runs if (run.method, run.distribution) == ("SET", "ERK")][::2]
+    assert f"| SET | ERK | {sum(first) / 2:.2%} ± " in printed
+    assert "| RigL ERK over SET ERK | 4.00% ± 0.00 |" in printed
+    assert len(results.read_text().splitlines()) == len(runs)
+    assert png.read_bytes().startswith(b"\x89PNG")
