@@ -1,4 +1,4 @@
-"""A training that test_scores_resumed.py kills between accumulate() and step().
+"""A training that test_trainings_resumed.py kills between accumulate() and step().
 
     interrupted_scores.py FOLDER STEPS KILLED...   kills itself at these steps, each once
 

@@ -1,0 +1,35 @@
+"""Trainings by scores and by masks that move, whose process is killed, go on to the same bits."""
+
+import random
+import signal
+import subprocess
+import sys
+
+import interrupted_regrowth
+import interrupted_scores
+import pytest
+
+KILLS = [5, pytest.param(50, marks=pytest.mark.full)]
+STEPS = 60
+
+
+def result_of(program, folder, killed):
+    """Starts the program as often as it dies; it dies once at each of these steps."""
+    command = [sys.executable, program.__file__, str(folder), str(STEPS), *map(str, killed)]
+    for _ in killed:
+        died = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert died.returncode == -signal.SIGKILL, died.stderr
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    return (folder / "result").read_text()
+
+
+@pytest.mark.parametrize("kills", KILLS)
+@pytest.mark.parametrize(
+    "program", [interrupted_scores, interrupted_regrowth], ids=lambda program: program.__name__
+)
+def test_killed_and_resumed_is_never_killed(program, kills, tmp_path, threads):
+    threads(1)  # as the programs have
+    killed = sorted(random.Random(kills).sample(range(STEPS), kills))
+    unbroken = program.Training(None, STEPS).run().result()
+    assert result_of(program, tmp_path, killed) == unbroken
