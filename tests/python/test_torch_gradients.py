@@ -1,6 +1,10 @@
 """follow() for masks that are made by gradients, or that move."""
 
+import gc
+import weakref
+
 import datasparse
+import numpy as np
 import pytest
 from datasparse.regrowth import RigL
 from datasparse.scores import Taylor
@@ -192,6 +196,54 @@ def test_a_replaced_step_trains_nothing_at_all(closure):
         assert parameter.grad is None
     step(model, optimizer, seed=6, closure=closure)
     assert not torch.equal(model[2].bias.detach(), weights[3])
+
+
+@pytest.mark.parametrize("kind", [ByGradient, Moving, datasparse.DataNormSparsifier])
+def test_an_optimizer_that_is_let_go_of_is_gone_at_once(kind):
+    model, _, attachment = attached(kind)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attachment.follow(optimizer)
+    step(model, optimizer)
+    left = weakref.ref(optimizer)
+    gc.disable()
+    try:
+        del optimizer
+        assert left() is None
+        assert not attachment.followings
+    finally:
+        gc.enable()
+
+
+class Averaging(RigL):
+    """Sees every step, and grows by a running mean."""
+
+    def accumulate(self):
+        for name in self.data_groups:
+            gradient = self.get_gradient(name).abs().numpy()
+            mean = self.get_array(name, "mean")
+            self.set_array(name, "mean", gradient if mean is None else 0.5 * mean + 0.5 * gradient)
+
+    def get_gradients(self, name, data, **config):
+        return self.get_array(name, "mean")
+
+
+@pytest.mark.parametrize("closure", [False, True])
+def test_an_override_of_accumulate_sees_every_step(closure):
+    model, sparsifier, attachment = attached(Averaging)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attachment.follow(optimizer, every=4)
+    plain, mean = model_of(), None
+    with torch.no_grad():
+        plain[0].weight.copy_(model[0].weight)
+        plain[2].weight.copy_(model[2].weight)
+    for seed in range(3):
+        step(model, optimizer, seed, closure)
+        plain.zero_grad()
+        loss_of(plain, seed).backward()
+        gradient = plain[0].weight.grad.abs()
+        mean = gradient if mean is None else 0.5 * mean + 0.5 * gradient
+        plain.load_state_dict(model.state_dict())
+    np.testing.assert_array_equal(sparsifier.get_array("0.weight", "mean"), mean.numpy())
 
 
 def test_replaced_steps_are_for_masks_that_move():

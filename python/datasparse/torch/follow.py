@@ -54,7 +54,7 @@ class Following:
         replaces_step: bool = False,
     ) -> None:
         require_driven_by_steps(scheduler, attachment)
-        self.optimizer = optimizer
+        self._optimizer = ref(optimizer)  # which holds this by its hooks
         self._before_update = BeforeUpdate(attachment, optimizer, replaces_step)
         if scheduler is not None:
             require_still(scheduler)
@@ -78,6 +78,11 @@ class Following:
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         )
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """Whose steps are followed; None where it is gone."""
+        return self._optimizer()
 
     def remove(self) -> None:
         """Leave the optimizer alone again."""

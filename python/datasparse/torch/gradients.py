@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -26,12 +27,6 @@ def regrows(sparsifier: BaseDataSparsifier) -> bool:
     return isinstance(sparsifier, RegrowthSparsifier)
 
 
-def accumulates(sparsifier: BaseDataSparsifier) -> bool:
-    """Whether it wants the gradients of each step."""
-    score = getattr(sparsifier, "score", None)
-    return getattr(score, "accumulates", False) is True
-
-
 def renews_before_update(sparsifier: BaseDataSparsifier) -> bool:
     """Whether masks are renewed between the gradients of a step and the update by them."""
     return reads_gradients(sparsifier) or regrows(sparsifier)
@@ -45,7 +40,7 @@ class BeforeUpdate:
     ) -> None:
         self._attachment = attachment
         self._sparsifier = attachment.sparsifier
-        self._optimizer = optimizer
+        self._optimizer = ref(optimizer)  # which holds what follows it
         self._replaces_step = replaces_step
         if replaces_step and not regrows(self._sparsifier):
             raise ValueError(
@@ -63,10 +58,12 @@ class BeforeUpdate:
         return renews_before_update(self._sparsifier)
 
     def accumulate(self) -> None:
-        """Hand the gradients of this step to a score that sums them up."""
-        if accumulates(self._sparsifier):
-            self._hand_in_unscaled()
-            self._sparsifier.accumulate()
+        """Let the sparsifier see the gradients of this step: its score may sum them up.
+
+        A subclass may override it, to keep a running mean, say.
+        """
+        self._hand_in_unscaled()
+        self._sparsifier.accumulate()
 
     def masks(self) -> Masks:
         """As they are before they move."""
@@ -77,8 +74,7 @@ class BeforeUpdate:
 
     def prepare(self) -> None:
         """Before a renewal."""
-        if reads_gradients(self._sparsifier):
-            self._hand_in_unscaled()
+        self._hand_in_unscaled()
 
     def finish(self, before: Masks) -> None:
         """After one: what has grown starts from rest, and the update may be left out."""
@@ -92,10 +88,12 @@ class BeforeUpdate:
                 if reads_gradients(self._sparsifier) and parameter.grad is not None:
                     gradient = parameter.grad / self._scale()
                 for following in self._attachment.followings:
-                    if parameter in following.optimizer.state:
-                        start_from_rest(following.optimizer, parameter, grown, gradient)
-        if self._replaces_step:
-            for group in self._optimizer.param_groups:
+                    optimizer = following.optimizer
+                    if optimizer is not None and parameter in optimizer.state:
+                        start_from_rest(optimizer, parameter, grown, gradient)
+        own = self._optimizer()
+        if self._replaces_step and own is not None:
+            for group in own.param_groups:
                 for parameter in group["params"]:
                     parameter.grad = None
 
@@ -104,13 +102,13 @@ class BeforeUpdate:
 
     def _scale(self) -> float:
         """By what a fused optimizer is about to divide gradients: a GradScaler leaves it to it."""
-        scale = getattr(self._optimizer, "grad_scale", None)
+        scale = getattr(self._optimizer(), "grad_scale", None)
         return 1.0 if scale is None else float(scale)
 
     def _hand_in_unscaled(self) -> None:
         scale = self._scale()
-        if scale == 1.0:
-            return  # the sparsifier reads .grad itself
+        if scale == 1.0 or not reads_gradients(self._sparsifier):
+            return  # the sparsifier reads .grad itself, or none
         gradients = {}
         for name in self._attachment._present():
             parameter = self._parameter(name)
