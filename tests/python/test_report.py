@@ -317,7 +317,7 @@ def test_a_dict_of_plain_data(sparsifier):
         "block_elements": 1, "zeros_per_block": 1, "target": 0.5, "sparsity": 0.5,
         "elements": 128, "zeros": 64, "zeros_in_data": 0, "dead": False, "dead_rows": 0,
         "dead_channels": 0,
-        "bytes_dense": 512, "bytes_masked": 272, "pool": None,
+        "bytes_dense": 512, "bytes_masked": 272, "pool": None, "ever_active": None,
     }  # fmt: skip
     json.dumps(figures)
 
