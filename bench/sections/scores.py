@@ -19,7 +19,7 @@ CASES = [Case((1, 1), 0.5), Case((1, 4), 0.5)]
 Arrays = dict[str, np.ndarray]
 
 
-class Movement(datasparse.DataNormSparsifier):
+class Saliency(datasparse.DataNormSparsifier):
     def __init__(self, weights: Arrays, gradients: Arrays, **config: Any) -> None:
         self._gradients = gradients
         super().__init__(weights, **config)
@@ -28,7 +28,7 @@ class Movement(datasparse.DataNormSparsifier):
         return np.abs(data * self._gradients[name])
 
 
-class InTurn(Movement):
+class InTurn(Saliency):
     """The same by update_mask(), for each group by itself."""
 
     def update_mask(self, name: str, data: np.ndarray, **config: Any) -> None:
@@ -49,10 +49,10 @@ def run(options: Options) -> Iterator[Row]:
         progress(f"[scores] {name}")
         config = {"sparsity_level": case.level, **case.config}
         built_in = datasparse.DataNormSparsifier(weights, **config)
-        own, in_turn = (kind(weights, gradients, **config) for kind in (Movement, InTurn))
+        own, in_turn = (kind(weights, gradients, **config) for kind in (Saliency, InTurn))
         configs = {group: dict(own.data_groups[group]) for group in names}
 
-        def scores(own: Movement = own, configs: dict[str, Any] = configs) -> list[np.ndarray]:
+        def scores(own: Saliency = own, configs: dict[str, Any] = configs) -> list[np.ndarray]:
             return [own.get_scores(group, weights[group], **configs[group]) for group in names]
 
         def moved(call: int) -> None:

@@ -61,12 +61,12 @@ are ranked in several batches. Where update_mask() is overridden too, step() cal
 data unless overridden.
 
 >>> import numpy as np
->>> class Movement(DataNormSparsifier):
+>>> class Saliency(DataNormSparsifier):
 ...     def get_scores(self, name, data, **config):
 ...         return np.abs(data * gradients[name])
 >>> gradients = {"w": np.array([0.1, -0.9, 0.5, 0.2])}
 >>> weight = np.array([4.0, -1.0, 3.0, 0.5])
->>> sparsifier = Movement([("w", weight)], sparsity_level=0.5, sparse_block_shape=(1, 1))
+>>> sparsifier = Saliency([("w", weight)], sparsity_level=0.5, sparse_block_shape=(1, 1))
 >>> sparsifier.step()
 >>> sparsifier.get_mask("w")
 array([False,  True,  True, False]))",
