@@ -39,7 +39,7 @@ TEST(PoolPlanTest, BudgetIsOneProductWhereLevelsAreEqual) {
   // 0.53 × 1450 = 768.5, to the even one; 0.53 × 450 + 0.53 × 968 + 0.53 × 32 is a little more in
   // doubles.
   const PoolPlan plan =
-      plan_of({single(0.7), single(0.53), single(0.53), single(0.53)}, {{0}, {450}, {968}, {32}});
+      plan_of({single(0.53), single(0.7), single(0.53), single(0.53)}, {{450}, {0}, {968}, {32}});
   EXPECT_EQ(plan.budget, 768) << "a group without elements has no say, as in a step";
 }
 
