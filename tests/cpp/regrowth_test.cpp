@@ -59,6 +59,20 @@ TEST(Regrowth, DrawsAFirstMaskOnce) {
   EXPECT_EQ(weights, std::vector<float>(100, 1));
 }
 
+TEST(Regrowth, EachStepDrawsAnew) {
+  std::vector<float> weights(100, 1);
+  RegrowthSpec spec = half();
+  spec.drop_fraction = 1;  // so that a step is a draw among all
+  SET sparsifier(spec);
+  sparsifier.add_data("w", ArrayView(weights.data(), {100}));
+  std::vector<std::vector<int>> masks;
+  for (int step = 0; step < 4; ++step) {
+    sparsifier.step();
+    masks.push_back(mask_of(sparsifier));
+    EXPECT_EQ(std::count(masks.begin(), masks.end(), masks.back()), 1) << "of step " << step;
+  }
+}
+
 TEST(Regrowth, AStateTellsWhatWasDrawn) {
   std::vector<float> weights(100, 1), others = weights;
   SET sparsifier(half()), other(half());
