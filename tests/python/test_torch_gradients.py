@@ -246,6 +246,18 @@ def test_an_override_of_accumulate_sees_every_step(closure):
     np.testing.assert_array_equal(sparsifier.get_array("0.weight", "mean"), mean.numpy())
 
 
+def test_a_step_at_which_nothing_moves_is_not_replaced():
+    model, sparsifier, attachment = attached(Moving)
+    for config in sparsifier.data_groups.values():
+        config["drop_fraction"] = 0.0
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attachment.follow(optimizer, every=1, replaces_step=True)
+    before = model[2].bias.detach().clone()
+    step(model, optimizer)
+    assert sparsifier._moves == 2
+    assert not torch.equal(model[2].bias.detach(), before)
+
+
 def test_replaced_steps_are_for_masks_that_move():
     model, _, attachment = attached(ByGradient)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -77,13 +77,16 @@ class BeforeUpdate:
         self._hand_in_unscaled()
 
     def finish(self, before: Masks) -> None:
-        """After one: what has grown starts from rest, and the update may be left out."""
+        """After one: what has grown starts from rest, and the update by a move may be left out."""
+        moved = False
         with torch.no_grad():
             for name, mask in before.items():
+                now = self._sparsifier.get_mask(name)
+                moved = moved or not torch.equal(now, mask)
+                grown = now & ~mask
                 parameter = self._parameter(name)
                 if parameter is None:
                     continue
-                grown = self._sparsifier.get_mask(name) & ~mask
                 gradient = None
                 if reads_gradients(self._sparsifier) and parameter.grad is not None:
                     gradient = parameter.grad / self._scale()
@@ -92,7 +95,7 @@ class BeforeUpdate:
                     if optimizer is not None and parameter in optimizer.state:
                         start_from_rest(optimizer, parameter, grown, gradient)
         own = self._optimizer()
-        if self._replaces_step and own is not None:
+        if self._replaces_step and moved and own is not None:
             for group in own.param_groups:
                 for parameter in group["params"]:
                     parameter.grad = None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-
 import torch
 from torch import Tensor
+
+from .optimizer import tensors_in
 
 # In what optimizers of torch and transformers call the averages of squared gradients:
 # exp_avg_sq, max_exp_avg_sq, square_avg, v, Adagrad's sum, Adafactor's variance.
@@ -34,7 +34,7 @@ def start_from_rest(
     grown = grown.to(parameter.device)
     rate = rate_of(optimizer, parameter)
     with torch.no_grad():
-        for key, tensor in tensors_by_key(optimizer.state.get(parameter, {})):
+        for key, tensor in tensors_in(optimizer.state.get(parameter, {})):
             if tensor.shape != parameter.shape or not tensor.is_floating_point():
                 continue
             at = grown.to(tensor.device)
@@ -59,15 +59,3 @@ def rate_of(optimizer: torch.optim.Optimizer, parameter: Tensor) -> float:
         if any(held is parameter for held in group["params"]):
             return float(group.get("lr", 0.0))
     return 0.0
-
-
-def tensors_by_key(state: object, key: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors in what an optimizer keeps for a parameter, each with its own key."""
-    if isinstance(state, Tensor):
-        yield key, state
-    elif isinstance(state, Mapping):
-        for name, entry in state.items():
-            yield from tensors_by_key(entry, str(name))
-    elif isinstance(state, (list, tuple)):
-        for entry in state:
-            yield from tensors_by_key(entry, key)

@@ -73,7 +73,7 @@ def mask_optimizer_state(
             continue
         tensors = [
             value
-            for value in tensors_in(optimizer.state.get(parameter, {}))
+            for _, value in tensors_in(optimizer.state.get(parameter, {}))
             if value.shape == parameter.shape
         ]
         if tensors:
@@ -83,13 +83,13 @@ def mask_optimizer_state(
                     tensor.masked_fill_(pruned.to(tensor.device), 0)
 
 
-def tensors_in(value: object) -> Iterator[Tensor]:
-    """The tensors in what an optimizer keeps for a parameter, however nested."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for entry in value.values():
-            yield from tensors_in(entry)
-    elif isinstance(value, (list, tuple)):
-        for entry in value:
-            yield from tensors_in(entry)
+def tensors_in(state: object, key: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors in what an optimizer keeps for a parameter, however nested, with their keys."""
+    if isinstance(state, Tensor):
+        yield key, state
+    elif isinstance(state, Mapping):
+        for name, entry in state.items():
+            yield from tensors_in(entry, str(name))
+    elif isinstance(state, (list, tuple)):
+        for entry in state:
+            yield from tensors_in(entry, key)
