@@ -65,18 +65,6 @@ class Pretended final : public Device {
   std::map<void*, std::vector<float>> twins_;
 };
 
-class OnDevice final : public DataSource {
- public:
-  OnDevice(const ArrayView& view, Device& device) : view_(view), device_(device) {}
-  ArrayView pin() override { return view_; }
-  void unpin() noexcept override {}
-  Device& device() const noexcept override { return device_; }
-
- private:
-  ArrayView view_;
-  Device& device_;
-};
-
 std::vector<float> numbers(std::int64_t n, Random& random) {
   std::vector<float> values;
   for (std::int64_t i = 0; i < n; ++i) {
@@ -98,7 +86,7 @@ TEST(Device, StepsAppliesReportsAndSavesWhereTheTensorLies) {
     GroupOptions options;
     options.keep_zeros = i % 2 == 0;
     const std::string name(1, static_cast<char>('a' + i));
-    there.add_data(name, std::make_shared<OnDevice>(on_device.back(), device), {}, true, nullptr,
+    there.add_data(name, std::make_shared<Placed>(on_device.back(), device), {}, true, nullptr,
                    options);
     here.add_data(name, make_source(ArrayView(in_memory.back().data(), shape)), {}, true, nullptr,
                   options);
@@ -128,8 +116,8 @@ TEST(Device, FailureLeavesTheMasksOfAllDevicesAsTheyWere) {
   DataNormSparsifier sparsifier(spec(0.5, 1, 1));
   std::vector<float> values = numbers(8, random);
   sparsifier.add_data("cpu", ArrayView(values.data(), {8}));
-  sparsifier.add_data("one", std::make_shared<OnDevice>(device.store(values, {8}), device));
-  sparsifier.add_data("two", std::make_shared<OnDevice>(other.store(values, {8}), other));
+  sparsifier.add_data("one", std::make_shared<Placed>(device.store(values, {8}), device));
+  sparsifier.add_data("two", std::make_shared<Placed>(other.store(values, {8}), other));
   other.fails = true;
   EXPECT_THROW(sparsifier.step(), std::runtime_error);
   for (const char* const name : {"cpu", "one", "two"}) {
