@@ -377,7 +377,9 @@ def shown(values: Sequence[float]) -> str:
 
 
 def rows_of(runs: Sequence[Run], task: str) -> list[tuple[str, str]]:
-    return list(dict.fromkeys((run.method, run.distribution) for run in runs if run.task == task))
+    found = {(run.method, run.distribution) for run in runs if run.task == task}
+    listed = ((method, way) for method, (_, shared) in METHODS.items() for way in shared)
+    return [row for row in listed if row in found]
 
 
 def table(runs: Sequence[Run], task: str) -> str:
