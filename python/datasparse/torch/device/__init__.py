@@ -1,0 +1,1 @@
+"""Masks of tensors that are not in CPU memory, computed where they lie."""

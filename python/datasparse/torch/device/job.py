@@ -1,0 +1,34 @@
+"""What a device is asked for: the masks of many tensors at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Job:
+    """One mask to be computed, by the rule of `datasparse.block_mask()`, to the bit."""
+
+    scores: Tensor  # what is ranked: float16, bfloat16, float32 or float64, any shape and strides
+    mask: Tensor  # what is there now: bool, contiguous, of the same shape and device
+    order: tuple[int, ...]  # of the axes, which makes the matrix; () for that of memory
+    block: tuple[int, int]  # height and width, each at least 1; may exceed the matrix
+    zeros: int  # of a pruned block, at most its elements; partial blocks have as many as fit
+    pruned: int  # blocks that are pruned; of no account in a pool
+    norm: str  # "L1", "L2" or "none"
+    monotone: bool  # whether what the mask prunes now ranks below everything else
+    kept_zeros: Tensor | None  # bool, of the same shape: True is pruned whatever the rule says
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Pool:
+    """Jobs that share one threshold: `PoolPlan` of the core, whose words these are."""
+
+    jobs: tuple[int, ...]  # places among the jobs, in the order of the groups
+    weights: tuple[int, ...]  # of a block, by member; 0 for one that loses nothing
+    least: tuple[int, ...]
+    most: tuple[int, ...]
+    budget: int
+    normalize: tuple[bool, ...]  # whether scores are divided by their L2 norm, by member
