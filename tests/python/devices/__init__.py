@@ -1,9 +1,9 @@
 """The devices that tests can be asked on: `pytest --device NAME`, one in a process.
 
-`cpu` is the memory of the process. `pretended` has memory of its own and a fallback to the CPU for
-all that torch does: a model is trained on it. `wrapped` is a class of tensors that hold CPU tensors:
-operations alone. `cuda` is a GPU. The two that need no GPU share the one place that torch has for
-devices from outside, so that a process has one of them.
+`cpu` is the memory of the process. `pretended` has memory of its own, and a fallback to the CPU for
+all that torch does: a model is trained on it. `wrapped` is a class of tensors that hold some of the
+CPU: operations alone. `cuda` is a GPU. Torch has one place for devices from outside, which the two
+share that need no GPU: a process has one of them.
 """
 
 from __future__ import annotations
