@@ -1,4 +1,4 @@
-"""The devices that other tests are asked on: they count, refuse and run out of memory as a GPU does.
+"""The devices that other tests are asked on: they count, refuse, run out of memory as GPUs do.
 
 pytest --device pretended, and --device wrapped: a process has one of them.
 """
@@ -195,7 +195,7 @@ there = torch.ones(1, device=devices.named("pretended").at())
 print("before", flush=True)
 ctypes.cast(there.data_ptr(), ctypes.POINTER(ctypes.c_float))[0]
 """
-    with pytest.raises(AssertionError, match="exit status -11\n *before"):
+    with pytest.raises(AssertionError, match=r"exit status -11\n *before"):
         run_python(script)
 
 

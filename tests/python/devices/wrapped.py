@@ -117,11 +117,11 @@ class Wrapped(CountingDevice):
             return result
         # What is done in place returns what it was given.
         given = {id(tensor.held): tensor for tensor in tensors if tensor.device != CPU}
-        return tree_map_only(
-            torch.Tensor,
-            lambda t: given[id(t)] if id(t) in given else WrappedTensor(t, there),
-            result,
-        )
+
+        def wrap(made: torch.Tensor) -> torch.Tensor:
+            return given[id(made)] if id(made) in given else WrappedTensor(made, there)
+
+        return tree_map_only(torch.Tensor, wrap, result)
 
     def make(self, func):
         """A way to make a tensor of the device from none."""
