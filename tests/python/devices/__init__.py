@@ -123,6 +123,20 @@ class Cuda(Device):
         finally:
             torch.cuda.set_sync_debug_mode(before)
 
+    @contextmanager
+    def with_room_for(self, more: int, index: int = 0) -> Iterator[None]:
+        """Within it, what exceeds today's memory by more bytes raises torch.OutOfMemoryError: more
+        bytes, and what a block of the allocator has left, 20 MiB at the most."""
+        torch.cuda.empty_cache()
+        whole = torch.cuda.get_device_properties(index).total_memory
+        torch.cuda.set_per_process_memory_fraction(
+            min(1.0, (torch.cuda.memory_reserved(index) + more) / whole), index
+        )
+        try:
+            yield
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0, index)
+
     def memory(self, index: int = 0) -> int:
         return torch.cuda.memory_allocated(index)
 
