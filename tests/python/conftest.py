@@ -158,6 +158,18 @@ def device(request):
 
 
 @pytest.fixture
+def made_there(device):
+    """All tensors of the test lie on the device, though the test does not say so."""
+    if device.name == "cpu":
+        yield
+        return
+    from devices.made_there import MadeThere
+
+    with MadeThere(device.at()):
+        yield
+
+
+@pytest.fixture
 def rng():
     return np.random.default_rng(20130)
 

@@ -9,6 +9,8 @@
 #include <ATen/native/CPUFallback.h>
 #include <ATen/ops/_reshape_alias_native.h>
 #include <ATen/ops/as_strided_native.h>
+#include <ATen/ops/convolution.h>
+#include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/set_native.h>
@@ -229,6 +231,11 @@ bool copies_a_number(const c10::OperatorHandle& op, const torch::jit::Stack& sta
   return false;
 }
 
+struct Working {
+  bool before = std::exchange(working, true);
+  ~Working() { working = before; }
+};
+
 void fall_back(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   require_one_device(op, *stack);
   if (!working) {
@@ -239,11 +246,38 @@ void fall_back(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
         op.hasTag(at::Tag::data_dependent_output) || op.hasTag(at::Tag::dynamic_output_shape);
     counted.reads += reads ? 1 : 0;
   }
-  struct Working {
-    bool before = std::exchange(working, true);
-    ~Working() { working = before; }
-  } inside;
+  const Working inside;
   at::native::cpu_fallback(op, stack, /*error_on_views=*/true);
+}
+
+// Convolutions of devices from outside have operations of their own, which no fallback knows.
+at::Tensor convolve(const at::Tensor& input, const at::Tensor& weight,
+                    const std::optional<at::Tensor>& bias, at::SymIntArrayRef stride,
+                    at::SymIntArrayRef padding, at::SymIntArrayRef dilation, bool transposed,
+                    at::SymIntArrayRef output_padding, c10::SymInt groups) {
+  ++counted.operations;
+  const Working inside;
+  const auto bias_here = bias && bias->defined() ? std::optional(on_cpu(*bias)) : std::nullopt;
+  return at::convolution_symint(on_cpu(input), on_cpu(weight), bias_here, stride, padding, dilation,
+                                transposed, output_padding, std::move(groups))
+      .to(input.device());
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> convolve_backward(
+    const at::Tensor& gradient, const at::Tensor& input, const at::Tensor& weight,
+    at::SymIntArrayRef stride, at::SymIntArrayRef padding, at::SymIntArrayRef dilation,
+    bool transposed, at::SymIntArrayRef output_padding, c10::SymInt groups,
+    std::array<bool, 3> wanted) {
+  ++counted.operations;
+  const Working inside;
+  const std::array<c10::SymInt, 1> bias_sizes{gradient.sym_size(1)};
+  auto [of_input, of_weight, of_bias] = at::convolution_backward_symint(
+      on_cpu(gradient), on_cpu(input), on_cpu(weight), bias_sizes, stride, padding, dilation,
+      transposed, output_padding, std::move(groups), wanted);
+  const auto there = [&](const at::Tensor& made) {
+    return made.defined() ? made.to(input.device()) : made;
+  };
+  return {there(of_input), there(of_weight), there(of_bias)};
 }
 
 bool may_be_set_as_data(const at::Tensor&, const at::Tensor&) { return true; }
@@ -266,6 +300,8 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("_reshape_alias", &at::native::_reshape_alias);
   library.impl("set_.source_Storage", &at::native::set_);
   library.impl("set_.source_Storage_storage_offset", &at::native::set_storage_cpu_);
+  library.impl("convolution_overrideable", &convolve);
+  library.impl("convolution_backward_overrideable", &convolve_backward);
   library.impl("_has_compatible_shallow_copy_type", &may_be_set_as_data);
 }
 
