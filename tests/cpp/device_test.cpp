@@ -1,69 +1,18 @@
 #include "datasparse/device.hpp"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cstring>
-#include <map>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <vector>
 
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/group_table.hpp"
+#include "pretended_device.hpp"
 #include "support.hpp"
 
 namespace datasparse {
 namespace {
-
-/// A device whose memory this process may not touch: pages without any right, each with a twin that
-/// only the device knows.
-class Pretended final : public Device {
- public:
-  static constexpr std::size_t page = 4096;
-
-  ~Pretended() override {
-    for (const auto& [pages, twin] : twins_) munmap(pages, page);
-  }
-
-  /// Memory on the device, at most a page of it.
-  ArrayView store(const std::vector<float>& values, const Axes& shape) {
-    void* const pages = mmap(nullptr, page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (pages == MAP_FAILED) throw std::bad_alloc();
-    twins_[pages] = values;
-    return ArrayView(pages, DType::float32, shape);
-  }
-  std::vector<float>& twin(const ArrayView& view) { return twins_.at(view.data()); }
-
-  void compute(const std::vector<JobOf<BlockSpec>>& jobs) override {
-    ++calls;
-    if (fails) throw std::runtime_error("the device is gone");
-    std::vector<JobOf<BlockSpec>> here;
-    for (const auto& job : jobs) {
-      here.push_back(job);
-      here.back().data = twin_view(job.data);
-      here.back().device = nullptr;
-    }
-    cpu().compute(here);
-  }
-  void zero(const ArrayView& data, const std::uint8_t* mask) override {
-    cpu().zero(twin_view(data), mask);
-  }
-  PackedBits zeros_in(const ArrayView& data) override { return cpu().zeros_in(twin_view(data)); }
-  std::int64_t count_pruned_zeros(const ArrayView& data, const std::uint8_t* mask) override {
-    return cpu().count_pruned_zeros(twin_view(data), mask);
-  }
-
-  int calls = 0;
-  bool fails = false;
-
- private:
-  ArrayView twin_view(const ArrayView& view) {
-    return ArrayView(twin(view).data(), DType::float32, view.shape());
-  }
-
-  std::map<void*, std::vector<float>> twins_;
-};
 
 std::vector<float> numbers(std::int64_t n, Random& random) {
   std::vector<float> values;
@@ -75,7 +24,7 @@ std::vector<float> numbers(std::int64_t n, Random& random) {
 
 TEST(Device, StepsAppliesReportsAndSavesWhereTheTensorLies) {
   Random random(5);
-  Pretended device;
+  PretendedDevice device;
   DataNormSparsifier there(spec(0.5, 1, 2)), here(spec(0.5, 1, 2));
   std::vector<ArrayView> on_device;
   std::vector<std::vector<float>> in_memory;
@@ -99,7 +48,9 @@ TEST(Device, StepsAppliesReportsAndSavesWhereTheTensorLies) {
   EXPECT_EQ(device.calls, 1) << "all groups together";
   for (std::size_t i = 0; i < on_device.size(); ++i) {
     const std::string name(1, static_cast<char>('a' + i));
-    EXPECT_EQ(bytes_of(there.get_mask(name)), bytes_of(here.get_mask(name)));
+    EXPECT_EQ(there.get_mask(name).pack(), here.get_mask(name).pack());
+    EXPECT_EQ(there.get_mask(name).data(), nullptr);
+    EXPECT_EQ(there.get_mask(name).zeros(), here.get_mask(name).zeros());
     EXPECT_EQ(device.twin(on_device[i]), in_memory[i]);
     EXPECT_EQ(GroupTable(there).figures()[i].zeros_in_data,
               GroupTable(here).figures()[i].zeros_in_data);
@@ -112,21 +63,170 @@ TEST(Device, StepsAppliesReportsAndSavesWhereTheTensorLies) {
 
 TEST(Device, FailureLeavesTheMasksOfAllDevicesAsTheyWere) {
   Random random(6);
-  Pretended device, other;
+  PretendedDevice device, other;
   DataNormSparsifier sparsifier(spec(0.5, 1, 1));
   std::vector<float> values = numbers(8, random);
   sparsifier.add_data("cpu", ArrayView(values.data(), {8}));
   sparsifier.add_data("one", std::make_shared<Placed>(device.store(values, {8}), device));
   sparsifier.add_data("two", std::make_shared<Placed>(other.store(values, {8}), other));
-  other.fails = true;
+  other.calls_until_failure = 0;
   EXPECT_THROW(sparsifier.step(), std::runtime_error);
+  other.calls_until_failure = -1;
   for (const char* const name : {"cpu", "one", "two"}) {
-    EXPECT_EQ(bytes_of(sparsifier.get_mask(name)), Bytes(8, 1)) << name;
+    EXPECT_EQ(sparsifier.get_mask(name).zeros(), 0) << name;
   }
   EXPECT_EQ(sparsifier.step_count(), 0);
-  other.fails = false;
   sparsifier.step();
-  EXPECT_EQ(bytes_of(sparsifier.get_mask("two")), bytes_of(sparsifier.get_mask("cpu")));
+  EXPECT_EQ(sparsifier.get_mask("two").pack(), sparsifier.get_mask("cpu").pack());
+}
+
+/// Data that their owner moves from one device to another.
+class Moving final : public DataSource {
+ public:
+  explicit Moving(std::vector<std::pair<ArrayView, Device*>> places) : places_(std::move(places)) {}
+  ArrayView pin() override { return places_[now].first; }
+  void unpin() noexcept override {}
+  Device& device() noexcept override { return *places_[now].second; }
+
+  std::size_t now = 0;
+
+ private:
+  std::vector<std::pair<ArrayView, Device*>> places_;
+};
+
+/// The same group in three places, and beside it one on the CPU.
+class MovingGroup : public ::testing::Test {
+ protected:
+  MovingGroup() : values(numbers(24, random)) {
+    values[3] = 0;
+    kept = std::count(values.begin(), values.end(), 0.0F);
+    source = std::make_shared<Moving>(
+        std::vector<std::pair<ArrayView, Device*>>{{one.store(values, {4, 6}), &one},
+                                                   {ArrayView(values.data(), {4, 6}), &cpu()},
+                                                   {other.store(values, {4, 6}), &other}});
+    GroupOptions options;
+    options.keep_zeros = true;
+    sparsifier.add_data("moving", source, {}, true, nullptr, options);
+    twin.add_data("moving", make_source(ArrayView(values.data(), {4, 6})), {}, true, nullptr,
+                  options);
+    sparsifier.add_data("still", ArrayView(values.data(), {24}));
+    twin.add_data("still", ArrayView(values.data(), {24}));
+  }
+  void expect_twins() {
+    EXPECT_EQ(sparsifier.get_mask("moving").pack(), twin.get_mask("moving").pack());
+    EXPECT_EQ(sparsifier.get_mask("still").pack(), twin.get_mask("still").pack());
+    EXPECT_EQ(sparsifier.step_count(), twin.step_count());
+  }
+
+  Random random{7};
+  PretendedDevice one, other;
+  std::vector<float> values;
+  std::int64_t kept;
+  std::shared_ptr<Moving> source;
+  DataNormSparsifier sparsifier{spec(0.4, 1, 2)}, twin{spec(0.4, 1, 2)};
+};
+
+TEST_F(MovingGroup, TakesItsMaskAlong) {
+  const SparsifierState fresh = sparsifier.save_state();
+  for (const std::size_t place : {0, 2, 1, 0, 1, 2}) {
+    source->now = place;
+    expect_twins();
+    EXPECT_EQ(&sparsifier.get_mask("moving").device(), &source->device());
+    for (auto* const each : {&sparsifier, &twin}) {
+      each->update_config("moving", {{"sparsity_level", 0.1 * static_cast<double>(place + 2)}});
+      each->step();
+    }
+    expect_twins();
+    const SparsifierState saved = sparsifier.save_state();
+    sparsifier.load_state(fresh);
+    EXPECT_EQ(sparsifier.get_mask("moving").zeros(), kept) << "what stays zero";
+    sparsifier.load_state(saved);
+    expect_twins();
+    EXPECT_EQ(GroupTable(sparsifier).figures()[0].zeros, GroupTable(twin).figures()[0].zeros);
+  }
+}
+
+TEST_F(MovingGroup, LeavesAllAsItWasWhereverMemoryEnds) {
+  struct Edited final : DataNormSparsifier {
+    using DataNormSparsifier::DataNormSparsifier;
+    void update_mask(const std::string& name, const ArrayView& data,
+                     const ParamMap& config) override {
+      DataNormSparsifier::update_mask(name, data, config);
+    }
+  };
+  Edited edited(spec(0.4, 1, 2));
+  GroupOptions options;
+  options.keep_zeros = true;
+  edited.add_data("still", ArrayView(values.data(), {24}));
+  edited.add_data("moving", source, {}, true, nullptr, options);
+  const SparsifierState fresh = sparsifier.save_state();
+  twin.step();
+  const PackedBits expected = twin.get_mask("moving").pack();
+
+  const auto call = [&](DataNormSparsifier& of, const std::function<void()>& work) {
+    int failures = 0;
+    for (int calls = 0;; ++calls, ++failures) {
+      const auto before = of.save_state();
+      source->now = 0;
+      one.calls_until_failure = calls;
+      bool failed = false;
+      try {
+        work();
+      } catch (const std::runtime_error&) {
+        failed = true;
+      }
+      one.calls_until_failure = -1;
+      if (!failed) return failures;
+      const auto after = of.save_state();
+      for (std::size_t i = 0; i < before.groups.size(); ++i) {
+        EXPECT_EQ(before.groups[i].mask_bits, after.groups[i].mask_bits);
+      }
+      EXPECT_EQ(before.step_count, after.step_count);
+      source->now = 1;  // on the CPU, so that the next try moves again
+      of.get_mask("moving");
+    }
+  };
+  EXPECT_GT(call(sparsifier, [&] { sparsifier.step(); }), 2);
+  EXPECT_EQ(sparsifier.get_mask("moving").pack(), expected);
+  EXPECT_GT(call(edited, [&] { edited.step(); }), 3);
+  EXPECT_EQ(edited.get_mask("moving").pack(), expected);
+  EXPECT_GT(call(sparsifier, [&] { sparsifier.load_state(fresh); }), 0);
+  EXPECT_EQ(sparsifier.get_mask("moving").zeros(), kept);
+  EXPECT_GT(
+      call(sparsifier, [&] { sparsifier.add_data("moving", source, {}, true, nullptr, options); }),
+      2);
+  EXPECT_GT(call(sparsifier, [&] { sparsifier.apply_kept_zeros(); }), 1);
+  EXPECT_GT(call(sparsifier, [&] { sparsifier.apply_mask(); }), 0);
+}
+
+TEST(Device, OverrideThatFailsLeavesItsMaskAsItWas) {
+  struct Failing final : BaseDataSparsifier {
+    void update_mask(const std::string& name, const ArrayView&, const ParamMap&) override {
+      Mask mask = get_mask(name);
+      mask.unpack(PackedBits(packed_size(mask.size()), 0).data());
+      if (name == "b") throw std::logic_error("no");
+    }
+  };
+  Random random(8);
+  PretendedDevice device;
+  Failing sparsifier;
+  for (const char* const name : {"a", "b"}) {
+    sparsifier.add_data(name,
+                        std::make_shared<Placed>(device.store(numbers(9, random), {9}), device));
+  }
+  EXPECT_THROW(sparsifier.step(), std::logic_error);
+  for (const char* const name : {"a", "b"}) EXPECT_EQ(sparsifier.get_mask(name).zeros(), 0);
+}
+
+TEST(Device, IsNotWaitedForBecauseOfAWarning) {
+  Random random(9);
+  PretendedDevice device;
+  DataNormSparsifier sparsifier(spec(0.999, 1, 1));
+  sparsifier.add_data("a", std::make_shared<Placed>(device.store(numbers(9, random), {9}), device));
+  const Messages messages;
+  sparsifier.step();
+  EXPECT_EQ(messages.items.size(), 1U) << "the rule alone says that nothing is left";
+  EXPECT_EQ(device.reads, 0);
 }
 
 }  // namespace

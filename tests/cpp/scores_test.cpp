@@ -14,6 +14,7 @@
 #include "datasparse/error.hpp"
 #include "datasparse/group_params.hpp"
 #include "datasparse/group_table.hpp"
+#include "pretended_device.hpp"
 #include "support.hpp"
 
 namespace datasparse {
@@ -253,31 +254,21 @@ TEST_F(UntoldScores, AreTheDataOfAnUpdateMaskBesideThem) {
   EXPECT_EQ(bytes_of(both.get_mask("a")), (Bytes{0, 1, 1, 0, 0, 0}));
 }
 
-TEST_F(ToldScores, AreRankedWhereTheyLie) {
-  struct Elsewhere final : Device {
-    void compute(const std::vector<JobOf<BlockSpec>>& jobs) override {
-      for (const auto& job : jobs) {
-        ++jobs_seen;
-        std::fill_n(job.mask, job.data.size(), std::uint8_t{0});
-      }
-      if (fails) throw std::runtime_error("the device is gone");
-    }
-    void zero(const ArrayView&, const std::uint8_t*) override {}
-    PackedBits zeros_in(const ArrayView&) override { return {}; }
-    std::int64_t count_pruned_zeros(const ArrayView&, const std::uint8_t*) override { return 0; }
-    int jobs_seen = 0;
-    bool fails = true;
-  };
-  Elsewhere elsewhere;
+TEST_F(ToldScores, AreRankedWhereTheDataLie) {
+  PretendedDevice device;
   sparsifier.scores = [&](const std::string& name, const ArrayView&, const ParamMap&) -> Source {
-    return name == "a" ? std::make_shared<Placed>(ArrayView(of_a, {2, 3}), elsewhere) : nullptr;
+    const std::vector<float> copy(of_a, of_a + 6);
+    return name == "a" ? std::make_shared<Placed>(device.store(copy, {2, 3}), device) : nullptr;
   };
-  EXPECT_THROW(sparsifier.step(), std::runtime_error);
-  EXPECT_EQ(bytes_of(sparsifier.get_mask("a")), Bytes(6, 1));
+  EXPECT_THROW(sparsifier.step(), TypeError) << "its data are on the CPU";
   EXPECT_EQ(bytes_of(sparsifier.get_mask("b")), Bytes(4, 1));
-  elsewhere.fails = false;
+  sparsifier.add_data(
+      "a", std::make_shared<Placed>(device.store(std::vector<float>(6), {2, 3}), device));
   sparsifier.step();
-  EXPECT_EQ(elsewhere.jobs_seen, 2);
+  DataNormSparsifier plain(spec(0.5, 1, 1));
+  plain.add_data("a", ArrayView(of_a, {2, 3}));
+  plain.step();
+  EXPECT_EQ(sparsifier.get_mask("a").pack(), plain.get_mask("a").pack());
   EXPECT_EQ(bytes_of(sparsifier.get_mask("b")), (Bytes{0, 0, 1, 1}));
 }
 

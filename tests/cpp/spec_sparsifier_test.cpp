@@ -7,6 +7,7 @@
 
 #include "datasparse/data_scheduler.hpp"
 #include "datasparse/group_params.hpp"
+#include "pretended_device.hpp"
 #include "support.hpp"
 
 namespace outliers {
@@ -154,16 +155,9 @@ TEST(OwnSpecByScores, BringsBackMasksThatItHasChanged) {
 }
 
 TEST(OwnSpecOnADevice, IsRefusedWhereItIsNotTheCpu) {
-  struct Elsewhere final : Device {
-    void compute(const std::vector<JobOf<BlockSpec>>&) override {}
-    void zero(const ArrayView&, const std::uint8_t*) override {}
-    PackedBits zeros_in(const ArrayView&) override { return {}; }
-    std::int64_t count_pruned_zeros(const ArrayView&, const std::uint8_t*) override { return 0; }
-  };
-  Elsewhere elsewhere;
-  float values[2] = {1, 2};
+  PretendedDevice elsewhere;
   outliers::Sparsifier sparsifier;
-  sparsifier.add_data("b", std::make_shared<Placed>(ArrayView(values, {2}), elsewhere));
+  sparsifier.add_data("b", std::make_shared<Placed>(elsewhere.store({1, 2}, {2}), elsewhere));
   EXPECT_THROW(sparsifier.step(), TypeError);
 }
 

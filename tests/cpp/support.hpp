@@ -145,7 +145,7 @@ class Placed final : public DataSource {
   Placed(const ArrayView& view, Device& device) : view_(view), device_(device) {}
   ArrayView pin() override { return view_; }
   void unpin() noexcept override {}
-  Device& device() const noexcept override { return device_; }
+  Device& device() noexcept override { return device_; }
 
  private:
   ArrayView view_;

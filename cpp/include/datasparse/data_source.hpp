@@ -5,12 +5,9 @@
 
 #include "datasparse/api.h"
 #include "datasparse/array_view.hpp"
+#include "datasparse/mask.hpp"
 
 namespace datasparse {
-
-class Device;
-class Mask;
-DATASPARSE_API Device& cpu() noexcept;
 
 /// A sparsifier keeps a source per group, not a pointer: owners move, resize and reload their
 /// tensors between two steps. Between pin() and unpin() the memory stays where it is.
@@ -35,8 +32,9 @@ class DATASPARSE_API DataSource {
   /// last.
   virtual void unpin() noexcept = 0;
 
-  /// Whose memory it is. That of this process, unless a source says otherwise.
-  virtual Device& device() const noexcept { return cpu(); }
+  /// Whose memory it is now: that of this process, unless a source says otherwise. While pinned,
+  /// that of what was pinned last.
+  virtual Device& device() noexcept { return cpu(); }
 
   /// Called, while pinned, after the memory was written to: an owner that counts versions counts
   /// here.

@@ -1,7 +1,9 @@
-/// Where tensors lie, and what works on them there.
+/// Where tensors and their masks lie, and what works on them there.
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "datasparse/api.h"
@@ -13,26 +15,68 @@
 namespace datasparse {
 
 /// The memory of a kind of device, and the work that is done in it. A DataSource names the one of
-/// its tensor. All that a DataNormSparsifier does with data asks it, since the pointer of a view
-/// may be no address of this process. Masks are bytes in the memory of this process.
+/// its tensor. All that a DataNormSparsifier does with data and masks asks it, since the pointer of
+/// a view may be no address of this process: the source and its device alone know what it means.
 ///
-/// One object per kind of memory, which outlives every source. Calls come from any thread, those
-/// for one sparsifier one after the other.
+/// One object per kind of memory, which outlives every source and mask. Calls come from any thread,
+/// those for one sparsifier one after the other. Whatever throws has changed nothing. A device may
+/// go on working after a call has returned, as long as its calls seem to come one after the other.
 class DATASPARSE_API Device {
  public:
-  virtual ~Device() = default;
+  /// What a mask is to become, in whatever form the device likes best.
+  using Content = std::shared_ptr<DeviceMask>;
 
-  /// Computes all masks by the rule of block_mask(), to the bit, or throws.
-  virtual void compute(const std::vector<JobOf<BlockSpec>>& jobs) = 0;
-  /// Writes +0 where the mask is 0, which has a byte for each element. The view may be written to.
-  virtual void zero(const ArrayView& data, const std::uint8_t* mask) = 0;
-  /// A set bit for each element that is 0 or -0, packed as Mask::pack() packs.
-  virtual PackedBits zeros_in(const ArrayView& data) = 0;
-  /// How many elements are 0 or -0 where the mask is 0.
-  virtual std::int64_t count_pruned_zeros(const ArrayView& data, const std::uint8_t* mask) = 0;
+  virtual ~Device();
+
+  /// "cpu", "cuda:0": for messages.
+  virtual std::string name() const = 0;
+
+  // --- data -----------------------------------------------------------------------------------
+
+  /// The masks of all jobs by the rule of block_mask(), to the bit; what the masks are now is only
+  /// read. The CPU writes into the masks of its jobs instead, and returns nothing: its engine fails
+  /// before the first byte, or not at all, and so needs no second mask.
+  virtual std::vector<Content> compute(const std::vector<JobOf<BlockSpec>>& jobs) = 0;
+
+  struct Zeroing {
+    ArrayView data;    ///< may be written to
+    const Mask* mask;  ///< of this device, and of the same shape
+  };
+  /// Writes +0 wherever the mask is 0.
+  virtual void zero(const std::vector<Zeroing>& some) = 0;
+  /// A set bit for each element that is 0 or -0, packed as Mask::pack() packs. A device waits once.
+  virtual std::vector<PackedBits> zeros_in(const std::vector<ArrayView>& some) = 0;
+
+  // --- masks of this device -------------------------------------------------------------------
+
+  /// All ones.
+  virtual Mask make_mask(const Axes& shape) = 0;
+  /// What Mask::pack() returns, of each. A device waits once.
+  virtual std::vector<PackedBits> pack(const std::vector<Mask>& masks) = 0;
+
+  /// What a mask is now.
+  virtual Content copy(const Mask& mask) = 0;
+  /// What Mask::unpack() makes of a mask of that shape. The bits must stay until put().
+  virtual Content unpack(const Axes& shape, const std::uint8_t* bits) = 0;
+  struct Change {
+    Mask mask;
+    Content content;
+  };
+  /// Gives masks the contents that this device has made for their shape.
+  virtual void put(const std::vector<Change>& changes) noexcept = 0;
+  /// Prunes what a content does not keep.
+  virtual void prune(const Mask& mask, const DeviceMask& kept) = 0;
 };
 
-/// The memory of this process. Where its calls throw, nothing was written.
-DATASPARSE_API Device& cpu() noexcept;
+/// A job of the rule in numbers, for devices.
+struct DATASPARSE_API BlockPlan {
+  Axes order;  ///< of the axes that make the matrix; none where that of memory does as well
+  std::int64_t height, width;  ///< of a block, within the matrix
+  std::int64_t zeros;          ///< of a pruned block, unless it is partial and has fewer elements
+  std::int64_t pruned;         ///< blocks that are pruned, but for those of a pool
+
+  /// `spec` need not be resolved.
+  static BlockPlan of(const BlockSpec& spec, const Axes& shape, const Axes& layout);
+};
 
 }  // namespace datasparse

@@ -47,6 +47,8 @@ struct GroupRow {
   /// out is pruned behind it.
   std::shared_ptr<const std::uint8_t> kept_zeros;
   bool frozen;  ///< whether step() leaves the mask as it is: GroupOptions::update was false
+  /// JobOf::kept_there.
+  std::shared_ptr<const DeviceMask> kept_there = nullptr;
 };
 
 /// Reads a sparsifier's groups. Made where it is used, as in `GroupTable(sparsifier).configs()`;
@@ -79,7 +81,8 @@ class DATASPARSE_API GroupTable {
 
  private:
   using Entry = BaseDataSparsifier::Entry;
-  GroupFigures figures_of(const BaseDataSparsifier::Group& group) const;
+  GroupFigures figures_of(const BaseDataSparsifier::Group& group, const Mask& mask) const;
+  std::vector<Mask> masks_here() const;
 
   const BaseDataSparsifier& sparsifier_;
 };

@@ -59,34 +59,64 @@ DATASPARSE_API void prune_bits(std::uint8_t* mask, const std::uint8_t* bits,
                                std::int64_t n) noexcept;
 
 struct CutHint;
+class Device;
+/// The memory of this process.
+DATASPARSE_API Device& cpu() noexcept;
 
-/// One byte per element in C order, 1 keeps and 0 prunes. A handle: copies share the bytes, which
-/// live until the last handle is gone, the sparsifier's own included.
+/// A mask in the memory of a device, or what one is to become: only the device knows what it is.
+class DATASPARSE_API DeviceMask {
+ public:
+  virtual ~DeviceMask();
+};
+
+/// One byte per element in C order, 1 keeps and 0 prunes; or memory of a device. A handle: copies
+/// share the memory, which lives until the last handle is gone, the sparsifier's own included.
+///
+/// A sparsifier's mask lies where the data of its group are. When these move, the sparsifier makes
+/// a new one, and handles of the old one are no longer its mask.
 class DATASPARSE_API Mask {
  public:
   Mask() = default;
   /// All ones. Aligned to 64 bytes.
   explicit Mask(const Axes& shape);
+  /// For Device::make_mask(): a device's.
+  Mask(const Axes& shape, Device& device, std::shared_ptr<DeviceMask> there);
 
   const Axes& shape() const noexcept { return shape_; }
   std::int64_t size() const noexcept { return size_; }
-  /// size() bytes, in C order; valid while any handle of this mask is.
+  Device& device() const noexcept { return *device_; }
+  /// size() bytes, in C order; valid while any handle of this mask is. nullptr where the mask is in
+  /// the memory of a device.
   std::uint8_t* data() const noexcept { return bytes_.get(); }
-  /// How many elements are pruned. Reads the whole mask.
-  std::int64_t zeros() const noexcept;
+  /// Its memory on a device; nullptr for the CPU.
+  DeviceMask* there() const noexcept { return there_.get(); }
+  /// Whether there is one. None has the default constructor.
+  explicit operator bool() const noexcept { return bytes_ != nullptr || there_ != nullptr; }
+  /// Whether both are handles of one mask.
+  bool is(const Mask& other) const noexcept {
+    return bytes_ == other.bytes_ && there_ == other.there_ && shape_ == other.shape_;
+  }
+
+  /// How many elements are pruned. Reads the whole mask; from a device, as pack() does.
+  std::int64_t zeros() const;
   /// For the library's own use: what makes the next computation of this mask quicker. nullptr for
   /// small ones.
   CutHint* hint() const noexcept { return hint_.get(); }
 
-  /// As pack_bits() packs.
+  /// As pack_bits() packs. From a device, it waits for one copy of so many bytes.
   PackedBits pack() const;
-  /// The inverse of pack(), from packed_size(size()) bytes.
-  void unpack(const std::uint8_t* bits) noexcept;
+  /// The inverse of pack(), from packed_size(size()) bytes. Throws on a device alone, and has
+  /// changed nothing then.
+  void unpack(const std::uint8_t* bits);
+  /// The same mask in the memory of another device; itself where it is there.
+  Mask on(Device& device) const;
 
  private:
   Axes shape_;
   std::int64_t size_ = 0;
+  Device* device_ = &cpu();
   std::shared_ptr<std::uint8_t> bytes_;
+  std::shared_ptr<DeviceMask> there_;
   std::shared_ptr<CutHint> hint_;
 };
 

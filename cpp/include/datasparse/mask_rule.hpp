@@ -18,6 +18,8 @@ namespace datasparse {
 struct CutHint;
 struct MaskMove;
 class Device;
+class DeviceMask;
+class Mask;
 
 /// One mask to be computed: the same record from the sparsifier to the engine. A sparsifier's own
 /// has references, where the engine's has copies.
@@ -25,8 +27,8 @@ template <class Spec, class View = ArrayView, class Layout = Axes>
 struct JobOf {
   View data;  ///< what is ranked
   Spec spec;  ///< by what rule
-  /// data.size() bytes, in C order of the data's own shape. What is there counts where the rule is
-  /// monotone.
+  /// data.size() bytes, in C order of the data's own shape; nullptr where the mask is on a device.
+  /// What is there counts where the rule is monotone.
   std::uint8_t* mask;
   CutHint* hint = nullptr;  ///< Mask::hint() of the same mask: read and renewed; or none
   /// The order in which the data's axes make the matrix: GroupOptions::layout. The mask keeps the
@@ -40,10 +42,14 @@ struct JobOf {
   /// For jobs on the CPU alone.
   std::uint8_t* before = nullptr;
   const MaskMove* move = nullptr;  ///< what regrowth has besides: regrowth.hpp; or nullptr
+  /// Of a device: the mask, and, in the place of `kept_zeros`, a content that keeps all else; or
+  /// nullptr.
+  const Mask* there = nullptr;
+  const DeviceMask* kept_there = nullptr;
 
   template <class Other>
   JobOf<Other> with(const Other& other) const {
-    return {data, other, mask, hint, layout, kept_zeros, device, before, move};
+    return {data, other, mask, hint, layout, kept_zeros, device, before, move, there, kept_there};
   }
 };
 
@@ -89,8 +95,8 @@ class DATASPARSE_API MaskRule {
   virtual ZeroCounts count_zeros(const std::vector<RuleGroup>& groups) const = 0;
   /// Throws what count_zeros() throws: for every value that a scheduler writes to such groups.
   virtual void require_possible(const std::vector<RuleGroup>&) const {}
-  /// Computes all masks, or throws. It has changed none then, if all are on the CPU. Saves those
-  /// whose jobs have a place for what was `before`.
+  /// Computes all masks, or throws and has changed none. Saves those whose jobs have a place for
+  /// what was `before`.
   virtual void compute(const std::vector<RuleJob>& jobs) const = 0;
 };
 

@@ -112,22 +112,15 @@ class SpecRule final : public MaskRule {
   bool draws_masks() const override { return draws_masks_of<Spec>; }
 
   void compute(const std::vector<RuleJob>& jobs) const override {
-    std::vector<Device*> devices;  // mostly one
+    std::vector<JobOf<Spec>> here;
+    here.reserve(jobs.size());
+    std::map<Device*, std::vector<JobOf<Spec>>> elsewhere;  // mostly none
     for (const auto& job : jobs) {
-      if (std::count(devices.begin(), devices.end(), job.device) == 0)
-        devices.push_back(job.device);
+      const bool is_here = job.device == nullptr || job.device == &cpu();
+      (is_here ? here : elsewhere[job.device]).push_back(job.with(spec_in(job.spec)));
     }
-    if (devices.size() > 1) require_pools_on_one_device(jobs);
-    for (Device* const device : devices) {
-      std::vector<JobOf<Spec>> some;
-      some.reserve(jobs.size());
-      for (const auto& job : jobs) {
-        if (job.device != device) continue;
-        some.push_back(job.with(spec_in(job.spec)));
-        if constexpr (!std::is_same_v<Spec, BlockSpec>) save(some.back());
-      }
-      compute_on(device, some);
-    }
+    if (!elsewhere.empty()) require_pools_on_one_device(jobs);
+    compute(here, elsewhere);
   }
 
   static std::string_view pool_of(const Spec& spec) {
@@ -138,24 +131,51 @@ class SpecRule final : public MaskRule {
     }
   }
 
-  static void compute_on(Device* device, const std::vector<JobOf<Spec>>& jobs) {
-    Device& where = device == nullptr ? cpu() : *device;
+  static void compute_one(const JobOf<Spec>& job) {
+    std::vector<JobOf<Spec>> here;
+    std::map<Device*, std::vector<JobOf<Spec>>> elsewhere;
+    (job.there == nullptr ? here : elsewhere[job.device]).push_back(job);
+    compute(here, elsewhere);
+  }
+
+ private:
+  /// Devices come first: nothing fails any more once the CPU has written its masks.
+  static void compute(std::vector<JobOf<Spec>>& here,
+                      const std::map<Device*, std::vector<JobOf<Spec>>>& elsewhere) {
     if constexpr (std::is_same_v<Spec, BlockSpec>) {
-      where.compute(jobs);
+      std::vector<std::vector<Device::Change>> changes;
+      for (const auto& [device, some] : elsewhere) {
+        auto made = device->compute(some);
+        changes.emplace_back();
+        for (std::size_t i = 0; i < some.size(); ++i) {
+          changes.back().push_back({*some[i].there, std::move(made[i])});
+        }
+      }
+      compute_here(here);
+      auto change = changes.begin();
+      for (const auto& item : elsewhere) item.first->put(*change++);
     } else {
-      if (&where != &cpu()) throw TypeError("this sparsifier takes data in CPU memory alone");
+      if (!elsewhere.empty()) {
+        throw TypeError("this sparsifier takes data in CPU memory alone, got some on " +
+                        elsewhere.begin()->first->name());
+      }
+      compute_here(here);
+    }
+  }
+
+  static void compute_here(std::vector<JobOf<Spec>>& jobs) {
+    if constexpr (std::is_same_v<Spec, BlockSpec>) {
+      cpu().compute(jobs);
+    } else {
+      for (auto& job : jobs) {  // what the engine does by itself
+        if (job.before != nullptr) pack_bits(job.before, job.mask, job.data.size());
+        job.before = nullptr;
+      }
       compute_masks(jobs);
       for (const auto& job : jobs) {
         if (job.kept_zeros != nullptr) prune_bits(job.mask, job.kept_zeros, job.data.size());
       }
     }
-  }
-
- private:
-  /// What the engine does by itself.
-  static void save(JobOf<Spec>& job) noexcept {
-    if (job.before != nullptr) pack_bits(job.before, job.mask, job.data.size());
-    job.before = nullptr;
   }
 
   static std::vector<PoolGroup> as_pool_groups(const std::vector<RuleGroup>& groups) {
@@ -252,9 +272,10 @@ void SpecSparsifier<Spec>::update_mask(const std::string& name, const ArrayView&
                      "shares pool '" + std::string(pool) +
                      "': take it out of the pool, or rank by get_scores()");
   }
-  Device* const device = row.source == nullptr ? nullptr : &row.source->device();
-  SpecRule<Spec>::compute_on(device, {{data, spec, row.mask.data(), row.mask.hint(), row.layout,
-                                       row.kept_zeros.get(), device}});
+  SpecRule<Spec>::compute_one({data, spec, row.mask.data(), row.mask.hint(), row.layout,
+                               row.kept_zeros.get(), &row.mask.device(), nullptr, nullptr,
+                               row.mask.data() == nullptr ? &row.mask : nullptr,
+                               row.kept_there.get()});
 }
 
 template <class Spec>

@@ -1,10 +1,17 @@
 #include <algorithm>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "base/parallel.hpp"
 #include "datasparse/apply_mask.hpp"
 #include "datasparse/device.hpp"
 #include "kernels/kernels.hpp"
+#include "mask/level.hpp"
 #include "mask/mask_bits.hpp"
+#include "mask/pattern.hpp"
 #include "select/mask_engine.hpp"
 #include "tiles/matrix.hpp"
 
@@ -40,19 +47,70 @@ void zero_masked(const Kernels& table, const ArrayView& data, const std::uint8_t
   });
 }
 
+/// Bits as pack_bits() packs: owned, or somebody else's.
+struct Bits final : DeviceMask {
+  PackedBits own;
+  const std::uint8_t* bits;
+
+  explicit Bits(PackedBits packed) : own(std::move(packed)), bits(own.data()) {}
+  explicit Bits(const std::uint8_t* of) noexcept : bits(of) {}
+};
+
+const std::uint8_t* bits_of(const DeviceMask& content) noexcept {
+  return static_cast<const Bits&>(content).bits;
+}
+
+PackedBits packed(const Mask& mask) {
+  PackedBits bits(packed_size(mask.size()));
+  pack_bits(bits.data(), mask.data(), mask.size());
+  return bits;
+}
+
 class Cpu final : public Device {
  public:
-  void compute(const std::vector<MaskJob>& jobs) override { compute_masks(jobs); }
-  void zero(const ArrayView& data, const std::uint8_t* mask) override {
-    zero_masked(kernels(), data, mask);
+  std::string name() const override { return "cpu"; }
+
+  std::vector<Content> compute(const std::vector<MaskJob>& jobs) override {
+    compute_masks(jobs);
+    return {};
   }
-  PackedBits zeros_in(const ArrayView& data) override { return datasparse::zeros_in(data); }
-  std::int64_t count_pruned_zeros(const ArrayView& data, const std::uint8_t* mask) override {
-    return datasparse::count_pruned_zeros(data, mask);
+  void zero(const std::vector<Zeroing>& some) override {
+    for (const auto& [data, mask] : some) zero_masked(kernels(), data, mask->data());
+  }
+  std::vector<PackedBits> zeros_in(const std::vector<ArrayView>& some) override {
+    std::vector<PackedBits> found;
+    for (const auto& data : some) found.push_back(datasparse::zeros_in(data));
+    return found;
+  }
+
+  Mask make_mask(const Axes& shape) override { return Mask(shape); }
+  std::vector<PackedBits> pack(const std::vector<Mask>& masks) override {
+    std::vector<PackedBits> all;
+    for (const auto& mask : masks) all.push_back(packed(mask));
+    return all;
+  }
+  Content copy(const Mask& mask) override { return std::make_shared<Bits>(packed(mask)); }
+  Content unpack(const Axes&, const std::uint8_t* bits) override {
+    return std::make_shared<Bits>(bits);
+  }
+  void put(const std::vector<Change>& changes) noexcept override {
+    for (const auto& [mask, content] : changes) {
+      unpack_bits(mask.data(), bits_of(*content), mask.size());
+    }
+  }
+  void prune(const Mask& mask, const DeviceMask& kept) override {
+    const std::uint8_t* const bits = bits_of(kept);
+    PackedBits pruned(packed_size(mask.size()));
+    std::transform(bits, bits + pruned.size(), pruned.begin(),
+                   [](std::uint8_t byte) { return static_cast<std::uint8_t>(~byte); });
+    prune_bits(mask.data(), pruned.data(), mask.size());
   }
 };
 
 }  // namespace
+
+Device::~Device() = default;
+DeviceMask::~DeviceMask() = default;
 
 Device& cpu() noexcept {
   static Cpu device;
@@ -62,6 +120,27 @@ Device& cpu() noexcept {
 void apply_mask(const ArrayView& data, const std::uint8_t* mask) {
   require_writable(data, "apply_mask");
   zero_masked(kernels(), data, mask);
+}
+
+BlockPlan BlockPlan::of(const BlockSpec& spec, const Axes& shape, const Axes& layout) {
+  const MatrixShape matrix = MatrixShape::of(shape, layout);
+  const Pattern pattern = Pattern::of(spec, matrix);
+  const std::int64_t pruned = Level::of(spec).pruned_of(pattern.blocks_of(matrix));
+  return {layout_matters(spec, shape, layout) ? layout : Axes(), pattern.height, pattern.width,
+          pattern.zeros, pruned};
+}
+
+std::vector<PackedBits> pack_all(const std::vector<Mask>& masks) {
+  std::map<Device*, std::vector<std::size_t>> places;
+  for (std::size_t i = 0; i < masks.size(); ++i) places[&masks[i].device()].push_back(i);
+  std::vector<PackedBits> all(masks.size());
+  for (const auto& [device, own] : places) {
+    std::vector<Mask> some;
+    for (const std::size_t i : own) some.push_back(masks[i]);
+    auto packed_masks = device->pack(some);
+    for (std::size_t i = 0; i < own.size(); ++i) all[own[i]] = std::move(packed_masks[i]);
+  }
+  return all;
 }
 
 std::int64_t count_zeros(const std::uint8_t* mask, std::int64_t n) {

@@ -7,10 +7,13 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include "base/parallel.hpp"
 #include "datasparse/apply_mask.hpp"
+#include "datasparse/device.hpp"
 #include "kernels/kernels.hpp"
+#include "mask/mask_bits.hpp"
 #include "select/cut_hint.hpp"
 #include "select/limits.hpp"
 
@@ -54,7 +57,20 @@ Mask::Mask(const Axes& shape) : shape_(shape), size_(element_count(shape)) {
   if (size_ >= hinted_min) hint_ = std::make_shared<CutHint>();
 }
 
-std::int64_t Mask::zeros() const noexcept { return count_zeros(data(), size_); }
+Mask::Mask(const Axes& shape, Device& device, std::shared_ptr<DeviceMask> there)
+    : shape_(shape), size_(element_count(shape)), device_(&device), there_(std::move(there)) {}
+
+std::int64_t Mask::zeros() const {
+  return there_ == nullptr ? count_zeros(data(), size_) : on(cpu()).zeros();
+}
+
+void unpack_bits(std::uint8_t* mask, const std::uint8_t* bits, std::int64_t size) noexcept {
+  const auto unpack = kernels().unpack;
+  const Store store = size >= past_cache_from ? Store::past_cache : Store::ordinary;
+  for_each_chunk(size, [unpack, store, mask, bits](std::int64_t first, std::int64_t n) {
+    unpack(mask + first, bits + first / 8, n, store);
+  });
+}
 
 void pack_bits(std::uint8_t* bits, const std::uint8_t* mask, std::int64_t n) noexcept {
   const auto pack = kernels().pack;
@@ -63,18 +79,17 @@ void pack_bits(std::uint8_t* bits, const std::uint8_t* mask, std::int64_t n) noe
   });
 }
 
-PackedBits Mask::pack() const {
-  PackedBits bits(packed_size(size_));
-  pack_bits(bits.data(), data(), size_);
-  return bits;
+PackedBits Mask::pack() const { return std::move(device_->pack({*this}).front()); }
+
+void Mask::unpack(const std::uint8_t* bits) {
+  device_->put({{*this, device_->unpack(shape_, bits)}});
 }
 
-void Mask::unpack(const std::uint8_t* bits) noexcept {
-  const auto unpack = kernels().unpack;
-  const Store store = size_ >= past_cache_from ? Store::past_cache : Store::ordinary;
-  for_each_chunk(size_, [this, unpack, store, bits](std::int64_t first, std::int64_t n) {
-    unpack(data() + first, bits + first / 8, n, store);
-  });
+Mask Mask::on(Device& device) const {
+  if (&device == device_) return *this;
+  Mask moved = device.make_mask(shape_);
+  moved.unpack(pack().data());
+  return moved;
 }
 
 }  // namespace datasparse

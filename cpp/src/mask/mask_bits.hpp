@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "datasparse/array_view.hpp"
 #include "datasparse/mask.hpp"
@@ -12,6 +13,12 @@ namespace datasparse {
 PackedBits zeros_in(const ArrayView& data);
 /// How many elements are 0 or -0 where the mask prunes. Reads both once.
 std::int64_t count_pruned_zeros(const ArrayView& data, const std::uint8_t* mask) noexcept;
+
+/// The inverse of pack_bits(). Large ones use several threads.
+void unpack_bits(std::uint8_t* mask, const std::uint8_t* bits, std::int64_t size) noexcept;
+
+/// Mask::pack() of all, with one wait for each device.
+std::vector<PackedBits> pack_all(const std::vector<Mask>& masks);
 
 /// How many bits of so many bytes are set.
 std::int64_t count_bits(const std::uint8_t* bits, std::size_t bytes) noexcept;

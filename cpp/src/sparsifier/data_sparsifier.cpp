@@ -56,12 +56,14 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
   if (name.empty()) throw ValueError("name of data must not be empty");
 
   Axes shape;
+  Device* device = nullptr;
   std::shared_ptr<const KeptZeros> zeros;
   impl_->access([&] {
     const Pin pin(*data);
     shape = pin.view().shape();
+    device = &data->device();
     if (options.keep_zeros.value_or(false)) {
-      zeros = KeptZeros::of(data->device().zeros_in(pin.view()));
+      zeros = KeptZeros::of(std::move(device->zeros_in({pin.view()}).front()));
     }
   });
 
@@ -100,25 +102,38 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
   const Axes viewed = viewed_shape(shape, group->layout);
   group->config = Checker(*this)(name, std::move(written), &viewed);
 
-  const bool has_mask = mask != nullptr || group->mask.data() != nullptr;
+  const bool has_mask = mask != nullptr || group->mask;
   if (mask != nullptr) {
     group->mask = checked_mask(name, shape, mask);
     if (impl_->rule != nullptr && impl_->rule->draws_masks()) {
       group->arrays[Group::ever_active_key] = bits_of(group->mask, group->kept_bits());
     }
   } else if (!has_mask) {
-    group->mask = Mask(shape);
+    group->mask = device->make_mask(shape);
   } else if (group->mask.shape() != shape) {
     throw ValueError("mask of '" + name +
                      "' must have the shape of its data to be reused: it has " +
                      to_string(group->mask.shape()) + ", the data have " + to_string(shape) +
                      "; pass reuse_mask=False");
   }
+  group->bring_to(*device);
   group->source = std::move(data);
-  const Mask reused = group->mask;  // the memory that the user may hold: written to last
+  // The memory of a mask that is reused is what the user may hold: it is written to last.
+  Mask own = group->mask;
+  std::vector<Device::Change> last;
+  if (group->kept != nullptr && device != &cpu()) {
+    const Mask pruned = device->make_mask(shape);
+    device->put({{pruned, device->copy(own)}});
+    group->prune_kept(pruned);
+    last.push_back({own, device->copy(pruned)});
+  }
   const auto kept = group->kept;
   impl_->put(group);
-  if (kept != nullptr) prune_bits(reused.data(), kept->bits.data(), reused.size());
+  if (!last.empty()) {
+    device->put(last);
+  } else if (kept != nullptr) {
+    prune_bits(own.data(), kept->bits.data(), own.size());
+  }
   if (loaded != impl_->waiting.end()) impl_->waiting.erase(loaded);
   return has_mask;
 }

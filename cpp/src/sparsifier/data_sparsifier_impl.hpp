@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -33,6 +34,14 @@ struct BaseDataSparsifier::KeptZeros {
   PackedBits bits;
   std::int64_t count;
 
+  /// A content for masks of that shape on a device: it prunes these elements alone.
+  Device::Content on(Device& device, const Axes& shape) const {
+    PackedBits others(bits.size());
+    std::transform(bits.begin(), bits.end(), others.begin(),
+                   [](std::uint8_t byte) { return static_cast<std::uint8_t>(~byte); });
+    return device.unpack(shape, others.data());
+  }
+
   /// nullptr where there are none.
   static std::shared_ptr<const KeptZeros> of(PackedBits bits) {
     const std::int64_t count = count_bits(bits.data(), bits.size());
@@ -50,6 +59,7 @@ struct BaseDataSparsifier::Group {
   KeptArrays arrays;
   Axes layout;                            // none: the order of memory
   std::shared_ptr<const KeptZeros> kept;  // or none
+  Device::Content kept_there;             // the same for a mask on a device; or none yet
   bool updates = true;
   bool warned_of_death = false;
 
@@ -62,8 +72,36 @@ struct BaseDataSparsifier::Group {
   const std::uint8_t* kept_bits() const noexcept {
     return kept == nullptr ? nullptr : kept->bits.data();
   }
-  void prune_kept() const noexcept {
-    if (kept != nullptr) prune_bits(mask.data(), kept->bits.data(), mask.size());
+  /// Prunes what stays zero, in the group's mask or another one that lies beside it.
+  void prune_kept(const Mask& of) const {
+    if (kept == nullptr) return;
+    if (of.there() != nullptr) return of.device().prune(of, *kept_there);
+    prune_bits(of.data(), kept->bits.data(), of.size());
+  }
+  /// Has the mask, and what stays zero, in the memory of the device that the data are on.
+  void bring_to(Device& device) {
+    if (&mask.device() != &device) {
+      Mask moved = mask.on(device);
+      kept_there = nullptr;
+      mask = std::move(moved);
+    }
+    if (mask.there() != nullptr && kept != nullptr && kept_there == nullptr) {
+      kept_there = kept->on(device, mask.shape());
+    }
+  }
+  RuleJob job(const ArrayView& ranked) const noexcept {
+    const bool is_there = mask.there() != nullptr;
+    return {ranked,
+            config.compiled,
+            mask.data(),
+            mask.hint(),
+            layout,
+            kept_bits(),
+            &mask.device(),
+            nullptr,
+            nullptr,
+            is_there ? &mask : nullptr,
+            kept == nullptr ? nullptr : kept_there.get()};
   }
   /// How many elements a step zeroes, where the rule alone would zero as many as `rule`.
   ZeroCount with_kept(const ZeroCount& rule) const noexcept {
@@ -72,8 +110,8 @@ struct BaseDataSparsifier::Group {
   }
   /// Throws where the data have another shape than the mask.
   void require_shape(const Axes& shape) const;
-  /// Sends a warning, once, where the mask that a step has made keeps nothing.
-  void warn_if_dead(bool in_turn);
+  /// Sends the warning, unless the config asks for a mask that keeps nothing.
+  void warn_of_death(bool in_turn);
 
   /// The key of the array that has a bit for each element that was ever active, of masks that are
   /// drawn: a group without it has no mask yet.
@@ -119,11 +157,18 @@ struct BaseDataSparsifier::Impl {
     return inside != nullptr && std::strcmp(inside, call) == 0;
   }
 
-  /// The group's mask, for whoever asks: get_scores() might write to it, and throw.
-  Mask mask_of(const Group& group) const {
+  /// The group's mask, for whoever asks: get_scores() might write to it, and throw. From outside of
+  /// a step, the data may have moved since.
+  Mask mask_of(Group& group) const {
     if (save_masks) save_masks();
+    if (inside == nullptr && !group.squashed()) {
+      access([&group] { group.bring_to(group.source->device()); });
+    }
     return group.mask;
   }
+
+  /// Whether step() is to warn of the mask that it has made.
+  bool is_dead(const Group& group, bool in_turn) const;
 
   std::any compiled(const std::string& name, const ParamMap& config, const Axes* shape) const {
     return rule == nullptr ? std::any() : rule->compile(name, config, shape);
@@ -219,8 +264,10 @@ struct BaseDataSparsifier::Loading {
     KeptArrays arrays;
     Axes layout;
     std::shared_ptr<const KeptZeros> kept;
+    Device::Content kept_there;
   };
   std::vector<Attached> attached;
+  std::map<Device*, std::vector<Device::Change>> masks;
   std::vector<std::unique_ptr<Group>> squashed;  // not here yet
   std::unordered_map<std::string, Group*> by_name;
   std::unordered_map<std::string, GroupState> waiting;
@@ -318,7 +365,7 @@ class BaseDataSparsifier::Checker {
 };
 
 /// Pins the tensors of many groups for the length of a scope, all or none, and sees that they have
-/// kept their shapes, unless any will do.
+/// kept their shapes, unless any will do, and that their masks lie beside them.
 class BaseDataSparsifier::Pins {
  public:
   enum class Of { zeroed, data_of_any_shape, scores };
@@ -329,13 +376,15 @@ class BaseDataSparsifier::Pins {
     views_.reserve(groups.size());
     access_([&] {
       try {
-        for (const auto* group : groups) {
+        for (auto* group : groups) {
           DataSource& source = *group->source;
           views_.push_back(what == Of::scores   ? source.pin_scores()
                            : what == Of::zeroed ? source.pin_to_zero(group->mask)
                                                 : source.pin());
           pinned_.push_back(&source);
-          if (what != Of::data_of_any_shape) group->require_shape(views_.back().shape());
+          const bool fits = views_.back().shape() == group->mask.shape();
+          if (!fits && what != Of::data_of_any_shape) group->require_shape(views_.back().shape());
+          if (fits) group->bring_to(source.device());
         }
       } catch (...) {
         unpin();

@@ -1,6 +1,7 @@
 // What happens to masks and data: step, apply, squash.
 
 #include <algorithm>
+#include <map>
 #include <string_view>
 #include <unordered_map>
 #include <unordered_set>
@@ -71,12 +72,24 @@ void BaseDataSparsifier::step() {
   }
   ++impl_->step_count;
   // The last thing, since the handler may throw.
-  for (Group* const group : groups) group->warn_if_dead(in_turn);
+  for (Group* const group : groups) {
+    if (impl_->is_dead(*group, in_turn)) group->warn_of_death(in_turn);
+  }
 }
 
-void BaseDataSparsifier::Group::warn_if_dead(bool in_turn) {
+/// Whether a step has left no element of a mask. Of one on a device, only what is known without a
+/// look at it: nobody shall wait for a device because of a warning.
+bool BaseDataSparsifier::Impl::is_dead(const Group& group, bool in_turn) const {
+  const std::int64_t weights = group.mask.size();
+  if (group.warned_of_death || weights == 0) return false;
+  if (group.mask.there() == nullptr) return !keeps_any(group.mask.data(), weights);
+  if (in_turn || !rule->pool(group.config.compiled).empty()) return false;
+  const auto zeros = rule->count_zeros({{&group.config.compiled, group.viewed_shape()}});
+  return group.with_kept(zeros.groups.front()).least == weights;
+}
+
+void BaseDataSparsifier::Group::warn_of_death(bool in_turn) {
   const std::int64_t weights = mask.size();
-  if (warned_of_death || weights == 0 || keeps_any(mask.data(), weights)) return;
   const auto* const level = config.written.find("sparsity_level");
   if (level != nullptr && (*level == ParamValue(1.0) || *level == ParamValue(1))) return;
   warned_of_death = true;
@@ -118,8 +131,13 @@ class BaseDataSparsifier::Before {
     std::unordered_set<const Group*> saved;
     for (const auto& mask : masks_) saved.insert(mask.group);
     for (const auto& group : groups_) {
+      const Mask& mask = group->mask;
       if (saved.count(group.get()) != 0) continue;
-      pack_bits(place_of(*group), group->mask.data(), group->mask.size());
+      if (mask.there() != nullptr) {
+        there_.push_back({group.get(), {{mask, mask.device().copy(mask)}}});
+      } else {
+        pack_bits(place_of(*group), mask.data(), mask.size());
+      }
     }
     has_saved();
     all_saved_ = true;
@@ -130,6 +148,7 @@ class BaseDataSparsifier::Before {
     states_.clear();
     arrays_.clear();
     masks_.clear();
+    there_.clear();
     bits_ = PackedBits();
     saved_ = 0;
   }
@@ -164,7 +183,11 @@ class BaseDataSparsifier::Before {
   template <class Which>
   void bring_back_masks(const Which& which) const noexcept {
     for (std::size_t i = 0; i < saved_; ++i) {
-      if (which(*masks_[i].group)) masks_[i].group->mask.unpack(masks_[i].bits);
+      const Mask& mask = masks_[i].group->mask;
+      if (which(*masks_[i].group)) unpack_bits(mask.data(), masks_[i].bits, mask.size());
+    }
+    for (const auto& saved : there_) {
+      if (which(*saved.group)) saved.group->mask.device().put(saved.change);
     }
   }
 
@@ -172,6 +195,10 @@ class BaseDataSparsifier::Before {
   struct Saved {
     Group* group;
     std::uint8_t* bits;
+  };
+  struct SavedThere {
+    Group* group;
+    std::vector<Device::Change> change;  // one
   };
 
   Impl& impl_;
@@ -182,6 +209,7 @@ class BaseDataSparsifier::Before {
                      // and the next, would take the memory that these use again and again
   std::size_t used_ = 0, saved_ = 0;
   std::vector<Saved> masks_;
+  std::vector<SavedThere> there_;  // of masks on devices, which save them there
   bool all_saved_ = false;
 };
 
@@ -224,6 +252,7 @@ class BaseDataSparsifier::Scores {
     if (source == nullptr) return nullptr;
     const ArrayView view = source->pin();
     held_.push_back({std::move(source), view});
+    require_beside(group, held_.back().source->device());
     if (view.shape() != group.mask.shape()) {
       throw ValueError(label(hook_.what, group.name) + " must have the shape of its data, " +
                        to_string(group.mask.shape()) + ", got " + to_string(view.shape()));
@@ -240,14 +269,17 @@ class BaseDataSparsifier::Scores {
                        "it in before, by set_gradients({'" +
                        group.name + "': array})");
     }
-    if (&asked->source->device() != &cpu()) {
-      throw TypeError(label("gradient", group.name) + " must be in CPU memory");
-    }
     return asked->view;
   }
   std::int64_t bytes() const noexcept { return bytes_; }
 
  private:
+  void require_beside(const Group& group, const Device& device) const {
+    if (&device == &group.mask.device()) return;
+    throw TypeError(label(hook_.what, group.name) + " must be on the device of its data, " +
+                    group.mask.device().name() + ", got " + device.name());
+  }
+
   BaseDataSparsifier& sparsifier_;
   const GetScores get_scores_;
   const Hook& hook_;
@@ -259,23 +291,8 @@ void BaseDataSparsifier::update_together(const std::vector<Group*>& groups,
                                          const std::vector<ArrayView>& data) {
   std::vector<RuleJob> jobs;
   jobs.reserve(groups.size());
-  bool on_cpu = true;
-  for (std::size_t i = 0; i < groups.size(); ++i) {
-    const Group& group = *groups[i];
-    Device& device = group.source->device();
-    on_cpu = on_cpu && &device == &cpu();
-    jobs.push_back({data[i], group.config.compiled, group.mask.data(), group.mask.hint(),
-                    group.layout, group.kept_bits(), &device});
-  }
-  if (on_cpu) return impl_->rule->compute(jobs);  // where nothing fails once a mask is written
-  Before before(*impl_);
-  before.save_masks();
-  try {
-    impl_->rule->compute(jobs);
-  } catch (...) {
-    before.bring_back();
-    throw;
-  }
+  for (std::size_t i = 0; i < groups.size(); ++i) jobs.push_back(groups[i]->job(data[i]));
+  impl_->rule->compute(jobs);
 }
 
 /// Asks for the scores of as many groups as may be held together, and computes these, until all are
@@ -317,17 +334,16 @@ void BaseDataSparsifier::update_by_scores(const std::vector<Group*>& groups,
           Group& group = *groups[place->group];
           const ArrayView& own = data[place->group];
           const auto* const asked = scores.ask(group, own);
-          Device& device = (asked == nullptr ? group.source : asked->source)->device();
-          on_cpu = on_cpu && &device == &cpu();
-          jobs.push_back({asked == nullptr ? own : asked->view, group.config.compiled,
-                          group.mask.data(), group.mask.hint(), group.layout, group.kept_bits(),
-                          &device});
+          jobs.push_back(group.job(asked == nullptr ? own : asked->view));
+          on_cpu = on_cpu && group.mask.there() == nullptr;
           batch.push_back(&group);
         } while (++place != places.end() && goes_on());
       });
-      if (!on_cpu) {
+      if (place == places.end()) {
+        // The last batch changes all masks or none.
+      } else if (!on_cpu) {
         before.save_masks();
-      } else if (place != places.end()) {
+      } else {
         for (std::size_t i = 0; i < jobs.size(); ++i) jobs[i].before = before.place_of(*batch[i]);
       }
       impl_->rule->compute(jobs);
@@ -353,7 +369,7 @@ void BaseDataSparsifier::update_in_turn(const std::vector<Group*>& groups,
                   impl_->shown(groups[i]->config));
     }
     for (const auto& group : impl_->groups) {
-      if (group->updates) group->prune_kept();
+      if (group->updates) group->prune_kept(group->mask);
     }
     before.bring_back_masks([](const Group& group) { return !group.updates; });
   } catch (...) {
@@ -390,10 +406,13 @@ void BaseDataSparsifier::move_masks(const std::vector<Group*>& groups,
   std::vector<RuleJob> jobs;  // of those that are moved, and then of the others
   jobs.reserve(groups.size());
   const auto add_job = [&](Group& group, const ArrayView& ranked) {
-    Device& device = group.source->device();
-    if (&device != &cpu()) throw TypeError(label("data", group.name) + " must be in CPU memory");
-    jobs.push_back({ranked, group.config.compiled, group.mask.data(), nullptr, group.layout,
-                    group.kept_bits(), &device});
+    const Device& device = group.mask.device();
+    if (&device != &cpu()) {
+      throw TypeError(label("data", group.name) + " must be in CPU memory where masks move, got " +
+                      device.name());
+    }
+    jobs.push_back(group.job(ranked));
+    jobs.back().hint = nullptr;
   };
   std::vector<const ArrayView*> moved_data;
   for (std::size_t i = 0; i < groups.size(); ++i) {
@@ -460,7 +479,9 @@ void BaseDataSparsifier::draw_masks() {
     const Pins pins(*this, groups, Pins::Of::scores);
     move_masks(groups, pins.views(), foreign_hooks(), true);
   }
-  for (Group* const group : groups) group->warn_if_dead(false);
+  for (Group* const group : groups) {
+    if (impl_->is_dead(*group, false)) group->warn_of_death(false);
+  }
 }
 
 void BaseDataSparsifier::run_as_update(const std::function<void()>& work) {
@@ -491,19 +512,27 @@ std::int64_t BaseDataSparsifier::step_count() const {
 void BaseDataSparsifier::zero(const std::vector<Group*>& groups, const std::string& call,
                               bool kept) {
   const Pins pins(*this, groups, kept ? Pins::Of::data_of_any_shape : Pins::Of::zeroed);
-  std::vector<Mask> masks;  // of kept zeros
+  std::vector<Mask> kept_masks;
+  if (kept) kept_masks.reserve(groups.size());
+  std::map<Device*, std::vector<Device::Zeroing>> zeroings;  // mostly of one device
   for (std::size_t i = 0; i < groups.size(); ++i) {
     const Group& group = *groups[i];
     group.require_shape(pins.views()[i].shape());
     require_writable(pins.views()[i], call + " of '" + group.name + "'");
-    if (!kept) continue;
-    masks.emplace_back(group.mask.shape());
-    prune_bits(masks[i].data(), group.kept_bits(), group.mask.size());
+    Device& device = group.mask.device();
+    const Mask* mask = &group.mask;
+    if (kept) {
+      mask = &kept_masks.emplace_back(device.make_mask(group.mask.shape()));
+      group.prune_kept(*mask);
+    }
+    zeroings[&device].push_back({pins.views()[i], mask});
   }
-  for (std::size_t i = 0; i < groups.size(); ++i) {
-    const Mask& mask = kept ? masks[i] : groups[i]->mask;
-    groups[i]->source->device().zero(pins.views()[i], mask.data());
+  // What the CPU does cannot fail, so it comes last.
+  for (const auto& [device, some] : zeroings) {
+    if (device != &cpu()) device->zero(some);
   }
+  const auto here = zeroings.find(&cpu());
+  if (here != zeroings.end()) cpu().zero(here->second);
   impl_->access([&groups] {
     for (auto* group : groups) group->source->mark_written();
   });

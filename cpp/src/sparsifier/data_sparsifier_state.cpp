@@ -46,7 +46,7 @@ std::unique_ptr<BaseDataSparsifier::Group> BaseDataSparsifier::Group::restored(
   auto group = std::make_unique<Group>();
   group->name = saved.name;
   group->config = std::move(config);
-  group->mask = Mask(saved.shape);
+  group->mask = Mask(saved.shape);  // on the CPU, until data claim it
   group->mask.unpack(saved.mask_bits.data());
   group->state = saved.state;
   group->arrays = saved.arrays;
@@ -64,10 +64,14 @@ SparsifierState BaseDataSparsifier::save_state(
   saved.enable_mask_update = impl_->enable_mask_update;
   saved.defaults = impl_->defaults;
   saved.score = score_name();
-  for (const auto& group : impl_->groups) {
+  std::vector<Mask> masks;
+  for (const auto& group : impl_->groups) masks.push_back(group->mask);
+  auto bits = pack_all(masks);
+  for (std::size_t i = 0; i < masks.size(); ++i) {
+    const auto& group = impl_->groups[i];
     if (sources != nullptr) sources->emplace(group->name, group->source);
     saved.groups.push_back(
-        {group->name, group->config.written, group->mask.shape(), group->mask.pack(),
+        {group->name, group->config.written, group->mask.shape(), std::move(bits[i]),
          group->squashed() && !group->awaits_data, group->state, group->layout,
          group->kept == nullptr ? PackedBits() : group->kept->bits, group->updates, group->arrays});
   }
@@ -127,10 +131,17 @@ BaseDataSparsifier::Loading BaseDataSparsifier::prepare_load(const SparsifierSta
         throw ValueError("state of '" + saved.name + "' must have the shape of its data, " +
                          to_string(attached->mask.shape()) + ", got " + to_string(saved.shape));
       }
+      Device& device = attached->mask.device();
+      auto kept = KeptZeros::of(saved.kept_zeros);
+      auto kept_there = kept == nullptr || attached->mask.there() == nullptr
+                            ? nullptr
+                            : kept->on(device, saved.shape);
       loading.attached.push_back(
           {attached, &saved, std::move(config), saved.state, saved.arrays,
            as_layout(saved.layout, saved.shape.size(), label("layout", saved.name)),
-           KeptZeros::of(saved.kept_zeros)});
+           std::move(kept), std::move(kept_there)});
+      loading.masks[&device].push_back(
+          {attached->mask, device.unpack(saved.shape, saved.mask_bits.data())});
     } else if (saved.squashed) {
       loading.squashed.push_back(Group::restored(saved, std::move(config)));
       loading.by_name.emplace(saved.name, loading.squashed.back().get());
@@ -149,17 +160,18 @@ BaseDataSparsifier::Loading BaseDataSparsifier::prepare_load(const SparsifierSta
 /// Puts into place what prepare_load() has made, under the same hold of the lock; what it replaces
 /// is in `loading` then, to be destroyed outside the lock.
 void BaseDataSparsifier::commit(Loading& loading) noexcept {
-  for (auto& [group, saved, config, state, arrays, layout, kept] : loading.attached) {
+  for (auto& [group, saved, config, state, arrays, layout, kept, kept_there] : loading.attached) {
     std::swap(group->config, config);
     std::swap(group->state, state);
     group->arrays.swap(arrays);
     group->layout = layout;
     std::swap(group->kept, kept);
+    std::swap(group->kept_there, kept_there);
     group->updates = saved->updates;
-    group->mask.unpack(saved->mask_bits.data());
     if (saved->squashed) loading.released.push_back(std::move(group->source));
     group->awaits_data = group->squashed() && !saved->squashed;
   }
+  for (const auto& [device, changes] : loading.masks) device->put(changes);
   for (auto& group : loading.squashed) impl_->groups.push_back(std::move(group));
   impl_->by_name.swap(loading.by_name);
   impl_->waiting.swap(loading.waiting);

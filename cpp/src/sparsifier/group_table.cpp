@@ -3,6 +3,8 @@
 #include "datasparse/group_table.hpp"
 
 #include <algorithm>
+#include <map>
+#include <vector>
 
 #include "sparsifier/data_sparsifier_impl.hpp"
 
@@ -31,12 +33,10 @@ std::optional<std::pair<std::int64_t, std::int64_t>> block_in(const ParamMap& co
 
 GroupRow GroupTable::row(const std::string& name) const {
   const Entry entry(sparsifier_);
-  const auto& group = sparsifier_.impl_->at(name);
-  return {group.source,
-          sparsifier_.impl_->mask_of(group),
-          group.layout,
-          {group.kept, group.kept_bits()},
-          !group.updates};
+  auto& group = sparsifier_.impl_->at(name);
+  Mask mask = sparsifier_.impl_->mask_of(group);
+  return {group.source,   std::move(mask), group.layout, {group.kept, group.kept_bits()},
+          !group.updates, group.kept_there};
 }
 
 std::vector<std::string> GroupTable::active(const std::vector<std::string>& names) const {
@@ -87,9 +87,9 @@ bool GroupTable::in_update_mask() const noexcept {
 }
 
 /// Those that need no data.
-GroupFigures GroupTable::figures_of(const BaseDataSparsifier::Group& group) const {
+GroupFigures GroupTable::figures_of(const BaseDataSparsifier::Group& group,
+                                    const Mask& mask) const {
   using Status = GroupFigures::Status;
-  const Mask& mask = group.mask;
   const Axes& shape = mask.shape();
   GroupFigures figures;
   figures.name = group.name;
@@ -113,24 +113,67 @@ GroupFigures GroupTable::figures_of(const BaseDataSparsifier::Group& group) cons
   return figures;
 }
 
+/// The masks of all groups, in the memory of this process: of those on a device, a copy.
+std::vector<Mask> GroupTable::masks_here() const {
+  std::vector<Mask> masks;
+  for (const auto& group : sparsifier_.impl_->groups) masks.push_back(group->mask);
+  std::vector<Mask> there;
+  for (const auto& mask : masks) {
+    if (mask.there() != nullptr) there.push_back(mask);
+  }
+  const auto bits = pack_all(there);
+  auto next = bits.begin();
+  for (auto& mask : masks) {
+    if (mask.there() == nullptr) continue;
+    mask = Mask(mask.shape());
+    mask.unpack(next++->data());
+  }
+  return masks;
+}
+
 std::vector<GroupFigures> GroupTable::figures() const {
   using Pins = BaseDataSparsifier::Pins;
   const Entry entry(sparsifier_);
   const auto& impl = *sparsifier_.impl_;
   std::vector<GroupFigures> result;
-  for (const auto& group : impl.groups) result.push_back(figures_of(*group));
+  const auto masks = masks_here();
+  for (std::size_t i = 0; i < masks.size(); ++i) {
+    result.push_back(figures_of(*impl.groups[i], masks[i]));
+  }
   {
     const Pins pins(sparsifier_, impl.unsquashed(), Pins::Of::data_of_any_shape);
+    struct Place {
+      std::size_t group;
+      ArrayView view;
+    };
+    std::map<Device*, std::vector<Place>> places;
     auto view = pins.views().begin();
     for (std::size_t i = 0; i < result.size(); ++i) {
       const auto& group = *impl.groups[i];
       if (group.squashed()) continue;
       result[i].dtype = view->dtype();
-      if (view->shape() == group.mask.shape()) {
-        result[i].zeros_in_data =
-            group.source->device().count_pruned_zeros(*view, group.mask.data());
-      }
+      if (view->shape() == group.mask.shape()) places[&group.mask.device()].push_back({i, *view});
       ++view;
+    }
+    for (const auto& [device, some] : places) {
+      if (device == &cpu()) {
+        for (const auto& [i, here] : some) {
+          result[i].zeros_in_data = count_pruned_zeros(here, masks[i].data());
+        }
+        continue;
+      }
+      std::vector<ArrayView> views;
+      for (const auto& place : some) views.push_back(place.view);
+      const auto zeros = device->zeros_in(views);
+      for (std::size_t i = 0; i < some.size(); ++i) {
+        const PackedBits kept = masks[some[i].group].pack();
+        std::int64_t count = 0;
+        for (std::size_t byte = 0; byte < kept.size(); ++byte) {
+          const auto pruned = static_cast<std::uint8_t>(zeros[i][byte] & ~kept[byte]);
+          count += count_bits(&pruned, 1);
+        }
+        result[some[i].group].zeros_in_data = count;
+      }
     }
   }
   for (const auto& [name, saved] : impl.waiting) {
@@ -138,7 +181,7 @@ std::vector<GroupFigures> GroupTable::figures() const {
     const auto group = BaseDataSparsifier::Group::restored(
         saved, {saved.config, impl.compiled(name, saved.config, &viewed)});
     group->awaits_data = true;
-    result.push_back(figures_of(*group));
+    result.push_back(figures_of(*group, group->mask));
   }
   std::sort(result.begin() + static_cast<std::ptrdiff_t>(impl.groups.size()), result.end(),
             [](const auto& a, const auto& b) { return a.name < b.name; });

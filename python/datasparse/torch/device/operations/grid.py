@@ -1,0 +1,124 @@
+"""How the tensor of a job becomes a matrix, and the matrix blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..job import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Blocks of one size: all whole ones, or those cut off at one of the edges."""
+
+    row: int
+    column: int
+    down: int
+    across: int
+    height: int
+    width: int
+
+    def blocks(self, batch: Tensor) -> Tensor:
+        """Its part of (tensors, rows, columns), as a view: tensors, down, across, height, width."""
+        rows = slice(self.row, self.row + self.down * self.height)
+        columns = slice(self.column, self.column + self.across * self.width)
+        part = batch[:, rows, columns].unflatten(2, (self.across, self.width))
+        return part.unflatten(1, (self.down, self.height)).permute(0, 1, 3, 2, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A matrix in blocks, which are no larger than the matrix."""
+
+    rows: int
+    columns: int
+    height: int
+    width: int
+    zeros: int  # of a block that is pruned
+
+    @staticmethod
+    def of(job: Job) -> Grid:
+        height, width = _block(job)
+        if height * width == 0:
+            return Grid(0, 0, 0, 0, 0)
+        rows, columns = _matrix(job, order_of(job))
+        # Where nothing depends on the rows, matrices of one size are one batch, whatever their shape.
+        if height == 1 and columns % width == 0:
+            rows, columns = 1, rows * columns
+        return Grid(rows, columns, height, width, min(job.zeros, height * width))
+
+    @property
+    def elements(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def size(self) -> int:
+        """Of a whole block."""
+        return self.height * self.width
+
+    @property
+    def down(self) -> int:
+        return -(-self.rows // self.height) if self.height else 0
+
+    @property
+    def across(self) -> int:
+        return -(-self.columns // self.width) if self.width else 0
+
+    @property
+    def blocks(self) -> int:
+        return self.down * self.across
+
+    def regions(self) -> Iterator[Region]:
+        for row, down, height in _parts(self.rows, self.height):
+            for column, across, width in _parts(self.columns, self.width):
+                yield Region(row, column, down, across, height, width)
+
+
+def _parts(length: int, step: int) -> Iterator[tuple[int, int, int]]:
+    """Where pieces of `step` begin, how many there are, and how long they are; and what is left."""
+    whole, rest = divmod(length, step)
+    if whole:
+        yield 0, whole, step
+    if rest:
+        yield whole * step, 1, rest
+
+
+def _matrix(job: Job, order: tuple[int, ...]) -> tuple[int, int]:
+    shape = [job.scores.shape[axis] for axis in order or range(job.scores.ndim)]
+    if len(shape) < 2:
+        return 1, math.prod(shape)
+    return shape[0], math.prod(shape[1:])
+
+
+def _block(job: Job) -> tuple[int, int]:
+    """The height and width of whole blocks."""
+    rows, columns = _matrix(job, job.order)
+    return min(job.block[0], rows), min(job.block[1], columns)
+
+
+def order_of(job: Job) -> tuple[int, ...]:
+    """The order of the axes, where it is of account; () for that of memory.
+
+    The core's rule (`layout_matters()`): the order of columns is no matter to single elements, and
+    to blocks one column wide or as wide as the matrix where rows are the first axis. Then sums are
+    added and ties broken as the data lie.
+    """
+    shape = job.scores.shape
+    if len(job.order) < 2:
+        return ()
+    rows, columns = _matrix(job, job.order)
+    height, width = _block(job)
+    long = [axis for axis in job.order if shape[axis] != 1]
+    if (rows == shape[0] and long == sorted(long)) or (height <= 1 and width <= 1):
+        return ()
+    return job.order if job.order[0] != 0 or 1 < width < columns else ()
+
+
+def in_order(tensor: Tensor, job: Job) -> Tensor:
+    """A view of a tensor of the job's shape, its axes as the matrix has them."""
+    order = order_of(job)
+    return tensor.permute(order) if order else tensor

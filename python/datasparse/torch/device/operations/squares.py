@@ -1,0 +1,133 @@
+"""The L2 norm of scores by an exact sum of their squares: `SquareSum` of the core.
+
+A square is an integer times a power of two. Integers of each power are added up by themselves, in
+pieces that do not overflow; then all become one integer, which is rounded once. No sum depends on
+the order in which a device adds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+DIGIT = 30  # bits, of the integers that the sum is made of
+COLUMNS = 64  # counters of each power, so that neighbours do not wait for the same one
+PER_COLUMN = 1 << 14  # scores, at least
+PART_LEAST = 1 << 18  # scores that are squared at once, at least
+PARTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """Of a float dtype."""
+
+    fraction: int  # bits
+    exponent: int  # bits
+    piece: int  # bits of those that a square is cut into
+    pieces: int
+
+    @property
+    def powers(self) -> int:
+        return 1 << self.exponent  # the last one is that of infinity and NaN
+
+    @property
+    def least(self) -> int:
+        """The exponent of the last bit of a square."""
+        return 2 * (2 - (1 << (self.exponent - 1)) - self.fraction)
+
+
+FORMATS = {torch.float32: _Format(23, 8, 24, 2), torch.float64: _Format(52, 11, 27, 4)}
+
+
+def norms_of(scores: Tensor, dtype: torch.dtype) -> Tensor:
+    """Of each row, (rows, 1), in float64: 1 where it would be 0.
+
+    scores: the bits of float32 or float64 numbers. Infinite ones and NaN are left out.
+    """
+    norms = _rounded(_sums(scores, FORMATS[dtype]), FORMATS[dtype]).sqrt_()
+    return norms.masked_fill_(norms == 0, 1)
+
+
+def _sums(bits: Tensor, form: _Format) -> Tensor:
+    """(rows, pieces · powers): the sums of the pieces of squares, of each power."""
+    rows, length = bits.shape
+    columns = min(max(length // PER_COLUMN, 1), COLUMNS)
+    shape = (form.pieces, rows, form.powers, columns)
+    sums = torch.zeros(shape, dtype=torch.int64, device=bits.device)
+    some = max(PART_LEAST // rows, length // PARTS) // columns * columns + columns
+    for part in bits.split(some, 1):
+        whole = part.shape[1] // columns * columns
+        for block in (part[:, :whole].unflatten(1, (-1, columns)), part[:, whole:, None]):
+            if block.numel() == 0:
+                continue
+            magnitude = block & torch.iinfo(bits.dtype).max
+            power = (magnitude >> form.fraction).to(torch.int64)
+            for piece, sum_ in zip(_squares(magnitude, form), sums, strict=True):
+                sum_.scatter_add_(1, power, piece)
+    return sums.sum(3).transpose(0, 1).flatten(1)
+
+
+def _squares(magnitude: Tensor, form: _Format) -> list[Tensor]:
+    """The integers whose squares these are, squared: in pieces, the lowest first."""
+    is_normal = magnitude >= (1 << form.fraction)
+    whole = (magnitude & ((1 << form.fraction) - 1)).to(torch.int64)
+    whole += is_normal.to(torch.int64) << form.fraction
+    whole.masked_fill_(magnitude >= (form.powers - 1) << form.fraction, 0)
+    mask = (1 << form.piece) - 1
+    if form.pieces == 2:
+        square = whole * whole
+        return [square & mask, square >> form.piece]
+    low, high = whole & mask, whole >> form.piece
+    lowest, middle, highest = low * low, low * high * 2, high * high
+    return [
+        lowest & mask,
+        (lowest >> form.piece) + (middle & mask),
+        (middle >> form.piece) + (highest & mask),
+        highest >> form.piece,
+    ]
+
+
+def _digits(sums: Tensor, form: _Format) -> Tensor:
+    """(rows, digits): the sum of all as one integer, the lowest digit first, two 0 before it."""
+    device = sums.device
+    power = torch.arange(form.powers, device=device).clamp_(min=1).sub_(1).mul_(2)
+    piece = torch.arange(form.pieces, device=device).mul_(form.piece)
+    place = (piece[:, None] + power).flatten()  # of the last bit
+    number = (2 * form.powers + form.piece * form.pieces) // DIGIT + 8
+    digits = torch.zeros((len(sums), number), dtype=torch.int64, device=device)
+    mask = (1 << DIGIT) - 1
+    at, shift = place // DIGIT + 2, place % DIGIT
+    for i in range(3):
+        moved = ((sums >> (DIGIT * i)) & mask) << shift
+        digits.index_add_(1, at + i, moved & mask)
+        digits.index_add_(1, at + (i + 1), moved >> DIGIT)
+    for i in range(number - 1):
+        digits[:, i + 1].add_(digits[:, i] >> DIGIT)
+        digits[:, i].bitwise_and_(mask)
+    return digits
+
+
+def _rounded(sums: Tensor, form: _Format) -> Tensor:
+    """(rows, 1): the nearest doubles, half to even."""
+    digits = _digits(sums, form)
+    index = torch.arange(digits.shape[1], device=sums.device)
+    top = ((digits != 0) * index).amax(1, keepdim=True).clamp_(min=2)
+    first, second, third = (digits.gather(1, top - i) for i in range(3))
+    rest = ((digits != 0) & (index < top - 2)).any(1, keepdim=True)
+    length = ((first >> torch.arange(DIGIT, device=sums.device)) > 0).sum(1, keepdim=True)
+    # Two digits long, from the highest bit on; what lies beyond is told by the last bit.
+    number = (((first << DIGIT) | second) << (DIGIT - length)) | (third >> length)
+    rest |= (third & ((torch.ones_like(length) << length) - 1)) != 0
+    number |= rest
+    exponent = (top - 2) * DIGIT + (length - 1 + form.least)
+    # A double has 53 bits, or fewer below its least exponent.
+    drop = (-1022 - exponent).clamp_(0, 54).add_(2 * DIGIT - 53)
+    half = torch.ones_like(drop) << (drop - 1)
+    fraction = number >> drop
+    beyond = number & (half * 2 - 1)
+    fraction += (beyond > half) | ((beyond == half) & (fraction % 2 != 0))
+    # The highest bit of the fraction adds 1 to the exponent.
+    bits = ((exponent + 1022).clamp_(0, 2046) << 52).add_(fraction).clamp_(max=2047 << 52)
+    return bits.masked_fill_(first == 0, 0).view(torch.float64)

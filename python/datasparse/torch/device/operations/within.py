@@ -1,0 +1,69 @@
+"""Which elements of a block are its least ones: N:M."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .grid import Grid
+from .keys import new_keys, rank_past
+from .select import keep_highest, room_of
+
+FEW = 16  # elements of a block that are held against each other, one by one
+# Blocks are taken in parts, so that what a selection needs is a part of what the keys take.
+PARTS = 4
+PART_LEAST = 1 << 20  # elements
+
+
+def least_of_blocks(keys: Tensor, dtype: torch.dtype, free: Tensor | None, grid: Grid) -> Tensor:
+    """(tensors, rows, columns): True at the `zeros` least elements of each block, the first of
+    equal ones.
+
+    keys: of float scores of that dtype, the same shape; they may change. free: False where an
+    element was pruned before, which ranks first, or nowhere if there are more of these.
+    """
+    least = torch.empty(keys.shape, dtype=torch.bool, device=keys.device)
+    for region in grid.regions():
+        to = region.blocks(least)
+        size = region.height * region.width
+        zeros = min(grid.zeros, size)
+        if zeros in (0, size):
+            to.fill_(zeros > 0)
+            continue
+        axis = 1 if region.down >= region.across else 2
+        length = to.shape[axis]
+        step = -(-length // PARTS) if to.numel() > PART_LEAST else length
+        rows_of = region.blocks(keys).split(step, axis)
+        past_of = [None] * len(rows_of) if free is None else region.blocks(free).split(step, axis)
+        for part, some, some_free in zip(to.split(step, axis), rows_of, past_of, strict=True):
+            rows = _as_rows(some, dtype)
+            if some_free is not None:
+                past = torch.zeros(rows.shape, dtype=torch.bool, device=rows.device)
+                torch.logical_not(some_free, out=past[:, :size].view(some_free.shape))
+                rank_past(rows, past, zeros, dtype)
+            found = _least_of_rows(rows, size, zeros)
+            part.copy_(found[:, :size].view(part.shape))
+    return least
+
+
+def _as_rows(blocks: Tensor, dtype: torch.dtype) -> Tensor:
+    """A row for each block, as selections take them: a view, if that is possible."""
+    size = blocks.shape[3] * blocks.shape[4]
+    if room_of(size) == size:
+        return blocks.reshape(-1, size)
+    rows = new_keys(blocks.shape[:3].numel(), size, dtype, blocks.device)
+    rows[:, :size].view(blocks.shape).copy_(blocks)
+    return rows
+
+
+def _least_of_rows(rows: Tensor, size: int, zeros: int) -> Tensor:
+    if size > FEW:
+        return keep_highest(rows, zeros).logical_not_()
+    before = torch.zeros(rows.shape, dtype=torch.int8, device=rows.device)  # how many come first
+    for i in range(size):
+        key = rows[:, i : i + 1]
+        if i > 0:
+            before[:, :i].add_(rows[:, :i] > key)
+        if i + 1 < size:
+            before[:, i + 1 :].add_(rows[:, i + 1 :] >= key)
+    return before < zeros
