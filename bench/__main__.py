@@ -3,11 +3,12 @@
     python -m bench --quick                        about a minute, on small tensors
     python -m bench --json all.json --plot all.png all of it
     python -m bench --only rows,hard --rounds 9 --threads 1
+    python -m bench --device cuda                  what masks cost on a GPU
     python -m bench compare before.json after.json
 
 Run it in the checkout, after `pip install '.[test]'`. It needs a C++ compiler, and CMake for
-`groups`, `count` and `embedding`. It exits with 1 where an answer is wrong; a missed goal is
-reported, not an error.
+`groups`, `count` and `embedding`; with --device, neither. It exits with 1 where an answer is wrong;
+a missed goal is reported, not an error.
 """
 
 import argparse
@@ -25,6 +26,7 @@ SECTIONS = (
     "rows", "dtypes", "hard", "layouts", "peers", "memory", "groups", "pools", "schedulers",
     "scores", "regrowth", "curve", "threads", "isa", "apply", "count", "embedding",
 )  # fmt: skip
+DEVICE_SECTIONS = ("device", "device_groups")
 QUICK = 1 << 20  # elements
 
 
@@ -34,9 +36,18 @@ def parser_of_run() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", metavar="NAMES", help=f"of {', '.join(SECTIONS)}")
+    parser.add_argument(
+        "--only",
+        metavar="NAMES",
+        help=f"of {', '.join(SECTIONS)}; with --device, of {', '.join(DEVICE_SECTIONS)}",
+    )
+    parser.add_argument(
+        "--device",
+        metavar="NAME",
+        help="measure masks on a device of torch: cuda; cpu computes them there by the same route",
+    )
     parser.add_argument("--quick", action="store_true", help="small tensors and few rounds")
-    parser.add_argument("--rounds", type=int, help="7, or 3 with --quick")
+    parser.add_argument("--rounds", type=int, help="7, or 3 with --quick; 20 with --device")
     parser.add_argument("--threads", type=int, default=datasparse.get_num_threads())
     parser.add_argument(
         "--largest", type=int, metavar="N", help="cut every tensor down to as many elements"
@@ -54,18 +65,20 @@ def parser_of_run() -> argparse.ArgumentParser:
 def run(arguments: list[str]) -> int:
     parser = parser_of_run()
     chosen = parser.parse_args(arguments)
-    names = SECTIONS if chosen.only is None else tuple(chosen.only.split(","))
-    unknown = set(names) - set(SECTIONS)
+    sections = SECTIONS if chosen.device is None else DEVICE_SECTIONS
+    names = sections if chosen.only is None else tuple(chosen.only.split(","))
+    unknown = set(names) - set(sections)
     if unknown:
-        parser.error(f"--only: no section {', '.join(sorted(unknown))}; there are {SECTIONS}")
+        parser.error(f"--only: no section {', '.join(sorted(unknown))}; there are {sections}")
     if chosen.plot is not None and "curve" not in names:
         parser.error("--plot: it draws the section curve, which --only leaves out")
     options = Options(
-        rounds=chosen.rounds or (3 if chosen.quick else 7),
+        rounds=chosen.rounds or (3 if chosen.quick else 7 if chosen.device is None else 20),
         threads=chosen.threads,
         largest=chosen.largest or (QUICK if chosen.quick else 1 << 30),
         incumbent=chosen.incumbent,
         quick=chosen.quick,
+        device=chosen.device,
     )
     use_threads(options.threads)
     machine = describe(options)

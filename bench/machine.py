@@ -8,6 +8,7 @@ import numpy as np
 
 from bench.build import yardstick
 from bench.options import Options
+from bench.place import Place
 
 
 def processor() -> str:
@@ -23,12 +24,19 @@ def processor() -> str:
 def describe(options: Options) -> dict[str, str | int]:
     import torch
 
-    return datasparse.runtime_info() | {
-        "threads": options.threads,
-        "rounds": options.rounds,
-        "bound": yardstick().yardstick_isa().decode(),
-        "processor": processor(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": torch.__version__,
-    }
+    if options.device is None:
+        bound = {"bound": yardstick().yardstick_isa().decode()}
+    else:
+        bound = Place(options.device).describe()
+    return (
+        datasparse.runtime_info()
+        | bound
+        | {
+            "threads": options.threads,
+            "rounds": options.rounds,
+            "processor": processor(),
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "torch": torch.__version__,
+        }
+    )

@@ -12,6 +12,7 @@ class Options:
     largest: int  # elements that a tensor may have
     incumbent: bool  # whether PyTorch's sparsifier is timed too, which takes minutes
     quick: bool
+    device: str | None = None  # of torch, whose sections run; None: the others
 
     def sizes(self, *wanted: int) -> list[int]:
         """The sizes, those above the largest cut down to it, each once."""

@@ -4,6 +4,8 @@ A plain `pytest` runs the default tier, ci. Tests marked `full` or `long` are pr
 time: they are deselected unless a `-m` expression is given. The summary says which did not run.
 
 `pytest -m quick` runs what of ci takes little time: nobody marks these, is_quick() tells them.
+
+`pytest --device NAME` asks the tests that take the fixture `device`, and no others, on that device.
 """
 
 import gc
@@ -16,6 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 import datasparse
+import devices
 import numpy as np
 import pytest
 import torch
@@ -62,19 +65,45 @@ def pytest_ignore_collect(collection_path, config):
     return None
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device",
+        choices=devices.NAMES,
+        default="cpu",
+        help="where the data of those tests lie that can be asked on any device; no others run",
+    )
+
+
+def can_be_asked_on(item, device):
+    """Whether a test is run where that device was chosen."""
+    if "device" not in item.fixturenames:
+        return device == "cpu"
+    only = item.get_closest_marker("device")
+    return only is None or not only.args or device in only.args
+
+
 def pytest_configure(config):
     config.stash[NOT_RUN] = {tier: Counter() for tier in TIERS}
 
 
+def deselect(config, items, is_kept):
+    """Takes the others out of the list."""
+    config.hook.pytest_deselected(items=[item for item in items if not is_kept(item)])
+    items[:] = filter(is_kept, items)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config, items):
+    deselect(config, items, lambda item: can_be_asked_on(item, config.option.device))
     tiered = [item for item in items if tier_of(item)]
     for item in filter(is_quick, items):
         item.add_marker("quick")
+    for item in items:
+        if "device" in item.fixturenames and not item.get_closest_marker("device"):
+            item.add_marker("device")
     result = yield
     if not config.option.markexpr:
-        config.hook.pytest_deselected(items=[item for item in items if tier_of(item)])
-        items[:] = [item for item in items if not tier_of(item)]
+        deselect(config, items, lambda item: not tier_of(item))
     # Files with tests of higher tiers are the long ones in any tier. They go first: where files
     # run side by side, none is left over in the end.
     long_files = {item.path for item in tiered}
@@ -120,6 +149,24 @@ def quick_collections():
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture
+def device(request):
+    """Where the data of a test lie: a `devices.Device`, as --device says."""
+    return devices.named(request.config.option.device)
+
+
+@pytest.fixture
+def made_there(device):
+    """All tensors of the test lie on the device, though the test does not say so."""
+    if device.name == "cpu":
+        yield
+        return
+    from devices.made_there import MadeThere
+
+    with MadeThere(device.at()):
+        yield
 
 
 @pytest.fixture

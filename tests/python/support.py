@@ -12,11 +12,16 @@ import torch
 SANITIZED = "clang_rt.asan" in os.environ.get("LD_PRELOAD", "")  # by scripts/test-sanitized
 # For tests whose masks may lose every weight, which a step warns of.
 MAY_PRUNE_ALL = pytest.mark.filterwarnings("ignore:step\\(\\) pruned all weights:UserWarning")
+# For a file, or a test: it is asked on every device that can train.
+ON_DEVICES = [
+    pytest.mark.usefixtures("made_there"),
+    pytest.mark.device("cpu", "pretended", "cuda"),
+]
 HALF = {"sparsity_level": 0.5, "sparse_block_shape": (1, 1)}
 
 
 def as_numpy(data):
-    return data.detach().numpy() if isinstance(data, torch.Tensor) else data
+    return data.detach().cpu().numpy() if isinstance(data, torch.Tensor) else data
 
 
 def name_of(value):

@@ -11,7 +11,10 @@ import pytest
 import torch
 from datasparse import BaseDataScheduler, DataNormSparsifier
 from datasparse.torch import Masked, attach, detach, mask_optimizer_state
+from support import ON_DEVICES
 from torch import nn
+
+pytestmark = ON_DEVICES
 
 SINGLE = {"sparse_block_shape": (1, 1)}
 OPTIMIZERS = {

@@ -7,9 +7,12 @@ import pytest
 import torch
 from datasparse import DataNormSparsifier
 from datasparse.torch import Masked, attach
+from support import ON_DEVICES
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+pytestmark = ON_DEVICES
 
 SINGLE = {"sparse_block_shape": (1, 1)}
 MODES = ["in_place", "parametrize"]

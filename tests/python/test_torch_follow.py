@@ -9,8 +9,11 @@ import torch
 from datasparse import AdaptiveDataScheduler, BaseDataScheduler, DataNormSparsifier, DataScheduler
 from datasparse.schedules import Constant, Linear, OneShot, Polynomial, Sequential
 from datasparse.torch import attach
+from support import ON_DEVICES
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, get_state_dict
+
+pytestmark = ON_DEVICES
 
 SINGLE = {"sparse_block_shape": (1, 1)}
 

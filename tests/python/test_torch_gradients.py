@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from datasparse.regrowth import RigL
 from datasparse.scores import Taylor
+from support import ON_DEVICES
+
+pytestmark = ON_DEVICES
 
 torch = pytest.importorskip("torch")
 

@@ -5,8 +5,10 @@ import pytest
 import torch
 from datasparse.scores import SNIP, Wanda
 from datasparse.torch import attach, detach, record_inputs
-from support import as_numpy
+from support import ON_DEVICES, as_numpy
 from torch import nn
+
+pytestmark = ON_DEVICES
 
 
 def mlp():

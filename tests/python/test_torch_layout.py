@@ -5,7 +5,10 @@ import pytest
 import torch
 from datasparse import DataNormSparsifier, block_mask
 from datasparse.torch import attach
+from support import ON_DEVICES
 from torch import nn
+
+pytestmark = ON_DEVICES
 
 transformers = pytest.importorskip("transformers", reason="Conv1D is in transformers")
 

@@ -11,7 +11,10 @@ import torch
 from datasparse import DataNormSparsifier, DataScheduler
 from datasparse.schedules import Linear
 from datasparse.torch import Masked, attach, detach
+from support import ON_DEVICES
 from torch import nn
+
+pytestmark = ON_DEVICES
 
 SINGLE = {"sparse_block_shape": (1, 1)}
 MODES = ["in_place", "parametrize"]

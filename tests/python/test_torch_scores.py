@@ -24,9 +24,11 @@ from datasparse.scores import (
     Wanda,
 )
 from datasparse.torch import attach, detach, prune_at_init, score_once
-from support import HALF, as_numpy, values
+from support import HALF, ON_DEVICES, as_numpy, values
 from torch import nn
 from torch.nn.utils import parametrizations
+
+pytestmark = ON_DEVICES
 
 
 def mse(model, batch):

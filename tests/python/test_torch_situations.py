@@ -11,12 +11,15 @@ import torch.distributed as dist
 from datasparse import DataNormSparsifier, DataScheduler
 from datasparse.schedules import Linear
 from datasparse.torch import Masked, attach, detach
+from support import ON_DEVICES
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import parametrizations
 from torch.optim.swa_utils import AveragedModel
+
+pytestmark = ON_DEVICES
 
 SINGLE = {"sparse_block_shape": (1, 1)}
 RUNS = {}  # by the first cell of the row

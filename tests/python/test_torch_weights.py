@@ -6,8 +6,11 @@ import pytest
 import torch
 from datasparse import DataNormSparsifier
 from datasparse.torch import attach, detach
+from support import ON_DEVICES
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
+
+pytestmark = ON_DEVICES
 
 SINGLE = {"sparse_block_shape": (1, 1)}
 

@@ -1,0 +1,64 @@
+"""The ways in which a device computes masks, each forced in its turn."""
+
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from bench.cases import Case
+from bench.place import Place
+
+ROUTE = "DATASPARSE_DEVICE_ROUTE"
+
+
+def routes_of(place: Place) -> list[str]:
+    """What can be forced there."""
+    has_triton = place.is_cuda and importlib.util.find_spec("triton") is not None
+    return ["operations", "triton"] if has_triton else ["operations"]
+
+
+@contextmanager
+def forced(route: str) -> Iterator[None]:
+    """Within it, masks are computed that way."""
+    before = os.environ.get(ROUTE)
+    os.environ[ROUTE] = route
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[ROUTE]
+        else:
+            os.environ[ROUTE] = before
+
+
+def jobs_of(tensors: Sequence[torch.Tensor], case: Case, norm: str = "L1") -> list[Any]:
+    """What a step would ask a device for, to mask these matrices."""
+    from datasparse.torch.device.job import Job
+
+    height, width = case.block
+
+    def job(scores: torch.Tensor) -> Job:
+        down, across = -(-scores.shape[0] // height), -(-scores.shape[1] // width)
+        return Job(
+            scores=scores,
+            mask=torch.ones_like(scores, dtype=torch.bool),
+            order=(),
+            block=case.block,
+            zeros=height * width if case.zeros_per_block is None else case.zeros_per_block,
+            pruned=case.pruned(down * across, case.level),
+            norm=norm,
+            monotone=False,
+            kept_zeros=None,
+        )
+
+    return [job(tensor) for tensor in tensors]
+
+
+def compute(jobs: list[Any]) -> list[torch.Tensor]:
+    """Their masks by the route that is forced, on any device, also on the CPU."""
+    from datasparse.torch import device
+
+    return list(device.compute(jobs, ()))

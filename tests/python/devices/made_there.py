@@ -1,0 +1,47 @@
+"""Makes the tensors of a test on a device, so that the test need not say where."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import datasparse
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
+
+LIBRARY = str(Path(datasparse.__file__).parent)
+TO_NUMPY = (torch.Tensor.numpy, torch.Tensor.__array__)
+
+
+class MadeThere(TorchFunctionMode):
+    """As `with torch.device(...)`, but for what the library makes, which has to say where.
+
+    What comes from NumPy is copied there, and what is asked for as an array comes from there.
+    """
+
+    _from_numpy = staticmethod(torch.from_numpy)  # no mode sees it
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+
+    def __enter__(self):
+        torch.from_numpy = lambda array: self._from_numpy(array).to(self.device)
+        return super().__enter__()
+
+    def __exit__(self, *exception):
+        torch.from_numpy = self._from_numpy
+        super().__exit__(*exception)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if torch.compiler.is_compiling():  # which sees no callers
+            return func(*args, **kwargs)
+        if sys._getframe(1).f_code.co_filename.startswith(LIBRARY):
+            return func(*args, **kwargs)
+        if func in TO_NUMPY:
+            return func(args[0].cpu(), *args[1:], **kwargs)
+        if func in _device_constructors() and kwargs.get("device") is None:
+            kwargs = {**kwargs, "device": self.device}
+        return func(*args, **kwargs)
