@@ -14,9 +14,9 @@ from torch import Tensor
 
 DIGIT = 30  # bits, of the integers that the sum is made of
 COLUMNS = 64  # counters of each power, so that neighbours do not wait for the same one
-PER_COLUMN = 1 << 14  # scores, at least
+PER_COLUMN = 1 << 15  # scores, at least
 PART_LEAST = 1 << 18  # scores that are squared at once, at least
-PARTS = 8
+PARTS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ def _sums(bits: Tensor, form: _Format) -> Tensor:
     shape = (form.pieces, rows, form.powers, columns)
     sums = torch.zeros(shape, dtype=torch.int64, device=bits.device)
     some = max(PART_LEAST // rows, length // PARTS) // columns * columns + columns
-    for part in bits.split(some, 1):
+    for part in torch.split(bits, some, 1):
         whole = part.shape[1] // columns * columns
-        for block in (part[:, :whole].unflatten(1, (-1, columns)), part[:, whole:, None]):
+        for block in (torch.unflatten(part[:, :whole], 1, (-1, columns)), part[:, whole:, None]):
             if block.numel() == 0:
                 continue
             magnitude = block & torch.iinfo(bits.dtype).max

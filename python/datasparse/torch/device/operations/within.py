@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,9 +12,7 @@ from .keys import new_keys, rank_past
 from .select import keep_highest, room_of
 
 FEW = 16  # elements of a block that are held against each other, one by one
-# Blocks are taken in parts, so that what a selection needs is a part of what the keys take.
-PARTS = 4
-PART_LEAST = 1 << 20  # elements
+PART_LEAST = 1 << 21  # elements
 
 
 def least_of_blocks(keys: Tensor, dtype: torch.dtype, free: Tensor | None, grid: Grid) -> Tensor:
@@ -30,12 +30,16 @@ def least_of_blocks(keys: Tensor, dtype: torch.dtype, free: Tensor | None, grid:
         if zeros in (0, size):
             to.fill_(zeros > 0)
             continue
+        # In parts, so that what a selection needs is a part of what the keys take.
         axis = 1 if region.down >= region.across else 2
-        length = to.shape[axis]
-        step = -(-length // PARTS) if to.numel() > PART_LEAST else length
-        rows_of = region.blocks(keys).split(step, axis)
-        past_of = [None] * len(rows_of) if free is None else region.blocks(free).split(step, axis)
-        for part, some, some_free in zip(to.split(step, axis), rows_of, past_of, strict=True):
+        step = length = to.shape[axis]
+        if to.numel() > PART_LEAST:
+            step = -(-length // keys.element_size())
+        parts = torch.split(region.blocks(keys), step, axis)
+        past_of: Sequence[Tensor | None] = [None] * len(parts)
+        if free is not None:
+            past_of = torch.split(region.blocks(free), step, axis)
+        for part, some, some_free in zip(torch.split(to, step, axis), parts, past_of, strict=True):
             rows = _as_rows(some, dtype)
             if some_free is not None:
                 past = torch.zeros(rows.shape, dtype=torch.bool, device=rows.device)
