@@ -73,6 +73,10 @@ class Grid:
     def blocks(self) -> int:
         return self.down * self.across
 
+    def matrices(self, rows: Tensor) -> Tensor:
+        """(tensors, rows, columns), as a view of the first elements of each row."""
+        return torch.unflatten(rows[:, : self.elements], 1, (self.rows, self.columns))
+
     def regions(self) -> Iterator[Region]:
         for row, down, height in _parts(self.rows, self.height):
             for column, across, width in _parts(self.columns, self.width):
