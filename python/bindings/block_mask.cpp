@@ -2,6 +2,7 @@
 
 #include <pybind11/numpy.h>
 
+#include "datasparse/device.hpp"
 #include "datasparse/error.hpp"
 #include "gil.hpp"
 #include "mask_object.hpp"
@@ -11,6 +12,7 @@
 #include "torch.hpp"
 
 namespace py = pybind11;
+using datasparse::ArrayView;
 using datasparse::Axes;
 
 namespace {
@@ -39,6 +41,29 @@ py::array checked_out(const py::object& out, const Axes& shape) {
   return result;
 }
 
+/// The same for a tensor on a device of torch.
+py::object mask_on_device(PySource& source, const ArrayView& data, const datasparse::BlockSpec& spec,
+                          const py::object& out) {
+  datasparse::Device& device = source.device();
+  const datasparse::Mask mask = device.make_mask(data.shape());
+  datasparse::JobOf<datasparse::BlockSpec> job{data, spec.resolved(data.shape()), nullptr};
+  job.device = &device;
+  job.there = &mask;
+  device.put({{mask, device.compute({job}).front()}});
+  const py::object made = new_mask_object(mask, source.torch());
+  if (out.is_none()) return made;
+  const bool fits = source.torch()->is_tensor(out) &&
+                    py::object(out.attr("dtype")).is(source.torch()->bool_dtype) &&
+                    py::object(out.attr("shape")).equal(made.attr("shape")) &&
+                    py::object(out.attr("device")).equal(made.attr("device"));
+  if (!fits) {
+    throw datasparse::TypeError("out must be a bool tensor of shape " + to_string(data.shape()) +
+                                " on " + device.name() + ", got " + std::string(py::repr(out)));
+  }
+  out.attr("copy_")(made);
+  return out;
+}
+
 py::object block_mask(const py::object& data, const py::object& sparsity_level,
                       const py::object& sparse_block_shape, const py::object& zeros_per_block,
                       const py::object& norm, const py::object& out) {
@@ -53,6 +78,7 @@ py::object block_mask(const py::object& data, const py::object& sparsity_level,
   const datasparse::Pin pin(*source);
   spec.resolved(pin.view().shape());  // before anything is allocated
 
+  if (&source->device() != &datasparse::cpu()) return mask_on_device(*source, pin.view(), spec, out);
   py::array target;
   if (!out.is_none()) target = checked_out(out, pin.view().shape());
   const bool direct = !out.is_none() && (target.flags() & py::array::c_style) != 0;

@@ -43,6 +43,18 @@ std::pair<std::shared_ptr<PySource>, datasparse::Mask> source_and_mask(const Sel
   return {std::dynamic_pointer_cast<PySource>(row.source), row.mask};
 }
 
+/// Calls `work`, which may bring masks to other devices, without the interpreter's lock.
+template <class Work>
+void moving_masks(const BaseDataSparsifier& sparsifier, const Work& work) {
+  try {
+    without_gil(work);
+  } catch (...) {
+    follow_moves(sparsifier);
+    throw;
+  }
+  follow_moves(sparsifier);
+}
+
 std::shared_ptr<PySource> source_of(const SelfSparsifier& self, const std::string& name) {
   return std::dynamic_pointer_cast<PySource>(without_gil([&] { return self->get_data(name); }));
 }
@@ -79,7 +91,7 @@ std::optional<std::vector<std::string>> to_names(const py::object& names) {
 py::array to_bytes(const std::string& name, py::object mask, const datasparse::Axes& shape) {
   const auto* const torch = Torch::if_imported();
   if (torch != nullptr && torch->is_tensor(mask)) {
-    mask = mask.attr("detach")();
+    mask = mask.attr("detach")().attr("cpu")();
     if (py::cast<bool>(mask.attr("is_floating_point")())) mask = mask.attr("float")();
     mask = mask.attr("numpy")();
   }
@@ -169,6 +181,8 @@ py::object add_data(const SelfSparsifier& self, const Name& name, const py::obje
 
 py::object get_mask(const SelfSparsifier& self, const std::string& name) {
   auto& objects = side_of(self).mask_objects;
+  without_gil([&] { return self->get_mask(name); });  // which may bring it along
+  follow_moves(*self);
   // Other threads may replace the group at any moment. An object that was there before the mask was
   // looked up, and shows another one, is out of date.
   for (std::shared_ptr<const MaskObject> before;;) {
@@ -218,7 +232,7 @@ py::object get_data(const SelfSparsifier& self, const std::string& name, bool re
 void step(const SelfSparsifier& self) {
   auto& side = side_of(self);
   side.mask_objects.adopt();
-  without_gil([&] {
+  moving_masks(*self, [&] {
     self->step();
     if (side.recipe != nullptr) GroupArrays(*self).erase_all({scores_made_ahead});
   });
@@ -228,7 +242,7 @@ void step(const SelfSparsifier& self) {
 void apply_mask(const SelfSparsifier& self, const py::object& names) {
   const auto chosen = to_names(names);
   side_of(self).mask_objects.adopt();
-  without_gil([&] { chosen ? self->apply_mask(*chosen) : self->apply_mask(); });
+  moving_masks(*self, [&] { chosen ? self->apply_mask(*chosen) : self->apply_mask(); });
 }
 
 /// Makes the mask objects of those names that still have data: when these are squashed, a torch
@@ -242,7 +256,7 @@ void squash_mask(const SelfSparsifier& self, const py::object& names) {
   const auto chosen = to_names(names);
   side_of(self).mask_objects.adopt();
   make_mask_objects(self, chosen ? *chosen : without_gil([&] { return self->names(); }));
-  without_gil([&] { chosen ? self->squash_mask(*chosen) : self->squash_mask(); });
+  moving_masks(*self, [&] { chosen ? self->squash_mask(*chosen) : self->squash_mask(); });
 }
 
 py::object report(const SelfSparsifier& self) {
@@ -252,7 +266,8 @@ py::object report(const SelfSparsifier& self) {
     return rests ? "frozen" : statuses[static_cast<int>(group.status)];
   };
   side_of(self).mask_objects.adopt();
-  const auto figures = without_gil([&] { return GroupTable(*self).figures(); });
+  std::vector<datasparse::GroupFigures> figures;
+  moving_masks(*self, [&] { figures = GroupTable(*self).figures(); });
   const py::module_ module = py::module_::import("datasparse.report");
   const py::object report_of_group = module.attr("report_of_group");
   py::list groups;
@@ -319,6 +334,22 @@ void set_full_state(const SelfSparsifier& self, const py::tuple& full_state) {
 }
 
 }  // namespace
+
+void follow_moves(const BaseDataSparsifier& sparsifier) {
+  auto* const side =
+      dynamic_cast<PySparsifierSide*>(const_cast<BaseDataSparsifier*>(&sparsifier));
+  const auto moves = without_gil([&] { return GroupTable(sparsifier).moves(); });
+  if (side == nullptr || side->moves_seen == moves) return;
+  side->moves_seen = moves;
+  for (const auto& [name, object] : side->mask_objects.tensors()) {
+    const auto mask = without_gil([&, of = name]() -> std::optional<datasparse::Mask> {
+      if (!sparsifier.contains(of)) return std::nullopt;
+      return sparsifier.get_mask(of);
+    });
+    if (!mask || object->shows(*mask) || !object->can_show(*mask)) continue;
+    side->mask_objects.replace(name, object, std::make_shared<const MaskObject>(*object, *mask));
+  }
+}
 
 void around_load(py::handle self, const datasparse::SparsifierState& state,
                  const std::function<void()>& load) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "datasparse/error.hpp"
+#include "device_torch.hpp"
 
 namespace py = pybind11;
 using datasparse::Mask;
@@ -24,6 +25,7 @@ py::array numpy_mask(const Mask& mask) {
 }
 
 py::object new_mask_object(const Mask& mask, const Torch* torch) {
+  if (mask.there() != nullptr) return TorchDevice::tensor_of(mask).attr("detach")();
   if (torch == nullptr) return numpy_mask(mask);
   // Within torch.inference_mode() it would be a tensor that may not be written to outside.
   const Within normal_mode(torch->inference_mode(false));
@@ -32,6 +34,12 @@ py::object new_mask_object(const Mask& mask, const Torch* torch) {
 
 /// Whether the tensor still is what new_mask_object() returns.
 bool MaskObject::is_ours() const {
+  if (mask_.there() != nullptr) {
+    const auto& own = TorchDevice::tensor_of(mask_);
+    return py::cast<bool>(object_.attr("is_set_to")(own)) &&
+           py::object(object_.attr("dtype")).is(torch_->bool_dtype);
+  }
+  if (!py::cast<bool>(object_.attr("is_cpu"))) return false;
   const auto pointer = py::cast<std::uintptr_t>(object_.attr("data_ptr")());
   return (mask_.size() == 0 || pointer == reinterpret_cast<std::uintptr_t>(mask_.data())) &&
          py::object(object_.attr("dtype")).is(torch_->bool_dtype) &&
@@ -73,13 +81,18 @@ bool MaskObjects::replace(const std::string& name, const std::shared_ptr<const M
   return true;
 }
 
+std::vector<std::pair<std::string, std::shared_ptr<const MaskObject>>> MaskObjects::tensors()
+    const {
+  std::vector<std::pair<std::string, std::shared_ptr<const MaskObject>>> found;
+  for (const auto& item : objects_) {
+    if (item.second->torch() != nullptr) found.emplace_back(item);
+  }
+  return found;
+}
+
 void MaskObjects::adopt() const {
   // Adopting runs Python code, which may change what is here: those of this moment are held.
-  std::vector<std::shared_ptr<const MaskObject>> tensors;
-  for (const auto& item : objects_) {
-    if (item.second->torch() != nullptr) tensors.push_back(item.second);
-  }
-  for (const auto& tensor : tensors) tensor->adopt();
+  for (const auto& item : tensors()) item.second->adopt();
 }
 
 void MaskObjects::adopt(const std::string& name) const {

@@ -7,6 +7,8 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include "datasparse/mask.hpp"
 #include "torch.hpp"
@@ -22,11 +24,20 @@ class MaskObject {
   MaskObject(std::string name, const datasparse::Mask& mask, const Torch* torch)
       : name_(std::move(name)), mask_(mask), torch_(torch), object_(new_mask_object(mask, torch)) {}
 
+  /// The object of a mask that has followed its data to another device: the tensor is the same, and
+  /// shows the new memory from now on.
+  MaskObject(const MaskObject& before, const datasparse::Mask& mask)
+      : name_(before.name_), mask_(mask), torch_(before.torch_), object_(before.object_) {
+    restore();
+  }
+
   const pybind11::object& object() const noexcept { return object_; }
   const Torch* torch() const noexcept { return torch_; }
   /// Whether the memory is that of `mask`.
-  bool shows(const datasparse::Mask& mask) const noexcept {
-    return mask_.data() == mask.data() && mask_.shape() == mask.shape();
+  bool shows(const datasparse::Mask& mask) const noexcept { return mask_.is(mask); }
+  /// Whether it may become the object of `mask`.
+  bool can_show(const datasparse::Mask& mask) const noexcept {
+    return torch_ != nullptr && mask_.shape() == mask.shape();
   }
 
   /// Where the user has pointed a tensor elsewhere (`mask.data = ...`): copies what is there into
@@ -58,6 +69,8 @@ class MaskObjects {
   /// MaskObject::adopt() for all of them.
   void adopt() const;
   void adopt(const std::string& name) const;
+  /// Those of torch, by name.
+  std::vector<std::pair<std::string, std::shared_ptr<const MaskObject>>> tensors() const;
   void restore(const std::string& name) const;
 
   int traverse(visitproc visit, void* arg) const;

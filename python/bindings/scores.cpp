@@ -46,7 +46,7 @@ py::array score_terms(const std::string& term, const py::object& weight, const p
   const auto kind = to_term(term);
   const auto weights = make_source(weight, "weight", nullptr);
   const auto gradients = make_source(gradient, "gradient", nullptr);
-  const datasparse::Pin w(*weights), g(*gradients);
+  const PinHere w(*weights, "weight", "for its score"), g(*gradients, "gradient", "for a score");
   if (w.view().shape() != g.view().shape()) {
     throw ValueError("gradient must have the shape of the weight, " + to_string(w.view().shape()) +
                      ", got " + to_string(g.view().shape()));
@@ -108,7 +108,9 @@ py::object get_gradient(const SelfSparsifier& self, const std::string& name) {
     throw ValueError(what + " must have the shape of its data, " + to_string(row.mask.shape()) +
                      ", got " + to_string(pin.view().shape()));
   }
-  if (!without_gil([&] { return datasparse::is_finite(pin.view()); })) {
+  // Nobody shall wait for a device because of a check.
+  const bool is_here = &gradient->device() == &datasparse::cpu();
+  if (is_here && !without_gil([&] { return datasparse::is_finite(pin.view()); })) {
     throw ValueError(what + " must be finite, got infinite values or NaN; leave such a step out");
   }
   return gradient->array_for_override();

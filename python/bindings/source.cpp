@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "datasparse/apply_mask.hpp"
+#include "datasparse/device.hpp"
 #include "gil.hpp"
 #include "self.hpp"
 
@@ -30,13 +30,22 @@ py::object PySource::masked_copy(const datasparse::Mask& mask) const {
                                  to_string(mask.shape()) + ", got " +
                                  to_string(pin.view().shape()));
   }
-  datasparse::apply_mask(pin.view(), mask.data());
+  const datasparse::Mask beside = mask.on(source->device());
+  source->device().zero({{pin.view(), &beside}});
   return copied;
 }
 
 py::object PySource::call(const py::object& override, const py::tuple& args,
                           const py::dict& kwargs) const {
   return call_python(override, args, kwargs);
+}
+
+PinHere::PinHere(datasparse::DataSource& source, const std::string& what,
+                 const std::string& purpose)
+    : Pin(source) {
+  if (&source.device() == &datasparse::cpu()) return;
+  throw datasparse::TypeError(what + " must be in CPU memory " + purpose + ", got " +
+                              source.device().name());
 }
 
 int PySource::traverse(visitproc visit, void* arg) const {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "datasparse/error.hpp"
+#include "device_torch.hpp"
 #include "dlpack.hpp"
 #include "gil.hpp"
 #include "mask_object.hpp"
@@ -57,10 +58,11 @@ ArrayView TorchSource::pin_to_zero(const datasparse::Mask& mask) {
 
 void TorchSource::unpin() noexcept {
   zeroed_ = py::object();
-  unpin_tensor();
+  pinned_.pop_back();
 }
 
 void TorchSource::mark_written() {
+  if (device_ != &datasparse::cpu()) return;  // torch wrote, and has counted
   const py::object written = zeroed_ ? zeroed_ : tensor();
   static PyObject* const is_inference = PyUnicode_InternFromString("is_inference");
   const auto has_no_version =
@@ -111,67 +113,77 @@ py::object TorchSource::found_at(const char* method) const {
                   "()");
 }
 
-namespace {
-
-/// A tensor in CPU memory, which DLPack lends.
-class CpuTensorSource final : public TorchSource {
- public:
-  using TorchSource::TorchSource;
-
- protected:
-  ArrayView pin_tensor(const py::object& tensor) override {
-    return loans_.take(borrow(tensor), what_);
+ArrayView TorchSource::pin_tensor(const py::object& tensor) {
+  if (auto loan = borrow(tensor)) {
+    const ArrayView view = dlpack::view_of(loan->tensor(), loan->read_only(), what_);
+    pinned_.emplace_back(std::move(*loan));
+    device_ = &datasparse::cpu();
+    return view;
   }
-  void unpin_tensor() noexcept override { loans_.give_one_back(); }
+  // It shares the version counter, so that what is written to it counts.
+  py::object detached = tensor.attr("detach")();
+  const ArrayView view = TorchDevice::view_of(detached, what_);
+  datasparse::Device& device = TorchDevice::of(detached.attr("device"));
+  pinned_.emplace_back(std::move(detached));
+  device_ = &device;
+  return view;
+}
 
-  void check_memory(const py::object& tensor) const override {
-    if (!py::object(tensor.attr("layout")).is(torch_.strided)) {
-      refuse_without_memory(tensor, what_);
-      throw TypeError(what_ + " must be a dense (strided) tensor, got layout " +
-                      std::string(py::str(tensor.attr("layout"))) +
-                      "; convert it with .to_dense()");
-    }
-    const std::string device = py::str(tensor.attr("device").attr("type"));
-    if (device != "cpu") {
-      throw TypeError(what_ + " must be a tensor in CPU memory, got one on device '" + device +
-                      (device == "meta"
-                           ? "'; materialise it first, with model.to_empty(device='cpu') say"
-                           : "'; move it with .cpu(), or compute the mask of a copy"));
-    }
+datasparse::Device& TorchSource::device() noexcept {
+  if (!pinned_.empty()) return *device_;
+  try {
+    const py::object where = tensor().attr("device");
+    const bool is_cpu = py::cast<std::string>(where.attr("type")) == "cpu";
+    device_ = is_cpu ? &datasparse::cpu() : &TorchDevice::of(where);
+  } catch (const std::exception&) {
+    // A tensor that cannot be found is where it was: pin() says what is wrong with it.
   }
+  return *device_;
+}
 
- private:
-  dlpack::Loan borrow(const py::object& tensor) const {
-    try {
-      // param.data is another tensor that keeps today's storage; param itself would take a loan
-      // along to the next one when the user writes param.data = ... The same as param.detach(), but
-      // autograd has no part in it, which saves a quarter of the time.
-      static PyObject* const name = PyUnicode_InternFromString("data");
-      const auto data = py::reinterpret_steal<py::object>(PyObject_GetAttr(tensor.ptr(), name));
-      if (!data) throw py::error_already_set();
-      // Subclasses may have their own table, or none.
-      const bool is_plain =
-          Py_TYPE(data.ptr()) == reinterpret_cast<PyTypeObject*>(torch_.tensor.ptr());
-      if (!is_plain) refuse_known_class(tensor, what_);
-      dlpack::Loan loan =
-          is_plain ? dlpack::Loan(data, what_, torch_.exchange_table) : dlpack::Loan(data, what_);
-      if (loan.tensor().data == nullptr) refuse_null(tensor, what_);
-      return loan;
-    } catch (py::error_already_set&) {
-      check_memory(tensor);  // where it can say more, it throws its own error
-      refuse_without_memory(tensor, what_);
-      throw;
-    }
+std::optional<dlpack::Loan> TorchSource::borrow(const py::object& tensor) const {
+  try {
+    // param.data is another tensor that keeps today's storage; param itself would take a loan
+    // along to the next one when the user writes param.data = ... The same as param.detach(), but
+    // autograd has no part in it, which saves a quarter of the time.
+    static PyObject* const name = PyUnicode_InternFromString("data");
+    const auto data = py::reinterpret_steal<py::object>(PyObject_GetAttr(tensor.ptr(), name));
+    if (!data) throw py::error_already_set();
+    // Subclasses may have their own table, or none.
+    const bool is_plain =
+        Py_TYPE(data.ptr()) == reinterpret_cast<PyTypeObject*>(torch_.tensor.ptr());
+    if (!is_plain) refuse_known_class(tensor, what_);
+    dlpack::Loan loan =
+        is_plain ? dlpack::Loan(data, what_, torch_.exchange_table) : dlpack::Loan(data, what_);
+    if (loan.tensor().device.type != dlpack::cpu) return std::nullopt;
+    if (loan.tensor().data == nullptr) refuse_null(tensor, what_);
+    return loan;
+  } catch (py::error_already_set&) {
+    // Not every device of torch lends its memory. Where this can say more, it throws its own error.
+    if (!check_memory(tensor)) return std::nullopt;
+    refuse_without_memory(tensor, what_);
+    throw;
   }
+}
 
-  dlpack::Loans loans_;
-};
-
-}  // namespace
+bool TorchSource::check_memory(const py::object& tensor) const {
+  if (!py::object(tensor.attr("layout")).is(torch_.strided)) {
+    refuse_without_memory(tensor, what_);
+    throw TypeError(what_ + " must be a dense (strided) tensor, got layout " +
+                    std::string(py::str(tensor.attr("layout"))) + "; convert it with .to_dense()");
+  }
+  const std::string device = py::str(tensor.attr("device").attr("type"));
+  if (device == "meta") {
+    throw TypeError(what_ +
+                    " must be a tensor with memory, got one on device 'meta'; materialise it "
+                    "first, with model.to_empty(device='cpu') say");
+  }
+  return device == "cpu";
+}
 
 PySource* new_torch_source(const py::object& data, const std::string& what, SourceOwner* owner) {
   const auto* const torch = Torch::if_imported();
   if (torch == nullptr) return nullptr;
   const bool is_one = torch->is_tensor(data) || torch->is_embedding(data) || Place::is_one(data);
-  return is_one ? new CpuTensorSource(data, what, owner, *torch) : nullptr;
+  return is_one ? new TorchSource(data, what, owner, *torch) : nullptr;
 }

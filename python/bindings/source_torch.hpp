@@ -3,15 +3,19 @@
 
 #include <pybind11/pybind11.h>
 
+#include <optional>
 #include <string>
+#include <variant>
+#include <vector>
 
+#include "datasparse/device.hpp"
+#include "dlpack.hpp"
 #include "place.hpp"
 #include "source.hpp"
 #include "torch.hpp"
 
-/// Finds the tensor, and does what its memory has no part in. A class for each kind of memory does
-/// the rest.
-class TorchSource : public PySource {
+/// Finds the tensor, which may be on any device, and another one the next time.
+class TorchSource final : public PySource {
  public:
   TorchSource(const pybind11::object& data, const std::string& what, SourceOwner* owner,
               const Torch& torch);
@@ -29,6 +33,7 @@ class TorchSource : public PySource {
   datasparse::ArrayView pin_scores() override { return pin_tensor(scores()); }
   datasparse::ArrayView pin_to_zero(const datasparse::Mask& mask) override;
   void unpin() noexcept override;
+  datasparse::Device& device() noexcept override;
   /// Autograd must learn that the weights it has saved were overwritten.
   void mark_written() override;
 
@@ -36,17 +41,18 @@ class TorchSource : public PySource {
                         const pybind11::dict& kwargs) const override;
 
  protected:
-  /// pin() and unpin() of the memory that this tensor has now.
-  virtual datasparse::ArrayView pin_tensor(const pybind11::object& tensor) = 0;
-  virtual void unpin_tensor() noexcept = 0;
-  /// TypeError for a tensor with another kind of memory.
-  virtual void check_memory(const pybind11::object& tensor) const = 0;
-
   pybind11::object copy() const override;
 
-  const Torch& torch_;
-
  private:
+  /// What is pinned: memory that DLPack lends, or a tensor on a device.
+  using Pinned = std::variant<dlpack::Loan, pybind11::object>;
+
+  datasparse::ArrayView pin_tensor(const pybind11::object& tensor);
+  /// The memory of a tensor; nothing for one on a device.
+  std::optional<dlpack::Loan> borrow(const pybind11::object& tensor) const;
+  /// TypeError for a tensor that has no memory of its own. Returns whether it is in CPU memory.
+  bool check_memory(const pybind11::object& tensor) const;
+
   /// Where the tensor comes from: it is the data, a module's `weight`, or what a place is asked
   /// for.
   enum class Kind { tensor, module, place };
@@ -55,7 +61,10 @@ class TorchSource : public PySource {
   pybind11::object scores() const;
   pybind11::object found_at(const char* method) const;
 
+  const Torch& torch_;
   Kind kind_;
   mutable Place place_;      // remembers where it found the tensor
   pybind11::object zeroed_;  // what pin_to_zero() found, until unpin()
+  std::vector<Pinned> pinned_;
+  datasparse::Device* device_ = &datasparse::cpu();  // of what was pinned last
 };

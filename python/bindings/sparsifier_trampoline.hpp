@@ -30,6 +30,7 @@
 class PySparsifierSide : public SourceOwner {
  public:
   MaskObjects mask_objects;
+  std::int64_t moves_seen = 0;  // GroupTable::moves() when the mask objects were last brought along
   Gradients gradients;
   /// What groups are ranked by; null for their norms, or an override.
   std::shared_ptr<const ScoreRecipe> recipe;
@@ -229,6 +230,10 @@ PySparsifierSide& side_of(const Self<T>& self) {
   return *side;
 }
 
+/// Has the mask objects that users hold show masks that have followed their data to other devices.
+/// After whatever may have moved some. With the interpreter's lock.
+void follow_moves(const datasparse::BaseDataSparsifier& sparsifier);
+
 /// Binds the making of an empty T, which copies and pickles fill. Before any other py::init.
 template <class T, class Class>
 void def_construct_empty(Class& cls) {
@@ -260,6 +265,12 @@ void def_sparsifier(Class& cls, const char* get_scores_doc, const char* update_m
         const datasparse::Pin pin(*source);
         const datasparse::ParamMap given = to_param_map(config, name);
         side_of(self);
+        const auto row = without_gil([&] { return datasparse::GroupTable(*self).row(name); });
+        if (&row.mask.device() != &source->device()) {
+          throw datasparse::TypeError(datasparse::label("data", name) + " must be on the device of " +
+                                      "the group, " + row.mask.device().name() + ", got " +
+                                      source->device().name());
+        }
         without_gil([&] {
           std::invoke(&ForSubclasses::run_as_update, *self, [&] {
             datasparse::ParamMap complete = self->config(name);

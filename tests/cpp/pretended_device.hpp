@@ -54,7 +54,7 @@ class PretendedDevice final : public Device {
       here.mask = content->bytes.data();
       here.kept_zeros = nullptr;
       cpu().compute({here});
-      if (job.kept_there != nullptr) keep_only(content->bytes, *job.kept_there);
+      if (job.kept_there != nullptr) prune_marked(content->bytes, *job.kept_there);
       made.push_back(std::move(content));
     }
     return made;
@@ -103,9 +103,9 @@ class PretendedDevice final : public Device {
       std::copy(bytes.begin(), bytes.end(), memory(mask).bytes.begin());
     }
   }
-  void prune(const Mask& mask, const DeviceMask& kept) override {
+  void prune(const Mask& mask, const DeviceMask& marks) override {
     allocate();
-    keep_only(memory(mask).bytes, kept);
+    prune_marked(memory(mask).bytes, marks);
   }
 
   int calls = 0, reads = 0;
@@ -117,9 +117,11 @@ class PretendedDevice final : public Device {
     Bytes bytes;
   };
   static Memory& memory(const Mask& mask) { return static_cast<Memory&>(*mask.there()); }
-  static void keep_only(Bytes& bytes, const DeviceMask& kept) {
-    const auto& own = static_cast<const Memory&>(kept).bytes;
-    for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = bytes[i] & own[i];
+  static void prune_marked(Bytes& bytes, const DeviceMask& marks) {
+    const auto& marked = static_cast<const Memory&>(marks).bytes;
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
+      if (marked[i] != 0) bytes[i] = 0;
+    }
   }
   /// Whatever needs memory may fail.
   void allocate() {

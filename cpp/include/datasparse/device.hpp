@@ -64,8 +64,8 @@ class DATASPARSE_API Device {
   };
   /// Gives masks the contents that this device has made for their shape.
   virtual void put(const std::vector<Change>& changes) noexcept = 0;
-  /// Prunes what a content does not keep.
-  virtual void prune(const Mask& mask, const DeviceMask& kept) = 0;
+  /// Prunes what a content marks with 1.
+  virtual void prune(const Mask& mask, const DeviceMask& marks) = 0;
 };
 
 /// A job of the rule in numbers, for devices.

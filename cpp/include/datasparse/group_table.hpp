@@ -74,6 +74,10 @@ class DATASPARSE_API GroupTable {
   /// source, and reads every mask twice and all data once.
   std::vector<GroupFigures> figures() const;
 
+  /// How often masks have followed their data to another device: handles from before the last time
+  /// may be out of date.
+  std::int64_t moves() const;
+
   /// Whether the calling thread holds the lock, as in an override, where nothing may be changed.
   bool in_override() const noexcept;
   /// Whether it is in update_mask(), where masks may be changed.

@@ -42,7 +42,7 @@ struct JobOf {
   /// For jobs on the CPU alone.
   std::uint8_t* before = nullptr;
   const MaskMove* move = nullptr;  ///< what regrowth has besides: regrowth.hpp; or nullptr
-  /// Of a device: the mask, and, in the place of `kept_zeros`, a content that keeps all else; or
+  /// Of a device: the mask, and, in the place of `kept_zeros`, a content that marks them; or
   /// nullptr.
   const Mask* there = nullptr;
   const DeviceMask* kept_there = nullptr;

@@ -98,12 +98,8 @@ class Cpu final : public Device {
       unpack_bits(mask.data(), bits_of(*content), mask.size());
     }
   }
-  void prune(const Mask& mask, const DeviceMask& kept) override {
-    const std::uint8_t* const bits = bits_of(kept);
-    PackedBits pruned(packed_size(mask.size()));
-    std::transform(bits, bits + pruned.size(), pruned.begin(),
-                   [](std::uint8_t byte) { return static_cast<std::uint8_t>(~byte); });
-    prune_bits(mask.data(), pruned.data(), mask.size());
+  void prune(const Mask& mask, const DeviceMask& marks) override {
+    prune_bits(mask.data(), bits_of(marks), mask.size());
   }
 };
 

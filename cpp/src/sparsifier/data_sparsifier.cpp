@@ -116,7 +116,7 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
                      to_string(group->mask.shape()) + ", the data have " + to_string(shape) +
                      "; pass reuse_mask=False");
   }
-  group->bring_to(*device);
+  group->bring_to(*device, impl_->moves);
   group->source = std::move(data);
   // The memory of a mask that is reused is what the user may hold: it is written to last.
   Mask own = group->mask;

@@ -34,12 +34,9 @@ struct BaseDataSparsifier::KeptZeros {
   PackedBits bits;
   std::int64_t count;
 
-  /// A content for masks of that shape on a device: it prunes these elements alone.
+  /// The same in the memory of a device.
   Device::Content on(Device& device, const Axes& shape) const {
-    PackedBits others(bits.size());
-    std::transform(bits.begin(), bits.end(), others.begin(),
-                   [](std::uint8_t byte) { return static_cast<std::uint8_t>(~byte); });
-    return device.unpack(shape, others.data());
+    return device.unpack(shape, bits.data());
   }
 
   /// nullptr where there are none.
@@ -78,12 +75,14 @@ struct BaseDataSparsifier::Group {
     if (of.there() != nullptr) return of.device().prune(of, *kept_there);
     prune_bits(of.data(), kept->bits.data(), of.size());
   }
-  /// Has the mask, and what stays zero, in the memory of the device that the data are on.
-  void bring_to(Device& device) {
+  /// Has the mask, and what stays zero, in the memory of the device that the data are on. Counts
+  /// where the mask moves.
+  void bring_to(Device& device, std::int64_t& moves) {
     if (&mask.device() != &device) {
       Mask moved = mask.on(device);
       kept_there = nullptr;
       mask = std::move(moved);
+      ++moves;
     }
     if (mask.there() != nullptr && kept != nullptr && kept_there == nullptr) {
       kept_there = kept->on(device, mask.shape());
@@ -146,6 +145,7 @@ struct BaseDataSparsifier::Impl {
   std::unordered_map<std::string, GroupState> waiting;  // loaded, for names without data
   bool enable_mask_update = true;
   std::int64_t step_count = 0;
+  std::int64_t moves = 0;  // GroupTable::moves()
 
   static constexpr const char* update_mask_call = "update_mask()";
 
@@ -159,10 +159,10 @@ struct BaseDataSparsifier::Impl {
 
   /// The group's mask, for whoever asks: get_scores() might write to it, and throw. From outside of
   /// a step, the data may have moved since.
-  Mask mask_of(Group& group) const {
+  Mask mask_of(Group& group) {
     if (save_masks) save_masks();
     if (inside == nullptr && !group.squashed()) {
-      access([&group] { group.bring_to(group.source->device()); });
+      access([&] { group.bring_to(group.source->device(), moves); });
     }
     return group.mask;
   }
@@ -384,7 +384,7 @@ class BaseDataSparsifier::Pins {
           pinned_.push_back(&source);
           const bool fits = views_.back().shape() == group->mask.shape();
           if (!fits && what != Of::data_of_any_shape) group->require_shape(views_.back().shape());
-          if (fits) group->bring_to(source.device());
+          if (fits) group->bring_to(source.device(), sparsifier.impl_->moves);
         }
       } catch (...) {
         unpin();

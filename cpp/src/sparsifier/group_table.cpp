@@ -80,6 +80,11 @@ std::optional<ParamValue> GroupTable::try_value(const std::string& name, const s
   return sparsifier_.impl_->shown(config, key, config.written.at(key));
 }
 
+std::int64_t GroupTable::moves() const {
+  const Entry entry(sparsifier_);
+  return sparsifier_.impl_->moves;
+}
+
 bool GroupTable::in_override() const noexcept { return sparsifier_.impl_->is_held(); }
 
 bool GroupTable::in_update_mask() const noexcept {

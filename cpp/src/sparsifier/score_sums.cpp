@@ -49,6 +49,12 @@ class PinnedSamples {
   std::vector<DataSource*> pinned_;
 };
 
+void require_on_cpu(const std::string& what, const std::string& name, const Device& device) {
+  if (&device == &cpu()) return;
+  throw TypeError(label(what, name) + " must be in CPU memory to be summed up, got " +
+                  device.name() + "; sum scores where they are, and rank by get_scores()");
+}
+
 void require_fit(const std::string& name, const ArrayView& gradient, const ArrayView& weights,
                  const KeptArrays& arrays) {
   if (gradient.shape() != weights.shape()) {
@@ -84,6 +90,8 @@ void ScoreSums::add(ScoreTerm term, double scale, const std::vector<Sample>& som
   const PinnedSamples gradients(impl.access, some);
 
   for (std::size_t i = 0; i < some.size(); ++i) {
+    require_on_cpu("data", some[i].name, groups[i]->mask.device());
+    require_on_cpu("gradient", some[i].name, some[i].gradient->device());
     require_fit(some[i].name, gradients.views[i], data.views()[i], groups[i]->arrays);
   }
   // All that may fail comes first: memory for new sums, and for those that somebody shares.

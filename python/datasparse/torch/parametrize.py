@@ -33,8 +33,10 @@ class Masked(nn.Module):
         self.mask = sparsifier.get_mask(name)
 
     def forward(self, parameter: Tensor) -> Tensor:
+        if self.mask.device != parameter.device:
+            self.mask = self.sparsifier.get_mask(self.name)  # follows the parameter
         if self.gradients == "masked":
-            return torch.where(self.mask, parameter, 0)
+            return _masked(parameter, self.mask)
         masked: Tensor = _StraightThrough.apply(parameter, self.mask)  # type: ignore[no-untyped-call]
         return masked
 
@@ -55,12 +57,17 @@ class Masked(nn.Module):
         return f"{self.name!r}, gradients={self.gradients!r}"
 
 
+def _masked(parameter: Tensor, mask: Tensor) -> Tensor:
+    # A number would be copied to the device, which waits for that.
+    return torch.where(mask, parameter, parameter.new_zeros(()))
+
+
 class _StraightThrough(torch.autograd.Function):
     """Masked forwards, the identity backwards."""
 
     @staticmethod
     def forward(_context: Any, parameter: Tensor, mask: Tensor) -> Tensor:
-        return torch.where(mask, parameter, 0)
+        return _masked(parameter, mask)
 
     @staticmethod
     def backward(_context: Any, *gradients: Tensor) -> tuple[Tensor, None]:

@@ -1,1 +1,60 @@
-"""Masks of tensors that are not in CPU memory, computed where they lie."""
+"""Masks of tensors that are not in CPU memory, computed where they lie.
+
+The core calls these functions: for one device at a time, holding the sparsifier's lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from . import memory, routes
+from .job import Job, Pool
+
+__all__ = [
+    "Job",
+    "Pool",
+    "compute",
+    "copy",
+    "ones",
+    "pack",
+    "prune",
+    "put",
+    "unpack",
+    "zero",
+    "zeros_in",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _plainly(work: Callable[P, R]) -> Callable[P, R]:
+    """The same, whatever modes of autograd the caller is in: what is made is a plain tensor."""
+
+    @wraps(work)
+    def plain(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.inference_mode(False), torch.no_grad():
+            return work(*args, **kwargs)
+
+    return plain
+
+
+@_plainly
+def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor]:
+    """The masks of jobs that are on one device, as new tensors."""
+    return routes.route_for(jobs, pools)(jobs, pools)
+
+
+ones = _plainly(memory.ones)
+copy = _plainly(memory.copy)
+put = _plainly(memory.put)
+prune = _plainly(memory.prune)
+pack = _plainly(memory.pack)
+unpack = _plainly(memory.unpack)
+zero = _plainly(memory.zero)
+zeros_in = _plainly(memory.zeros_in)

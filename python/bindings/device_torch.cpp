@@ -1,0 +1,211 @@
+#include "device_torch.hpp"
+
+#include <pybind11/stl.h>
+
+#include <cstring>
+#include <map>
+#include <memory>
+#include <unordered_map>
+#include <utility>
+
+#include "datasparse/error.hpp"
+#include "datasparse/pool.hpp"
+#include "gil.hpp"
+#include "params.hpp"
+#include "refusals.hpp"
+
+namespace py = pybind11;
+using datasparse::ArrayView;
+using datasparse::Axes;
+using datasparse::BlockPlan;
+using datasparse::BlockSpec;
+using datasparse::JobOf;
+using datasparse::Mask;
+using datasparse::PackedBits;
+using Content = datasparse::Device::Content;
+
+namespace {
+
+/// A function of datasparse.torch.device.
+py::object function(const char* name) {
+  return py::module_::import("datasparse.torch.device").attr(name);
+}
+
+py::object tensor_of(const datasparse::DeviceMask& mask) {
+  return static_cast<const TorchMask&>(mask).tensor;
+}
+
+py::object tensor_of(const ArrayView& view) {
+  return py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(view.data()));
+}
+
+Content content_of(py::object tensor) { return std::make_shared<TorchMask>(std::move(tensor)); }
+
+const char* name_of(datasparse::Norm norm) {
+  switch (norm) {
+    case datasparse::Norm::L1: return "L1";
+    case datasparse::Norm::L2: return "L2";
+    case datasparse::Norm::none: return "none";
+  }
+  return "";
+}
+
+std::vector<PackedBits> to_bits(const py::object& several) {
+  std::vector<PackedBits> all;
+  for (const auto& item : several) {
+    const auto bytes = py::reinterpret_borrow<py::bytes>(item);
+    PackedBits bits(static_cast<std::size_t>(PyBytes_GET_SIZE(bytes.ptr())));
+    if (!bits.empty()) std::memcpy(bits.data(), PyBytes_AS_STRING(bytes.ptr()), bits.size());
+    all.push_back(std::move(bits));
+  }
+  return all;
+}
+
+py::object to_job(const py::object& make, const JobOf<BlockSpec>& job) {
+  const BlockPlan plan = BlockPlan::of(job.spec, job.data.shape(), job.layout);
+  const py::object kept = job.kept_there == nullptr ? py::none() : tensor_of(*job.kept_there);
+  return make(tensor_of(job.data), tensor_of(*job.there->there()), to_tuple(plan.order),
+              py::make_tuple(plan.height, plan.width), plan.zeros, plan.pruned,
+              name_of(job.spec.norm), job.spec.monotone, kept);
+}
+
+py::list to_pools(const std::vector<JobOf<BlockSpec>>& jobs) {
+  std::vector<datasparse::PoolGroup> groups;
+  for (const auto& job : jobs) {
+    groups.push_back({&job.spec, viewed_shape(job.data.shape(), job.layout)});
+  }
+  const py::object make = function("Pool");
+  py::list pools;
+  for (const auto& [name, places, zeros] : datasparse::pools_of(groups)) {
+    std::vector<datasparse::PoolGroup> own;
+    for (const std::size_t i : places) own.push_back(groups[i]);
+    const auto plan = datasparse::PoolPlan::of(name, own);
+    py::list weights, least, most, normalize;
+    for (std::size_t i = 0; i < places.size(); ++i) {
+      const auto& member = plan.members[i];
+      weights.append(member.weight);
+      least.append(member.least);
+      most.append(member.most);
+      normalize.append(own[i].spec->normalize);
+    }
+    pools.append(make(py::tuple(py::cast(places)), py::tuple(weights), py::tuple(least),
+                      py::tuple(most), plan.budget, py::tuple(normalize)));
+  }
+  return pools;
+}
+
+}  // namespace
+
+TorchMask::~TorchMask() {
+  let_go([this] { tensor = py::object(); });
+  tensor.release();  // after the interpreter's end, nobody can let it go
+}
+
+TorchDevice::TorchDevice(const py::object& device) : device_(device), name_(py::str(device)) {}
+
+TorchDevice& TorchDevice::of(const py::object& device) {
+  static auto* const known = new py::dict();  // of capsules, never destroyed
+  if (known->contains(device)) {
+    return *py::reinterpret_borrow<py::capsule>((*known)[device]).get_pointer<TorchDevice>();
+  }
+  auto* const made = new TorchDevice(device);
+  (*known)[device] = py::capsule(made);
+  return *made;
+}
+
+ArrayView TorchDevice::view_of(const py::object& tensor, const std::string& what) {
+  static const std::unordered_map<std::string, datasparse::DType> dtypes{
+      {"torch.float16", datasparse::DType::float16},
+      {"torch.bfloat16", datasparse::DType::bfloat16},
+      {"torch.float32", datasparse::DType::float32},
+      {"torch.float64", datasparse::DType::float64}};
+  const std::string name = py::str(tensor.attr("dtype"));
+  const auto dtype = dtypes.find(name);
+  if (dtype == dtypes.end()) refuse_dtype(what, name, "convert it with .float()");
+  const auto item = static_cast<std::int64_t>(datasparse::item_size(dtype->second));
+  Axes shape, strides;
+  for (const auto length : tensor.attr("shape")) shape.push_back(length.cast<std::int64_t>());
+  for (const auto stride : tensor.attr("stride")()) {
+    strides.push_back(stride.cast<std::int64_t>() * item);
+  }
+  return {static_cast<void*>(tensor.ptr()), dtype->second, shape, strides, false};
+}
+
+const py::object& TorchDevice::tensor_of(const Mask& mask) {
+  return static_cast<const TorchMask&>(*mask.there()).tensor;
+}
+
+std::vector<Content> TorchDevice::compute(const std::vector<JobOf<BlockSpec>>& jobs) {
+  const AcquiredGil gil;
+  const py::object make = function("Job");
+  py::list all;
+  for (const auto& job : jobs) all.append(to_job(make, job));
+  std::vector<Content> made;
+  for (const auto& mask : call_python(function("compute"), py::make_tuple(all, to_pools(jobs)))) {
+    made.push_back(content_of(py::reinterpret_borrow<py::object>(mask)));
+  }
+  return made;
+}
+
+void TorchDevice::zero(const std::vector<Zeroing>& some) {
+  const AcquiredGil gil;
+  py::list tensors, masks;
+  for (const auto& [data, mask] : some) {
+    tensors.append(::tensor_of(data));
+    masks.append(tensor_of(*mask));
+  }
+  call_python(function("zero"), py::make_tuple(tensors, masks));
+}
+
+std::vector<PackedBits> TorchDevice::zeros_in(const std::vector<ArrayView>& some) {
+  const AcquiredGil gil;
+  py::list tensors;
+  for (const auto& data : some) tensors.append(::tensor_of(data));
+  return to_bits(call_python(function("zeros_in"), py::make_tuple(tensors)));
+}
+
+Mask TorchDevice::make_mask(const Axes& shape) {
+  const AcquiredGil gil;
+  const py::object tensor = call_python(function("ones"), py::make_tuple(to_tuple(shape), device_));
+  return Mask(shape, *this, content_of(tensor));
+}
+
+std::vector<PackedBits> TorchDevice::pack(const std::vector<Mask>& masks) {
+  const AcquiredGil gil;
+  py::list tensors;
+  for (const auto& mask : masks) tensors.append(tensor_of(mask));
+  return to_bits(call_python(function("pack"), py::make_tuple(tensors)));
+}
+
+Content TorchDevice::copy(const Mask& mask) {
+  const AcquiredGil gil;
+  return content_of(call_python(function("copy"), py::make_tuple(tensor_of(mask))));
+}
+
+Content TorchDevice::unpack(const Axes& shape, const std::uint8_t* bits) {
+  const AcquiredGil gil;
+  const std::size_t size = datasparse::packed_size(datasparse::element_count(shape));
+  const py::bytearray bytes(reinterpret_cast<const char*>(bits), size);
+  return content_of(
+      call_python(function("unpack"), py::make_tuple(to_tuple(shape), bytes, device_)));
+}
+
+void TorchDevice::put(const std::vector<Change>& changes) noexcept {
+  const AcquiredGil gil;
+  try {
+    py::list masks, contents;
+    for (const auto& [mask, content] : changes) {
+      masks.append(tensor_of(mask));
+      contents.append(::tensor_of(*content));
+    }
+    call_python(function("put"), py::make_tuple(masks, contents));
+  } catch (py::error_already_set& error) {
+    // A kernel from before has failed, and the device with it: whoever uses it next will see that.
+    error.discard_as_unraisable("copying masks on a device");
+  }
+}
+
+void TorchDevice::prune(const Mask& mask, const datasparse::DeviceMask& marks) {
+  const AcquiredGil gil;
+  call_python(function("prune"), py::make_tuple(tensor_of(mask), ::tensor_of(marks)));
+}
