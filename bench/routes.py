@@ -1,8 +1,9 @@
 """The ways in which a device computes masks, each forced in its turn."""
 
+import importlib
 import importlib.util
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +13,9 @@ from bench.cases import Case
 from bench.place import Place
 
 ROUTE = "DATASPARSE_DEVICE_ROUTE"
+MODULES = {"operations": "operations", "triton": "kernels"}  # of datasparse.torch.device
+
+Compute = Callable[[Sequence[Any], Sequence[Any]], list[torch.Tensor]]
 
 
 def routes_of(place: Place) -> list[str]:
@@ -22,7 +26,7 @@ def routes_of(place: Place) -> list[str]:
 
 @contextmanager
 def forced(route: str) -> Iterator[None]:
-    """Within it, masks are computed that way."""
+    """Within it, a step computes masks on a device that way."""
     before = os.environ.get(ROUTE)
     os.environ[ROUTE] = route
     try:
@@ -57,8 +61,8 @@ def jobs_of(tensors: Sequence[torch.Tensor], case: Case, norm: str = "L1") -> li
     return [job(tensor) for tensor in tensors]
 
 
-def compute(jobs: list[Any]) -> list[torch.Tensor]:
-    """Their masks by the route that is forced, on any device, also on the CPU."""
-    from datasparse.torch import device
-
-    return list(device.compute(jobs, ()))
+def compute_by(route: str) -> Compute:
+    """From jobs and pools to masks, on any device, also on the CPU."""
+    module = importlib.import_module(f"datasparse.torch.device.{MODULES[route]}")
+    compute: Compute = module.compute
+    return compute

@@ -12,7 +12,7 @@ from bench.inputs import natural
 from bench.options import Options
 from bench.place import Place
 from bench.report import Goal, Row, progress
-from bench.routes import compute, forced, jobs_of, routes_of
+from bench.routes import compute_by, jobs_of, routes_of
 
 TITLE = "One tensor on a device"
 SIZE = 1 << 26
@@ -75,14 +75,13 @@ class Table:
         return row
 
     def route(self, route: str, bound: Row) -> Iterator[Row]:
-        jobs = jobs_of([self.data], self.case, self.norm)
+        jobs, compute = jobs_of([self.data], self.case, self.norm), compute_by(route)
 
         def call() -> list[torch.Tensor]:
-            return compute(jobs)
+            return compute(jobs, ())
 
-        with forced(route):
-            row = self.row(route, call, self.fault(call()[0]))
-            extra = self.place.extra_memory(call)
+        row = self.row(route, call, self.fault(call()[0]))
+        extra = self.place.extra_memory(call)
         row.goal = Goal(MOST_TIME[route]) if self.has_goals else None
         yield against(row, bound)
         if extra is not None:

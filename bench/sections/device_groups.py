@@ -1,6 +1,7 @@
 """Many small layers on a device, and wide blocks: how much is launched, and what a step takes."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import datasparse
@@ -10,7 +11,7 @@ from bench.cases import Case
 from bench.options import Options
 from bench.place import Place, writes
 from bench.report import Goal, Row, progress
-from bench.routes import compute, forced, jobs_of, routes_of
+from bench.routes import compute_by, jobs_of, routes_of
 
 TITLE = "Many tensors on a device, and wide blocks"
 GROUPS = 300
@@ -38,11 +39,9 @@ def count_rows(
     ]
     jobs = jobs_of(tensors, rule)
     for route in routes_of(place):
-        with forced(route):
-            masks = compute(jobs)
-            right = all(torch.equal(m.cpu(), e) for m, e in zip(masks, expected, strict=True))
-            dispatched = writes(lambda: compute(jobs))
-            kernels = place.kernels(lambda: compute(jobs))
+        call = partial(compute_by(route), jobs, ())
+        right = all(torch.equal(m.cpu(), e) for m, e in zip(call(), expected, strict=True))
+        dispatched, kernels = writes(call), place.kernels(call)
         found = {"operations that write": dispatched, "kernels": kernels}
         # Kernels by Triton are not dispatched: there the profiler's number counts.
         judged = "kernels" if route == "triton" else "operations that write"

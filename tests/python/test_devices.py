@@ -231,3 +231,14 @@ def test_the_nth_request_for_memory_is_refused(device):
 def test_names():
     assert devices.named("cpu").at() == torch.device("cpu")
     assert devices.named("cpu") is devices.named("cpu")
+
+
+@PRETENDED
+def test_it_flushes_no_denormals_where_the_process_does(device):
+    there = device.put(torch.tensor([1, 2], dtype=torch.int32)).view(torch.float32)
+    torch.set_flush_denormal(True)
+    try:
+        doubled = there + there
+    finally:
+        torch.set_flush_denormal(False)
+    assert doubled.view(torch.int32).tolist() == [2, 4]

@@ -21,6 +21,7 @@
 
 #include <array>
 #include <atomic>
+#include <cfenv>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -231,9 +232,24 @@ bool copies_a_number(const c10::OperatorHandle& op, const torch::jit::Stack& sta
   return false;
 }
 
-struct Working {
-  bool before = std::exchange(working, true);
-  ~Working() { working = before; }
+/// What the device does: it has an arithmetic of its own, whether or not the process flushes
+/// denormals.
+class Working {
+ public:
+  Working() {
+    std::fegetenv(&environment_);
+    std::fesetenv(FE_DFL_ENV);
+  }
+  Working(const Working&) = delete;
+  Working& operator=(const Working&) = delete;
+  ~Working() {
+    std::fesetenv(&environment_);
+    working = before_;
+  }
+
+ private:
+  const bool before_ = std::exchange(working, true);
+  std::fenv_t environment_;
 };
 
 void fall_back(const c10::OperatorHandle& op, torch::jit::Stack* stack) {

@@ -8,16 +8,15 @@ two devices. What they hold, nothing else sees: a pointer to it does not exist. 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import torch
-from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from devices import CountingDevice, Counts
 
 aten = torch.ops.aten
 CPU = torch.device("cpu")
-WAITS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
 class WrappedTensor(torch.Tensor):
@@ -37,13 +36,29 @@ class WrappedTensor(torch.Tensor):
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         return DEVICE.call(func, args, kwargs or {})
 
+    def tolist(self):
+        return self.cpu().tolist()
+
     def __repr__(self, *, tensor_contents=None) -> str:
         return f"WrappedTensor({self.held}, device='{self.device}')"
 
 
-def held_by(tensors):
+def held_by(argument):
     """The same with the tensors that are held."""
-    return tree_map_only(WrappedTensor, lambda tensor: tensor.held, tensors)
+    if isinstance(argument, (list, tuple)):
+        return [held_by(element) for element in argument]
+    return argument.held if isinstance(argument, WrappedTensor) else argument
+
+
+def tensors_in(arguments) -> list[torch.Tensor]:
+    """Arguments, and elements of lists among them."""
+    result = []
+    for argument in arguments:
+        if isinstance(argument, torch.Tensor):
+            result.append(argument)
+        elif isinstance(argument, (list, tuple)):
+            result += tensors_in(argument)
+    return result
 
 
 def one_device(func, tensors: list[torch.Tensor]) -> torch.device:
@@ -56,6 +71,14 @@ def one_device(func, tensors: list[torch.Tensor]) -> torch.device:
     return found.pop()
 
 
+@cache
+def waits(func) -> bool:
+    """Whether what it gives depends on values in more than its values."""
+    data_dependent = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
+    return any(tag in func.tags for tag in data_dependent)
+
+
+@cache
 def writes(func) -> bool:
     """Whether it is more than a view of what is there, or memory that is not written yet."""
     if "empty" in func._schema.name:
@@ -88,7 +111,7 @@ class Wrapped(CountingDevice):
     def _count_operation(self, func, tensors: list[torch.Tensor]) -> None:
         if writes(func):
             self._count("operations")
-        if WAITS & set(func.tags):
+        if waits(func):
             self._count("reads")
         # CUDA takes most numbers with the launch, but copies this one.
         if func is aten.where.self and CPU in {tensor.device for tensor in tensors}:
@@ -103,7 +126,7 @@ class Wrapped(CountingDevice):
         """What an operation gives, of tensors of which some are of the device."""
         if func is aten.copy_.default:
             return self.copy_from(args[1], args[0])
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        tensors = tensors_in((*args, *kwargs.values()))
         here = one_device(func, tensors)
         there = torch.device(kwargs.get("device") or here)
         if there == here:
@@ -112,16 +135,20 @@ class Wrapped(CountingDevice):
             self._count_copy(here, there)
         if "device" in kwargs:
             kwargs = {**kwargs, "device": CPU}
-        result = func(*held_by(args), **held_by(kwargs))
+        result = func(*held_by(args), **{key: held_by(value) for key, value in kwargs.items()})
         if there == CPU:
             return result
         # What is done in place returns what it was given.
         given = {id(tensor.held): tensor for tensor in tensors if tensor.device != CPU}
 
-        def wrap(made: torch.Tensor) -> torch.Tensor:
+        def wrap(made):
+            if isinstance(made, (list, tuple)):
+                return [wrap(one) for one in made]
+            if not isinstance(made, torch.Tensor):
+                return made
             return given[id(made)] if id(made) in given else WrappedTensor(made, there)
 
-        return tree_map_only(torch.Tensor, wrap, result)
+        return wrap(result)
 
     def make(self, func):
         """A way to make a tensor of the device from none."""
