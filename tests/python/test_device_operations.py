@@ -6,6 +6,7 @@ A route is a function from jobs and pools to masks. What every one must do is as
 import importlib
 import math
 from collections import Counter
+from contextlib import nullcontext
 from fractions import Fraction
 
 import datasparse
@@ -17,7 +18,6 @@ from datasparse.torch.device.job import Job, Pool
 from datasparse.torch.device.operations import compute
 from device_cases import BITS, DTYPES, check_route, random_bits, random_cases
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -365,47 +365,32 @@ def test_no_value_is_read_and_nothing_is_copied_to_the_device():
         assert all(map(torch.equal, masks, expected))
 
 
-class Slices(TorchFunctionMode):
-    """Does what indexing does by the operations for it: indexing asks for a guard of the device,
-    which a torch without CUDA lacks."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is not torch.Tensor.__getitem__:
-            return function(*args, **(kwargs or {}))
-        tensor, index = args
-        axis = 0
-        for one in index if isinstance(index, tuple) else (index,):
-            if one is None:
-                tensor = tensor.unsqueeze(axis)
-            else:
-                assert isinstance(one, slice)
-                step = one.step or 1
-                tensor = torch.ops.aten.slice(tensor, axis, one.start, one.stop, step)
-            axis += 1
-        return tensor
-
-
-def test_fake_tensors_on_cuda_have_masks_there():
-    """They have no values that could be read, and refuse tensors of the CPU beside them."""
-    for jobs, pools, _ in random_cases(15, 40):
-        with FakeTensorMode(), Slices():
-            masks = compute([fake_of(job) for job in jobs], pools)
-        for job, mask in zip(jobs, masks, strict=True):
-            assert mask.device.type == "cuda"
-            assert mask.dtype == torch.bool
-            assert mask.shape == job.scores.shape
-
-
-def fake_of(job):
-    def on_cuda(tensor):
-        if tensor is None:
-            return None
-        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cuda")
-
+def on_device(job, device):
+    """The same job with uninitialised tensors there."""
     fields = {name: getattr(job, name) for name in Job.__dataclass_fields__}
     for name in ("scores", "mask", "kept_zeros"):
-        fields[name] = on_cuda(fields[name])
+        if (own := fields[name]) is not None:
+            fields[name] = torch.empty_strided(
+                own.shape, own.stride(), dtype=own.dtype, device=device
+            )
     return Job(**fields)
+
+
+@pytest.mark.parametrize("selects", ["by topk", "by bisection"])
+@pytest.mark.parametrize("device", ["meta", "cuda"])
+def test_tensors_without_values_have_masks_on_their_device(monkeypatch, device, selects):
+    """There is no value that could be read, and a tensor of the CPU beside them is refused."""
+    if device == "cuda" and not torch.backends.cuda.is_built():
+        pytest.skip("operations on fake tensors of CUDA ask a torch that was built for it")
+    monkeypatch.setattr(MODULES["arithmetic"], "TRUSTED", {device})
+    monkeypatch.setattr(MODULES["select"], "TOPK", {device} if selects == "by topk" else set())
+    for jobs, pools, _ in random_cases(15, 40):
+        with FakeTensorMode() if device == "cuda" else nullcontext():
+            masks = compute([on_device(job, device) for job in jobs], pools)
+        for job, mask in zip(jobs, masks, strict=True):
+            assert mask.device.type == device
+            assert mask.dtype == torch.bool
+            assert mask.shape == job.scores.shape
 
 
 def peak_of(jobs, pools=()):
