@@ -7,6 +7,7 @@ import importlib
 import math
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import replace
 from fractions import Fraction
 
 import datasparse
@@ -136,6 +137,21 @@ def test_block_mask_says_the_same_of_many_tiles(route, rng):
                 assert torch.equal(mask, expected)
 
 
+@pytest.mark.parametrize("block", [(2048, 1), (1024, 2), (1, 2048), (3000, 1), (32, 64), (40, 3)])
+def test_patterns_of_large_blocks_are_those_of_block_mask(route, block, rng):
+    scores = torch.from_numpy(rng.integers(-9, 10, (4096, 4) if block[1] < 9 else (64, 4096)))
+    for zeros in (1, math.prod(block) // 2 + 1):
+        for level in (0.5, 1.0):
+            mask = route([job_of(scores.float(), block, level, zeros)], [])[0]
+            expected = datasparse.block_mask(
+                scores.float(),
+                sparsity_level=level,
+                sparse_block_shape=block,
+                zeros_per_block=zeros,
+            )
+            assert torch.equal(mask, expected)
+
+
 def test_no_jobs_have_no_masks(route):
     assert route([], []) == []
 
@@ -153,6 +169,14 @@ def test_gradients_and_parameters_do_not_matter(route):
     mask = route([job_of(weight, block=(2, 2))], [])[0]
     assert not mask.requires_grad
     assert torch.equal(mask, route([job_of(weight.detach(), block=(2, 2))], [])[0])
+
+
+def test_masks_of_inference_mode_may_be_changed_outside(route):
+    with torch.inference_mode():
+        scores = torch.randn(4, 8)
+        mask = route([job_of(scores, (1, 2))], [])[0]
+    assert not mask.is_inference()
+    assert torch.equal(mask, route([job_of(scores.clone(), (1, 2))], [])[0])
 
 
 def test_deterministic_mode_raises_nothing(route):
@@ -322,6 +346,14 @@ def test_many_groups_of_four_sizes_take_few_operations():
 def test_levels_that_differ_take_a_few_more():
     jobs = [job_of(torch.randn(FOUR_SHAPES[i % 4]), level=0.3 + i / 1000) for i in range(300)]
     assert operations_of(jobs) <= 140
+
+
+def test_a_pool_takes_a_number_for_each_bit_of_a_key():
+    jobs = [job_of(torch.randn(FOUR_SHAPES[i % 4])) for i in range(100)]
+    plain, bounded = pool_of(jobs), pool_of(jobs)
+    bounded = replace(bounded, most=tuple(n - 1 for n in bounded.most))
+    assert operations_of(jobs, [plain]) <= 32 * 30 + 150
+    assert operations_of(jobs, [bounded]) <= 2 * 32 * 30 + 150
 
 
 def test_whole_rows_take_an_operation_for_each_position_only_where_they_have_a_score():
