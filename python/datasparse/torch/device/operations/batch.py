@@ -43,11 +43,13 @@ class Batch:
         shape = (len(self.jobs), self.grid.rows, self.grid.columns)
         return self._without_kept(torch.full(shape, value, dtype=torch.bool, device=self.device))
 
-    def keep(self, pruned: Sequence[int] | Tensor | None) -> Tensor:
+    def keep(
+        self, pruned: Sequence[int] | Tensor | None, threshold: Tensor | None = None
+    ) -> Tensor:
         """(jobs, rows, columns): False where an element is pruned.
 
         pruned: how many blocks of each job, at least 1 and less than all; or on the device,
-        (jobs, 1); None for all, some elements of each.
+        (jobs, 1); None for all, some elements of each. threshold: that of keep_highest().
         """
         grid = self.grid
         free = self.free() if self.is_monotone else None
@@ -64,7 +66,7 @@ class Batch:
             others = least_of_blocks(elements, self.dtype, free, grid).logical_not_()
         del elements, free  # a selection takes as much memory
         if keys is not None and pruned is not None:
-            keep = self._of_elements(keep_highest(keys, pruned))
+            keep = self._of_elements(keep_highest(keys, pruned, threshold))
             others = keep if others is None else others.logical_or_(keep)
         assert others is not None
         return self._without_kept(others)

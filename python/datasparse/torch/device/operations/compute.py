@@ -55,14 +55,15 @@ def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor]:
     most = max(BATCH_LEAST, *(job.scores.numel() for job in jobs))
     alone, pooled = _batches(jobs, pools, device, most)
     masks: list[Tensor | None] = [None] * len(jobs)
-    with torch.no_grad(), exact_arithmetic(device):
+    with torch.inference_mode(False), torch.no_grad(), exact_arithmetic(device):
         for kind, batch in alone:
             batch.deliver(_keep(kind, batch), masks)
         for pool, members in zip(pools, pooled, strict=True):
             batches = [batch for _, batch in members]
-            pruned = prune_pool(pool, batches, [kind.normalize for kind, _ in members], most)
+            normalize = [kind.normalize for kind, _ in members]
+            pruned, threshold = prune_pool(pool, batches, normalize, most)
             for batch, number in zip(batches, pruned, strict=True):
-                batch.deliver(batch.keep(number), masks)
+                batch.deliver(batch.keep(number, threshold), masks)
     return [mask for mask in masks if mask is not None]
 
 

@@ -17,14 +17,15 @@ from .squares import norms_of
 
 def prune_pool(
     pool: Pool, batches: Sequence[Batch], normalize: Sequence[bool], room: int
-) -> list[Tensor]:
-    """How many blocks each job of each batch loses, (jobs, 1).
+) -> tuple[list[Tensor], Tensor | None]:
+    """How many blocks each job of each batch loses, (jobs, 1); and the key at which the pool stops,
+    (1, 1), where the keys of all are those of the batches, and it is the cut of each.
 
     The batches have the members that lose anything. The keys of `room` elements may be kept; where
     there are more, they are made anew for each question.
     """
     if not batches:
-        return []
+        return [], None
     plan = _Plan(pool, batches)
     # Scores of several types, or divided ones, are compared as doubles.
     as_doubles = any(normalize) or len({batch.dtype for batch in batches}) > 1
@@ -50,7 +51,8 @@ def prune_pool(
     like = torch.empty((1, 1), dtype=INTEGERS[members[0].dtype.itemsize], device=plan.device)
     stop = greatest(lambda key: plan.cost(counts(lambda keys: keys < key)) <= plan.budget, like)
     pruned = plan.prune(counts(lambda keys: keys < stop), counts(lambda keys: keys <= stop))
-    return plan.by_batch(pruned)
+    is_cut = not as_doubles and returning is None and not plan.is_bounded
+    return plan.by_batch(pruned), stop if is_cut else None
 
 
 class _Plan:
@@ -63,6 +65,8 @@ class _Plan:
         self._at = {place: i for i, place in enumerate(p for b in batches for p in b.places)}
         own = [i for i, place in enumerate(pool.jobs) if place in self._at]
         self._members = {pool.jobs[i]: member for member, i in enumerate(own)}
+        blocks = {place: batch.grid.blocks for batch in batches for place in batch.places}
+        self.is_bounded = any(pool.least[i] > 0 or pool.most[i] < blocks[pool.jobs[i]] for i in own)
         self._weights = numbers([pool.weights[i] for i in own], self.device)
         self._least = numbers([pool.least[i] for i in own], self.device)
         self._most = numbers([pool.most[i] for i in own], self.device)

@@ -71,17 +71,20 @@ def first_of(flags: Tensor, number: Tensor) -> Tensor:
     return flags
 
 
-def keep_highest(keys: Tensor, pruned: int | Sequence[int] | Tensor) -> Tensor:
+def keep_highest(
+    keys: Tensor, pruned: int | Sequence[int] | Tensor, threshold: Tensor | None = None
+) -> Tensor:
     """False for the lowest `pruned` keys of each row, the first of equal ones, else True.
 
     pruned: at least 1 and less than all, or on the device, (rows, 1), any number.
+    threshold: a key below which no more lie, and up to which no less, if one is known.
     """
-    device = keys.device
     if isinstance(pruned, Sequence):
         pruned = pruned[0] if len(set(pruned)) == 1 else list(pruned)
-    threshold = _cut(keys, pruned)
+    if threshold is None:
+        threshold = _cut(keys, pruned)
     if isinstance(pruned, list):
-        pruned = numbers(pruned, device)
+        pruned = numbers(pruned, keys.device)
     keep = keys >= threshold
     ties = count(keep) + (pruned - keys.shape[-1])  # how many of the equal ones go
     return keep.logical_xor_(first_of(keys == threshold, ties))

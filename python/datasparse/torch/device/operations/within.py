@@ -69,10 +69,11 @@ def _least(rows: Tensor, dtype: torch.dtype, free: Tensor | None, size: int, zer
 
 
 def _as_rows(blocks: Tensor, dtype: torch.dtype) -> Tensor:
-    """A row for each block, as selections take them: a view, if that is possible."""
+    """A row for each block: a view, if that is possible and a selection can do with its strides."""
     size = blocks.shape[3] * blocks.shape[4]
     if room_of(size) == size:
-        return blocks.reshape(-1, size)
+        rows = blocks.reshape(-1, size)
+        return rows if size <= FEW else rows.contiguous()
     rows = new_keys(blocks.shape[:3].numel(), size, dtype, blocks.device)
     rows[:, :size].view(blocks.shape).copy_(blocks)
     return rows
