@@ -1,5 +1,7 @@
 #include "group_arrays.hpp"
 
+#include <pybind11/stl.h>
+
 #include <cstring>
 #include <memory>
 

@@ -32,6 +32,16 @@ py::object new_mask_object(const Mask& mask, const Torch* torch) {
   return torch->from_numpy(numpy_mask(mask));
 }
 
+MaskObject::MaskObject(const MaskObject& before, const Mask& mask)
+    : name_(before.name_), mask_(mask), torch_(before.torch_), object_(before.object_) {
+  const py::object shown = new_mask_object(mask_, torch_);
+  try {
+    object_.attr("data") = shown;
+  } catch (const py::error_already_set&) {
+    object_ = shown;  // not every device of torch lets its tensors become those of another one
+  }
+}
+
 /// Whether the tensor still is what new_mask_object() returns.
 bool MaskObject::is_ours() const {
   if (mask_.there() != nullptr) {

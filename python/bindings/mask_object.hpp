@@ -26,10 +26,7 @@ class MaskObject {
 
   /// The object of a mask that has followed its data to another device: the tensor is the same, and
   /// shows the new memory from now on.
-  MaskObject(const MaskObject& before, const datasparse::Mask& mask)
-      : name_(before.name_), mask_(mask), torch_(before.torch_), object_(before.object_) {
-    restore();
-  }
+  MaskObject(const MaskObject& before, const datasparse::Mask& mask);
 
   const pybind11::object& object() const noexcept { return object_; }
   const Torch* torch() const noexcept { return torch_; }

@@ -133,8 +133,9 @@ datasparse::Device& TorchSource::device() noexcept {
   if (!pinned_.empty()) return *device_;
   try {
     const py::object where = tensor().attr("device");
-    const bool is_cpu = py::cast<std::string>(where.attr("type")) == "cpu";
-    device_ = is_cpu ? &datasparse::cpu() : &TorchDevice::of(where);
+    const auto kind = py::cast<std::string>(where.attr("type"));
+    if (kind == "meta") return *device_;  // no place for a mask
+    device_ = kind == "cpu" ? &datasparse::cpu() : &TorchDevice::of(where);
   } catch (const std::exception&) {
     // A tensor that cannot be found is where it was: pin() says what is wrong with it.
   }

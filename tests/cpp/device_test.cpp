@@ -69,13 +69,15 @@ TEST(Device, FailureLeavesTheMasksOfAllDevicesAsTheyWere) {
   sparsifier.add_data("cpu", ArrayView(values.data(), {8}));
   sparsifier.add_data("one", std::make_shared<Placed>(device.store(values, {8}), device));
   sparsifier.add_data("two", std::make_shared<Placed>(other.store(values, {8}), other));
-  other.calls_until_failure = 0;
-  EXPECT_THROW(sparsifier.step(), std::runtime_error);
-  other.calls_until_failure = -1;
-  for (const char* const name : {"cpu", "one", "two"}) {
-    EXPECT_EQ(sparsifier.get_mask(name).zeros(), 0) << name;
+  for (auto* const failing : {&device, &other}) {
+    failing->calls_until_failure = 0;
+    EXPECT_THROW(sparsifier.step(), std::runtime_error);
+    failing->calls_until_failure = -1;
+    for (const char* const name : {"cpu", "one", "two"}) {
+      EXPECT_EQ(sparsifier.get_mask(name).zeros(), 0) << name;
+    }
+    EXPECT_EQ(sparsifier.step_count(), 0);
   }
-  EXPECT_EQ(sparsifier.step_count(), 0);
   sparsifier.step();
   EXPECT_EQ(sparsifier.get_mask("two").pack(), sparsifier.get_mask("cpu").pack());
 }

@@ -285,7 +285,7 @@ WRONG = {
     "a meta tensor": (
         lambda *_: torch.ones((12, 16), device="meta"),
         TypeError,
-        "scores of 'w' must be a tensor in CPU memory, got one on device 'meta'",
+        "scores of 'w' must be a tensor with memory, got one on device 'meta'",
     ),
     "sparse": (lambda *_: torch.ones((12, 16)).to_sparse(), TypeError, "scores of 'w'.*dense"),
     "big-endian": (lambda *_: np.ones((12, 16), ">f4"), TypeError, "scores of 'w'.*byte order"),

@@ -42,8 +42,8 @@ def require_exact(device: torch.device, dtype: torch.dtype) -> None:
         return
     raise ValueError(
         f"scores on device {str(device)!r} must be computed as IEEE 754 has it, but its {dtype} "
-        "flushes denormals, rounds otherwise, or is missing, and the mask would be another one than "
-        "on the CPU; use sparse_block_shape=(1, 1) with norm='L1' or None and without pools of "
+        "flushes denormals, rounds otherwise, or is missing, and the mask would be another than on "
+        "the CPU; use sparse_block_shape=(1, 1) with norm='L1' or None and without pools of "
         "several dtypes or normalize, or move the tensor to the CPU"
     )
 

@@ -52,24 +52,22 @@ class Batch:
         grid = self.grid
         free = self.free() if self.is_monotone else None
         elements = self.element_scores()
-        keep = None
+        keys = others = None
         if pruned is not None:
             keys = self.block_scores(elements)
             make_keys(keys[:, : grid.blocks], self.dtype, self.norm)
             if free is not None:
                 number = as_numbers(pruned, self.device)
                 rank_past(keys, self.past_blocks(free), number, self.dtype)
-            if grid.zeros == grid.size:
-                del elements, free  # memory for the selection
-            keep = self._of_elements(keep_highest(keys, pruned))
-            del keys
         if grid.zeros < grid.size:
             make_keys(elements[:, : grid.elements], self.dtype, self.norm)
-            others = least_of_blocks(self._as_matrices(elements), self.dtype, free, grid)
-            others.logical_not_()
-            keep = others if keep is None else others.logical_or_(keep)
-        assert keep is not None
-        return self._without_kept(keep)
+            others = least_of_blocks(elements, self.dtype, free, grid).logical_not_()
+        del elements, free  # a selection takes as much memory
+        if keys is not None and pruned is not None:
+            keep = self._of_elements(keep_highest(keys, pruned))
+            others = keep if others is None else others.logical_or_(keep)
+        assert others is not None
+        return self._without_kept(others)
 
     def _of_elements(self, keep: Tensor) -> Tensor:
         """(jobs, rows, columns), of blocks in rows."""
@@ -90,7 +88,7 @@ class Batch:
     def element_scores(self) -> Tensor:
         """The bits of x, or of x·x, as rows of new_keys()."""
         bits = new_keys(len(self.jobs), self.grid.elements, self.dtype, self.device)
-        scores = self._as_matrices(bits.view(self.dtype))
+        scores = self.grid.matrices(bits.view(self.dtype))
         self._gather([job.scores for job in self.jobs], scores)
         if self.norm == "L2":
             scores.mul_(scores)
@@ -106,7 +104,7 @@ class Batch:
         grid = self.grid
         if grid.size == 1:
             return elements
-        scores = self._as_matrices(elements.view(self.dtype))
+        scores = grid.matrices(elements.view(self.dtype))
         if self.norm == "L1":
             scores.abs_()
         bits = new_keys(len(self.jobs), grid.blocks, self.dtype, self.device)
@@ -125,7 +123,7 @@ class Batch:
             part.div_(torch.full((), size, dtype=self.dtype, device=self.device))
         return bits
 
-    # --- what the masks before have pruned ----------------------------------------------------------
+    # --- what the masks before have pruned --------------------------------------------------------
 
     def free(self) -> Tensor:
         """(jobs, down · height, across · width): False where the rule has pruned an element. A zero
@@ -145,17 +143,17 @@ class Batch:
         shape = (len(self.jobs), room_of(grid.blocks))
         past = torch.ones(shape, dtype=torch.bool, device=self.device)
         if grid.size > 1:
-            free = free.unflatten(2, (grid.across, grid.width)).all(3)
-            free = free.unflatten(1, (grid.down, grid.height)).all(2)
+            free = torch.unflatten(free, 2, (grid.across, grid.width)).all(3)
+            free = torch.unflatten(free, 1, (grid.down, grid.height)).all(2)
         self._as_blocks(past).copy_(free)
         return past.logical_not_()
 
-    # --- tensors of the jobs, in the order of their matrices ----------------------------------------
+    # --- tensors of the jobs, in the order of their matrices --------------------------------------
 
     def _gather(self, tensors: Sequence[Tensor], to: Tensor) -> None:
         """Copies one tensor of each job into (jobs, rows, columns), of any dtype."""
         views = [in_order(t.detach(), job) for t, job in zip(tensors, self.jobs, strict=True)]
-        torch._foreach_copy_([to[i].view(v.shape) for i, v in enumerate(views)], views)
+        torch._foreach_copy_(_shaped(to, views), views)
 
     def _kept(self) -> Tensor:
         shape = (len(self.jobs), self.grid.rows, self.grid.columns)
@@ -168,16 +166,16 @@ class Batch:
         new = [torch.empty(job.mask.shape, dtype=torch.bool, device=self.device)
                for job in self.jobs]  # fmt: skip
         views = [in_order(mask, job) for mask, job in zip(new, self.jobs, strict=True)]
-        torch._foreach_copy_(views, [keep[i].view(v.shape) for i, v in enumerate(views)])
+        torch._foreach_copy_(views, _shaped(keep, views))
         for place, mask in zip(self.places, new, strict=True):
             masks[place] = mask
-
-    def _as_matrices(self, rows: Tensor) -> Tensor:
-        """(jobs, rows, columns), of the first elements of each row."""
-        grid = self.grid
-        return rows[:, : grid.elements].unflatten(1, (grid.rows, grid.columns))
 
     def _as_blocks(self, rows: Tensor) -> Tensor:
         """(jobs, down, across), of the first blocks of each row."""
         grid = self.grid
-        return rows[:, : grid.blocks].unflatten(1, (grid.down, grid.across))
+        return torch.unflatten(rows[:, : grid.blocks], 1, (grid.down, grid.across))
+
+
+def _shaped(batch: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """One of a batch for each, as a view of its shape."""
+    return [one.view(tensor.shape) for one, tensor in zip(batch.unbind(), like, strict=True)]

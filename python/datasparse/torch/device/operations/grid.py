@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..job import Job
@@ -26,8 +27,8 @@ class Region:
         """Its part of (tensors, rows, columns), as a view: tensors, down, across, height, width."""
         rows = slice(self.row, self.row + self.down * self.height)
         columns = slice(self.column, self.column + self.across * self.width)
-        part = batch[:, rows, columns].unflatten(2, (self.across, self.width))
-        return part.unflatten(1, (self.down, self.height)).permute(0, 1, 3, 2, 4)
+        part = torch.unflatten(batch[:, rows, columns], 2, (self.across, self.width))
+        return torch.unflatten(part, 1, (self.down, self.height)).permute(0, 1, 3, 2, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Grid:
         if height * width == 0:
             return Grid(0, 0, 0, 0, 0)
         rows, columns = _matrix(job, order_of(job))
-        # Where nothing depends on the rows, matrices of one size are one batch, whatever their shape.
+        # Where nothing depends on rows, matrices of one size are alike, whatever their shape.
         if height == 1 and columns % width == 0:
             rows, columns = 1, rows * columns
         return Grid(rows, columns, height, width, min(job.zeros, height * width))
@@ -71,6 +72,10 @@ class Grid:
     @property
     def blocks(self) -> int:
         return self.down * self.across
+
+    def matrices(self, rows: Tensor) -> Tensor:
+        """(tensors, rows, columns), as a view of the first elements of each row."""
+        return torch.unflatten(rows[:, : self.elements], 1, (self.rows, self.columns))
 
     def regions(self) -> Iterator[Region]:
         for row, down, height in _parts(self.rows, self.height):

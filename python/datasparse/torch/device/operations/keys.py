@@ -12,6 +12,8 @@ from torch import Tensor
 
 from .select import Numbers, count, room_of
 
+PARTS = 8
+SIGNS_LEAST = 1 << 20
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -36,13 +38,18 @@ def new_keys(tensors: int, number: int, dtype: torch.dtype, device: torch.device
 
 
 def make_keys(bits: Tensor, dtype: torch.dtype, norm: str) -> None:
-    """Turns bit patterns of scores into keys, in place."""
+    """Turns bit patterns of scores, one row after the other, into keys, in place."""
     nan = nan_key(dtype)
-    sign = bits >> (8 * dtype.itemsize - 1) if norm == "none" else None
-    bits.bitwise_and_(torch.iinfo(bits.dtype).max).clamp_(max=nan)
-    if sign is not None:
-        bits.bitwise_xor_(sign).sub_(sign)
-        bits.masked_fill_(bits < 1 - nan, nan)
+    magnitude = torch.iinfo(bits.dtype).max
+    if norm != "none":
+        bits.bitwise_and_(magnitude).clamp_(max=nan)
+        return
+    # In parts: signs take as much memory as their keys.
+    length = bits.shape[1]
+    for part in torch.split(bits, length if bits.numel() < SIGNS_LEAST else -(-length // PARTS), 1):
+        sign = part >> (8 * dtype.itemsize - 1)
+        part.bitwise_and_(magnitude).clamp_(max=nan).bitwise_xor_(sign).sub_(sign)
+        part.masked_fill_(part < 1 - nan, nan)
 
 
 def rank_past(keys: Tensor, past: Tensor, pruned: Numbers, dtype: torch.dtype) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -44,8 +43,9 @@ def prune_pool(
         kept = [some.keys(returning) for some in members]
 
     def counts(flags_of: Callable[[Tensor], Tensor]) -> Tensor:
-        asked = kept or (some.keys(returning) for some in members)
-        return plan.in_order([count(flags_of(keys)) for keys in asked])
+        if kept is not None:
+            return plan.in_order([count(flags_of(keys)) for keys in kept])
+        return plan.in_order([count(flags_of(some.keys(returning))) for some in members])
 
     like = torch.empty((1, 1), dtype=INTEGERS[members[0].dtype.itemsize], device=plan.device)
     stop = greatest(lambda key: plan.cost(counts(lambda keys: keys < key)) <= plan.budget, like)
@@ -75,7 +75,7 @@ class _Plan:
     def by_batch(self, by_member: Tensor) -> list[Tensor]:
         members = numbers([self._members[place] for place in self._at], self.device).view(-1)
         sizes = [len(batch.jobs) for batch in self._batches]
-        return list(by_member.index_select(0, members).split(sizes))
+        return list(torch.split(by_member.index_select(0, members), sizes))
 
     def cost(self, pruned: Tensor) -> Tensor:
         """`PoolPlan::cost()`: (1, 1)."""

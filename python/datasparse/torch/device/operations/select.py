@@ -49,8 +49,8 @@ def count(flags: Tensor) -> Tensor:
 def _count_by_tile(flags: Tensor) -> Tensor:
     # Flags are bytes of 0 or 1. Eight at a time are added as one integer: no byte of it overflows.
     # sum() of flags would first make an integer of 8 bytes of each.
-    words = flags.view(torch.int64).unflatten(-1, (-1, TILE // 8)).sum(-1)
-    return words.view(torch.uint8).unflatten(-1, (-1, 8)).sum(-1)
+    words = torch.unflatten(flags.view(torch.int64), 1, (-1, TILE // 8)).sum(-1)
+    return torch.unflatten(words.view(torch.uint8), 1, (-1, 8)).sum(-1)
 
 
 def first_of(flags: Tensor, number: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def first_of(flags: Tensor, number: Tensor) -> Tensor:
     if flags.shape[-1] <= TILE:
         place = flags.cumsum(-1, dtype=torch.int16)
         return (place <= number.to(torch.int16)).logical_and_(flags)
-    by_tile = flags.unflatten(-1, (-1, TILE))
+    by_tile = torch.unflatten(flags, 1, (-1, TILE))
     counts = _count_by_tile(flags)
     left = number - counts.cumsum(-1)
     whole = left >= 0

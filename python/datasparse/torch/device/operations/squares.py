@@ -14,9 +14,9 @@ from torch import Tensor
 
 DIGIT = 30  # bits, of the integers that the sum is made of
 COLUMNS = 64  # counters of each power, so that neighbours do not wait for the same one
-PER_COLUMN = 1 << 14  # scores, at least
+PER_COLUMN = 1 << 15  # scores, at least
 PART_LEAST = 1 << 18  # scores that are squared at once, at least
-PARTS = 8
+PARTS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ def norms_of(scores: Tensor, dtype: torch.dtype) -> Tensor:
 
     scores: the bits of float32 or float64 numbers. Infinite ones and NaN are left out.
     """
-    norms = _rounded(_sums(scores, FORMATS[dtype]), FORMATS[dtype]).sqrt_()
-    return norms.masked_fill_(norms == 0, 1)
+    sums = _rounded(_sums(scores, FORMATS[dtype]), FORMATS[dtype])
+    return _roots(sums).masked_fill_(sums == 0, 1).masked_fill_(sums == torch.inf, torch.inf)
 
 
 def _sums(bits: Tensor, form: _Format) -> Tensor:
@@ -57,9 +57,9 @@ def _sums(bits: Tensor, form: _Format) -> Tensor:
     shape = (form.pieces, rows, form.powers, columns)
     sums = torch.zeros(shape, dtype=torch.int64, device=bits.device)
     some = max(PART_LEAST // rows, length // PARTS) // columns * columns + columns
-    for part in bits.split(some, 1):
+    for part in torch.split(bits, some, 1):
         whole = part.shape[1] // columns * columns
-        for block in (part[:, :whole].unflatten(1, (-1, columns)), part[:, whole:, None]):
+        for block in (torch.unflatten(part[:, :whole], 1, (-1, columns)), part[:, whole:, None]):
             if block.numel() == 0:
                 continue
             magnitude = block & torch.iinfo(bits.dtype).max
@@ -131,3 +131,25 @@ def _rounded(sums: Tensor, form: _Format) -> Tensor:
     # The highest bit of the fraction adds 1 to the exponent.
     bits = ((exponent + 1022).clamp_(0, 2046) << 52).add_(fraction).clamp_(max=2047 << 52)
     return bits.masked_fill_(first == 0, 0).view(torch.float64)
+
+
+def _roots(squares: Tensor) -> Tensor:
+    """The nearest doubles to the roots of positive, finite ones: sqrt() of the CPU is off by one at
+    times.
+
+    A square is M · 4^k, M of 105 or 106 bits, so that its root has 53 before the point, q. It is
+    the nearest one if -q < M - q² <= q, which 64 bits tell, although M and q² have more.
+    """
+    is_small = squares < 2.0**-900  # among them those with fewer bits
+    squares = torch.where(is_small, squares * 2.0**200, squares)
+    bits = squares.view(torch.int64)
+    exponent = bits >> 52
+    is_even = 1 - (exponent & 1)
+    fraction = ((bits & ((1 << 52) - 1)) + (1 << 52)) << is_even
+    k = (exponent - is_even - (1075 + 52)) >> 1
+    root = (squares.sqrt() * ((1023 - k) << 52).view(torch.float64)).to(torch.int64)
+    for _ in range(2):
+        rest = (fraction << 52) - root * root
+        root += (rest > root).to(torch.int64) - (rest <= -root).to(torch.int64)
+    found = root.to(torch.float64) * ((1023 + k) << 52).view(torch.float64)
+    return torch.where(is_small, found * 2.0**-100, found)

@@ -1,0 +1,442 @@
+"""Masks by plain torch operations: the bits of the core, no value read, few operations.
+
+A route is a function from jobs and pools to masks. What every one must do is asked of `route`.
+"""
+
+import importlib
+import math
+from collections import Counter
+from fractions import Fraction
+
+import datasparse
+import numpy as np
+import pytest
+import reference
+import torch
+from datasparse.torch.device.job import Job, Pool
+from datasparse.torch.device.operations import compute
+from device_cases import BITS, DTYPES, check_route, random_bits, random_cases
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+
+MODULES = {
+    name: importlib.import_module(f"datasparse.torch.device.operations.{name}")
+    for name in ("arithmetic", "compute", "keys", "select", "squares", "within")
+}
+ROUTES = {"operations": compute}
+
+
+@pytest.fixture(params=ROUTES)
+def route(request):
+    return ROUTES[request.param]
+
+
+@pytest.fixture
+def small_limits(monkeypatch):
+    """Tiles, parts and batches as small as they may be, so that small tensors have several."""
+    monkeypatch.setattr(MODULES["select"], "TILE", 8)
+    monkeypatch.setattr(MODULES["compute"], "BATCH_LEAST", 1)
+    monkeypatch.setattr(MODULES["keys"], "SIGNS_LEAST", 1)
+    monkeypatch.setattr(MODULES["within"], "PART_LEAST", 1)
+    monkeypatch.setattr(MODULES["within"], "FEW", 3)
+    monkeypatch.setattr(MODULES["squares"], "PART_LEAST", 4)
+    monkeypatch.setattr(MODULES["squares"], "PER_COLUMN", 4)
+
+
+def job_of(scores, block=(1, 1), level=0.5, zeros=None, norm="L1", **more):
+    """A job by itself, of a matrix."""
+    down, across = (-(-n // b) for n, b in zip(scores.shape, block, strict=True))
+    return Job(
+        scores=scores,
+        mask=more.get("mask", torch.ones(scores.shape, dtype=torch.bool, device=scores.device)),
+        order=(),
+        block=block,
+        zeros=math.prod(block) if zeros is None else zeros,
+        pruned=round(level * down * across),
+        norm=norm,
+        monotone=more.get("monotone", False),
+        kept_zeros=more.get("kept_zeros"),
+    )
+
+
+def pool_of(jobs, share=0.5, normalize=False):
+    """All of them, blocks of one size."""
+    blocks = [math.prod(-(-n // b) for n, b in zip(j.scores.shape, j.block, strict=True))
+              for j in jobs]  # fmt: skip
+    ones = (1,) * len(jobs)
+    return Pool(
+        jobs=tuple(range(len(jobs))),
+        weights=ones,
+        least=(0,) * len(jobs),
+        most=tuple(blocks),
+        budget=round(share * sum(blocks)),
+        normalize=(normalize,) * len(jobs),
+    )
+
+
+# --- the same bits --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_cases_give_the_masks_of_the_core(route, seed):
+    check_route(route, seed, 250)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(100, 120))
+def test_many_random_cases_give_the_masks_of_the_core(route, seed):
+    check_route(route, seed, 1000)
+
+
+@pytest.mark.parametrize("seed", [10, 11])
+def test_tiles_parts_and_batches_change_no_mask(small_limits, seed):
+    check_route(compute, seed, 100)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(120, 124))
+def test_tiles_parts_and_batches_change_no_mask_of_many(small_limits, seed):
+    check_route(compute, seed, 1000)
+
+
+@pytest.mark.parametrize("seed", [12])
+def test_a_cut_by_bisection_is_that_of_topk(monkeypatch, seed):
+    monkeypatch.setattr(MODULES["select"], "TOPK", set())
+    check_route(compute, seed, 100)
+
+
+@pytest.mark.parametrize("norm", ["L1", "L2", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_reference_says_the_same(route, dtype, norm, rng):
+    for shape, block, level, zeros in [
+        ((6, 10), (2, 4), 0.5, None),
+        ((6, 10), (2, 4), 0.7, 3),
+        ((1, 40), (1, 1), 0.3, None),
+        ((4, 40), (1, 40), 1.0, 17),
+    ]:
+        scores = torch.from_numpy(rng.integers(-30, 31, shape) / 10).to(dtype)
+        mask = route([job_of(scores, block, level, zeros, norm)], [])[0]
+        rule = None if norm == "none" else norm
+        expected = reference.mask(scores.numpy(), level, block, zeros, rule)
+        np.testing.assert_array_equal(mask.numpy(), expected)
+
+
+def test_block_mask_says_the_same_of_many_tiles(route, rng):
+    """More of one value than fit into a tile, and the cut among them."""
+    for dtype in DTYPES:
+        scores = torch.from_numpy(rng.integers(-2, 3, (3, 7001))).to(dtype)
+        for level in (0.1, 0.5, 0.9):
+            for block in ((1, 1), (3, 2)):
+                mask = route([job_of(scores, block, level)], [])[0]
+                expected = datasparse.block_mask(
+                    scores, sparsity_level=level, sparse_block_shape=block
+                )
+                assert torch.equal(mask, expected)
+
+
+def test_no_jobs_have_no_masks(route):
+    assert route([], []) == []
+
+
+def test_a_mask_is_memory_of_its_own(route):
+    scores = torch.randn(4, 8)
+    first, second = route([job_of(scores), job_of(scores)], [])
+    assert torch.equal(first, second)
+    assert first.untyped_storage().data_ptr() != second.untyped_storage().data_ptr()
+    assert first.untyped_storage().nbytes() == 32
+
+
+def test_gradients_and_parameters_do_not_matter(route):
+    weight = torch.nn.Parameter(torch.randn(4, 8))
+    mask = route([job_of(weight, block=(2, 2))], [])[0]
+    assert not mask.requires_grad
+    assert torch.equal(mask, route([job_of(weight.detach(), block=(2, 2))], [])[0])
+
+
+def test_deterministic_mode_raises_nothing(route):
+    torch.use_deterministic_algorithms(True)
+    try:
+        check_route(route, 13, 20)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+# --- denormals ------------------------------------------------------------------------------------
+
+
+def is_flushing():
+    return bool(torch.full((), 1e-310, dtype=torch.float64) * 1 == 0)
+
+
+def flushed(what):
+    torch.set_flush_denormal(True)
+    try:
+        return what()
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_denormals_count_whatever_the_process_has_set(route):
+    bits = torch.arange(-300, 300, dtype=torch.int32).bitwise_and(0x800000FF - 2**32)
+    denormals = bits[torch.randperm(600)].view(torch.float32).reshape(10, 60)
+    small = torch.randn(10, 60) * 1e-20
+    cases = [(denormals, (1, 3), "L1"), (denormals, (1, 1), "none"), (small, (1, 2), "L2")]
+    for scores, block, norm in cases:
+        job = job_of(scores, block, norm=norm)
+        expected = route([job], [])[0]
+
+        def compute_once(job=job):
+            masks = route([job], [])
+            assert is_flushing(), "the setting comes back"
+            return masks
+
+        assert torch.equal(flushed(compute_once)[0], expected)
+    assert not is_flushing()
+
+
+def test_the_setting_and_the_threads_come_back_after_an_error():
+    class FailError(Exception):
+        pass
+
+    threads = torch.get_num_threads()
+
+    def fail():
+        try:
+            with MODULES["arithmetic"].exact_arithmetic(torch.device("cpu")):
+                assert not is_flushing()
+                raise FailError
+        except FailError:
+            return is_flushing()
+
+    assert flushed(fail)
+    assert torch.get_num_threads() == threads
+
+
+def test_a_device_that_flushes_is_refused_where_scores_are_computed(monkeypatch):
+    arithmetic = MODULES["arithmetic"]
+    arithmetic._is_exact.cache_clear()
+    monkeypatch.setattr(arithmetic, "TRUSTED", set())
+    scores = torch.randn(4, 8)
+    blocks, elements = job_of(scores, (2, 2)), job_of(scores)
+    expected = compute([blocks, elements], [])
+    assert expected  # it has been asked, and computes as it must
+    arithmetic._is_exact.cache_clear()
+    right, asked = arithmetic._results, []
+
+    def wrong(device, dtype):
+        asked.append(dtype)
+        return right(device, dtype) + len(asked) % 2
+
+    monkeypatch.setattr(arithmetic, "_results", wrong)
+    for job in (blocks, job_of(scores, norm="L2"), job_of(scores, (1, 4), 1.0, 2, "L2")):
+        with pytest.raises(ValueError, match=r"device 'cpu' must be computed as IEEE 754 has it"):
+            compute([job], [])
+    assert len(asked) == 2  # once
+    for job in (elements, job_of(scores, (1, 4), 1.0, 2)):  # whose keys are their bits
+        compute([job], [])
+    arithmetic._is_exact.cache_clear()
+
+
+def test_a_device_without_float64_has_no_pool_of_doubles(monkeypatch):
+    arithmetic = MODULES["arithmetic"]
+    arithmetic._is_exact.cache_clear()
+    monkeypatch.setattr(arithmetic, "TRUSTED", set())
+    right = arithmetic._results
+
+    def without_doubles(device, dtype):
+        if dtype == torch.float64:
+            raise TypeError("no float64 here")
+        return right(device, dtype)
+
+    monkeypatch.setattr(arithmetic, "_results", without_doubles)
+    jobs = [job_of(torch.randn(4, 8)), job_of(torch.randn(4, 8))]
+    compute(jobs, [pool_of(jobs)])
+    with pytest.raises(ValueError, match=r"torch\.float64 flushes .* or is missing"):
+        compute(jobs, [pool_of(jobs, normalize=True)])
+    arithmetic._is_exact.cache_clear()
+
+
+# --- norms ----------------------------------------------------------------------------------------
+
+
+def exact_norm(values):
+    squares = sum(Fraction(x) ** 2 for x in values if math.isfinite(x))
+    try:
+        return math.sqrt(float(squares)) or 1.0
+    except OverflowError:
+        return math.inf
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_norms_are_those_of_exact_sums(dtype, rng, request):
+    request.getfixturevalue("small_limits")
+    drawn = [random_bits(rng, dtype, (2, 9)) for _ in range(60)]
+    close = 1 + torch.from_numpy(rng.integers(0, 5, (40, 2, 9))) * torch.finfo(dtype).eps
+    drawn += list(close.to(dtype))
+    least, most = (-149, 120) if dtype == torch.float32 else (-560, 500)
+    for exponent in range(least, most, 7):  # halves, ties and denormal sums among them
+        powers = 2.0 ** rng.integers(exponent - 27, exponent + 27, (2, 4))
+        drawn.append(torch.from_numpy(powers).to(dtype))
+    drawn += [torch.zeros(2, 3, dtype=dtype), torch.full((2, 3), torch.inf, dtype=dtype)]
+    for values in drawn:
+        bits = values.view(BITS[values.element_size()])
+        found = MODULES["squares"].norms_of(bits, dtype).flatten().tolist()
+        assert found == [exact_norm(row) for row in values.tolist()]
+
+
+# --- what it takes --------------------------------------------------------------------------------
+
+ALLOCATES = {"empty", "empty_like", "empty_strided", "new_empty"}
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that write; views and uninitialised memory are none."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if not function.is_view and function.overloadpacket.__name__ not in ALLOCATES:
+            self.counts[str(function)] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def operations_of(jobs, pools=()):
+    with Operations() as operations:
+        compute(jobs, pools)
+    return operations.counts.total()
+
+
+FOUR_SHAPES = [(96, 96), (64, 100), (33, 64), (50, 70)]
+
+
+def test_many_groups_of_four_sizes_take_few_operations():
+    jobs = [job_of(torch.randn(FOUR_SHAPES[i % 4])) for i in range(300)]
+    assert operations_of(jobs) <= 120
+    assert operations_of(jobs[:4]) == operations_of(jobs), "a batch takes what a job takes"
+
+
+def test_levels_that_differ_take_a_few_more():
+    jobs = [job_of(torch.randn(FOUR_SHAPES[i % 4]), level=0.3 + i / 1000) for i in range(300)]
+    assert operations_of(jobs) <= 140
+
+
+def test_whole_rows_take_an_operation_for_each_position_only_where_they_have_a_score():
+    rows = torch.randn(32, 4096)
+    assert operations_of([job_of(rows, (1, 4096), level=1.0)]) <= 200
+    assert operations_of([job_of(rows, (1, 4096), level=1.0, zeros=2048)]) <= 200
+    assert operations_of([job_of(rows[:, :512], (1, 512))]) <= 512 + 40
+
+
+def test_a_pattern_of_every_block_takes_no_selection_among_them():
+    jobs = [job_of(torch.randn(64, 64), (1, 4), level=1.0, zeros=2)]
+    with Operations() as operations:
+        compute(jobs, [])
+    assert not {"aten.topk.default", "aten.div_.Tensor"} & set(operations.counts)
+    assert operations.counts.total() <= 30
+
+
+READS = {"_local_scalar_dense", "nonzero", "nonzero_numpy", "masked_select", "item", "equal",
+         "is_nonzero", "unique2", "_unique2", "bincount", "lift_fresh", "lift_fresh_copy",
+         "scalar_tensor", "index", "index_put", "index_put_"}  # fmt: skip
+
+
+class NoReads(TorchDispatchMode):
+    """Refuses what reads a value back, makes a tensor of host memory, or copies a number."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        assert name not in READS, str(function)
+        assert not (name == "where" and "Scalar" in str(function)), str(function)
+        devices = {a.device for a in args if isinstance(a, torch.Tensor)}
+        target = (kwargs or {}).get("device")
+        if name in ("_to_copy", "copy_", "to"):
+            assert len(devices | ({torch.device(target)} if target else set())) == 1, str(function)
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_value_is_read_and_nothing_is_copied_to_the_device():
+    for jobs, pools, expected in random_cases(14, 100):
+        with NoReads():
+            masks = compute(jobs, pools)
+        assert all(map(torch.equal, masks, expected))
+
+
+class Slices(TorchFunctionMode):
+    """Does what indexing does by the operations for it: indexing asks for a guard of the device,
+    which a torch without CUDA lacks."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is not torch.Tensor.__getitem__:
+            return function(*args, **(kwargs or {}))
+        tensor, index = args
+        axis = 0
+        for one in index if isinstance(index, tuple) else (index,):
+            if one is None:
+                tensor = tensor.unsqueeze(axis)
+            else:
+                assert isinstance(one, slice)
+                step = one.step or 1
+                tensor = torch.ops.aten.slice(tensor, axis, one.start, one.stop, step)
+            axis += 1
+        return tensor
+
+
+def test_fake_tensors_on_cuda_have_masks_there():
+    """They have no values that could be read, and refuse tensors of the CPU beside them."""
+    for jobs, pools, _ in random_cases(15, 40):
+        with FakeTensorMode(), Slices():
+            masks = compute([fake_of(job) for job in jobs], pools)
+        for job, mask in zip(jobs, masks, strict=True):
+            assert mask.device.type == "cuda"
+            assert mask.dtype == torch.bool
+            assert mask.shape == job.scores.shape
+
+
+def fake_of(job):
+    def on_cuda(tensor):
+        if tensor is None:
+            return None
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cuda")
+
+    fields = {name: getattr(job, name) for name in Job.__dataclass_fields__}
+    for name in ("scores", "mask", "kept_zeros"):
+        fields[name] = on_cuda(fields[name])
+    return Job(**fields)
+
+
+def peak_of(jobs, pools=()):
+    """Bytes alive at once, besides the masks: what operations take within counts, too."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        masks = compute(jobs, pools)
+    events = [event for event in seen.profiler.kineto_results.events()
+              if event.name() == "[memory]"]  # fmt: skip
+    alive = np.cumsum([e.nbytes() for e in sorted(events, key=lambda event: event.start_ns())])
+    return int(alive.max()) - sum(mask.numel() for mask in masks)
+
+
+@pytest.mark.parametrize("norm", ["L1", "none"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_extra_memory_is_at_most_16_bytes_an_element(dtype, norm, monkeypatch):
+    for name, limit in (("compute", "BATCH_LEAST"), ("keys", "SIGNS_LEAST"),
+                        ("within", "PART_LEAST"), ("squares", "PART_LEAST")):  # fmt: skip
+        monkeypatch.setattr(MODULES[name], limit, 1 << 10)
+    scores = torch.randn(96, 2051).to(dtype)
+    kept = torch.rand(scores.shape) < 0.1
+    most = 16.1 * scores.numel()
+    jobs = []
+    for block, zeros, level in [((1, 1), None, 0.5), ((1, 4), None, 0.5), ((1, 4), 2, 1.0),
+                                ((1, 2), 1, 0.5), ((4, 8), 3, 0.5), ((1, 2051), 999, 1.0),
+                                ((48, 2051), 999, 1.0)]:  # fmt: skip
+        for more in ({}, {"mask": ~kept, "monotone": True, "kept_zeros": kept}):
+            jobs.append(job_of(scores, block, level, zeros, norm, **more))
+            assert peak_of(jobs[-1:]) <= most, (block, zeros, more.keys())
+    assert peak_of([job_of(scores) for _ in range(5)]) <= most, "one after the other"
+    for normalize in (False, True):
+        for number in (1, 3):
+            some = [job_of(scores, norm=norm) for _ in range(number)]
+            pool = pool_of(some, normalize=normalize)
+            assert peak_of(some, [pool]) <= most, (number, normalize)
