@@ -318,6 +318,8 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("_reshape_alias", &at::native::_reshape_alias);
   library.impl("set_.source_Storage", &at::native::set_);
   library.impl("set_.source_Storage_storage_offset", &at::native::set_storage_cpu_);
+  // Torch would make it of its variant with `out`, which warns of a shape that it resizes itself.
+  library.impl("mse_loss", torch::CppFunction::makeFromBoxedFunction<&fall_back>());
   library.impl("convolution_overrideable", &convolve);
   library.impl("convolution_backward_overrideable", &convolve_backward);
   library.impl("_has_compatible_shallow_copy_type", &may_be_set_as_data);
