@@ -96,6 +96,8 @@ def test_views_share_memory_and_count_as_nothing(device):
     there = device.put(torch.zeros(4, 6))
     views = [there.view(-1), there.t(), there[1:, ::2], there.view(torch.int32), there.detach()]
     assert counts_of(device, lambda: (there.view(24), there.t(), there[1:, ::2])) == Counts()
+    assert there.is_set_to(there.detach())
+    assert not there.is_set_to(there.clone())
     there.fill_(1)
     assert all(bool((view != 0).all()) for view in views)
     views[2].zero_()

@@ -577,6 +577,7 @@ def test_gradient_accumulation():
     assert sparsifier.step_count == 3
 
 
+@pytest.mark.device("cpu", "cuda")
 @pytest.mark.parametrize("mode", ["in_place", "parametrize"])
 def test_automatic_mixed_precision(mode):
     model, sparsifier = mlp(), half()
@@ -585,7 +586,7 @@ def test_automatic_mixed_precision(mode):
     for _ in range(5):
         inputs, labels = batch()
         optimizer.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
             output = model(inputs)
             assert output.dtype == torch.bfloat16
             loss = nn.functional.cross_entropy(output, labels)
@@ -622,6 +623,7 @@ def test_zeros_written_in_place_invalidate_what_autograd_saved():
         loss.backward()
 
 
+@pytest.mark.device("cpu", "cuda")
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_recurrent_layers(kind):
     model = kind(4, 7)
@@ -636,6 +638,7 @@ def test_recurrent_layers(kind):
     assert zeros(model.weight_ih_l0) == model.weight_ih_l0.numel() // 2
 
 
+@pytest.mark.device("cpu", "cuda")
 def test_sparse_gradients():
     model = nn.Embedding(20, 4, sparse=True)
     with pytest.raises(ValueError, match="sparse=True"):

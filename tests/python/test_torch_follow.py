@@ -383,6 +383,7 @@ def test_weights_that_are_squashed_or_removed_no_longer_count():
     attachment.follow(torch.optim.SGD(model[1].parameters(), lr=0.1))
 
 
+@pytest.mark.device("cpu")  # accelerate puts the model where it likes
 def test_the_optimizer_that_accelerate_wraps_is_followed():
     accelerate = pytest.importorskip("accelerate", reason="needs accelerate")
     accelerator = accelerate.Accelerator(cpu=True)

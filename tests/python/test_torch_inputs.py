@@ -152,10 +152,10 @@ REFUSED = {
     "recurrent": (lambda: nn.LSTM(4, 4), None, "'weight_ih_l0' belongs to a LSTM, whose inputs"),
     "bag": (lambda: nn.EmbeddingBag(4, 4), None, "'weight' belongs to a EmbeddingBag"),
     "bilinear": (lambda: nn.Bilinear(3, 4, 5), None, "'weight' belongs to a Bilinear"),
-    "odd": (lambda: Odd(4, 3), torch.ones(2, 4), "'weight' belongs to a Odd, whose inputs are not"),
+    "odd": (lambda: Odd(4, 3), lambda: torch.ones(2, 4), "'weight' belongs to a Odd, whose inputs are not"),
     "NaN": (
         lambda: nn.Linear(4, 3),
-        torch.full((2, 4), np.nan),
+        lambda: torch.full((2, 4), np.nan),
         "inputs of 'weight' must be finite",
     ),
 }
@@ -166,7 +166,7 @@ def test_layers_whose_inputs_are_not_known_are_refused_by_name(make, batch, mess
     model = make()
     attachment = wanda(model, include="weight*")
     with pytest.raises(ValueError, match=message), record_inputs(model):
-        model(batch)
+        model(batch())
     assert attachment.sparsifier.score_bytes == 0
     assert not any(module._forward_hooks for module in model.modules())
 

@@ -69,7 +69,7 @@ def by_delattr(model):
 
 
 def by_to_empty(model):
-    model.to_empty(device="cpu")
+    model.to_empty(device=model[0].weight.device)
     for parameter in model.parameters():
         nn.init.normal_(parameter)
 

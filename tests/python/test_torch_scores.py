@@ -119,6 +119,7 @@ def test_gradients_of_what_add_data_takes(kind):
     np.testing.assert_array_equal(as_numpy(sparsifier.get_mask("w")), expected)
 
 
+@pytest.mark.device("cpu", "cuda")
 def test_what_has_no_gradient_of_its_own_is_refused_by_name():
     computed = torch.ones(4, 4, requires_grad=True) * 2
     sparsifier = datasparse.DataNormSparsifier({"w": computed}, score=SNIP(), **HALF)
@@ -479,6 +480,7 @@ def test_scores_wait_in_saved_states_and_are_dropped_by_reset():
     assert resumed.sparsifier.state_dict() == attachment.sparsifier.state_dict()
 
 
+@pytest.mark.device("cpu", "cuda")
 def test_a_model_that_is_wrapped_and_frozen_masks():
     model = mlp()
     attachment = attach(nn.DataParallel(model), score=SNIP(), include="0.*", **HALF)

@@ -66,7 +66,7 @@ class RecordedInputs:
             if not bool(torch.isfinite(more).all()):
                 raise ValueError(f"inputs of {name!r} must be finite, got infinite values or NaN")
             before = self._sparsifier.get_array(name, "inputs")
-            total = more.numpy()
+            total = more.cpu().numpy()
             if before is not None:
                 if before.shape != total.shape:
                     raise ValueError(
@@ -155,7 +155,7 @@ def squares_of(name: str, module: nn.Module, weight: Tensor) -> Squares:
 def column_squares(given: Tensor) -> Tensor:
     """The sums of squares over all axes but the last, in float64, which no bfloat16 overflows."""
     rows = given.reshape(-1, given.shape[-1])
-    sums = torch.zeros(rows.shape[-1], dtype=torch.float64)
+    sums = torch.zeros(rows.shape[-1], dtype=torch.float64, device=given.device)
     step = max(1, PIECE // max(1, rows.shape[-1]))
     for first in range(0, len(rows), step):
         sums += rows[first : first + step].double().square().sum(0)

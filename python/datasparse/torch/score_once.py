@@ -227,6 +227,6 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 def as_array(scores: Any) -> np.ndarray[Any, Any]:
     """As an array that a group keeps."""
     if isinstance(scores, Tensor):
-        scores = scores.detach().to(wide(scores.dtype)).numpy()
+        scores = scores.detach().to(wide(scores.dtype)).cpu().numpy()
     array = np.asarray(scores)
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)

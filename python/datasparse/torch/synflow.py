@@ -48,7 +48,8 @@ def flow(
     }
     sizes = {name: everything[called[id(parameter)]] for name, parameter in of.parameters().items()}
     thetas = dict(sizes)
-    given = torch.ones((1, *example.shape[1:]), dtype=dtype)
+    where = next(iter(sizes.values())).device
+    given = torch.ones((1, *example.shape[1:]), dtype=dtype, device=where)
     if not score.biases:
         given = torch.cat([given, torch.zeros_like(given)])
     scores = {name: np.empty(tuple(size.shape), str(dtype)[6:]) for name, size in sizes.items()}
@@ -69,12 +70,12 @@ def flow(
         for (name, theta), gradient in zip(leaves.items(), gradients, strict=True):
             if gradient is None:
                 raise ValueError(f"{name!r} is no part of the output: the model does not use it")
-            scores[name][...] = (theta * gradient).detach().abs().numpy()
+            scores[name][...] = (theta * gradient).detach().abs().cpu().numpy()
         if not all(np.isfinite(array).all() for array in scores.values()):
             return None
         if k < score.rounds:
             masks = ranked.masks(k / score.rounds)
-            thetas = {name: size * masks[name] for name, size in sizes.items()}
+            thetas = {name: size * masks[name].to(where) for name, size in sizes.items()}
     return scores
 
 

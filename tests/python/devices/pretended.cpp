@@ -13,6 +13,7 @@
 #include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/is_set_to_native.h>
 #include <ATen/ops/set_native.h>
 #include <ATen/ops/unfold_native.h>
 #include <ATen/ops/view_native.h>
@@ -313,9 +314,12 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("as_strided", &at::native::as_strided_tensorimpl);
   library.impl("view", &at::native::view);
   library.impl("unfold", &at::native::unfold);
+  library.impl("is_set_to", &at::native::is_set_to);
   library.impl("_reshape_alias", &at::native::_reshape_alias);
   library.impl("set_.source_Storage", &at::native::set_);
   library.impl("set_.source_Storage_storage_offset", &at::native::set_storage_cpu_);
+  // Torch would make it of its variant with `out`, which warns of a shape that it resizes itself.
+  library.impl("mse_loss", torch::CppFunction::makeFromBoxedFunction<&fall_back>());
   library.impl("convolution_overrideable", &convolve);
   library.impl("convolution_backward_overrideable", &convolve_backward);
   library.impl("_has_compatible_shallow_copy_type", &may_be_set_as_data);
