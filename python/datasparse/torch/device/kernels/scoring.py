@@ -1,0 +1,197 @@
+"""From elements to keys, in a kernel.
+
+Keys are signed integers in the order of scores: the bits of the magnitude, negated below 0. So -0
+is +0; every NaN is one above infinity. Sums are added up one element after another, and divided,
+as the core does: launches must not fuse multiplications with additions.
+
+What a kernel is compiled for, beside the sizes of its tiles:
+    DTYPE   of the elements; "key32" and "key64" are keys that were computed before
+    NORM    "L1", "L2" or "none"
+    BITS    of a key: 16, 32 or 64
+    SINGLE  blocks are single elements
+    FLAT    the matrix is one row, evenly spaced
+    MERGED  its columns are evenly spaced
+    WIDE    indices take 64 bits
+    PAST    the mask before counts
+"""
+
+import triton
+import triton.language as tl
+
+from datasparse.torch.device.kernels import fields as f
+
+
+@triton.jit
+def number_at(table, index, WIDE: tl.constexpr):
+    number = tl.load(table + index)
+    return number if WIDE else number.to(tl.int32)
+
+
+@triton.jit
+def row_of(geometry, member):
+    return geometry + member * f.GEOMETRY
+
+
+@triton.jit
+def strides_of(matrix, OF_MASK: tl.constexpr, WIDE: tl.constexpr):
+    """Of the rows, and of the columns' axes, innermost first; then the lengths of the inner two."""
+    stride = matrix + f.AXES + 1 + OF_MASK
+    return (
+        number_at(matrix, f.ROW + OF_MASK, WIDE),
+        number_at(stride, 0, WIDE),
+        number_at(stride, 3, WIDE),
+        number_at(stride, 6, WIDE),
+        number_at(matrix, f.AXES, WIDE),
+        number_at(matrix, f.AXES + 3, WIDE),
+    )
+
+
+@triton.jit
+def offset_of(strides, row, column, FLAT: tl.constexpr, MERGED: tl.constexpr):
+    """Where an element lies, in elements from the first one."""
+    if FLAT:
+        return column * strides[1]
+    if MERGED:
+        return row * strides[0] + column * strides[1]
+    outer = column // strides[4]
+    offset = row * strides[0] + (column - outer * strides[4]) * strides[1]
+    return offset + (outer % strides[5]) * strides[2] + (outer // strides[5]) * strides[3]
+
+
+@triton.jit
+def key_of_bits(bits, SIGNED: tl.constexpr, MAGNITUDE: tl.constexpr, INFINITE: tl.constexpr):
+    magnitude = bits & MAGNITUDE
+    if SIGNED:
+        signed = tl.where(bits < 0, -magnitude, magnitude)
+        return tl.where(magnitude > INFINITE, INFINITE + 1, signed)
+    return tl.minimum(magnitude, INFINITE + 1)
+
+
+@triton.jit
+def key_of_number(number, SIGNED: tl.constexpr):
+    if number.dtype == tl.float64:
+        return key_of_bits(number.to(tl.int64, bitcast=True), SIGNED,
+                           0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000)  # fmt: skip
+    return key_of_bits(number.to(tl.int32, bitcast=True), SIGNED, 0x7FFFFFFF, 0x7F800000)
+
+
+@triton.jit
+def bits_at(address, offset, there, DTYPE: tl.constexpr):
+    if DTYPE == "float64" or DTYPE == "key64":
+        return tl.load(address.to(tl.pointer_type(tl.int64)) + offset, mask=there, other=0)
+    if DTYPE == "float32" or DTYPE == "key32":
+        return tl.load(address.to(tl.pointer_type(tl.int32)) + offset, mask=there, other=0)
+    return tl.load(address.to(tl.pointer_type(tl.int16)) + offset, mask=there, other=0)
+
+
+@triton.jit
+def number_of_bits(bits, DTYPE: tl.constexpr):
+    """Widened to the type that is summed in; of bfloat16 by its bits, denormals as they are."""
+    if DTYPE == "float64":
+        return bits.to(tl.float64, bitcast=True)
+    if DTYPE == "float32":
+        return bits.to(tl.float32, bitcast=True)
+    if DTYPE == "bfloat16":
+        return (bits.to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    return bits.to(tl.float16, bitcast=True).to(tl.float32)
+
+
+@triton.jit
+def score_of_bits(bits, DTYPE: tl.constexpr, NORM: tl.constexpr):
+    number = number_of_bits(bits, DTYPE)
+    if NORM == "L1":
+        return tl.abs(number)
+    if NORM == "L2":
+        return number * number
+    return number
+
+
+@triton.jit
+def key_at(address, offset, there, DTYPE: tl.constexpr, NORM: tl.constexpr, BITS: tl.constexpr):
+    """The key of an element. By its bits alone, where these tell."""
+    bits = bits_at(address, offset, there, DTYPE)
+    if DTYPE == "key32" or DTYPE == "key64":
+        return bits
+    if BITS == 16:
+        return key_of_bits(bits.to(tl.int32), NORM == "none", 0x7FFF,
+                           0x7F80 if DTYPE == "bfloat16" else 0x7C00)  # fmt: skip
+    if NORM == "L2":
+        return key_of_number(score_of_bits(bits, DTYPE, NORM), False)
+    return key_of_number(number_of_bits(bits, DTYPE), NORM == "none")
+
+
+@triton.jit
+def byte_at(address, offset, there, absent: tl.constexpr):
+    """Of a mask that need not be: 0 is no address."""
+    byte = tl.load(address.to(tl.pointer_type(tl.int8)) + offset, mask=there & (address != 0),
+                   other=absent)  # fmt: skip
+    return (byte != 0).to(tl.int32)
+
+
+@triton.jit
+def free_at(past, kept, offset, there):
+    """1 where the mask before prunes an element by the rule; a zero that stays says nothing."""
+    return byte_at(past, offset, there, 1) | byte_at(kept, offset, there, 0)
+
+
+@triton.jit
+def place_of(matrix, element, FLAT: tl.constexpr, WIDE: tl.constexpr):
+    """The row and the column of an element of the matrix."""
+    if FLAT:
+        return tl.zeros_like(element), element
+    columns = number_at(matrix, f.COLUMNS, WIDE)
+    row = element // columns
+    return row, element - row * columns
+
+
+@triton.jit
+def corner_of(matrix, block, WIDE: tl.constexpr):
+    """The row and the column of a block's first element."""
+    per_band = number_at(matrix, f.PER_BAND, WIDE)
+    band = block // per_band
+    return (
+        band * number_at(matrix, f.HEIGHT, WIDE),
+        (block - band * per_band) * number_at(matrix, f.WIDTH, WIDE),
+    )
+
+
+@triton.jit
+def keys_of_blocks(
+    member, matrix, block, there,
+    DTYPE: tl.constexpr, NORM: tl.constexpr, BITS: tl.constexpr, SINGLE: tl.constexpr,
+    FLAT: tl.constexpr, MERGED: tl.constexpr, WIDE: tl.constexpr, PAST: tl.constexpr,
+):  # fmt: skip
+    """The keys of some blocks, and whether the mask before leaves all of each: 1, else 0."""
+    scores = tl.load(member + f.SCORES)
+    past = tl.load(member + f.PAST)
+    strides = strides_of(matrix, 0, WIDE)
+    of_mask = strides_of(matrix, 1, WIDE)
+    free = tl.full(block.shape, 1, tl.int32)
+    if SINGLE:
+        row, column = place_of(matrix, block, FLAT, WIDE)
+        offset = offset_of(strides, row, column, FLAT, MERGED)
+        keys = key_at(scores, offset, there, DTYPE, NORM, BITS)
+        if PAST:  # a single element that stays zero is a block that is pruned
+            free = byte_at(past, offset_of(of_mask, row, column, FLAT, MERGED), there, 1)
+        return keys, free
+    kept = tl.load(member + f.KEPT)
+    rows = number_at(matrix, f.ROWS, WIDE)
+    columns = number_at(matrix, f.COLUMNS, WIDE)
+    height = number_at(matrix, f.HEIGHT, WIDE)
+    width = number_at(matrix, f.WIDTH, WIDE)
+    top, left = corner_of(matrix, block, WIDE)
+    total = tl.zeros(block.shape, tl.float64 if DTYPE == "float64" else tl.float32)
+    for place in range(0, height * width):
+        row = top + place // width
+        column = left + place % width
+        exists = there & (row < rows) & (column < columns)
+        offset = offset_of(strides, row, column, FLAT, MERGED)
+        score = score_of_bits(bits_at(scores, offset, exists, DTYPE), DTYPE, NORM)
+        total += tl.where(exists, score, 0)  # no sum is -0, which + 0 would change
+        if PAST:
+            free &= free_at(past, kept, offset_of(of_mask, row, column, FLAT, MERGED), exists)
+    size = tl.minimum(height, rows - top) * tl.minimum(width, columns - left)
+    number = tl.maximum(size, 1).to(total.dtype)
+    if DTYPE == "float64":
+        return key_of_number(total / number, NORM == "none"), free  # rounded to nearest
+    return key_of_number(tl.div_rn(total, number), NORM == "none"), free
