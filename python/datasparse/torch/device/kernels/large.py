@@ -26,7 +26,7 @@ CHOSEN = tl.constexpr(9)  # 1: what the mask before prunes is pruned, the cut is
 LARGE = tl.constexpr(10)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["members"])
 def score(
     members, geometry, tiles,
     DTYPE: tl.constexpr, NORM: tl.constexpr, BITS: tl.constexpr,
@@ -73,7 +73,7 @@ def elements_at(
     return exists, keys, free
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["members"])
 def select_within(
     members, geometry, tiles,
     DTYPE: tl.constexpr, NORM: tl.constexpr, BITS: tl.constexpr,
@@ -102,14 +102,14 @@ def select_within(
             budget -= tl.where(chosen == 1, n_past, 0)
         bins = tl.arange(0, 256)
         cut = tl.full([], -(1 << (BITS - 1)), tl.int64)
-        for digits in tl.static_range(BITS // 8):
-            shift: tl.constexpr = BITS - 8 - 8 * digits
+        for digits in range(BITS // 8):
+            shift = BITS - 8 - 8 * digits
             found = tl.zeros([256], tl.int32)
             for done in range(0, size, TILE):
                 place = done + tl.arange(0, TILE)
                 exists, keys, free = elements_at(member, matrix, block, place, place < size,
                                                  DTYPE, NORM, BITS, FLAT, MERGED, WIDE, PAST)  # fmt: skip
-                digit = (keys >> shift).to(tl.int64) - (cut >> shift)
+                digit = (keys >> shift) - (cut >> shift).to(keys.dtype)
                 counted = exists & (free == chosen) & (digit >= 0) & (digit < 256)
                 found += tl.histogram(digit.to(tl.int32), 256, mask=counted)
             below = tl.cumsum(found, 0) - found
@@ -133,7 +133,7 @@ def select_within(
         tl.store(tl.load(member + CHOSEN).to(tl.pointer_type(tl.int8)) + block, chosen.to(tl.int8))
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["members"])
 def expand(
     members, geometry, tiles,
     DTYPE: tl.constexpr, NORM: tl.constexpr, BITS: tl.constexpr,

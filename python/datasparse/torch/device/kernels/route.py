@@ -42,6 +42,12 @@ def compute_masks(
         return []
     device = jobs[0].scores.device
     with on(device):
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "masks must not be computed while a CUDA graph is captured: a replay would read "
+                "addresses of this call from host memory that others use by then; call step() "
+                "outside of the graph, and apply_mask() within"
+            )
         taken = [as_matrix(job) for job in jobs]
         matrices = [job for job, _ in taken]
         masks = [torch.empty_like(job.mask, memory_format=torch.contiguous_format)

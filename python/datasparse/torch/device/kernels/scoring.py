@@ -50,12 +50,14 @@ def strides_of(matrix, OF_MASK: tl.constexpr, WIDE: tl.constexpr):
 def offset_of(strides, row, column, FLAT: tl.constexpr, MERGED: tl.constexpr):
     """Where an element lies, in elements from the first one."""
     if FLAT:
-        return column * strides[1]
-    if MERGED:
-        return row * strides[0] + column * strides[1]
-    outer = column // strides[4]
-    offset = row * strides[0] + (column - outer * strides[4]) * strides[1]
-    return offset + (outer % strides[5]) * strides[2] + (outer // strides[5]) * strides[3]
+        offset = column * strides[1]
+    elif MERGED:
+        offset = row * strides[0] + column * strides[1]
+    else:
+        outer = column // strides[4]
+        offset = row * strides[0] + (column - outer * strides[4]) * strides[1]
+        offset += (outer % strides[5]) * strides[2] + (outer // strides[5]) * strides[3]
+    return offset
 
 
 @triton.jit
@@ -63,46 +65,55 @@ def key_of_bits(bits, SIGNED: tl.constexpr, MAGNITUDE: tl.constexpr, INFINITE: t
     magnitude = bits & MAGNITUDE
     if SIGNED:
         signed = tl.where(bits < 0, -magnitude, magnitude)
-        return tl.where(magnitude > INFINITE, INFINITE + 1, signed)
-    return tl.minimum(magnitude, INFINITE + 1)
+        key = tl.where(magnitude > INFINITE, INFINITE + 1, signed)
+    else:
+        key = tl.minimum(magnitude, INFINITE + 1)
+    return key
 
 
 @triton.jit
 def key_of_number(number, SIGNED: tl.constexpr):
     if number.dtype == tl.float64:
-        return key_of_bits(number.to(tl.int64, bitcast=True), SIGNED,
-                           0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000)  # fmt: skip
-    return key_of_bits(number.to(tl.int32, bitcast=True), SIGNED, 0x7FFFFFFF, 0x7F800000)
+        bits = number.to(tl.int64, bitcast=True)
+        key = key_of_bits(bits, SIGNED, 0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000)
+    else:
+        bits = number.to(tl.int32, bitcast=True)
+        key = key_of_bits(bits, SIGNED, 0x7FFFFFFF, 0x7F800000)
+    return key
 
 
 @triton.jit
 def bits_at(address, offset, there, DTYPE: tl.constexpr):
     if DTYPE == "float64" or DTYPE == "key64":
-        return tl.load(address.to(tl.pointer_type(tl.int64)) + offset, mask=there, other=0)
-    if DTYPE == "float32" or DTYPE == "key32":
-        return tl.load(address.to(tl.pointer_type(tl.int32)) + offset, mask=there, other=0)
-    return tl.load(address.to(tl.pointer_type(tl.int16)) + offset, mask=there, other=0)
+        pointer = address.to(tl.pointer_type(tl.int64))
+    elif DTYPE == "float32" or DTYPE == "key32":
+        pointer = address.to(tl.pointer_type(tl.int32))
+    else:
+        pointer = address.to(tl.pointer_type(tl.int16))
+    return tl.load(pointer + offset, mask=there, other=0)
 
 
 @triton.jit
 def number_of_bits(bits, DTYPE: tl.constexpr):
     """Widened to the type that is summed in; of bfloat16 by its bits, denormals as they are."""
     if DTYPE == "float64":
-        return bits.to(tl.float64, bitcast=True)
-    if DTYPE == "float32":
-        return bits.to(tl.float32, bitcast=True)
-    if DTYPE == "bfloat16":
-        return (bits.to(tl.int32) << 16).to(tl.float32, bitcast=True)
-    return bits.to(tl.float16, bitcast=True).to(tl.float32)
+        number = bits.to(tl.float64, bitcast=True)
+    elif DTYPE == "float32":
+        number = bits.to(tl.float32, bitcast=True)
+    elif DTYPE == "bfloat16":
+        number = (bits.to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    else:
+        number = bits.to(tl.float16, bitcast=True).to(tl.float32)
+    return number
 
 
 @triton.jit
 def score_of_bits(bits, DTYPE: tl.constexpr, NORM: tl.constexpr):
     number = number_of_bits(bits, DTYPE)
     if NORM == "L1":
-        return tl.abs(number)
-    if NORM == "L2":
-        return number * number
+        number = tl.abs(number)
+    elif NORM == "L2":
+        number = number * number
     return number
 
 
@@ -111,13 +122,15 @@ def key_at(address, offset, there, DTYPE: tl.constexpr, NORM: tl.constexpr, BITS
     """The key of an element. By its bits alone, where these tell."""
     bits = bits_at(address, offset, there, DTYPE)
     if DTYPE == "key32" or DTYPE == "key64":
-        return bits
-    if BITS == 16:
-        return key_of_bits(bits.to(tl.int32), NORM == "none", 0x7FFF,
-                           0x7F80 if DTYPE == "bfloat16" else 0x7C00)  # fmt: skip
-    if NORM == "L2":
-        return key_of_number(score_of_bits(bits, DTYPE, NORM), False)
-    return key_of_number(number_of_bits(bits, DTYPE), NORM == "none")
+        key = bits
+    elif BITS == 16:
+        infinite: tl.constexpr = 0x7F80 if DTYPE == "bfloat16" else 0x7C00
+        key = key_of_bits(bits.to(tl.int32), NORM == "none", 0x7FFF, infinite)
+    elif NORM == "L2":
+        key = key_of_number(score_of_bits(bits, DTYPE, NORM), False)
+    else:
+        key = key_of_number(number_of_bits(bits, DTYPE), NORM == "none")
+    return key
 
 
 @triton.jit
@@ -138,10 +151,13 @@ def free_at(past, kept, offset, there):
 def place_of(matrix, element, FLAT: tl.constexpr, WIDE: tl.constexpr):
     """The row and the column of an element of the matrix."""
     if FLAT:
-        return tl.zeros_like(element), element
-    columns = number_at(matrix, f.COLUMNS, WIDE)
-    row = element // columns
-    return row, element - row * columns
+        row = tl.zeros_like(element)
+        column = element
+    else:
+        columns = number_at(matrix, f.COLUMNS, WIDE)
+        row = element // columns
+        column = element - row * columns
+    return row, column
 
 
 @triton.jit
@@ -173,25 +189,28 @@ def keys_of_blocks(
         keys = key_at(scores, offset, there, DTYPE, NORM, BITS)
         if PAST:  # a single element that stays zero is a block that is pruned
             free = byte_at(past, offset_of(of_mask, row, column, FLAT, MERGED), there, 1)
-        return keys, free
-    kept = tl.load(member + f.KEPT)
-    rows = number_at(matrix, f.ROWS, WIDE)
-    columns = number_at(matrix, f.COLUMNS, WIDE)
-    height = number_at(matrix, f.HEIGHT, WIDE)
-    width = number_at(matrix, f.WIDTH, WIDE)
-    top, left = corner_of(matrix, block, WIDE)
-    total = tl.zeros(block.shape, tl.float64 if DTYPE == "float64" else tl.float32)
-    for place in range(0, height * width):
-        row = top + place // width
-        column = left + place % width
-        exists = there & (row < rows) & (column < columns)
-        offset = offset_of(strides, row, column, FLAT, MERGED)
-        score = score_of_bits(bits_at(scores, offset, exists, DTYPE), DTYPE, NORM)
-        total += tl.where(exists, score, 0)  # no sum is -0, which + 0 would change
-        if PAST:
-            free &= free_at(past, kept, offset_of(of_mask, row, column, FLAT, MERGED), exists)
-    size = tl.minimum(height, rows - top) * tl.minimum(width, columns - left)
-    number = tl.maximum(size, 1).to(total.dtype)
-    if DTYPE == "float64":
-        return key_of_number(total / number, NORM == "none"), free  # rounded to nearest
-    return key_of_number(tl.div_rn(total, number), NORM == "none"), free
+    else:
+        kept = tl.load(member + f.KEPT)
+        rows = number_at(matrix, f.ROWS, WIDE)
+        columns = number_at(matrix, f.COLUMNS, WIDE)
+        height = number_at(matrix, f.HEIGHT, WIDE)
+        width = number_at(matrix, f.WIDTH, WIDE)
+        top, left = corner_of(matrix, block, WIDE)
+        total = tl.zeros(block.shape, tl.float64 if DTYPE == "float64" else tl.float32)
+        for place in range(0, height * width):
+            row = top + place // width
+            column = left + place % width
+            exists = there & (row < rows) & (column < columns)
+            offset = offset_of(strides, row, column, FLAT, MERGED)
+            score = score_of_bits(bits_at(scores, offset, exists, DTYPE), DTYPE, NORM)
+            total += tl.where(exists, score, 0)  # no sum is -0, which + 0 would change
+            if PAST:
+                free &= free_at(past, kept, offset_of(of_mask, row, column, FLAT, MERGED), exists)
+        size = tl.minimum(height, rows - top) * tl.minimum(width, columns - left)
+        number = tl.maximum(size, 1).to(total.dtype)
+        if DTYPE == "float64":
+            total = total / number  # rounded to nearest, as there is no other
+        else:
+            total = tl.div_rn(total, number)
+        keys = key_of_number(total, NORM == "none")
+    return keys, free

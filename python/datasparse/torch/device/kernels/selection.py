@@ -12,7 +12,7 @@ from datasparse.torch.device.kernels import fields as f
 from datasparse.torch.device.kernels.scoring import keys_of_blocks, number_at, row_of
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["shift"], do_not_specialize_on_alignment=["members"])
 def count(
     members, geometry, tiles, counts, shift,
     DTYPE: tl.constexpr, NORM: tl.constexpr, BITS: tl.constexpr, SINGLE: tl.constexpr,
@@ -43,18 +43,21 @@ def count(
             n_free = tl.sum((there & (free != 0)).to(tl.int32))
             found += tl.where(bins == 1, n_free, tl.sum(there.to(tl.int32)) - n_free)
         else:
-            digit = (keys >> shift).to(tl.int64) - from_digit
+            digit = (keys >> shift) - from_digit.to(keys.dtype)  # no wrapped one is a digit
             counted = there & (digit >= 0) & (digit < BINS) & (free == chosen)
             digit = digit.to(tl.int32)
             n_counted = tl.sum(counted.to(tl.int32))
             if n_counted * 16 > TILE:
                 found += tl.histogram(digit, BINS, mask=counted)
             elif n_counted > 0:
-                tl.atomic_add(counts + digit, 1, mask=counted)
-    tl.atomic_add(counts + bins, found, mask=found != 0)
+                tl.atomic_add(counts + digit, 1, mask=counted, sem="relaxed")
+    tl.atomic_add(counts + bins, found, mask=found != 0, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["first", "shift"],
+    do_not_specialize_on_alignment=["members", "selections"],
+)
 def decide(
     members, selections, counts, first, shift,
     BINS: tl.constexpr, OF_PAST: tl.constexpr, LAST: tl.constexpr, AGAIN: tl.constexpr,
@@ -81,21 +84,23 @@ def decide(
     digit = tl.max(tl.where(cost <= budget, bins, 0), 0)
     left = budget - tl.sum(tl.where(bins == digit, cost, 0), 0)
     is_over = left < 0
+    tl.debug_barrier()  # every warp has read what one of them writes next
     for index in range(begin, end):
         member = members + index * f.MEMBER
         here = tl.load(counts + index * f.BINS + bins).to(tl.int64)
-        tl.store(counts + index * f.BINS + bins, tl.zeros([BINS], counts.dtype.element_ty))
         below = tl.load(member + f.BELOW) + tl.sum(tl.where(bins < digit, here, 0), 0)
         equal = tl.sum(tl.where(bins == digit, here, 0), 0)
         cut = tl.load(member + f.CUT)
+        weight = tl.load(member + f.WEIGHT)
+        least = tl.load(member + f.LEAST)
+        most = tl.load(member + f.MOST)
+        tl.debug_barrier()
+        tl.store(counts + index * f.BINS + bins, tl.zeros([BINS], counts.dtype.element_ty))
         if OF_PAST:
             tl.store(member + f.FREE, digit.to(tl.int64))
         else:
             cut += digit.to(tl.int64) << shift
         if LAST:
-            weight = tl.load(member + f.WEIGHT)
-            least = tl.load(member + f.LEAST)
-            most = tl.load(member + f.MOST)
             pruned = tl.minimum(tl.maximum(below, least), most)
             wanted = tl.minimum(tl.maximum(below + equal, least), most) - pruned
             paid = tl.where(is_over, 0, tl.minimum(wanted, left // tl.maximum(weight, 1)))

@@ -18,7 +18,7 @@ from datasparse.torch.device.kernels.scoring import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["members"])
 def write(
     members, geometry, tiles, tied,
     DTYPE: tl.constexpr, NORM: tl.constexpr, BITS: tl.constexpr, SINGLE: tl.constexpr,
@@ -54,7 +54,7 @@ def write(
         tl.store(tied + tl.program_id(0), tl.where(ties > 0, n_tied, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["members"])
 def keep_late_ties(
     members, geometry, tiles, tied,
     DTYPE: tl.constexpr, NORM: tl.constexpr, BITS: tl.constexpr, SINGLE: tl.constexpr,
