@@ -87,8 +87,8 @@ def put_specials(rng, tensor):
 
     infinite = int(torch.tensor(float("inf"), dtype=tensor.dtype).view(bits.dtype).item())
     lowest = torch.iinfo(bits.dtype).min
-    for special in (infinite, infinite | lowest, infinite + 1, infinite + 3, (infinite + 2) | lowest,
-                    0, lowest):  # fmt: skip
+    nans = [infinite + 1, infinite + 3, (infinite + 2) | lowest]
+    for special in [infinite, infinite | lowest, *nans, 0, lowest]:
         if rng.random() < 0.5:
             where = torch.from_numpy(np.asarray(rng.random(tuple(tensor.shape)) < 0.1))
             bits[where] = special

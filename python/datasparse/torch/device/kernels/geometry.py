@@ -113,9 +113,10 @@ def matrix_order(job: Job) -> tuple[int, ...]:
     column or as wide as the matrix. The core's rule: layout_matters() in cpp/src/mask/pattern.hpp.
     """
     shape, order = job.scores.shape, job.order
-    if len(order) < 2 or [axis for axis in order if shape[axis] != 1] == [
-        axis for axis in range(len(shape)) if shape[axis] != 1
-    ] and shape[order[0]] == shape[0]:
+    if len(order) < 2:
+        return ()
+    longer = [axis for axis in order if shape[axis] != 1]
+    if longer == sorted(longer) and shape[order[0]] == shape[0]:
         return ()
     rows = shape[order[0]]
     columns = math.prod(shape[axis] for axis in order[1:])

@@ -8,10 +8,8 @@ from datasparse.torch.device.kernels.scoring import (
     free_at,
     key_at,
     keys_of_blocks,
-    number_at,
     offset_of,
     place_of,
-    row_of,
     strides_of,
 )
 from datasparse.torch.device.kernels.writing import store_byte
@@ -30,17 +28,17 @@ LARGE = tl.constexpr(10)
 def score(
     members, geometry, tiles,
     DTYPE: tl.constexpr, NORM: tl.constexpr, BITS: tl.constexpr,
-    FLAT: tl.constexpr, MERGED: tl.constexpr, WIDE: tl.constexpr, PAST: tl.constexpr,
+    FLAT: tl.constexpr, MERGED: tl.constexpr, INDEX: tl.constexpr, PAST: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
     """The keys of some blocks."""
     index = tl.load(tiles + 2 * tl.program_id(0))
     member = members + index * LARGE
-    matrix = row_of(geometry, index)
-    block = number_at(tiles, 2 * tl.program_id(0) + 1, WIDE) * TILE + tl.arange(0, TILE)
-    there = block < number_at(matrix, f.BLOCKS, WIDE)
+    matrix = geometry + index * f.GEOMETRY
+    block = tl.load(tiles + 2 * tl.program_id(0) + 1).to(INDEX) * TILE + tl.arange(0, TILE)
+    there = block < tl.load(matrix + f.BLOCKS).to(INDEX)
     keys, free = keys_of_blocks(member, matrix, block, there,
-                                DTYPE, NORM, BITS, False, FLAT, MERGED, WIDE, PAST)  # fmt: skip
+                                DTYPE, NORM, BITS, False, FLAT, MERGED, INDEX, PAST)  # fmt: skip
     address = tl.load(member + KEYS)
     if BITS == 64:
         tl.store(address.to(tl.pointer_type(tl.int64)) + block, keys, mask=there)
@@ -55,20 +53,20 @@ def score(
 def elements_at(
     member, matrix, block, place, there,
     DTYPE: tl.constexpr, NORM: tl.constexpr, BITS: tl.constexpr,
-    FLAT: tl.constexpr, MERGED: tl.constexpr, WIDE: tl.constexpr, PAST: tl.constexpr,
+    FLAT: tl.constexpr, MERGED: tl.constexpr, INDEX: tl.constexpr, PAST: tl.constexpr,
 ):  # fmt: skip
     """Some elements of a block: whether they exist, their keys, and whether they are free."""
-    width = number_at(matrix, f.WIDTH, WIDE)
-    per_band = number_at(matrix, f.PER_BAND, WIDE)
-    row = block // per_band * number_at(matrix, f.HEIGHT, WIDE) + place // width
+    width = tl.load(matrix + f.WIDTH).to(INDEX)
+    per_band = tl.load(matrix + f.PER_BAND).to(INDEX)
+    row = block // per_band * tl.load(matrix + f.HEIGHT).to(INDEX) + place // width
     column = block % per_band * width + place % width
-    exists = there & (row < number_at(matrix, f.ROWS, WIDE))
-    exists &= column < number_at(matrix, f.COLUMNS, WIDE)
-    offset = offset_of(strides_of(matrix, 0, WIDE), row, column, FLAT, MERGED)
+    exists = there & (row < tl.load(matrix + f.ROWS).to(INDEX))
+    exists &= column < tl.load(matrix + f.COLUMNS).to(INDEX)
+    offset = offset_of(strides_of(matrix, 0, INDEX), row, column, FLAT, MERGED)
     keys = key_at(tl.load(member + f.SCORES), offset, exists, DTYPE, NORM, BITS)
     free = tl.full(place.shape, 1, tl.int32)
     if PAST:
-        offset = offset_of(strides_of(matrix, 1, WIDE), row, column, FLAT, MERGED)
+        offset = offset_of(strides_of(matrix, 1, INDEX), row, column, FLAT, MERGED)
         free = free_at(tl.load(member + f.PAST), tl.load(member + f.KEPT), offset, exists)
     return exists, keys, free
 
@@ -77,26 +75,28 @@ def elements_at(
 def select_within(
     members, geometry, tiles,
     DTYPE: tl.constexpr, NORM: tl.constexpr, BITS: tl.constexpr,
-    FLAT: tl.constexpr, MERGED: tl.constexpr, WIDE: tl.constexpr, PAST: tl.constexpr,
+    FLAT: tl.constexpr, MERGED: tl.constexpr, INDEX: tl.constexpr, PAST: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
     """Where pruning stops in one block that loses some of its elements: by digits of 8 bits."""
     index = tl.load(tiles + 2 * tl.program_id(0))
     member = members + index * LARGE
-    matrix = row_of(geometry, index)
-    block = number_at(tiles, 2 * tl.program_id(0) + 1, WIDE)
+    matrix = geometry + index * f.GEOMETRY
+    block = tl.load(tiles + 2 * tl.program_id(0) + 1).to(INDEX)
     keep = tl.load(member + KEEP)
     is_kept = tl.load(keep.to(tl.pointer_type(tl.int8)) + block, mask=keep != 0, other=0)
     if is_kept == 0:
-        size = number_at(matrix, f.HEIGHT, WIDE) * number_at(matrix, f.WIDTH, WIDE)
+        size = tl.load(matrix + f.HEIGHT).to(INDEX) * tl.load(matrix + f.WIDTH).to(INDEX)
         budget = tl.load(matrix + f.ZEROS)
         chosen = tl.full([], 1, tl.int32)
         if PAST:
             n_past = tl.full([], 0, tl.int64)
             for done in range(0, size, TILE):
                 place = done + tl.arange(0, TILE)
-                exists, keys, free = elements_at(member, matrix, block, place, place < size,
-                                                 DTYPE, NORM, BITS, FLAT, MERGED, WIDE, PAST)  # fmt: skip
+                exists, keys, free = elements_at(
+                    member, matrix, block, place, place < size,
+                    DTYPE, NORM, BITS, FLAT, MERGED, INDEX, PAST,
+                )  # fmt: skip
                 n_past += tl.sum((exists & (free == 0)).to(tl.int64))
             chosen = (n_past <= budget).to(tl.int32)
             budget -= tl.where(chosen == 1, n_past, 0)
@@ -107,8 +107,10 @@ def select_within(
             found = tl.zeros([256], tl.int32)
             for done in range(0, size, TILE):
                 place = done + tl.arange(0, TILE)
-                exists, keys, free = elements_at(member, matrix, block, place, place < size,
-                                                 DTYPE, NORM, BITS, FLAT, MERGED, WIDE, PAST)  # fmt: skip
+                exists, keys, free = elements_at(
+                    member, matrix, block, place, place < size,
+                    DTYPE, NORM, BITS, FLAT, MERGED, INDEX, PAST,
+                )  # fmt: skip
                 digit = (keys >> shift) - (cut >> shift).to(keys.dtype)
                 counted = exists & (free == chosen) & (digit >= 0) & (digit < 256)
                 found += tl.histogram(digit.to(tl.int32), 256, mask=counted)
@@ -119,8 +121,10 @@ def select_within(
         limit = tl.full([], 0, tl.int64)
         for done in range(0, size, TILE):
             place = done + tl.arange(0, TILE)
-            exists, keys, free = elements_at(member, matrix, block, place, place < size,
-                                             DTYPE, NORM, BITS, FLAT, MERGED, WIDE, PAST)  # fmt: skip
+            exists, keys, free = elements_at(
+                member, matrix, block, place, place < size,
+                DTYPE, NORM, BITS, FLAT, MERGED, INDEX, PAST,
+            )  # fmt: skip
             tie = (exists & (free == chosen) & (keys == cut)).to(tl.int32)
             pruned = (tie != 0) & (tl.cumsum(tie, 0) <= budget)
             limit = tl.maximum(limit, tl.max(tl.where(pruned, place + 1, 0), 0).to(tl.int64))
@@ -137,33 +141,35 @@ def select_within(
 def expand(
     members, geometry, tiles,
     DTYPE: tl.constexpr, NORM: tl.constexpr, BITS: tl.constexpr,
-    FLAT: tl.constexpr, MERGED: tl.constexpr, WIDE: tl.constexpr, PAST: tl.constexpr,
+    FLAT: tl.constexpr, MERGED: tl.constexpr, INDEX: tl.constexpr, PAST: tl.constexpr,
     WITHIN: tl.constexpr, TILE: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """Writes elements, where it is known which blocks are kept, and what the others lose."""
     index = tl.load(tiles + 2 * tl.program_id(0))
-    first = number_at(tiles, 2 * tl.program_id(0) + 1, WIDE) * (TILE * STEPS)
+    first = tl.load(tiles + 2 * tl.program_id(0) + 1).to(INDEX) * (TILE * STEPS)
     member = members + index * LARGE
-    matrix = row_of(geometry, index)
+    matrix = geometry + index * f.GEOMETRY
     keep = tl.load(member + KEEP)
-    rows = number_at(matrix, f.ROWS, WIDE)
-    columns = number_at(matrix, f.COLUMNS, WIDE)
-    height = number_at(matrix, f.HEIGHT, WIDE)
-    width = number_at(matrix, f.WIDTH, WIDE)
-    per_band = number_at(matrix, f.PER_BAND, WIDE)
-    of_mask = strides_of(matrix, 1, WIDE)
+    rows = tl.load(matrix + f.ROWS).to(INDEX)
+    columns = tl.load(matrix + f.COLUMNS).to(INDEX)
+    height = tl.load(matrix + f.HEIGHT).to(INDEX)
+    width = tl.load(matrix + f.WIDTH).to(INDEX)
+    per_band = tl.load(matrix + f.PER_BAND).to(INDEX)
+    of_mask = strides_of(matrix, 1, INDEX)
     for step in range(STEPS):
         element = first + step * TILE + tl.arange(0, TILE)
         there = element < rows * columns
-        row, column = place_of(matrix, element, FLAT, WIDE)
+        row, column = place_of(matrix, element, FLAT, INDEX)
         block = row // height * per_band + column // width
         kept = tl.load(keep.to(tl.pointer_type(tl.int8)) + block, mask=there & (keep != 0),
                        other=0) != 0  # fmt: skip
         if WITHIN:
             loses = there & (kept == 0)
             place = row % height * width + column % width
-            exists, keys, free = elements_at(member, matrix, block, place, loses,
-                                             DTYPE, NORM, BITS, FLAT, MERGED, WIDE, PAST)  # fmt: skip
+            _, keys, free = elements_at(
+                member, matrix, block, place, loses,
+                DTYPE, NORM, BITS, FLAT, MERGED, INDEX, PAST,
+            )  # fmt: skip
             address = tl.load(member + CUT)
             if BITS == 64:
                 cut = tl.load(address.to(tl.pointer_type(tl.int64)) + block, mask=loses, other=0)

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from datasparse.torch.device.job import Job, Pool
-from datasparse.torch.device.kernels.geometry import COLUMN_AXES, Geometry, flat, geometry_of, matrix_order
+from datasparse.torch.device.kernels.geometry import (
+    COLUMN_AXES,
+    Geometry,
+    flat,
+    geometry_of,
+    matrix_order,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +213,7 @@ class Planner:
         self.plan.large.append(large)
         blocks, device = large.geometry.blocks, large.out.device
         key = torch.int64 if large.kind.bits == 64 else torch.int32
-        buffers = {}
+        buffers: dict[str, torch.dtype] = {}
         if large.is_selected:
             buffers |= {"keys": key, "keep": torch.bool}
             if large.kind.past:
@@ -224,7 +230,9 @@ class Planner:
             wide=geometry.reach >= 1 << 30,
         )  # fmt: skip
         addresses = {name: buffer.data_ptr() for name, buffer in large.buffers.items()}
-        return Member(kind, geometry, addresses["keys"], addresses["keep"], addresses.get("free", 0))
+        return Member(
+            kind, geometry, addresses["keys"], addresses["keep"], addresses.get("free", 0)
+        )
 
     def select(self, members: list[Member], budget: int, bounded: bool = False) -> None:
         """Members that share a cut. Others' classes are others' launches."""

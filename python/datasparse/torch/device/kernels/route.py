@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
+import triton.language as tl
 from torch import Tensor
 
 from datasparse.torch.device.job import Job, Pool
@@ -122,13 +124,11 @@ class Call:
         self.write_large_blocks()
 
     def send(self) -> None:
-        """All that the kernels are told, by one copy."""
-        rows: list[int] = []
+        """All that the kernels are told, by one copy: members, selections, large blocks."""
         selections: list[int] = []
-        alone: list[int] = []
+        alone: list[int] = []  # of members of pools with bounds, behind the others
         self.first_selection: dict[Class, int] = {}
-        all_selections = [s for some in self.plan.classes.values() for s in some]
-        n_bounded = 0
+        number = sum(len(some) for some in self.plan.classes.values())
         for kind, some in self.plan.classes.items():
             self.first_selection[kind] = len(selections) // fields.SELECTION.value
             for one in some:
@@ -137,21 +137,20 @@ class Call:
                 for member in one.members:
                     member.cut = lowest_of(kind)
                     if kind.bounded:
-                        member.own = len(all_selections) + n_bounded
+                        member.own = number + len(alone) // fields.SELECTION.value
                         alone += [self.place[id(member)], 1, 0]
-                        n_bounded += 1
-        for member in self.members:
-            rows += member.numbers()
-        n_members = len(rows)
-        n_selections = len(selections) + len(alone)
-        for one in self.plan.large:
-            alone += one.numbers()
-        table = upload(rows + selections + alone, torch.int64, self.device)
-        self.table = table[:n_members]
-        self.selections = table[n_members : n_members + n_selections]
-        self.large_table = table[n_members + n_selections :]
-        geometries = tuple(member.geometry for member in self.members)
-        self.geometries = kept_geometries(self.device, geometries)
+        tables = [
+            [number for member in self.members for number in member.numbers()],
+            selections + alone,
+            [number for one in self.plan.large for number in one.numbers()],
+        ]
+        table = upload(chain(*tables), torch.int64, self.device)
+        self.table, self.selections, self.large_table = torch.split(
+            table, [len(one) for one in tables]
+        )
+        self.geometries = kept_geometries(
+            self.device, tuple(member.geometry for member in self.members)
+        )
         self.large_geometries = kept_geometries(
             self.device, tuple(one.geometry for one in self.plan.large)
         )
@@ -213,8 +212,9 @@ class Call:
     def score_large_blocks(self) -> None:
         selected = [one for one in self.plan.large if one.is_selected]
         for kind, some in grouped(selected, lambda one: one.kind).items():
-            self.launch_large(large.score, kind, some, self.sizes.score_tile,
-                              lambda one: one.geometry.blocks, TILE=self.sizes.score_tile)  # fmt: skip
+            size = self.sizes.score_tile
+            self.launch_large(large.score, kind, some, size, lambda one: one.geometry.blocks,
+                              TILE=size)  # fmt: skip
 
     def write_large_blocks(self) -> None:
         by_kind = grouped(self.plan.large, lambda one: (one.kind, one.within))
@@ -237,4 +237,6 @@ class Call:
 
 
 def constants(kind: Kind) -> dict[str, Any]:
-    return {name.upper(): value for name, value in kind._asdict().items()}
+    """As kernels name them."""
+    options = {name.upper(): value for name, value in kind._asdict().items()}
+    return {**options, "INDEX": tl.int64 if options.pop("WIDE") else tl.int32}

@@ -11,7 +11,7 @@ What a kernel is compiled for, beside the sizes of its tiles:
     SINGLE  blocks are single elements
     FLAT    the matrix is one row, evenly spaced
     MERGED  its columns are evenly spaced
-    WIDE    indices take 64 bits
+    INDEX   the type of indices: tl.int32, or tl.int64 where they take more
     PAST    the mask before counts
 """
 
@@ -22,27 +22,16 @@ from datasparse.torch.device.kernels import fields as f
 
 
 @triton.jit
-def number_at(table, index, WIDE: tl.constexpr):
-    number = tl.load(table + index)
-    return number if WIDE else number.to(tl.int32)
-
-
-@triton.jit
-def row_of(geometry, member):
-    return geometry + member * f.GEOMETRY
-
-
-@triton.jit
-def strides_of(matrix, OF_MASK: tl.constexpr, WIDE: tl.constexpr):
+def strides_of(matrix, OF_MASK: tl.constexpr, INDEX: tl.constexpr):
     """Of the rows, and of the columns' axes, innermost first; then the lengths of the inner two."""
     stride = matrix + f.AXES + 1 + OF_MASK
     return (
-        number_at(matrix, f.ROW + OF_MASK, WIDE),
-        number_at(stride, 0, WIDE),
-        number_at(stride, 3, WIDE),
-        number_at(stride, 6, WIDE),
-        number_at(matrix, f.AXES, WIDE),
-        number_at(matrix, f.AXES + 3, WIDE),
+        tl.load(matrix + f.ROW + OF_MASK).to(INDEX),
+        tl.load(stride + 0).to(INDEX),
+        tl.load(stride + 3).to(INDEX),
+        tl.load(stride + 6).to(INDEX),
+        tl.load(matrix + f.AXES).to(INDEX),
+        tl.load(matrix + f.AXES + 3).to(INDEX),
     )
 
 
@@ -148,26 +137,26 @@ def free_at(past, kept, offset, there):
 
 
 @triton.jit
-def place_of(matrix, element, FLAT: tl.constexpr, WIDE: tl.constexpr):
+def place_of(matrix, element, FLAT: tl.constexpr, INDEX: tl.constexpr):
     """The row and the column of an element of the matrix."""
     if FLAT:
         row = tl.zeros_like(element)
         column = element
     else:
-        columns = number_at(matrix, f.COLUMNS, WIDE)
+        columns = tl.load(matrix + f.COLUMNS).to(INDEX)
         row = element // columns
         column = element - row * columns
     return row, column
 
 
 @triton.jit
-def corner_of(matrix, block, WIDE: tl.constexpr):
+def corner_of(matrix, block, INDEX: tl.constexpr):
     """The row and the column of a block's first element."""
-    per_band = number_at(matrix, f.PER_BAND, WIDE)
+    per_band = tl.load(matrix + f.PER_BAND).to(INDEX)
     band = block // per_band
     return (
-        band * number_at(matrix, f.HEIGHT, WIDE),
-        (block - band * per_band) * number_at(matrix, f.WIDTH, WIDE),
+        band * tl.load(matrix + f.HEIGHT).to(INDEX),
+        (block - band * per_band) * tl.load(matrix + f.WIDTH).to(INDEX),
     )
 
 
@@ -175,27 +164,27 @@ def corner_of(matrix, block, WIDE: tl.constexpr):
 def keys_of_blocks(
     member, matrix, block, there,
     DTYPE: tl.constexpr, NORM: tl.constexpr, BITS: tl.constexpr, SINGLE: tl.constexpr,
-    FLAT: tl.constexpr, MERGED: tl.constexpr, WIDE: tl.constexpr, PAST: tl.constexpr,
+    FLAT: tl.constexpr, MERGED: tl.constexpr, INDEX: tl.constexpr, PAST: tl.constexpr,
 ):  # fmt: skip
     """The keys of some blocks, and whether the mask before leaves all of each: 1, else 0."""
     scores = tl.load(member + f.SCORES)
     past = tl.load(member + f.PAST)
-    strides = strides_of(matrix, 0, WIDE)
-    of_mask = strides_of(matrix, 1, WIDE)
+    strides = strides_of(matrix, 0, INDEX)
+    of_mask = strides_of(matrix, 1, INDEX)
     free = tl.full(block.shape, 1, tl.int32)
     if SINGLE:
-        row, column = place_of(matrix, block, FLAT, WIDE)
+        row, column = place_of(matrix, block, FLAT, INDEX)
         offset = offset_of(strides, row, column, FLAT, MERGED)
         keys = key_at(scores, offset, there, DTYPE, NORM, BITS)
         if PAST:  # a single element that stays zero is a block that is pruned
             free = byte_at(past, offset_of(of_mask, row, column, FLAT, MERGED), there, 1)
     else:
         kept = tl.load(member + f.KEPT)
-        rows = number_at(matrix, f.ROWS, WIDE)
-        columns = number_at(matrix, f.COLUMNS, WIDE)
-        height = number_at(matrix, f.HEIGHT, WIDE)
-        width = number_at(matrix, f.WIDTH, WIDE)
-        top, left = corner_of(matrix, block, WIDE)
+        rows = tl.load(matrix + f.ROWS).to(INDEX)
+        columns = tl.load(matrix + f.COLUMNS).to(INDEX)
+        height = tl.load(matrix + f.HEIGHT).to(INDEX)
+        width = tl.load(matrix + f.WIDTH).to(INDEX)
+        top, left = corner_of(matrix, block, INDEX)
         total = tl.zeros(block.shape, tl.float64 if DTYPE == "float64" else tl.float32)
         for place in range(0, height * width):
             row = top + place // width
@@ -208,9 +197,7 @@ def keys_of_blocks(
                 free &= free_at(past, kept, offset_of(of_mask, row, column, FLAT, MERGED), exists)
         size = tl.minimum(height, rows - top) * tl.minimum(width, columns - left)
         number = tl.maximum(size, 1).to(total.dtype)
-        if DTYPE == "float64":
-            total = total / number  # rounded to nearest, as there is no other
-        else:
-            total = tl.div_rn(total, number)
-        keys = key_of_number(total, NORM == "none")
+        # Of doubles, there is no other division than that which rounds to nearest.
+        mean = total / number if DTYPE == "float64" else tl.div_rn(total, number)
+        keys = key_of_number(mean, NORM == "none")
     return keys, free

@@ -9,26 +9,26 @@ import triton
 import triton.language as tl
 
 from datasparse.torch.device.kernels import fields as f
-from datasparse.torch.device.kernels.scoring import keys_of_blocks, number_at, row_of
+from datasparse.torch.device.kernels.scoring import keys_of_blocks
 
 
 @triton.jit(do_not_specialize=["shift"], do_not_specialize_on_alignment=["members"])
 def count(
     members, geometry, tiles, counts, shift,
     DTYPE: tl.constexpr, NORM: tl.constexpr, BITS: tl.constexpr, SINGLE: tl.constexpr,
-    FLAT: tl.constexpr, MERGED: tl.constexpr, WIDE: tl.constexpr, PAST: tl.constexpr,
+    FLAT: tl.constexpr, MERGED: tl.constexpr, INDEX: tl.constexpr, PAST: tl.constexpr,
     OF_PAST: tl.constexpr, BINS: tl.constexpr, TILE: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """Adds to the counts of the members: of keys, or OF_PAST, of what the mask before prunes or not.
+    """Adds to the counts of the members: of keys; or OF_PAST, of blocks pruned before, or free.
 
     A histogram costs a tile as many operations as it has bins, so that of few keys is done one by
     one: behind the first digit most are out of the question.
     """
     index = tl.load(tiles + 2 * tl.program_id(0))
-    begin = number_at(tiles, 2 * tl.program_id(0) + 1, WIDE) * (TILE * STEPS)
+    begin = tl.load(tiles + 2 * tl.program_id(0) + 1).to(INDEX) * (TILE * STEPS)
     member = members + index * f.MEMBER
-    matrix = row_of(geometry, index)
-    blocks = number_at(matrix, f.BLOCKS, WIDE)
+    matrix = geometry + index * f.GEOMETRY
+    blocks = tl.load(matrix + f.BLOCKS).to(INDEX)
     counts += index * f.BINS
     from_digit = tl.load(member + f.CUT) >> shift
     chosen = tl.load(member + f.FREE).to(tl.int32)
@@ -37,8 +37,9 @@ def count(
     for step in range(STEPS):
         block = begin + step * TILE + tl.arange(0, TILE)
         there = block < blocks
-        keys, free = keys_of_blocks(member, matrix, block, there,
-                                    DTYPE, NORM, BITS, SINGLE, FLAT, MERGED, WIDE, PAST)  # fmt: skip
+        keys, free = keys_of_blocks(
+            member, matrix, block, there, DTYPE, NORM, BITS, SINGLE, FLAT, MERGED, INDEX, PAST
+        )
         if OF_PAST:
             n_free = tl.sum((there & (free != 0)).to(tl.int32))
             found += tl.where(bins == 1, n_free, tl.sum(there.to(tl.int32)) - n_free)

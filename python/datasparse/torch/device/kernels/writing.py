@@ -10,10 +10,8 @@ from datasparse.torch.device.kernels.scoring import (
     free_at,
     key_at,
     keys_of_blocks,
-    number_at,
     offset_of,
     place_of,
-    row_of,
     strides_of,
 )
 
@@ -22,18 +20,19 @@ from datasparse.torch.device.kernels.scoring import (
 def write(
     members, geometry, tiles, tied,
     DTYPE: tl.constexpr, NORM: tl.constexpr, BITS: tl.constexpr, SINGLE: tl.constexpr,
-    FLAT: tl.constexpr, MERGED: tl.constexpr, WIDE: tl.constexpr, PAST: tl.constexpr,
+    FLAT: tl.constexpr, MERGED: tl.constexpr, INDEX: tl.constexpr, PAST: tl.constexpr,
     CUTS: tl.constexpr, WITHIN: tl.constexpr, TILE: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """All elements of some blocks; and how many ties a tile has, where some of them are pruned.
 
-    Without CUTS, all blocks are kept where the ties are negative, else pruned. WITHIN: they lose only some of their elements.
+    Without CUTS, all blocks are kept where the ties are negative, else pruned. WITHIN: they lose
+    only some of their elements.
     """
     index = tl.load(tiles + 2 * tl.program_id(0))
-    first = number_at(tiles, 2 * tl.program_id(0) + 1, WIDE) * (TILE * STEPS)
+    first = tl.load(tiles + 2 * tl.program_id(0) + 1).to(INDEX) * (TILE * STEPS)
     member = members + index * f.MEMBER
-    matrix = row_of(geometry, index)
-    blocks = number_at(matrix, f.BLOCKS, WIDE)
+    matrix = geometry + index * f.GEOMETRY
+    blocks = tl.load(matrix + f.BLOCKS).to(INDEX)
     cut = tl.load(member + f.CUT)
     ties = tl.load(member + f.TIES)
     chosen = tl.load(member + f.FREE).to(tl.int32)
@@ -43,13 +42,16 @@ def write(
         there = block < blocks
         kept = there & (ties < 0)
         if CUTS:
-            keys, free = keys_of_blocks(member, matrix, block, there,
-                                        DTYPE, NORM, BITS, SINGLE, FLAT, MERGED, WIDE, PAST)  # fmt: skip
+            keys, free = keys_of_blocks(
+                member, matrix, block, there, DTYPE, NORM, BITS, SINGLE, FLAT, MERGED, INDEX, PAST
+            )
             tie = (free == chosen) & (keys == cut)
             kept = (free > chosen) | ((free == chosen) & (keys > cut)) | (tie & (ties == 0))
             n_tied += tl.sum((there & tie).to(tl.int32))
-        store_blocks(member, matrix, block, there, kept,
-                     DTYPE, NORM, BITS, SINGLE, FLAT, MERGED, WIDE, PAST, WITHIN)  # fmt: skip
+        store_blocks(
+            member, matrix, block, there, kept,
+            DTYPE, NORM, BITS, SINGLE, FLAT, MERGED, INDEX, PAST, WITHIN,
+        )  # fmt: skip
     if CUTS:
         tl.store(tied + tl.program_id(0), tl.where(ties > 0, n_tied, 0))
 
@@ -58,7 +60,7 @@ def write(
 def keep_late_ties(
     members, geometry, tiles, tied,
     DTYPE: tl.constexpr, NORM: tl.constexpr, BITS: tl.constexpr, SINGLE: tl.constexpr,
-    FLAT: tl.constexpr, MERGED: tl.constexpr, WIDE: tl.constexpr, PAST: tl.constexpr,
+    FLAT: tl.constexpr, MERGED: tl.constexpr, INDEX: tl.constexpr, PAST: tl.constexpr,
     TILE: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """Keeps the blocks that equal the cut, but for the first ones: as many as are pruned."""
@@ -73,20 +75,34 @@ def keep_late_ties(
             before = tl.load(tied + tl.program_id(0) - number + tile, mask=tile < number, other=0)
             left -= tl.sum(before.to(tl.int64))
         if left < here:
-            matrix = row_of(geometry, index)
-            first = number_at(tiles, 2 * tl.program_id(0) + 1, WIDE) * (TILE * STEPS)
-            blocks = number_at(matrix, f.BLOCKS, WIDE)
+            matrix = geometry + index * f.GEOMETRY
+            first = tl.load(tiles + 2 * tl.program_id(0) + 1).to(INDEX) * (TILE * STEPS)
+            blocks = tl.load(matrix + f.BLOCKS).to(INDEX)
             cut = tl.load(member + f.CUT)
             chosen = tl.load(member + f.FREE).to(tl.int32)
             for step in range(STEPS):
                 block = first + step * TILE + tl.arange(0, TILE)
                 there = block < blocks
-                keys, free = keys_of_blocks(member, matrix, block, there,
-                                            DTYPE, NORM, BITS, SINGLE, FLAT, MERGED, WIDE, PAST)  # fmt: skip
+                keys, free = keys_of_blocks(
+                    member,
+                    matrix,
+                    block,
+                    there,
+                    DTYPE,
+                    NORM,
+                    BITS,
+                    SINGLE,
+                    FLAT,
+                    MERGED,
+                    INDEX,
+                    PAST,
+                )
                 tie = (there & (free == chosen) & (keys == cut)).to(tl.int32)
                 late = (tie != 0) & (tl.cumsum(tie, 0) > left)
-                store_blocks(member, matrix, block, late, late,
-                             DTYPE, NORM, BITS, SINGLE, FLAT, MERGED, WIDE, PAST, False)  # fmt: skip
+                store_blocks(
+                    member, matrix, block, late, late,
+                    DTYPE, NORM, BITS, SINGLE, FLAT, MERGED, INDEX, PAST, False,
+                )  # fmt: skip
                 left -= tl.sum(tie).to(tl.int64)
 
 
@@ -94,22 +110,22 @@ def keep_late_ties(
 def store_blocks(
     member, matrix, block, there, kept,
     DTYPE: tl.constexpr, NORM: tl.constexpr, BITS: tl.constexpr, SINGLE: tl.constexpr,
-    FLAT: tl.constexpr, MERGED: tl.constexpr, WIDE: tl.constexpr, PAST: tl.constexpr,
+    FLAT: tl.constexpr, MERGED: tl.constexpr, INDEX: tl.constexpr, PAST: tl.constexpr,
     WITHIN: tl.constexpr,
 ):  # fmt: skip
     """Writes the elements of blocks that are kept, or lose all, or WITHIN, some."""
     out = tl.load(member + f.OUT)
     zeros = tl.load(member + f.KEPT)
-    of_mask = strides_of(matrix, 1, WIDE)
+    of_mask = strides_of(matrix, 1, INDEX)
     if SINGLE:
-        row, column = place_of(matrix, block, FLAT, WIDE)
+        row, column = place_of(matrix, block, FLAT, INDEX)
         store_byte(out, zeros, offset_of(of_mask, row, column, FLAT, MERGED), there, kept)
     else:
-        rows = number_at(matrix, f.ROWS, WIDE)
-        columns = number_at(matrix, f.COLUMNS, WIDE)
-        width = number_at(matrix, f.WIDTH, WIDE)
-        size = number_at(matrix, f.HEIGHT, WIDE) * width
-        top, left = corner_of(matrix, block, WIDE)
+        rows = tl.load(matrix + f.ROWS).to(INDEX)
+        columns = tl.load(matrix + f.COLUMNS).to(INDEX)
+        width = tl.load(matrix + f.WIDTH).to(INDEX)
+        size = tl.load(matrix + f.HEIGHT).to(INDEX) * width
+        top, left = corner_of(matrix, block, INDEX)
         for place in range(0, size):
             row = top + place // width
             column = left + place % width
@@ -117,8 +133,8 @@ def store_blocks(
             stays = kept
             if WITHIN:
                 rank = rank_in_block(member, matrix, place, top, left, there,
-                                     DTYPE, NORM, BITS, FLAT, MERGED, WIDE, PAST)  # fmt: skip
-                stays = kept | (rank >= number_at(matrix, f.ZEROS, WIDE))
+                                     DTYPE, NORM, BITS, FLAT, MERGED, INDEX, PAST)  # fmt: skip
+                stays = kept | (rank >= tl.load(matrix + f.ZEROS).to(INDEX))
             store_byte(out, zeros, offset_of(of_mask, row, column, FLAT, MERGED), exists, stays)
 
 
@@ -132,18 +148,18 @@ def store_byte(out, zeros, offset, there, kept):
 def rank_in_block(
     member, matrix, place, top, left, there,
     DTYPE: tl.constexpr, NORM: tl.constexpr, BITS: tl.constexpr,
-    FLAT: tl.constexpr, MERGED: tl.constexpr, WIDE: tl.constexpr, PAST: tl.constexpr,
+    FLAT: tl.constexpr, MERGED: tl.constexpr, INDEX: tl.constexpr, PAST: tl.constexpr,
 ):  # fmt: skip
     """How many elements of each block come before its place-th one."""
     scores = tl.load(member + f.SCORES)
     past = tl.load(member + f.PAST)
     zeros = tl.load(member + f.KEPT)
-    rows = number_at(matrix, f.ROWS, WIDE)
-    columns = number_at(matrix, f.COLUMNS, WIDE)
-    width = number_at(matrix, f.WIDTH, WIDE)
-    size = number_at(matrix, f.HEIGHT, WIDE) * width
-    strides = strides_of(matrix, 0, WIDE)
-    of_mask = strides_of(matrix, 1, WIDE)
+    rows = tl.load(matrix + f.ROWS).to(INDEX)
+    columns = tl.load(matrix + f.COLUMNS).to(INDEX)
+    width = tl.load(matrix + f.WIDTH).to(INDEX)
+    size = tl.load(matrix + f.HEIGHT).to(INDEX) * width
+    strides = strides_of(matrix, 0, INDEX)
+    of_mask = strides_of(matrix, 1, INDEX)
     row = top + place // width
     column = left + place % width
     exists = there & (row < rows) & (column < columns)
