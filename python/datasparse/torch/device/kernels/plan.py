@@ -18,6 +18,8 @@ from datasparse.torch.device.kernels.geometry import (
     matrix_order,
 )
 
+NARROW_MAX = 1 << 30
+
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
@@ -158,15 +160,20 @@ def kind_of(job: Job, geometry: Geometry, in_pool: bool) -> Kind:
         single=single,
         flat=geometry.is_flat,
         merged=len(geometry.columns) == 1,
-        wide=geometry.reach >= 1 << 30,
+        wide=is_wide(geometry),
         past=job.monotone,
     )
+
+
+def is_wide(geometry: Geometry) -> bool:
+    """Whether indices, and those of a last tile beyond the end, may not fit into 32 bits."""
+    return geometry.reach >= NARROW_MAX
 
 
 def constant(job: Job, out: Tensor, keeps: bool) -> Member:
     """A mask that is all kept, or all pruned."""
     geometry = flat(job.scores.numel())
-    kind = Kind("key32", "none", 32, True, True, True, geometry.reach >= 1 << 30, False)
+    kind = Kind("key32", "none", 32, True, True, True, is_wide(geometry), False)
     scores, address, _, kept = addresses_of(job, out)
     return Member(kind, geometry, scores, address, kept=kept, cuts=False, ties=-keeps)
 
@@ -227,7 +234,7 @@ class Planner:
         geometry = flat(blocks)
         kind = large.kind._replace(
             dtype=f"key{large.kind.bits}", single=True, flat=True, merged=True,
-            wide=geometry.reach >= 1 << 30,
+            wide=is_wide(geometry),
         )  # fmt: skip
         addresses = {name: buffer.data_ptr() for name, buffer in large.buffers.items()}
         return Member(

@@ -44,12 +44,7 @@ def compute_masks(
         return []
     device = jobs[0].scores.device
     with on(device):
-        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(
-                "masks must not be computed while a CUDA graph is captured: a replay would read "
-                "addresses of this call from host memory that others use by then; call step() "
-                "outside of the graph, and apply_mask() within"
-            )
+        refuse_capture(device)
         taken = [as_matrix(job) for job in jobs]
         matrices = [job for job, _ in taken]
         masks = [torch.empty_like(job.mask, memory_format=torch.contiguous_format)
@@ -66,6 +61,16 @@ def compute_masks(
 def on(device: torch.device) -> AbstractContextManager[Any]:
     """Kernels go to the current device."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def refuse_capture(device: torch.device) -> None:
+    """RuntimeError within a CUDA graph that is being recorded."""
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "masks must not be computed while a CUDA graph is captured: its replay would read the "
+            "addresses of this call from host memory that others use by then; call step() outside "
+            "of the graph"
+        )
 
 
 def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
