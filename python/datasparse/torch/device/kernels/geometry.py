@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from datasparse.torch.device.job import Job
 
@@ -14,7 +15,7 @@ NOTHING: Axis = (1, 0, 0)
 COLUMN_AXES = 3  # that the kernels take apart
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Geometry:
     """A matrix in blocks, and where its elements lie. A value: tables of it are kept by it."""
 
@@ -23,32 +24,32 @@ class Geometry:
     block: tuple[int, int]  # cut off at the matrix
     zeros: int
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, int]:
         return self.rows[0], math.prod(axis[0] for axis in self.columns)
 
-    @property
+    @cached_property
     def size(self) -> int:
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def block_size(self) -> int:
         return math.prod(self.block)
 
-    @property
+    @cached_property
     def per_band(self) -> int:
         return -(-self.shape[1] // self.block[1])
 
-    @property
+    @cached_property
     def blocks(self) -> int:
         return -(-self.shape[0] // self.block[0]) * self.per_band
 
-    @property
+    @cached_property
     def is_flat(self) -> bool:
         """Whether it is one row, evenly spaced."""
         return self.shape[0] == 1 and len(self.columns) == 1
 
-    @property
+    @cached_property
     def reach(self) -> int:
         """No index is greater, into the matrix, the scores or the mask."""
         axes = [self.rows, *self.columns]
@@ -90,37 +91,43 @@ def merged(axes: Sequence[Axis]) -> list[Axis]:
 
 def geometry_of(job: Job) -> Geometry:
     """Of a job that has elements. It may have more axes than the kernels take."""
-    shape = job.scores.shape
-    order = matrix_order(job) or tuple(range(len(shape)))
-    strides = job.mask.stride()
-    axes = [(shape[axis], job.scores.stride(axis), strides[axis]) for axis in order]
+    scores = job.scores
+    return _geometry(tuple(scores.shape), scores.stride(), job.order, job.block, job.zeros)
+
+
+@lru_cache(maxsize=4096)
+def _geometry(shape: tuple[int, ...], strides: tuple[int, ...], order: tuple[int, ...],
+              block: tuple[int, int], zeros: int) -> Geometry:  # fmt: skip
+    if not order_matters(shape, order, block):
+        order = tuple(range(len(shape)))
+    of_mask = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    axes = [(shape[axis], strides[axis], of_mask[axis]) for axis in order]
     rows = axes.pop(0) if len(axes) > 1 else NOTHING
     columns = merged(axes)
-    height = min(job.block[0], rows[0])
-    width = min(job.block[1], math.prod(axis[0] for axis in columns))
+    length = math.prod(axis[0] for axis in columns)
+    height, width = min(block[0], rows[0]), min(block[1], length)
     # Where nothing depends on the rows, they are one behind the other.
-    if height == 1 and math.prod(axis[0] for axis in columns) % width == 0:
+    if height == 1 and length % width == 0:
         one = merged([rows, *columns])
         if len(one) == 1:
             rows, columns = NOTHING, one
-    return Geometry(rows, tuple(columns), (height, width), min(job.zeros, height * width))
+    return Geometry(rows, tuple(columns), (height, width), min(zeros, height * width))
 
 
-def matrix_order(job: Job) -> tuple[int, ...]:
-    """The order of the axes where it matters, else (), for that of memory.
+def order_matters(shape: tuple[int, ...], order: tuple[int, ...], block: tuple[int, int]) -> bool:
+    """Whether the matrix is that of an order of the axes, not that of memory.
 
-    It does not matter to single elements, nor, where rows are the first axis, to blocks of one
-    column or as wide as the matrix. The core's rule: layout_matters() in cpp/src/mask/pattern.hpp.
+    It is not for single elements, nor, where rows are the first axis, for blocks of one column or
+    as wide as the matrix. The core's rule: layout_matters() in cpp/src/mask/pattern.hpp.
     """
-    shape, order = job.scores.shape, job.order
     if len(order) < 2:
-        return ()
+        return False
     longer = [axis for axis in order if shape[axis] != 1]
     if longer == sorted(longer) and shape[order[0]] == shape[0]:
-        return ()
+        return False
     rows = shape[order[0]]
     columns = math.prod(shape[axis] for axis in order[1:])
-    height, width = min(job.block[0], rows), min(job.block[1], columns)
+    height, width = min(block[0], rows), min(block[1], columns)
     if height <= 1 and width <= 1:
-        return ()
-    return order if order[0] != 0 or 1 < width < columns else ()
+        return False
+    return order[0] != 0 or 1 < width < columns

@@ -15,7 +15,7 @@ from datasparse.torch.device.kernels.geometry import (
     Geometry,
     flat,
     geometry_of,
-    matrix_order,
+    order_matters,
 )
 
 NARROW_MAX = 1 << 30
@@ -134,7 +134,9 @@ def as_matrix(job: Job) -> tuple[Job, tuple[int, ...]]:
         job = replace(job, kept_zeros=kept.contiguous())
     if job.scores.numel() == 0 or len(geometry_of(job).columns) <= COLUMN_AXES:
         return job, ()
-    order = matrix_order(job) or tuple(range(job.scores.dim()))
+    order = tuple(range(job.scores.dim()))
+    if order_matters(tuple(job.scores.shape), job.order, job.block):
+        order = job.order
 
     def moved(tensor: Tensor) -> Tensor:
         return tensor.permute(order).contiguous()

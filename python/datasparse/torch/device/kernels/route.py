@@ -25,10 +25,8 @@ from datasparse.torch.device.kernels.plan import (
     plan_of,
 )
 from datasparse.torch.device.kernels.tables import (
-    Parts,
     kept_geometries,
     kept_tiles,
-    number_of_tiles,
     upload,
 )
 
@@ -160,13 +158,9 @@ class Call:
             self.device, tuple(one.geometry for one in self.plan.large)
         )
 
-    def tiles(self, parts: Parts) -> tuple[int, Tensor]:
-        return number_of_tiles(parts), kept_tiles(self.device, parts)
-
-    def tiles_of(self, members: Iterable[Member]) -> tuple[int, Tensor]:
-        per_program = self.sizes.tile * self.sizes.steps
-        return self.tiles((per_program, tuple((self.place[id(member)], member.geometry.blocks)
-                                              for member in members)))  # fmt: skip
+    def tiles_of(self, members: Iterable[Member]) -> Tensor:
+        parts = tuple((self.place[id(member)], member.geometry.blocks) for member in members)
+        return kept_tiles(self.device, (self.sizes.tile * self.sizes.steps, parts))
 
     # --- cuts ------------------------------------------------------------------------------------
 
@@ -187,11 +181,12 @@ class Call:
         digits = digits_of(kind)
         passes = [(0, 1, True)] if kind.past else []
         passes += [(shift, bits, False) for shift, bits in digits]
+        by_kind = grouped(members, lambda member: member.kind)
+        parts = [(constants(of), self.tiles_of(some)) for of, some in by_kind.items()]
         for shift, bits, of_past in passes:
-            for of, some in grouped(members, lambda member: member.kind).items():
-                programs, tiles = self.tiles_of(some)
-                launch(selection.count, programs, self.table, self.geometries, tiles, counts, shift,
-                       **constants(of), OF_PAST=of_past, BINS=1 << bits, TILE=self.sizes.tile,
+            for options, tiles in parts:
+                launch(selection.count, len(tiles), self.table, self.geometries, tiles, counts,
+                       shift, **options, OF_PAST=of_past, BINS=1 << bits, TILE=self.sizes.tile,
                        STEPS=self.sizes.steps)  # fmt: skip
             is_last = (shift, bits) == digits[-1] and not of_past
             launch(selection.decide, number, self.table, self.selections, counts, first, shift,
@@ -203,13 +198,13 @@ class Call:
     def write(self) -> None:
         by_kind = grouped(self.members, lambda m: (m.kind, m.cuts, m.within))
         for (kind, cuts, within), some in by_kind.items():
-            programs, tiles = self.tiles_of(some)
-            tied = torch.empty(programs, dtype=torch.int32, device=self.device)
+            tiles = self.tiles_of(some)
+            tied = torch.empty(len(tiles), dtype=torch.int32, device=self.device)
             sizes = {"TILE": self.sizes.tile, "STEPS": self.sizes.steps}
-            launch(writing.write, programs, self.table, self.geometries, tiles, tied,
+            launch(writing.write, len(tiles), self.table, self.geometries, tiles, tied,
                    **constants(kind), CUTS=cuts, WITHIN=within, **sizes)  # fmt: skip
             if cuts:
-                launch(writing.keep_late_ties, programs, self.table, self.geometries, tiles, tied,
+                launch(writing.keep_late_ties, len(tiles), self.table, self.geometries, tiles, tied,
                        **constants(kind), **sizes)  # fmt: skip
 
     # --- large blocks ----------------------------------------------------------------------------
@@ -235,10 +230,11 @@ class Call:
     def launch_large(self, kernel: Any, kind: Kind, some: list[Large], per_program: int,
                      items: Callable[[Large], int], **sizes: Any) -> None:  # fmt: skip
         parts = tuple((self.large_place[id(one)], items(one)) for one in some)
-        programs, tiles = self.tiles((per_program, parts))
+        tiles = kept_tiles(self.device, (per_program, parts))
         options = constants(kind)
         del options["SINGLE"]
-        launch(kernel, programs, self.large_table, self.large_geometries, tiles, **options, **sizes)
+        launch(kernel, len(tiles), self.large_table, self.large_geometries, tiles, **options,
+               **sizes)  # fmt: skip
 
 
 def constants(kind: Kind) -> dict[str, Any]:

@@ -26,10 +26,6 @@ def upload(numbers: Iterable[int], dtype: torch.dtype, device: torch.device) -> 
     return torch.tensor(list(numbers), dtype=dtype, pin_memory=True).to(device, non_blocking=True)
 
 
-def number_of_tiles(parts: Parts) -> int:
-    return sum(-(-items // parts[0]) for _, items in parts[1])
-
-
 def stream_of(device: torch.device) -> int:
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
@@ -59,4 +55,4 @@ def _tiles(device: torch.device, stream: int, parts: Parts) -> Tensor:
         for tile in range(-(-items // parts[0]))
         for number in (member, tile)
     ]
-    return upload(numbers, torch.int32, device)
+    return upload(numbers, torch.int32, device).view(-1, 2)
