@@ -17,10 +17,10 @@ ALL = [selection.count, writing.write, writing.keep_late_ties, large.score, larg
 POINTERS = {"members": "*i64", "geometry": "*i64", "selections": "*i64"}
 
 
-def ptx_of(kernel, target, **constants):
+def ptx_of(kernel, target, counts="*i32", **constants):
     names = kernel.arg_names
     constants = {name: value for name, value in constants.items() if name in names}
-    kinds = {**dict.fromkeys(("first", "shift"), "i32"), **POINTERS}
+    kinds = {"first": "i32", "shift": "i32", "counts": counts, **POINTERS}
     signature = {
         name: "constexpr" if name in constants else kinds.get(name, "*i32") for name in names
     }
@@ -30,9 +30,9 @@ def ptx_of(kernel, target, **constants):
     return triton.compile(source, target=GPUTarget("cuda", target, 32), options=options).asm["ptx"]
 
 
-def kind(dtype, norm, place):
+def kind(dtype, norm, single, place):
     return {
-        "DTYPE": dtype, "NORM": norm, "BITS": 64 if dtype == "float64" else 32, "SINGLE": False,
+        "DTYPE": dtype, "NORM": norm, "BITS": 64 if "64" in dtype else 32, "SINGLE": single,
         "FLAT": place == 0, "MERGED": place < 2, "INDEX": tl.int64 if place == 2 else tl.int32,
         "PAST": place == 2, "CUTS": True, "WITHIN": True, "OF_PAST": False, "BINS": 512,
         "TILE": 1024, "STEPS": 16,
@@ -40,14 +40,14 @@ def kind(dtype, norm, place):
 
 
 def report(kernels, kinds, targets):
-    """[kernel, target, dtype, norm, arithmetic on floats, whether anything flushes denormals]."""
+    """[kernel, target, kind, its arithmetic on floats, whether anything flushes denormals]."""
     arithmetic = r"\b(?:add|sub|mul|div|fma|mad|rcp|sqrt)(?:\.[a-z]+)*\.f(?:16|32|64)\b"
     for kernel in kernels:
         for target in targets:
-            for dtype, norm, place in kinds:
-                ptx = ptx_of(kernel, target, **kind(dtype, norm, place))
+            for one in kinds:
+                ptx = ptx_of(kernel, target, **kind(*one))
                 found = sorted(set(re.findall(arithmetic, ptx)))
-                print(json.dumps([kernel.__name__, target, dtype, norm, found, ".ftz" in ptx]))
+                print(json.dumps([kernel.__name__, target, one, found, ".ftz" in ptx]))
 
 
 def barriers_before_the_first_store(bins):

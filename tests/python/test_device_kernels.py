@@ -105,7 +105,7 @@ def check_cases(seed, n, is_chosen):
 
 
 def test_random_cases():
-    check_cases(25, 100, is_light)
+    check_cases(25, 80, is_light)
 
 
 @pytest.mark.full
@@ -116,7 +116,7 @@ def test_more_random_cases(seed):
 
 def test_indices_of_64_bits(monkeypatch):
     monkeypatch.setattr(plan, "NARROW_MAX", 0)
-    check_cases(27, 10, is_light)
+    check_cases(27, 6, is_light)
 
 
 def numbers(*shape, seed=0):
@@ -146,7 +146,7 @@ def test_ties_in_many_tiles(level, dtype, rng):
 
 def test_a_histogram_counts_what_few_keys_need_not():
     scores = torch.cat([torch.arange(1.0, 1.5, 0.01), numbers(400)])
-    for level in (0.1, 0.5, 0.75, 0.9):
+    for level in (0.5, 0.9):
         check(scores, level=level)
 
 
@@ -164,16 +164,18 @@ def test_nans_of_all_bits_are_one_key_above_infinity():
     [((1, 4), 2), ((2, 3), 4), ((1, 1), 1), ((1, -1), None), ((-1, 1), 2), ((-1, -1), 7)],
 )
 def test_all_blocks_pruned_need_no_selection(block, zeros, sizes):
-    scores = numbers(3, 6)
+    scores = numbers(2, 5)
     assert "count" not in launches([job_of(scores, 1.0, block, zeros)], sizes=sizes)
     check(scores, level=1.0, block=block, zeros=zeros, sizes=sizes)
 
 
 def test_axes_that_do_not_merge_are_copied():
-    scores = numbers(3, 2, 3, 2, 2, 3).permute(3, 5, 1, 0, 4, 2)[:, ::2]
-    job = job_of(scores, 0.5, (1, 3))
+    scores = numbers(2, 2, 3, 2, 2, 3).permute(3, 5, 1, 0, 4, 2)[:, ::2]
+    job = job_of(scores.detach().requires_grad_(), 0.5, (1, 3))
     assert len(geometry_of(job).columns) > 3
-    (mask,) = masks_of([job])
+    with torch.device("meta"):  # a default device is of no account
+        (mask,) = masks_of([job])
+    assert not mask.requires_grad
     assert torch.equal(mask, core_mask(scores, 0.5, (1, 3)))
 
 
@@ -209,11 +211,16 @@ def test_pools_that_need_doubles_are_refused_before_anything_is_computed():
             kernels.compute(jobs, [refused])
 
 
-def test_a_graph_that_is_captured_is_refused(monkeypatch):
+def test_devices_that_kernels_cannot_read_are_refused(monkeypatch):
+    for is_interpreted, device, other in ((True, "cpu", "cuda"), (False, "cuda", "cpu")):
+        monkeypatch.setattr(route, "IS_INTERPRETED", is_interpreted)
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+        route.refuse(torch.device(device))
+        with pytest.raises(RuntimeError, match=f"tensors on {device}, got some on {other};"):
+            route.refuse(torch.device(other))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    route.refuse_capture(torch.device("cpu"))
     with pytest.raises(RuntimeError, match="while a CUDA graph is captured"):
-        route.refuse_capture(torch.device("cuda"))
+        route.refuse(torch.device("cuda"))
 
 
 # --- launches and memory -------------------------------------------------------------------------
@@ -333,10 +340,10 @@ def test_digits_cover_all_bits():
 def check_ptx(lines):
     """What a kernel does with floats rounds to nearest, each step by itself; denormals stay."""
     for line in lines.splitlines():
-        kernel, target, dtype, norm, found, flushes = json.loads(line)
+        kernel, target, (dtype, norm, single, _), found, flushes = json.loads(line)
         kind = "f64" if dtype == "float64" else "f32"
         expected = {f"mul.rn.{kind}"} if norm == "L2" else set()
-        if kernel != "select_within":
+        if kernel == "score" or (kernel != "select_within" and not single):
             expected |= {f"add.rn.{kind}", f"div.rn.{kind}"}
         assert (set(found), flushes) == (expected, False), (kernel, target, dtype, norm)
 
@@ -344,7 +351,7 @@ def check_ptx(lines):
 def test_ptx_rounds_each_operation_and_flushes_nothing(run_python):
     script = """
 from kernel_ptx import *
-report(COUNT, [("float32", "L2", 1)], [80, 90])
+report(COUNT, [("float32", "L2", False, 1)], [80, 90])
 print(*map(barriers_before_the_first_store, (2, 512)))
 """
     *lines, barriers = run_python(script, TRITON_INTERPRET="0").splitlines()
@@ -356,6 +363,25 @@ print(*map(barriers_before_the_first_store, (2, 512)))
 @pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_ptx_of_all_kernels(run_python, dtype):
-    kinds = [(dtype, norm, place) for norm, place in (("L1", 0), ("L2", 1), ("none", 2))]
+    kinds = [
+        ("L1", False, 0),
+        ("L2", False, 1),
+        ("none", False, 2),
+        ("L1", True, 0),
+        ("L2", True, 2),
+    ]
+    kinds = [(dtype, *kind) for kind in kinds]
     script = f"from kernel_ptx import *; report(ALL, {kinds}, [80, 90])"
     check_ptx(run_python(script, TRITON_INTERPRET="0", timeout=500))
+
+
+@pytest.mark.full
+def test_kernels_compile_for_keys_and_for_counts_of_64_bits(run_python):
+    script = """
+from kernel_ptx import *
+for dtype in ("key32", "key64"):
+    for kernel in ALL[:3] + [selection.decide]:
+        constants = kind(dtype, "none", True, 2) | dict(LAST=True, AGAIN=True, LOWEST=-(1 << 63))
+        assert ".f32" not in ptx_of(kernel, 90, counts="*i64", **constants)
+"""
+    run_python(script, TRITON_INTERPRET="0")

@@ -187,12 +187,12 @@ class Planner:
         self.sizes = sizes
         self.plan = Plan()
 
-    def add(self, job: Job, out: Tensor, in_pool: bool) -> Member | None:
+    def add(self, job: Job, out: Tensor, in_pool: bool, loses: bool) -> Member | None:
         """The member that finds its cut, if there is one to be found."""
         geometry = geometry_of(job)
         is_selected = in_pool or 0 < job.pruned < geometry.blocks
         whole = geometry.zeros == geometry.block_size
-        if geometry.zeros == 0 or (job.pruned == 0 and not in_pool):
+        if geometry.zeros == 0 or not loses:
             self.plan.without_cut.append(constant(job, out, keeps=True))
             return None
         if not is_selected and whole:
@@ -261,7 +261,7 @@ def plan_of(jobs: Sequence[Job], outs: Sequence[Tensor], pools: Sequence[Pool],
     pooled = {i for pool in pools for i in pool.jobs}
     for i, job in enumerate(jobs):
         if i not in pooled and job.scores.numel() > 0:
-            member = planner.add(job, outs[i], in_pool=False)
+            member = planner.add(job, outs[i], in_pool=False, loses=job.pruned > 0)
             if member is not None:
                 planner.select([member], job.pruned)
     for pool in pools:
@@ -272,8 +272,8 @@ def plan_of(jobs: Sequence[Job], outs: Sequence[Tensor], pools: Sequence[Pool],
         ):
             if jobs[i].scores.numel() == 0:
                 continue
-            member = planner.add(jobs[i], outs[i], in_pool=True)
-            if member is None:  # it has no zeros, and so no weight
+            member = planner.add(jobs[i], outs[i], in_pool=weight > 0, loses=weight > 0)
+            if member is None:
                 continue
             member.weight, member.least, member.most = weight, least, most
             members.append(member)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 import triton.language as tl
 from torch import Tensor
+from triton.runtime import JITFunction
 
 from datasparse.torch.device.job import Job, Pool
 from datasparse.torch.device.kernels import fields, large, selection, writing
@@ -31,6 +32,7 @@ from datasparse.torch.device.kernels.tables import (
 )
 
 BINS = fields.BINS.value
+IS_INTERPRETED = not isinstance(selection.count, JITFunction)
 T = TypeVar("T", Member, Large)
 
 
@@ -41,8 +43,8 @@ def compute_masks(
     if not jobs:
         return []
     device = jobs[0].scores.device
-    with on(device):
-        refuse_capture(device)
+    with on(device), torch.no_grad():
+        refuse(device)
         taken = [as_matrix(job) for job in jobs]
         matrices = [job for job, _ in taken]
         masks = [torch.empty_like(job.mask, memory_format=torch.contiguous_format)
@@ -61,8 +63,14 @@ def on(device: torch.device) -> AbstractContextManager[Any]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def refuse_capture(device: torch.device) -> None:
-    """RuntimeError within a CUDA graph that is being recorded."""
+def refuse(device: torch.device) -> None:
+    """RuntimeError where kernels would read what is not there."""
+    if device.type != ("cpu" if IS_INTERPRETED else "cuda"):
+        raise RuntimeError(
+            f"Triton {'interprets' if IS_INTERPRETED else 'compiles'} kernels, which takes tensors "
+            f"on {'cpu' if IS_INTERPRETED else 'cuda'}, got some on {device}; compute their masks "
+            "by plain operations, or set TRITON_INTERPRET before Triton is imported"
+        )
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
             "masks must not be computed while a CUDA graph is captured: its replay would read the "
@@ -214,7 +222,7 @@ class Call:
         for kind, some in grouped(selected, lambda one: one.kind).items():
             size = self.sizes.score_tile
             self.launch_large(large.score, kind, some, size, lambda one: one.geometry.blocks,
-                              TILE=size)  # fmt: skip
+                              TILE=size, num_warps=1)  # fmt: skip
 
     def write_large_blocks(self) -> None:
         by_kind = grouped(self.plan.large, lambda one: (one.kind, one.within))

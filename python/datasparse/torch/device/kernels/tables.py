@@ -22,8 +22,9 @@ def upload(numbers: Iterable[int], dtype: torch.dtype, device: torch.device) -> 
     go by one such copy. As arguments of kernels they would bound the tensors of a launch.
     """
     if device.type == "cpu":
-        return torch.tensor(list(numbers), dtype=dtype)
-    return torch.tensor(list(numbers), dtype=dtype, pin_memory=True).to(device, non_blocking=True)
+        return torch.tensor(list(numbers), dtype=dtype, device="cpu")
+    host = torch.tensor(list(numbers), dtype=dtype, device="cpu", pin_memory=True)
+    return host.to(device, non_blocking=True)
 
 
 def stream_of(device: torch.device) -> int:
