@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -185,9 +186,19 @@ def plan(options: argparse.Namespace) -> int:
     return 0
 
 
+def _devices() -> str:
+    """How masks of tensors on devices of torch are computed. Imports nothing for it."""
+    if importlib.util.find_spec("torch") is None:
+        return "none: torch is not installed"
+    choice = os.environ.get("DATASPARSE_DEVICE_ROUTE", "auto")
+    has_triton = importlib.util.find_spec("triton") is not None and choice != "operations"
+    how = "Triton kernels on CUDA, plain operations elsewhere" if has_triton else "plain operations"
+    return f"{how} (DATASPARSE_DEVICE_ROUTE={choice})"
+
+
 def info(_: argparse.Namespace) -> int:
     """Print what this build is and what it runs on, one aligned line per fact."""
-    facts = datasparse.runtime_info()
+    facts = datasparse.runtime_info() | {"devices": _devices()}
     width = max(map(len, facts))
     for name, value in facts.items():
         print(f"{name:<{width}}  {value}")
