@@ -84,9 +84,10 @@ def run(options: Options) -> Iterator[Row]:
         case = f"{GROUPS} tensors of {len(shapes)} sizes, {elements} Mi in all, (1,1) at 0.5"
         yield from count_rows(place, case, tensors, Case((1, 1), 0.5), goals)
         yield from step_rows(place, case, tensors, options.rounds)
-    rows = max(2, min(COLUMNS, options.largest // COLUMNS))
-    wide = [torch.randn(rows, COLUMNS, generator=torch.Generator().manual_seed(1)).to(place.name)]
+    columns = min(COLUMNS, options.largest // 16)
+    rows = min(COLUMNS, options.largest // columns)
+    wide = [torch.randn(rows, columns, generator=torch.Generator().manual_seed(1)).to(place.name)]
     for level, goals in ((0.5, {"triton": 12}), (1.0, {"operations": 200, "triton": 12})):
-        rule = Case((1, COLUMNS), level, zeros_per_block=None if level < 1 else COLUMNS // 2)
-        name = f"{rows}x{COLUMNS}, a row a block, {level}"
+        rule = Case((1, columns), level, zeros_per_block=None if level < 1 else columns // 2)
+        name = f"{rows}x{columns}, a row a block, {level}"
         yield from count_rows(place, name, wide, rule, goals)
