@@ -179,6 +179,13 @@ def test_axes_that_do_not_merge_are_copied():
     assert torch.equal(mask, core_mask(scores, 0.5, (1, 3)))
 
 
+def test_an_order_that_does_not_matter_still_cuts_blocks_off():
+    scores = torch.tensor([[3.0, 1.0, 2.0, 5.0, 4.0]])
+    job = job_of(scores, 0.4, (1, 2), 1, order=(1, 0))  # of 5 rows, and so of single elements
+    (mask,) = masks_of([replace(job, pruned=2)])
+    assert mask.tolist() == [[True, False, False, True, True]]
+
+
 def test_no_jobs_no_elements():
     assert masks_of([]) == []
     (mask,) = masks_of([job_of(torch.empty(0, 3))])
