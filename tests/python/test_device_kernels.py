@@ -300,6 +300,17 @@ def test_groups_at_different_levels_are_one_batch():
         assert torch.equal(mask, core_mask(job.scores, level))
 
 
+def test_kinds_share_what_is_sent_and_the_counts():
+    dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+    jobs = [job_of(torch.ones(50, dtype=dtype)) for dtype in dtypes]
+    memory = []
+    launches(jobs)
+    names = launches(jobs, memory=memory)
+    assert names.count("zeros") == names.count("copy") == 1
+    assert len(names) == 2 + 2 * 3 + 2 * 6 + 3 * 2 + 2 * 4  # 16 bits decide together
+    assert memory[0] < len(jobs) * 9000
+
+
 def test_tables_of_shapes_are_sent_once(monkeypatch):
     sent = []
     upload = tables.upload
