@@ -355,6 +355,13 @@ class Regrowth {
     const Pruning& pruning = one.drop->plan.pruning;
     const bool has_blocks = pruning.height * pruning.width > 1;
     const bool draws = one.move().draws, any_kept_zeros = job.kept_zeros != nullptr;
+    const auto begin_with_blocks = [&] {
+      return begin_blocks(table_, one.drop->plan.grid(), one.marks, draws, any_kept_zeros, lanes);
+    };
+    if (has_blocks && !any_kept_zeros) {
+      one.counts = begin_with_blocks();
+      return;
+    }
     std::atomic<std::int64_t> active{0}, dead{0};
     // Hardly ever, once a mask is N:M: so it is worth a look at bytes that are in the cache.
     const bool looks = one.is_within && !draws && has_blocks_in_pieces(one.fill->plan.pruning);
@@ -370,10 +377,7 @@ class Regrowth {
                            if (looks && exceeds_within(*one.fill, begin, n)) exceeds.store(true);
                          });
     one.may_exceed = exceeds;
-    one.counts = {active, dead};
-    if (!has_blocks) return;
-    one.counts =
-        begin_blocks(table_, one.drop->plan.grid(), one.marks, draws, any_kept_zeros, lanes);
+    one.counts = has_blocks ? begin_with_blocks() : MoveCounts{active, dead};
   }
 
   /// Whether no block lies in two pieces.

@@ -180,9 +180,9 @@ MoveCounts begin_blocks(const Kernels& table, const Grid& grid, std::uint8_t* st
         if (any_kept_zeros) {
           moving::look_at_row({active, dead}, row(r), elements.columns, grid.width);
         } else {
+          ones += begin_elements(table, row(r), nullptr, elements.columns, draws).active;
           past::and_row(active, row(r), elements.columns, grid.width);
         }
-        ones += elements.columns - table.count_zeros(row(r), elements.columns);
       }
       if (!any_kept_zeros && !draws) {
         const std::int64_t own = band.width - table.count_zeros(active, band.width);

@@ -49,8 +49,8 @@ struct MoveCounts {
 /// the mask.
 MoveCounts begin_elements(const Kernels& table, std::uint8_t* states,
                           const std::uint8_t* kept_zeros, std::int64_t n, bool draws) noexcept;
-/// The same where blocks are larger, of a whole matrix whose bytes follow each other, 1 where kept
-/// and `stays` where a zero is kept.
+/// The same where blocks are larger, of a whole matrix whose bytes follow each other; or, where
+/// zeros are kept, from what begin_elements() has made of it.
 MoveCounts begin_blocks(const Kernels& table, const Grid& grid, std::uint8_t* states, bool draws,
                         bool any_kept_zeros, int threads) noexcept;
 
