@@ -55,7 +55,7 @@ def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor]:
     most = max(BATCH_LEAST, *(job.scores.numel() for job in jobs))
     alone, pooled = _batches(jobs, pools, device, most)
     masks: list[Tensor | None] = [None] * len(jobs)
-    with torch.inference_mode(False), torch.no_grad(), exact_arithmetic(device):
+    with torch.inference_mode(False), exact_arithmetic(device):
         for kind, batch in alone:
             batch.deliver(_keep(kind, batch), masks)
         for pool, members in zip(pools, pooled, strict=True):
