@@ -207,8 +207,14 @@ py::object get_mask(const SelfSparsifier& self, const std::string& name) {
 }
 
 py::object get_array(const SelfSparsifier& self, const std::string& name, const std::string& key) {
-  const auto array = without_gil([&] { return GroupArrays(*self).get(name, key); });
-  return array ? py::object(to_numpy(*array)) : py::none();
+  auto array = without_gil([&] { return GroupArrays(*self).get(name, key); });
+  if (!array) return py::none();
+  datasparse::Device& device = source_and_mask(self, name).second.device();
+  if (&device == &datasparse::cpu() || array->shape().size() == 0) return to_numpy(*array);
+  const bool was_there = array->remote() != nullptr;
+  const py::object tensor = to_tensor(*array, device);
+  if (!was_there) without_gil([&] { GroupArrays(*self).set(name, key, *array); });
+  return tensor;
 }
 
 void set_array(const SelfSparsifier& self, const std::string& name, const std::string& key,
@@ -336,8 +342,7 @@ void set_full_state(const SelfSparsifier& self, const py::tuple& full_state) {
 }  // namespace
 
 void follow_moves(const BaseDataSparsifier& sparsifier) {
-  auto* const side =
-      dynamic_cast<PySparsifierSide*>(const_cast<BaseDataSparsifier*>(&sparsifier));
+  auto* const side = dynamic_cast<PySparsifierSide*>(const_cast<BaseDataSparsifier*>(&sparsifier));
   const auto moves = without_gil([&] { return GroupTable(sparsifier).moves(); });
   if (side == nullptr || side->moves_seen == moves) return;
   side->moves_seen = moves;
@@ -539,12 +544,13 @@ the mask.)")
       .def("get_array", &get_array, py::arg("name"), py::arg("key"),
            R"(An array that a group keeps under a key, or None: read-only, without a copy.
 
-It stays as it is: set_array() puts another one in its place, and what sums up copies it first.)")
+A NumPy array; for a group on a device of torch a tensor there, unless it has no axes. It stays as it is, and
+nobody may write to it: set_array() puts another one in its place, and what sums up copies it first.)")
       .def("set_array", &set_array, py::arg("name"), py::arg("key"), py::arg("array"),
-           R"(Keep a copy of a NumPy array beside a group's state, or, with None, drop it.
+           R"(Keep a copy of an array beside a group's state, or, with None, drop it.
 
 key: letters, digits and '_'.
-array: uint8, int64, float32 or float64, of any shape.
+array: of NumPy, or a tensor on a device, which stays there; uint8, int64, float32 or float64, of any shape.
 
 Arrays are saved, copied and loaded with the masks, as bytes with dtype and shape, and dropped with the group.
 They may be set from inside an override; if the step fails, those from before are back.

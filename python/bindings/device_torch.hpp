@@ -30,6 +30,7 @@ class TorchDevice final : public datasparse::Device {
   static const pybind11::object& tensor_of(const datasparse::Mask& mask);
 
   std::string name() const override { return name_; }
+  const pybind11::object& device() const noexcept { return device_; }
   std::vector<Content> compute(
       const std::vector<datasparse::JobOf<datasparse::BlockSpec>>& jobs) override;
   void zero(const std::vector<Zeroing>& some) override;

@@ -4,19 +4,77 @@
 
 #include <cstring>
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include "datasparse/error.hpp"
+#include "device_torch.hpp"
+#include "gil.hpp"
 #include "self.hpp"
 #include "state.hpp"
+#include "torch.hpp"
 
 namespace py = pybind11;
 using datasparse::KeptArray;
 
 namespace {
 
+constexpr KeptArray::Type types[] = {KeptArray::Type::uint8, KeptArray::Type::int64,
+                                     KeptArray::Type::float32, KeptArray::Type::float64};
+
 py::dtype dtype_of(KeptArray::Type type) { return py::dtype(name_of(type)); }
 
+/// A tensor on a device of torch.
+class TorchArray final : public datasparse::RemoteArray {
+ public:
+  explicit TorchArray(py::object of) : tensor_(std::move(of)) {}
+  ~TorchArray() override {
+    let_go([this] { tensor_ = py::object(); });
+    tensor_.release();  // after the interpreter's end, nobody can let it go
+  }
+
+  void read(std::uint8_t* bytes) const override {
+    const AcquiredGil gil;
+    const py::array here = tensor_.attr("cpu")().attr("numpy")();
+    std::memcpy(bytes, here.data(), static_cast<std::size_t>(here.nbytes()));
+  }
+  const py::object& tensor() const noexcept { return tensor_; }
+
+ private:
+  py::object tensor_;
+};
+
+/// A contiguous tensor on a device, which becomes the array's own; nothing for other dtypes.
+std::optional<KeptArray> kept_there(const py::object& tensor) {
+  const std::string name = py::str(tensor.attr("dtype"));
+  datasparse::Axes shape;
+  for (const auto length : tensor.attr("shape")) shape.push_back(length.cast<std::int64_t>());
+  for (const auto type : types) {
+    if (name != std::string("torch.") + name_of(type)) continue;
+    return KeptArray(type, shape, std::make_shared<TorchArray>(tensor));
+  }
+  return std::nullopt;
+}
+
+bool is_on_device(const py::object& object) {
+  const auto* const torch = Torch::if_imported();
+  return torch != nullptr && torch->is_tensor(object) && !py::cast<bool>(object.attr("is_cpu"));
+}
+
 }  // namespace
+
+py::object to_tensor(KeptArray& array, datasparse::Device& device) {
+  const auto& place = dynamic_cast<TorchDevice&>(device).device();
+  const auto* const there = dynamic_cast<const TorchArray*>(array.remote());
+  if (there != nullptr && py::object(there->tensor().attr("device")).equal(place)) {
+    return there->tensor();
+  }
+  const py::object torch = py::module_::import("torch");
+  const py::object here = to_numpy(array).attr("copy")();
+  py::object tensor = torch.attr("from_numpy")(here).attr("to")(place);
+  array = *kept_there(tensor);
+  return tensor;
+}
 
 py::array to_numpy(const KeptArray& array) {
   // The array in the capsule shares the memory: whoever writes to the group's copies it first.
@@ -31,10 +89,14 @@ py::array to_numpy(const KeptArray& array) {
 }
 
 KeptArray to_kept_array(const py::object& array, const std::string& what) {
+  if (is_on_device(array)) {
+    const py::object copy = array.attr("detach")().attr("clone")(
+        py::arg("memory_format") = py::module_::import("torch").attr("contiguous_format"));
+    if (auto kept = kept_there(copy)) return *kept;
+  }
   if (py::isinstance<py::array>(array)) {
     const auto given = py::reinterpret_borrow<py::array>(array);
-    for (const auto type : {KeptArray::Type::uint8, KeptArray::Type::int64,
-                            KeptArray::Type::float32, KeptArray::Type::float64}) {
+    for (const auto type : types) {
       if (!given.dtype().equal(dtype_of(type))) continue;
       datasparse::Axes shape;
       for (py::ssize_t axis = 0; axis < given.ndim(); ++axis) shape.push_back(given.shape(axis));
@@ -47,6 +109,7 @@ KeptArray to_kept_array(const py::object& array, const std::string& what) {
   }
   const bool has_dtype = py::hasattr(array, "dtype");
   throw datasparse::TypeError(
-      what + " must be a NumPy array of uint8, int64, float32 or float64, got " +
-      class_name(array) + (has_dtype ? " of " + std::string(py::str(array.attr("dtype"))) : ""));
+      what + " must be a NumPy array, or a tensor on a device, of uint8, int64, float32 or " +
+      "float64, got " + class_name(array) +
+      (has_dtype ? " of " + std::string(py::str(array.attr("dtype"))) : ""));
 }

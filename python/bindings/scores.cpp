@@ -25,31 +25,50 @@ namespace {
 
 using SelfSparsifier = Self<BaseDataSparsifier>;
 
+constexpr std::array<std::pair<const char*, ScoreTerm>, 7> terms{
+    {{"gradient", ScoreTerm::gradient},
+     {"abs_gradient", ScoreTerm::abs_gradient},
+     {"square_gradient", ScoreTerm::square_gradient},
+     {"product", ScoreTerm::product},
+     {"abs_product", ScoreTerm::abs_product},
+     {"square_product", ScoreTerm::square_product},
+     {"weighted_square", ScoreTerm::weighted_square}}};
+
 ScoreTerm to_term(const std::string& name) {
-  constexpr std::array<std::pair<const char*, ScoreTerm>, 7> terms{
-      {{"gradient", ScoreTerm::gradient},
-       {"abs_gradient", ScoreTerm::abs_gradient},
-       {"square_gradient", ScoreTerm::square_gradient},
-       {"product", ScoreTerm::product},
-       {"abs_product", ScoreTerm::abs_product},
-       {"square_product", ScoreTerm::square_product},
-       {"weighted_square", ScoreTerm::weighted_square}}};
   for (const auto& [known, term] : terms) {
     if (name == known) return term;
   }
   throw ValueError("no term of a score is called '" + name + "'");
 }
 
+const char* to_name(ScoreTerm of) {
+  for (const auto& [known, term] : terms) {
+    if (of == term) return known;
+  }
+  return "";
+}
+
+py::object device_function(const char* name) {
+  return py::module_::import("datasparse.torch.device").attr(name);
+}
+
 /// scale · term of each element, as a new array.
-py::array score_terms(const std::string& term, const py::object& weight, const py::object& gradient,
-                      double scale) {
+py::object score_terms(const std::string& term, const py::object& weight,
+                       const py::object& gradient, double scale) {
   const auto kind = to_term(term);
   const auto weights = make_source(weight, "weight", nullptr);
   const auto gradients = make_source(gradient, "gradient", nullptr);
-  const PinHere w(*weights, "weight", "for its score"), g(*gradients, "gradient", "for a score");
+  const datasparse::Pin w(*weights), g(*gradients);
+  if (&weights->device() != &gradients->device()) {
+    throw datasparse::TypeError("gradient must be on the device of the weight, " +
+                                weights->device().name() + ", got " + gradients->device().name());
+  }
   if (w.view().shape() != g.view().shape()) {
     throw ValueError("gradient must have the shape of the weight, " + to_string(w.view().shape()) +
                      ", got " + to_string(g.view().shape()));
+  }
+  if (&weights->device() != &datasparse::cpu()) {
+    return device_function("score_terms")(term, weights->array(), gradients->array(), scale);
   }
   datasparse::KeptArray result(datasparse::sums_type(w.view().dtype()), w.view().shape());
   without_gil([&] { add_score_terms(kind, scale, w.view(), g.view(), result); });
@@ -75,6 +94,52 @@ void refuse_inside(const SelfSparsifier& self, const char* call) {
       std::string(call) + " must not be called from inside an override of the same sparsifier");
 }
 
+/// What samples make of the sums of groups on devices of torch: computed first, and kept when those
+/// of the CPU are added, since that fails before the first or not at all.
+class DeviceSums {
+ public:
+  /// Takes those on devices out of the samples. ValueError and TypeError as of ScoreSums::add().
+  DeviceSums(const SelfSparsifier& self, const ScoreRecipe::Fused& fused, double decay,
+             std::vector<datasparse::ScoreSums::Sample>& samples)
+      : self_(self) {
+    py::list names, weights, gradients, before;
+    const auto is_there = [&](const datasparse::ScoreSums::Sample& sample) {
+      const auto row = without_gil([&] { return datasparse::GroupTable(*self).row(sample.name); });
+      if (row.mask.there() == nullptr) return false;
+      const auto source = std::dynamic_pointer_cast<PySource>(row.source);
+      const auto gradient = std::dynamic_pointer_cast<PySource>(sample.gradient);
+      names.append(sample.name);
+      weights.append(source->array_for_override());
+      gradients.append(gradient->array_for_override());
+      before.append(self.handle().attr("get_array")(sample.name, datasparse::ScoreSums::sums));
+      const py::object count =
+          self.handle().attr("get_array")(sample.name, datasparse::ScoreSums::samples);
+      counts_.append(count.is_none() ? py::int_(0) : py::int_(count));
+      return true;
+    };
+    samples.erase(std::remove_if(samples.begin(), samples.end(), is_there), samples.end());
+    if (names.empty()) return;
+    names_ = names;
+    sums_ = call_python(
+        device_function("add_samples"),
+        py::make_tuple(to_name(fused.term), fused.scale, decay, names, weights, gradients, before));
+  }
+  void keep() const {
+    const py::object int64 = py::module_::import("numpy").attr("int64");
+    const py::object asarray = py::module_::import("numpy").attr("asarray");
+    for (std::size_t i = 0; i < names_.size(); ++i) {
+      const py::object set = self_.handle().attr("set_array");
+      set(names_[i], datasparse::ScoreSums::sums, sums_[i]);
+      set(names_[i], datasparse::ScoreSums::samples,
+          asarray(py::int_(counts_[i]) + py::int_(1), int64));
+    }
+  }
+
+ private:
+  const SelfSparsifier& self_;
+  py::list names_, counts_, sums_;
+};
+
 void accumulate(const SelfSparsifier& self) {
   auto& side = side_of(self);
   refuse_inside(self, "accumulate()");
@@ -95,8 +160,10 @@ void accumulate(const SelfSparsifier& self) {
     samples.push_back({name, std::move(gradient)});
   }
   const auto fused = recipe->fused.value_or(ScoreRecipe::Fused{ScoreTerm::gradient, 1.0});
+  const DeviceSums there(self, fused, recipe->decay, samples);
   without_gil(
       [&] { datasparse::ScoreSums(*self).add(fused.term, fused.scale, samples, recipe->decay); });
+  there.keep();
   side.gradients.clear();
 }
 

@@ -192,7 +192,10 @@ class Random(Score):
         key = int.from_bytes(hashlib.sha256(text).digest()[:16], "little")
         # NumPy promises the bits of its bit generators, and of nothing that is made of them.
         bits: Any = np.random.Philox(key=key).random_raw(math.prod(shape))
-        return ((bits >> np.uint64(11)) * 2.0**-53).reshape(shape)
+        scores = ((bits >> np.uint64(11)) * 2.0**-53).reshape(shape)
+        if getattr(data, "is_cpu", True):
+            return scores
+        return data.new_empty(0).double().new_tensor(scores)  # a tensor's, where it is
 
 
 # --- those that need gradients --------------------------------------------------------------------
@@ -312,11 +315,14 @@ class Wanda(Score):
             )
         shape = tuple(data.shape)
         try:
-            norms = np.broadcast_to(np.sqrt(squares), shape)
-        except ValueError:
+            if isinstance(squares, np.ndarray):
+                norms = np.broadcast_to(np.sqrt(squares), shape)
+            else:  # of torch, on a device
+                norms = squares.sqrt().broadcast_to(shape)
+        except (ValueError, RuntimeError):
             raise ValueError(
                 f"inputs of {name!r} must broadcast to the shape of its data, {shape}, got "
-                f"{squares.shape}: call reset_score(), and record them anew"
+                f"{tuple(squares.shape)}: call reset_score(), and record them anew"
             ) from None
         return _score_terms("abs_product", data, norms)
 

@@ -62,7 +62,29 @@ KeptArray::KeptArray(Type type, const Axes& shape, PackedBits bytes) : type_(typ
   bytes_ = std::make_shared<PackedBits>(std::move(bytes));
 }
 
+KeptArray::KeptArray(Type type, const Axes& shape, std::shared_ptr<const RemoteArray> remote)
+    : type_(type), shape_(shape), remote_(std::move(remote)) {
+  bytes_of(type, shape);
+}
+
+RemoteArray::~RemoteArray() = default;
+
+std::size_t KeptArray::byte_count() const noexcept {
+  return static_cast<std::size_t>(element_count(shape_)) * item_size(type_);
+}
+
+const std::uint8_t* KeptArray::data() const {
+  if (bytes_ == nullptr && remote_ != nullptr) {
+    auto bytes = std::make_shared<PackedBits>(byte_count());
+    remote_->read(bytes->data());
+    bytes_ = std::move(bytes);
+  }
+  return bytes_ == nullptr ? nullptr : bytes_->data();
+}
+
 std::uint8_t* KeptArray::write() {
+  data();
+  remote_ = nullptr;
   if (bytes_ == nullptr) return nullptr;
   if (bytes_.use_count() > 1) {
     bytes_ = std::make_shared<PackedBits>(*bytes_);
@@ -73,7 +95,7 @@ std::uint8_t* KeptArray::write() {
   return bytes_->data();
 }
 
-bool operator==(const KeptArray& a, const KeptArray& b) noexcept {
+bool operator==(const KeptArray& a, const KeptArray& b) {
   return a.type_ == b.type_ && a.shape_ == b.shape_ && a.byte_count() == b.byte_count() &&
          (a.byte_count() == 0 || std::memcmp(a.data(), b.data(), a.byte_count()) == 0);
 }

@@ -66,12 +66,12 @@ class RecordedInputs:
             if not bool(torch.isfinite(more).all()):
                 raise ValueError(f"inputs of {name!r} must be finite, got infinite values or NaN")
             before = self._sparsifier.get_array(name, "inputs")
-            total = more.cpu().numpy()
+            total: Any = more.numpy() if more.is_cpu else more
             if before is not None:
                 if before.shape != total.shape:
                     raise ValueError(
-                        f"inputs of {name!r} were recorded in the shape {before.shape}, and are of "
-                        f"{total.shape} now: call reset_score() first"
+                        f"inputs of {name!r} were recorded in the shape {tuple(before.shape)}, and "
+                        f"are of {tuple(total.shape)} now: call reset_score() first"
                     )
                 total = before + total
             self._sparsifier.set_array(name, "inputs", total)

@@ -12,18 +12,20 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from . import memory, routes
+from . import memory, routes, sums
 from .job import Job, Pool
 
 __all__ = [
     "Job",
     "Pool",
+    "add_samples",
     "compute",
     "copy",
     "ones",
     "pack",
     "prune",
     "put",
+    "score_terms",
     "unpack",
     "zero",
     "zeros_in",
@@ -58,3 +60,5 @@ pack = _plainly(memory.pack)
 unpack = _plainly(memory.unpack)
 zero = _plainly(memory.zero)
 zeros_in = _plainly(memory.zeros_in)
+score_terms = _plainly(sums.score_terms)
+add_samples = _plainly(sums.add_samples)
