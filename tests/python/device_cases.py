@@ -305,6 +305,37 @@ def random_cases(seed, n):
         yield random_case(np.random.default_rng([seed, i]))
 
 
+def matrix_job(scores, block=(1, 1), level=0.5, zeros=None, norm="L1", **more):
+    """A job by itself, of a matrix: plain cases that a test writes down."""
+    down, across = (-(-n // b) for n, b in zip(scores.shape, block, strict=True))
+    return Job(
+        scores=scores,
+        mask=more.get("mask", torch.ones(scores.shape, dtype=torch.bool, device=scores.device)),
+        order=(),
+        block=block,
+        zeros=math.prod(block) if zeros is None else zeros,
+        pruned=round(level * down * across),
+        norm=norm,
+        monotone=more.get("monotone", False),
+        kept_zeros=more.get("kept_zeros"),
+    )
+
+
+def pool_of(jobs, share=0.5, normalize=False):
+    """All of them, blocks of one size."""
+    blocks = [math.prod(-(-n // b) for n, b in zip(j.scores.shape, j.block, strict=True))
+              for j in jobs]  # fmt: skip
+    ones = (1,) * len(jobs)
+    return Pool(
+        jobs=tuple(range(len(jobs))),
+        weights=ones,
+        least=(0,) * len(jobs),
+        most=tuple(blocks),
+        budget=round(share * sum(blocks)),
+        normalize=(normalize,) * len(jobs),
+    )
+
+
 def check_route(compute, seed, n):
     """Holds a route to the core in n random cases, and to changing nothing that it is given."""
     for case, (jobs, pools, expected) in enumerate(random_cases(seed, n)):

@@ -1,4 +1,4 @@
-"""Masks by plain torch operations: the bits of the core, no value read, few operations.
+"""Masks by plain torch operations: the bits of the core.
 
 A route is a function from jobs and pools to masks. What every one must do is asked of `route`.
 """
@@ -6,8 +6,6 @@ A route is a function from jobs and pools to masks. What every one must do is as
 import importlib
 import math
 import warnings
-from collections import Counter
-from contextlib import nullcontext
 from dataclasses import replace
 from fractions import Fraction
 
@@ -16,12 +14,8 @@ import numpy as np
 import pytest
 import reference
 import torch
-from datasparse.torch.device.job import Job, Pool
 from datasparse.torch.device.operations import compute
-from device_cases import BITS, DTYPES, check_route, random_bits, random_cases
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
+from device_cases import BITS, DTYPES, check_route, matrix_job, pool_of, random_bits
 
 MODULES = {
     name: importlib.import_module(f"datasparse.torch.device.operations.{name}")
@@ -45,37 +39,6 @@ def small_limits(monkeypatch):
     monkeypatch.setattr(MODULES["within"], "FEW", 3)
     monkeypatch.setattr(MODULES["squares"], "PART_LEAST", 4)
     monkeypatch.setattr(MODULES["squares"], "PER_COLUMN", 4)
-
-
-def job_of(scores, block=(1, 1), level=0.5, zeros=None, norm="L1", **more):
-    """A job by itself, of a matrix."""
-    down, across = (-(-n // b) for n, b in zip(scores.shape, block, strict=True))
-    return Job(
-        scores=scores,
-        mask=more.get("mask", torch.ones(scores.shape, dtype=torch.bool, device=scores.device)),
-        order=(),
-        block=block,
-        zeros=math.prod(block) if zeros is None else zeros,
-        pruned=round(level * down * across),
-        norm=norm,
-        monotone=more.get("monotone", False),
-        kept_zeros=more.get("kept_zeros"),
-    )
-
-
-def pool_of(jobs, share=0.5, normalize=False):
-    """All of them, blocks of one size."""
-    blocks = [math.prod(-(-n // b) for n, b in zip(j.scores.shape, j.block, strict=True))
-              for j in jobs]  # fmt: skip
-    ones = (1,) * len(jobs)
-    return Pool(
-        jobs=tuple(range(len(jobs))),
-        weights=ones,
-        least=(0,) * len(jobs),
-        most=tuple(blocks),
-        budget=round(share * sum(blocks)),
-        normalize=(normalize,) * len(jobs),
-    )
 
 
 # --- the same bits --------------------------------------------------------------------------------
@@ -119,7 +82,7 @@ def test_the_reference_says_the_same(route, dtype, norm, rng):
         ((4, 40), (1, 40), 1.0, 17),
     ]:
         scores = torch.from_numpy(rng.integers(-30, 31, shape) / 10).to(dtype)
-        mask = route([job_of(scores, block, level, zeros, norm)], [])[0]
+        mask = route([matrix_job(scores, block, level, zeros, norm)], [])[0]
         rule = None if norm == "none" else norm
         expected = reference.mask(scores.numpy(), level, block, zeros, rule)
         np.testing.assert_array_equal(mask.numpy(), expected)
@@ -131,7 +94,7 @@ def test_block_mask_says_the_same_of_many_tiles(route, rng):
         scores = torch.from_numpy(rng.integers(-2, 3, (3, 7001))).to(dtype)
         for level in (0.1, 0.5, 0.9):
             for block in ((1, 1), (3, 2)):
-                mask = route([job_of(scores, block, level)], [])[0]
+                mask = route([matrix_job(scores, block, level)], [])[0]
                 expected = datasparse.block_mask(
                     scores, sparsity_level=level, sparse_block_shape=block
                 )
@@ -154,7 +117,7 @@ def test_patterns_of_large_blocks_are_those_of_block_mask(route, shape, block, r
     scores = torch.from_numpy(rng.integers(-9, 10, shape))
     for zeros in (1, math.prod(block) // 2 + 1):
         for level in (0.5, 1.0):
-            mask = route([job_of(scores.float(), block, level, zeros)], [])[0]
+            mask = route([matrix_job(scores.float(), block, level, zeros)], [])[0]
             expected = datasparse.block_mask(
                 scores.float(),
                 sparsity_level=level,
@@ -170,7 +133,7 @@ def test_no_jobs_have_no_masks(route):
 
 def test_a_mask_is_memory_of_its_own(route):
     scores = torch.randn(4, 8)
-    first, second = route([job_of(scores), job_of(scores)], [])
+    first, second = route([matrix_job(scores), matrix_job(scores)], [])
     assert torch.equal(first, second)
     assert first.untyped_storage().data_ptr() != second.untyped_storage().data_ptr()
     assert first.untyped_storage().nbytes() == 32
@@ -178,17 +141,17 @@ def test_a_mask_is_memory_of_its_own(route):
 
 def test_gradients_and_parameters_do_not_matter(route):
     weight = torch.nn.Parameter(torch.randn(4, 8))
-    mask = route([job_of(weight, block=(2, 2))], [])[0]
+    mask = route([matrix_job(weight, block=(2, 2))], [])[0]
     assert not mask.requires_grad
-    assert torch.equal(mask, route([job_of(weight.detach(), block=(2, 2))], [])[0])
+    assert torch.equal(mask, route([matrix_job(weight.detach(), block=(2, 2))], [])[0])
 
 
 def test_masks_of_inference_mode_may_be_changed_outside(route):
     with torch.inference_mode():
         scores = torch.randn(4, 8)
-        mask = route([job_of(scores, (1, 2))], [])[0]
+        mask = route([matrix_job(scores, (1, 2))], [])[0]
     assert not mask.is_inference()
-    assert torch.equal(mask, route([job_of(scores.clone(), (1, 2))], [])[0])
+    assert torch.equal(mask, route([matrix_job(scores.clone(), (1, 2))], [])[0])
 
 
 def test_deterministic_mode_raises_nothing(route):
@@ -220,7 +183,7 @@ def test_denormals_count_whatever_the_process_has_set(route):
     small = torch.randn(10, 60) * 1e-20
     cases = [(denormals, (1, 3), "L1"), (denormals, (1, 1), "none"), (small, (1, 2), "L2")]
     for scores, block, norm in cases:
-        job = job_of(scores, block, norm=norm)
+        job = matrix_job(scores, block, norm=norm)
         expected = route([job], [])[0]
 
         def compute_once(job=job):
@@ -255,7 +218,7 @@ def test_a_device_that_flushes_is_refused_where_scores_are_computed(monkeypatch)
     arithmetic._is_exact.cache_clear()
     monkeypatch.setattr(arithmetic, "TRUSTED", set())
     scores = torch.randn(4, 8)
-    blocks, elements = job_of(scores, (2, 2)), job_of(scores)
+    blocks, elements = matrix_job(scores, (2, 2)), matrix_job(scores)
     expected = compute([blocks, elements], [])
     assert expected  # it has been asked, and computes as it must
     arithmetic._is_exact.cache_clear()
@@ -266,11 +229,11 @@ def test_a_device_that_flushes_is_refused_where_scores_are_computed(monkeypatch)
         return right(device, dtype) + len(asked) % 2
 
     monkeypatch.setattr(arithmetic, "_results", wrong)
-    for job in (blocks, job_of(scores, norm="L2"), job_of(scores, (1, 4), 1.0, 2, "L2")):
+    for job in (blocks, matrix_job(scores, norm="L2"), matrix_job(scores, (1, 4), 1.0, 2, "L2")):
         with pytest.raises(ValueError, match=r"device 'cpu' must be computed as IEEE 754 has it"):
             compute([job], [])
     assert len(asked) == 2  # once
-    for job in (elements, job_of(scores, (1, 4), 1.0, 2)):  # whose keys are their bits
+    for job in (elements, matrix_job(scores, (1, 4), 1.0, 2)):  # whose keys are their bits
         compute([job], [])
     arithmetic._is_exact.cache_clear()
 
@@ -287,7 +250,7 @@ def test_a_device_without_float64_has_no_pool_of_doubles(monkeypatch):
         return right(device, dtype)
 
     monkeypatch.setattr(arithmetic, "_results", without_doubles)
-    jobs = [job_of(torch.randn(4, 8)), job_of(torch.randn(4, 8))]
+    jobs = [matrix_job(torch.randn(4, 8)), matrix_job(torch.randn(4, 8))]
     compute(jobs, [pool_of(jobs)])
     with pytest.raises(ValueError, match=r"torch\.float64 flushes .* or is missing"):
         compute(jobs, [pool_of(jobs, normalize=True)])
@@ -336,168 +299,7 @@ def test_infinite_scores_stay_so_where_the_norm_is_infinite(route, norm):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "step.. pruned all weights")
             sparsifier.step()
-        jobs = [job_of(scores, norm=norm or "none") for scores in tensors]
+        jobs = [matrix_job(scores, norm=norm or "none") for scores in tensors]
         pool = replace(pool_of(jobs), budget=budget, normalize=(True, False))
         for name, mask in zip("ab", route(jobs, [pool]), strict=True):
             assert torch.equal(mask, sparsifier.get_mask(name)), budget
-
-
-# --- what it takes --------------------------------------------------------------------------------
-
-ALLOCATES = {"empty", "empty_like", "empty_strided", "new_empty"}
-
-
-class Operations(TorchDispatchMode):
-    """Counts the operations that write; views and uninitialised memory are none."""
-
-    def __init__(self):
-        super().__init__()
-        self.counts = Counter()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if not function.is_view and function.overloadpacket.__name__ not in ALLOCATES:
-            self.counts[str(function)] += 1
-        return function(*args, **(kwargs or {}))
-
-
-def operations_of(jobs, pools=()):
-    with Operations() as operations:
-        compute(jobs, pools)
-    return operations.counts.total()
-
-
-FOUR_SHAPES = [(96, 96), (64, 100), (33, 64), (50, 70)]
-
-
-def test_many_groups_of_four_sizes_take_few_operations():
-    jobs = [job_of(torch.randn(FOUR_SHAPES[i % 4])) for i in range(300)]
-    assert operations_of(jobs) <= 120
-    assert operations_of(jobs[:8]) == operations_of(jobs), "whatever their number"
-
-
-def test_levels_that_differ_take_a_few_more():
-    jobs = [job_of(torch.randn(FOUR_SHAPES[i % 4]), level=0.3 + i / 1000) for i in range(300)]
-    assert operations_of(jobs) <= 140
-
-
-def test_a_pool_takes_a_number_for_each_bit_of_a_key():
-    jobs = [job_of(torch.randn(FOUR_SHAPES[i % 4])) for i in range(100)]
-    plain, bounded = pool_of(jobs), pool_of(jobs)
-    bounded = replace(bounded, most=tuple(n - 1 for n in bounded.most))
-    assert operations_of(jobs, [plain]) <= 32 * 30 + 150
-    assert operations_of(jobs, [bounded]) <= 2 * 32 * 30 + 150
-
-
-def test_whole_rows_take_an_operation_for_each_position_only_where_they_have_a_score():
-    rows = torch.randn(32, 4096)
-    assert operations_of([job_of(rows, (1, 4096), level=1.0)]) <= 200
-    assert operations_of([job_of(rows, (1, 4096), level=1.0, zeros=2048)]) <= 200
-    assert operations_of([job_of(rows[:, :512], (1, 512))]) <= 512 + 40
-
-
-def test_a_pattern_of_every_block_takes_no_selection_among_them():
-    jobs = [job_of(torch.randn(64, 64), (1, 4), level=1.0, zeros=2)]
-    with Operations() as operations:
-        compute(jobs, [])
-    assert not {"aten.topk.default", "aten.div_.Tensor"} & set(operations.counts)
-    assert operations.counts.total() <= 30
-
-
-READS = {"_local_scalar_dense", "nonzero", "nonzero_numpy", "masked_select", "item", "equal",
-         "is_nonzero", "unique2", "_unique2", "bincount", "lift_fresh", "lift_fresh_copy",
-         "scalar_tensor", "index", "index_put", "index_put_"}  # fmt: skip
-
-
-class NoReads(TorchDispatchMode):
-    """Refuses what reads a value back, makes a tensor of host memory, or copies a number."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        assert name not in READS, str(function)
-        assert not (name == "where" and "Scalar" in str(function)), str(function)
-        devices = {a.device for a in args if isinstance(a, torch.Tensor)}
-        target = (kwargs or {}).get("device")
-        if name in ("_to_copy", "copy_", "to"):
-            assert len(devices | ({torch.device(target)} if target else set())) == 1, str(function)
-        return function(*args, **(kwargs or {}))
-
-
-def test_no_value_is_read_and_nothing_is_copied_to_the_device():
-    for jobs, pools, expected in random_cases(14, 60):
-        with NoReads():
-            masks = compute(jobs, pools)
-        assert all(map(torch.equal, masks, expected))
-
-
-def on_device(job, device):
-    """The same job with uninitialised tensors there."""
-    fields = {name: getattr(job, name) for name in Job.__dataclass_fields__}
-    for name in ("scores", "mask", "kept_zeros"):
-        if (own := fields[name]) is not None:
-            fields[name] = torch.empty_strided(
-                own.shape, own.stride(), dtype=own.dtype, device=device
-            )
-    return Job(**fields)
-
-
-@pytest.mark.parametrize("selects", ["by topk", "by bisection"])
-@pytest.mark.parametrize("device", ["meta", "cuda"])
-def test_tensors_without_values_have_masks_on_their_device(monkeypatch, device, selects):
-    """There is no value that could be read, and a tensor of the CPU beside them is refused."""
-    if device == "cuda" and not torch.backends.cuda.is_built():
-        pytest.skip("operations on fake tensors of CUDA ask a torch that was built for it")
-    monkeypatch.setattr(MODULES["arithmetic"], "TRUSTED", {device})
-    monkeypatch.setattr(MODULES["select"], "TOPK", {device} if selects == "by topk" else set())
-    for jobs, pools, _ in random_cases(15, 12):
-        with FakeTensorMode() if device == "cuda" else nullcontext():
-            masks = compute([on_device(job, device) for job in jobs], pools)
-        for job, mask in zip(jobs, masks, strict=True):
-            assert mask.device.type == device
-            assert mask.dtype == torch.bool
-            assert mask.shape == job.scores.shape
-
-
-def peak_of(jobs, pools=()):
-    """Bytes alive at once, besides the masks: what operations take within counts, too."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        masks = compute(jobs, pools)
-    events = [event for event in seen.profiler.kineto_results.events()
-              if event.name() == "[memory]"]  # fmt: skip
-    alive = np.cumsum([e.nbytes() for e in sorted(events, key=lambda event: event.start_ns())])
-    return int(alive.max()) - sum(mask.numel() for mask in masks)
-
-
-@pytest.fixture
-def tight_limits(monkeypatch):
-    """Those of large tensors, for small ones."""
-    for name, limit in (("compute", "BATCH_LEAST"), ("keys", "SIGNS_LEAST"),
-                        ("within", "PART_LEAST"), ("squares", "PART_LEAST")):  # fmt: skip
-        monkeypatch.setattr(MODULES[name], limit, 1 << 10)
-
-
-MOST_BYTES = 16.1  # an element: rows are whole tiles
-
-
-@pytest.mark.parametrize("norm", ["L1", "none"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_extra_memory_is_at_most_16_bytes_an_element(dtype, norm, tight_limits):
-    scores = torch.randn(96, 2051).to(dtype)
-    kept = torch.rand(scores.shape) < 0.1
-    for block, zeros, level in [((1, 1), None, 0.5), ((1, 1), None, 0.9), ((1, 1), None, 0.1),
-                                ((1, 4), None, 0.5), ((1, 4), 2, 1.0),
-                                ((1, 2), 1, 0.5), ((4, 8), 3, 0.5), ((1, 2051), 999, 1.0),
-                                ((48, 2051), 999, 1.0)]:  # fmt: skip
-        for more in ({}, {"mask": ~kept, "monotone": True, "kept_zeros": kept}):
-            job = job_of(scores, block, level, zeros, norm, **more)
-            assert peak_of([job]) <= MOST_BYTES * scores.numel(), (block, zeros, more.keys())
-    assert peak_of([job_of(scores) for _ in range(5)]) <= MOST_BYTES * scores.numel()
-
-
-@pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_so_is_that_of_pools(dtype, normalize, tight_limits):
-    scores = torch.randn(32, 2051).to(dtype)
-    for number in (1, 3):
-        jobs = [job_of(scores, norm="none") for _ in range(number)]
-        peak = peak_of(jobs, [pool_of(jobs, normalize=normalize)])
-        assert peak <= (MOST_BYTES + 0.4) * scores.numel(), number
