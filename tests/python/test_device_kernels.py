@@ -146,8 +146,8 @@ def test_ties_in_many_tiles(level, dtype, rng):
 
 def test_a_histogram_counts_what_few_keys_need_not():
     scores = torch.cat([torch.arange(1.0, 1.5, 0.01), numbers(400)])
-    for level in (0.5, 0.9):
-        check(scores, level=level)
+    check(scores, level=0.5)
+    check(scores, level=0.9)
 
 
 def test_nans_of_all_bits_are_one_key_above_infinity():
@@ -186,16 +186,14 @@ def test_an_order_that_does_not_matter_still_cuts_blocks_off():
     assert mask.tolist() == [[True, False, False, True, True]]
 
 
-def test_no_jobs_no_elements():
-    assert masks_of([]) == []
-    (mask,) = masks_of([job_of(torch.empty(0, 3))])
-    assert mask.shape == (0, 3)
-
-
 def test_compute_is_the_route():
+    assert kernels.compute([], []) == []
     with np.errstate(all="ignore"):
-        (mask,) = kernels.compute([on_device(job_of(numbers(8)))], [])
+        mask, empty = kernels.compute(
+            [on_device(job) for job in (job_of(numbers(8)), job_of(torch.empty(0, 3)))], []
+        )
     assert torch.equal(mask.cpu(), core_mask(numbers(8)))
+    assert empty.shape == (0, 3)
     assert kernels.is_available(DEVICE)
     assert not kernels.is_available(torch.device("meta"))
 
@@ -207,8 +205,8 @@ def test_pools_that_need_doubles_are_refused_before_anything_is_computed():
     jobs = [job_of(numbers(8)), job_of(numbers(8).double())]
 
     def pool(*places, normalize=False):
-        number = len(places)
-        return Pool(places, (1,) * number, (0,) * number, (8,) * number, 4, (normalize,) * number)
+        ones = (1,) * len(places)
+        return Pool(places, ones, ones, ones, 4, (normalize,) * len(places))
 
     assert kernels.takes(jobs, [])
     assert kernels.takes(jobs, [pool(0), pool(1)])
@@ -237,7 +235,7 @@ class Operations(TorchDispatchMode):
     """Counts what is dispatched but views and plain allocations; adds up what is allocated."""
 
     FREE = ("empty", "empty_like", "empty_strided", "split_with_sizes", "lift_fresh", "detach",
-            "is_pinned", "permute", "slice")  # fmt: skip
+            "is_pinned", "permute", "slice", "view", "_pin_memory")  # fmt: skip
 
     def __init__(self):
         super().__init__()
@@ -247,7 +245,7 @@ class Operations(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if name not in self.FREE:
-            self.names.append(name)
+            self.names.append("copy" if name == "_to_copy" else name)
         if name in ("empty", "empty_like", "zeros", "_to_copy", "clone"):
             self.bytes += result.untyped_storage().nbytes()
         return result
@@ -303,9 +301,7 @@ def test_groups_at_different_levels_are_one_batch():
 def test_kinds_share_what_is_sent_and_the_counts():
     dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
     jobs = [job_of(torch.ones(50, dtype=dtype)) for dtype in dtypes]
-    memory = []
-    launches(jobs)
-    names = launches(jobs, memory=memory)
+    names = launches(jobs, memory=(memory := []))
     assert names.count("zeros") == names.count("copy") == 1
     assert len(names) == 2 + 2 * 3 + 2 * 6 + 3 * 2 + 2 * 4  # 16 bits decide together
     assert memory[0] < len(jobs) * 9000
@@ -335,8 +331,7 @@ def test_tables_of_shapes_are_sent_once(monkeypatch):
 def test_memory_beside_the_mask_is_a_twentieth(dtype, block, zeros):
     scores = torch.empty(1024, 2048, dtype=dtype)
     job = job_of(scores, 0.5, block, zeros, mask=torch.empty(scores.shape, dtype=torch.bool))
-    memory = []
-    launches([job], memory=memory)
+    launches([job], memory=(memory := []))
     assert memory[0] <= 0.05 * scores.nbytes
 
 
