@@ -55,6 +55,11 @@ def wide_range(rng, shape):
     return rng.standard_normal(shape) * 2.0 ** rng.integers(-140, 120, shape)
 
 
+def wide_range_of_doubles(rng, shape):
+    """Their squares overflow, or are denormal, or 0."""
+    return rng.standard_normal(shape) * 2.0 ** rng.choice([-540, -530, -511, 0, 505, 513], shape)
+
+
 def overflowing(rng, shape):
     return rng.standard_normal(shape) * 2.0**70
 
@@ -69,6 +74,7 @@ VALUES = [
     ties,
     mostly_zeros,
     wide_range,
+    wide_range_of_doubles,
     overflowing,
     lambda rng, shape: rng.standard_normal(shape),
 ]
@@ -297,6 +303,25 @@ def random_cases(seed, n):
     the bool mask of each job, as the core computes it. The same for the same seed."""
     for i in range(n):
         yield random_case(np.random.default_rng([seed, i]))
+
+
+def check_route(compute, seed, n):
+    """Holds a route to the core in n random cases, and to changing nothing that it is given."""
+    for case, (jobs, pools, expected) in enumerate(random_cases(seed, n)):
+        before = [(bits_of(job), job.mask.clone()) for job in jobs]
+        masks = compute(jobs, pools)
+        assert len(masks) == len(jobs)
+        for i, (job, mask, right) in enumerate(zip(jobs, masks, expected, strict=True)):
+            where = f"job {i} of case {case} of seed {seed}:\n{describe(jobs, pools)}"
+            assert mask.dtype == torch.bool, where
+            assert mask.is_contiguous(), where
+            assert torch.equal(mask, right), where
+            assert torch.equal(bits_of(job), before[i][0]), where
+            assert torch.equal(job.mask, before[i][1]), where
+
+
+def bits_of(job):
+    return job.scores.clone().view(BITS[job.scores.element_size()])
 
 
 def describe(jobs, pools):
