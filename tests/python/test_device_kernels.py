@@ -1,10 +1,9 @@
 """Masks by Triton kernels: the core's, to the bit, in few launches.
 
-Without a GPU they run in Triton's interpreter, on tensors in CPU memory, and are compiled to PTX,
-which is read.
+Without a GPU they run in Triton's interpreter, on tensors in CPU memory. What is compiled of them:
+test_device_ptx.py.
 """
 
-import json
 import os
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ import device_cases
 import numpy as np
 import pytest
 import torch
-from datasparse import block_mask
+from datasparse import DataNormSparsifier, block_mask
 from datasparse.torch.device.job import Job, Pool
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -186,6 +185,28 @@ def test_an_order_that_does_not_matter_still_cuts_blocks_off():
     assert mask.tolist() == [[True, False, False, True, True]]
 
 
+@pytest.mark.parametrize(
+    ("level", "blocks", "scales", "bounds"),
+    [
+        (0.5, [1, 1], [1, 9], {"min_level": 0.2, "max_level": 0.7}),  # each at a bound
+        (5 / 24, [3, 2], [0, 0], {}),  # a block too dear ends it, whatever comes behind
+    ],
+)
+def test_pools(level, blocks, scales, bounds):
+    config = {"sparsity_level": level, "norm": "L1", "pool": "p", **bounds}
+    groups = [((12,), {**config, "sparse_block_shape": (1, width)}, ()) for width in blocks]
+    data = [numbers(12) * scale + scale for scale in scales]
+    sparsifier = DataNormSparsifier()
+    for name, scores, group in zip("ab", data, groups, strict=True):
+        sparsifier.add_data(name, scores, **group[1])
+    sparsifier.step()
+    ones = torch.ones(12, dtype=torch.bool)
+    jobs = [device_cases.job_of(scores, *group[1:], ones, None)
+            for scores, group in zip(data, groups, strict=True)]  # fmt: skip
+    masks = masks_of(jobs, [device_cases.plan_of((0, 1), groups)])
+    assert [mask.tolist() for mask in masks] == [sparsifier.get_mask(n).tolist() for n in "ab"]
+
+
 def test_compute_is_the_route():
     assert kernels.compute([], []) == []
     with np.errstate(all="ignore"):
@@ -345,56 +366,3 @@ def test_digits_cover_all_bits():
                 assert 1 << digit <= route.BINS
                 end = shift
             assert end == 0
-
-
-# --- what is compiled ----------------------------------------------------------------------------
-
-
-def check_ptx(lines):
-    """What a kernel does with floats rounds to nearest, each step by itself; denormals stay."""
-    for line in lines.splitlines():
-        kernel, target, (dtype, norm, single, _), found, flushes = json.loads(line)
-        kind = "f64" if dtype == "float64" else "f32"
-        expected = {f"mul.rn.{kind}"} if norm == "L2" else set()
-        if kernel == "score" or (kernel != "select_within" and not single):
-            expected |= {f"add.rn.{kind}", f"div.rn.{kind}"}
-        assert (set(found), flushes) == (expected, False), (kernel, target, dtype, norm)
-
-
-def test_ptx_rounds_each_operation_and_flushes_nothing(run_python):
-    script = """
-from kernel_ptx import *
-report(COUNT, [("float32", "L2", False, 1)], [80, 90])
-print(*map(barriers_before_the_first_store, (2, 512)))
-"""
-    *lines, barriers = run_python(script, TRITON_INTERPRET="0").splitlines()
-    check_ptx("\n".join(lines))
-    # decide() clears counts and moves cuts that other warps read: of few bins each has all.
-    assert [int(number) >= 2 for number in barriers.split()] == [True, True]
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_ptx_of_all_kernels(run_python, dtype):
-    kinds = [
-        ("L1", False, 0),
-        ("L2", False, 1),
-        ("none", False, 2),
-        ("L1", True, 0),
-        ("L2", True, 2),
-    ]
-    kinds = [(dtype, *kind) for kind in kinds]
-    script = f"from kernel_ptx import *; report(ALL, {kinds}, [80, 90])"
-    check_ptx(run_python(script, TRITON_INTERPRET="0", timeout=500))
-
-
-@pytest.mark.full
-def test_kernels_compile_for_keys_and_for_counts_of_64_bits(run_python):
-    script = """
-from kernel_ptx import *
-for dtype in ("key32", "key64"):
-    for kernel in ALL[:3] + [selection.decide]:
-        constants = kind(dtype, "none", True, 2) | dict(LAST=True, AGAIN=True, LOWEST=-(1 << 63))
-        assert ".f32" not in ptx_of(kernel, 90, counts="*i64", **constants)
-"""
-    run_python(script, TRITON_INTERPRET="0")
