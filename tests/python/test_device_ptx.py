@@ -1,4 +1,4 @@
-"""Triton kernels compiled to PTX, which needs no GPU, and read: how they round, where warps wait."""
+"""Triton kernels compiled to PTX, which needs no GPU: how they round, and where warps wait."""
 
 import importlib.util
 import json
