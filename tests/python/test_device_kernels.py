@@ -1,10 +1,9 @@
 """Masks by Triton kernels: the core's, to the bit, in few launches.
 
-Without a GPU they run in Triton's interpreter, on tensors in CPU memory, and are compiled to PTX,
-which is read.
+Without a GPU they run in Triton's interpreter, on tensors in CPU memory. What is compiled of them:
+test_device_ptx.py.
 """
 
-import json
 import os
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ import device_cases
 import numpy as np
 import pytest
 import torch
-from datasparse import block_mask
+from datasparse import DataNormSparsifier, block_mask
 from datasparse.torch.device.job import Job, Pool
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -146,8 +145,8 @@ def test_ties_in_many_tiles(level, dtype, rng):
 
 def test_a_histogram_counts_what_few_keys_need_not():
     scores = torch.cat([torch.arange(1.0, 1.5, 0.01), numbers(400)])
-    for level in (0.5, 0.9):
-        check(scores, level=level)
+    check(scores, level=0.5)
+    check(scores, level=0.9)
 
 
 def test_nans_of_all_bits_are_one_key_above_infinity():
@@ -186,16 +185,36 @@ def test_an_order_that_does_not_matter_still_cuts_blocks_off():
     assert mask.tolist() == [[True, False, False, True, True]]
 
 
-def test_no_jobs_no_elements():
-    assert masks_of([]) == []
-    (mask,) = masks_of([job_of(torch.empty(0, 3))])
-    assert mask.shape == (0, 3)
+@pytest.mark.parametrize(
+    ("level", "blocks", "scales", "bounds"),
+    [
+        (0.5, [1, 1], [1, 9], {"min_level": 0.2, "max_level": 0.7}),  # each at a bound
+        (5 / 24, [3, 2], [0, 0], {}),  # a block too dear ends it, whatever comes behind
+    ],
+)
+def test_pools(level, blocks, scales, bounds):
+    config = {"sparsity_level": level, "norm": "L1", "pool": "p", **bounds}
+    groups = [((12,), {**config, "sparse_block_shape": (1, width)}, ()) for width in blocks]
+    data = [numbers(12) * scale + scale for scale in scales]
+    sparsifier = DataNormSparsifier()
+    for name, scores, group in zip("ab", data, groups, strict=True):
+        sparsifier.add_data(name, scores, **group[1])
+    sparsifier.step()
+    ones = torch.ones(12, dtype=torch.bool)
+    jobs = [device_cases.job_of(scores, *group[1:], ones, None)
+            for scores, group in zip(data, groups, strict=True)]  # fmt: skip
+    masks = masks_of(jobs, [device_cases.plan_of((0, 1), groups)])
+    assert [mask.tolist() for mask in masks] == [sparsifier.get_mask(n).tolist() for n in "ab"]
 
 
 def test_compute_is_the_route():
+    assert kernels.compute([], []) == []
     with np.errstate(all="ignore"):
-        (mask,) = kernels.compute([on_device(job_of(numbers(8)))], [])
+        mask, empty = kernels.compute(
+            [on_device(job) for job in (job_of(numbers(8)), job_of(torch.empty(0, 3)))], []
+        )
     assert torch.equal(mask.cpu(), core_mask(numbers(8)))
+    assert empty.shape == (0, 3)
     assert kernels.is_available(DEVICE)
     assert not kernels.is_available(torch.device("meta"))
 
@@ -207,8 +226,8 @@ def test_pools_that_need_doubles_are_refused_before_anything_is_computed():
     jobs = [job_of(numbers(8)), job_of(numbers(8).double())]
 
     def pool(*places, normalize=False):
-        number = len(places)
-        return Pool(places, (1,) * number, (0,) * number, (8,) * number, 4, (normalize,) * number)
+        ones = (1,) * len(places)
+        return Pool(places, ones, ones, ones, 4, (normalize,) * len(places))
 
     assert kernels.takes(jobs, [])
     assert kernels.takes(jobs, [pool(0), pool(1)])
@@ -237,7 +256,7 @@ class Operations(TorchDispatchMode):
     """Counts what is dispatched but views and plain allocations; adds up what is allocated."""
 
     FREE = ("empty", "empty_like", "empty_strided", "split_with_sizes", "lift_fresh", "detach",
-            "is_pinned", "permute", "slice")  # fmt: skip
+            "is_pinned", "permute", "slice", "view", "_pin_memory")  # fmt: skip
 
     def __init__(self):
         super().__init__()
@@ -247,7 +266,7 @@ class Operations(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if name not in self.FREE:
-            self.names.append(name)
+            self.names.append("copy" if name == "_to_copy" else name)
         if name in ("empty", "empty_like", "zeros", "_to_copy", "clone"):
             self.bytes += result.untyped_storage().nbytes()
         return result
@@ -303,9 +322,7 @@ def test_groups_at_different_levels_are_one_batch():
 def test_kinds_share_what_is_sent_and_the_counts():
     dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
     jobs = [job_of(torch.ones(50, dtype=dtype)) for dtype in dtypes]
-    memory = []
-    launches(jobs)
-    names = launches(jobs, memory=memory)
+    names = launches(jobs, memory=(memory := []))
     assert names.count("zeros") == names.count("copy") == 1
     assert len(names) == 2 + 2 * 3 + 2 * 6 + 3 * 2 + 2 * 4  # 16 bits decide together
     assert memory[0] < len(jobs) * 9000
@@ -335,8 +352,7 @@ def test_tables_of_shapes_are_sent_once(monkeypatch):
 def test_memory_beside_the_mask_is_a_twentieth(dtype, block, zeros):
     scores = torch.empty(1024, 2048, dtype=dtype)
     job = job_of(scores, 0.5, block, zeros, mask=torch.empty(scores.shape, dtype=torch.bool))
-    memory = []
-    launches([job], memory=memory)
+    launches([job], memory=(memory := []))
     assert memory[0] <= 0.05 * scores.nbytes
 
 
@@ -350,56 +366,3 @@ def test_digits_cover_all_bits():
                 assert 1 << digit <= route.BINS
                 end = shift
             assert end == 0
-
-
-# --- what is compiled ----------------------------------------------------------------------------
-
-
-def check_ptx(lines):
-    """What a kernel does with floats rounds to nearest, each step by itself; denormals stay."""
-    for line in lines.splitlines():
-        kernel, target, (dtype, norm, single, _), found, flushes = json.loads(line)
-        kind = "f64" if dtype == "float64" else "f32"
-        expected = {f"mul.rn.{kind}"} if norm == "L2" else set()
-        if kernel == "score" or (kernel != "select_within" and not single):
-            expected |= {f"add.rn.{kind}", f"div.rn.{kind}"}
-        assert (set(found), flushes) == (expected, False), (kernel, target, dtype, norm)
-
-
-def test_ptx_rounds_each_operation_and_flushes_nothing(run_python):
-    script = """
-from kernel_ptx import *
-report(COUNT, [("float32", "L2", False, 1)], [80, 90])
-print(*map(barriers_before_the_first_store, (2, 512)))
-"""
-    *lines, barriers = run_python(script, TRITON_INTERPRET="0").splitlines()
-    check_ptx("\n".join(lines))
-    # decide() clears counts and moves cuts that other warps read: of few bins each has all.
-    assert [int(number) >= 2 for number in barriers.split()] == [True, True]
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_ptx_of_all_kernels(run_python, dtype):
-    kinds = [
-        ("L1", False, 0),
-        ("L2", False, 1),
-        ("none", False, 2),
-        ("L1", True, 0),
-        ("L2", True, 2),
-    ]
-    kinds = [(dtype, *kind) for kind in kinds]
-    script = f"from kernel_ptx import *; report(ALL, {kinds}, [80, 90])"
-    check_ptx(run_python(script, TRITON_INTERPRET="0", timeout=500))
-
-
-@pytest.mark.full
-def test_kernels_compile_for_keys_and_for_counts_of_64_bits(run_python):
-    script = """
-from kernel_ptx import *
-for dtype in ("key32", "key64"):
-    for kernel in ALL[:3] + [selection.decide]:
-        constants = kind(dtype, "none", True, 2) | dict(LAST=True, AGAIN=True, LOWEST=-(1 << 63))
-        assert ".f32" not in ptx_of(kernel, 90, counts="*i64", **constants)
-"""
-    run_python(script, TRITON_INTERPRET="0")

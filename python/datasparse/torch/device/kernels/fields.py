@@ -41,5 +41,4 @@ ROW = tl.constexpr(7)  # strides of the rows: of the scores, of the mask
 AXES = tl.constexpr(9)  # of the columns, innermost first: length and two strides each
 GEOMETRY = tl.constexpr(18)
 
-# Of a block that loses some of its elements: where the cut among these is.
-BINS = tl.constexpr(2048)  # of a member's counts
+BINS = tl.constexpr(2048)  # so many counts of a member, for the largest digit
