@@ -207,13 +207,14 @@ def a_checkpoint_is_that_of_the_cpu(device: Device) -> None:
 def out_of_memory_leaves_masks_as_they_were(device: Device) -> None:
     if not hasattr(device, "with_room_for"):
         raise CannotBeAsked(f"the memory of {device.name} cannot be limited")
-    data = device.put(torch.randn(1 << 12, 1 << 13))  # much more than is left over anywhere
+    rows = 1 << (13 if device.name == "cuda" else 5)  # more than its allocator may have left over
+    data = device.put(torch.randn(rows, 1 << 12))
     sparsifier = datasparse.DataNormSparsifier([("w", data)], 0.5, sparse_block_shape=(1, 1))
     sparsifier.step()
     before = sparsifier.get_mask("w").clone()
     data.neg_().add_(1)
     failed = False
-    with device.with_room_for(1 << 16):
+    with device.with_room_for(1 << 10):
         try:
             sparsifier.step()
         except (MemoryError, torch.OutOfMemoryError):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from datasparse.scores import SNIP, Wanda
 from datasparse.torch import attach, detach, record_inputs
-from support import ON_DEVICES, as_numpy
+from support import IN_CPU_MEMORY, ON_DEVICES, as_numpy
 from torch import nn
 
 pytestmark = ON_DEVICES
@@ -21,6 +21,7 @@ def wanda(model, **config):
     return attach(model, score=Wanda(), **config)
 
 
+@IN_CPU_MEMORY
 def test_wanda_on_a_model_is_that_of_concatenated_activations():
     model, some = mlp(), [torch.randn(5, 6) for _ in range(3)]
     attachment = wanda(model, zeros_per_block=3)
@@ -81,6 +82,7 @@ LAYERS = {
 }  # fmt: skip
 
 
+@IN_CPU_MEMORY
 @pytest.mark.parametrize(("make", "shape", "squares"), LAYERS.values(), ids=LAYERS.keys())
 @pytest.mark.parametrize("mode", ["in_place", "parametrize"])
 def test_inputs_of_layers(make, shape, squares, mode):
@@ -99,6 +101,7 @@ def test_inputs_of_layers(make, shape, squares, mode):
     detach(model)
 
 
+@IN_CPU_MEMORY
 def test_inputs_of_tables_are_counts_and_of_transformers_layers_features():
     transformers = pytest.importorskip("transformers")
     model = nn.Sequential(nn.Embedding(5, 6), transformers.pytorch_utils.Conv1D(4, 6))
