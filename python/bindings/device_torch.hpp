@@ -32,6 +32,9 @@ class TorchDevice final : public datasparse::Device {
   std::string name() const override { return name_; }
   std::vector<Content> compute(
       const std::vector<datasparse::JobOf<datasparse::BlockSpec>>& jobs) override;
+  std::vector<Moved> move(
+      const std::vector<datasparse::JobOf<datasparse::RegrowthSpec>>& jobs) override;
+  void zero_grown(const std::vector<Growing>& some) noexcept override;
   void zero(const std::vector<Zeroing>& some) override;
   std::vector<datasparse::PackedBits> zeros_in(
       const std::vector<datasparse::ArrayView>& some) override;
