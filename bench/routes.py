@@ -1,6 +1,5 @@
 """The ways in which a device computes masks, each forced in its turn."""
 
-import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,6 @@ from bench.cases import Case
 from bench.place import Place
 
 ROUTE = "DATASPARSE_DEVICE_ROUTE"
-MODULES = {"operations": "operations", "triton": "kernels"}  # of datasparse.torch.device
 
 Compute = Callable[[Sequence[Any], Sequence[Any]], list[torch.Tensor]]
 
@@ -63,6 +61,11 @@ def jobs_of(tensors: Sequence[torch.Tensor], case: Case, norm: str = "L1") -> li
 
 def compute_by(route: str) -> Compute:
     """From jobs and pools to masks, on any device, also on the CPU."""
-    module = importlib.import_module(f"datasparse.torch.device.{MODULES[route]}")
-    compute: Compute = module.compute
-    return compute
+    from datasparse.torch.device import kernels, operations
+
+    def by_triton(jobs: Sequence[Any], pools: Sequence[Any]) -> list[torch.Tensor]:
+        """As in a step, what the kernels do not know goes to the operations."""
+        way = kernels if kernels.takes(jobs, pools) else operations
+        return way.compute(jobs, pools)
+
+    return {"operations": operations.compute, "triton": by_triton}[route]

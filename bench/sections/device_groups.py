@@ -1,6 +1,6 @@
 """Many small layers on a device, and wide blocks: how much is launched, and what a step takes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,15 +15,15 @@ from bench.routes import compute_by, jobs_of, routes_of
 
 TITLE = "Many tensors on a device, and wide blocks"
 GROUPS = 300
-SHAPES = ((256, 256), (256, 1024), (1024, 256), (512, 512))
+SMALL = ((64, 64), (64, 128), (128, 128), (128, 192))
+LARGE = ((256, 256), (256, 768), (256, 1024), (512, 768))
 COLUMNS = 4096
 MOST = {"operations": 120, "triton": 12}  # launches of a step of all groups
 
 
-def layers(place: Place, largest: int) -> list[torch.Tensor]:
-    """Tensors of four sizes in turn, fewer rows where they would be larger than allowed."""
+def layers(place: Place, shapes: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
+    """Tensors of these shapes in turn."""
     maker = torch.Generator().manual_seed(0)
-    shapes = [(max(1, min(r * c, largest) // c), c) for r, c in SHAPES]
     return [
         torch.randn(shapes[i % len(shapes)], generator=maker).to(place.name) for i in range(GROUPS)
     ]
@@ -76,13 +76,18 @@ def step_rows(place: Place, case: str, tensors: list[torch.Tensor], rounds: int)
 def run(options: Options) -> Iterator[Row]:
     place = Place(options.device or "cpu")
     progress(f"[device_groups] {GROUPS} tensors on {place.name}")
-    tensors = layers(place, options.largest)
-    case = f"{GROUPS} tensors of {len(SHAPES)} sizes, (1,1) at 0.5"
-    yield from count_rows(place, case, tensors, Case((1, 1), 0.5), MOST)
-    yield from step_rows(place, case, tensors, options.rounds)
-    rows = max(2, min(COLUMNS, options.largest // COLUMNS))
-    wide = [torch.randn(rows, COLUMNS, generator=torch.Generator().manual_seed(1)).to(place.name)]
+    for shapes, goals in ((SMALL, MOST), (LARGE, {"triton": MOST["triton"]})):
+        if max(rows * columns for rows, columns in shapes) > options.largest:
+            continue
+        tensors = layers(place, shapes)
+        elements = sum(data.numel() for data in tensors) >> 20
+        case = f"{GROUPS} tensors of {len(shapes)} sizes, {elements} Mi in all, (1,1) at 0.5"
+        yield from count_rows(place, case, tensors, Case((1, 1), 0.5), goals)
+        yield from step_rows(place, case, tensors, options.rounds)
+    columns = min(COLUMNS, options.largest // 16)
+    rows = min(COLUMNS, options.largest // columns)
+    wide = [torch.randn(rows, columns, generator=torch.Generator().manual_seed(1)).to(place.name)]
     for level, goals in ((0.5, {"triton": 12}), (1.0, {"operations": 200, "triton": 12})):
-        rule = Case((1, COLUMNS), level, zeros_per_block=None if level < 1 else COLUMNS // 2)
-        name = f"{rows}x{COLUMNS}, a row a block, {level}"
+        rule = Case((1, columns), level, zeros_per_block=None if level < 1 else columns // 2)
+        name = f"{rows}x{columns}, a row a block, {level}"
         yield from count_rows(place, name, wide, rule, goals)

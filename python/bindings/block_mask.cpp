@@ -114,7 +114,7 @@ norm: "L1", "L2" or None, which ranks values as they are, sign included: for sco
     movement pruning. -0.0 equals 0.0.
 out: a bool array or tensor of data's shape to write to and return.
 
-Returns a bool array of data's shape and kind (torch for torch). Cost: O(n), in parallel, without the GIL.
+Returns a bool array of data's shape and kind (torch for torch, on the same device). Cost: O(n), in parallel, without the GIL.
 
 >>> import numpy as np
 >>> block_mask(np.array([4.0, -1.0, 3.0, 0.5]), sparsity_level=0.5, sparse_block_shape=(1, 1))

@@ -428,8 +428,9 @@ are thread-safe; from inside an override, reading is allowed and changing groups
           py::arg("keep_zeros") = py::none(), py::arg("update") = py::none(),
           R"(Add a tensor under any non-empty name; config beats the defaults. Nothing is copied.
 
-data: NumPy array, torch tensor, nn.Parameter, nn.Embedding, nn.EmbeddingBag or an object with __dlpack__,
-    in CPU memory; float16, bfloat16, float32 or float64; any shape and strides.
+data: NumPy array, torch tensor, nn.Parameter, nn.Embedding, nn.EmbeddingBag or an object with __dlpack__;
+    float16, bfloat16, float32 or float64; any shape and strides. In CPU memory, but for torch's, which may be
+    on any device, and move to another one.
 reuse_mask: when the name is there already, keep its mask (the shapes must agree). Its config is kept
     either way where this call does not say otherwise. A squashed name starts afresh.
 mask: zeros and ones of data's shape, copied; beats reuse_mask.
@@ -533,7 +534,8 @@ ValueError where the group was squashed.)")
           "get_mask", &get_mask, py::arg("name"),
           R"(The mask of a group, True where kept: the sparsifier's own memory, the same object at each call.
 
-A NumPy bool array for NumPy data, a torch bool tensor for torch data. Writing to it changes the mask.)")
+A NumPy bool array for NumPy data, a torch bool tensor for torch data, on their device. Writing to it changes
+the mask.)")
       .def("get_array", &get_array, py::arg("name"), py::arg("key"),
            R"(An array that a group keeps under a key, or None: read-only, without a copy.
 

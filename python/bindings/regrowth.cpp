@@ -45,8 +45,15 @@ std::shared_ptr<datasparse::DataSource> gradients_from_python(datasparse::BaseDa
   if (!override) return side_of(Self<RegrowthSparsifier>(object)).gradients.of(self, name);
   const py::object gradient =
       source->call(override, py::make_tuple(name, source->array_for_override()), to_python(config));
-  if (gradient.is_none()) return nullptr;
-  return make_source(gradient, datasparse::label("gradient", name), nullptr);
+  const std::string what = datasparse::label("gradient", name);
+  if (gradient.is_none()) {
+    throw datasparse::ValueError(
+        what + " must be an array of its data's shape, got None from get_gradients() of " +
+        class_name(object) +
+        ": return one, or super().get_gradients(name, data), which is what was handed in, or the "
+        "parameter's .grad");
+  }
+  return make_source(gradient, what, nullptr);
 }
 
 void register_regrowth(py::module_& module) {
@@ -97,8 +104,8 @@ Liu et al. 2021, "Do We Actually Need Dense Over-Parameterization?". 0 before th
           R"(The gradient that one group grows by: override this to take it from elsewhere.
 
 step() calls it for each group with the user's array and the group's config as keywords, as get_scores().
-Returns what set_gradients() was given, else the parameter's .grad; where there is none, and for None, step()
-raises a ValueError that says what to do.)");
+Returns what set_gradients() was given, else the parameter's .grad; where there is none, and for an override
+that returns None, step() raises a ValueError that says what to do.)");
   register_one<datasparse::RigL>(
       module, "RigL",
       R"(Drops the active blocks of least norm, and grows those of greatest gradient (Evci et al. 2020).

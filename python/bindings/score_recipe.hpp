@@ -21,6 +21,7 @@ struct ScoreRecipe {
   bool is_signed, reads_gradients, accumulates;
   std::vector<std::string> arrays;  // the keys of what it keeps
   std::optional<Fused> fused;
+  double decay;  // of sums, with each sample
 
   /// TypeError for what is no datasparse.scores.Score. Let go of from any thread.
   static std::shared_ptr<const ScoreRecipe> of(const pybind11::object& score);

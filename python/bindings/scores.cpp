@@ -95,7 +95,8 @@ void accumulate(const SelfSparsifier& self) {
     samples.push_back({name, std::move(gradient)});
   }
   const auto fused = recipe->fused.value_or(ScoreRecipe::Fused{ScoreTerm::gradient, 1.0});
-  without_gil([&] { datasparse::ScoreSums(*self).add(fused.term, fused.scale, samples); });
+  without_gil(
+      [&] { datasparse::ScoreSums(*self).add(fused.term, fused.scale, samples, recipe->decay); });
   side.gradients.clear();
 }
 
@@ -116,9 +117,15 @@ py::object get_gradient(const SelfSparsifier& self, const std::string& name) {
   return gradient->array_for_override();
 }
 
+/// What is listed, and what the core keeps for it whether it is listed or not.
 std::vector<std::string> arrays_of(const ScoreRecipe& recipe) {
+  using datasparse::ScoreSums;
   auto keys = recipe.arrays;
   keys.emplace_back(scores_made_ahead);
+  if (!recipe.accumulates) return keys;
+  for (const char* const key : {ScoreSums::sums, ScoreSums::samples}) {
+    if (std::find(keys.begin(), keys.end(), key) == keys.end()) keys.emplace_back(key);
+  }
   return keys;
 }
 
@@ -145,13 +152,16 @@ std::shared_ptr<const ScoreRecipe> ScoreRecipe::of(const py::object& score) {
     const auto [term, scale] = sum.cast<std::pair<std::string, double>>();
     fused = Fused{to_term(term), scale};
   }
+  const bool accumulates = py::cast<bool>(score.attr("accumulates"));
+  const py::object decay = accumulates ? py::getattr(score, "decay", py::float_(1.0)) : py::none();
   auto* const made = new ScoreRecipe{score,
                                      name,
                                      py::cast<bool>(score.attr("signed")),
                                      py::cast<bool>(score.attr("reads_gradients")),
-                                     py::cast<bool>(score.attr("accumulates")),
+                                     accumulates,
                                      score.attr("arrays").cast<std::vector<std::string>>(),
-                                     fused};
+                                     fused,
+                                     accumulates ? decay.cast<double>() : 1.0};
   return {made, [](const ScoreRecipe* last) { let_go([last] { delete last; }); }};
 }
 
@@ -165,6 +175,21 @@ void PySparsifierSide::take(const py::object& self, const py::object& score) {
                                 "(), got " + made->name + ": leave the one or the other out");
   }
   recipe = std::move(made);
+}
+
+void refuse_score(const py::object& self, const py::dict& given) {
+  if (!given.contains("score")) return;
+  const py::object score = given["score"];
+  const py::object base = py::module_::import("datasparse.scores").attr("Score");
+  const bool is_class = PyType_Check(score.ptr()) != 0 && py::hasattr(score, "get_scores");
+  if (!py::isinstance(score, base) && !is_class) return;  // of a key of one's own
+  const auto text =
+      py::str(is_class ? score.attr("__name__") : py::repr(score)).cast<std::string>();
+  const std::string made = is_class ? text + "()" : text;
+  throw datasparse::TypeError(class_name(self) + "() takes no score, got " + text +
+                              ": a step drops by what get_scores(self, name, data, **config) "
+                              "returns; override that in a subclass, and return " +
+                              made + ".get_scores(self, name, data)");
 }
 
 void register_scores(py::module_& module) {
@@ -186,14 +211,18 @@ enable_mask_update is False; frozen and squashed groups are left out.
 ValueError, naming the group, where a gradient is missing, is not finite, or has another shape than the data:
 nothing is added then. What set_gradients() has handed in is used up.)")
       .def("reset_score", &reset_score,
-           "Forget what the score has accumulated, or was given for the next step.")
+           R"(Forget what the score has accumulated, or was given for the next step.
+
+That is the arrays under the keys that the score lists in `arrays`, and the sums of one that accumulates. What
+set_array() keeps under other keys stays.)")
       .def_property_readonly("score", read([](const ScoreRecipe* recipe) {
                                return recipe == nullptr ? py::object(py::none()) : recipe->object;
                              }),
                              "What groups are ranked by in the place of their norms: of "
                              "datasparse.scores, or None.")
       .def_property_readonly("score_bytes", &score_bytes,
-                             "How many bytes the score keeps, in all groups.")
+                             "How many bytes the score keeps, in all groups: of what "
+                             "reset_score() forgets.")
       .def_property_readonly("reads_gradients", read([](const ScoreRecipe* recipe) {
                                return recipe != nullptr && recipe->reads_gradients;
                              }),

@@ -298,6 +298,9 @@ An override that declares keys of its own passes the others on.)");
 /// What every sparsifier's __init__ does once its overrides can be reached.
 void finish_init(const pybind11::object& self, const pybind11::object& data_list);
 
+/// TypeError where the keywords of a sparsifier that takes no score have one; it says what to do.
+void refuse_score(const pybind11::object& self, const pybind11::dict& given);
+
 /// Binds __init__(data_list=None, *fields of the Spec, **own keys) of a SpecSparsifier. With
 /// `takes_score` it has the keyword `score`, too.
 template <class T, class Spec, class Class>
@@ -314,6 +317,7 @@ void def_init_of_spec(Class& cls, bool takes_score = false) {
                                        const py::kwargs& given) {
                 refuse_second_init(self);
                 const py::dict own = given.attr("copy")();
+                if (!takes_score) refuse_score(self, own);
                 const py::object score = takes_score
                                              ? py::object(own.attr("pop")("score", py::none()))
                                              : py::object(py::none());

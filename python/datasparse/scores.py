@@ -53,6 +53,11 @@ class Score:
     class and them, and is refused where the sparsifier has another score.
     """
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = Score.__repr__  # type: ignore[method-assign]  # not dataclass's own
+
     signed: ClassVar[bool] = False
     """Whether values rank with their sign: then the sparsifier's norm has to be None."""
     reads_gradients: ClassVar[bool] = False
@@ -60,7 +65,11 @@ class Score:
     accumulates: ClassVar[bool] = False
     """Whether `sparsifier.accumulate()` adds samples."""
     arrays: ClassVar[tuple[str, ...]] = ()
-    """The keys of what it keeps for each group, by `sparsifier.set_array()`."""
+    """The keys of what it keeps for each group, by `sparsifier.set_array()`.
+
+    `score_bytes` counts what lies under them, and `reset_score()` forgets it; not what lies under
+    others.
+    """
 
     def get_scores(self, sparsifier: BaseDataSparsifier, name: str, data: Array) -> Array:
         """The scores of a group: an array of data's shape, of any kind that add_data() takes.
@@ -70,6 +79,15 @@ class Score:
         `get_array(name, key)`, `get_mask(name)`. If it raises, nothing has changed.
         """
         raise NotImplementedError(f"{type(self).__name__} must override get_scores()")
+
+    def __repr__(self) -> str:
+        values = {field: getattr(self, field.name) for field in dataclasses.fields(self)}
+        listed = ", ".join(
+            f"{field.name}={value!r}"
+            for field, value in values.items()
+            if not (field.metadata.get("named_if_set") and value == field.default)
+        )
+        return f"{type(self).__name__}({listed})"
 
     def _answer(self, sparsifier: BaseDataSparsifier, name: str, data: Array) -> Array:
         """What step() asks for: scores that `score_once()` has made come first."""
@@ -101,14 +119,28 @@ class AccumulatedScore(GradientScore):
 
     The sums have the weight's shape, in float32 (float64 for float64). A step ranks by them, or,
     where nothing was accumulated, by one sample. They go on growing until `reset_score()`.
+
+    decay: in [0, 1], what the sums are multiplied by before a sample is added: 1 forgets nothing,
+        0 all but the last. By keyword. A state does not name it where it is 1.
     """
+
+    decay: float = dataclasses.field(default=1.0, kw_only=True, metadata={"named_if_set": True})
 
     accumulates = True
     arrays = ("sums", "samples")
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "decay", to_share("decay", self.decay))
+
     def from_sums(self, weight: Array, sums: Array, samples: int) -> Array:
         """The scores: the sums, unless overridden."""
         return sums
+
+    def weight_of(self, samples: int) -> float:
+        """What a sum of ones would be: how many were added, or, with a decay, 1 + decay + …."""
+        if self.decay == 1:
+            return samples
+        return (1 - self.decay**samples) / (1 - self.decay)
 
     def get_scores(self, sparsifier: BaseDataSparsifier, name: str, data: Array) -> Array:
         sums, samples = (sparsifier.get_array(name, key) for key in self.arrays[:2])
@@ -201,12 +233,15 @@ class Movement(_InOnePass, AccumulatedScore):
 
 @dataclass(frozen=True)
 class Fisher(_InOnePass, AccumulatedScore):
-    """w²·E[g²]/2: optimal brain damage by the empirical Fisher information (LeCun et al. 1990)."""
+    """w²·E[g²]/2: optimal brain damage by the empirical Fisher information (LeCun et al. 1990).
+
+    With a decay the mean is a weighted one, by decay^(how many samples came later).
+    """
 
     _term = "square_gradient"
 
     def from_sums(self, weight: Array, sums: Array, samples: int) -> Array:
-        return _score_terms("weighted_square", weight, sums, 0.5 / samples)
+        return _score_terms("weighted_square", weight, sums, 0.5 / self.weight_of(samples))
 
 
 # --- those that need batches ----------------------------------------------------------------------
@@ -301,6 +336,14 @@ def require_int(argument: str, value: object) -> None:
         raise TypeError(f"{argument} must be an int, got {value!r}")
 
 
+def to_share(argument: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{argument} must be a float, got {value!r}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{argument} must be in [0, 1], got {value!r}")
+    return float(value)
+
+
 def is_plain(value: object) -> bool:
     if isinstance(value, tuple):
         return all(map(is_plain, value))
@@ -315,12 +358,17 @@ def _as_text(score: object) -> str:
         raise TypeError(
             f"score must be one of datasparse.scores, such as Taylor(), or None, got {score!r}"
         )
-    values = {field.name: getattr(score, field.name) for field in dataclasses.fields(score)}
-    for name, value in values.items():
+    name = type(score).__name__
+    for field in dataclasses.fields(score):
+        value = getattr(score, field.name)
         if not is_plain(value):
             raise TypeError(
-                f"{name} of {type(score).__name__} must be plain data (None, bool, int, float, "
-                f"str, tuples of these), got {value!r}"
+                f"{field.name} of {name} must be plain data (None, bool, int, float, str, tuples "
+                f"of these), got {value!r}"
             )
-    listed = ", ".join(f"{name}={value!r}" for name, value in values.items())
-    return f"{type(score).__name__}({listed})"
+    if score.accumulates and not callable(getattr(score, "sample", None)):
+        raise TypeError(
+            f"{name} accumulates, and so must have sample(weight, gradient), which says what of: "
+            "derive it from AccumulatedScore, and override that"
+        )
+    return Score.__repr__(score)

@@ -649,6 +649,23 @@ void expect_ranked_marks(const SelectionKernels<Key>& select, const Bytes& state
   ASSERT_EQ(keys, expected) << n << " marks";
 }
 
+template <class Key>
+void expect_ranked_within(const SelectionKernels<Key>& select, const Bytes& states, bool drops) {
+  const auto n = static_cast<std::int64_t>(states.size());
+  std::vector<Key> keys, expected;
+  for (std::int64_t i = 0; i < n; ++i) {
+    keys.push_back(static_cast<Key>(i + 1));
+    const Mark mark(states[static_cast<std::size_t>(i)]);
+    const Key own = mark.survives() == drops ? keys.back() : 0;
+    const Key of_active = drops ? own : KeyTraits<Key>::nan + 1;
+    expected.push_back(mark.survives() ? of_active : mark.is_dead() ? Key{0} : own);
+  }
+  keys.push_back(7);
+  expected.push_back(7);
+  select.rank_within(keys.data(), states.data(), n, drops);
+  ASSERT_EQ(keys, expected) << n << " marks";
+}
+
 TEST_P(KernelsTest, Marks) {
   Random random(52);
   for (const std::int64_t n : {0, 1, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 1000}) {
@@ -660,6 +677,8 @@ TEST_P(KernelsTest, Marks) {
     for (const bool inactive : {false, true}) {
       expect_ranked_marks(table().select32, states, inactive);
       expect_ranked_marks(table().select64, states, inactive);
+      expect_ranked_within(table().select32, states, inactive);
+      expect_ranked_within(table().select64, states, inactive);
       Bytes marked = states, expected = states;
       const std::uint8_t bit = inactive ? 4 : 2;
       for (std::size_t i = 0; i < states.size(); ++i) {

@@ -260,6 +260,19 @@ TEST(DidYouMean, NamesTheNearest) {
       << "the first of the nearest";
 }
 
+TEST(DidYouMean, ProposesOnlyWhatIsNear) {
+  const std::string nothing = "; known: 'seed', 'norm', 'pool', 'min_kept'";
+  const auto says = [](const std::string& name) {
+    return did_you_mean(name, {"seed", "norm", "pool", "min_kept"});
+  };
+  for (const char* const far : {"", "n", "foo", "score", "mode", "kept", "min_level"}) {
+    EXPECT_EQ(says(far), nothing) << far;
+  }
+  EXPECT_EQ(says("nor"), "; did you mean 'norm'?");
+  EXPECT_EQ(says("pol"), "; did you mean 'pool'?");
+  EXPECT_EQ(says("min_keep"), "; did you mean 'min_kept'?");
+}
+
 TEST(DidYouMean, SaysNothingWhereManyAreFar) {
   std::vector<std::string> far;
   for (int i = 0; i < 13; ++i) far.push_back("something else entirely " + std::to_string(i));

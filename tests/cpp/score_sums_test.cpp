@@ -69,9 +69,31 @@ TEST_F(ScoreSumsTest, AddsEveryTerm) {
   }
 }
 
+TEST_F(ScoreSumsTest, SumsDecay) {
+  for (const double decay : {0.0, 0.9, 1.0}) {
+    GroupArrays(sparsifier).erase_all({ScoreSums::sums, ScoreSums::samples});
+    std::vector<float> expected(a.size());
+    for (int i = 0; i < 3; ++i) {
+      of_a[0] = static_cast<float>(i) - 0.3F;
+      ScoreSums(sparsifier).add(ScoreTerm::product, -1, both(), decay);
+      for (std::size_t j = 0; j < a.size(); ++j) {
+        const float less = static_cast<float>(decay) * expected[j];
+        expected[j] = less - a[j] * of_a[j];
+      }
+    }
+    EXPECT_EQ(sums("a"), expected) << decay;
+  }
+}
+
 TEST_F(ScoreSumsTest, AddsAllOrNothing) {
   ScoreSums(sparsifier).add(ScoreTerm::product, 1, both());
   const auto before = sums("a");
+  for (const double decay : {-0.1, 1.5, std::nan("")}) {
+    const auto message = message_of<ValueError>(
+        [&] { ScoreSums(sparsifier).add(ScoreTerm::product, 1, both(), decay); });
+    EXPECT_EQ(message.rfind("decay must be in [0, 1], got ", 0), 0U) << message;
+    EXPECT_EQ(sums("a"), before);
+  }
   const auto refused = [&](const char* with) {
     const auto message =
         message_of<ValueError>([&] { ScoreSums(sparsifier).add(ScoreTerm::product, 1, both()); });

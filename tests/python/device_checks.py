@@ -29,8 +29,11 @@ def check(function: Check) -> Check:
     return function
 
 
-def random_cases_are_those_of_the_cpu(compute, number: int, seed: int = 25) -> Check:
-    """A check of what a route computes, without a sparsifier; also on the CPU, by that route."""
+def random_cases_are_those_of_the_cpu(
+    compute, number: int, seed: int = 25, waits_first: bool = False
+) -> Check:
+    """A check of what a route computes, without a sparsifier; also on the CPU, by that route. One
+    that `waits_first` copies tables to the device for jobs that it has not seen."""
 
     def check(device: Device) -> None:
         def there(tensor: torch.Tensor | None) -> torch.Tensor | None:
@@ -54,6 +57,8 @@ def random_cases_are_those_of_the_cpu(compute, number: int, seed: int = 25) -> C
                 )
                 for job in jobs
             ]
+            if waits_first:
+                compute(moved, pools)
             with device.never_waits():
                 masks = compute(moved, pools)
             for mask, right in zip(masks, expected, strict=True):

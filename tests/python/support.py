@@ -17,6 +17,15 @@ ON_DEVICES = [
     pytest.mark.usefixtures("made_there"),
     pytest.mark.device("cpu", "pretended", "cuda"),
 ]
+
+
+def on_devices(test):
+    """The same for one test of a file."""
+    for mark in ON_DEVICES:
+        test = mark(test)
+    return test
+
+
 HALF = {"sparsity_level": 0.5, "sparse_block_shape": (1, 1)}
 
 

@@ -168,3 +168,28 @@ def test_unknown_sections_are_refused(capsys):
     with pytest.raises(SystemExit):
         run("--only", "row")
     assert "no section row" in capsys.readouterr().err
+
+
+def test_a_device_is_measured_by_each_route_that_it_has(tmp_path, capsys):
+    result = tmp_path / "result.json"
+    assert run("--device", "cpu", "--json", str(result)) == 0
+    assert "0 wrong answers" in capsys.readouterr().out
+    rows = json.loads(result.read_text())["rows"]
+    assert {row["section"] for row in rows} == {"device", "device_groups"}
+    assert all(row["right"] for row in rows if row["what"] in ("operations", "step()"))
+    assert {row["unit"] for row in rows if row["what"] == "operations"} == {"x bound"}
+
+
+def test_a_wrong_mask_of_a_route_makes_it_fail(monkeypatch, capsys):
+    from datasparse.torch.device import operations
+
+    right = operations.compute
+    monkeypatch.setattr(operations, "compute", lambda *given: [~mask for mask in right(*given)])
+    assert run("--device", "cpu", "--only", "device_groups") == 1
+    assert "**WRONG**" in capsys.readouterr().out
+
+
+def test_sections_of_a_device_are_not_those_of_the_cpu(capsys):
+    with pytest.raises(SystemExit):
+        run("--device", "cpu", "--only", "rows")
+    assert "no section rows" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from support import HALF, LAYOUTS, MAY_PRUNE_ALL, name_of
+from support import HALF, LAYOUTS, MAY_PRUNE_ALL, name_of, on_devices
 from torch.ao.pruning._experimental import data_sparsifier as incumbent
 
 BLOCK_SHAPES = (
@@ -74,6 +74,7 @@ def random_cases(request):
     return [(data, arguments, reference.mask(data, **arguments)) for data, arguments in cases]
 
 
+@on_devices
 def test_pytorch_and_reference_agree_in_every_random_case(random_cases):
     for seed, (data, arguments, expected) in enumerate(random_cases):
         assert np.array_equal(pytorch_mask(data, arguments), expected), (seed, arguments)
@@ -190,6 +191,7 @@ def test_few_distinct_values_with_some_zeros_per_block(rng, values, norm):
                     )
 
 
+@on_devices
 @pytest.mark.parametrize("norm", ["L1", "L2", None])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_torch_tensors_of_every_dtype_with_natural_ties(dtype, norm):
@@ -206,6 +208,7 @@ def test_torch_tensors_of_every_dtype_with_natural_ties(dtype, norm):
             )
 
 
+@on_devices
 @pytest.mark.parametrize("norm", ["L1", "L2", None])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_every_bit_pattern_of_the_small_types(rng, dtype, norm):
@@ -349,6 +352,7 @@ def test_product_of_level_and_blocks_is_taken_in_double():
         assert np.count_nonzero(~mask) == round(float(level) * n)
 
 
+@on_devices
 @pytest.mark.parametrize("shape", EMPTY_SHAPES, ids=str)
 @pytest.mark.parametrize("kind", [np.empty, torch.empty], ids=["numpy", "torch"])
 def test_empty_data_give_an_empty_mask(shape, kind):
@@ -392,6 +396,7 @@ def test_block_axis_of_minus_one_means_the_whole_axis(rng, block_shape, same_as)
         assert np.array_equal(*masks)
 
 
+@on_devices
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (3, 4), (4, 8), (1, 2)])
 def test_n_m_sparsity_zeroes_exactly_n_of_every_m(rng, kind, n, m):
@@ -528,6 +533,7 @@ def test_thirty_million_elements_against_a_stable_sort():
 # --- (c) the mask buffer and the memory layout of the input ---------------------------------------
 
 
+@on_devices
 @pytest.mark.parametrize("make", [np.asarray, torch.from_numpy,
                                   lambda a: torch.nn.Parameter(torch.from_numpy(a))])  # fmt: skip
 def test_mask_is_a_fresh_bool_array_of_the_datas_own_library(rng, make):
@@ -543,6 +549,7 @@ def test_mask_is_a_fresh_bool_array_of_the_datas_own_library(rng, make):
     assert np.array_equal(data, before)
 
 
+@on_devices
 def test_out_is_filled_and_returned(rng, wrap):
     data = rng.normal(size=(5, 8)).astype(np.float32)
     for start in (False, True):
@@ -627,6 +634,7 @@ def test_permuted_axes_of_a_four_dimensional_array(rng):
     )
 
 
+@on_devices
 def test_transposed_and_sliced_torch_tensors():
     data = torch.randn(12, 20, generator=torch.Generator().manual_seed(1))
     for view in (data.t(), data[:, ::3], data[::2, 1:], data.to(torch.bfloat16).t()):

@@ -27,6 +27,9 @@ from hypothesis import strategies as st
 from interrupted import SCHEDULERS, STEPS
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from support import ON_DEVICES
+
+pytestmark = ON_DEVICES
 
 PROGRAM = Path(__file__).with_name("interrupted.py")
 
@@ -157,6 +160,7 @@ def test_names_may_differ_where_that_is_said(saved, path):
     assert other.get_mask("more").all()
 
 
+@pytest.mark.device("cpu")
 def test_several_schedulers_come_in_their_order(path):
     class Turns(BaseDataScheduler):
         def get_schedule_param(self):
@@ -337,6 +341,7 @@ def objects_of_the_seed():
     return sparsifier, scheduler
 
 
+@pytest.mark.device("cpu")
 def test_a_file_of_0_1_0_means_what_it_meant(path):
     content = (SEEDS / "group-and-scheduler").read_bytes()
     header, _ = header_and_data(content)
@@ -362,6 +367,7 @@ def test_a_file_of_0_1_0_means_what_it_meant(path):
     assert resumed[1].counts_renewals is True
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.parametrize("counts", [True, False])
 def test_what_steps_count_is_in_the_file(path, counts):
     sparsifier, scheduler = objects_of_the_seed()
@@ -384,6 +390,7 @@ def test_it_reads_what_safetensors_writes(saved, path):
     assert states(resumed) == states(saved)
 
 
+@pytest.mark.device("cpu")
 def test_the_data_begin_at_a_multiple_of_eight(path):
     for length in range(1, 20):
         sparsifier = DataNormSparsifier([("x" * length, np.ones(3))])
@@ -391,6 +398,7 @@ def test_the_data_begin_at_a_multiple_of_eight(path):
         assert struct.unpack("<Q", path.read_bytes()[:8])[0] % 8 == 0
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.parametrize("shape", [(10**6,), (1000, 1000), (999_999,)])
 def test_a_million_elements_take_a_bit_each_and_a_kilobyte(path, shape):
     sparsifier = DataNormSparsifier([("w", np.zeros(shape, np.float32))])
@@ -399,6 +407,7 @@ def test_a_million_elements_take_a_bit_each_and_a_kilobyte(path, shape):
     assert path.stat().st_size <= 125_000 + 1000
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.parametrize("name", ["__metadata__", "$dict", "mask.", "a\0b", "'", '"', "\U0001f600"])
 def test_hostile_names_are_names(path, name):
     sparsifier = DataNormSparsifier([(name, np.arange(8.0)), ("other", np.arange(9.0))])
@@ -603,6 +612,7 @@ def test_mode_and_link_stay(saved, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.parametrize("limit", [0, 100, 4096, 100_000])
 def test_a_full_disk_leaves_the_old_file(path, run_python, limit):
     script = f"""
@@ -625,6 +635,7 @@ print(os.listdir(os.path.dirname(path)))
     assert run_python(script) == f"True File too large True\n['{path.name}']\n"
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.skipif(
     os.geteuid() != 0 or not sys.platform.startswith("linux"), reason="needs a disk of its own"
 )
@@ -650,6 +661,7 @@ def test_a_disk_that_is_full_leaves_the_old_file(tmp_path):
 # --- threads --------------------------------------------------------------------------------------
 
 
+@pytest.mark.device("cpu")
 def test_saving_waits_for_a_step_without_the_interpreter(path):
     entered, go_on = threading.Event(), threading.Event()
 
@@ -688,6 +700,7 @@ def test_saving_waits_for_a_step_without_the_interpreter(path):
     assert (resumed.step_count, resumed.get_mask("w").sum()) == (1, 4)
 
 
+@pytest.mark.device("cpu")
 def test_a_checkpoint_from_inside_an_override_is_refused(path):
     class Eager(BaseDataSparsifier):
         def update_mask(self, name, data):
@@ -756,6 +769,7 @@ def finish(process):
     assert process.returncode == 0
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.full)])
 def test_a_training_that_is_killed_ends_as_if_it_had_not_been(tmp_path, scheduler, kills):
@@ -792,6 +806,7 @@ def unfinished_bytes(folder):
     return -1
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.parametrize("kills", [10, pytest.param(200, marks=pytest.mark.full)])
 def test_a_save_that_is_killed_leaves_the_old_file_or_the_new_one(tmp_path, kills):
     path, one, other = (tmp_path / name for name in ("path", "one", "other"))

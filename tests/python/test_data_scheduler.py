@@ -8,7 +8,7 @@ import warnings
 import datasparse
 import numpy as np
 import pytest
-from support import name_of
+from support import name_of, on_devices
 
 
 def sparsifier_of(*names, level=0.8):
@@ -484,6 +484,7 @@ def torchs():
 START = {"plain": 0.7, "parameter": 0.7, "embedding": 0.7, "own": 0.3}
 
 
+@on_devices
 def test_as_torchs_once_made(torchs):
     sparsifier, scheduler = torchs
     assert scheduler.data_sparsifier == sparsifier
@@ -491,6 +492,7 @@ def test_as_torchs_once_made(torchs):
     assert scheduler.base_param == scheduler._last_param == START
 
 
+@on_devices
 def test_as_torchs_in_the_wrong_order_and_in_the_right_one(torchs):
     sparsifier, scheduler = torchs
     with pytest.warns(UserWarning, match=r"sparsifier\.step\(\)"):
@@ -499,6 +501,7 @@ def test_as_torchs_in_the_wrong_order_and_in_the_right_one(torchs):
     assert recorded(scheduler.step) == []
 
 
+@on_devices
 def test_as_torchs_each_step_writes_and_counts(torchs):
     sparsifier, scheduler = torchs
     assert levels(sparsifier) == START
@@ -509,6 +512,7 @@ def test_as_torchs_each_step_writes_and_counts(torchs):
         assert levels(sparsifier) == {name: level * 0.5**step for name, level in START.items()}
 
 
+@on_devices
 def test_as_torchs_a_state_brings_base_and_last_values(torchs):
     sparsifier, first = torchs
     sparsifier.step()
@@ -522,6 +526,7 @@ def test_as_torchs_a_state_brings_base_and_last_values(torchs):
     assert second._step_count == first._step_count == 2
 
 
+@on_devices
 @pytest.mark.parametrize("name", ["_step_count", "_last_param"])
 def test_what_torch_counts_privately_is_read_only(torchs, name):
     _, scheduler = torchs

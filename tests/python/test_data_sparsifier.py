@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from support import HALF, LAYOUTS, as_numpy
+from support import HALF, LAYOUTS, as_numpy, on_devices
 from torch import nn
 from torch.ao.pruning._experimental import data_sparsifier as incumbent
 
@@ -226,6 +226,7 @@ def test_any_non_empty_string_is_a_name(rng, name, several):
 # --- zero copy ------------------------------------------------------------------------------------
 
 
+@on_devices
 @pytest.mark.parametrize(
     "make", [np.array, torch.tensor, lambda v: nn.Parameter(torch.tensor(v)), "module"]
 )
@@ -267,6 +268,7 @@ def ones():
     return OfOnes()
 
 
+@on_devices
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int8, torch.int64, torch.float32])
 def test_torch_mask_replaced_through_data_points_back_to_our_memory(ones, dtype):
     address = ones.mask.data_ptr()
@@ -276,6 +278,7 @@ def test_torch_mask_replaced_through_data_points_back_to_our_memory(ones, dtype)
     assert torch.equal(ones.mask, torch.eye(4, dtype=torch.bool))
 
 
+@on_devices
 def test_torch_mask_replaced_through_data_is_in_force_at_once(ones):
     """Whichever call comes next; all but zero means keep."""
     state = ones.sparsifier.state_dict()
@@ -292,6 +295,7 @@ def test_torch_mask_replaced_through_data_is_in_force_at_once(ones):
     assert torch.count_nonzero(ones.mask) == 8
 
 
+@on_devices
 def test_torch_mask_replaced_by_a_view_of_itself(ones):
     ones.mask[0] = False
     ones.mask.data = ones.mask.t()  # the same memory, other strides
@@ -300,6 +304,7 @@ def test_torch_mask_replaced_by_a_view_of_itself(ones):
     assert ones.sparsifier.get_mask("a").is_contiguous()
 
 
+@on_devices
 def test_torch_mask_replaced_by_its_own_bytes_is_a_bool_mask_again(ones):
     ones.mask[0] = False
     ones.mask.data = ones.mask.view(torch.uint8)  # the same memory, another dtype
@@ -307,6 +312,7 @@ def test_torch_mask_replaced_by_its_own_bytes_is_a_bool_mask_again(ones):
     assert torch.count_nonzero(ones.sparsifier.get_mask("a")) == 12
 
 
+@on_devices
 def test_torch_mask_of_a_squashed_group_replaced_through_data(ones):
     ones.sparsifier.squash_mask()
     ones.mask.data = torch.eye(4)
@@ -329,6 +335,7 @@ def test_mask_reused_for_data_of_another_kind_is_of_that_kind(rng, kinds):
     assert as_numpy(now)[0].all()
 
 
+@on_devices
 @pytest.mark.parametrize("wrong", [lambda mask: mask[:2], lambda mask: torch.zeros(3)])
 def test_torch_mask_replaced_by_another_number_of_elements_is_refused(ones, wrong):
     ones.mask.data = wrong(ones.mask)
@@ -341,6 +348,7 @@ def test_torch_mask_replaced_by_another_number_of_elements_is_refused(ones, wron
 # --- autograd -------------------------------------------------------------------------------------
 
 
+@on_devices
 @pytest.mark.parametrize("write", ["apply_mask", "squash_mask"])
 @pytest.mark.parametrize("make", [torch.ones, lambda *shape: nn.Parameter(torch.ones(*shape))])
 def test_only_writing_bumps_the_version_counter(write, make):
@@ -353,6 +361,7 @@ def test_only_writing_bumps_the_version_counter(write, make):
     assert data._version > version
 
 
+@on_devices
 def test_backward_notices_weights_masked_after_forward():
     weight = nn.Parameter(torch.randn(4, 4))
     sparsifier = half([("a", weight)])
@@ -362,6 +371,7 @@ def test_backward_notices_weights_masked_after_forward():
         loss.backward()
 
 
+@on_devices
 def test_training_goes_on_after_apply_mask_which_leaves_the_gradient_alone():
     weight = nn.Parameter(torch.randn(4, 4))
     sparsifier = half([("a", weight)])
@@ -377,6 +387,7 @@ def test_training_goes_on_after_apply_mask_which_leaves_the_gradient_alone():
 # --- apply_mask -----------------------------------------------------------------------------------
 
 
+@on_devices
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [np.float32, torch.float32, torch.bfloat16], ids=str)
 def test_masked_nan_and_infinity_become_zero_and_the_others_stay(value, dtype):
@@ -405,6 +416,7 @@ def test_apply_mask_keeps_the_mask(stepped):
     assert np.array_equal(stepped.get_mask("a"), before)
 
 
+@on_devices
 def test_one_call_of_apply_mask_serves_numpy_and_torch(rng):
     array, tensor = values(rng), torch.from_numpy(values(rng))
     sparsifier = half([("numpy", array), ("torch", tensor)])
@@ -441,6 +453,7 @@ def test_step_skips_a_squashed_group(squashed):
     assert np.count_nonzero(~squashed.get_mask("b")) == 24
 
 
+@on_devices
 def test_mask_of_a_squashed_group_stays_the_same_object(rng, wrap):
     sparsifier = half([("a", wrap(values(rng)))])
     mask = sparsifier.get_mask("a")
@@ -520,6 +533,7 @@ def test_re_adding_keeps_the_config_where_the_call_says_nothing(rng, stepped):
     assert stepped.data_groups["a"] == config
 
 
+@on_devices
 def test_re_adding_may_change_the_library(rng, stepped):
     before = stepped.get_mask("a").copy()
     stepped.add_data("a", torch.from_numpy(values(rng)))
@@ -546,6 +560,7 @@ def test_refused_re_adding_leaves_the_old_group(stepped, observe, data, config, 
 # --- a mask given to add_data ---------------------------------------------------------------------
 
 
+@on_devices
 @pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int64, np.float32, torch.bool, torch.int8,
                                    torch.float32, torch.bfloat16], ids=str)  # fmt: skip
 def test_given_mask_is_copied_and_the_masked_data_returned(rng, dtype):
@@ -659,6 +674,7 @@ def test_custom_sparsifier_edits_its_mask_in_place(rng, wrap):
     assert np.count_nonzero((a != 0) & (np.abs(a) <= 0.5)) == 0
 
 
+@on_devices
 def test_custom_sparsifier_replaces_its_torch_mask(rng):
     data = values(rng)
     sparsifier = ThresholdByReplacing([("a", torch.from_numpy(data))])
@@ -716,6 +732,7 @@ def test_override_gets_the_users_own_array_without_a_copy(rng):
     assert seen.shape == SHAPE
 
 
+@on_devices
 @pytest.mark.parametrize("dtype", TORCH_DTYPES)
 @pytest.mark.parametrize("kind", [nn.Parameter, nn.Embedding.from_pretrained])
 def test_override_gets_the_users_own_tensor_detached(dtype, kind):
@@ -729,6 +746,7 @@ def test_override_gets_the_users_own_tensor_detached(dtype, kind):
     assert not seen.requires_grad
 
 
+@on_devices
 @pytest.mark.parametrize("fails", [False, True])
 def test_override_runs_without_gradients_which_come_back_afterwards(fails):
     class Record(datasparse.BaseDataSparsifier):
@@ -761,6 +779,7 @@ class KeepFirstRowOfAMaskReadBefore(datasparse.DataNormSparsifier):
         mask[0] = True
 
 
+@on_devices
 @pytest.mark.parametrize("sparsifier_class", [KeepFirstRow, KeepFirstRowOfAMaskReadBefore])
 def test_override_may_edit_what_the_built_in_rule_computed(rng, wrap, sparsifier_class):
     data = values(rng)
@@ -772,6 +791,7 @@ def test_override_may_edit_what_the_built_in_rule_computed(rng, wrap, sparsifier
         assert np.array_equal(as_numpy(sparsifier.get_mask("a")), expected)
 
 
+@on_devices
 def test_override_may_pass_other_scores_and_another_config_on(rng, wrap):
     class Scored(datasparse.DataNormSparsifier):
         def update_mask(self, name, data, **config):
@@ -938,6 +958,7 @@ def test_another_sparsifier_may_step_inside_update_mask(rng):
 # --- many groups ----------------------------------------------------------------------------------
 
 
+@on_devices
 def test_many_groups_of_numpy_and_torch(rng):
     sparsifier = datasparse.DataNormSparsifier()
     expected = []

@@ -179,6 +179,13 @@ def test_axes_that_do_not_merge_are_copied():
     assert torch.equal(mask, core_mask(scores, 0.5, (1, 3)))
 
 
+def test_an_order_that_does_not_matter_still_cuts_blocks_off():
+    scores = torch.tensor([[3.0, 1.0, 2.0, 5.0, 4.0]])
+    job = job_of(scores, 0.4, (1, 2), 1, order=(1, 0))  # of 5 rows, and so of single elements
+    (mask,) = masks_of([replace(job, pruned=2)])
+    assert mask.tolist() == [[True, False, False, True, True]]
+
+
 def test_no_jobs_no_elements():
     assert masks_of([]) == []
     (mask,) = masks_of([job_of(torch.empty(0, 3))])
@@ -291,6 +298,17 @@ def test_groups_at_different_levels_are_one_batch():
     assert len(launches(jobs)) == 10
     for mask, job, level in zip(masks_of(jobs), jobs, (0.1, 0.5, 0.9), strict=True):
         assert torch.equal(mask, core_mask(job.scores, level))
+
+
+def test_kinds_share_what_is_sent_and_the_counts():
+    dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+    jobs = [job_of(torch.ones(50, dtype=dtype)) for dtype in dtypes]
+    memory = []
+    launches(jobs)
+    names = launches(jobs, memory=memory)
+    assert names.count("zeros") == names.count("copy") == 1
+    assert len(names) == 2 + 2 * 3 + 2 * 6 + 3 * 2 + 2 * 4  # 16 bits decide together
+    assert memory[0] < len(jobs) * 9000
 
 
 def test_tables_of_shapes_are_sent_once(monkeypatch):

@@ -7,8 +7,10 @@ quantization helper's in test_quantization.py.
 import pytest
 import torch
 from datasparse import BaseDataSparsifier
-from support import MAY_PRUNE_ALL
+from support import MAY_PRUNE_ALL, ON_DEVICES
 from torch import nn
+
+pytestmark = ON_DEVICES
 
 
 class ImplementedDataSparsifier(BaseDataSparsifier):

@@ -11,8 +11,10 @@ import datasparse
 import numpy as np
 import pytest
 import torch
-from support import BAD_VALUES, MAY_PRUNE_ALL, as_numpy, name_of
+from support import BAD_VALUES, MAY_PRUNE_ALL, ON_DEVICES, as_numpy, name_of
 from torch import nn
+
+pytestmark = ON_DEVICES
 
 SHAPE = (4, 8)
 
@@ -76,11 +78,13 @@ def test_unknown_name_is_reported_with_the_nearest_known_name(ask, observe):
     assert np.count_nonzero(sparsifier.get_data("emb")) == 32
 
 
+@pytest.mark.device("cpu")
 def test_unknown_name_without_any_group_is_reported():
     with pytest.raises(datasparse.UnknownNameError, match="emb"):
         datasparse.DataNormSparsifier().get_mask("emb")
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.parametrize("name", ["", 3, None, b"emb", ("emb",)], ids=name_of)
 def test_what_is_no_name_is_refused(name):
     sparsifier = datasparse.DataNormSparsifier()
@@ -169,6 +173,7 @@ def test_bad_value_is_refused_when_it_arrives(write, group, observe):
         assert sparsifier.defaults == defaults, message
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.parametrize(
     "data_list", [3, "emb", [("emb",)], [("emb", 1, 2)], [("emb", None)], [None]], ids=name_of
 )
@@ -396,6 +401,7 @@ def test_unwritable_memory_is_not_written(make, write, observe):
     assert all(sparsifier.get_data(name) is not None for name in ("first", "emb", "last"))
 
 
+@pytest.mark.device("cpu")
 def test_other_names_can_still_be_applied():
     """`apply_mask` ... refuse: only where such memory is asked for"""
     first = ramp()
@@ -462,6 +468,7 @@ UNSUPPORTED = {
 }  # fmt: skip
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.parametrize(("make", "says", "advice"), UNSUPPORTED.values(), ids=UNSUPPORTED.keys())
 def test_data_of_an_unsupported_kind(make, says, advice, observe):
     """integer, bool, complex, sparse, big-endian, GPU or meta data | TypeError that says what is
@@ -480,6 +487,7 @@ def test_data_of_an_unsupported_kind(make, says, advice, observe):
     assert observe(sparsifier) == before
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.parametrize(
     "data",
     [[[1.0, 2.0]], 1.5, None, "text", object(), {"a": 1.0}, nn.Linear(2, 2), np.float32],
@@ -495,6 +503,7 @@ def test_data_that_are_no_array(data):
         datasparse.block_mask(data, sparsity_level=0.5, sparse_block_shape=(1, 1))
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.parametrize("make", ["complex", "string", "record", "date"])
 def test_no_advice_is_better_than_a_wrong_one(make):
     """What .astype(np.float32) or .float() would spoil, or cannot convert, is not advised to be."""
@@ -595,6 +604,7 @@ def test_update_mask_raises_after_the_built_in_rule_ran(observe):
     assert observe(sparsifier) == before
 
 
+@pytest.mark.device("cpu")
 @MAY_PRUNE_ALL
 def test_step_succeeds_after_one_that_raised():
     """all masks change or none: and the sparsifier is usable afterwards"""
@@ -640,6 +650,7 @@ def test_mistake_inside_update_mask(observe, kind, defaults, error, says):
     assert observe(sparsifier) == before
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.parametrize("count", [1, 3, 40])
 def test_first_middle_or_last_group_raises(observe, count):
     """exception in one group's `update_mask` | all masks change or none"""
@@ -662,6 +673,7 @@ def test_first_middle_or_last_group_raises(observe, count):
         assert observe(sparsifier) == before
 
 
+@pytest.mark.device("cpu")
 def test_a_message_goes_on_behind_a_nul_in_a_name():
     sparsifier = datasparse.DataNormSparsifier([("a\0b", np.ones((2, 2)))])
     with pytest.raises(ValueError, match=r"sparsity_level of 'a\\0b' must be in \[0, 1\], got 2"):

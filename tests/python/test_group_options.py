@@ -12,6 +12,7 @@ import reference
 import torch
 from datasparse import BaseDataSparsifier, DataNormSparsifier, DataScheduler
 from datasparse.schedules import Linear
+from support import on_devices
 
 
 def permuted_mask(data, layout, **config):
@@ -62,6 +63,7 @@ def test_blocks_are_cut_along_the_layout(rng, kind, block, shape):
         assert np.array_equal(sparsifier.get_mask("w"), expected), layout
 
 
+@on_devices
 @pytest.mark.parametrize("kind", [DataNormSparsifier, Through])
 def test_a_pattern_lies_along_the_inputs_of_a_convolution(rng, kind):
     """2:4 in the order of memory leaves a third of the groups along the inputs without it."""
@@ -277,6 +279,7 @@ def test_overrides_are_not_asked_for_frozen_masks():
     assert sparsifier.get_mask("a").all()
 
 
+@on_devices
 def test_frozen_data_are_not_looked_up():
     parameter = torch.nn.Parameter(torch.ones(4))
     sparsifier = single()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from support import HALF, as_numpy, collect
+from support import HALF, as_numpy, collect, on_devices
 from torch import nn
 
 pytestmark = pytest.mark.usefixtures("quick_collections")
@@ -226,6 +226,7 @@ RELEASES = {
 }
 
 
+@on_devices
 @pytest.mark.parametrize("release", RELEASES.values(), ids=RELEASES.keys())
 def test_data_are_kept_alive_until_they_are_released(wrap, release):
     data = wrap(np.ones((4, 4)))
@@ -240,6 +241,7 @@ def test_data_are_kept_alive_until_they_are_released(wrap, release):
     assert alive() is None
 
 
+@on_devices
 def test_a_step_keeps_no_reference_to_the_data(wrap):
     data = wrap(np.ones((4, 4)))
     sparsifier = datasparse.DataNormSparsifier([("a", data)])
@@ -251,6 +253,7 @@ def test_a_step_keeps_no_reference_to_the_data(wrap):
     assert sys.getrefcount(data) == count
 
 
+@on_devices
 def test_mask_outlives_its_group(rng, wrap):
     data = rng.normal(size=(50, 50))
     sparsifier = datasparse.DataNormSparsifier([("a", wrap(data))], **HALF)
@@ -394,6 +397,7 @@ def override_that_raised():
     return (sparsifier,)
 
 
+@on_devices
 @pytest.mark.parametrize(
     "make",
     [

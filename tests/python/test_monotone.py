@@ -6,6 +6,7 @@ import pytest
 import reference
 import torch
 from datasparse.schedules import Linear
+from support import on_devices
 
 SHAPES = [
     ((12, 16), (1, 1)),
@@ -108,6 +109,7 @@ def test_the_first_step_is_that_of_the_plain_rule(rng):
     np.testing.assert_array_equal(sparsifier.get_mask("w"), expected)
 
 
+@on_devices
 def test_a_schedule_up_and_down(rng):
     weight = torch.from_numpy(rng.normal(size=(64, 64)).astype(np.float32))
     sparsifier, _ = group(weight)

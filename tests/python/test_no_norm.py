@@ -9,6 +9,7 @@ import pytest
 import reference
 import torch
 from datasparse.schedules import Constant, Linear
+from support import on_devices
 
 
 class Movement(datasparse.DataNormSparsifier):
@@ -48,6 +49,7 @@ def test_every_way_to_say_it(key, rng):
     assert np.array_equal(sparsifier.get_mask("w"), reference.mask(data, 0.3, (1, 4), norm="L2"))
 
 
+@on_devices
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("block", [(1, 1), (1, 4), (4, 4), (3, 5)])
 def test_tensors_beyond_every_tile_step_by_step(dtype, block):

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import reference
 import torch
-from support import collect
+from support import ON_DEVICES, collect
 from support import values as any_values
 from torch import nn
+
+pytestmark = ON_DEVICES
 
 SHAPE = (6, 8)
 CONFIG = {"sparsity_level": 0.5, "sparse_block_shape": (1, 2)}
@@ -190,6 +192,7 @@ def test_tensor_resized_away_and_back():
     assert_follows(sparsifier, tensor)
 
 
+@pytest.mark.device("cpu")
 def test_share_memory():
     weight = parameter(0)
     sparsifier = make(weight)
@@ -203,6 +206,7 @@ def test_share_memory():
     assert weight.is_shared()
 
 
+@pytest.mark.device("cpu")
 def test_shared_memory_is_common_with_another_process(run_python):
     """What a child process writes is seen by the parent's step, and the zeros by the child."""
     script = """
@@ -381,6 +385,7 @@ def test_masks_their_views_and_masked_copies_outlive_the_sparsifier():
     assert len(filler) == 400
 
 
+@pytest.mark.device("cpu")
 def test_memory_of_before_is_released():
     """Following param.data keeps nothing of what it was."""
     weight = parameter(0)
@@ -411,6 +416,7 @@ def file(tmp_path):
     return tmp_path / "weights.bin"
 
 
+@pytest.mark.device("cpu")
 def test_memmap_is_written_back_to_its_file(file):
     mapped = np.memmap(file, np.float32, "r+", shape=SHAPE)
     sparsifier = make(mapped)
@@ -422,6 +428,7 @@ def test_memmap_is_written_back_to_its_file(file):
     np.testing.assert_array_equal(on_disk, values(1) * expected_mask(values(1)))
 
 
+@pytest.mark.device("cpu")
 def test_memmap_sees_what_another_mapping_writes(file):
     sparsifier = make(np.memmap(file, np.float32, "r", shape=SHAPE))
     np.memmap(file, np.float32, "r+", shape=SHAPE)[...] = values(1)
@@ -429,6 +436,7 @@ def test_memmap_sees_what_another_mapping_writes(file):
     assert_masks(sparsifier, "group 0", values(1))
 
 
+@pytest.mark.device("cpu")
 def test_read_only_memmap_is_refused_by_apply_mask(file):
     writable = values(1)
     sparsifier = make(writable, np.memmap(file, np.float32, "r", shape=SHAPE))
@@ -442,6 +450,7 @@ def test_read_only_memmap_is_refused_by_apply_mask(file):
     masked[...] = 0  # the copy is writable
 
 
+@pytest.mark.device("cpu")
 def test_copy_on_write_memmap_leaves_its_file_alone(file):
     mapped = np.memmap(file, np.float32, "c", shape=SHAPE)
     make(mapped).apply_mask()
@@ -449,6 +458,7 @@ def test_copy_on_write_memmap_leaves_its_file_alone(file):
     np.testing.assert_array_equal(np.fromfile(file, np.float32).reshape(SHAPE), values(0))
 
 
+@pytest.mark.device("cpu")
 def test_array_that_becomes_read_only_and_writable_again():
     data = values(0)
     sparsifier = make(data)
@@ -461,6 +471,7 @@ def test_array_that_becomes_read_only_and_writable_again():
     assert_follows(sparsifier, data)
 
 
+@pytest.mark.device("cpu")
 def test_array_resized_in_place():
     data = values(0).copy()
     sparsifier = make(data)
@@ -507,6 +518,7 @@ def test_array_of_another_shape_and_the_same_memory(shape):
     assert sparsifier.state_dict() == before
 
 
+@pytest.mark.device("cpu")
 @REINTERPRETS
 @pytest.mark.parametrize("dtype", [np.int32, np.uint32, ">f4", "S4"])
 def test_array_whose_dtype_becomes_unsupported(dtype):
@@ -525,6 +537,7 @@ def test_array_whose_dtype_becomes_unsupported(dtype):
     assert_follows(sparsifier, other, data)
 
 
+@pytest.mark.device("cpu")
 @REINTERPRETS
 def test_array_whose_dtype_becomes_another_float():
     """The same bytes as numbers of double the width are another shape: refused."""

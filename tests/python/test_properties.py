@@ -11,7 +11,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from support import LAYOUTS, MAY_PRUNE_ALL
+from support import LAYOUTS, MAY_PRUNE_ALL, on_devices
 
 LEVELS = st.one_of(
     st.floats(0, 1), st.sampled_from([0.0, 0.25, 0.5, 1 / 3, 0.9, 1.0]), st.integers(0, 1)
@@ -309,6 +309,7 @@ def test_zeros_of_rising_levels_are_nested_in_large_data(seed, distinct, levels)
         previous = mask
 
 
+@on_devices
 @given(SEEDS, LEVELS, BLOCK_SHAPES, NORMS)
 def test_widening_bfloat16_does_not_change_the_mask(seed, level, block_shape, norm):
     bits = np.random.default_rng(seed).integers(-(2**15), 2**15, size=(9, 14)).astype(np.int16)

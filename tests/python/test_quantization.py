@@ -4,7 +4,10 @@ import pytest
 import torch
 from datasparse import BaseDataSparsifier, DataNormSparsifier
 from datasparse.quantization import post_training_sparse_quantize
+from support import ON_DEVICES
 from torch import nn
+
+pytestmark = ON_DEVICES
 
 CONFIG = {"sparsity_level": 0.5, "sparse_block_shape": (1, 1)}
 
@@ -155,6 +158,7 @@ def test_rows_that_are_one_sided_or_zero(row, sparsify_first):
     assert abs(left[1 - least] - row[1 - least]) <= max(map(abs, row)) / 255
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.parametrize(
     ("model", "says"),
     [

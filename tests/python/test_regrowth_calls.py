@@ -9,6 +9,7 @@ import torch
 from datasparse import DataScheduler, load, save
 from datasparse.regrowth import SET, RigL, Static
 from datasparse.schedules import Cosine
+from datasparse.scores import Taylor
 from support import values
 
 
@@ -133,11 +134,40 @@ def test_overrides_say_what_is_dropped_and_what_grows():
     sparsifier.step()
     assert mask_of(sparsifier).tolist() == [False, True, True, False]
     assert weight.tolist() == [4.0, -1.0, 0.0, 0.5]
-    for wrong, error in [(np.zeros(3), "shape"), (None, "is missing")]:
+    for wrong, error in [
+        (np.zeros(3), "shape"),
+        (None, r"must be an array .* got None from get_gradients\(\) of Own: return .*super\(\)"),
+    ]:
         sparsifier._gradient = wrong
         with pytest.raises(ValueError, match=f"gradient of 'w' .*{error}"):
             sparsifier.step()
         assert mask_of(sparsifier).tolist() == [False, True, True, False]
+
+
+class ByTaylor(RigL):
+    """As the refusal of a score proposes."""
+
+    def get_scores(self, name, data, **config):
+        return Taylor().get_scores(self, name, data)
+
+
+@pytest.mark.parametrize("score", [Taylor(), Taylor], ids=["a score", "a class"])
+@pytest.mark.parametrize("kind", [RigL, SET, Static])
+def test_a_score_is_given_by_an_override(kind, score):
+    with pytest.raises(
+        TypeError,
+        match=rf"^{kind.__name__}\(\) takes no score, got Taylor.*: a step drops by what get_scores"
+        r"\(.*\) returns; .* return Taylor\(\)\.get_scores\(self, name, data\)$",
+    ):
+        kind({"w": values(0)}, sparsity_level=0.5, score=score)
+    with pytest.raises(TypeError, match="unknown config key 'score'"):
+        kind(score=None)
+    weight, gradient = np.array([4.0, -1.0, 3.0, 0.5]), np.array([0.1, 0.9, 0.3, 0.2])
+    sparsifier = ByTaylor(sparsity_level=0.5, drop_fraction=0.5)
+    sparsifier.add_data("w", weight, mask=np.array([True, True, False, False]))
+    sparsifier.set_gradients({"w": gradient})
+    sparsifier.step()
+    assert mask_of(sparsifier).tolist() == [False, True, True, False]
 
 
 def test_an_override_that_fails_brings_masks_and_states_back():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from datasparse import BaseDataScheduler, BaseDataSparsifier, DataNormSparsifier
 from datasparse.regrowth import SET
+from support import on_devices
 
 
 @pytest.fixture
@@ -28,6 +29,7 @@ def sparsifier(rng):
     return sparsifier
 
 
+@on_devices
 def test_figures_are_those_of_the_masks(sparsifier):
     report = sparsifier.report()
     assert len(report) == 4
@@ -46,6 +48,7 @@ def test_figures_are_those_of_the_masks(sparsifier):
     assert (report["2:4"].block, report["2:4"].target, report["2:4"].sparsity) == ((1, 4), 0.5, 0.5)
 
 
+@on_devices
 def test_it_counts_what_is_not_what_should_be(sparsifier):
     sparsifier.get_mask("fc")[...] = True
     sparsifier.get_mask("fc")[0, :3] = False
@@ -55,6 +58,7 @@ def test_it_counts_what_is_not_what_should_be(sparsifier):
     assert report["half"].sparsity == 1.0
 
 
+@on_devices
 def test_a_report_is_of_its_moment(sparsifier):
     report = sparsifier.report()
     before = report.as_dict()
@@ -63,6 +67,7 @@ def test_a_report_is_of_its_moment(sparsifier):
     assert report.as_dict() == before
 
 
+@on_devices
 def test_totals(sparsifier):
     report = sparsifier.report()
     total = report.total
@@ -74,6 +79,7 @@ def test_totals(sparsifier):
     assert total.bytes_masked == sum(group.bytes_masked for group in report)
 
 
+@on_devices
 def test_squashed_and_waiting_groups_are_there(sparsifier, tmp_path):
     sparsifier.squash_mask("fc")
     datasparse.save(tmp_path / "x", sparsifier)
@@ -151,6 +157,7 @@ def test_of_nothing():
     assert str(report).splitlines()[-1].startswith("total")
 
 
+@on_devices
 def test_it_prints_as_a_table(sparsifier):
     sparsifier.get_mask("fc")[...] = True
     sparsifier.get_mask("fc")[::4, ::2] = False
@@ -170,6 +177,7 @@ total                              50.00%  16.67%     24  640 B   530 B"""
     assert repr(sparsifier.report()) == str(sparsifier.report())
 
 
+@on_devices
 def test_zeros_that_are_not_in_the_data_have_a_column(sparsifier):
     sparsifier.remove_data("half")
     sparsifier.apply_mask("2:4")
@@ -190,6 +198,7 @@ total                                         50.00%  50.00%    5.56%     72  64
     assert sparsifier.report().total.zeros_in_data == 72
 
 
+@on_devices
 def test_the_share_in_the_data_is_of_the_data_that_are_there(sparsifier):
     sparsifier.squash_mask(["2:4", "half"])
     sparsifier.get_data("fc")[0] = 0
@@ -199,6 +208,7 @@ def test_the_share_in_the_data_is_of_the_data_that_are_there(sparsifier):
     assert str(sparsifier.report()).splitlines()[-1].split()[3] == f"{zeros / 128:.2%}"
 
 
+@on_devices
 def test_what_has_no_weight_left_has_a_column(sparsifier):
     sparsifier.get_mask("fc")[:3] = False
     sparsifier.get_mask("fc")[:, 7] = False
@@ -217,6 +227,7 @@ def test_what_has_no_weight_left_has_a_column(sparsifier):
 FLOATS = ["float16", "float32", "float64", torch.bfloat16]
 
 
+@on_devices
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("view", ["plain", "transposed", "strided", "reversed", "broadcast"])
 def test_zeros_in_data_of_any_kind_are_counted(rng, dtype, view):
@@ -262,6 +273,7 @@ def test_dead_rows_and_channels_are_those_of_the_layout(rng, shape):
             assert dead == (int((~mask.any(axis=others)).sum()) if mask.size else 0)
 
 
+@on_devices
 def test_data_of_another_shape_have_no_zeros_to_count():
     parameter = torch.nn.Parameter(torch.zeros(4))
     sparsifier = DataNormSparsifier([("w", parameter)])
@@ -309,6 +321,7 @@ def test_notebooks_show_a_table():
     assert parser.tags.count("tr") == 3
 
 
+@on_devices
 def test_a_dict_of_plain_data(sparsifier):
     figures = sparsifier.report().as_dict()
     assert set(figures) == {"groups", "pools", "total"}
@@ -330,6 +343,7 @@ class Writer:
         self.scalars.append((tag, scalar_value, global_step))
 
 
+@on_devices
 def test_it_writes_scalars(sparsifier):
     writer = Writer()
     report = sparsifier.report()

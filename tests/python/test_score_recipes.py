@@ -112,6 +112,47 @@ def test_without_sums_one_sample_is_taken(score):
     assert one.score_bytes == 0
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.9, 1.0])
+@pytest.mark.parametrize("kind", [Taylor, Movement, Fisher])
+def test_sums_decay(kind, decay):
+    w = values(1)
+    score, samples = kind(decay=decay), [SAMPLE[kind()](w, values(10 + i)) for i in range(4)]
+    sparsifier = sparsifier_of(score, {"w": w})
+    sums, total = np.zeros_like(w), 0.0
+    for i, sample in enumerate(samples):
+        sparsifier.set_gradients({"w": values(10 + i)})
+        sparsifier.accumulate()
+        sums, total = np.float32(decay) * sums + sample, decay * total + 1
+    np.testing.assert_array_equal(sparsifier.get_array("w", "sums"), sums)
+    assert sparsifier.get_array("w", "samples") == 4
+    assert score.weight_of(4) == pytest.approx(total, rel=1e-12)
+    # With Fisher's, a mean: that of samples which are all alike is one of them.
+    ones = score.weight_of(4) * np.ones(3)
+    expected = np.full(3, 2.0) if kind is Fisher else ones
+    np.testing.assert_allclose(score.from_sums(np.full(3, 2.0), ones, 4), expected)
+
+
+def test_a_decay_is_part_of_a_score_and_named_where_it_is_not_one():
+    faster, plain = Taylor(decay=0.5), Taylor(decay=1)
+    assert (repr(faster), repr(plain)) == ("Taylor(decay=0.5)", "Taylor()")
+    assert plain == Taylor() != faster
+    assert repr(Taylor(decay=np.float64(0.5))) == repr(faster)
+    assert repr(Lamp(3.0, decay=0)) == "Lamp(decay=0.0, power=3.0)"
+    assert repr(Lamp(3.0)) == "Lamp(power=3.0)"
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_own_samples_decay_too(decay):
+    w = values(1)
+    sparsifier = sparsifier_of(Lamp(decay=decay), {"w": w})
+    sums = np.zeros_like(w)
+    for i in range(3):
+        sparsifier.set_gradients({"w": values(10 + i)})
+        sparsifier.accumulate()
+        sums = np.float32(decay) * sums + np.abs(w - values(10 + i)) ** 2
+    np.testing.assert_array_equal(sparsifier.get_array("w", "sums"), sums)
+
+
 @pytest.mark.parametrize("score", SAMPLE, ids=repr)
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 def test_any_strides_of_either(score, layout):
@@ -337,6 +378,7 @@ def test_a_sample_that_raises_adds_nothing():
 ALL = [
     Magnitude(), Gradient(), Taylor(), Movement(), Fisher(), SNIP(), GraSP(), SynFlow(),
     SynFlow(rounds=3, dtype="float64", biases=False), Random(5), Wanda(), Lamp(0.5),
+    Taylor(decay=0.9), Lamp(0.5, decay=0.9),
 ]  # fmt: skip
 
 
@@ -600,11 +642,43 @@ class Updates(datasparse.DataNormSparsifier):
         super().update_mask(name, data)
 
 
+@dataclass(frozen=True)
+class Endless(Score):
+    accumulates = True
+
+
+@dataclass(frozen=True)
+class Unlisted(GradientScore):
+    """Accumulates without a list of what is kept, and keeps something that it does not list."""
+
+    accumulates = True
+
+    def sample(self, weight, gradient):
+        return gradient
+
+
+def test_what_counts_as_kept_is_what_is_listed_and_the_sums():
+    sparsifier = sparsifier_of(Unlisted(), {"w": values(1)})
+    sparsifier.set_gradients({"w": values(2)})
+    sparsifier.accumulate()
+    sparsifier.set_array("w", "notes", np.ones(5))
+    assert sparsifier.score_bytes == values(1).nbytes + 8
+    sparsifier.reset_score()
+    assert sparsifier.score_bytes == 0
+    assert sparsifier.get_array("w", "sums") is None
+    assert sparsifier.get_array("w", "samples") is None
+    np.testing.assert_array_equal(sparsifier.get_array("w", "notes"), np.ones(5))
+
+
 NO_SCORES = {
     "a class": (Taylor, r"score must be an object, got the class: Taylor\(\)"),
     "a name": ("taylor", "score must be one of datasparse.scores, .*got 'taylor'"),
     "a function": (abs, "score must be one of datasparse.scores"),
     "what is not plain": (Lamp([1.0]), r"power of Lamp must be plain data .* got \[1.0\]"),
+    "no sample": (
+        Endless(),
+        r"Endless accumulates, and so must have sample\(weight, gradient\), .*",
+    ),
 }
 
 
@@ -657,6 +731,10 @@ ARGUMENTS = {
     "rounds": (lambda: SynFlow(0), ValueError, "rounds must be at least 1, got 0"),
     "dtype": (lambda: SynFlow(dtype="half"), ValueError, 'dtype must be "float32", "float64" or'),
     "biases": (lambda: SynFlow(biases=1), TypeError, "biases must be a bool, got 1"),
+    "below": (lambda: Taylor(decay=-0.1), ValueError, r"decay must be in \[0, 1\], got -0.1"),
+    "above": (lambda: Lamp(decay=1.5), ValueError, r"decay must be in \[0, 1\], got 1.5"),
+    "nan": (lambda: Fisher(decay=float("nan")), ValueError, r"decay must be in \[0, 1\], got nan"),
+    "flag": (lambda: Movement(decay=True), TypeError, "decay must be a float, got True"),
 }
 
 

@@ -10,7 +10,10 @@ import pytest
 import reference
 import torch
 from datasparse import DataNormSparsifier
+from support import ON_DEVICES
 from torch import nn
+
+pytestmark = ON_DEVICES
 
 SAMPLE = """
 ## Write your own data scheduler
@@ -100,6 +103,7 @@ def data_sparsifier(model):
     return sparsifier
 
 
+@pytest.mark.device("cpu")
 def test_sample_is_quoted_with_its_comment():
     assert "# half the sparsity level every epoch" in SAMPLE
 
@@ -200,6 +204,7 @@ def test_masked_weights_stay_zero_where_the_gradient_is_masked_by_the_user(
     assert levels_in_force == [BASE_LEVEL * 0.5**k for k in range(EPOCHS)]
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_same_loop_on_numpy_arrays(ImplementedDataScheduler, rng, dtype):  # noqa: N803
     weights = {

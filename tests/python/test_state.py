@@ -14,8 +14,10 @@ import pytest
 import torch
 import xxhash
 from datasparse import BaseDataScheduler, BaseDataSparsifier, DataNormSparsifier
-from support import as_numpy, name_of
+from support import ON_DEVICES, as_numpy, name_of
 from torch import nn
+
+pytestmark = ON_DEVICES
 
 # --- a training that can be stopped and resumed ---------------------------------------------------
 
@@ -173,6 +175,7 @@ def stopped_and_unbroken(tmp_path, sparsifier_class):
     return file, training.ten_steps()
 
 
+@pytest.mark.device("cpu")
 def test_resumed_in_a_new_process(tmp_path, run_python):
     classes = (DataNormSparsifier, Patient)
     stopped = {c.__name__: stopped_and_unbroken(tmp_path, c) for c in classes}
@@ -288,6 +291,7 @@ def test_states_hold_plain_data_only(training):
     assert plain(training.scheduler.state_dict())
 
 
+@pytest.mark.device("cpu")
 def test_a_mask_costs_one_bit_an_element_and_two_by_pickles_protocol_2():
     """That one is torch.save's, and writes bytes as text: those from 128 on cost two."""
     sparsifier = DataNormSparsifier([("w", np.zeros(10**6, np.float32))])
@@ -299,6 +303,7 @@ def test_a_mask_costs_one_bit_an_element_and_two_by_pickles_protocol_2():
         assert file.tell() <= limit
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 63, 64, 65])
 def test_masks_of_any_length_survive(rng, size):
     sparsifier = DataNormSparsifier([("w", np.zeros(size, np.float32))])
@@ -774,6 +779,7 @@ def test_shapes_are_checked_without_strict_too(pair, load):
     pair.refuses("sparsifier", state, match="emb", load=load, strict=False)
 
 
+@pytest.mark.device("cpu")
 def test_attributes_of_a_subclass_cannot_be_loaded_into_a_class_without():
     saved = Tagged([("emb", np.ones((2, 4), np.float32))], sparsity_level=0.25)
     saved.step()
@@ -784,6 +790,7 @@ def test_attributes_of_a_subclass_cannot_be_loaded_into_a_class_without():
     assert other.state_dict() == before
 
 
+@pytest.mark.device("cpu")
 def test_a_check_config_that_refuses_a_state():
     class Even(BaseDataSparsifier):
         def check_config(self, name, config):
@@ -977,6 +984,7 @@ def test_copy_of_a_squashed_group_whose_loaded_state_waits(pair, copied):
     assert other.state["emb"]["seen"] == 3
 
 
+@pytest.mark.device("cpu")
 def test_a_scheduler_without_a_state_of_its_own_refuses_one():
     sparsifier = DataNormSparsifier([("w", np.arange(8.0))])
     scheduler = Still(sparsifier)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from support import HALF, as_numpy, values
+from support import HALF, as_numpy, on_devices, values
 
 LEVELS = (0.25, 0.5, 0.75)
 
@@ -135,6 +135,7 @@ def eight_sparsifiers():
     return made, expected
 
 
+@on_devices
 @pytest.mark.parametrize("steps", [40, FULL_500])
 def test_eight_threads_step_different_sparsifiers(steps):
     made, expected = eight_sparsifiers()
@@ -145,6 +146,7 @@ def test_eight_threads_step_different_sparsifiers(steps):
             np.testing.assert_array_equal(as_numpy(sparsifier.get_mask(name)), mask)
 
 
+@on_devices
 @pytest.mark.parametrize("steps", [40, FULL_500])
 @pytest.mark.parametrize("kind", [datasparse.DataNormSparsifier, Override, Custom])
 def test_eight_threads_step_one_sparsifier(kind, steps):
@@ -169,6 +171,7 @@ def test_large_and_small_steps_together():
         np.testing.assert_array_equal(sparsifier.get_mask("w"), mask_of(data))
 
 
+@on_devices
 @pytest.mark.parametrize("kind", [datasparse.DataNormSparsifier, Override])
 def test_steps_over_the_same_data(kind):
     """Several sparsifiers share one array and one tensor."""
@@ -235,6 +238,7 @@ def test_failing_steps_beside_good_ones():
 # --- readers beside a step ------------------------------------------------------------------------
 
 
+@on_devices
 @pytest.mark.parametrize("kind", [datasparse.DataNormSparsifier, Override])
 def test_readers_see_whole_steps_and_whole_configs(kind):
     """A state is of before or after a step; what is written as a unit is read as one."""
@@ -301,6 +305,7 @@ def test_readers_see_whole_steps_and_whole_configs(kind):
         assert sparsifier.state_dict()["data_groups"][name]["mask"] == allowed[name][59 % 3]
 
 
+@on_devices
 def test_copies_of_a_sparsifier_that_steps():
     data = values(0)
     sparsifier = Override([("a", data), ("b", torch.from_numpy(data.copy()))])
@@ -368,6 +373,7 @@ def test_configs_are_read_and_written_beside_an_override():
 # --- groups that come and go ----------------------------------------------------------------------
 
 
+@on_devices
 @pytest.mark.parametrize("make", [np.array, torch.tensor])
 def test_mask_object_read_while_its_group_is_replaced(hasty, make):
     """Whatever get_mask() has handed out in between, it ends up with the mask that steps write."""
@@ -738,6 +744,7 @@ print("as it was")
 # --- the collector --------------------------------------------------------------------------------
 
 
+@on_devices
 def test_collector_beside_short_lives_and_steps():
     """Sparsifiers in cycles are made, stepped and dropped while the collector runs."""
     data = values(0)

@@ -152,7 +152,11 @@ REFUSED = {
     "recurrent": (lambda: nn.LSTM(4, 4), None, "'weight_ih_l0' belongs to a LSTM, whose inputs"),
     "bag": (lambda: nn.EmbeddingBag(4, 4), None, "'weight' belongs to a EmbeddingBag"),
     "bilinear": (lambda: nn.Bilinear(3, 4, 5), None, "'weight' belongs to a Bilinear"),
-    "odd": (lambda: Odd(4, 3), lambda: torch.ones(2, 4), "'weight' belongs to a Odd, whose inputs are not"),
+    "odd": (
+        lambda: Odd(4, 3),
+        lambda: torch.ones(2, 4),
+        "'weight' belongs to a Odd, whose inputs are not",
+    ),
     "NaN": (
         lambda: nn.Linear(4, 3),
         lambda: torch.full((2, 4), np.nan),

@@ -234,24 +234,27 @@ def test_scores_of_the_mean_gradient(score, sample, mode):
     detach(model)
 
 
-@pytest.mark.parametrize("score", [Taylor(), Fisher(), Movement()], ids=repr)
-def test_scores_of_samples(score):
+@pytest.mark.parametrize("decay", [1.0, 0.5])
+@pytest.mark.parametrize("kind", [Taylor, Fisher, Movement])
+def test_scores_of_samples(kind, decay):
+    score = kind(decay=decay)
     model = mlp()
     sums = {}
     for batch in batches(3):
         for name, gradient in mean_gradients(model, [batch]).items():
             w = dict(model.named_parameters())[name].detach()
             sample = {
-                Taylor(): (w * gradient) ** 2,
-                Fisher(): gradient**2,
-                Movement(): -w * gradient,
+                Taylor: (w * gradient) ** 2,
+                Fisher: gradient**2,
+                Movement: -w * gradient,
             }
-            sums[name] = sums.get(name, 0) + sample[score]
+            sums[name] = decay * sums.get(name, 0) + sample[kind]
     attachment = attach(model, score=score, **HALF)
     score_once(attachment, score, batches(3), mse)
     for name, scores in scores_of(attachment).items():
         w = dict(model.named_parameters())[name].detach()
-        expected = sums[name] * w**2 / 6 if score == Fisher() else sums[name]
+        halves = 2 * (1 + decay + decay**2)
+        expected = sums[name] * w**2 / halves if kind is Fisher else sums[name]
         np.testing.assert_allclose(scores, expected.numpy(), rtol=1e-4, atol=1e-9)
 
 

@@ -122,8 +122,8 @@ class DATASPARSE_API ParamMap {
 /// defaults.
 DATASPARSE_API std::string label(const std::string& key, const std::string& group);
 
-/// "; did you mean 'emb'?" with the nearest candidate by edit distance; where none is near, a list
-/// of them if it is short, else "".
+/// "; did you mean 'emb'?" with the nearest candidate by edit distance; where none is near, with at
+/// most one letter in three wrong, a list of them if it is short, else "".
 DATASPARSE_API std::string did_you_mean(const std::string& name,
                                         const std::vector<std::string>& candidates);
 

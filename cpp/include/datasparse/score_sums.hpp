@@ -21,11 +21,12 @@ enum class ScoreTerm : std::uint8_t {
   weighted_square,  ///< w²·g: Fisher, where g is the mean of squares
 };
 
-/// sums[i] += scale · term(w[i], g[i]), in the type of the sums, float32 or float64, from left to
-/// right. `gradient` has the shape of `weights`, and so has `sums`, which nobody else shares.
+/// sums[i] = decay · sums[i] + scale · term(w[i], g[i]), in the type of the sums, float32 or
+/// float64, from left to right, each product and sum rounded. `gradient` has the shape of
+/// `weights`, and so has `sums`, which nobody else shares.
 /// Cost: one pass over all three, no allocation, parallel. Checks nothing.
 DATASPARSE_API void add_score_terms(ScoreTerm term, double scale, const ArrayView& weights,
-                                    const ArrayView& gradient, KeptArray& sums);
+                                    const ArrayView& gradient, KeptArray& sums, double decay = 1);
 /// Whether no element is infinite or NaN. Cost: one pass over them, no allocation, parallel.
 DATASPARSE_API bool is_finite(const ArrayView& view);
 /// The type that sums are kept in: float64 for float64, else float32.
@@ -47,13 +48,15 @@ class DATASPARSE_API ScoreSums {
 
   explicit ScoreSums(BaseDataSparsifier& sparsifier) noexcept : sparsifier_(sparsifier) {}
 
-  /// Adds a sample to the sums of each group that is named, which begin as zeros; all or none.
+  /// Adds a sample to the sums of each group that is named, which begin as zeros; all or none. The
+  /// sums are multiplied by `decay` before, in [0, 1]; 1 forgets nothing.
   ///
-  /// Errors, naming the group: ValueError for a gradient of another shape than the data, for one
-  /// that is not finite, for data whose type takes other sums than those that are there, and for a
-  /// group that was squashed; UnknownNameError; StateError from inside an override. Cost: reads
-  /// gradients twice, and all else once; in place, where nobody holds the sums.
-  void add(ScoreTerm term, double scale, const std::vector<Sample>& some);
+  /// Errors, naming the group: ValueError for a decay outside [0, 1], for a gradient of another
+  /// shape than the data, for one that is not finite, for data whose type takes other sums than
+  /// those that are there, and for a group that was squashed; UnknownNameError; StateError from
+  /// inside an override. Cost: reads gradients twice, and all else once; in place, where nobody
+  /// holds the sums.
+  void add(ScoreTerm term, double scale, const std::vector<Sample>& some, double decay = 1);
 
  private:
   using Entry = BaseDataSparsifier::Entry;

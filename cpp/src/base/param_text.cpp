@@ -97,7 +97,8 @@ std::string label(const std::string& key, const std::string& group) {
 
 std::string did_you_mean(const std::string& name, const std::vector<std::string>& candidates) {
   const std::string* nearest = nullptr;
-  std::size_t least = std::max<std::size_t>(name.size() / 2, 2) + 1;
+  // A slip of the pen: one letter in three, and never all there is.
+  std::size_t least = (name.size() < 2 ? 0 : std::max<std::size_t>(name.size() / 3, 1)) + 1;
   for (const auto& candidate : candidates) {
     const auto distance = edit_distance(name, candidate);
     if (distance < least) {

@@ -101,6 +101,11 @@ struct SelectionKernels {
   /// active ones, or, `inactive`, of the others. tiles/choice.hpp has the bits.
   void (*rank_marked)(Key* keys, const std::uint8_t* states, std::int64_t n,
                       bool inactive) noexcept;
+
+  /// The keys of n elements as they rank within their blocks: what is pruned whatever they say
+  /// comes first. `drops`: of what survives some are dropped; else what does not may grow, and what
+  /// does becomes nan + 1.
+  void (*rank_within)(Key* keys, const std::uint8_t* states, std::int64_t n, bool drops) noexcept;
 };
 
 /// Blocks in memory: `rows` × `width` elements each. The elements of a row follow each other

@@ -24,6 +24,28 @@ TARGET void rank_marked(Key* keys, const std::uint8_t* states, std::int64_t n,
   inactive ? rank_some<true>(keys, states, n) : rank_some<false>(keys, states, n);
 }
 
+template <bool drops, class Key>
+TARGET void rank_some_within(Key* __restrict keys, const std::uint8_t* __restrict states,
+                             std::int64_t n) noexcept {
+  constexpr Key above = KeyTraits<Key>::nan + 1;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const unsigned state = states[i];
+    const Key survives = Key{0} - static_cast<Key>(state & ~(state >> 1) & 1U);
+    if (drops) {
+      keys[i] &= survives;
+    } else {
+      const Key may = Key{0} - static_cast<Key>(may_choose<true>(state));
+      keys[i] = (keys[i] & may) | (above & survives);
+    }
+  }
+}
+
+template <class Key>
+TARGET void rank_within(Key* keys, const std::uint8_t* states, std::int64_t n,
+                        bool drops) noexcept {
+  drops ? rank_some_within<true>(keys, states, n) : rank_some_within<false>(keys, states, n);
+}
+
 template <bool inactive>
 TARGET void mark_some(std::uint8_t* __restrict states, const std::uint8_t* __restrict keep,
                       std::int64_t n) noexcept {

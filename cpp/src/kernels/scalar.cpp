@@ -390,9 +390,9 @@ void transpose_mask(std::uint8_t* out, std::ptrdiff_t out_pitch, const std::uint
 #include "kernels/marks.inl"
 
 template <class Key>
-constexpr SelectionKernels<Key> selection{make_keys<Key>,   histogram<Key>,  count_below<Key>,
-                                          count_equal<Key>, split<Key>,      bracket<Key>,
-                                          threshold<Key>,   zero_least<Key>, rank_marked<Key>};
+constexpr SelectionKernels<Key> selection{
+    make_keys<Key>, histogram<Key>, count_below<Key>, count_equal<Key>, split<Key>,
+    bracket<Key>,   threshold<Key>, zero_least<Key>,  rank_marked<Key>, rank_within<Key>};
 
 constexpr Kernels table{
     "scalar",

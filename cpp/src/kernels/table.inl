@@ -9,6 +9,7 @@ void use(SelectionKernels<Key>& kernels) noexcept {
   kernels.threshold = threshold<Vector>;
   kernels.zero_least = zero_least<Vector>;
   kernels.rank_marked = rank_marked<Key>;
+  kernels.rank_within = rank_within<Key>;
 }
 
 template <class Element, int norm>

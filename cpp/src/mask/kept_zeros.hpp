@@ -12,12 +12,14 @@ namespace datasparse {
 
 namespace kept {
 
+constexpr std::int64_t piece = 4096;  // elements
+
 /// Calls work(begin, n, kept) for pieces of n elements, with a byte for each: 1 where it stays
 /// zero. `bits` may be nullptr, for nowhere.
 template <class Work>
 void for_each_piece(const Kernels& table, const std::uint8_t* bits, std::int64_t size, int threads,
                     const Work& work) noexcept {
-  constexpr std::int64_t piece = 4096, together = 16;
+  constexpr std::int64_t together = 16;
   constexpr std::int64_t large = piece * together;
   parallel_for((size + large - 1) / large, threads, [&](std::int64_t i, int) {
     std::uint8_t bytes[piece] = {};

@@ -120,8 +120,14 @@ Value term_of(Value w, Value g) noexcept {
   }
 }
 
+/// What sums and terms are multiplied by.
+template <class Value>
+struct Factors {
+  Value decay, scale;
+};
+
 template <ScoreTerm term, class Value>
-void add_terms(Value scale, const Matrix& weights, const Matrix& gradient, Value* sums) {
+void add_terms(Factors<Value> by, const Matrix& weights, const Matrix& gradient, Value* sums) {
   const Kernels& table = kernels();
   for_each_run(weights.rows(), weights.columns(), [&] {
     return [&, w = Run<Value>(table, weights), g = Run<Value>(table, gradient)](
@@ -129,17 +135,19 @@ void add_terms(Value scale, const Matrix& weights, const Matrix& gradient, Value
       const Value* const some_g = g(row, column, n);
       const Value* const some_w = w(row, column, n);
       Value* const to = sums + index;
-      for (std::int64_t i = 0; i < n; ++i) to[i] += scale * term_of<term>(some_w[i], some_g[i]);
+      for (std::int64_t i = 0; i < n; ++i) {
+        to[i] = by.decay * to[i] + by.scale * term_of<term>(some_w[i], some_g[i]);
+      }
     };
   });
 }
 
 template <class Value>
-void add_any(ScoreTerm term, Value scale, const Matrix& weights, const Matrix& gradient,
+void add_any(ScoreTerm term, Factors<Value> by, const Matrix& weights, const Matrix& gradient,
              Value* sums) {
   using Term = ScoreTerm;
   const auto add = [&](auto constant) {
-    add_terms<decltype(constant)::value>(scale, weights, gradient, sums);
+    add_terms<decltype(constant)::value>(by, weights, gradient, sums);
   };
   switch (term) {
     case Term::gradient: return add(std::integral_constant<Term, Term::gradient>());
@@ -179,14 +187,15 @@ bool all_finite(const Matrix& matrix) {
 }  // namespace
 
 void add_score_terms(ScoreTerm term, double scale, const ArrayView& weights,
-                     const ArrayView& gradient, KeptArray& sums) {
+                     const ArrayView& gradient, KeptArray& sums, double decay) {
   Matrix w(weights), g(gradient);
   merge_rows(w, g);
   std::uint8_t* const bytes = sums.write();
   if (sums.type() == KeptArray::Type::float64) {
-    add_any<double>(term, scale, w, g, reinterpret_cast<double*>(bytes));
+    add_any<double>(term, {decay, scale}, w, g, reinterpret_cast<double*>(bytes));
   } else {
-    add_any<float>(term, static_cast<float>(scale), w, g, reinterpret_cast<float*>(bytes));
+    const Factors<float> by{static_cast<float>(decay), static_cast<float>(scale)};
+    add_any<float>(term, by, w, g, reinterpret_cast<float*>(bytes));
   }
 }
 

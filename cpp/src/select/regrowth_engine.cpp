@@ -72,6 +72,7 @@ struct Moved {
   MoveCounts counts;        // before the step: of blocks, or of elements where is_within
   std::int64_t target = 0;  // blocks that are pruned at the end
   std::int64_t dropped = 0;
+  bool may_exceed = true;  // N:M: whether a block may have more active elements than it shall
 
   const MaskMove& move() const noexcept { return *job->move; }
   std::int64_t elements() const noexcept { return job->data.size(); }
@@ -340,7 +341,17 @@ class Regrowth {
     const Pruning& pruning = one.drop->plan.pruning;
     const bool has_blocks = pruning.height * pruning.width > 1;
     const bool draws = one.move().draws, any_kept_zeros = job.kept_zeros != nullptr;
+    const auto begin_with_blocks = [&] {
+      return begin_blocks(table_, one.drop->plan.grid(), one.marks, draws, any_kept_zeros, lanes);
+    };
+    if (has_blocks && !any_kept_zeros) {
+      one.counts = begin_with_blocks();
+      return;
+    }
     std::atomic<std::int64_t> active{0}, dead{0};
+    // Hardly ever, once a mask is N:M: so it is worth a look at bytes that are in the cache.
+    const bool looks = one.is_within && !draws && has_blocks_in_pieces(one.fill->plan.pruning);
+    std::atomic<bool> exceeds{!looks};
     kept::for_each_piece(table_, kept_zeros, one.elements(), lanes,
                          [&](std::int64_t begin, std::int64_t n, const std::uint8_t* kept) {
                            if (one.kept_marks != nullptr) kept = one.kept_marks + begin;
@@ -349,11 +360,21 @@ class Regrowth {
                                begin_elements(table_, one.marks + begin, kept, n, draws);
                            active.fetch_add(here.active);
                            dead.fetch_add(here.dead);
+                           if (looks && exceeds_within(*one.fill, begin, n)) exceeds.store(true);
                          });
-    one.counts = {active, dead};
-    if (!has_blocks) return;
-    one.counts =
-        begin_blocks(table_, one.drop->plan.grid(), one.marks, draws, any_kept_zeros, lanes);
+    one.may_exceed = exceeds;
+    one.counts = has_blocks ? begin_with_blocks() : MoveCounts{active, dead};
+  }
+
+  /// Whether no block lies in two pieces.
+  static bool has_blocks_in_pieces(const Pruning& pruning) noexcept {
+    return pruning.height == 1 && kept::piece % pruning.width == 0 &&
+           pruning.matrix.columns() % pruning.width == 0;
+  }
+  static bool exceeds_within(const Ranking& fill, std::int64_t begin, std::int64_t n) noexcept {
+    const Pruning& pruning = fill.plan.pruning;
+    return moving::exceed(fill.job.mask + begin, n, pruning.width,
+                          pruning.width - pruning.quota.zeros);
   }
 
   /// The bytes of a mask in the order of its layout, with the zeros that are kept.
@@ -427,29 +448,8 @@ class Regrowth {
   /// N:M: blocks that have too much lose it, and then those grow that have too little.
   void choose_within(Moved& one, int lane, int lanes) const noexcept {
     if (!one.is_within) return;
-    if (lacks_zeros(one, lanes)) choose_within(*one.fill, lane, lanes);
+    if (one.may_exceed) choose_within(*one.fill, lane, lanes);
     if (!one.move().draws) choose_within(*one.grow, lane, lanes);
-  }
-
-  /// Whether some block has more active elements than it may: hardly ever, once a mask is N:M.
-  bool lacks_zeros(const Moved& one, int lanes) const noexcept {
-    const Pruning& pruning = one.fill->plan.pruning;
-    const Matrix& matrix = pruning.matrix;
-    if (one.move().draws || pruning.height > 1 || matrix.columns() % pruning.width != 0) {
-      return true;  // or it is not worth a look
-    }
-    constexpr std::int64_t together = 65536;
-    const std::int64_t blocks = one.elements() / pruning.width;
-    const std::int64_t some = std::max<std::int64_t>(1, together / pruning.width);
-    std::atomic<bool> any{false};
-    parallel_for(Grid::divide_up(blocks, some), lanes, [&](std::int64_t i, int) {
-      const std::int64_t n = std::min(some, blocks - i * some);
-      if (moving::lacks_zeros(one.marks + i * some * pruning.width, n, pruning.width,
-                              pruning.quota.zeros)) {
-        any.store(true, std::memory_order_relaxed);
-      }
-    });
-    return any;
   }
 
   void finish(Moved& one, int lanes) const noexcept {

@@ -79,7 +79,10 @@ void require_fit(const std::string& name, const ArrayView& gradient, const Array
 
 }  // namespace
 
-void ScoreSums::add(ScoreTerm term, double scale, const std::vector<Sample>& some) {
+void ScoreSums::add(ScoreTerm term, double scale, const std::vector<Sample>& some, double decay) {
+  if (!(decay >= 0 && decay <= 1)) {
+    throw ValueError("decay must be in [0, 1], got " + to_string(ParamValue(decay)));
+  }
   const Entry entry(sparsifier_, "accumulate()");
   const auto& impl = *sparsifier_.impl_;
   std::vector<std::string> names;
@@ -111,7 +114,8 @@ void ScoreSums::add(ScoreTerm term, double scale, const std::vector<Sample>& som
   for (std::size_t i = 0; i < some.size(); ++i) {
     auto& arrays = groups[i]->arrays;
     arrays.merge(fresh[i]);
-    add_score_terms(term, scale, data.views()[i], gradients.views[i], arrays.find(sums)->second);
+    add_score_terms(term, scale, data.views()[i], gradients.views[i], arrays.find(sums)->second,
+                    decay);
     ++*reinterpret_cast<std::int64_t*>(arrays.find(samples)->second.write());
   }
 }

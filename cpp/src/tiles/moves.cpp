@@ -45,45 +45,36 @@ void replace_states(std::uint8_t* __restrict states, const std::uint8_t* __restr
   }
 }
 
-template <class Key>
-void rank_within(Key* __restrict keys, const std::uint8_t* __restrict states, std::int64_t n,
-                 bool drops) noexcept {
-  if (drops) {
-    for (std::int64_t i = 0; i < n; ++i) keys[i] &= Key{0} - Key{survives(states[i])};
-    return;
-  }
+void drop_within(std::uint8_t* __restrict states, const std::uint8_t* __restrict keep,
+                 std::int64_t n) noexcept {
   for (std::int64_t i = 0; i < n; ++i) {
-    const Key may = Key{0} - Key{may_grow(states[i])};
-    const Key active = Key{0} - Key{survives(states[i])};
-    keys[i] = (keys[i] & may) | (key_of_others<Key> & active);
-  }
-}
-template void rank_within(std::uint32_t*, const std::uint8_t*, std::int64_t, bool) noexcept;
-template void rank_within(std::uint64_t*, const std::uint8_t*, std::int64_t, bool) noexcept;
-
-void mark_within(std::uint8_t* __restrict states, const std::uint8_t* __restrict keep,
-                 std::int64_t n, bool drops) noexcept {
-  for (std::int64_t i = 0; i < n; ++i) {
-    const std::uint8_t state = states[i];
-    const auto drop = static_cast<std::uint8_t>((survives(state) & (keep[i] ^ 1)) << 1);
-    const auto grow = static_cast<std::uint8_t>((may_grow(state) & keep[i]) << 2);
-    states[i] = static_cast<std::uint8_t>(state | (drops ? drop : grow));
+    const unsigned drop = survives(states[i]) & (keep[i] ^ 1U);
+    states[i] = static_cast<std::uint8_t>(states[i] | (drop * dropped));
   }
 }
 
 namespace {
 
-template <std::int64_t fixed>
-bool lack_zeros(const std::uint8_t* states, std::int64_t n, std::int64_t any_width,
-                std::int64_t zeros) noexcept {
-  const std::int64_t width = fixed > 0 ? fixed : any_width;
-  bool any = false;
-  for (std::int64_t b = 0; b < n; ++b) {
-    std::int64_t active = 0;
-    for (std::int64_t i = 0; i < width; ++i) active += survives(states[b * width + i]);
-    any |= width - active < zeros;
+/// Bytes of eight marks at a time, of blocks that fill them: which survive is added up pairwise.
+template <int width>
+bool exceed(const std::uint8_t* states, std::int64_t n, std::uint64_t most) noexcept {
+  constexpr std::uint64_t ones = ~std::uint64_t{0} / 255;
+  constexpr std::uint64_t sums = width == 8   ? 255
+                                 : width == 4 ? ~std::uint64_t{0} / ~std::uint32_t{0} * 255
+                                              : ~std::uint64_t{0} / 65535 * 255;
+  constexpr std::uint64_t places = sums / 255;
+  const std::uint64_t bias = places * (127 - most);  // the highest bit of a byte says: more
+  std::uint64_t any = 0;
+  for (std::int64_t i = 0; i < n; i += 8) {
+    std::uint64_t word;
+    std::memcpy(&word, states + i, sizeof(word));
+    word &= ~(word >> 1) & ones;
+    word += word >> 8;
+    if (width > 2) word += word >> 16;
+    if (width > 4) word += word >> 32;
+    any |= (word & sums) + bias;
   }
-  return any;
+  return (any & (places << 7)) != 0;
 }
 
 /// What is known of some blocks side by side: 1, or 0 where not.
@@ -126,14 +117,23 @@ void look_at_row(const BlockFlags& flags, const std::uint8_t* row, std::int64_t 
 
 }  // namespace
 
-bool lacks_zeros(const std::uint8_t* states, std::int64_t n, std::int64_t width,
-                 std::int64_t zeros) noexcept {
-  switch (width) {
-    case 2: return lack_zeros<2>(states, n, width, zeros);
-    case 4: return lack_zeros<4>(states, n, width, zeros);
-    case 8: return lack_zeros<8>(states, n, width, zeros);
-    default: return lack_zeros<0>(states, n, width, zeros);
+bool exceed(const std::uint8_t* states, std::int64_t n, std::int64_t width,
+            std::int64_t most) noexcept {
+  std::int64_t done = 0;
+  bool any = false;
+  if (width == 2 || width == 4 || width == 8) {
+    done = n / 8 * 8;
+    const auto at_most = static_cast<std::uint64_t>(most);
+    any = width == 2   ? exceed<2>(states, done, at_most)
+          : width == 4 ? exceed<4>(states, done, at_most)
+                       : exceed<8>(states, done, at_most);
   }
+  for (; done < n; done += width) {
+    std::int64_t active = 0;
+    for (std::int64_t i = done; i < done + width; ++i) active += survives(states[i]);
+    any |= active > most;
+  }
+  return any;
 }
 
 }  // namespace moving
@@ -144,7 +144,11 @@ MoveCounts begin_elements(const Kernels& table, std::uint8_t* states,
   if (draws) {
     std::fill_n(states, n, moving::was_active);
   } else {
-    for (std::int64_t i = 0; i < n; ++i) states[i] = states[i] != 0 ? moving::was_active : 0;
+    unsigned all = 0;
+    for (std::int64_t i = 0; i < n; ++i) all |= states[i];
+    if (all > moving::was_active) {  // or else they are marks already
+      for (std::int64_t i = 0; i < n; ++i) states[i] = states[i] != 0 ? moving::was_active : 0;
+    }
   }
   if (kept_zeros != nullptr) {
     for (std::int64_t i = 0; i < n; ++i) {
@@ -176,9 +180,9 @@ MoveCounts begin_blocks(const Kernels& table, const Grid& grid, std::uint8_t* st
         if (any_kept_zeros) {
           moving::look_at_row({active, dead}, row(r), elements.columns, grid.width);
         } else {
+          ones += begin_elements(table, row(r), nullptr, elements.columns, draws).active;
           past::and_row(active, row(r), elements.columns, grid.width);
         }
-        ones += elements.columns - table.count_zeros(row(r), elements.columns);
       }
       if (!any_kept_zeros && !draws) {
         const std::int64_t own = band.width - table.count_zeros(active, band.width);

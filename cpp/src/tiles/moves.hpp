@@ -29,17 +29,12 @@ void gather_states(std::uint8_t* gathered, const std::uint8_t* states, std::int6
 /// Replaces n states, but for what says that an element stays zero.
 void replace_states(std::uint8_t* states, const std::uint8_t* by, std::int64_t n) noexcept;
 
-/// The keys of n elements within blocks as they rank there: what is pruned whatever they say comes
-/// first. `drops`: of what survives some are dropped; else what does not may grow.
-template <class Key>
-void rank_within(Key* keys, const std::uint8_t* states, std::int64_t n, bool drops) noexcept;
-/// Marks n elements, by what `keep` says of them.
-void mark_within(std::uint8_t* states, const std::uint8_t* keep, std::int64_t n,
-                 bool drops) noexcept;
-/// Whether any of n blocks of `width` elements side by side has fewer than `zeros` that do not
+/// Drops those of n elements that survive where `keep` is 0, and nothing else.
+void drop_within(std::uint8_t* states, const std::uint8_t* keep, std::int64_t n) noexcept;
+/// Whether any of the blocks of `width` elements side by side, n in all, has more than `most` that
 /// survive.
-bool lacks_zeros(const std::uint8_t* states, std::int64_t n, std::int64_t width,
-                 std::int64_t zeros) noexcept;
+bool exceed(const std::uint8_t* states, std::int64_t n, std::int64_t width,
+            std::int64_t most) noexcept;
 
 }  // namespace moving
 
@@ -54,8 +49,8 @@ struct MoveCounts {
 /// the mask.
 MoveCounts begin_elements(const Kernels& table, std::uint8_t* states,
                           const std::uint8_t* kept_zeros, std::int64_t n, bool draws) noexcept;
-/// The same where blocks are larger, of a whole matrix whose bytes follow each other, 1 where kept
-/// and `stays` where a zero is kept.
+/// The same where blocks are larger, of a whole matrix whose bytes follow each other; or, where
+/// zeros are kept, from what begin_elements() has made of it.
 MoveCounts begin_blocks(const Kernels& table, const Grid& grid, std::uint8_t* states, bool draws,
                         bool any_kept_zeros, int threads) noexcept;
 

@@ -88,17 +88,21 @@ void mark_within_blocks(const Task<Key>& task, const Grid::Rectangle& elements,
   const std::int64_t width = task.grid.width;
   Key* const keys = lane.element_keys.data();
   for (std::int64_t r = 0; r < elements.rows; ++r) {
-    moving::rank_within(keys + r * elements.columns,
-                        task.mask.at(elements.row + r, elements.column), elements.columns, drops);
+    task.select.rank_within(keys + r * elements.columns,
+                            task.mask.at(elements.row + r, elements.column), elements.columns,
+                            drops);
   }
   std::uint8_t* const keep = lane.bytes.data();
+  const auto mark = [&](std::uint8_t* states, const std::uint8_t* of, std::int64_t n) {
+    drops ? moving::drop_within(states, of, n) : task.table.mark(states, of, n, true);
+  };
   std::int64_t done = 0;
   const bool a_power = width == 2 || width == 4 || width == 8 || width == 16;
   if (elements.rows == 1 && a_power && task.quota.zeros < width) {
     const std::int64_t blocks = elements.columns / width;
     done = blocks * width;
     task.select.zero_least(keep, keys, blocks, width, task.quota.zeros);
-    moving::mark_within(task.mask.at(elements.row, elements.column), keep, done, drops);
+    mark(task.mask.at(elements.row, elements.column), keep, done);
   }
   for (; done < elements.columns; done += width) {
     const std::int64_t columns = std::min(width, elements.columns - done);
@@ -111,8 +115,7 @@ void mark_within_blocks(const Task<Key>& task, const Grid::Rectangle& elements,
     if (zeros < n) cut = cut_of(task.select, own, n, zeros, own + n, n);
     task.select.threshold(keep, own, n, cut.threshold, cut.ties);
     for (std::int64_t r = 0; r < elements.rows; ++r) {
-      moving::mark_within(task.mask.at(elements.row + r, elements.column + done),
-                          keep + r * columns, columns, drops);
+      mark(task.mask.at(elements.row + r, elements.column + done), keep + r * columns, columns);
     }
   }
 }

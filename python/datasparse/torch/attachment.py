@@ -417,9 +417,9 @@ def attach(
     zeros until `detach()`.
 
     Raises ValueError where nothing matches, a name belongs to other data, or a weight cannot be
-    pruned in this mode, and TypeError for parameters that are sharded (FSDP), on another device, or
-    of no supported dtype. Then the model is as it was, and so is the sparsifier, but for loaded or
-    squashed masks of these names.
+    pruned in this mode, and TypeError for parameters that are sharded (FSDP), without memory
+    (meta), or of no supported dtype. Then the model is as it was, and so is the sparsifier, but for
+    loaded or squashed masks of these names.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     >>> sparsifier = DataNormSparsifier(sparsity_level=0.75, sparse_block_shape=(1, 1))

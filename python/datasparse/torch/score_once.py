@@ -164,7 +164,7 @@ def accumulated(
     for gradients in batches.gradients():
         for name, gradient in gradients.items():
             sample = as_array(score.sample(batches.parameters[name].detach(), gradient))
-            sums[name] = sample if name not in sums else sums[name] + sample
+            sums[name] = sample if name not in sums else score.decay * sums[name] + sample
     return {
         name: as_array(score.from_sums(batches.parameters[name].detach(), total, batches.count))
         for name, total in sums.items()

@@ -317,6 +317,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("is_set_to", &at::native::is_set_to);
   library.impl("_reshape_alias", &at::native::_reshape_alias);
   library.impl("set_.source_Storage", &at::native::set_);
+  library.impl("set_.source_Tensor", &at::native::set_tensor_);
   library.impl("set_.source_Storage_storage_offset", &at::native::set_storage_cpu_);
   // Torch would make it of its variant with `out`, which warns of a shape that it resizes itself.
   library.impl("mse_loss", torch::CppFunction::makeFromBoxedFunction<&fall_back>());

@@ -25,7 +25,7 @@ def copy(mask: Tensor) -> Tensor:
 
 def put(masks: Sequence[Tensor], contents: Sequence[Tensor]) -> None:
     """Copy contents into masks of their shapes."""
-    torch._foreach_copy_(masks, contents)
+    torch._foreach_copy_(list(masks), list(contents))
 
 
 def prune(mask: Tensor, marks: Tensor) -> None:

@@ -47,7 +47,7 @@ def route_for(jobs: Sequence[Job], pools: Sequence[Pool]) -> Route:
         return kernels.compute if kernels.takes(jobs, pools) else operations.compute
     if not kernels.is_available(device) or not kernels.takes(jobs, pools):
         return operations.compute
-    is_trusted = all([_is_trusted(kind, device) for kind in {_Kind.of(job) for job in jobs}])
+    is_trusted = all(_is_trusted(kind, device) for kind in {_Kind.of(job) for job in jobs})
     return kernels.compute if is_trusted else operations.compute
 
 
@@ -81,7 +81,7 @@ def _is_trusted(kind: _Kind, device: torch.device) -> bool:
     if known is None:
         jobs = _examples(kind, device)
         made = zip(kernels.compute(jobs, []), operations.compute(jobs, []), strict=True)
-        known = _trusted[kind, device] = all([torch.equal(one, other) for one, other in made])
+        known = _trusted[kind, device] = all(torch.equal(one, other) for one, other in made)
         if not known:
             warnings.warn(
                 f"Triton's kernels make other masks on {device} than plain operations do, of "
@@ -103,4 +103,5 @@ def _examples(kind: _Kind, device: torch.device) -> list[Job]:
     blocks = -(-shape[0] // height) * -(-shape[1] // width)
     zeros = height * width if kind.loses_all else max(height * width // 2, 1)
     first = Job(few, mask, (), kind.block, zeros, blocks // 2, kind.norm, kind.monotone, None)
-    return [first, replace(first, scores=many, pruned=blocks // 3), replace(first, scores=many, pruned=blocks)]
+    second = replace(first, scores=many, pruned=blocks // 3)
+    return [first, second, replace(second, pruned=blocks)]

@@ -98,6 +98,7 @@ def geometry_of(job: Job) -> Geometry:
 @lru_cache(maxsize=4096)
 def _geometry(shape: tuple[int, ...], strides: tuple[int, ...], order: tuple[int, ...],
               block: tuple[int, int], zeros: int) -> Geometry:  # fmt: skip
+    height, width = block_within(shape, order, block)
     if not order_matters(shape, order, block):
         order = tuple(range(len(shape)))
     of_mask = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
@@ -105,7 +106,6 @@ def _geometry(shape: tuple[int, ...], strides: tuple[int, ...], order: tuple[int
     rows = axes.pop(0) if len(axes) > 1 else NOTHING
     columns = merged(axes)
     length = math.prod(axis[0] for axis in columns)
-    height, width = min(block[0], rows[0]), min(block[1], length)
     # Where nothing depends on the rows, they are one behind the other.
     if height == 1 and length % width == 0:
         one = merged([rows, *columns])
@@ -125,9 +125,15 @@ def order_matters(shape: tuple[int, ...], order: tuple[int, ...], block: tuple[i
     longer = [axis for axis in order if shape[axis] != 1]
     if longer == sorted(longer) and shape[order[0]] == shape[0]:
         return False
-    rows = shape[order[0]]
-    columns = math.prod(shape[axis] for axis in order[1:])
-    height, width = min(block[0], rows), min(block[1], columns)
+    height, width = block_within(shape, order, block)
     if height <= 1 and width <= 1:
         return False
-    return order[0] != 0 or 1 < width < columns
+    return order[0] != 0 or 1 < width < math.prod(shape[axis] for axis in order[1:])
+
+
+def block_within(shape: tuple[int, ...], order: tuple[int, ...], block: tuple[int, int]
+                 ) -> tuple[int, int]:  # fmt: skip
+    """A block, cut off at the matrix of that order, be it the one that is taken or not."""
+    lengths = [shape[axis] for axis in order] if order else list(shape)
+    rows = lengths.pop(0) if len(lengths) > 1 else 1
+    return min(block[0], rows), min(block[1], math.prod(lengths))

@@ -20,7 +20,6 @@ from datasparse.torch.device.kernels.plan import (
     Large,
     Member,
     Plan,
-    Selection,
     Sizes,
     as_matrix,
     plan_of,
@@ -129,8 +128,8 @@ class Call:
             return
         self.send()
         self.score_large_blocks()
-        for kind, selections in self.plan.classes.items():
-            self.select(kind, selections)
+        if self.plan.classes:
+            self.select()
         self.write()
         self.write_large_blocks()
 
@@ -172,17 +171,19 @@ class Call:
 
     # --- cuts ------------------------------------------------------------------------------------
 
-    def select(self, kind: Class, selections: list[Selection]) -> None:
-        members = [member for one in selections for member in one.members]
-        wide = any(member.kind.wide for member in members)
-        n = max(self.place[id(member)] for member in members) + 1
-        counts = torch.zeros(n * BINS, dtype=torch.int64 if wide else torch.int32,
-                             device=self.device)  # fmt: skip
-        first = self.first_selection[kind]
-        self.find_cuts(kind, members, counts, first, len(selections), again=kind.bounded)
-        if kind.bounded:
-            own = min(member.own for member in members)
-            self.find_cuts(kind, members, counts, own, len(members), again=False)
+    def select(self) -> None:
+        """Finds all cuts, one class after another."""
+        n = len(self.members) - len(self.plan.without_cut)
+        is_wide = any(member.kind.wide for member in self.members)
+        dtype = torch.int64 if is_wide else torch.int32
+        counts = torch.zeros(n * BINS, dtype=dtype, device=self.device)
+        for kind, selections in self.plan.classes.items():
+            members = [member for one in selections for member in one.members]
+            first = self.first_selection[kind]
+            self.find_cuts(kind, members, counts, first, len(selections), again=kind.bounded)
+            if kind.bounded:
+                own = min(member.own for member in members)
+                self.find_cuts(kind, members, counts, own, len(members), again=False)
 
     def find_cuts(self, kind: Class, members: list[Member], counts: Tensor, first: int,
                   number: int, again: bool) -> None:  # fmt: skip

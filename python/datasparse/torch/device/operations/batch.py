@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..job import Job
 from .grid import Grid, in_order
-from .keys import make_keys, new_keys, rank_past
+from .keys import magnitude_of, make_keys, new_keys, rank_past
 from .select import as_numbers, keep_highest, room_of
 from .within import least_of_blocks
 
@@ -88,17 +88,25 @@ class Batch:
     # --- scores -----------------------------------------------------------------------------------
 
     def element_scores(self) -> Tensor:
-        """The bits of x, or of x·x, as rows of new_keys()."""
+        """The bits of |x|, x·x or x, as rows of new_keys()."""
         bits = new_keys(len(self.jobs), self.grid.elements, self.dtype, self.device)
+        inside = bits[:, : self.grid.elements]
+        only = in_order(self.jobs[0].scores.detach(), self.jobs[0])
+        if len(self.jobs) == 1 and self.norm == "L1" and only.dtype == self.dtype:
+            own = only.view(bits.dtype)  # the first of two passes less
+            torch.bitwise_and(own, magnitude_of(bits.dtype), out=inside.view(own.shape))
+            return bits
         scores = self.grid.matrices(bits.view(self.dtype))
         self._gather([job.scores for job in self.jobs], scores)
         if self.norm == "L2":
             scores.mul_(scores)
+        if self.norm != "none":
+            inside.bitwise_and_(magnitude_of(bits.dtype))
         return bits
 
     def block_scores(self, elements: Tensor) -> Tensor:
-        """The bits of the means of blocks, as rows of new_keys(). Changes what element_scores()
-        gave: it may be the same, and what was x is |x| where the norm says so.
+        """The bits of the means of blocks, as rows of new_keys(), from those of the elements, which
+        they are where blocks are single ones.
 
         Sums are added one position after the other: the order of additions is part of the rule,
         and that of sum(), mean() or cumsum() is another one.
@@ -107,8 +115,6 @@ class Batch:
         if grid.size == 1:
             return elements
         scores = grid.matrices(elements.view(self.dtype))
-        if self.norm == "L1":
-            scores.abs_()
         bits = new_keys(len(self.jobs), grid.blocks, self.dtype, self.device)
         sums = self._as_blocks(bits.view(self.dtype))
         sums.copy_(scores[:, :: grid.height, :: grid.width])

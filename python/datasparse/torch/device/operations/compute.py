@@ -46,8 +46,10 @@ def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor]:
     computed and it rounds in another way, or flushes denormals (require_exact()).
 
     Cost: jobs of one size, dtype and config take about 30 operations together, and one more for
-    each position of a block that has a score; a pool about 8 for each bit of a key, and 3 more for
-    each size. Memory besides the masks: up to 16 bytes an element of the largest tensor, or 64 MiB.
+    each position of a block that has a score: 4,112 where a block is a row of 4,096. A pool takes
+    about 10 for each bit of a key, and 5 more for each size; where members are bounded, monotone or
+    compared as doubles, as many again. Memory besides the masks: up to 16 bytes an element of the
+    largest tensor, or 64 MiB.
     """
     if not jobs:
         return []
@@ -55,7 +57,7 @@ def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor]:
     most = max(BATCH_LEAST, *(job.scores.numel() for job in jobs))
     alone, pooled = _batches(jobs, pools, device, most)
     masks: list[Tensor | None] = [None] * len(jobs)
-    with torch.inference_mode(False), torch.no_grad(), exact_arithmetic(device):
+    with torch.inference_mode(False), exact_arithmetic(device):
         for kind, batch in alone:
             batch.deliver(_keep(kind, batch), masks)
         for pool, members in zip(pools, pooled, strict=True):

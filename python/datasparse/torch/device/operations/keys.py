@@ -37,15 +37,20 @@ def new_keys(tensors: int, number: int, dtype: torch.dtype, device: torch.device
     return keys
 
 
+def magnitude_of(integer: torch.dtype) -> int:
+    """All bits but that of the sign."""
+    return int(torch.iinfo(integer).max)
+
+
 def make_keys(bits: Tensor, dtype: torch.dtype, norm: str) -> None:
-    """Turns bit patterns of scores, one row after the other, into keys, in place."""
-    nan = nan_key(dtype)
-    magnitude = torch.iinfo(bits.dtype).max
+    """Turns bit patterns of scores, one row after the other, into keys, in place. The bit of the
+    sign is not set, unless the norm is "none"."""
+    nan, magnitude = nan_key(dtype), magnitude_of(bits.dtype)
     if norm != "none":
-        bits.bitwise_and_(magnitude).clamp_(max=nan)
+        bits.clamp_(max=nan)
         return
-    # In parts: signs take as much memory as their keys.
     length = bits.shape[1]
+    # In parts: signs take as much memory as their keys.
     for part in torch.split(bits, length if bits.numel() < SIGNS_LEAST else -(-length // PARTS), 1):
         sign = part >> (8 * dtype.itemsize - 1)
         part.bitwise_and_(magnitude).clamp_(max=nan).bitwise_xor_(sign).sub_(sign)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .keys import magnitude_of
+
 DIGIT = 30  # bits, of the integers that the sum is made of
 COLUMNS = 64  # counters of each power, so that neighbours do not wait for the same one
 PER_COLUMN = 1 << 15  # scores, at least
@@ -62,7 +64,7 @@ def _sums(bits: Tensor, form: _Format) -> Tensor:
         for block in (torch.unflatten(part[:, :whole], 1, (-1, columns)), part[:, whole:, None]):
             if block.numel() == 0:
                 continue
-            magnitude = block & torch.iinfo(bits.dtype).max
+            magnitude = block & magnitude_of(bits.dtype)
             power = (magnitude >> form.fraction).to(torch.int64)
             for piece, sum_ in zip(_squares(magnitude, form), sums, strict=True):
                 sum_.scatter_add_(1, power, piece)
