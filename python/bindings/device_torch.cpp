@@ -10,6 +10,7 @@
 
 #include "datasparse/error.hpp"
 #include "datasparse/pool.hpp"
+#include "datasparse/regrowth.hpp"
 #include "gil.hpp"
 #include "params.hpp"
 #include "refusals.hpp"
@@ -22,6 +23,7 @@ using datasparse::BlockSpec;
 using datasparse::JobOf;
 using datasparse::Mask;
 using datasparse::PackedBits;
+using datasparse::RegrowthSpec;
 using Content = datasparse::Device::Content;
 
 namespace {
@@ -61,7 +63,8 @@ std::vector<PackedBits> to_bits(const py::object& several) {
   return all;
 }
 
-py::object to_job(const py::object& make, const JobOf<BlockSpec>& job) {
+template <class Spec>
+py::object to_job(const py::object& make, const JobOf<Spec>& job) {
   const BlockPlan plan = BlockPlan::of(job.spec, job.data.shape(), job.layout);
   const py::object kept = job.kept_there == nullptr ? py::none() : tensor_of(*job.kept_there);
   return make(tensor_of(job.data), tensor_of(*job.there->there()), to_tuple(plan.order),
@@ -90,6 +93,28 @@ py::list to_pools(const std::vector<JobOf<BlockSpec>>& jobs) {
     }
     pools.append(make(py::tuple(py::cast(places)), py::tuple(weights), py::tuple(least),
                       py::tuple(most), plan.budget, py::tuple(normalize)));
+  }
+  return pools;
+}
+
+py::list to_pools(const std::vector<JobOf<RegrowthSpec>>& jobs) {
+  std::vector<std::size_t> places;
+  std::vector<const JobOf<RegrowthSpec>*> pooled;
+  for (std::size_t i = 0; i < jobs.size(); ++i) {
+    if (jobs[i].spec.pool.empty()) continue;
+    places.push_back(i);
+    pooled.push_back(&jobs[i]);
+  }
+  const py::object make = function("MovePool");
+  py::list pools;
+  for (const auto& [members, weights, pruned, is_within] : datasparse::MovePool::of(pooled)) {
+    py::list moves, normalize;
+    for (const std::size_t i : members) {
+      moves.append(places[i]);
+      normalize.append(pooled[i]->spec.normalize);
+    }
+    pools.append(
+        make(py::tuple(moves), py::tuple(py::cast(weights)), pruned, py::tuple(normalize)));
   }
   return pools;
 }
@@ -145,6 +170,41 @@ std::vector<Content> TorchDevice::compute(const std::vector<JobOf<BlockSpec>>& j
     made.push_back(content_of(py::reinterpret_borrow<py::object>(mask)));
   }
   return made;
+}
+
+std::vector<datasparse::Device::Moved> TorchDevice::move(
+    const std::vector<JobOf<RegrowthSpec>>& jobs) {
+  const AcquiredGil gil;
+  const py::object make = function("Move"), make_job = function("Job");
+  py::list all;
+  for (const auto& job : jobs) {
+    const auto& move = *job.move;
+    const bool by_gradient = move.growth == datasparse::Growth::by_gradient;
+    const py::object gradient = by_gradient ? ::tensor_of(move.gradient) : py::none();
+    all.append(make(to_job(make_job, job), gradient, ::tensor_of(move.weights),
+                    tensor_of(*move.ever_there), job.spec.is_within(), job.spec.drop_fraction,
+                    static_cast<std::int64_t>(move.stream)));
+  }
+  std::vector<Moved> made;
+  for (const auto& moved : call_python(function("move"), py::make_tuple(all, to_pools(jobs)))) {
+    made.push_back({content_of(moved.attr("mask")), content_of(moved.attr("ever_active")),
+                    content_of(moved.attr("grown"))});
+  }
+  return made;
+}
+
+void TorchDevice::zero_grown(const std::vector<Growing>& some) noexcept {
+  const AcquiredGil gil;
+  try {
+    py::list weights, grown;
+    for (const auto& one : some) {
+      weights.append(::tensor_of(one.weights));
+      grown.append(::tensor_of(*one.grown));
+    }
+    call_python(function("zero_grown"), py::make_tuple(weights, grown));
+  } catch (py::error_already_set& error) {
+    error.discard_as_unraisable("zeroing weights on a device");  // as in put()
+  }
 }
 
 void TorchDevice::zero(const std::vector<Zeroing>& some) {

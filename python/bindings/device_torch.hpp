@@ -33,6 +33,9 @@ class TorchDevice final : public datasparse::Device {
   const pybind11::object& device() const noexcept { return device_; }
   std::vector<Content> compute(
       const std::vector<datasparse::JobOf<datasparse::BlockSpec>>& jobs) override;
+  std::vector<Moved> move(
+      const std::vector<datasparse::JobOf<datasparse::RegrowthSpec>>& jobs) override;
+  void zero_grown(const std::vector<Growing>& some) noexcept override;
   void zero(const std::vector<Zeroing>& some) override;
   std::vector<datasparse::PackedBits> zeros_in(
       const std::vector<datasparse::ArrayView>& some) override;

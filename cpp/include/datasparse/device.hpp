@@ -14,6 +14,8 @@
 
 namespace datasparse {
 
+struct RegrowthSpec;
+
 /// The memory of a kind of device, and the work that is done in it. A DataSource names the one of
 /// its tensor. All that a DataNormSparsifier does with data and masks asks it, since the pointer of
 /// a view may be no address of this process: the source and its device alone know what it means.
@@ -37,6 +39,21 @@ class DATASPARSE_API Device {
   /// read. The CPU writes into the masks of its jobs instead, and returns nothing: its engine fails
   /// before the first byte, or not at all, and so needs no second mask.
   virtual std::vector<Content> compute(const std::vector<JobOf<BlockSpec>>& jobs) = 0;
+
+  /// What a mask that moves is to become.
+  struct Moved {
+    Content mask, ever_active;
+    Content grown;  ///< marks with 1 what is to become +0
+  };
+  /// The masks of all jobs by the rule of RegrowthSparsifier, to the bit, of jobs that do not draw;
+  /// what there is now is only read. By default, a TypeError that says it moves none.
+  virtual std::vector<Moved> move(const std::vector<JobOf<RegrowthSpec>>& jobs);
+  struct Growing {
+    ArrayView weights;
+    Content grown;
+  };
+  /// Writes +0 over what move() has marked, once nothing may fail any more.
+  virtual void zero_grown(const std::vector<Growing>& some) noexcept;
 
   struct Zeroing {
     ArrayView data;    ///< may be written to

@@ -85,7 +85,7 @@ class DATASPARSE_API GroupTable {
 
  private:
   using Entry = BaseDataSparsifier::Entry;
-  GroupFigures figures_of(const BaseDataSparsifier::Group& group, const Mask& mask) const;
+  GroupFigures figures_of(BaseDataSparsifier::Group& group, const Mask& mask) const;
   std::vector<Mask> masks_here() const;
 
   const BaseDataSparsifier& sparsifier_;

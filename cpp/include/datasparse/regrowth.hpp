@@ -32,6 +32,8 @@ struct DATASPARSE_API RegrowthSpec : BlockSpec {
   void check(const std::string& group = "") const;
   /// BlockSpec::resolved().
   RegrowthSpec resolved(const Axes& shape, const std::string& group = "") const;
+  /// N:M: single elements are dropped, and grow within blocks. Of a resolved one.
+  bool is_within() const { return *zeros_per_block < block_height * block_width; }
 };
 
 /// Where blocks grow.
@@ -41,14 +43,29 @@ enum class Growth : std::uint8_t {
   by_gradient,  ///< where the gradient scores most
 };
 
-/// What a job of regrowth has besides: see JobOf.
+/// What a job of regrowth has besides: see JobOf. Views are of the memory where the job's data are.
 struct MaskMove {
   Growth growth = Growth::none;
   bool draws = false;        ///< a first mask, whatever the mask is now; no other memory is used
   std::uint64_t stream = 0;  ///< of what is drawn, for this group and step: base/random.hpp
-  ArrayView gradient{};      ///< of the data's shape, in CPU memory; by_gradient only
+  ArrayView gradient{};      ///< of the data's shape; by_gradient only
   ArrayView weights{};       ///< of the data's shape, writable: where new ones become +0
-  std::uint8_t* ever_active = nullptr;  ///< a bit for each element, packed as pack_bits() packs
+  /// A bit for each element, packed as pack_bits() packs. On a device, of first masks alone: there,
+  /// a mask has the bits.
+  std::uint8_t* ever_active = nullptr;
+  const Mask* ever_there = nullptr;  ///< on a device: what was ever active is 1
+};
+
+/// Jobs that are chosen from together.
+struct DATASPARSE_API MovePool {
+  std::vector<std::size_t> jobs;  ///< places, in the order of the groups
+  /// Of what is dropped and grows, by job: a block, or a single element of N:M.
+  std::vector<std::int64_t> weights;
+  std::int64_t pruned = 0;  ///< the sum of the weights of the blocks that are pruned at the end
+  bool is_within = false;   ///< of all of them: RegrowthSpec::is_within()
+
+  /// Those of jobs that all draw, or all move. ValueError for one of N:M groups and others.
+  static std::vector<MovePool> of(const std::vector<const JobOf<RegrowthSpec>*>& jobs);
 };
 
 /// Computes all masks, and writes +0 over what grew; or throws and has changed nothing. ValueError
@@ -88,8 +105,9 @@ extern template class DATASPARSE_API SpecSparsifier<RegrowthSpec>;
 ///
 /// What grew: all that the mask keeps now and did not before the step.
 ///
-/// Data are in CPU memory. Parameters must be writable: ValueError before anything changes, as for
-/// a gradient that is missing.
+/// Parameters must be writable: ValueError before anything changes, as for a gradient that is
+/// missing. Data may be on any device: TypeError for one that cannot move masks, Device::move(). A
+/// first mask is drawn in CPU memory, and copied there.
 class DATASPARSE_API RegrowthSparsifier : public SpecSparsifier<RegrowthSpec> {
  public:
   /// Where blocks grow.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <any>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -26,6 +27,13 @@ template <class Spec, class = void>
 constexpr bool draws_masks_of = false;
 template <class Spec>
 constexpr bool draws_masks_of<Spec, std::enable_if_t<Spec::draws_masks>> = true;
+
+/// Computes what jobs on a device are to become, or throws and has changed nothing. Their masks
+/// change when what it returns is called, which cannot fail; the jobs must live until then.
+DATASPARSE_API std::function<void()> compute_on(Device& device,
+                                                const std::vector<JobOf<BlockSpec>>& jobs);
+DATASPARSE_API std::function<void()> compute_on(Device& device,
+                                                const std::vector<JobOf<RegrowthSpec>>& jobs);
 
 /// The rule of a Spec, a value type with
 ///
@@ -142,18 +150,11 @@ class SpecRule final : public MaskRule {
   /// Devices come first: nothing fails any more once the CPU has written its masks.
   static void compute(std::vector<JobOf<Spec>>& here,
                       const std::map<Device*, std::vector<JobOf<Spec>>>& elsewhere) {
-    if constexpr (std::is_same_v<Spec, BlockSpec>) {
-      std::vector<std::vector<Device::Change>> changes;
-      for (const auto& [device, some] : elsewhere) {
-        auto made = device->compute(some);
-        changes.emplace_back();
-        for (std::size_t i = 0; i < some.size(); ++i) {
-          changes.back().push_back({*some[i].there, std::move(made[i])});
-        }
-      }
+    if constexpr (std::is_same_v<Spec, BlockSpec> || std::is_same_v<Spec, RegrowthSpec>) {
+      std::vector<std::function<void()>> puts;
+      for (const auto& [device, some] : elsewhere) puts.push_back(compute_on(*device, some));
       compute_here(here);
-      auto change = changes.begin();
-      for (const auto& item : elsewhere) item.first->put(*change++);
+      for (const auto& put : puts) put();
     } else {
       if (!elsewhere.empty()) {
         throw TypeError("this sparsifier takes data in CPU memory alone, got some on " +

@@ -91,19 +91,15 @@ std::int64_t share_of(double share, std::int64_t count) noexcept {
 /// grows.
 struct MovedPool {
   std::vector<Moved*> groups;
-  PoolPlan plan;  // of what is pruned at the end
-  bool draws = false, is_within = false;
+  MovePool plan;
+  bool draws = false;
   std::unique_ptr<Pool> drop, grow;
   Pool::Counts eligible;
 
   std::int64_t weigh(std::int64_t (*of)(const Moved&)) const noexcept {
     std::int64_t sum = 0;
-    for (std::size_t i = 0; i < groups.size(); ++i) sum += weight(i) * of(*groups[i]);
+    for (std::size_t i = 0; i < groups.size(); ++i) sum += plan.weights[i] * of(*groups[i]);
     return sum;
-  }
-  /// Single elements weigh the same.
-  std::int64_t weight(std::size_t i) const noexcept {
-    return is_within ? 1 : plan.members[i].weight;
   }
   /// How much is dropped by drop_fraction: one product where all have the same.
   std::int64_t by_fraction() const noexcept {
@@ -112,7 +108,7 @@ struct MovedPool {
     const double first = groups[0]->job->spec.drop_fraction;
     for (std::size_t i = 0; i < groups.size(); ++i) {
       const double own = groups[i]->job->spec.drop_fraction;
-      sum += own * static_cast<double>(weight(i) * groups[i]->counts.active);
+      sum += own * static_cast<double>(plan.weights[i] * groups[i]->counts.active);
       is_one = is_one && own == first;
     }
     if (!is_one) return static_cast<std::int64_t>(std::floor(sum));
@@ -210,7 +206,7 @@ class Regrowth {
     const MaskMove& move = one.move();
     BlockSpec spec = job.spec;
     spec.monotone = false;
-    one.is_within = *spec.zeros_per_block < spec.block_height * spec.block_width;
+    one.is_within = job.spec.is_within();
     BlockSpec elements = spec;
     elements.block_height = elements.block_width = 1;
     elements.zeros_per_block = 1;
@@ -254,28 +250,18 @@ class Regrowth {
   void find_pools() {
     // Those that are drawn are drawn from together, and those that move, move together.
     for (const bool draws : {true, false}) {
-      std::vector<PoolGroup> groups;
+      std::vector<const MoveJob*> jobs;
       std::vector<Moved*> some;
       for (auto& one : moved_) {
         if (one.job->spec.pool.empty() || one.move().draws != draws) continue;
-        groups.push_back({&one.job->spec, viewed_shape(one.job->data.shape(), one.job->layout)});
+        jobs.push_back(one.job);
         some.push_back(&one);
       }
-      for (const auto& [name, places, zeros] : pools_of(groups)) {
+      for (auto& plan : MovePool::of(jobs)) {
         MovedPool pool;
-        std::vector<PoolGroup> own;
-        for (const std::size_t i : places) {
-          own.push_back(groups[i]);
-          pool.groups.push_back(some[i]);
-          if (some[i]->is_within != pool.groups[0]->is_within) {
-            throw ValueError("pool '" + name +
-                             "' must be of groups that all have zeros_per_block " +
-                             "less than a block, or of groups none of which has");
-          }
-        }
+        for (const std::size_t i : plan.jobs) pool.groups.push_back(some[i]);
+        pool.plan = std::move(plan);
         pool.draws = draws;
-        pool.is_within = pool.groups[0]->is_within;
-        pool.plan = PoolPlan::of(name, own);
         pools_.push_back(std::move(pool));
         allocate(pools_.back());
       }
@@ -292,15 +278,15 @@ class Regrowth {
       PoolPlan plan;
       for (std::size_t i = 0; i < masks.size(); ++i) {
         const std::int64_t blocks = masks[i].grid().blocks();
-        plan.members.push_back({blocks, pool.weight(i), 0, blocks});
+        plan.members.push_back({blocks, pool.plan.weights[i], 0, blocks});
       }
       auto made = std::make_unique<Pool>(std::move(plan), masks);
       made->allocate(scratch_->pools);
       return made;
     };
-    const bool drops = !(pool.is_within && pool.draws);
+    const bool drops = !(pool.plan.is_within && pool.draws);
     if (drops) pool.drop = make(&Moved::drop);
-    if (!pool.is_within && !pool.draws) pool.grow = make(&Moved::grow);
+    if (!pool.plan.is_within && !pool.draws) pool.grow = make(&Moved::grow);
     pool.eligible.resize(pool.groups.size());
   }
 
@@ -431,7 +417,7 @@ class Regrowth {
       const std::int64_t active = pool.weigh([](const Moved& one) { return one.counts.active; });
       const std::int64_t pruned = pool.weigh([](const Moved& one) { return one.pruned(); });
       std::int64_t budget = pool.draws ? 0 : pool.by_fraction();
-      if (!pool.is_within) budget = std::max(budget, pool.plan.budget - pruned);
+      if (!pool.plan.is_within) budget = std::max(budget, pool.plan.pruned - pruned);
       pool.drop->choose(std::clamp<std::int64_t>(budget, 0, active), pool.eligible);
       pool.drop->run(engines());
       for (std::size_t i = 0; i < pool.groups.size(); ++i) {
@@ -453,7 +439,7 @@ class Regrowth {
       }
       const std::int64_t dead = pool.weigh([](const Moved& one) { return one.counts.dead; });
       const std::int64_t inactive = pool.weigh([](const Moved& one) { return one.inactive(); });
-      const std::int64_t budget = std::max<std::int64_t>(pool.plan.budget - dead, 0);
+      const std::int64_t budget = std::max<std::int64_t>(pool.plan.pruned - dead, 0);
       pool.grow->choose(std::min(budget, inactive), pool.eligible);
       pool.grow->run(engines());
     }
@@ -492,6 +478,31 @@ class Regrowth {
 };
 
 }  // namespace
+
+std::vector<MovePool> MovePool::of(const std::vector<const JobOf<RegrowthSpec>*>& jobs) {
+  std::vector<PoolGroup> groups;
+  for (const auto* job : jobs) {
+    groups.push_back({&job->spec, viewed_shape(job->data.shape(), job->layout)});
+  }
+  std::vector<MovePool> pools;
+  for (const auto& [name, places, zeros] : pools_of(groups)) {
+    std::vector<PoolGroup> own;
+    MovePool pool{places, {}, 0, jobs[places[0]]->spec.is_within()};
+    for (const std::size_t i : places) {
+      own.push_back(groups[i]);
+      if (jobs[i]->spec.is_within() == pool.is_within) continue;
+      throw ValueError("pool '" + name + "' must be of groups that all have zeros_per_block " +
+                       "less than a block, or of groups none of which has");
+    }
+    const PoolPlan plan = PoolPlan::of(name, own);
+    pool.pruned = plan.budget;
+    for (const auto& member : plan.members) {
+      pool.weights.push_back(pool.is_within ? 1 : member.weight);
+    }
+    pools.push_back(std::move(pool));
+  }
+  return pools;
+}
 
 void compute_masks(const std::vector<JobOf<RegrowthSpec>>& jobs) { move_masks(jobs, kernels()); }
 

@@ -68,7 +68,7 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
   });
 
   // What the new group starts from: the group that it replaces, a loaded state, or the defaults.
-  const Group* before = impl_->find(name);
+  Group* before = impl_->find(name);
   if (before != nullptr && before->squashed() && !before->awaits_data) before = nullptr;
   const auto loaded = impl_->waiting.find(name);
   std::unique_ptr<Group> restored;
@@ -89,6 +89,7 @@ bool BaseDataSparsifier::add_data(const std::string& name, std::shared_ptr<DataS
     if (reuse_mask) {
       group->mask = before->mask;
       group->state = before->state;
+      before->bring_ever_here();
       group->arrays = before->arrays;
     }
   }

@@ -57,6 +57,8 @@ struct BaseDataSparsifier::Group {
   Axes layout;                            // none: the order of memory
   std::shared_ptr<const KeptZeros> kept;  // or none
   Device::Content kept_there;             // the same for a mask on a device; or none yet
+  Mask ever_there;                        // ever_active_key's, beside a mask on a device; or none
+  bool ever_is_behind = false;            // the array, in CPU memory
   bool updates = true;
   bool warned_of_death = false;
 
@@ -79,6 +81,7 @@ struct BaseDataSparsifier::Group {
   /// where the mask moves.
   void bring_to(Device& device, std::int64_t& moves) {
     if (&mask.device() != &device) {
+      keep_ever_here();
       Mask moved = mask.on(device);
       kept_there = nullptr;
       mask = std::move(moved);
@@ -116,13 +119,34 @@ struct BaseDataSparsifier::Group {
   /// drawn: a group without it has no mask yet.
   static constexpr const char* ever_active_key = "ever_active";
   bool is_drawn() const { return arrays.count(ever_active_key) != 0; }
+  /// Has in the array what a device knows better. Whoever reads it calls this before.
+  void bring_ever_here() {
+    if (ever_is_behind) set_ever_here(ever_there.pack());
+  }
+  void set_ever_here(PackedBits bits) {
+    const auto bytes = static_cast<std::int64_t>(bits.size());
+    arrays.at(ever_active_key) = KeptArray(KeptArray::Type::uint8, Axes{bytes}, std::move(bits));
+    ever_is_behind = false;
+  }
+  /// The same, and from now on only the array counts. Whoever writes to it calls this before.
+  void keep_ever_here() {
+    bring_ever_here();
+    forget_ever_there();
+  }
+  void forget_ever_there() noexcept {
+    ever_there = Mask();
+    ever_is_behind = false;
+  }
+  /// Has it beside a mask on a device, which counts from now on.
+  void bring_ever_there();
   /// How many elements were active at some time; 0 before the first mask.
-  std::int64_t count_ever_active() const {
+  std::int64_t count_ever_active() {
+    bring_ever_here();
     const auto found = arrays.find(ever_active_key);
     return found == arrays.end() ? 0 : count_bits(found->second.data(), found->second.byte_count());
   }
-  /// The bits to be set. ValueError where what was loaded is no such array.
-  std::uint8_t* ever_active();
+  /// The array. ValueError where what was loaded is no such one.
+  KeptArray& ever_active();
   /// An array without any.
   KeptArray no_bits() const;
 
@@ -165,6 +189,16 @@ struct BaseDataSparsifier::Impl {
       access([&] { group.bring_to(group.source->device(), moves); });
     }
     return group.mask;
+  }
+
+  /// Group::bring_ever_here() of all groups: a device waits once.
+  void bring_ever_here() const {
+    std::vector<Group*> behind =
+        groups_where([](const Group& group) { return group.ever_is_behind; });
+    std::vector<Mask> masks;
+    for (const auto* group : behind) masks.push_back(group->ever_there);
+    auto bits = pack_all(masks);
+    for (std::size_t i = 0; i < behind.size(); ++i) behind[i]->set_ever_here(std::move(bits[i]));
   }
 
   /// Whether step() is to warn of the mask that it has made.
@@ -265,6 +299,7 @@ struct BaseDataSparsifier::Loading {
     Axes layout;
     std::shared_ptr<const KeptZeros> kept;
     Device::Content kept_there;
+    Mask ever_there;  // none: the array counts
   };
   std::vector<Attached> attached;
   std::map<Device*, std::vector<Device::Change>> masks;

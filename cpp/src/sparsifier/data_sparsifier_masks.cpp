@@ -118,7 +118,8 @@ class BaseDataSparsifier::Before {
     arrays_.reserve(groups_.size());
     for (const auto& group : groups_) {
       states_.push_back(group->state);
-      arrays_.push_back(group->arrays);  // shared: whoever writes to one copies it first
+      // Shared: whoever writes to one copies it first.
+      arrays_.push_back({group->arrays, group->ever_there, group->ever_is_behind});
     }
   }
   Before(const Before&) = delete;
@@ -177,7 +178,10 @@ class BaseDataSparsifier::Before {
     bring_back_masks([](const Group&) { return true; });
     for (std::size_t i = 0; i < states_.size(); ++i) {
       groups_[i]->state = std::move(states_[i]);
-      groups_[i]->arrays = std::move(arrays_[i]);
+      auto& [arrays, ever_there, ever_is_behind] = arrays_[i];
+      groups_[i]->arrays = std::move(arrays);
+      groups_[i]->ever_there = std::move(ever_there);
+      groups_[i]->ever_is_behind = ever_is_behind;
     }
   }
   template <class Which>
@@ -196,6 +200,11 @@ class BaseDataSparsifier::Before {
     Group* group;
     std::uint8_t* bits;
   };
+  struct SavedArrays {
+    KeptArrays arrays;
+    Mask ever_there;
+    bool ever_is_behind;
+  };
   struct SavedThere {
     Group* group;
     std::vector<Device::Change> change;  // one
@@ -204,7 +213,7 @@ class BaseDataSparsifier::Before {
   Impl& impl_;
   const std::vector<std::unique_ptr<Group>>& groups_;
   std::vector<ParamMap> states_;
-  std::vector<KeptArrays> arrays_;
+  std::vector<SavedArrays> arrays_;
   PackedBits bits_;  // of all groups, in one piece: many small ones, between one array of scores
                      // and the next, would take the memory that these use again and again
   std::size_t used_ = 0, saved_ = 0;
@@ -380,7 +389,7 @@ void BaseDataSparsifier::update_in_turn(const std::vector<Group*>& groups,
 
 // --- masks that move ---------------------------------------------------------------------------
 
-std::uint8_t* BaseDataSparsifier::Group::ever_active() {
+KeptArray& BaseDataSparsifier::Group::ever_active() {
   KeptArray& array = arrays.at(ever_active_key);
   const std::size_t bytes = packed_size(mask.size());
   if (array.type() != KeptArray::Type::uint8 || array.byte_count() != bytes) {
@@ -388,7 +397,14 @@ std::uint8_t* BaseDataSparsifier::Group::ever_active() {
                      " bytes of uint8, got " + std::to_string(array.byte_count()) + " of " +
                      name_of(array.type()));
   }
-  return array.write();
+  return array;
+}
+
+void BaseDataSparsifier::Group::bring_ever_there() {
+  if (ever_there) return;
+  Mask there = mask.device().make_mask(mask.shape());
+  there.unpack(ever_active().data());
+  ever_there = std::move(there);
 }
 
 KeptArray BaseDataSparsifier::Group::no_bits() const {
@@ -406,11 +422,6 @@ void BaseDataSparsifier::move_masks(const std::vector<Group*>& groups,
   std::vector<RuleJob> jobs;  // of those that are moved, and then of the others
   jobs.reserve(groups.size());
   const auto add_job = [&](Group& group, const ArrayView& ranked) {
-    const Device& device = group.mask.device();
-    if (&device != &cpu()) {
-      throw TypeError(label("data", group.name) + " must be in CPU memory where masks move, got " +
-                      device.name());
-    }
     jobs.push_back(group.job(ranked));
     jobs.back().hint = nullptr;
   };
@@ -459,14 +470,24 @@ void BaseDataSparsifier::move_masks(const std::vector<Group*>& groups,
       moves[i].growth = growth;
       moves[i].draws = draws;
       moves[i].stream = random_stream(spec.seed, group.name, draws ? 0 : impl_->step_count + 1);
-      moves[i].ever_active = group.ever_active();
       jobs[i].move = &moves[i];
+      const bool is_there = group.mask.there() != nullptr;
+      if (is_there) {
+        if (draws) group.ever_there = group.mask.device().make_mask(group.mask.shape());
+        group.bring_ever_there();
+        moves[i].ever_there = &group.ever_there;
+      }
+      if (draws || !is_there) moves[i].ever_active = group.ever_active().write();
     }
     impl_->rule->compute(jobs);
   } catch (...) {
-    for (auto* group : drawn) group->arrays.erase(Group::ever_active_key);
+    for (auto* group : drawn) {
+      group->arrays.erase(Group::ever_active_key);
+      group->forget_ever_there();
+    }
     throw;
   }
+  for (auto* group : moved) group->ever_is_behind = static_cast<bool>(group->ever_there);
   impl_->access([&moved] {
     for (auto* group : moved) group->source->mark_written();
   });

@@ -64,6 +64,7 @@ SparsifierState BaseDataSparsifier::save_state(
   saved.enable_mask_update = impl_->enable_mask_update;
   saved.defaults = impl_->defaults;
   saved.score = score_name();
+  impl_->bring_ever_here();
   std::vector<Mask> masks;
   for (const auto& group : impl_->groups) masks.push_back(group->mask);
   auto bits = pack_all(masks);
@@ -139,7 +140,7 @@ BaseDataSparsifier::Loading BaseDataSparsifier::prepare_load(const SparsifierSta
       loading.attached.push_back(
           {attached, &saved, std::move(config), saved.state, saved.arrays,
            as_layout(saved.layout, saved.shape.size(), label("layout", saved.name)),
-           std::move(kept), std::move(kept_there)});
+           std::move(kept), std::move(kept_there), Mask()});
       loading.masks[&device].push_back(
           {attached->mask, device.unpack(saved.shape, saved.mask_bits.data())});
     } else if (saved.squashed) {
@@ -160,10 +161,13 @@ BaseDataSparsifier::Loading BaseDataSparsifier::prepare_load(const SparsifierSta
 /// Puts into place what prepare_load() has made, under the same hold of the lock; what it replaces
 /// is in `loading` then, to be destroyed outside the lock.
 void BaseDataSparsifier::commit(Loading& loading) noexcept {
-  for (auto& [group, saved, config, state, arrays, layout, kept, kept_there] : loading.attached) {
+  for (auto& [group, saved, config, state, arrays, layout, kept, kept_there, ever_there] :
+       loading.attached) {
     std::swap(group->config, config);
     std::swap(group->state, state);
     group->arrays.swap(arrays);
+    std::swap(group->ever_there, ever_there);
+    group->ever_is_behind = false;
     group->layout = layout;
     std::swap(group->kept, kept);
     std::swap(group->kept_there, kept_there);

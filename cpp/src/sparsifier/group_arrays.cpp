@@ -12,13 +12,16 @@ namespace datasparse {
 void GroupArrays::set(const std::string& name, const std::string& key, KeptArray array) {
   require_array_key(key, "arrays of '" + name + "'");
   const Entry entry(sparsifier_);
-  std::swap(sparsifier_.impl_->at(name).arrays[key],
-            array);  // the one before goes outside the lock
+  auto& group = sparsifier_.impl_->at(name);
+  std::swap(group.arrays[key], array);  // the one before goes outside the lock
+  if (key == group.ever_active_key) group.forget_ever_there();
 }
 
 std::optional<KeptArray> GroupArrays::get(const std::string& name, const std::string& key) const {
   const Entry entry(sparsifier_);
-  const auto& arrays = sparsifier_.impl_->at(name).arrays;
+  auto& group = sparsifier_.impl_->at(name);
+  if (key == group.ever_active_key) group.bring_ever_here();
+  const auto& arrays = group.arrays;
   const auto found = arrays.find(key);
   return found == arrays.end() ? std::nullopt : std::optional(found->second);
 }
@@ -26,22 +29,28 @@ std::optional<KeptArray> GroupArrays::get(const std::string& name, const std::st
 bool GroupArrays::edit(const std::string& name, const std::string& key,
                        const std::function<void(KeptArray&)>& work) {
   const Entry entry(sparsifier_);
-  auto& arrays = sparsifier_.impl_->at(name).arrays;
-  const auto found = arrays.find(key);
-  if (found == arrays.end()) return false;
+  auto& group = sparsifier_.impl_->at(name);
+  if (key == group.ever_active_key) group.keep_ever_here();
+  const auto found = group.arrays.find(key);
+  if (found == group.arrays.end()) return false;
   work(found->second);
   return true;
 }
 
 bool GroupArrays::erase(const std::string& name, const std::string& key) {
   const Entry entry(sparsifier_);
-  return sparsifier_.impl_->at(name).arrays.erase(key) != 0;
+  auto& group = sparsifier_.impl_->at(name);
+  if (key == group.ever_active_key) group.forget_ever_there();
+  return group.arrays.erase(key) != 0;
 }
 
 void GroupArrays::erase_all(const std::vector<std::string>& keys) {
   const Entry entry(sparsifier_);
   for (const auto& group : sparsifier_.impl_->groups) {
-    for (const auto& key : keys) group->arrays.erase(key);
+    for (const auto& key : keys) {
+      if (key == group->ever_active_key) group->forget_ever_there();
+      group->arrays.erase(key);
+    }
   }
 }
 

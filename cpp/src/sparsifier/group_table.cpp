@@ -92,8 +92,7 @@ bool GroupTable::in_update_mask() const noexcept {
 }
 
 /// Those that need no data.
-GroupFigures GroupTable::figures_of(const BaseDataSparsifier::Group& group,
-                                    const Mask& mask) const {
+GroupFigures GroupTable::figures_of(BaseDataSparsifier::Group& group, const Mask& mask) const {
   using Status = GroupFigures::Status;
   const Axes& shape = mask.shape();
   GroupFigures figures;
@@ -120,6 +119,7 @@ GroupFigures GroupTable::figures_of(const BaseDataSparsifier::Group& group,
 
 /// The masks of all groups, in the memory of this process: of those on a device, a copy.
 std::vector<Mask> GroupTable::masks_here() const {
+  sparsifier_.impl_->bring_ever_here();
   std::vector<Mask> masks;
   for (const auto& group : sparsifier_.impl_->groups) masks.push_back(group->mask);
   std::vector<Mask> there;

@@ -82,20 +82,20 @@ class BeforeUpdate:
         with torch.no_grad():
             for name, mask in before.items():
                 now = self._sparsifier.get_mask(name)
-                moved = moved or not torch.equal(now, mask)
+                moved = moved or (self._replaces_step and not torch.equal(now, mask))
                 grown = now & ~mask
                 parameter = self._parameter(name)
                 if parameter is None:
                     continue
                 gradient = None
                 if reads_gradients(self._sparsifier) and parameter.grad is not None:
-                    gradient = parameter.grad / self._scale()
+                    gradient = self._unscaled(parameter.grad)
                 for following in self._attachment.followings:
                     optimizer = following.optimizer
                     if optimizer is not None and parameter in optimizer.state:
                         start_from_rest(optimizer, parameter, grown, gradient)
         own = self._optimizer()
-        if self._replaces_step and moved and own is not None:
+        if moved and own is not None:
             for group in own.param_groups:
                 for parameter in group["params"]:
                     parameter.grad = None
@@ -103,18 +103,22 @@ class BeforeUpdate:
     def _parameter(self, name: str) -> Tensor | None:
         return self._attachment.places[name].weight().written
 
-    def _scale(self) -> float:
+    def _scale(self) -> Tensor | float | None:
         """By what a fused optimizer is about to divide gradients: a GradScaler leaves it to it."""
-        scale = getattr(self._optimizer(), "grad_scale", None)
-        return 1.0 if scale is None else float(scale)
+        return getattr(self._optimizer(), "grad_scale", None)
+
+    def _unscaled(self, gradient: Tensor) -> Tensor:
+        scale = self._scale()
+        if isinstance(scale, Tensor):  # on a device, where it stays
+            scale = scale.reshape(()).to(gradient.device)
+        return gradient if scale is None else gradient / scale
 
     def _hand_in_unscaled(self) -> None:
-        scale = self._scale()
-        if scale == 1.0 or not reads_gradients(self._sparsifier):
+        if self._scale() is None or not reads_gradients(self._sparsifier):
             return  # the sparsifier reads .grad itself, or none
         gradients = {}
         for name in self._attachment._present():
             parameter = self._parameter(name)
             if parameter is not None and parameter.grad is not None:
-                gradients[name] = parameter.grad / scale
+                gradients[name] = self._unscaled(parameter.grad)
         self._sparsifier.set_gradients(gradients)

@@ -29,25 +29,30 @@ def start_from_rest(
     Only tensors of the parameter's shape and of floating point are looked at: factored averages
     (Adafactor) stay, and so do those that are kept in 8 bits.
     """
-    if not bool(grown.any()):
-        return
-    grown = grown.to(parameter.device)
-    rate = rate_of(optimizer, parameter)
+    if grown.device.type == "cpu" and not bool(grown.any()):
+        return  # elsewhere, the CPU would wait to see
     with torch.no_grad():
         for key, tensor in tensors_in(optimizer.state.get(parameter, {})):
             if tensor.shape != parameter.shape or not tensor.is_floating_point():
                 continue
             at = grown.to(tensor.device)
             if key in RATES:
-                tensor.masked_fill_(at, rate)
+                tensor.masked_fill_(at, rate_of(optimizer, parameter))
             elif not is_of_squares(key) and key not in MAGNITUDES:
                 tensor.masked_fill_(at, 0)
             elif gradient is None:
-                others = tensor[(tensor != 0) & ~at]
-                tensor.masked_fill_(at, float(others.mean()) if others.numel() else 0.0)
+                tensor.masked_fill_(at, mean_of(tensor, (tensor != 0) & ~at))
             else:
-                values = gradient.detach()[grown].to(tensor.device, tensor.dtype)
-                tensor[at] = values.abs() if key in MAGNITUDES else values.square()
+                values = gradient.detach().to(tensor.device, tensor.dtype)
+                values = values.abs() if key in MAGNITUDES else values.square()
+                tensor.copy_(torch.where(at, values, tensor))
+
+
+def mean_of(tensor: Tensor, some: Tensor) -> Tensor:
+    """Of those elements, 0 of none, as a tensor: no value is read."""
+    kind = torch.promote_types(tensor.dtype, torch.float32)
+    total = tensor.masked_fill(some.logical_not(), 0).sum(dtype=kind)
+    return (total / some.sum().clamp_(min=1)).to(tensor.dtype)
 
 
 def is_of_squares(key: str) -> bool:

@@ -12,15 +12,19 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from . import memory, routes, sums
-from .job import Job, Pool
+from . import memory, operations, routes, sums
+from .job import Job, Move, Moved, MovePool, Pool
 
 __all__ = [
     "Job",
+    "Move",
+    "MovePool",
+    "Moved",
     "Pool",
     "add_samples",
     "compute",
     "copy",
+    "move",
     "ones",
     "pack",
     "prune",
@@ -28,6 +32,7 @@ __all__ = [
     "score_terms",
     "unpack",
     "zero",
+    "zero_grown",
     "zeros_in",
 ]
 
@@ -52,6 +57,12 @@ def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor]:
     return routes.route_for(jobs, pools)(jobs, pools)
 
 
+@_plainly
+def move(moves: Sequence[Move], pools: Sequence[MovePool]) -> list[Moved]:
+    """What masks become that move on one device: by plain operations, since they do so seldom."""
+    return operations.move(moves, pools)
+
+
 ones = _plainly(memory.ones)
 copy = _plainly(memory.copy)
 put = _plainly(memory.put)
@@ -59,6 +70,7 @@ prune = _plainly(memory.prune)
 pack = _plainly(memory.pack)
 unpack = _plainly(memory.unpack)
 zero = _plainly(memory.zero)
+zero_grown = _plainly(memory.zero_grown)
 zeros_in = _plainly(memory.zeros_in)
 score_terms = _plainly(sums.score_terms)
 add_samples = _plainly(sums.add_samples)

@@ -32,3 +32,37 @@ class Pool:
     most: tuple[int, ...]
     budget: int
     normalize: tuple[bool, ...]  # whether scores are divided by their L2 norm, by member
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Move:
+    """One mask that moves, by the rule of `RegrowthSparsifier`, to the bit."""
+
+    job: (
+        Job  # what is dropped by; `zeros` less than a block is N:M, where `pruned` is of no account
+    )
+    gradient: Tensor | None  # what is grown by, of any dtype and strides; None: by chance
+    weight: Tensor  # the user's, where what grows becomes 0 once all masks are there
+    ever_active: Tensor  # bool, as the mask
+    is_within: bool  # N:M
+    fraction: float  # of what is active, that is dropped
+    stream: int  # of what is drawn: int64
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class MovePool:
+    """Moves that are chosen from together: `MovePool` of the core."""
+
+    moves: tuple[int, ...]  # places among the moves, in the order of the groups
+    weights: tuple[int, ...]  # of what is dropped and grows, by member
+    pruned: int  # the sum of the weights of blocks that are pruned at the end
+    normalize: tuple[bool, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Moved:
+    """What a move makes: fresh bool tensors of the shape of the mask."""
+
+    mask: Tensor
+    ever_active: Tensor
+    grown: Tensor  # True where weights become 0

@@ -39,6 +39,14 @@ def zero(tensors: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
         tensor.masked_fill_(mask.logical_not(), 0)
 
 
+def zero_grown(weights: Sequence[Tensor], grown: Sequence[Tensor]) -> None:
+    """Write +0 where weights have grown. Needs no memory, and does not fail: move() has looked at
+    all that may be wrong."""
+    for weight, new in zip(weights, grown, strict=True):
+        with torch.inference_mode(weight.is_inference()):
+            weight.masked_fill_(new, 0)
+
+
 def zeros_in(tensors: Sequence[Tensor]) -> list[bytes]:
     """The places of zeros, of both signs, as `pack()` packs. By their bits: a device may take
     denormal numbers for zeros. Waits once."""

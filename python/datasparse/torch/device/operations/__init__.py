@@ -4,5 +4,6 @@ The bits of `datasparse.block_mask()`, without a value read back or a number cop
 """
 
 from .compute import compute
+from .move import move
 
-__all__ = ["compute"]
+__all__ = ["compute", "move"]

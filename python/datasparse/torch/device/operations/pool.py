@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..job import Pool
+from ..job import MovePool, Pool
 from .arithmetic import require_exact
 from .batch import Batch
 from .keys import INTEGERS, make_keys, new_keys, put_past
@@ -55,12 +55,41 @@ def prune_pool(
     return plan.by_batch(pruned), stop if is_cut else None
 
 
+def common_keys(batches: Sequence[Batch], normalize: Sequence[bool]) -> list[Tensor]:
+    """The keys of all blocks of each batch, in the order that all have in common."""
+    as_doubles = any(normalize) or len({batch.dtype for batch in batches}) > 1
+    if as_doubles:
+        require_exact(batches[0].device, torch.float64)
+    return [_Members(batch, as_doubles, divided).keys(None)
+            for batch, divided in zip(batches, normalize, strict=True)]  # fmt: skip
+
+
+def share_out(
+    pool: MovePool, batches: Sequence[Batch], keys: Sequence[Tensor], budget: Tensor
+) -> list[Tensor]:
+    """How many of its lowest blocks each job of each batch has to offer for a budget, (1, 1), on
+    the device: (jobs, 1). Blocks whose keys are the highest there are come last."""
+    blocks = {place: batch.grid.blocks for batch in batches for place in batch.places}
+    most = tuple(blocks[place] for place in pool.moves)
+    least = (0,) * len(most)
+    plan = _Plan(Pool(pool.moves, pool.weights, least, most, 0, pool.normalize), batches)
+    plan.budget = budget
+
+    def counts(flags_of: Callable[[Tensor], Tensor]) -> Tensor:
+        return plan.in_order([count(flags_of(own)) for own in keys])
+
+    like = torch.empty((1, 1), dtype=keys[0].dtype, device=plan.device)
+    stop = greatest(lambda key: plan.cost(counts(lambda keys: keys < key)) <= plan.budget, like)
+    pruned = plan.prune(counts(lambda keys: keys < stop), counts(lambda keys: keys <= stop))
+    return plan.by_batch(pruned)
+
+
 class _Plan:
     """`PoolPlan` of the core. Numbers have a row for each member, in the order of the pool."""
 
     def __init__(self, pool: Pool, batches: Sequence[Batch]) -> None:
         self.device = batches[0].device
-        self.budget = pool.budget
+        self.budget: int | Tensor = pool.budget
         self._batches = batches
         self._at = {place: i for i, place in enumerate(p for b in batches for p in b.places)}
         own = [i for i, place in enumerate(pool.jobs) if place in self._at]

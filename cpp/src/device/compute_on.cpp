@@ -1,0 +1,73 @@
+// What a step asks devices for, and what it puts there at the end.
+
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "datasparse/device.hpp"
+#include "datasparse/error.hpp"
+#include "datasparse/regrowth.hpp"
+#include "datasparse/spec_sparsifier.hpp"
+
+namespace datasparse {
+namespace {
+
+/// Draws first masks in CPU memory: they hang on no tensor. A mask's bits are what was ever active.
+void draw(const std::vector<JobOf<RegrowthSpec>>& jobs) {
+  std::vector<Mask> masks;
+  std::vector<JobOf<RegrowthSpec>> here;
+  for (const auto& job : jobs) {
+    masks.emplace_back(job.data.shape());
+    here.push_back(job);
+    here.back().mask = masks.back().data();
+  }
+  compute_masks(here);
+}
+
+}  // namespace
+
+std::vector<Device::Moved> Device::move(const std::vector<JobOf<RegrowthSpec>>&) {
+  throw TypeError(
+      "data must be where masks can move, which is CPU memory or a device of torch, got " + name());
+}
+
+void Device::zero_grown(const std::vector<Growing>&) noexcept {}
+
+std::function<void()> compute_on(Device& device, const std::vector<JobOf<BlockSpec>>& jobs) {
+  auto made = device.compute(jobs);
+  std::vector<Device::Change> changes;
+  for (std::size_t i = 0; i < jobs.size(); ++i) {
+    changes.push_back({*jobs[i].there, std::move(made[i])});
+  }
+  return [&device, changes] { device.put(changes); };
+}
+
+std::function<void()> compute_on(Device& device, const std::vector<JobOf<RegrowthSpec>>& jobs) {
+  std::vector<JobOf<RegrowthSpec>> drawn, moved;
+  for (const auto& job : jobs) {
+    if (job.data.size() > 0) (job.move->draws ? drawn : moved).push_back(job);
+  }
+  std::vector<Device::Change> changes;
+  draw(drawn);
+  for (const auto& job : drawn) {
+    const auto content = device.unpack(job.data.shape(), job.move->ever_active);
+    changes.push_back({*job.there, content});
+    changes.push_back({*job.move->ever_there, content});
+  }
+  std::vector<Device::Growing> growing;
+  if (!moved.empty()) {
+    auto made = device.move(moved);
+    for (std::size_t i = 0; i < moved.size(); ++i) {
+      const MaskMove& move = *moved[i].move;
+      changes.push_back({*moved[i].there, std::move(made[i].mask)});
+      changes.push_back({*move.ever_there, std::move(made[i].ever_active)});
+      growing.push_back({move.weights, std::move(made[i].grown)});
+    }
+  }
+  return [&device, changes, growing] {
+    if (!changes.empty()) device.put(changes);
+    if (!growing.empty()) device.zero_grown(growing);
+  };
+}
+
+}  // namespace datasparse

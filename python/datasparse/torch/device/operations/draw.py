@@ -1,0 +1,43 @@
+"""Keys by chance: `random.hpp` of the core, whose 64-bit numbers wrap as int64 does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .keys import new_keys
+from .select import numbers
+
+PART_LEAST = 1 << 20  # numbers that are drawn at once
+UNUSED = 34  # bits
+ODD, FIRST, SECOND = (
+    number - (1 << 64) for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
+
+
+def drawn_keys(streams: Sequence[int], number: int, device: torch.device) -> Tensor:
+    """The first `number` keys of each stream, as rows of new_keys() of float32."""
+    keys = new_keys(len(streams), number, torch.float32, device)
+    stream = numbers(streams, device)
+    index = torch.arange(number, device=device)
+    step = max(PART_LEAST // len(streams), 1)
+    for to, some in zip(
+        torch.split(keys[:, :number], step, 1), torch.split(index, step), strict=True
+    ):
+        to.copy_(_shifted(_mixed(some * ODD + stream), UNUSED))
+    return keys
+
+
+def _mixed(number: Tensor) -> Tensor:
+    """In place."""
+    number.add_(ODD)
+    number.bitwise_xor_(_shifted(number, 30)).mul_(FIRST)
+    number.bitwise_xor_(_shifted(number, 27)).mul_(SECOND)
+    return number.bitwise_xor_(_shifted(number, 31))
+
+
+def _shifted(number: Tensor, by: int) -> Tensor:
+    """To the right, with zeros from the left."""
+    return (number >> by).bitwise_and_((1 << (64 - by)) - 1)
