@@ -618,6 +618,36 @@ TEST_P(KernelsTest, RepeatAndCountBytes) {
   }
 }
 
+TEST_P(KernelsTest, DrawsAreThoseOfTheGenerator) {
+  // The first two numbers of SplitMix64 from 0 and from 1234567, as its authors' code gives them.
+  std::uint32_t first[2];
+  table().draw(first, 0, 0, 2);
+  EXPECT_EQ(first[0], 0x80000000U | (0xE220A8397B1DCDAFU >> 34));
+  EXPECT_EQ(first[1], 0x80000000U | (0x6E789E6AA1B965F4U >> 34));
+  table().draw(first, 1234567, 0, 2);
+  EXPECT_EQ(first[0], 0x80000000U | (6457827717110365317U >> 34));
+  EXPECT_EQ(first[1], 0x80000000U | (3203168211198807973U >> 34));
+  Random random(53);
+  for (const std::int64_t n : {0, 1, 3, 7, 8, 9, 15, 16, 17, 33, 1000}) {
+    const std::uint64_t stream = random.bits();
+    const auto begin = static_cast<std::int64_t>(random.bits() >> 20);
+    std::vector<std::uint32_t> keys(static_cast<std::size_t>(n) + 1, 7), expected;
+    for (std::int64_t i = 0; i < n; ++i) {
+      // One after another, from a state that was moved on.
+      std::uint64_t state = stream;
+      state += 0x9E3779B97F4A7C15U * static_cast<std::uint64_t>(begin + i + 1);
+      std::uint64_t z = state;
+      z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9U;
+      z = (z ^ (z >> 27)) * 0x94D049BB133111EBU;
+      z ^= z >> 31;
+      expected.push_back(0x80000000U + static_cast<std::uint32_t>(z / (std::uint64_t{1} << 34)));
+    }
+    expected.push_back(7);
+    table().draw(keys.data(), stream, begin, n);
+    ASSERT_EQ(keys, expected) << n << " draws";
+  }
+}
+
 /// What the bits of marks mean, one block at a time: see tiles/choice.hpp.
 struct Mark {
   bool was_active, dropped, grown, stays;

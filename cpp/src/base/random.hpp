@@ -15,20 +15,12 @@ constexpr std::uint64_t mixed(std::uint64_t number) noexcept {
   return number ^ (number >> 31);
 }
 
-/// Which numbers to draw: for a group, by its name, and for one of its moves.
+/// Which numbers to draw, by Kernels::draw: for a group, by its name, and for one of its moves.
 inline std::uint64_t random_stream(std::int64_t seed, std::string_view name,
                                    std::int64_t move) noexcept {
   std::uint64_t stream = mixed(static_cast<std::uint64_t>(seed));
   for (const char byte : name) stream = mixed(stream ^ static_cast<unsigned char>(byte));
   return mixed(stream ^ static_cast<std::uint64_t>(move));
-}
-
-/// The index-th number of a stream, of 30 bits.
-constexpr std::uint32_t random_bits(std::uint64_t stream, std::int64_t index) noexcept {
-  constexpr std::uint64_t odd = 0x9E3779B97F4A7C15U;
-  constexpr int unused = 34;
-  return static_cast<std::uint32_t>(mixed(stream + static_cast<std::uint64_t>(index) * odd) >>
-                                    unused);
 }
 
 }  // namespace datasparse

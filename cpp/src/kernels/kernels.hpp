@@ -204,6 +204,11 @@ struct Kernels {
   void (*unpack)(std::uint8_t* bytes, const std::uint8_t* bits, std::int64_t n,
                  Store store) noexcept;
 
+  /// keys[i] = the key of 0, and above it the highest 30 bits of mixed(stream + (first + i) × odd):
+  /// base/random.hpp, where the constant is. The same bits everywhere.
+  void (*draw)(std::uint32_t* keys, std::uint64_t stream, std::int64_t first,
+               std::int64_t n) noexcept;
+
   /// Marks those of n blocks that may be chosen: as dropped where keep[i] is 0, or, `inactive`, as
   /// grown where it is 1; and takes the mark from the others. keep[i] is 0 or 1.
   void (*mark)(std::uint8_t* states, const std::uint8_t* keep, std::int64_t n,

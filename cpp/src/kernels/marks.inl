@@ -1,6 +1,20 @@
-// Marks of masks that move: tiles/choice.hpp says what the bits mean. Plain loops, which the
-// compiler makes vectors of. The file of an instruction set, scalar.cpp among them, includes this
-// text within its anonymous namespace, and defines TARGET before.
+// Draws and marks of masks that move: tiles/choice.hpp says what the bits mean. Plain loops, which
+// the compiler makes vectors of. The file of an instruction set, scalar.cpp among them, includes
+// this text within its anonymous namespace, and defines TARGET before.
+
+/// mixed() of base/random.hpp, said again: a header's function must not be compiled here.
+TARGET void draw(std::uint32_t* keys, std::uint64_t stream, std::int64_t first,
+                 std::int64_t n) noexcept {
+  constexpr std::uint64_t odd = 0x9E3779B97F4A7C15U;
+  constexpr std::uint32_t zero = KeyTraits<std::uint32_t>::zero;
+  const std::uint64_t begin = stream + (static_cast<std::uint64_t>(first) + 1) * odd;
+  for (std::int64_t i = 0; i < n; ++i) {
+    std::uint64_t number = begin + static_cast<std::uint64_t>(i) * odd;
+    number = (number ^ (number >> 30)) * 0xBF58476D1CE4E5B9U;
+    number = (number ^ (number >> 27)) * 0x94D049BB133111EBU;
+    keys[i] = zero | static_cast<std::uint32_t>((number ^ (number >> 31)) >> 34);
+  }
+}
 
 /// 1 where a block may be chosen, of those that are active or of those that are not.
 template <bool inactive>

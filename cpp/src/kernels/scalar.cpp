@@ -433,6 +433,7 @@ constexpr Kernels table{
     count_zeros,
     pack,
     unpack,
+    draw,
     mark,
     unmark,
 };

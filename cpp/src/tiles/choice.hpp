@@ -7,9 +7,6 @@
 
 #include <cstdint>
 
-#include "base/random.hpp"
-#include "kernels/kernels.hpp"
-
 namespace datasparse {
 
 /// Bits of a byte. All elements of a block have the same, but for `stays`.
@@ -56,10 +53,5 @@ struct Choice {
   bool is_made() const noexcept { return among != Among::all; }
   bool is_inactive() const noexcept { return among == Among::inactive; }
 };
-
-/// The key of a block or an element by chance.
-constexpr std::uint32_t random_key(std::uint64_t stream, std::int64_t index) noexcept {
-  return KeyTraits<std::uint32_t>::zero | random_bits(stream, index);
-}
 
 }  // namespace datasparse

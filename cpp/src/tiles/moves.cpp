@@ -10,11 +10,6 @@
 
 namespace datasparse {
 namespace moving {
-void draw_keys(std::uint32_t* keys, std::uint64_t stream, std::int64_t first,
-               std::int64_t n) noexcept {
-  for (std::int64_t i = 0; i < n; ++i) keys[i] = random_key(stream, first + i);
-}
-
 namespace {
 
 template <std::int64_t width>

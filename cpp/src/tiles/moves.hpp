@@ -16,11 +16,13 @@ constexpr Key key_of_others = KeyTraits<Key>::nan + 1;
 
 namespace moving {
 
-/// keys[i] = that of the block or element `first` + i by chance.
-void draw_keys(std::uint32_t* keys, std::uint64_t stream, std::int64_t first,
-               std::int64_t n) noexcept;
-/// Numbers are 32 bits wide: what is drawn is drawn by the engine of such keys.
-inline void draw_keys(std::uint64_t*, std::uint64_t, std::int64_t, std::int64_t) noexcept {}
+/// keys[i] = that of the block or element `first` + i by chance. Of 32 bits: what is drawn is drawn
+/// by the engine of such keys.
+template <class Key>
+void draw_keys(const Kernels& table, Key* keys, std::uint64_t stream, std::int64_t first,
+               std::int64_t n) noexcept {
+  if constexpr (sizeof(Key) == sizeof(std::uint32_t)) table.draw(keys, stream, first, n);
+}
 
 /// The states of n blocks side by side, a byte each.
 void gather_states(std::uint8_t* gathered, const std::uint8_t* states, std::int64_t n,

@@ -27,7 +27,7 @@ template <class Key>
   Grid::for_each_band(part, [&](const Grid::Part& band, std::int64_t first) {
     Key* const here = keys + first;
     if (choice.by_chance) {
-      moving::draw_keys(here, choice.stream, task.grid.begin(band), band.width);
+      moving::draw_keys(task.table, here, choice.stream, task.grid.begin(band), band.width);
     }
     const std::uint8_t* const states =
         task.mask.at(band.band * task.grid.height, band.block * width);
@@ -133,7 +133,8 @@ void mark_within_band(const Task<Key>& task, const Grid::Part& band, const Patch
       for (std::int64_t r = 0; r < elements.rows; ++r) {
         const std::int64_t first =
             (elements.row + r) * task.grid.matrix.columns() + elements.column;
-        moving::draw_keys(keys + r * elements.columns, task.choice.stream, first, elements.columns);
+        moving::draw_keys(task.table, keys + r * elements.columns, task.choice.stream, first,
+                          elements.columns);
       }
     } else {
       task.scorer.elements(keys, elements, patch, lane.sums.data());
