@@ -550,7 +550,7 @@ nobody may write to it: set_array() puts another one in its place, and what sums
            R"(Keep a copy of an array beside a group's state, or, with None, drop it.
 
 key: letters, digits and '_'.
-array: of NumPy, or a tensor on a device, which stays there; uint8, int64, float32 or float64, of any shape.
+array: of NumPy, or a tensor, which stays on its device; uint8, int64, float32 or float64, of any shape.
 
 Arrays are saved, copied and loaded with the masks, as bytes with dtype and shape, and dropped with the group.
 They may be set from inside an override; if the step fails, those from before are back.

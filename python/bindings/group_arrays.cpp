@@ -44,21 +44,25 @@ class TorchArray final : public datasparse::RemoteArray {
   py::object tensor_;
 };
 
-/// A contiguous tensor on a device, which becomes the array's own; nothing for other dtypes.
-std::optional<KeptArray> kept_there(const py::object& tensor) {
+/// Nothing for a dtype that no array has.
+std::optional<KeptArray::Type> type_of_tensor(const py::object& tensor) {
   const std::string name = py::str(tensor.attr("dtype"));
-  datasparse::Axes shape;
-  for (const auto length : tensor.attr("shape")) shape.push_back(length.cast<std::int64_t>());
   for (const auto type : types) {
-    if (name != std::string("torch.") + name_of(type)) continue;
-    return KeptArray(type, shape, std::make_shared<TorchArray>(tensor));
+    if (name == std::string("torch.") + name_of(type)) return type;
   }
   return std::nullopt;
 }
 
-bool is_on_device(const py::object& object) {
+/// A contiguous tensor on a device, which becomes the array's own.
+KeptArray kept_there(const py::object& tensor) {
+  datasparse::Axes shape;
+  for (const auto length : tensor.attr("shape")) shape.push_back(length.cast<std::int64_t>());
+  return KeptArray(*type_of_tensor(tensor), shape, std::make_shared<TorchArray>(tensor));
+}
+
+bool is_tensor(const py::object& object) {
   const auto* const torch = Torch::if_imported();
-  return torch != nullptr && torch->is_tensor(object) && !py::cast<bool>(object.attr("is_cpu"));
+  return torch != nullptr && torch->is_tensor(object);
 }
 
 }  // namespace
@@ -72,7 +76,7 @@ py::object to_tensor(KeptArray& array, datasparse::Device& device) {
   const py::object torch = py::module_::import("torch");
   const py::object here = to_numpy(array).attr("copy")();
   py::object tensor = torch.attr("from_numpy")(here).attr("to")(place);
-  array = *kept_there(tensor);
+  array = kept_there(tensor);
   return tensor;
 }
 
@@ -88,28 +92,32 @@ py::array to_numpy(const KeptArray& array) {
   return view;
 }
 
-KeptArray to_kept_array(const py::object& array, const std::string& what) {
-  if (is_on_device(array)) {
-    const py::object copy = array.attr("detach")().attr("clone")(
-        py::arg("memory_format") = py::module_::import("torch").attr("contiguous_format"));
-    if (auto kept = kept_there(copy)) return *kept;
+KeptArray to_kept_array(const py::object& given, const std::string& what) {
+  py::object array = given;
+  if (is_tensor(given) && type_of_tensor(given)) {
+    array = given.attr("detach")();
+    if (!py::cast<bool>(array.attr("is_cpu"))) {
+      const py::object contiguous = py::module_::import("torch").attr("contiguous_format");
+      return kept_there(array.attr("clone")(py::arg("memory_format") = contiguous));
+    }
+    array = array.attr("numpy")();
   }
   if (py::isinstance<py::array>(array)) {
-    const auto given = py::reinterpret_borrow<py::array>(array);
+    const auto here = py::reinterpret_borrow<py::array>(array);
     for (const auto type : types) {
-      if (!given.dtype().equal(dtype_of(type))) continue;
+      if (!here.dtype().equal(dtype_of(type))) continue;
       datasparse::Axes shape;
-      for (py::ssize_t axis = 0; axis < given.ndim(); ++axis) shape.push_back(given.shape(axis));
+      for (py::ssize_t axis = 0; axis < here.ndim(); ++axis) shape.push_back(here.shape(axis));
       KeptArray kept(type, shape);
       const py::object numpy = py::module_::import("numpy");
-      const py::array in_order = numpy.attr("ascontiguousarray")(given);
+      const py::array in_order = numpy.attr("ascontiguousarray")(here);
       if (kept.byte_count() != 0) std::memcpy(kept.write(), in_order.data(), kept.byte_count());
       return kept;
     }
   }
   const bool has_dtype = py::hasattr(array, "dtype");
   throw datasparse::TypeError(
-      what + " must be a NumPy array, or a tensor on a device, of uint8, int64, float32 or " +
-      "float64, got " + class_name(array) +
+      what + " must be a NumPy array, or a tensor, of uint8, int64, float32 or float64, got " +
+      class_name(array) +
       (has_dtype ? " of " + std::string(py::str(array.attr("dtype"))) : ""));
 }

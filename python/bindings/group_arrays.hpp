@@ -12,5 +12,5 @@ pybind11::array to_numpy(const datasparse::KeptArray& array);
 /// or a copy, which becomes the array's own.
 pybind11::object to_tensor(datasparse::KeptArray& array, datasparse::Device& device);
 /// A copy, a tensor's on its device. TypeError, beginning with `what`, for what is no NumPy array
-/// of such a type, and no tensor on a device.
+/// and no tensor of such a type.
 datasparse::KeptArray to_kept_array(const pybind11::object& array, const std::string& what);

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Loss = Callable[[nn.Module, Any], Tensor]
 Gradients = dict[str, Tensor]
+Kept = np.ndarray[Any, Any] | Tensor  # of a group: a tensor only on a device, where it stays
 
 
 def score_once(
@@ -65,7 +66,7 @@ def score_once(
         else:
             raise TypeError(f"{score} is not scored on batches and a loss: step() ranks by it")
     for name, scores in made.items():
-        if not np.isfinite(scores).all():
+        if not is_finite(scores):
             raise ValueError(f"scores of {name!r} are not finite: the loss or its gradient is not")
     for name, scores in made.items():
         of.sparsifier.set_array(name, "scores", scores)
@@ -148,19 +149,15 @@ class Batches:
         return gradient
 
 
-def by_mean_gradient(
-    of: Scored, score: GradientScore, batches: Batches
-) -> dict[str, np.ndarray[Any, Any]]:
+def by_mean_gradient(of: Scored, score: GradientScore, batches: Batches) -> dict[str, Kept]:
     return {
         name: as_array(score.sample(batches.parameters[name].detach(), gradient))
         for name, gradient in batches.mean().items()
     }
 
 
-def accumulated(
-    of: Scored, score: AccumulatedScore, batches: Batches
-) -> dict[str, np.ndarray[Any, Any]]:
-    sums: dict[str, np.ndarray[Any, Any]] = {}
+def accumulated(of: Scored, score: AccumulatedScore, batches: Batches) -> dict[str, Kept]:
+    sums: dict[str, Any] = {}
     for gradients in batches.gradients():
         for name, gradient in gradients.items():
             sample = as_array(score.sample(batches.parameters[name].detach(), gradient))
@@ -171,7 +168,7 @@ def accumulated(
     }
 
 
-def grasp(of: Scored, batches: Batches) -> dict[str, np.ndarray[Any, Any]]:
+def grasp(of: Scored, batches: Batches) -> dict[str, Kept]:
     """w·(Hg), of the mean gradient g and the mean Hessian H. Each batch is gone through twice."""
     batches.twice()
     state = torch.get_rng_state()
@@ -224,9 +221,16 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def as_array(scores: Any) -> np.ndarray[Any, Any]:
+def as_array(scores: Any) -> Kept:
     """As an array that a group keeps."""
     if isinstance(scores, Tensor):
-        scores = scores.detach().to(wide(scores.dtype)).cpu().numpy()
+        scores = scores.detach().to(wide(scores.dtype))
+        if not scores.is_cpu:
+            return scores
+        scores = scores.numpy()
     array = np.asarray(scores)
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+
+
+def is_finite(scores: Kept) -> bool:
+    return bool((scores.isfinite() if isinstance(scores, Tensor) else np.isfinite(scores)).all())
