@@ -33,8 +33,6 @@ def move(moves: Sequence[Move], pools: Sequence[MovePool]) -> list[Moved]:
     if not moves:
         return []
     device = moves[0].weight.device
-    for one in moves:
-        require_apart(one.weight)
     require_exact(device, torch.float64)  # what is dropped is a share of what is active
     most = max(BATCH_LEAST, *(one.weight.numel() for one in moves))
     made: list[Moved | None] = [None] * len(moves)
@@ -196,12 +194,3 @@ def _reals(values: Sequence[float], device: torch.device) -> Tensor:
     column = torch.zeros((len(values), 1), dtype=torch.float64, device=device)
     torch._foreach_add_(list(column.unbind()), list(values))
     return column
-
-
-def require_apart(weight: Tensor) -> None:
-    """ValueError where elements share memory, which torch refuses to write to."""
-    if any(step == 0 and n > 1 for step, n in zip(weight.stride(), weight.shape, strict=True)):
-        raise ValueError(
-            "data of a mask that moves must have memory for each element, since what grows becomes "
-            f"0, got strides {tuple(weight.stride())} of shape {tuple(weight.shape)}: clone() it"
-        )
