@@ -4,10 +4,13 @@
 #include <functional>
 #include <memory>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "datasparse/data_norm_sparsifier.hpp"
+#include "datasparse/group_arrays.hpp"
 #include "datasparse/group_table.hpp"
+#include "datasparse/regrowth.hpp"
 #include "pretended_device.hpp"
 #include "support.hpp"
 
@@ -229,6 +232,43 @@ TEST(Device, IsNotWaitedForBecauseOfAWarning) {
   sparsifier.step();
   EXPECT_EQ(messages.items.size(), 1U) << "the rule alone says that nothing is left";
   EXPECT_EQ(device.reads, 0);
+}
+
+TEST(Device, FirstMasksAreDrawnForAnyDeviceAndMoveOnThoseThatSaySo) {
+  Random random(8);
+  PretendedDevice device;
+  RegrowthSpec spec;
+  spec.sparsity_level = 0.5;
+  SET there(spec), here(spec);
+  Static still(spec);
+  const Axes shape{6, 7};
+  auto values = numbers(42, random);
+  const auto data = device.store(values, shape);
+  there.add_data("w", std::make_shared<Placed>(data, device));
+  still.add_data("w", std::make_shared<Placed>(data, device));
+  here.add_data("w", make_source(ArrayView(values.data(), shape)));
+  device.calls_until_failure = 2;
+  EXPECT_THROW(there.step(), std::runtime_error);
+  device.calls_until_failure = -1;
+  EXPECT_FALSE(there.is_drawn("w"));
+  EXPECT_EQ(there.get_mask("w").zeros(), 0);
+  there.step();
+  here.step();
+  EXPECT_EQ(there.get_mask("w").pack(), here.get_mask("w").pack());
+  EXPECT_EQ(there.ever_active("w"), 21);
+  EXPECT_EQ(GroupArrays(there).get("w", "ever_active"), GroupArrays(here).get("w", "ever_active"));
+  try {
+    there.step();
+    FAIL() << "it has moved";
+  } catch (const TypeError& error) {
+    EXPECT_NE(std::string(error.what()).find("got pretended"), std::string::npos) << error.what();
+  }
+  EXPECT_EQ(there.get_mask("w").pack(), here.get_mask("w").pack());
+  EXPECT_EQ(there.step_count(), 1);
+  still.step();
+  const auto drawn = still.get_mask("w").pack();
+  still.step();
+  EXPECT_EQ(still.get_mask("w").pack(), drawn);
 }
 
 }  // namespace

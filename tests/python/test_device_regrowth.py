@@ -4,17 +4,25 @@ Two sparsifiers of the same groups, one of which has its tensors on the device t
 and, on any, the function of the device by itself, asked on tensors in CPU memory.
 """
 
+import copy
+import importlib
 import math
+import pickle
 from dataclasses import replace
 
+import datasparse
 import devices
 import numpy as np
 import pytest
 import regrowth_reference
 import torch
+from datasparse import DataScheduler
 from datasparse.regrowth import SET, RigL, Static
+from datasparse.schedules import Cosine
+from datasparse.torch import attach
 from datasparse.torch.device.job import Move, MovePool
 from datasparse.torch.device.operations import move
+from datasparse.torch.device.operations.arithmetic import require_exact
 from device_cases import (
     BITS,
     DTYPES,
@@ -141,9 +149,11 @@ class Twins:
 
 
 def run(seed, device):
+    for dtype in (torch.float32, torch.float64):
+        require_exact(device.at(), dtype)  # which reads values once
     twins = Twins(seed, device)
     for number in range(4):
-        twins.step(quietly=number > 1 and device.name != "cpu")
+        twins.step(quietly=number > 0 and device.name != "cpu")
     for name in twins.weights:
         array = twins.there.get_array(name, "ever_active")
         np.testing.assert_array_equal(array, twins.here.get_array(name, "ever_active"))
@@ -233,8 +243,280 @@ def test_the_function_by_itself_does_what_the_core_does(seed):
     run_by_itself(seed)
 
 
+@pytest.fixture
+def small_limits(monkeypatch):
+    """Tiles, parts and batches as small as they may be, so that small tensors have several."""
+    limits = {"select": {"TILE": 8}, "draw": {"PART_LEAST": 4}, "move": {"BATCH_LEAST": 1},
+              "within": {"PART_LEAST": 1, "FEW": 3}, "keys": {"SIGNS_LEAST": 1}}  # fmt: skip
+    for name, values in limits.items():
+        module = importlib.import_module(f"datasparse.torch.device.operations.{name}")
+        for key, value in values.items():
+            monkeypatch.setattr(module, key, value)
+
+
+@pytest.mark.parametrize("seed", range(60, 80))
+def test_tiles_parts_and_batches_change_no_move(small_limits, seed):
+    run_by_itself(seed)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("first", range(1000, 2000, 200))
 def test_the_function_by_itself_does_what_the_core_does_of_many(first):
     for seed in range(first, first + 200):
         run_by_itself(seed)
+
+
+# --- on a device, call by call --------------------------------------------------------------------
+
+
+def weights_of(seed=0, shape=(16, 12)):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def rigl(weight, **config):
+    config = {"sparsity_level": 0.75, "drop_fraction": 0.5} | config
+    return RigL({"w": weight}, **config)
+
+
+def step(sparsifier, seed):
+    """By gradients that lie where the data are."""
+    data = sparsifier.get_data("w")
+    sparsifier.set_gradients({"w": weights_of(seed, tuple(data.shape)).to(data.device)})
+    sparsifier.step()
+
+
+def look(sparsifier):
+    """All that a step changes, in CPU memory."""
+    data, ever = sparsifier.get_data("w"), sparsifier.get_array("w", "ever_active")
+    return data.cpu().clone(), sparsifier.get_mask("w").cpu().clone(), ever
+
+
+def require_alike(one, other):
+    for here, there in zip(look(one), look(other), strict=True):
+        assert np.array_equal(np.asarray(here), np.asarray(there))
+
+
+@THERE
+def test_a_first_mask_is_copied_there_and_later_ones_are_made_there(device):
+    sparsifier = rigl(device.put(weights_of()))
+    sparsifier.draw()
+    step(sparsifier, 1)  # once, it asks the device how it computes
+    sparsifier.set_gradients({"w": device.put(weights_of(2))})
+    with device.never_waits():
+        sparsifier.step()
+    assert sparsifier.get_mask("w").device == device.at()
+    assert int(sparsifier.get_mask("w").sum()) == 48 < sparsifier.ever_active("w")
+
+
+@pytest.mark.device("pretended")
+@pytest.mark.parametrize("kind", [RigL, SET])
+@pytest.mark.parametrize("within", [False, True])
+def test_a_step_without_memory_leaves_all_as_it_was(device, kind, within):
+    config = {"sparse_block_shape": (1, 4), "zeros_per_block": 2} if within else {}
+    sparsifier = kind(sparsity_level=1.0 if within else 0.5, drop_fraction=0.5, **config)
+    for name, shape in (("a", (8, 8)), ("b", (5, 12)), ("w", (8, 8))):
+        sparsifier.add_data(name, device.put(weights_of(3, shape)), keep_zeros=name == "b")
+    weight = sparsifier.get_data("a")
+    gradients = {n: device.put(weights_of(4, tuple(sparsifier.get_data(n).shape))) for n in "abw"}
+
+    def everything():
+        return [
+            [sparsifier.get_data(n).cpu().clone(), sparsifier.get_mask(n).cpu().clone(),
+             torch.tensor(sparsifier.ever_active(n)), torch.tensor(sparsifier.is_drawn(n))]
+            for n in "abw"
+        ]  # fmt: skip
+
+    for _ in range(2):
+        before, refused, nth = everything(), [True], 0
+        while refused[-1]:
+            sparsifier.set_gradients(gradients)
+            with device.refusing(nth) as refused:
+                try:
+                    sparsifier.step()
+                except torch.OutOfMemoryError:
+                    now = everything()
+                    assert all(
+                        torch.equal(one, other)
+                        for own, others in zip(now, before, strict=True)
+                        for one, other in zip(own, others, strict=True)
+                    ), nth
+                else:
+                    assert nth > 3
+                    break
+            nth += max(1, nth // 8)
+        assert sparsifier.step_count >= 1
+    assert not torch.equal(weight.cpu(), weights_of(3, (8, 8)))
+
+
+@THERE
+@pytest.mark.parametrize("how", ["state", "pickle", "deepcopy", "checkpoint"])
+def test_what_is_saved_goes_on_as_it_would_have(device, how, tmp_path):
+    here, there = rigl(weights_of()), rigl(device.put(weights_of()))
+    for sparsifier in (here, there):
+        for seed in range(3):
+            step(sparsifier, seed)
+    if how == "state":
+        other = rigl(there.get_data("w"))
+        other.load_state_dict(there.state_dict())
+    elif how == "checkpoint":
+        datasparse.save(tmp_path / "saved", there)
+        other = rigl(there.get_data("w"))
+        datasparse.load(tmp_path / "saved", other)
+    elif how == "pickle":
+        other = pickle.loads(pickle.dumps(there))
+    else:
+        other = copy.deepcopy(there)
+    require_alike(other, here)
+    for sparsifier in (here, other):
+        step(sparsifier, 7)
+    require_alike(other, here)
+
+
+@THERE
+def test_a_state_is_loaded_over_what_a_device_has(device):
+    here, there = rigl(weights_of()), rigl(device.put(weights_of()))
+    states = []
+    for sparsifier in (here, there):
+        step(sparsifier, 0)
+        states.append(sparsifier.state_dict())
+        for seed in range(1, 4):
+            step(sparsifier, seed)
+    require_alike(there, here)
+    for sparsifier, state in zip((here, there), states, strict=True):
+        sparsifier.load_state_dict(state)
+    require_alike(there, here)
+    for sparsifier in (here, there):
+        step(sparsifier, 9)
+    require_alike(there, here)
+
+
+@THERE
+def test_data_move_and_bits_with_them(device):
+    here, there = rigl(weights_of()), rigl(device.put(weights_of()))
+    for seed, place in enumerate((device.at(), torch.device("cpu"), device.other, device.at())):
+        weight = there.get_data("w")
+        weight.data = weight.data.to(place)
+        for sparsifier in (here, there):
+            for again in range(2):
+                step(sparsifier, 10 * seed + again)
+        assert there.get_mask("w").device == place
+        require_alike(there, here)
+
+
+@THERE
+def test_bits_are_written_and_erased_as_on_the_cpu(device):
+    here, there = rigl(weights_of()), rigl(device.put(weights_of()))
+    for sparsifier in (here, there):
+        step(sparsifier, 0)
+        step(sparsifier, 1)
+        bits = np.full_like(sparsifier.get_array("w", "ever_active"), 3)
+        sparsifier.set_array("w", "ever_active", bits)
+        assert sparsifier.ever_active("w") == 48
+        step(sparsifier, 2)
+        assert sparsifier.report()["w"].ever_active == sparsifier.ever_active("w") > 48
+        sparsifier.get_data("w").mul_(-1)
+    require_alike(there, here)
+    for sparsifier in (here, there):
+        sparsifier.add_data("w", sparsifier.get_data("w"))  # and takes what there is
+        step(sparsifier, 3)
+    require_alike(there, here)
+    for sparsifier in (here, there):
+        sparsifier.set_array("w", "ever_active", None)
+        assert not sparsifier.is_drawn("w")
+        step(sparsifier, 4)
+    require_alike(there, here)
+    for sparsifier in (here, there):
+        sparsifier.set_array("w", "ever_active", np.zeros(3, np.uint8))
+        with pytest.raises(ValueError, match="'ever_active' of 'w' must have 24 bytes"):
+            step(sparsifier, 5)
+
+
+class Failing(RigL):
+    """Fails in an override that has written to the bits."""
+
+    def get_gradients(self, name, data, **config):
+        if self.fails:
+            self.set_array("w", "ever_active", np.zeros(24, np.uint8))
+            raise RuntimeError("no gradient today")
+        return super().get_gradients(name, data, **config)
+
+
+@THERE
+def test_an_override_that_fails_leaves_the_bits_of_the_device(device):
+    sparsifier = Failing({"w": device.put(weights_of())}, sparsity_level=0.75)
+    sparsifier.fails = False
+    for seed in range(3):
+        step(sparsifier, seed)
+    before = look(sparsifier)
+    sparsifier.get_data("w").mul_(2)
+    step(sparsifier, 4)
+    count = sparsifier.ever_active("w")
+    assert count > np.unpackbits(before[2]).sum()
+    sparsifier.fails = True
+    with pytest.raises(RuntimeError, match="no gradient today"):
+        step(sparsifier, 5)
+    assert sparsifier.ever_active("w") == count
+
+
+@THERE
+def test_what_cannot_be_zeroed_is_refused_before_anything_moves(device):
+    expanded = device.put(weights_of(shape=(16, 1))).expand(16, 12)
+    sparsifier = rigl(expanded)
+    sparsifier.draw()
+    before = sparsifier.get_mask("w").cpu().clone()
+    with pytest.raises(ValueError, match="needs memory whose elements do not overlap"):
+        step(sparsifier, 1)
+    assert torch.equal(sparsifier.get_mask("w").cpu(), before)
+
+
+@THERE
+def test_gradients_elsewhere_are_refused(device):
+    sparsifier = rigl(device.put(weights_of()))
+    sparsifier.draw()
+    sparsifier.set_gradients({"w": weights_of(1)})
+    with pytest.raises(TypeError, match="gradient of 'w' must be on the device of its data"):
+        sparsifier.step()
+
+
+@THERE
+def test_pools_of_two_kinds_are_refused_as_on_the_cpu(device):
+    sparsifier = SET(pool="p", sparsity_level=1.0, sparse_block_shape=(1, 4))
+    for name, zeros in (("a", 2), ("b", 4)):
+        weight, mask = device.put(weights_of()), np.ones((16, 12), bool)
+        sparsifier.add_data(name, weight, mask=mask, zeros_per_block=zeros)
+    with pytest.raises(ValueError, match="must be of groups that all have zeros_per_block"):
+        sparsifier.step()
+
+
+@THERE
+@pytest.mark.parametrize("kind", [RigL, SET])
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.Rprop])
+def test_a_training_is_that_of_the_cpu(device, kind, optimizer):
+    trained = []
+    for place in (torch.device("cpu"), device.at()):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+        model.to(place)
+        sparsifier = kind(sparsity_level=0.5, drop_fraction=0.4)
+        attachment = attach(model, sparsifier)
+        sparsifier.draw()
+        attachment.apply()
+        own = optimizer(model.parameters(), lr=0.01)
+        scheduler = DataScheduler(sparsifier, "drop_fraction", Cosine(initial=0.4, end=9))
+        attachment.follow(own, every=2, scheduler=scheduler)
+        inputs = weights_of(1, (8, 6)).to(place)
+        for number in range(9):
+            own.zero_grad()
+            model(inputs).square().mean().backward()
+            if number < 5 or place.type == "cpu":
+                own.step()
+            else:
+                with device.never_waits():
+                    own.step()
+        trained.append((model, sparsifier))
+    (here, ours), (there, theirs) = trained
+    for expected, found in zip(here.parameters(), there.parameters(), strict=True):
+        assert torch.equal(found.detach().cpu(), expected.detach())
+    for name in ours.data_groups:
+        assert torch.equal(theirs.get_mask(name).cpu(), ours.get_mask(name))
+        assert theirs.ever_active(name) == ours.ever_active(name) > int(ours.get_mask(name).sum())

@@ -400,3 +400,23 @@ def test_a_layout_with_kept_zeros_and_weights():
         np.testing.assert_array_equal(mask_of(by_layout), mask_of(plain).T)
         np.testing.assert_array_equal(weight, seen.T)
         assert by_layout.ever_active("w") == plain.ever_active("w")
+
+
+@pytest.mark.parametrize("kind", [RigL, SET])
+@pytest.mark.parametrize(
+    "config", [{"sparsity_level": 0.5}, {"zeros_per_block": 1, "sparsity_level": 1.0}]
+)
+def test_blocks_are_cut_off_by_the_matrix_of_the_layout(kind, config):
+    """As the same data do that lie so, where the order of memory is no matter."""
+    by_layout, plain = kind(), kind()
+    weight = values(0, (1, 12))
+    shapes = ((by_layout, weight, (1, 0)), (plain, weight.reshape(12, 1).copy(), None))
+    for sparsifier, data, layout in shapes:
+        sparsifier.add_data("w", data, layout=layout, sparse_block_shape=(1, 3), **config)
+    for number in range(3):
+        for sparsifier, data, _ in shapes:
+            if kind is RigL:
+                sparsifier.set_gradients({"w": values(number, (1, 12)).reshape(data.shape)})
+            sparsifier.step()
+        assert np.array_equal(mask_of(by_layout).ravel(), mask_of(plain).ravel())
+        assert np.array_equal(shapes[0][1].ravel(), shapes[1][1].ravel())

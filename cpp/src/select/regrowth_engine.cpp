@@ -206,6 +206,11 @@ class Regrowth {
     const MaskMove& move = one.move();
     BlockSpec spec = job.spec;
     spec.monotone = false;
+    // What lies outside the matrix of the layout is cut off, also where that of memory is ranked.
+    const Pattern pattern = Pattern::of(spec, MatrixShape::of(job.data.shape(), job.layout));
+    spec.block_height = pattern.height;
+    spec.block_width = pattern.width;
+    spec.zeros_per_block = pattern.zeros;
     one.is_within = job.spec.is_within();
     BlockSpec elements = spec;
     elements.block_height = elements.block_width = 1;

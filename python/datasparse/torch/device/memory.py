@@ -40,8 +40,8 @@ def zero(tensors: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
 
 
 def zero_grown(weights: Sequence[Tensor], grown: Sequence[Tensor]) -> None:
-    """Write +0 where weights have grown. Needs no memory, and does not fail: move() has looked at
-    all that may be wrong."""
+    """Write +0 where weights have grown. Needs no memory, and does not fail: no elements of one
+    overlap, which the core has seen to."""
     for weight, new in zip(weights, grown, strict=True):
         with torch.inference_mode(weight.is_inference()):
             weight.masked_fill_(new, 0)

@@ -21,12 +21,11 @@ def drawn_keys(streams: Sequence[int], number: int, device: torch.device) -> Ten
     """The first `number` keys of each stream, as rows of new_keys() of float32."""
     keys = new_keys(len(streams), number, torch.float32, device)
     stream = numbers(streams, device)
-    index = torch.arange(number, device=device)
     step = max(PART_LEAST // len(streams), 1)
-    for to, some in zip(
-        torch.split(keys[:, :number], step, 1), torch.split(index, step), strict=True
-    ):
-        to.copy_(_shifted(_mixed(some * ODD + stream), UNUSED))
+    for first in range(0, number, step):
+        index = torch.arange(first, min(first + step, number), device=device)
+        numbers_of_part = _mixed(index * ODD + stream)
+        keys[:, first : first + step][:, : len(index)].copy_(_shifted(numbers_of_part, UNUSED))
     return keys
 
 
