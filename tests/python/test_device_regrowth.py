@@ -536,6 +536,16 @@ def test_pools_of_two_kinds_are_refused_as_on_the_cpu(device):
 
 
 @THERE
+def test_a_pool_on_several_devices_is_refused_where_masks_move(device):
+    sparsifier = SET(pool="p", sparsity_level=0.5)
+    for name, weight in (("a", weights_of()), ("b", device.put(weights_of()))):
+        sparsifier.add_data(name, weight, mask=np.ones((16, 12), bool))
+    with pytest.raises(TypeError, match="what pool 'p' ranks must be on one device"):
+        sparsifier.step()
+    assert all(bool(sparsifier.get_mask(name).cpu().all()) for name in "ab")
+
+
+@THERE
 @pytest.mark.parametrize("kind", [RigL, SET])
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.Rprop])
 def test_a_training_is_that_of_the_cpu(device, kind, optimizer):
