@@ -32,6 +32,7 @@ from device_cases import (
     random_values,
     strided,
 )
+from support import as_numpy
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:step\(\) pruned all weights")
 
@@ -155,7 +156,7 @@ def run(seed, device):
     for number in range(4):
         twins.step(quietly=number > 0 and device.name != "cpu")
     for name in twins.weights:
-        array = twins.there.get_array(name, "ever_active")
+        array = as_numpy(twins.there.get_array(name, "ever_active"))
         np.testing.assert_array_equal(array, twins.here.get_array(name, "ever_active"))
 
 
@@ -287,7 +288,7 @@ def step(sparsifier, seed):
 
 def look(sparsifier):
     """All that a step changes, in CPU memory."""
-    data, ever = sparsifier.get_data("w"), sparsifier.get_array("w", "ever_active")
+    data, ever = sparsifier.get_data("w"), as_numpy(sparsifier.get_array("w", "ever_active"))
     return data.cpu().clone(), sparsifier.get_mask("w").cpu().clone(), ever
 
 
@@ -409,7 +410,7 @@ def test_bits_are_written_and_erased_as_on_the_cpu(device):
     for sparsifier in (here, there):
         step(sparsifier, 0)
         step(sparsifier, 1)
-        bits = np.full_like(sparsifier.get_array("w", "ever_active"), 3)
+        bits = np.full_like(as_numpy(sparsifier.get_array("w", "ever_active")), 3)
         sparsifier.set_array("w", "ever_active", bits)
         assert sparsifier.ever_active("w") == 48
         step(sparsifier, 2)
