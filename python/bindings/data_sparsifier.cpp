@@ -211,7 +211,8 @@ py::object get_array(const SelfSparsifier& self, const std::string& name, const 
   if (!array) return py::none();
   datasparse::Device& device = source_and_mask(self, name).second.device();
   if (&device == &datasparse::cpu() || array->shape().size() == 0) return to_numpy(*array);
-  const bool was_there = array->remote() != nullptr;
+  // The core keeps the bits of masks that move beside these, and has sent a copy of them.
+  const bool was_there = array->remote() != nullptr || key == "ever_active";
   const py::object tensor = to_tensor(*array, device);
   if (!was_there) without_gil([&] { GroupArrays(*self).set(name, key, *array); });
   return tensor;

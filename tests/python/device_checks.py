@@ -6,6 +6,7 @@ masks are those of `block_mask()`.
 
 import io
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 
 import datasparse
@@ -135,6 +136,28 @@ def a_step_waits_for_nothing(device: Device) -> None:
     with device.never_waits():
         sparsifier.step()
         sparsifier.apply_mask()
+
+
+@check
+def masks_move_as_on_the_cpu(device: Device) -> None:
+    for kind in (datasparse.regrowth.RigL, datasparse.regrowth.SET):
+        here, there = data_of(9), [device.put(data) for data in data_of(9)]
+        ours, theirs = kind(sparsity_level=0.5), kind(sparsity_level=0.5)
+        for number, (_, _, config) in enumerate(GROUPS):
+            ours.add_data(str(number), here[number], **config)
+            theirs.add_data(str(number), there[number], **config)
+        for seed in range(4):
+            gradients = data_of(20 + seed)
+            moved = [device.put(gradient) for gradient in gradients]
+            ours.set_gradients({str(i): gradient for i, gradient in enumerate(gradients)})
+            theirs.set_gradients({str(i): gradient for i, gradient in enumerate(moved)})
+            ours.step()
+            with device.never_waits() if seed > 1 else nullcontext():
+                theirs.step()
+            assert_same(masks_of(theirs), masks_of(ours))
+        assert_same([data.nan_to_num() for data in there], [data.nan_to_num() for data in here])
+        for name in ours.data_groups:
+            assert theirs.ever_active(name) == ours.ever_active(name)
 
 
 @check

@@ -8,6 +8,7 @@ import copy
 import importlib
 import math
 import pickle
+from contextlib import nullcontext
 from dataclasses import replace
 
 import datasparse
@@ -32,7 +33,6 @@ from device_cases import (
     random_values,
     strided,
 )
-from support import as_numpy
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:step\(\) pruned all weights")
 
@@ -67,6 +67,12 @@ def random_config(rng, is_within):
 
 def random_kept(rng, shape):
     return torch.from_numpy(np.asarray(rng.random(shape) < rng.choice([0.1, 0.6, 1])))
+
+
+def ever_of(sparsifier, name="w"):
+    """The bits of what was ever active, in CPU memory."""
+    array = sparsifier.get_array(name, "ever_active")
+    return array if isinstance(array, np.ndarray) else array.cpu().numpy()
 
 
 def bits_of(tensor):
@@ -156,8 +162,7 @@ def run(seed, device):
     for number in range(4):
         twins.step(quietly=number > 0 and device.name != "cpu")
     for name in twins.weights:
-        array = as_numpy(twins.there.get_array(name, "ever_active"))
-        np.testing.assert_array_equal(array, twins.here.get_array(name, "ever_active"))
+        np.testing.assert_array_equal(ever_of(twins.there, name), ever_of(twins.here, name))
 
 
 @THERE
@@ -288,8 +293,8 @@ def step(sparsifier, seed):
 
 def look(sparsifier):
     """All that a step changes, in CPU memory."""
-    data, ever = sparsifier.get_data("w"), as_numpy(sparsifier.get_array("w", "ever_active"))
-    return data.cpu().clone(), sparsifier.get_mask("w").cpu().clone(), ever
+    data = sparsifier.get_data("w")
+    return data.cpu().clone(), sparsifier.get_mask("w").cpu().clone(), ever_of(sparsifier)
 
 
 def require_alike(one, other):
@@ -410,7 +415,7 @@ def test_bits_are_written_and_erased_as_on_the_cpu(device):
     for sparsifier in (here, there):
         step(sparsifier, 0)
         step(sparsifier, 1)
-        bits = np.full_like(as_numpy(sparsifier.get_array("w", "ever_active")), 3)
+        bits = torch.full((24,), 3, dtype=torch.uint8).to(sparsifier.get_data("w").device)
         sparsifier.set_array("w", "ever_active", bits)
         assert sparsifier.ever_active("w") == 48
         step(sparsifier, 2)
@@ -468,6 +473,47 @@ def test_what_cannot_be_zeroed_is_refused_before_anything_moves(device):
     with pytest.raises(ValueError, match="needs memory whose elements do not overlap"):
         step(sparsifier, 1)
     assert torch.equal(sparsifier.get_mask("w").cpu(), before)
+
+
+def test_a_device_without_doubles_is_refused(monkeypatch):
+    module = importlib.import_module("datasparse.torch.device.operations.move")
+    monkeypatch.setattr(module, "is_exact", lambda device, dtype: dtype != torch.float64)
+    twins = ByItself(0, devices.named("cpu"))
+    twins.here.draw()
+    gradients, _ = twins.change()
+    moves, _ = twins.moves(gradients, 1)
+    with pytest.raises(ValueError, match=r"a product in float64.*move the tensors to the CPU"):
+        move(list(moves.values()), [])
+
+
+class Momentum(RigL):
+    """Grows by a running mean, which lies where the data do."""
+
+    def accumulate(self):
+        for name in self.data_groups:
+            mean, new = self.get_array(name, "mean"), self.get_gradient(name).abs()
+            if isinstance(mean, np.ndarray):
+                mean = torch.from_numpy(mean.copy())
+            self.set_array(name, "mean", new if mean is None else 0.5 * mean + 0.5 * new)
+
+    def get_gradients(self, name, data, **config):
+        return self.get_array(name, "mean")
+
+
+@THERE
+def test_a_method_of_ones_own_stays_on_the_device(device):
+    masks = []
+    for place in (torch.device("cpu"), device.at()):
+        sparsifier = Momentum({"w": weights_of().to(place)}, sparsity_level=0.75)
+        sparsifier.draw()
+        for seed in range(6):
+            sparsifier.set_gradients({"w": weights_of(seed).to(place)})
+            with device.never_waits() if seed > 2 and place.type != "cpu" else nullcontext():
+                sparsifier.accumulate()
+                if seed % 2:
+                    sparsifier.step()
+        masks.append(sparsifier.get_mask("w").cpu())
+    assert torch.equal(*masks)
 
 
 @THERE

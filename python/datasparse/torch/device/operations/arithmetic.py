@@ -38,7 +38,7 @@ def exact_arithmetic(device: torch.device) -> Iterator[None]:
 def require_exact(device: torch.device, dtype: torch.dtype) -> None:
     """ValueError where the device computes in that dtype otherwise than the CPU: float32, or
     float64. Reads values, once for a kind of device and dtype."""
-    if device.type in TRUSTED or _is_exact(device.type, dtype):
+    if is_exact(device, dtype):
         return
     raise ValueError(
         f"scores on device {str(device)!r} must be computed as IEEE 754 has it, but its {dtype} "
@@ -46,6 +46,11 @@ def require_exact(device: torch.device, dtype: torch.dtype) -> None:
         "the CPU; use sparse_block_shape=(1, 1) with norm='L1' or None and without pools of "
         "several dtypes or normalize, or move the tensor to the CPU"
     )
+
+
+def is_exact(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the device computes in that dtype as the CPU does, as require_exact() asks."""
+    return device.type in TRUSTED or _is_exact(device.type, dtype)
 
 
 @cache

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..job import Move, Moved, MovePool
-from .arithmetic import exact_arithmetic, require_exact
+from .arithmetic import exact_arithmetic, is_exact, require_exact
 from .compute import BATCH_LEAST
 from .grid import Grid
 from .moving import Kind, Moving, only
@@ -34,7 +34,11 @@ def move(moves: Sequence[Move], pools: Sequence[MovePool]) -> list[Moved]:
     if not moves:
         return []
     device = moves[0].weight.device
-    require_exact(device, torch.float64)  # what is dropped is a share of what is active
+    if not is_exact(device, torch.float64):
+        raise ValueError(
+            f"masks on device {str(device)!r} must move by a share of what is active, a product in "
+            "float64, which it does not compute as the CPU does: move the tensors to the CPU"
+        )
     most = max(BATCH_LEAST, *(one.weight.numel() for one in moves))
     made: list[Moved | None] = [None] * len(moves)
     with torch.inference_mode(False), torch.no_grad(), exact_arithmetic(device):
