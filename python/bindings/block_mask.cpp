@@ -42,13 +42,13 @@ py::array checked_out(const py::object& out, const Axes& shape) {
 }
 
 /// The same for a tensor on a device of torch.
-py::object mask_on_device(PySource& source, const ArrayView& data, const datasparse::BlockSpec& spec,
-                          const py::object& out) {
+py::object mask_on_device(PySource& source, const ArrayView& data,
+                          const datasparse::BlockSpec& spec, const py::object& out) {
   datasparse::Device& device = source.device();
   const datasparse::Mask mask = device.make_mask(data.shape());
   datasparse::JobOf<datasparse::BlockSpec> job{data, spec.resolved(data.shape()), nullptr};
   job.device = &device;
-  job.there = &mask;
+  job.own = &mask;
   device.put({{mask, device.compute({job}).front()}});
   const py::object made = new_mask_object(mask, source.torch());
   if (out.is_none()) return made;
@@ -78,7 +78,8 @@ py::object block_mask(const py::object& data, const py::object& sparsity_level,
   const datasparse::Pin pin(*source);
   spec.resolved(pin.view().shape());  // before anything is allocated
 
-  if (&source->device() != &datasparse::cpu()) return mask_on_device(*source, pin.view(), spec, out);
+  if (&source->device() != &datasparse::cpu())
+    return mask_on_device(*source, pin.view(), spec, out);
   py::array target;
   if (!out.is_none()) target = checked_out(out, pin.view().shape());
   const bool direct = !out.is_none() && (target.flags() & py::array::c_style) != 0;

@@ -63,13 +63,64 @@ std::vector<PackedBits> to_bits(const py::object& several) {
   return all;
 }
 
+/// Memory of this process as a tensor, which the caller keeps: what has other strides than C order
+/// is copied.
+py::object tensor_here(void* data, const char* integer, const Axes& shape, const Axes& strides) {
+  std::vector<py::ssize_t> lengths(shape.begin(), shape.end());
+  std::vector<py::ssize_t> steps(strides.begin(), strides.end());
+  const py::object array = py::array(py::dtype(integer), lengths, steps, data, py::none());
+  const py::object in_order = py::module_::import("numpy").attr("ascontiguousarray")(array);
+  return py::module_::import("torch").attr("from_numpy")(
+      in_order.attr("reshape")(array.attr("shape")));
+}
+
+py::object tensor_here(const ArrayView& view) {
+  static constexpr const char* integers[] = {"int16", "int16", "int32", "int64"};
+  static constexpr const char* dtypes[] = {"float16", "bfloat16", "float32", "float64"};
+  const auto type = static_cast<std::size_t>(view.dtype());
+  return tensor_here(view.data(), integers[type], view.shape(), view.strides())
+      .attr("view")(py::module_::import("torch").attr(dtypes[type]));
+}
+
+/// A job's data, its mask, and what stays zero, where they are.
+struct JobTensors {
+  py::object data, mask, kept;
+
+  template <class Spec>
+  explicit JobTensors(const JobOf<Spec>& job) : kept(py::none()) {
+    if (job.own->there() != nullptr) {
+      data = tensor_of(job.data);
+      mask = tensor_of(*job.own->there());
+      if (job.kept_there != nullptr) kept = tensor_of(*job.kept_there);
+      return;
+    }
+    const Axes& shape = job.data.shape();
+    data = tensor_here(job.data);
+    const std::vector<py::ssize_t> lengths(shape.begin(), shape.end());
+    mask = py::module_::import("torch").attr("from_numpy")(
+        py::array(py::dtype("bool"), lengths, job.mask, py::none()));
+    if (job.kept_zeros == nullptr) return;
+    const std::size_t size = datasparse::packed_size(job.data.size());
+    kept = function("unpack")(
+        to_tuple(shape), py::bytearray(reinterpret_cast<const char*>(job.kept_zeros), size), "cpu");
+  }
+};
+
+/// A content of the job's mask, from a new tensor.
+Content content_for(const JobOf<BlockSpec>& job, const py::object& tensor) {
+  if (job.own->there() != nullptr) return content_of(tensor);
+  const Mask mask(job.data.shape());
+  const py::array bytes = tensor.attr("numpy")();
+  std::memcpy(mask.data(), bytes.data(), static_cast<std::size_t>(mask.size()));
+  return datasparse::cpu().copy(mask);
+}
+
 template <class Spec>
 py::object to_job(const py::object& make, const JobOf<Spec>& job) {
   const BlockPlan plan = BlockPlan::of(job.spec, job.data.shape(), job.layout);
-  const py::object kept = job.kept_there == nullptr ? py::none() : tensor_of(*job.kept_there);
-  return make(tensor_of(job.data), tensor_of(*job.there->there()), to_tuple(plan.order),
-              py::make_tuple(plan.height, plan.width), plan.zeros, plan.pruned,
-              name_of(job.spec.norm), job.spec.monotone, kept);
+  const auto [data, mask, kept] = JobTensors(job);
+  return make(data, mask, to_tuple(plan.order), py::make_tuple(plan.height, plan.width), plan.zeros,
+              plan.pruned, name_of(job.spec.norm), job.spec.monotone, kept);
 }
 
 py::list to_pools(const std::vector<JobOf<BlockSpec>>& jobs) {
@@ -167,7 +218,7 @@ std::vector<Content> TorchDevice::compute(const std::vector<JobOf<BlockSpec>>& j
   for (const auto& job : jobs) all.append(to_job(make, job));
   std::vector<Content> made;
   for (const auto& mask : call_python(function("compute"), py::make_tuple(all, to_pools(jobs)))) {
-    made.push_back(content_of(py::reinterpret_borrow<py::object>(mask)));
+    made.push_back(content_for(jobs[made.size()], py::reinterpret_borrow<py::object>(mask)));
   }
   return made;
 }

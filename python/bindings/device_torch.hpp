@@ -36,6 +36,7 @@ class TorchDevice final : public datasparse::Device {
   std::vector<Moved> move(
       const std::vector<datasparse::JobOf<datasparse::RegrowthSpec>>& jobs) override;
   void zero_grown(const std::vector<Growing>& some) noexcept override;
+  bool spans_devices() const override { return true; }
   void zero(const std::vector<Zeroing>& some) override;
   std::vector<datasparse::PackedBits> zeros_in(
       const std::vector<datasparse::ArrayView>& some) override;

@@ -46,11 +46,11 @@ class PretendedDevice final : public Device {
     for (const auto& job : jobs) {
       const BlockPlan plan = BlockPlan::of(job.spec, job.data.shape(), job.layout);
       EXPECT_LE(plan.zeros, plan.height * plan.width);
-      auto content = std::make_shared<Memory>(memory(*job.there).bytes);
+      auto content = std::make_shared<Memory>(memory(*job.own).bytes);
       auto here = job;
       here.data = twin_view(job.data);
       here.device = nullptr;
-      here.there = nullptr;
+      here.own = nullptr;
       here.mask = content->bytes.data();
       here.kept_zeros = nullptr;
       cpu().compute({here});

@@ -39,6 +39,9 @@ class DATASPARSE_API Device {
   /// read. The CPU writes into the masks of its jobs instead, and returns nothing: its engine fails
   /// before the first byte, or not at all, and so needs no second mask.
   virtual std::vector<Content> compute(const std::vector<JobOf<BlockSpec>>& jobs) = 0;
+  /// Whether compute() takes jobs whose data and masks are elsewhere, as JobOf::device says, where
+  /// they share a pool with some that are here: their contents are for the device of the mask.
+  virtual bool spans_devices() const { return false; }
 
   /// What a mask that moves is to become.
   struct Moved {

@@ -42,14 +42,13 @@ struct JobOf {
   /// For jobs on the CPU alone.
   std::uint8_t* before = nullptr;
   const MaskMove* move = nullptr;  ///< what regrowth has besides: regrowth.hpp; or nullptr
-  /// Of a device: the mask, and, in the place of `kept_zeros`, a content that marks them; or
-  /// nullptr.
-  const Mask* there = nullptr;
+  const Mask* own = nullptr;       ///< the mask itself; or nullptr, for a job on the CPU alone
+  /// On a device, in the place of `kept_zeros`, a content that marks them; or nullptr.
   const DeviceMask* kept_there = nullptr;
 
   template <class Other>
   JobOf<Other> with(const Other& other) const {
-    return {data, other, mask, hint, layout, kept_zeros, device, before, move, there, kept_there};
+    return {data, other, mask, hint, layout, kept_zeros, device, before, move, own, kept_there};
   }
 };
 

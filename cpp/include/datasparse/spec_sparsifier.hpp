@@ -123,11 +123,16 @@ class SpecRule final : public MaskRule {
     std::vector<JobOf<Spec>> here;
     here.reserve(jobs.size());
     std::map<Device*, std::vector<JobOf<Spec>>> elsewhere;  // mostly none
+    const auto spanning = pools_over_devices(jobs);
     for (const auto& job : jobs) {
-      const bool is_here = job.device == nullptr || job.device == &cpu();
-      (is_here ? here : elsewhere[job.device]).push_back(job.with(spec_in(job.spec)));
+      Device* device = job.device;
+      if (!spanning.empty()) {
+        const auto found = spanning.find(pool_of(spec_in(job.spec)));
+        if (found != spanning.end()) device = found->second;
+      }
+      const bool is_here = device == nullptr || device == &cpu();
+      (is_here ? here : elsewhere[device]).push_back(job.with(spec_in(job.spec)));
     }
-    if (!elsewhere.empty()) require_pools_on_one_device(jobs);
     compute(here, elsewhere);
   }
 
@@ -142,7 +147,7 @@ class SpecRule final : public MaskRule {
   static void compute_one(const JobOf<Spec>& job) {
     std::vector<JobOf<Spec>> here;
     std::map<Device*, std::vector<JobOf<Spec>>> elsewhere;
-    (job.there == nullptr ? here : elsewhere[job.device]).push_back(job);
+    (job.device == &cpu() ? here : elsewhere[job.device]).push_back(job);
     compute(here, elsewhere);
   }
 
@@ -186,14 +191,29 @@ class SpecRule final : public MaskRule {
     return result;
   }
 
-  static void require_pools_on_one_device(const std::vector<RuleJob>& jobs) {
-    std::map<std::string_view, Device*> places;
+  /// The pools whose groups are on several devices, each with the one that computes it: the first
+  /// one that is not the CPU. TypeError where that cannot.
+  static std::map<std::string_view, Device*> pools_over_devices(const std::vector<RuleJob>& jobs) {
+    const auto is_cpu = [](const Device* device) { return device == nullptr || device == &cpu(); };
+    std::map<std::string_view, Device*> first, spanning;
+    if (std::all_of(jobs.begin(), jobs.end(),
+                    [&](const auto& job) { return is_cpu(job.device); })) {
+      return spanning;
+    }
     for (const auto& job : jobs) {
       const std::string_view pool = pool_of(spec_in(job.spec));
-      const auto place = places.try_emplace(pool, job.device).first;
-      if (pool.empty() || place->second == job.device) continue;
-      throw TypeError("what pool '" + std::string(pool) + "' ranks must be on one device");
+      if (pool.empty()) continue;
+      Device*& found = first.try_emplace(pool, job.device).first->second;
+      if (found == job.device) continue;
+      if (is_cpu(found)) found = job.device;
+      spanning[pool] = found;
+      if (std::is_same_v<Spec, BlockSpec> && found->spans_devices()) continue;
+      throw TypeError(
+          "what pool '" + std::string(pool) + "' ranks must be on one device, got " +
+          (is_cpu(job.device) ? "some in CPU memory" : "some on " + job.device->name()) +
+          " beside " + found->name());
     }
+    return spanning;
   }
 
   static const Spec& spec_in(const std::any& compiled) {
@@ -275,8 +295,7 @@ void SpecSparsifier<Spec>::update_mask(const std::string& name, const ArrayView&
   }
   SpecRule<Spec>::compute_one({data, spec, row.mask.data(), row.mask.hint(), row.layout,
                                row.kept_zeros.get(), &row.mask.device(), nullptr, nullptr,
-                               row.mask.data() == nullptr ? &row.mask : nullptr,
-                               row.kept_there.get()});
+                               &row.mask, row.kept_there.get()});
 }
 
 template <class Spec>

@@ -1,6 +1,7 @@
 // What a step asks devices for, and what it puts there at the end.
 
 #include <functional>
+#include <map>
 #include <utility>
 #include <vector>
 
@@ -35,11 +36,13 @@ void Device::zero_grown(const std::vector<Growing>&) noexcept {}
 
 std::function<void()> compute_on(Device& device, const std::vector<JobOf<BlockSpec>>& jobs) {
   auto made = device.compute(jobs);
-  std::vector<Device::Change> changes;
+  std::map<Device*, std::vector<Device::Change>> changes;  // of several where a pool spans them
   for (std::size_t i = 0; i < jobs.size(); ++i) {
-    changes.push_back({*jobs[i].there, std::move(made[i])});
+    changes[jobs[i].device].push_back({*jobs[i].own, std::move(made[i])});
   }
-  return [&device, changes] { device.put(changes); };
+  return [changes] {
+    for (const auto& [own, some] : changes) own->put(some);
+  };
 }
 
 std::function<void()> compute_on(Device& device, const std::vector<JobOf<RegrowthSpec>>& jobs) {
@@ -51,7 +54,7 @@ std::function<void()> compute_on(Device& device, const std::vector<JobOf<Regrowt
   draw(drawn);
   for (const auto& job : drawn) {
     const auto content = device.unpack(job.data.shape(), job.move->ever_active);
-    changes.push_back({*job.there, content});
+    changes.push_back({*job.own, content});
     changes.push_back({*job.move->ever_there, content});
   }
   std::vector<Device::Growing> growing;
@@ -59,7 +62,7 @@ std::function<void()> compute_on(Device& device, const std::vector<JobOf<Regrowt
     auto made = device.move(moved);
     for (std::size_t i = 0; i < moved.size(); ++i) {
       const MaskMove& move = *moved[i].move;
-      changes.push_back({*moved[i].there, std::move(made[i].mask)});
+      changes.push_back({*moved[i].own, std::move(made[i].mask)});
       changes.push_back({*move.ever_there, std::move(made[i].ever_active)});
       growing.push_back({move.weights, std::move(made[i].grown)});
     }

@@ -92,7 +92,6 @@ struct BaseDataSparsifier::Group {
     }
   }
   RuleJob job(const ArrayView& ranked) const noexcept {
-    const bool is_there = mask.there() != nullptr;
     return {ranked,
             config.compiled,
             mask.data(),
@@ -102,7 +101,7 @@ struct BaseDataSparsifier::Group {
             &mask.device(),
             nullptr,
             nullptr,
-            is_there ? &mask : nullptr,
+            &mask,
             kept == nullptr ? nullptr : kept_there.get()};
   }
   /// How many elements a step zeroes, where the rule alone would zero as many as `rule`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +52,7 @@ def score_once(
     """
     of = scored(model)
     require_score(of, score)
+    made: Mapping[str, Kept]
     with as_it_was(of.model), torch.enable_grad():
         if isinstance(score, SynFlow):
             made = synaptic_flow(of, score, first_of(batches))
@@ -224,11 +225,11 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 def as_array(scores: Any) -> Kept:
     """As an array that a group keeps."""
     if isinstance(scores, Tensor):
-        scores = scores.detach().to(wide(scores.dtype))
-        if not scores.is_cpu:
-            return scores
-        scores = scores.numpy()
-    array = np.asarray(scores)
+        tensor: Tensor = scores.detach().to(wide(scores.dtype))
+        if not tensor.is_cpu:
+            return tensor
+        scores = tensor.numpy()
+    array: np.ndarray[Any, Any] = np.asarray(scores)
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
 
 

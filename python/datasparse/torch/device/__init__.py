@@ -53,8 +53,9 @@ def _plainly(work: Callable[P, R]) -> Callable[P, R]:
 
 @_plainly
 def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor]:
-    """The masks of jobs that are on one device, as new tensors."""
-    return routes.route_for(jobs, pools)(jobs, pools)
+    """The masks of jobs, as new tensors: of some on one device, and of others that share pools with
+    these."""
+    return routes.compute(jobs, pools)
 
 
 @_plainly

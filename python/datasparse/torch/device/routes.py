@@ -32,6 +32,24 @@ def wanted() -> str:
     return choice
 
 
+def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor]:
+    """The masks of jobs: of pools that span devices by operations, of all others by their route."""
+    spanning = [pool for pool in pools if len({jobs[i].scores.device for i in pool.jobs}) > 1]
+    together = {i for pool in spanning for i in pool.jobs}
+    masks: dict[int, Tensor] = {}
+    for places, some in (
+        (sorted(together), spanning),
+        ([i for i in range(len(jobs)) if i not in together],
+         [pool for pool in pools if pool not in spanning]),
+    ):  # fmt: skip
+        own = [jobs[i] for i in places]
+        at = {place: i for i, place in enumerate(places)}
+        moved = [replace(pool, jobs=tuple(at[i] for i in pool.jobs)) for pool in some]
+        route = operations.compute if some is spanning else route_for(own, moved)
+        masks.update(zip(places, route(own, moved), strict=True))
+    return [masks[i] for i in range(len(jobs))]
+
+
 def route_for(jobs: Sequence[Job], pools: Sequence[Pool]) -> Route:
     """RuntimeError where "triton" is wanted and is not there."""
     choice = wanted()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -25,6 +26,7 @@ class _Kind:
     """What jobs of one batch have in common."""
 
     grid: Grid
+    device: torch.device
     dtype: torch.dtype
     norm: str
     monotone: bool
@@ -38,7 +40,7 @@ _Batches: TypeAlias = list[tuple[_Kind, Batch]]
 
 
 def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor]:
-    """The masks of jobs whose tensors are all on one device: fresh bool tensors of their shapes,
+    """The masks of jobs, each on the device of its tensors: fresh bool tensors of their shapes,
     contiguous, equal to the bit to what the core computes on the CPU. Changes nothing else.
 
     Nothing is read back, and nothing but launches goes to the device. ValueError where the device
@@ -53,11 +55,12 @@ def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor]:
     """
     if not jobs:
         return []
-    device = jobs[0].scores.device
     most = max(BATCH_LEAST, *(job.scores.numel() for job in jobs))
-    alone, pooled = _batches(jobs, pools, device, most)
+    alone, pooled = _batches(jobs, pools, most)
     masks: list[Tensor | None] = [None] * len(jobs)
-    with torch.inference_mode(False), exact_arithmetic(device):
+    with torch.inference_mode(False), ExitStack() as exact:
+        for device in {job.scores.device for job in jobs}:
+            exact.enter_context(exact_arithmetic(device))
         for kind, batch in alone:
             batch.deliver(_keep(kind, batch), masks)
         for pool, members in zip(pools, pooled, strict=True):
@@ -65,7 +68,8 @@ def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor]:
             normalize = [kind.normalize for kind, _ in members]
             pruned, threshold = prune_pool(pool, batches, normalize, most)
             for batch, number in zip(batches, pruned, strict=True):
-                batch.deliver(batch.keep(number, threshold), masks)
+                cut = None if threshold is None else threshold.to(batch.device)
+                batch.deliver(batch.keep(number, cut), masks)
     return [mask for mask in masks if mask is not None]
 
 
@@ -78,7 +82,7 @@ def _keep(kind: _Kind, batch: Batch) -> Tensor:
 
 
 def _batches(
-    jobs: Sequence[Job], pools: Sequence[Pool], device: torch.device, most: int
+    jobs: Sequence[Job], pools: Sequence[Pool], most: int
 ) -> tuple[_Batches, list[_Batches]]:
     """Those of jobs by themselves, and those of each pool, of at most so many elements each, or of
     one job. Members of a pool that lose nothing are by themselves."""
@@ -92,11 +96,11 @@ def _batches(
     pooled: list[_Batches] = [[] for _ in pools]
     for kind, own in places.items():
         if _is_computed(jobs[own[0]], kind):
-            require_exact(device, kind.dtype)
+            require_exact(kind.device, kind.dtype)
         step = max(most // max(kind.grid.elements, 1), 1)
         for first in range(0, len(own), step):
             some = own[first : first + step]
-            batch = Batch(some, [jobs[i] for i in some], kind.grid, kind.dtype, device)
+            batch = Batch(some, [jobs[i] for i in some], kind.grid, kind.dtype, kind.device)
             (alone if kind.pool < 0 else pooled[kind.pool]).append((kind, batch))
     return alone, pooled
 
@@ -107,7 +111,8 @@ def _kind_of(job: Job) -> _Kind:
     if grid.zeros == 0 or job.pruned == 0:
         share = "none"
     kept = job.kept_zeros is not None
-    kind = _Kind(grid, job.scores.dtype, job.norm, job.monotone, kept, -1, False, share)
+    scores = job.scores
+    kind = _Kind(grid, scores.device, scores.dtype, job.norm, job.monotone, kept, -1, False, share)
     return replace(kind, dtype=_dtype_of_sums(job)) if _is_computed(job, kind) else kind
 
 

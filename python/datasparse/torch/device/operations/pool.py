@@ -21,7 +21,9 @@ def prune_pool(
     """How many blocks each job of each batch loses, (jobs, 1); and the key at which the pool stops,
     (1, 1), where the keys of all are those of the batches, and it is the cut of each.
 
-    The batches have the members that lose anything. The keys of `room` elements may be kept; where
+    The batches have the members that lose anything. Counts are summed on the device of the first
+    that is not on the CPU; where members are elsewhere, small tensors of counts and keys go there
+    and back, which waits for the CPU's. The keys of `room` elements may be kept; where
     there are more, they are made anew for each question.
     """
     if not batches:
@@ -30,7 +32,8 @@ def prune_pool(
     # Scores of several types, or divided ones, are compared as doubles.
     as_doubles = any(normalize) or len({batch.dtype for batch in batches}) > 1
     if as_doubles:
-        require_exact(plan.device, torch.float64)
+        for batch in batches:
+            require_exact(batch.device, torch.float64)
     members = [_Members(batch, as_doubles, divided)
                for batch, divided in zip(batches, normalize, strict=True)]  # fmt: skip
     # What monotone masks have pruned comes first. Where that is more than the pool prunes, some of
@@ -43,14 +46,13 @@ def prune_pool(
     if sum(len(batch.jobs) * batch.grid.elements for batch in batches) <= room:
         kept = [some.keys(returning) for some in members]
 
-    def counts(flags_of: Callable[[Tensor], Tensor]) -> Tensor:
-        if kept is not None:
-            return plan.in_order([count(flags_of(keys)) for keys in kept])
-        return plan.in_order([count(flags_of(some.keys(returning))) for some in members])
+    def counts(compare: Callable[[Tensor, Tensor], Tensor], key: Tensor) -> Tensor:
+        every = kept if kept is not None else (some.keys(returning) for some in members)
+        return plan.in_order([count(compare(keys, key.to(keys.device))) for keys in every])
 
     like = torch.empty((1, 1), dtype=INTEGERS[members[0].dtype.itemsize], device=plan.device)
-    stop = greatest(lambda key: plan.cost(counts(lambda keys: keys < key)) <= plan.budget, like)
-    pruned = plan.prune(counts(lambda keys: keys < stop), counts(lambda keys: keys <= stop))
+    stop = greatest(lambda key: plan.cost(counts(torch.lt, key)) <= plan.budget, like)
+    pruned = plan.prune(counts(torch.lt, stop), counts(torch.le, stop))
     is_cut = not as_doubles and returning is None and not plan.is_bounded
     return plan.by_batch(pruned), stop if is_cut else None
 
@@ -88,7 +90,8 @@ class _Plan:
     """`PoolPlan` of the core. Numbers have a row for each member, in the order of the pool."""
 
     def __init__(self, pool: Pool, batches: Sequence[Batch]) -> None:
-        self.device = batches[0].device
+        places = [batch.device for batch in batches]
+        self.device = next((place for place in places if place.type != "cpu"), places[0])
         self.budget: int | Tensor = pool.budget
         self._batches = batches
         self._at = {place: i for i, place in enumerate(p for b in batches for p in b.places)}
@@ -103,12 +106,14 @@ class _Plan:
 
     def in_order(self, by_batch: Sequence[Tensor]) -> Tensor:
         """(members, 1), of a number for each job of each batch."""
-        return torch.cat([some.to(torch.int64) for some in by_batch]).index_select(0, self._order)
+        here = [some.to(self.device, torch.int64) for some in by_batch]
+        return torch.cat(here).index_select(0, self._order)
 
     def by_batch(self, by_member: Tensor) -> list[Tensor]:
         members = numbers([self._members[place] for place in self._at], self.device).view(-1)
         sizes = [len(batch.jobs) for batch in self._batches]
-        return list(torch.split(by_member.index_select(0, members), sizes))
+        parts = torch.split(by_member.index_select(0, members), sizes)
+        return [part.to(batch.device) for part, batch in zip(parts, self._batches, strict=True)]
 
     def cost(self, pruned: Tensor) -> Tensor:
         """`PoolPlan::cost()`: (1, 1)."""
@@ -155,7 +160,7 @@ class _Members:
         make_keys(keys[:, : batch.grid.blocks], self.dtype, batch.norm)
         if returning is not None:
             past = batch.past_blocks(batch.free()) if batch.is_monotone else None
-            put_past(keys, past, returning, self.dtype)
+            put_past(keys, past, returning.to(batch.device), self.dtype)
         return keys
 
     def _to_doubles(self, bits: Tensor) -> Tensor:
