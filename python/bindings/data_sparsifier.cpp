@@ -212,9 +212,15 @@ py::object get_array(const SelfSparsifier& self, const std::string& name, const 
   datasparse::Device& device = source_and_mask(self, name).second.device();
   if (&device == &datasparse::cpu() || array->shape().size() == 0) return to_numpy(*array);
   // The core keeps the bits of masks that move beside these, and has sent a copy of them.
-  const bool was_there = array->remote() != nullptr || key == "ever_active";
-  const py::object tensor = to_tensor(*array, device);
-  if (!was_there) without_gil([&] { GroupArrays(*self).set(name, key, *array); });
+  if (key == "ever_active") return to_tensor(*array, device);
+  // Under the sparsifier's lock: another thread may put another array there.
+  py::object tensor = py::none();
+  without_gil([&] {
+    GroupArrays(*self).edit(name, key, [&](datasparse::KeptArray& own) {
+      const AcquiredGil gil;
+      tensor = to_tensor(own, device);
+    });
+  });
   return tensor;
 }
 

@@ -43,6 +43,7 @@ def test_info_lists_every_fact_aligned():
     assert (done.returncode, done.stderr) == (0, "")
     facts = datasparse.runtime_info()
     lines = done.stdout.splitlines()
+    assert lines.pop().startswith("devices  ")
     assert len(lines) == len(facts)
     columns = set()
     for line, (name, value) in zip(lines, facts.items(), strict=True):

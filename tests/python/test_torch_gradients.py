@@ -224,6 +224,8 @@ class Averaging(RigL):
         for name in self.data_groups:
             gradient = self.get_gradient(name).abs()
             mean = self.get_array(name, "mean")
+            if isinstance(mean, np.ndarray):  # on a device it is a tensor
+                mean = torch.from_numpy(mean.copy())
             self.set_array(name, "mean", gradient if mean is None else 0.5 * mean + 0.5 * gradient)
 
     def get_gradients(self, name, data, **config):

@@ -28,12 +28,12 @@ constexpr bool draws_masks_of = false;
 template <class Spec>
 constexpr bool draws_masks_of<Spec, std::enable_if_t<Spec::draws_masks>> = true;
 
+/// The half of a computation that cannot fail.
+using Put = std::function<void()>;
 /// Computes what jobs on a device are to become, or throws and has changed nothing. Their masks
-/// change when what it returns is called, which cannot fail; the jobs must live until then.
-DATASPARSE_API std::function<void()> compute_on(Device& device,
-                                                const std::vector<JobOf<BlockSpec>>& jobs);
-DATASPARSE_API std::function<void()> compute_on(Device& device,
-                                                const std::vector<JobOf<RegrowthSpec>>& jobs);
+/// change when what it returns is called; the jobs must live until then.
+DATASPARSE_API Put compute_on(Device& device, const std::vector<JobOf<BlockSpec>>& jobs);
+DATASPARSE_API Put compute_on(Device& device, const std::vector<JobOf<RegrowthSpec>>& jobs);
 
 /// The rule of a Spec, a value type with
 ///
@@ -156,7 +156,7 @@ class SpecRule final : public MaskRule {
   static void compute(std::vector<JobOf<Spec>>& here,
                       const std::map<Device*, std::vector<JobOf<Spec>>>& elsewhere) {
     if constexpr (std::is_same_v<Spec, BlockSpec> || std::is_same_v<Spec, RegrowthSpec>) {
-      std::vector<std::function<void()>> puts;
+      std::vector<Put> puts;
       for (const auto& [device, some] : elsewhere) puts.push_back(compute_on(*device, some));
       compute_here(here);
       for (const auto& put : puts) put();

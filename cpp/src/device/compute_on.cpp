@@ -1,6 +1,5 @@
 // What a step asks devices for, and what it puts there at the end.
 
-#include <functional>
 #include <map>
 #include <utility>
 #include <vector>
@@ -34,7 +33,7 @@ std::vector<Device::Moved> Device::move(const std::vector<JobOf<RegrowthSpec>>&)
 
 void Device::zero_grown(const std::vector<Growing>&) noexcept {}
 
-std::function<void()> compute_on(Device& device, const std::vector<JobOf<BlockSpec>>& jobs) {
+Put compute_on(Device& device, const std::vector<JobOf<BlockSpec>>& jobs) {
   auto made = device.compute(jobs);
   std::map<Device*, std::vector<Device::Change>> changes;  // of several where a pool spans them
   for (std::size_t i = 0; i < jobs.size(); ++i) {
@@ -45,7 +44,7 @@ std::function<void()> compute_on(Device& device, const std::vector<JobOf<BlockSp
   };
 }
 
-std::function<void()> compute_on(Device& device, const std::vector<JobOf<RegrowthSpec>>& jobs) {
+Put compute_on(Device& device, const std::vector<JobOf<RegrowthSpec>>& jobs) {
   std::vector<JobOf<RegrowthSpec>> drawn, moved;
   for (const auto& job : jobs) {
     if (job.data.size() > 0) (job.move->draws ? drawn : moved).push_back(job);

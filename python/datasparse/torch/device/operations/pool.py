@@ -47,8 +47,12 @@ def prune_pool(
         kept = [some.keys(returning) for some in members]
 
     def counts(compare: Callable[[Tensor, Tensor], Tensor], key: Tensor) -> Tensor:
-        every = kept if kept is not None else (some.keys(returning) for some in members)
-        return plan.in_order([count(compare(keys, key.to(keys.device))) for keys in every])
+        def among(keys: Tensor) -> Tensor:
+            return count(compare(keys, key.to(keys.device)))
+
+        if kept is not None:
+            return plan.in_order([among(keys) for keys in kept])
+        return plan.in_order([among(some.keys(returning)) for some in members])
 
     like = torch.empty((1, 1), dtype=INTEGERS[members[0].dtype.itemsize], device=plan.device)
     stop = greatest(lambda key: plan.cost(counts(torch.lt, key)) <= plan.budget, like)
