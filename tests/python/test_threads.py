@@ -307,7 +307,8 @@ def test_readers_see_whole_steps_and_whole_configs(kind, device):
     assert sparsifier.step_count == steps + 1
     assert scheduler.last_epoch == steps
     for name in arrays:
-        assert sparsifier.state_dict()["data_groups"][name]["mask"] == allowed[name][(steps - 1) % 3]
+        mask = sparsifier.state_dict()["data_groups"][name]["mask"]
+        assert mask == allowed[name][(steps - 1) % 3]
 
 
 @on_devices
