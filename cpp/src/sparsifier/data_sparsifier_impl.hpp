@@ -51,6 +51,12 @@ struct BaseDataSparsifier::Group {
   std::string name;
   std::shared_ptr<DataSource> source;  // none once squashed
   Config config;
+  bool updates = true;  // here, since schedulers look at it, and at nothing below
+  bool warned_of_death = false;
+  /// Squashed, but a state from before that was loaded since: add_data() takes it over.
+  bool awaits_data = false;
+  bool ever_is_behind = false;  // the array of ever_active_key, in CPU memory
+
   Mask mask;
   ParamMap state;
   KeptArrays arrays;
@@ -58,12 +64,6 @@ struct BaseDataSparsifier::Group {
   std::shared_ptr<const KeptZeros> kept;  // or none
   Device::Content kept_there;             // the same for a mask on a device; or none yet
   Mask ever_there;                        // ever_active_key's, beside a mask on a device; or none
-  bool ever_is_behind = false;            // the array, in CPU memory
-  bool updates = true;
-  bool warned_of_death = false;
-
-  /// Squashed, but a state from before that was loaded since: add_data() takes it over.
-  bool awaits_data = false;
 
   bool squashed() const noexcept { return source == nullptr; }
   /// What a config is compiled for.
