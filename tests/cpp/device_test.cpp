@@ -133,7 +133,7 @@ class MovingGroup : public ::testing::Test {
 
 TEST_F(MovingGroup, TakesItsMaskAlong) {
   const SparsifierState fresh = sparsifier.save_state();
-  for (const std::size_t place : {0, 2, 1, 0, 1, 2}) {
+  for (const std::size_t place : std::vector<std::size_t>{0, 2, 1, 0, 1, 2}) {
     source->now = place;
     expect_twins();
     EXPECT_EQ(&sparsifier.get_mask("moving").device(), &source->device());
