@@ -118,6 +118,5 @@ KeptArray to_kept_array(const py::object& given, const std::string& what) {
   const bool has_dtype = py::hasattr(array, "dtype");
   throw datasparse::TypeError(
       what + " must be a NumPy array, or a tensor, of uint8, int64, float32 or float64, got " +
-      class_name(array) +
-      (has_dtype ? " of " + std::string(py::str(array.attr("dtype"))) : ""));
+      class_name(array) + (has_dtype ? " of " + std::string(py::str(array.attr("dtype"))) : ""));
 }

@@ -267,9 +267,9 @@ void def_sparsifier(Class& cls, const char* get_scores_doc, const char* update_m
         side_of(self);
         const auto row = without_gil([&] { return datasparse::GroupTable(*self).row(name); });
         if (&row.mask.device() != &source->device()) {
-          throw datasparse::TypeError(datasparse::label("data", name) + " must be on the device of " +
-                                      "the group, " + row.mask.device().name() + ", got " +
-                                      source->device().name());
+          throw datasparse::TypeError(
+              datasparse::label("data", name) + " must be on the device of " + "the group, " +
+              row.mask.device().name() + ", got " + source->device().name());
         }
         without_gil([&] {
           std::invoke(&ForSubclasses::run_as_update, *self, [&] {
