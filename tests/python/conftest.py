@@ -5,7 +5,7 @@ time: they are deselected unless a `-m` expression is given. The summary says wh
 
 `pytest -m quick` runs what of ci takes little time: nobody marks these, is_quick() tells them.
 
-`pytest --device NAME` asks the tests that take the fixture `device`, and no others, on that device.
+`pytest --device=NAME` asks the tests that take the fixture `device`, and no others, on that device.
 """
 
 import gc

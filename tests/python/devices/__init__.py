@@ -1,4 +1,4 @@
-"""The devices that tests can be asked on: `pytest --device NAME`, one in a process.
+"""The devices that tests can be asked on: `pytest --device=NAME`, one in a process.
 
 `cpu` is the memory of the process. `pretended` has memory of its own, and a fallback to the CPU for
 all that torch does: a model is trained on it. `wrapped` is a class of tensors that hold some of the
