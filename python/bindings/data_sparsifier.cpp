@@ -35,26 +35,6 @@ struct UpdateMaskAlone : BaseDataSparsifier {
 static_assert(PySparsifier<UpdateMaskAlone>::updates_in_turn());
 static_assert(!PySparsifier<datasparse::DataNormSparsifier>::updates_in_turn());
 
-/// A group's source, null where it was squashed, and its mask; both of the same moment, so that a
-/// mask object made from them stays right while another thread replaces the group.
-std::pair<std::shared_ptr<PySource>, datasparse::Mask> source_and_mask(const SelfSparsifier& self,
-                                                                       const std::string& name) {
-  const auto row = without_gil([&] { return GroupTable(*self).row(name); });
-  return {std::dynamic_pointer_cast<PySource>(row.source), row.mask};
-}
-
-/// Calls `work`, which may bring masks to other devices, without the interpreter's lock.
-template <class Work>
-void moving_masks(const BaseDataSparsifier& sparsifier, const Work& work) {
-  try {
-    without_gil(work);
-  } catch (...) {
-    follow_moves(sparsifier);
-    throw;
-  }
-  follow_moves(sparsifier);
-}
-
 std::shared_ptr<PySource> source_of(const SelfSparsifier& self, const std::string& name) {
   return std::dynamic_pointer_cast<PySource>(without_gil([&] { return self->get_data(name); }));
 }
@@ -176,17 +156,15 @@ py::object add_data(const SelfSparsifier& self, const Name& name, const py::obje
       without_gil([&] { return self->add_data(name, source, params, reuse_mask, given, options); });
   side.mask_objects.replace(name, replaced, nullptr);
   if (!has_mask) return source->array();
-  return source->masked_copy(source_and_mask(self, name).second);
+  return source->masked_copy(source_and_mask(*self, name).second);
 }
 
 py::object get_mask(const SelfSparsifier& self, const std::string& name) {
   auto& objects = side_of(self).mask_objects;
-  without_gil([&] { return self->get_mask(name); });  // which may bring it along
-  follow_moves(*self);
   // Other threads may replace the group at any moment. An object that was there before the mask was
   // looked up, and shows another one, is out of date.
   for (std::shared_ptr<const MaskObject> before;;) {
-    const auto [source, mask] = source_and_mask(self, name);
+    const auto [source, mask] = source_and_mask(*self, name);
     auto known = objects.find(name);
     if (known != nullptr && known->shows(mask) &&
         (source == nullptr || source->torch() == known->torch())) {
@@ -209,7 +187,8 @@ py::object get_mask(const SelfSparsifier& self, const std::string& name) {
 py::object get_array(const SelfSparsifier& self, const std::string& name, const std::string& key) {
   auto array = without_gil([&] { return GroupArrays(*self).get(name, key); });
   if (!array) return py::none();
-  datasparse::Device& device = source_and_mask(self, name).second.device();
+  const auto source = without_gil([&] { return GroupTable(*self).row(name).source; });
+  datasparse::Device& device = source == nullptr ? datasparse::cpu() : source->device();
   if (&device == &datasparse::cpu() || array->shape().size() == 0) return to_numpy(*array);
   // The core keeps the bits of masks that move beside these, and has sent a copy of them.
   if (key == "ever_active") return to_tensor(*array, device);
@@ -236,7 +215,7 @@ void set_array(const SelfSparsifier& self, const std::string& name, const std::s
 
 py::object get_data(const SelfSparsifier& self, const std::string& name, bool return_original) {
   if (return_original) return source_of(self, name)->array();
-  const auto [source, mask] = source_and_mask(self, name);
+  const auto [source, mask] = source_and_mask(*self, name);
   if (source == nullptr) return source_of(self, name)->array();  // throws: squashed
   side_of(self).mask_objects.adopt(name);
   return source->masked_copy(mask);
@@ -347,6 +326,19 @@ void set_full_state(const SelfSparsifier& self, const py::tuple& full_state) {
 }
 
 }  // namespace
+
+std::pair<std::shared_ptr<PySource>, datasparse::Mask> source_and_mask(
+    const BaseDataSparsifier& sparsifier, const std::string& name) {
+  const auto row = without_gil([&] { return GroupTable(sparsifier).row(name); });
+  auto source = std::dynamic_pointer_cast<PySource>(row.source);
+  const bool is_beside = source == nullptr || &source->device() == &row.mask.device();
+  if (is_beside || GroupTable(sparsifier).in_override()) return {std::move(source), row.mask};
+  const auto* const side = dynamic_cast<const PySparsifierSide*>(&sparsifier);
+  if (side != nullptr) side->mask_objects.adopt(name);
+  datasparse::Mask mask;
+  moving_masks(sparsifier, [&] { mask = sparsifier.get_mask(name); });
+  return {std::move(source), mask};
+}
 
 void follow_moves(const BaseDataSparsifier& sparsifier) {
   auto* const side = dynamic_cast<PySparsifierSide*>(const_cast<BaseDataSparsifier*>(&sparsifier));
@@ -479,7 +471,10 @@ array([False, False,  True, False]))")
           "Whether step() leaves the group's mask as it is: add_data() was told update=False.")
       .def(
           "apply_kept_zeros",
-          [](const SelfSparsifier& self) { without_gil([&] { self->apply_kept_zeros(); }); },
+          [](const SelfSparsifier& self) {
+            side_of(self).mask_objects.adopt();
+            moving_masks(*self, [&] { self->apply_kept_zeros(); });
+          },
           R"(Zero the elements that stay zero (keep_zeros=True), and no others, in your own memory.
 
 Call it before step() where an optimizer may have moved them: else they rank as the weights that they are

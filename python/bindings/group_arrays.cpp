@@ -53,19 +53,18 @@ std::optional<KeptArray::Type> type_of_tensor(const py::object& tensor) {
   return std::nullopt;
 }
 
-/// A contiguous tensor on a device, which becomes the array's own.
-KeptArray kept_there(const py::object& tensor) {
-  datasparse::Axes shape;
-  for (const auto length : tensor.attr("shape")) shape.push_back(length.cast<std::int64_t>());
-  return KeptArray(*type_of_tensor(tensor), shape, std::make_shared<TorchArray>(tensor));
-}
-
 bool is_tensor(const py::object& object) {
   const auto* const torch = Torch::if_imported();
   return torch != nullptr && torch->is_tensor(object);
 }
 
 }  // namespace
+
+KeptArray kept_there(const py::object& tensor) {
+  datasparse::Axes shape;
+  for (const auto length : tensor.attr("shape")) shape.push_back(length.cast<std::int64_t>());
+  return KeptArray(*type_of_tensor(tensor), shape, std::make_shared<TorchArray>(tensor));
+}
 
 py::object to_tensor(KeptArray& array, datasparse::Device& device) {
   const auto& place = dynamic_cast<TorchDevice&>(device).device();

@@ -19,6 +19,13 @@ class Place {
   /// Asks the object. Remembers the tensor for where_it_was().
   pybind11::object ask(const pybind11::object& place, const char* method);
 
+  /// The tensor, or one of those that it is made of.
+  pybind11::object one_of(const pybind11::object& place) {
+    if (pybind11::object same = where_it_was(place)) return same;
+    const bool has_parts = pybind11::hasattr(place, parts_method);
+    return place.attr(has_parts ? parts_method : tensor_method)();
+  }
+
   /// Asks whether the tensor may be zeroed where a mask is 0; throws what the object raises.
   static void allow_zeros(const pybind11::object& place, const pybind11::object& mask) {
     if (pybind11::hasattr(place, "__datasparse_allow_zeros__")) {
@@ -28,6 +35,7 @@ class Place {
 
   static constexpr const char* tensor_method = "__datasparse_tensor__";
   static constexpr const char* scores_method = "__datasparse_scores__";
+  static constexpr const char* parts_method = "__datasparse_part__";
 
  private:
   PyObject* known_ = nullptr;  // not owned: compared with what the model holds, and nothing else

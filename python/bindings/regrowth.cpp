@@ -69,7 +69,7 @@ drops some of what is active, and grows as much elsewhere.)")
           "draw",
           [](const Self<RegrowthSparsifier>& self) {
             side_of(self).mask_objects.adopt();
-            without_gil([&] { self->draw(); });
+            moving_masks(*self, [&] { self->draw(); });
           },
           R"(Draw now all masks that the next step would draw. The others stay; step() moves all then.)")
       .def(

@@ -98,46 +98,58 @@ void refuse_inside(const SelfSparsifier& self, const char* call) {
 /// of the CPU are added, since that fails before the first or not at all.
 class DeviceSums {
  public:
+  using ScoreSums = datasparse::ScoreSums;
+  using Sample = ScoreSums::Sample;
+
   /// Takes those on devices out of the samples. ValueError and TypeError as of ScoreSums::add().
   DeviceSums(const SelfSparsifier& self, const ScoreRecipe::Fused& fused, double decay,
-             std::vector<datasparse::ScoreSums::Sample>& samples)
+             std::vector<Sample>& samples)
       : self_(self) {
     py::list names, weights, gradients, before;
-    const auto is_there = [&](const datasparse::ScoreSums::Sample& sample) {
+    const auto is_there = [&](const Sample& sample) {
       const auto row = without_gil([&] { return datasparse::GroupTable(*self).row(sample.name); });
-      if (row.mask.there() == nullptr) return false;
-      const auto source = std::dynamic_pointer_cast<PySource>(row.source);
-      const auto gradient = std::dynamic_pointer_cast<PySource>(sample.gradient);
+      datasparse::Device& device = row.source->device();
+      if (&device == &datasparse::cpu()) return false;
       names.append(sample.name);
-      weights.append(source->array_for_override());
-      gradients.append(gradient->array_for_override());
-      before.append(self.handle().attr("get_array")(sample.name, datasparse::ScoreSums::sums));
-      const py::object count =
-          self.handle().attr("get_array")(sample.name, datasparse::ScoreSums::samples);
-      counts_.append(count.is_none() ? py::int_(0) : py::int_(count));
+      weights.append(std::dynamic_pointer_cast<PySource>(row.source)->array_for_override());
+      gradients.append(std::dynamic_pointer_cast<PySource>(sample.gradient)->array_for_override());
+      auto sums = array_of(sample, ScoreSums::sums);
+      before.append(sums ? to_tensor(*sums, device) : py::none());
+      kept_.push_back({sample.name, {}, datasparse::KeptArray(Type::int64, {})});
+      if (const auto count = array_of(sample, ScoreSums::samples)) kept_.back().samples = *count;
+      ++*reinterpret_cast<std::int64_t*>(kept_.back().samples.write());
       return true;
     };
     samples.erase(std::remove_if(samples.begin(), samples.end(), is_there), samples.end());
-    if (names.empty()) return;
-    names_ = names;
-    sums_ = call_python(
+    if (kept_.empty()) return;
+    const py::list sums = call_python(
         device_function("add_samples"),
         py::make_tuple(to_name(fused.term), fused.scale, decay, names, weights, gradients, before));
+    for (std::size_t i = 0; i < kept_.size(); ++i) kept_[i].sums = kept_there(sums[i]);
   }
-  void keep() const {
-    const py::object int64 = py::module_::import("numpy").attr("int64");
-    const py::object asarray = py::module_::import("numpy").attr("asarray");
-    for (std::size_t i = 0; i < names_.size(); ++i) {
-      const py::object set = self_.handle().attr("set_array");
-      set(names_[i], datasparse::ScoreSums::sums, sums_[i]);
-      set(names_[i], datasparse::ScoreSums::samples,
-          asarray(py::int_(counts_[i]) + py::int_(1), int64));
-    }
+  void keep() {
+    without_gil([&] {
+      GroupArrays arrays(*self_);
+      for (auto& [name, sums, samples] : kept_) {
+        arrays.set(name, ScoreSums::sums, std::move(sums));
+        arrays.set(name, ScoreSums::samples, std::move(samples));
+      }
+    });
   }
 
  private:
+  using Type = datasparse::KeptArray::Type;
+  struct Kept {
+    std::string name;
+    datasparse::KeptArray sums, samples;
+  };
+
+  std::optional<datasparse::KeptArray> array_of(const Sample& sample, const char* key) const {
+    return without_gil([&] { return GroupArrays(*self_).get(sample.name, key); });
+  }
+
   const SelfSparsifier& self_;
-  py::list names_, counts_, sums_;
+  std::vector<Kept> kept_;
 };
 
 void accumulate(const SelfSparsifier& self) {
@@ -160,7 +172,7 @@ void accumulate(const SelfSparsifier& self) {
     samples.push_back({name, std::move(gradient)});
   }
   const auto fused = recipe->fused.value_or(ScoreRecipe::Fused{ScoreTerm::gradient, 1.0});
-  const DeviceSums there(self, fused, recipe->decay, samples);
+  DeviceSums there(self, fused, recipe->decay, samples);
   without_gil(
       [&] { datasparse::ScoreSums(*self).add(fused.term, fused.scale, samples, recipe->decay); });
   there.keep();

@@ -40,14 +40,6 @@ py::object PySource::call(const py::object& override, const py::tuple& args,
   return call_python(override, args, kwargs);
 }
 
-PinHere::PinHere(datasparse::DataSource& source, const std::string& what,
-                 const std::string& purpose)
-    : Pin(source) {
-  if (&source.device() == &datasparse::cpu()) return;
-  throw datasparse::TypeError(what + " must be in CPU memory " + purpose + ", got " +
-                              source.device().name());
-}
-
 int PySource::traverse(visitproc visit, void* arg) const {
   Py_VISIT(data_.ptr());
   return 0;

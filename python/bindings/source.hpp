@@ -82,12 +82,6 @@ class PySource : public datasparse::DataSource {
   SourceOwner* owner_;
 };
 
-/// Pins memory of this process for the length of a scope: TypeError for that of a device.
-class PinHere : public datasparse::Pin {
- public:
-  PinHere(datasparse::DataSource& source, const std::string& what, const std::string& purpose);
-};
-
 /// The source for an object; TypeError that says what is supported for one that is none. `what` is
 /// what messages call it: "data of 'emb'".
 std::shared_ptr<PySource> make_source(const pybind11::object& data, const std::string& what,

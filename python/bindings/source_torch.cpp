@@ -132,10 +132,11 @@ ArrayView TorchSource::pin_tensor(const py::object& tensor) {
 datasparse::Device& TorchSource::device() noexcept {
   if (!pinned_.empty()) return *device_;
   try {
-    const py::object where = tensor().attr("device");
-    const auto kind = py::cast<std::string>(where.attr("type"));
-    if (kind == "meta") return *device_;  // no place for a mask
-    device_ = kind == "cpu" ? &datasparse::cpu() : &TorchDevice::of(where);
+    // Whatever a weight is computed of is on its device: nothing needs to be computed.
+    const py::object one = kind_ == Kind::place ? place_.one_of(data()) : tensor();
+    if (py::cast<bool>(one.attr("is_cpu"))) return *(device_ = &datasparse::cpu());
+    if (py::cast<bool>(one.attr("is_meta"))) return *device_;  // no place for a mask
+    device_ = &TorchDevice::of(one.attr("device"));
   } catch (const std::exception&) {
     // A tensor that cannot be found is where it was: pin() says what is wrong with it.
   }

@@ -233,6 +233,23 @@ PySparsifierSide& side_of(const Self<T>& self) {
 /// Has the mask objects that users hold show masks that have followed their data to other devices.
 /// After whatever may have moved some. With the interpreter's lock.
 void follow_moves(const datasparse::BaseDataSparsifier& sparsifier);
+/// Calls `work`, which may bring masks to other devices, without the interpreter's lock. What users
+/// have pointed their mask objects to must have been adopted.
+template <class Work>
+void moving_masks(const datasparse::BaseDataSparsifier& sparsifier, const Work& work) {
+  try {
+    without_gil(work);
+  } catch (...) {
+    follow_moves(sparsifier);
+    throw;
+  }
+  follow_moves(sparsifier);
+}
+/// A group's source, null where it was squashed, and its mask; both of the same moment, so that a
+/// mask object made from them stays right while another thread replaces the group. Where the data
+/// have moved, the mask is brought along.
+std::pair<std::shared_ptr<PySource>, datasparse::Mask> source_and_mask(
+    const datasparse::BaseDataSparsifier& sparsifier, const std::string& name);
 
 /// Binds the making of an empty T, which copies and pickles fill. Before any other py::init.
 template <class T, class Class>
@@ -265,11 +282,11 @@ void def_sparsifier(Class& cls, const char* get_scores_doc, const char* update_m
         const datasparse::Pin pin(*source);
         const datasparse::ParamMap given = to_param_map(config, name);
         side_of(self);
-        const auto row = without_gil([&] { return datasparse::GroupTable(*self).row(name); });
-        if (&row.mask.device() != &source->device()) {
-          throw datasparse::TypeError(
-              datasparse::label("data", name) + " must be on the device of " + "the group, " +
-              row.mask.device().name() + ", got " + source->device().name());
+        const datasparse::Mask mask = source_and_mask(*self, name).second;
+        if (&mask.device() != &source->device()) {
+          throw datasparse::TypeError(datasparse::label("data", name) +
+                                      " must be on the device of the group, " +
+                                      mask.device().name() + ", got " + source->device().name());
         }
         without_gil([&] {
           std::invoke(&ForSubclasses::run_as_update, *self, [&] {

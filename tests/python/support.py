@@ -17,8 +17,6 @@ ON_DEVICES = [
     pytest.mark.usefixtures("made_there"),
     pytest.mark.device("cpu", "pretended", "cuda"),
 ]
-# Of such a file: sums of scores, and masks that move, take data in CPU memory alone.
-IN_CPU_MEMORY = pytest.mark.device("cpu")
 
 
 def on_devices(test):

@@ -115,7 +115,8 @@ class DATASPARSE_API BaseDataSparsifier {
   bool squashed(const std::string& name) const;
   /// The group's source. ValueError where it was squashed.
   std::shared_ptr<DataSource> get_data(const std::string& name) const;
-  /// The group's own mask, not a copy: what is written there is the mask. While another thread's
+  /// The group's own mask, not a copy: what is written there is the mask. It lies where the data
+  /// are now: where they have moved since, it is brought along. While another thread's
   /// step() runs it is half written; read it from one thread, or from save_state().
   Mask get_mask(const std::string& name) const;
 

@@ -177,7 +177,11 @@ std::shared_ptr<DataSource> BaseDataSparsifier::get_data(const std::string& name
 
 Mask BaseDataSparsifier::get_mask(const std::string& name) const {
   const Entry entry(*this);
-  return impl_->mask_of(impl_->at(name));
+  Group& group = impl_->at(name);
+  if (impl_->inside == nullptr && !group.squashed()) {  // a step has brought it along already
+    impl_->access([&] { group.bring_to(group.source->device(), impl_->moves); });
+  }
+  return impl_->mask_of(group);
 }
 
 void BaseDataSparsifier::check_config(const std::string&, const ParamMap&) const {}

@@ -180,13 +180,9 @@ struct BaseDataSparsifier::Impl {
     return inside != nullptr && std::strcmp(inside, call) == 0;
   }
 
-  /// The group's mask, for whoever asks: get_scores() might write to it, and throw. From outside of
-  /// a step, the data may have moved since.
-  Mask mask_of(Group& group) {
+  /// The group's mask, for whoever asks: get_scores() might write to it, and throw.
+  Mask mask_of(const Group& group) const {
     if (save_masks) save_masks();
-    if (inside == nullptr && !group.squashed()) {
-      access([&] { group.bring_to(group.source->device(), moves); });
-    }
     return group.mask;
   }
 
@@ -399,10 +395,11 @@ class BaseDataSparsifier::Checker {
 };
 
 /// Pins the tensors of many groups for the length of a scope, all or none, and sees that they have
-/// kept their shapes, unless any will do, and that their masks lie beside them.
+/// kept their shapes, unless any will do, and that their masks lie beside them, unless the data are
+/// only summed up.
 class BaseDataSparsifier::Pins {
  public:
-  enum class Of { zeroed, data_of_any_shape, scores };
+  enum class Of { zeroed, data_of_any_shape, scores, summed_up };
 
   Pins(const BaseDataSparsifier& sparsifier, const std::vector<Group*>& groups, Of what)
       : access_(sparsifier.impl_->access) {
@@ -412,13 +409,16 @@ class BaseDataSparsifier::Pins {
       try {
         for (auto* group : groups) {
           DataSource& source = *group->source;
-          views_.push_back(what == Of::scores   ? source.pin_scores()
+          const bool ranked = what == Of::scores || what == Of::summed_up;
+          views_.push_back(ranked               ? source.pin_scores()
                            : what == Of::zeroed ? source.pin_to_zero(group->mask)
                                                 : source.pin());
           pinned_.push_back(&source);
           const bool fits = views_.back().shape() == group->mask.shape();
           if (!fits && what != Of::data_of_any_shape) group->require_shape(views_.back().shape());
-          if (fits) group->bring_to(source.device(), sparsifier.impl_->moves);
+          if (fits && what != Of::summed_up) {
+            group->bring_to(source.device(), sparsifier.impl_->moves);
+          }
         }
       } catch (...) {
         unpin();

@@ -33,9 +33,9 @@ std::optional<std::pair<std::int64_t, std::int64_t>> block_in(const ParamMap& co
 
 GroupRow GroupTable::row(const std::string& name) const {
   const Entry entry(sparsifier_);
-  auto& group = sparsifier_.impl_->at(name);
-  Mask mask = sparsifier_.impl_->mask_of(group);
-  return {group.source,   std::move(mask), group.layout, {group.kept, group.kept_bits()},
+  const auto& impl = *sparsifier_.impl_;
+  const auto& group = impl.at(name);
+  return {group.source,   impl.mask_of(group), group.layout, {group.kept, group.kept_bits()},
           !group.updates, group.kept_there};
 }
 

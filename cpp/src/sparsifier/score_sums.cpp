@@ -89,11 +89,11 @@ void ScoreSums::add(ScoreTerm term, double scale, const std::vector<Sample>& som
   for (const auto& sample : some) names.push_back(sample.name);
   const auto groups = impl.unsquashed(names, "accumulate");
   if (groups.size() != some.size()) throw ValueError("accumulate() must get each name once");
-  const BaseDataSparsifier::Pins data(sparsifier_, groups, BaseDataSparsifier::Pins::Of::scores);
+  const BaseDataSparsifier::Pins data(sparsifier_, groups, BaseDataSparsifier::Pins::Of::summed_up);
   const PinnedSamples gradients(impl.access, some);
 
   for (std::size_t i = 0; i < some.size(); ++i) {
-    require_on_cpu("data", some[i].name, groups[i]->mask.device());
+    require_on_cpu("data", some[i].name, groups[i]->source->device());
     require_on_cpu("gradient", some[i].name, some[i].gradient->device());
     require_fit(some[i].name, gradients.views[i], data.views()[i], groups[i]->arrays);
   }

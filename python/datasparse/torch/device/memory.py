@@ -34,9 +34,13 @@ def prune(mask: Tensor, marks: Tensor) -> None:
 
 
 def zero(tensors: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
-    """Write +0 wherever a mask prunes: also where there is NaN, which a product would keep."""
+    """Write +0 wherever a mask prunes: also where there is NaN, which a product would keep.
+
+    All memory that it takes is asked for first: a zero of each dtype.
+    """
+    zeros = {tensor.dtype: tensor.new_zeros(()) for tensor in tensors}
     for tensor, mask in zip(tensors, masks, strict=True):
-        tensor.masked_fill_(mask.logical_not(), 0)
+        torch.where(mask, tensor, zeros[tensor.dtype], out=tensor)
 
 
 def zero_grown(weights: Sequence[Tensor], grown: Sequence[Tensor]) -> None:

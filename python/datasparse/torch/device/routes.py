@@ -35,6 +35,8 @@ def wanted() -> str:
 def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor]:
     """The masks of jobs: of pools that span devices by operations, of all others by their route."""
     spanning = [pool for pool in pools if len({jobs[i].scores.device for i in pool.jobs}) > 1]
+    if not spanning:
+        return route_for(jobs, pools)(jobs, pools)
     together = {i for pool in spanning for i in pool.jobs}
     masks: dict[int, Tensor] = {}
     for places, some in (

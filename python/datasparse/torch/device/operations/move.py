@@ -56,7 +56,7 @@ def move(moves: Sequence[Move], pools: Sequence[MovePool]) -> list[Moved]:
 
 
 def _move_alone(some: Moving) -> None:
-    fractions = _reals([one.fraction for one in some.moves], some.device)
+    fractions = numbers([one.fraction for one in some.moves], some.device, torch.float64)
     dropped = (some.active.to(torch.float64) * fractions).floor_().to(torch.int64)
     target = numbers([one.job.pruned for one in some.moves], some.device)
     if not some.kind.is_within:
@@ -190,12 +190,3 @@ def _bring_together(pool: MovePool, moves: Sequence[Move], kinds: list[Kind]) ->
     gradients = divided or len({kind.gradients for kind in own}) > 1
     for place in pool.moves:
         kinds[place] = _with_sums(kinds[place], weights, gradients)
-
-
-def _reals(values: Sequence[float], device: torch.device) -> Tensor:
-    """One float64 a row, (rows, 1), without a copy to the device."""
-    if len(set(values)) == 1:
-        return torch.full((len(values), 1), values[0], dtype=torch.float64, device=device)
-    column = torch.zeros((len(values), 1), dtype=torch.float64, device=device)
-    torch._foreach_add_(list(column.unbind()), list(values))
-    return column

@@ -21,11 +21,13 @@ Numbers: TypeAlias = int | Tensor
 """One for all rows, or one for each on the device: (rows, 1), of int64."""
 
 
-def numbers(values: Sequence[int], device: torch.device) -> Tensor:
-    """One int64 a row, (rows, 1), without a copy to the device: numbers go with the launches."""
+def numbers(
+    values: Sequence[float], device: torch.device, dtype: torch.dtype = torch.int64
+) -> Tensor:
+    """One a row, (rows, 1), without a copy to the device: numbers go with the launches."""
     if len(set(values)) == 1:
-        return torch.full((len(values), 1), values[0], dtype=torch.int64, device=device)
-    column = torch.zeros((len(values), 1), dtype=torch.int64, device=device)
+        return torch.full((len(values), 1), values[0], dtype=dtype, device=device)
+    column = torch.zeros((len(values), 1), dtype=dtype, device=device)
     torch._foreach_add_(list(column.unbind()), list(values))
     return column
 
