@@ -1,6 +1,7 @@
 """Masks of data that move from one device to another, between two calls."""
 
 import contextlib
+import gc
 
 import datasparse
 import pytest
@@ -64,13 +65,18 @@ def test_what_a_user_holds_shows_the_mask_wherever_it_went(sparsifier, weight, d
         assert bool(sparsifier.get_mask("w")[0])
 
 
+@pytest.mark.parametrize("is_gone", [False, True])
 @pytest.mark.parametrize("other", [parametrizations.weight_norm, parametrizations.spectral_norm])
-def test_a_model_may_move_before_its_first_step(device, other):
+def test_a_model_may_move_before_its_first_step(device, other, is_gone):
     """The mask follows in forward(), beside parametrizations of others, which it leaves alone."""
     torch.manual_seed(0)
     layer = other(nn.Linear(6, 4))
     sparsifier = datasparse.DataNormSparsifier(sparsity_level=0.5, sparse_block_shape=(1, 1))
-    attach(nn.Sequential(layer), sparsifier, mode="parametrize")
+    model = nn.Sequential(layer)
+    attach(model, sparsifier, mode="parametrize")
+    if is_gone:  # its layer lives on
+        del model
+        gc.collect()
     layer.to(device.at())
     before = {name: value.clone() for name, value in layer.state_dict().items()}
     sparsifier.get_mask("0.weight")

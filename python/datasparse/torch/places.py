@@ -158,7 +158,8 @@ class Place:
 
     def __datasparse_part__(self) -> nn.Parameter:
         """One of the parameters that the weight is made of, which tells its device."""
-        return self.weight().parameters[0]
+        parameter = self._unchanged()
+        return self.weight().parameters[0] if parameter is None else parameter
 
     def __datasparse_gradient__(self) -> Tensor | None:
         """The gradient of what is ranked.
