@@ -1,9 +1,8 @@
 """Bits of bfloat16 numbers in NumPy arrays, without ml_dtypes."""
 
+import datasparse
 import numpy as np
 import pytest
-
-import datasparse
 from datasparse._bfloat16 import BFLOAT16
 
 
