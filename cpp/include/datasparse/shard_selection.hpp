@@ -1,0 +1,104 @@
+/// Where pruning stops in tensors of which nobody sees more than a part.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "datasparse/api.h"
+#include "datasparse/pool.hpp"
+
+namespace datasparse {
+
+/// A place in the order of a search's blocks: before it come the blocks of a lesser key, and of
+/// those whose key equals it, the ones whose position is less.
+///
+/// Keys are those of scores (base/keys.hpp): they order as the scores do, NaN highest. Positions
+/// number the blocks of all groups of a search, one group behind the other, each row-major in its
+/// whole tensor.
+struct ShardPlace {
+  std::uint64_t key;
+  std::int64_t position;
+
+  friend bool operator==(const ShardPlace& a, const ShardPlace& b) noexcept {
+    return a.key == b.key && a.position == b.position;
+  }
+  friend bool operator<(const ShardPlace& a, const ShardPlace& b) noexcept {
+    return a.key != b.key ? a.key < b.key : a.position < b.position;
+  }
+};
+
+/// What a search has left for the next one of the same groups: a wish. One that misleads costs
+/// rounds, never a mask. All who take part must have the same.
+struct ShardHint {
+  std::uint64_t key = 0;      ///< at which the search stopped
+  double keys_per_block = 0;  ///< how far apart, on the average, keys lie near there; 0: no hint
+  double error = 0;           ///< how far off the hint before was, in blocks
+  std::int64_t pruned = 0;    ///< blocks before the place at which it stopped
+};
+
+/// Groups that share one threshold: a pool, or one group by itself.
+struct ShardSearch {
+  std::vector<std::size_t> groups;  ///< which ones, in the order of the pool's members
+  PoolPlan plan;                    ///< of whole tensors
+  bool is_wide = false;             ///< keys are 64 bits wide, those of doubles; else 32
+  bool has_sign = false;  ///< keys are of values; else of magnitudes, which are never below zero's
+  int key_step = 0;       ///< all keys are multiples of 2^key_step: few values to tell apart
+  ShardHint hint;
+};
+
+/// The places at which some searches stop, found by counting. It asks how many blocks come before
+/// some places, and is told the sums of what all have answered who have parts of the tensors. It
+/// decides by these sums alone, so all who are told the same decide alike. It sees no data, and
+/// knows nothing of memory, messages or files.
+///
+///     ShardSelection selection(searches);
+///     while (!selection.done()) {
+///       std::vector<std::int64_t> numbers(selection.size());
+///       for (const auto& question : selection.questions()) {
+///         for (std::size_t m = 0; m < question.groups->size(); ++m) {
+///           // counts[i]: how many blocks of the parts here of group question.groups[m] come
+///           before
+///           // question.places[i]; counts[places.size()]: how many there are
+///           selection.add(question, m, counts, numbers.data());
+///         }
+///       }
+///       sum(numbers);  // over all who have parts: ranks, files, threads
+///       selection.tell(numbers);
+///     }
+///     selection.stop(group);  // its blocks before that place are pruned
+///
+/// Questions of a round have at most `most` numbers together, and at least two a group: more
+/// places are asked for where fewer searches are left. All searches go on at the same time.
+class DATASPARSE_API ShardSelection {
+ public:
+  explicit ShardSelection(std::vector<ShardSearch> searches, std::int64_t most = 8192);
+
+  struct Question {
+    const std::vector<std::size_t>* groups;  ///< of the search, in order
+    const std::vector<std::int64_t>* first;  ///< the position of each group's first block
+    std::vector<ShardPlace> places;          ///< ascending, at least one
+    std::size_t search;                      ///< which one it is of, for add()
+    std::size_t begin;                       ///< where its numbers begin
+  };
+  bool done() const noexcept;
+  const std::vector<Question>& questions() const noexcept;
+  /// How many numbers the answers to all questions are.
+  std::size_t size() const noexcept;
+  /// Adds what the parts of one group have counted to the numbers of a question: counts of
+  /// places.size() + 1 entries.
+  void add(const Question& question, std::size_t member, const std::int64_t* counts,
+           std::int64_t* numbers) const noexcept;
+  /// Takes the sums, and asks the next questions. ValueError where they do not add up to the
+  /// tensors: parts are missing, or were counted twice.
+  void tell(const std::vector<std::int64_t>& sums);
+
+  /// Once done: the place at which pruning stops in a group; `position` is the index of a block in
+  /// the group's own tensor.
+  ShardPlace stop(std::size_t group) const noexcept;
+  /// Once done: what the next search of the same groups begins with.
+  ShardHint hint(std::size_t search) const noexcept;
+  std::int64_t rounds() const noexcept;
+};
+
+}  // namespace datasparse
