@@ -235,6 +235,17 @@ class Engine {
     }
   }
 
+  /// Calls work(lane, keys, n, first) for all blocks, in parallel: with the keys of n that follow
+  /// each other, from the `first` one on.
+  template <class Work>
+  void for_each_keys(const Task<Key>& task, const Work& work) const noexcept {
+    for_each_tile(task, [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
+      for_each_scored_chunk(task, tile, patch, lane, [&](const Grid::Part& chunk, const Key* keys) {
+        work(lane, keys, chunk.size(), task.grid.begin(chunk));
+      });
+    });
+  }
+
  private:
   /// Calls work(tile, patch, lane) for all tiles, in parallel; the patch holds the matrix where its
   /// elements follow each other, else nothing. A thread takes a group of tiles at a time, and then

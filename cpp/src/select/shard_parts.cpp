@@ -1,0 +1,608 @@
+#include "datasparse/shard_parts.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <variant>
+
+#include "base/buffer.hpp"
+#include "base/parallel.hpp"
+#include "datasparse/error.hpp"
+#include "kernels/kernels.hpp"
+#include "select/engine.hpp"
+#include "select/key_scale.hpp"
+#include "select/mask_plan.hpp"
+
+namespace datasparse {
+namespace {
+
+/// Where the blocks of a part are among those of the whole tensor, both numbered row by row.
+struct BlockRectangle {
+  std::int64_t per_row = 1;  // of the whole
+  std::int64_t row = 0, column = 0, rows = 0, columns = 0;
+
+  /// How many blocks of the part come before a block of the whole.
+  std::int64_t before(std::int64_t index) const noexcept {
+    const std::int64_t down = index / per_row - row;
+    if (down < 0) return 0;
+    if (down >= rows) return rows * columns;
+    return down * columns + std::clamp<std::int64_t>(index % per_row - column, 0, columns);
+  }
+};
+
+/// Keys of a part in a range, with the numbers of their blocks, in order.
+template <class Key>
+struct Candidates {
+  Buffer<Key> keys;
+  Buffer<std::int64_t> blocks;
+  std::vector<std::pair<Key, std::int64_t>> sorted;
+  Key first = 0, end = 0;  // all keys of [first, end) are there; nothing where the two are equal
+  std::int64_t below = 0;  // how many keys are less than the first
+};
+
+/// A place in the keys of one part: what it counts are the keys below `key`, and those below `ties`
+/// whose block comes before `block`.
+template <class Key>
+struct Border {
+  Key key, ties;
+  std::int64_t block;
+
+  bool is_above(Key k, std::int64_t b) const noexcept { return k < key || (k < ties && b < block); }
+};
+
+/// Which of some borders lie above a key, without a search for each.
+template <class Key>
+class Borders {
+ public:
+  explicit Borders(std::vector<Border<Key>> all) : all_(std::move(all)) {
+    first_ = all_.front().key;
+    end_ = std::max(all_.back().key, all_.back().block > 0 ? all_.back().ties : Key{0});
+    end_ = std::max(end_, first_);
+    const Key width = end_ - first_;
+    while ((width >> shift_) >= cells) ++shift_;
+    starts_.resize(static_cast<std::size_t>(width >> shift_) + 1);
+    std::size_t border = 0;
+    for (std::size_t cell = 0; cell < starts_.size(); ++cell) {
+      // Borders below the cell are below all its keys, but for ties, which are looked at again.
+      const Key low = first_ + (static_cast<Key>(cell) << shift_);
+      while (border < all_.size() && std::max(all_[border].key, reach(all_[border])) <= low) {
+        ++border;
+      }
+      starts_[cell] = border;
+    }
+  }
+  std::size_t size() const noexcept { return all_.size(); }
+  /// All keys that some borders are above, and others not, lie in [first, end).
+  Key first() const noexcept { return first_; }
+  Key end() const noexcept { return end_; }
+  const Border<Key>& operator[](std::size_t i) const noexcept { return all_[i]; }
+
+  /// The first border above a key in [first, end) at a block; size() for none.
+  std::size_t above(Key key, std::int64_t block) const noexcept {
+    const std::size_t cell = static_cast<std::size_t>((key - first_) >> shift_);
+    std::size_t from = starts_[cell];
+    std::size_t to = cell + 1 < starts_.size() ? std::min(starts_[cell + 1] + 1, size()) : size();
+    if (to > 0 && !all_[to - 1].is_above(key, block)) to = size();  // one of many ties
+    while (from < to) {
+      const std::size_t middle = from + (to - from) / 2;
+      if (all_[middle].is_above(key, block)) {
+        to = middle;
+      } else {
+        from = middle + 1;
+      }
+    }
+    return from;
+  }
+
+ private:
+  static constexpr Key cells = 4096;
+  static Key reach(const Border<Key>& border) noexcept {
+    return border.block > 0 ? border.ties : border.key;
+  }
+
+  std::vector<Border<Key>> all_;  // ascending
+  Key first_, end_;
+  int shift_ = 0;
+  std::vector<std::size_t> starts_;  // by cell: no border before it is above a key of the cell
+};
+
+struct Item {
+  ShardJob job;
+  MaskPlan mask;
+  BlockRectangle here;
+  bool has_blocks;  // that something may be pruned of
+  KeyScale scale{};
+  std::int64_t past = 0;  // blocks that the mask before has pruned
+  bool is_returning = false;
+  std::int64_t room = 0;          // for candidates
+  std::int64_t pruned = 0;        // at last
+  std::uint64_t stopped = 0;      // at this key of its own
+  Buffer<std::uint8_t> own_past;  // of a permuted mask, which asking for its past would change
+  std::variant<Candidates<std::uint32_t>, Candidates<std::uint64_t>> found;
+
+  explicit Item(const ShardJob& of) : job(of), mask(job.mask), has_blocks(false) {}
+  bool is_wide() const noexcept { return found.index() == 1; }
+};
+
+std::string to_text(std::int64_t a, std::int64_t b) {
+  return "(" + std::to_string(a) + ", " + std::to_string(b) + ")";
+}
+
+/// ValueError unless the part fits the whole, and cuts no block.
+void check(const Shard& shard, const MatrixShape& part, const Pattern& block) {
+  const auto fits = [](std::int64_t begin, std::int64_t n, std::int64_t all) {
+    return begin >= 0 && n >= 0 && begin <= all - n;
+  };
+  if (!fits(shard.row, part.rows, shard.rows) || !fits(shard.column, part.columns, shard.columns)) {
+    throw ValueError(
+        "shard must lie within a matrix of shape " + to_text(shard.rows, shard.columns) + ", got " +
+        to_text(part.rows, part.columns) + " from " + to_text(shard.row, shard.column) + " on");
+  }
+  const auto cuts = [](std::int64_t begin, std::int64_t n, std::int64_t all, std::int64_t length) {
+    return n > 0 && (begin % length != 0 || (begin + n != all && (begin + n) % length != 0));
+  };
+  if (cuts(shard.row, part.rows, shard.rows, block.height) ||
+      cuts(shard.column, part.columns, shard.columns, block.width)) {
+    throw ValueError("shard must not cut blocks of " + to_text(block.height, block.width) +
+                     ", got rows " + std::to_string(shard.row) + " to " +
+                     std::to_string(shard.row + part.rows) + " and columns " +
+                     std::to_string(shard.column) + " to " +
+                     std::to_string(shard.column + part.columns) + " of " +
+                     to_text(shard.rows, shard.columns) + "; cut at multiples of the block");
+  }
+}
+
+}  // namespace
+
+class ShardParts::Impl {
+ public:
+  Impl(const std::vector<ShardJob>& jobs, const std::vector<ShardSearch>& searches)
+      : threads_(available_threads()), searches_(searches) {
+    std::int64_t blocks = 0, bytes = 0;
+    items_.reserve(jobs.size());
+    for (const auto& job : jobs) {
+      items_.push_back(std::make_unique<Item>(job));
+      add(*items_.back());
+      if (items_.back()->has_blocks) blocks += items_.back()->mask.grid().blocks();
+      bytes += job.mask.data.size() * static_cast<std::int64_t>(item_size(job.mask.data.dtype()));
+    }
+    constexpr std::int64_t in_any_case = std::int64_t{3} << 18;
+    for (auto& item : items_) {
+      if (!item->has_blocks) continue;
+      const std::int64_t one = item->is_wide() ? 16 : 12;
+      item->room = 16 + static_cast<std::int64_t>(static_cast<double>(bytes / 100 + in_any_case) /
+                                                  static_cast<double>(one) *
+                                                  static_cast<double>(item->mask.grid().blocks()) /
+                                                  static_cast<double>(blocks));
+      item->room = std::min(item->room, item->mask.grid().blocks());
+    }
+    for (const auto& search : searches_) {
+      bool any_wide = false, any_narrow = false, any_norm = false;
+      for (const std::size_t group : search.groups) {
+        (items_.at(group)->is_wide() ? any_wide : any_narrow) = true;
+        any_norm = any_norm || items_[group]->job.mask.spec.normalize;
+      }
+      for (const std::size_t group : search.groups) {
+        items_[group]->scale.as_double = any_norm || (any_wide && any_narrow);
+      }
+    }
+    allocate_for<std::uint32_t>();
+    allocate_for<std::uint64_t>();
+  }
+
+  std::vector<std::int64_t> prelude() {
+    std::vector<std::int64_t> numbers;
+    for (auto& item : items_) {
+      const BlockSpec& spec = item->job.mask.spec;
+      const bool counts = item->has_blocks && item->job.shard.counts;
+      if (spec.monotone && item->has_blocks) {
+        with_task(*item, 0, lanes_of(*item), [&](const auto& engine, const auto& task) {
+          item->past = task.has_past() ? engine.count_past(task) : 0;
+        });
+      }
+      if (spec.monotone) numbers.push_back(counts ? item->past : 0);
+      if (!spec.normalize) continue;
+      const std::size_t limbs =
+          item->is_wide() ? SquareSum<std::uint64_t>::limbs : SquareSum<std::uint32_t>::limbs;
+      const std::size_t begin = numbers.size();
+      numbers.resize(begin + limbs);
+      if (!counts) continue;
+      with_task(*item, 0, lanes_of(*item), [&](const auto& engine, auto task) {
+        task.past = {};  // of all blocks
+        engine.norm(task);
+        const auto sum = task.lane(0).squares.exact();
+        std::copy(sum.begin(), sum.end(), numbers.begin() + static_cast<std::ptrdiff_t>(begin));
+      });
+    }
+    return numbers;
+  }
+
+  void begin(const std::vector<std::int64_t>& sums) {
+    std::vector<std::int64_t> past(items_.size());
+    std::size_t at = 0;
+    const auto norm_of = [&](auto key) {
+      using Sum = SquareSum<decltype(key)>;
+      typename Sum::Limbs limbs;
+      std::uint64_t carry = 0;
+      for (auto& limb : limbs) {
+        carry += static_cast<std::uint64_t>(sums.at(at++));
+        limb = static_cast<std::uint32_t>(carry);
+        carry >>= 32;
+      }
+      const double norm = std::sqrt(Sum::rounded(limbs));
+      return norm > 0 ? norm : 1;  // a norm of 0 leaves the scores
+    };
+    for (std::size_t i = 0; i < items_.size(); ++i) {
+      const BlockSpec& spec = items_[i]->job.mask.spec;
+      if (spec.monotone) past[i] = sums.at(at++);
+      if (!spec.normalize) continue;
+      items_[i]->scale.norm =
+          items_[i]->is_wide() ? norm_of(std::uint64_t{}) : norm_of(std::uint32_t{});
+    }
+    for (const auto& search : searches_) {
+      PoolPlan::Counts own;
+      for (const std::size_t group : search.groups) own.push_back(past[group]);
+      const bool is_returning = search.plan.cost(own) > search.plan.budget;
+      for (const std::size_t group : search.groups) items_[group]->is_returning = is_returning;
+    }
+  }
+
+  std::vector<std::int64_t> count(const ShardSelection& selection) {
+    std::vector<std::int64_t> numbers(selection.size());
+    std::mutex adding;
+    for (const auto& question : selection.questions()) {
+      const std::size_t places = question.places.size();
+      std::vector<std::vector<std::int64_t>> of_worker(static_cast<std::size_t>(threads_));
+      for (auto& counts : of_worker) counts.resize(places + 1);
+      std::vector<Asked> asked;
+      for (std::size_t m = 0; m < question.groups->size(); ++m) {
+        Item& item = *items_[(*question.groups)[m]];
+        if (!item.has_blocks || !item.job.shard.counts) continue;
+        asked.push_back({&item, m, borders_of(item, question.places, (*question.first)[m])});
+      }
+
+      for_each_of(asked, [&](Asked& one, int lane, int lanes) {
+        auto& counts = of_worker[static_cast<std::size_t>(lane)];
+        answer(one, lane, lanes, counts.data());
+        counts[places] = one.item->mask.grid().blocks();
+        const std::lock_guard<std::mutex> lock(adding);
+        selection.add(question, one.member, counts.data(), numbers.data());
+      });
+    }
+    return numbers;
+  }
+
+  void find(const ShardSelection& selection) {
+    std::vector<Asked> asked;
+    for (std::size_t i = 0; i < items_.size(); ++i) {
+      Item& item = *items_[i];
+      if (item.has_blocks) asked.push_back({&item, 0, borders_of(item, {selection.stop(i)}, 0)});
+    }
+
+    for_each_of(asked, [&](Asked& one, int lane, int lanes) {
+      answer(one, lane, lanes, &one.item->pruned);
+      one.item->stopped =
+          std::visit([](const auto& borders) { return static_cast<std::uint64_t>(borders[0].key); },
+                     one.borders);
+    });
+  }
+
+  void write(const std::vector<std::size_t>& some) noexcept {
+    const auto is_large = [](const Item& item) {
+      return item.has_blocks && item.mask.takes_all_threads();
+    };
+    for (const std::size_t i : some) {
+      if (is_large(*items_[i])) write_one(*items_[i], 0, threads_);
+    }
+    parallel_for(static_cast<std::int64_t>(some.size()), threads_, [&](std::int64_t i, int worker) {
+      Item& item = *items_[some[static_cast<std::size_t>(i)]];
+      if (!is_large(item)) write_one(item, worker, 1);
+    });
+  }
+
+  std::size_t size() const noexcept { return items_.size(); }
+
+ private:
+  using AnyBorders = std::variant<Borders<std::uint32_t>, Borders<std::uint64_t>>;
+  struct Asked {
+    Item* item;
+    std::size_t member;
+    AnyBorders borders;
+
+    std::size_t size() const noexcept {
+      return std::visit([](const auto& some) { return some.size(); }, borders);
+    }
+  };
+
+  void add(Item& item) {
+    const MaskJob& job = item.job.mask;
+    const MatrixShape part = MatrixShape::of(job.data.shape(), job.layout);
+    const Pattern block = Pattern::of(job.spec, {item.job.shard.rows, item.job.shard.columns});
+    check(item.job.shard, part, block);
+    if (job.data.dtype() == DType::float64) item.found.emplace<1>();
+    item.has_blocks = part.rows > 0 && part.columns > 0;
+    if (!item.has_blocks) return;
+    const auto up = [](std::int64_t n, std::int64_t by) { return Grid::divide_up(n, by); };
+    item.here = {up(item.job.shard.columns, block.width), item.job.shard.row / block.height,
+                 item.job.shard.column / block.width, up(part.rows, block.height),
+                 up(part.columns, block.width)};
+    // Whether the layout matters was asked of the whole tensor.
+    if (job.layout.size() > 0) {
+      item.mask.pruning.matrix = Matrix(job.data, job.layout);
+      item.mask.is_permuted = !keeps_order(job.data.shape(), job.layout);
+    }
+    if (item.mask.is_permuted && job.spec.monotone) {
+      item.own_past.require(job.data.size());
+      std::memcpy(item.own_past.get(), job.mask, static_cast<std::size_t>(job.data.size()));
+    }
+  }
+
+  // --- engines -----------------------------------------------------------------------------------
+
+  struct Engines {
+    Engine<std::uint32_t> narrow;
+    Engine<std::uint64_t> wide;
+  };
+  /// A thread keeps its scratch memory from one step to the next, as with masks of whole tensors.
+  static std::shared_ptr<Engines> engines_of_thread() {
+    thread_local std::shared_ptr<Engines> kept;
+    constexpr std::int64_t kept_bytes_max = std::int64_t{64} << 20;
+    const bool is_free = kept != nullptr && kept.use_count() == 1;
+    if (!is_free || kept->narrow.bytes_held() + kept->wide.bytes_held() > kept_bytes_max) {
+      kept = std::make_shared<Engines>();
+    }
+    return kept;
+  }
+  template <class Key>
+  Engine<Key>& engine() const noexcept {
+    if constexpr (sizeof(Key) == 8) {
+      return engines_->wide;
+    } else {
+      return engines_->narrow;
+    }
+  }
+  template <class Key>
+  void allocate_for() {
+    Room shared, largest;
+    std::int64_t large_blocks = 0;
+    bool any = false;
+    for (const auto& item : items_) {
+      if (!item->has_blocks || item->is_wide() != (sizeof(Key) == 8)) continue;
+      any = true;
+      if (!item->mask.takes_all_threads()) shared.include(item->mask.room());
+      largest.include(item->mask.room());
+      if (item->mask.has_large_blocks()) {
+        large_blocks = std::max(large_blocks, item->mask.grid().blocks());
+      }
+    }
+    if (any) engine<Key>().allocate(table_, threads_, shared, largest, large_blocks);
+  }
+
+  int lanes_of(const Item& item) const noexcept {
+    return item.has_blocks && item.mask.takes_all_threads() ? threads_ : 1;
+  }
+  /// Calls work(one, lane, lanes) for all of them: small ones in parallel, large ones with all
+  /// threads. Has the memory first that this takes.
+  template <class Work>
+  void for_each_of(std::vector<Asked>& asked, const Work& work) {
+    std::vector<Asked*> small;
+    std::size_t bins = 0;
+    for (auto& one : asked) {
+      std::visit(
+          [&](auto& found) {
+            found.keys.require(one.item->room);
+            found.blocks.require(one.item->room);
+            found.sorted.reserve(static_cast<std::size_t>(one.item->room));
+          },
+          one.item->found);
+      bins = std::max(bins, one.size() + 1);
+      if (!one.item->mask.takes_all_threads()) small.push_back(&one);
+    }
+    bins_.resize(bins * static_cast<std::size_t>(threads_));
+    for (auto& one : asked) {
+      if (one.item->mask.takes_all_threads()) work(one, 0, threads_);
+    }
+    parallel_for(
+        static_cast<std::int64_t>(small.size()), threads_,
+        [&](std::int64_t i, int worker) { work(*small[static_cast<std::size_t>(i)], worker, 1); });
+  }
+
+  /// Calls work(engine, task), of the part's type of keys.
+  template <class Work>
+  void with_task(Item& item, int lane, int lanes, const Work& work) noexcept {
+    if (item.is_wide()) {
+      with_task_of<std::uint64_t>(item, lane, lanes, work);
+    } else {
+      with_task_of<std::uint32_t>(item, lane, lanes, work);
+    }
+  }
+  template <class Key, class Work>
+  void with_task_of(Item& item, int lane, int lanes, const Work& work) noexcept {
+    Engine<Key>& own = engine<Key>();
+    const Grid grid = item.mask.grid();
+    const std::int64_t pitch = item.mask.pruning.matrix.columns();
+    Target target{{nullptr, pitch}};
+    if (item.job.mask.spec.monotone) {
+      MaskPlan plan = item.mask;
+      MaskJob job = item.job.mask;
+      if (item.own_past.bytes() > 0) job.mask = item.own_past.get();
+      plan.job = &job;
+      target.past = {past_of(own, table_, plan, lane, lanes), pitch};
+    }
+    auto task = own.task_of(grid, item.mask.pruning, target, lane, lanes, {});
+    task.returning = item.is_returning;
+    work(own, task);
+  }
+
+  // --- counting ----------------------------------------------------------------------------------
+
+  AnyBorders borders_of(const Item& item, const std::vector<ShardPlace>& places,
+                        std::int64_t first) const {
+    if (item.is_wide()) return borders_of_type<std::uint64_t>(item, places, first);
+    return borders_of_type<std::uint32_t>(item, places, first);
+  }
+  template <class Key>
+  AnyBorders borders_of_type(const Item& item, const std::vector<ShardPlace>& places,
+                             std::int64_t first) const {
+    std::vector<Border<Key>> borders;
+    borders.reserve(places.size());
+    for (const auto& place : places) {
+      const std::int64_t index = std::max<std::int64_t>(place.position - first, 0);
+      const std::int64_t block = item.here.before(index);
+      const Key key = item.scale.least_at<Key>(place.key);
+      const Key ties = block > 0 ? item.scale.least_at<Key>(place.key + 1) : key;
+      borders.push_back({key, ties, block});
+    }
+    return Borders<Key>(std::move(borders));
+  }
+
+  /// counts[i]: how many blocks come before border i.
+  void answer(Asked& one, int lane, int lanes, std::int64_t* counts) noexcept {
+    Item& item = *one.item;
+    if (item.is_wide()) {
+      answer_of(item, std::get<1>(one.borders), std::get<1>(item.found), lane, lanes, counts);
+    } else {
+      answer_of(item, std::get<0>(one.borders), std::get<0>(item.found), lane, lanes, counts);
+    }
+    if (item.is_returning) return;
+    for (std::size_t i = 0; i < one.size(); ++i) counts[i] += item.past;
+  }
+
+  template <class Key>
+  void answer_of(Item& item, const Borders<Key>& borders, Candidates<Key>& found, int lane,
+                 int lanes, std::int64_t* counts) noexcept {
+    if (!(found.first <= borders.first() && borders.end() <= found.end)) {
+      if (look_through(item, borders, found, lane, lanes, counts)) return;
+    }
+    // Those before a border are the first ones of the sorted.
+    for (std::size_t i = 0; i < borders.size(); ++i) {
+      const auto last = std::partition_point(
+          found.sorted.begin(), found.sorted.end(),
+          [&](const auto& one) { return borders[i].is_above(one.first, one.second); });
+      counts[i] = found.below + (last - found.sorted.begin());
+    }
+  }
+
+  /// A pass over the data. Counts, and returns true; or, where there is room, keeps all keys from
+  /// the first border to the last one.
+  template <class Key>
+  bool look_through(Item& item, const Borders<Key>& borders, Candidates<Key>& found, int lane,
+                    int lanes, std::int64_t* counts) noexcept {
+    const Key first = borders.first(), width = borders.end() - first;
+    found.first = found.end = 0;
+    found.sorted.clear();
+    std::atomic<std::int64_t> below{0}, used{0};
+    const std::size_t bins = borders.size() + 1;
+    std::int64_t* const of_lanes = bins_.data() + bins_.size() /
+                                                      static_cast<std::size_t>(threads_) *
+                                                      static_cast<std::size_t>(lane);
+    std::fill_n(of_lanes, bins * static_cast<std::size_t>(lanes), 0);
+    with_task_of<Key>(item, lane, lanes, [&](const Engine<Key>& own, const Task<Key>& task) {
+      own.for_each_keys(
+          task, [&](Lane<Key>& scratch, const Key* keys, std::int64_t n, std::int64_t begin) {
+            int worker = 0;
+            while (&task.lane(worker) != &scratch) ++worker;
+            std::int64_t* const own_bins = of_lanes + bins * static_cast<std::size_t>(worker);
+            const BracketCounts split = task.select.bracket(
+                scratch.tile_keep.data(), scratch.wrong.data(), keys, n, first, first, width);
+            below.fetch_add(n - split.kept, std::memory_order_relaxed);
+            if (split.inside == 0) return;
+            const std::int64_t at = used.fetch_add(split.inside, std::memory_order_relaxed);
+            const bool is_kept = at + split.inside <= item.room;
+            for (std::int64_t i = 0; i < split.inside; ++i) {
+              const std::size_t place = scratch.wrong[static_cast<std::size_t>(i)];
+              const Key key = keys[place];
+              const std::int64_t block = begin + static_cast<std::int64_t>(place);
+              if (is_kept) {
+                found.keys[at + i] = key;
+                found.blocks[at + i] = block;
+              }
+              ++own_bins[borders.above(key, block)];
+            }
+          });
+    });
+    if (used <= item.room) {
+      for (std::int64_t i = 0; i < used; ++i)
+        found.sorted.push_back({found.keys[i], found.blocks[i]});
+      std::sort(found.sorted.begin(), found.sorted.end());
+      found.first = first;
+      found.end = borders.end();
+      found.below = below;
+      return false;
+    }
+    std::int64_t sum = below;
+    for (std::size_t i = 0; i < borders.size(); ++i) {
+      for (int w = 0; w < lanes; ++w) sum += of_lanes[bins * static_cast<std::size_t>(w) + i];
+      counts[i] = sum;
+    }
+    return true;
+  }
+
+  // --- masks -------------------------------------------------------------------------------------
+
+  void write_one(Item& item, int lane, int lanes) noexcept {
+    if (!item.has_blocks) return;
+    item.mask.pruning.quota.blocks = item.pruned;
+    MaskJob job = item.job.mask;
+    MaskPlan plan = item.mask;
+    plan.job = &job;
+    CutHint hint;
+    if (item.is_wide()) {
+      write_of<std::uint64_t>(item, plan, job, hint, lane, lanes);
+    } else {
+      write_of<std::uint32_t>(item, plan, job, hint, lane, lanes);
+    }
+  }
+  template <class Key>
+  void write_of(const Item& item, const MaskPlan& plan, MaskJob& job, CutHint& hint, int lane,
+                int lanes) noexcept {
+    const auto& found = std::get<Candidates<Key>>(item.found);
+    if (!found.sorted.empty() && found.end > found.first) {
+      const auto inside = static_cast<std::int64_t>(found.sorted.size());
+      hint = {plan.grid().blocks(), item.pruned, number_of(static_cast<Key>(item.stopped)),
+              density_of(inside, found.first, found.end)};
+      job.hint = &hint;
+    }
+    prune_alone(engine<Key>(), table_, plan, lane, lanes, job.spec.monotone);
+  }
+
+  const Kernels& table_ = kernels();
+  const int threads_;
+  const std::vector<ShardSearch> searches_;
+  std::vector<std::unique_ptr<Item>> items_;
+  std::vector<std::int64_t> bins_;  // a number of them for each thread
+  const std::shared_ptr<Engines> engines_ = engines_of_thread();
+};
+
+ShardParts::ShardParts(const std::vector<ShardJob>& jobs, const std::vector<ShardSearch>& searches)
+    : impl_(std::make_unique<Impl>(jobs, searches)) {}
+ShardParts::~ShardParts() = default;
+
+std::vector<std::int64_t> ShardParts::prelude() {
+  const DefaultFloatEnvironment environment;
+  return impl_->prelude();
+}
+void ShardParts::begin(const std::vector<std::int64_t>& sums) { impl_->begin(sums); }
+std::vector<std::int64_t> ShardParts::count(const ShardSelection& selection) {
+  const DefaultFloatEnvironment environment;
+  return impl_->count(selection);
+}
+void ShardParts::find(const ShardSelection& selection) {
+  const DefaultFloatEnvironment environment;
+  impl_->find(selection);
+}
+void ShardParts::write(const std::vector<std::size_t>& some) noexcept {
+  const DefaultFloatEnvironment environment;
+  impl_->write(some);
+}
+void ShardParts::write() noexcept {
+  std::vector<std::size_t> all(impl_->size());
+  for (std::size_t i = 0; i < all.size(); ++i) all[i] = i;
+  write(all);
+}
+
+}  // namespace datasparse
