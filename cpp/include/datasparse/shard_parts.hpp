@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "datasparse/api.h"
+#include "datasparse/data_source.hpp"
 #include "datasparse/mask_rule.hpp"
 #include "datasparse/shard_selection.hpp"
 
@@ -26,6 +27,11 @@ struct Shard {
 struct ShardJob {
   JobOf<BlockSpec> mask;
   Shard shard;
+  /// Where the data are loaded from, each time that they are looked through, one part at a time, if
+  /// memory does not hold all of them; `mask.data` then has their shape and dtype, in C order, and
+  /// its pointer is of no account. nullptr: they are there. Such a part is told how much it loses,
+  /// by pruned(), and has no mask to be written.
+  std::shared_ptr<DataSource> source = nullptr;
 };
 
 /// The parts that one process has of the groups of some searches.
@@ -66,6 +72,8 @@ class DATASPARSE_API ShardParts {
   std::vector<std::int64_t> count(const ShardSelection& selection);
   /// Finds out how many of its lowest blocks each part loses. selection.done() must hold.
   void find(const ShardSelection& selection);
+  /// How many of its lowest blocks a part loses.
+  std::int64_t pruned(std::size_t job) const noexcept;
   /// Writes the masks of these jobs, by their places.
   void write(const std::vector<std::size_t>& some) noexcept;
   /// Writes all of them.

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -32,16 +33,6 @@ struct BlockRectangle {
     if (down >= rows) return rows * columns;
     return down * columns + std::clamp<std::int64_t>(index % per_row - column, 0, columns);
   }
-};
-
-/// Keys of a part in a range, with the numbers of their blocks, in order.
-template <class Key>
-struct Candidates {
-  Buffer<Key> keys;
-  Buffer<std::int64_t> blocks;
-  std::vector<std::pair<Key, std::int64_t>> sorted;
-  Key first = 0, end = 0;  // all keys of [first, end) are there; nothing where the two are equal
-  std::int64_t below = 0;  // how many keys are less than the first
 };
 
 /// A place in the keys of one part: what it counts are the keys below `key`, and those below `ties`
@@ -110,6 +101,33 @@ class Borders {
   std::vector<std::size_t> starts_;  // by cell: no border before it is above a key of the cell
 };
 
+/// The key of a block.
+template <class Key>
+struct Candidate {
+  Key key;
+  std::int64_t block;
+};
+
+/// Keys of a part in a range, in order.
+template <class Key>
+struct Candidates {
+  Buffer<Candidate<Key>> some;
+  std::int64_t size = 0;
+  Key first = 0, end = 0;  // all keys of [first, end) are there; nothing where the two are equal
+  std::int64_t below = 0;  // how many keys are less than the first
+
+  bool knows(const Borders<Key>& borders) const noexcept {
+    return first <= borders.first() && borders.end() <= end;
+  }
+  /// How many keys of the part come before a border in the range.
+  std::int64_t before(const Border<Key>& border) const noexcept {
+    const auto* const last = std::partition_point(
+        some.get(), some.get() + size,
+        [&](const Candidate<Key>& one) { return border.is_above(one.key, one.block); });
+    return below + (last - some.get());
+  }
+};
+
 struct Item {
   ShardJob job;
   MaskPlan mask;
@@ -124,8 +142,23 @@ struct Item {
   Buffer<std::uint8_t> own_past;  // of a permuted mask, which asking for its past would change
   std::variant<Candidates<std::uint32_t>, Candidates<std::uint64_t>> found;
 
-  explicit Item(const ShardJob& of) : job(of), mask(job.mask), has_blocks(false) {}
+  explicit Item(const ShardJob& of) : job(of), mask(job.mask), has_blocks(false) {
+    if (job.mask.data.dtype() == DType::float64) found.emplace<1>();
+  }
+  Item(const Item&) = delete;
+  Item& operator=(const Item&) = delete;
+
+  /// Has the data to look through.
+  void look_at(const ArrayView& data) {
+    job.mask.data = data;
+    mask = MaskPlan(job.mask);
+    // Whether the layout matters was asked of the whole tensor.
+    if (job.mask.layout.size() == 0) return;
+    mask.pruning.matrix = Matrix(data, job.mask.layout);
+    mask.is_permuted = !keeps_order(data.shape(), job.mask.layout);
+  }
   bool is_wide() const noexcept { return found.index() == 1; }
+  bool is_loaded() const noexcept { return job.source != nullptr; }
 };
 
 std::string to_text(std::int64_t a, std::int64_t b) {
@@ -156,6 +189,15 @@ void check(const Shard& shard, const MatrixShape& part, const Pattern& block) {
   }
 }
 
+void require_as_said(const ArrayView& loaded, const ArrayView& said) {
+  if (loaded.shape() == said.shape() && loaded.dtype() == said.dtype() &&
+      loaded.strides() == said.strides()) {
+    return;
+  }
+  throw ValueError("loaded data must be in C order, and have the shape " + to_string(said.shape()) +
+                   " and the dtype that was said, got shape " + to_string(loaded.shape()));
+}
+
 }  // namespace
 
 class ShardParts::Impl {
@@ -173,7 +215,7 @@ class ShardParts::Impl {
     constexpr std::int64_t in_any_case = std::int64_t{3} << 18;
     for (auto& item : items_) {
       if (!item->has_blocks) continue;
-      const std::int64_t one = item->is_wide() ? 16 : 12;
+      constexpr auto one = static_cast<std::int64_t>(sizeof(Candidate<std::uint64_t>));
       item->room = 16 + static_cast<std::int64_t>(static_cast<double>(bytes / 100 + in_any_case) /
                                                   static_cast<double>(one) *
                                                   static_cast<double>(item->mask.grid().blocks()) /
@@ -199,6 +241,8 @@ class ShardParts::Impl {
     for (auto& item : items_) {
       const BlockSpec& spec = item->job.mask.spec;
       const bool counts = item->has_blocks && item->job.shard.counts;
+      std::optional<Pin> pin;
+      if (item->is_loaded() && spec.normalize && item->has_blocks) look_at_loaded(*item, pin);
       if (spec.monotone && item->has_blocks) {
         with_task(*item, 0, lanes_of(*item), [&](const auto& engine, const auto& task) {
           item->past = task.has_past() ? engine.count_past(task) : 0;
@@ -305,6 +349,7 @@ class ShardParts::Impl {
   }
 
   std::size_t size() const noexcept { return items_.size(); }
+  std::int64_t pruned(std::size_t job) const noexcept { return items_[job]->pruned; }
 
  private:
   using AnyBorders = std::variant<Borders<std::uint32_t>, Borders<std::uint64_t>>;
@@ -323,22 +368,27 @@ class ShardParts::Impl {
     const MatrixShape part = MatrixShape::of(job.data.shape(), job.layout);
     const Pattern block = Pattern::of(job.spec, {item.job.shard.rows, item.job.shard.columns});
     check(item.job.shard, part, block);
-    if (job.data.dtype() == DType::float64) item.found.emplace<1>();
+    if (item.is_loaded() && job.spec.monotone) {
+      throw ValueError("data that are loaded must have no monotone mask");
+    }
+
     item.has_blocks = part.rows > 0 && part.columns > 0;
     if (!item.has_blocks) return;
     const auto up = [](std::int64_t n, std::int64_t by) { return Grid::divide_up(n, by); };
     item.here = {up(item.job.shard.columns, block.width), item.job.shard.row / block.height,
                  item.job.shard.column / block.width, up(part.rows, block.height),
                  up(part.columns, block.width)};
-    // Whether the layout matters was asked of the whole tensor.
-    if (job.layout.size() > 0) {
-      item.mask.pruning.matrix = Matrix(job.data, job.layout);
-      item.mask.is_permuted = !keeps_order(job.data.shape(), job.layout);
-    }
+    item.look_at(job.data);
     if (item.mask.is_permuted && job.spec.monotone) {
       item.own_past.require(job.data.size());
       std::memcpy(item.own_past.get(), job.mask, static_cast<std::size_t>(job.data.size()));
     }
+  }
+
+  static void look_at_loaded(Item& item, std::optional<Pin>& pin) {
+    pin.emplace(*item.job.source);
+    require_as_said(pin->view(), item.job.mask.data);
+    item.look_at(pin->view());
   }
 
   // --- engines -----------------------------------------------------------------------------------
@@ -394,17 +444,23 @@ class ShardParts::Impl {
     for (auto& one : asked) {
       std::visit(
           [&](auto& found) {
-            found.keys.require(one.item->room);
-            found.blocks.require(one.item->room);
-            found.sorted.reserve(static_cast<std::size_t>(one.item->room));
+            if (one.item->room > 0) found.some.require(one.item->room);
           },
           one.item->found);
       bins = std::max(bins, one.size() + 1);
-      if (!one.item->mask.takes_all_threads()) small.push_back(&one);
     }
     bins_.resize(bins * static_cast<std::size_t>(threads_));
     for (auto& one : asked) {
-      if (one.item->mask.takes_all_threads()) work(one, 0, threads_);
+      Item& item = *one.item;
+      if (item.is_loaded() && !is_known(one)) {
+        std::optional<Pin> pin;
+        look_at_loaded(item, pin);
+        work(one, 0, lanes_of(item));
+      } else if (item.mask.takes_all_threads()) {
+        work(one, 0, threads_);
+      } else {
+        small.push_back(&one);
+      }
     }
     parallel_for(
         static_cast<std::int64_t>(small.size()), threads_,
@@ -460,6 +516,14 @@ class ShardParts::Impl {
     return Borders<Key>(std::move(borders));
   }
 
+  /// Whether an answer takes no look at the data.
+  static bool is_known(const Asked& one) noexcept {
+    if (one.item->is_wide()) {
+      return std::get<1>(one.item->found).knows(std::get<1>(one.borders));
+    }
+    return std::get<0>(one.item->found).knows(std::get<0>(one.borders));
+  }
+
   /// counts[i]: how many blocks come before border i.
   void answer(Asked& one, int lane, int lanes, std::int64_t* counts) noexcept {
     Item& item = *one.item;
@@ -475,16 +539,10 @@ class ShardParts::Impl {
   template <class Key>
   void answer_of(Item& item, const Borders<Key>& borders, Candidates<Key>& found, int lane,
                  int lanes, std::int64_t* counts) noexcept {
-    if (!(found.first <= borders.first() && borders.end() <= found.end)) {
+    if (!found.knows(borders)) {
       if (look_through(item, borders, found, lane, lanes, counts)) return;
     }
-    // Those before a border are the first ones of the sorted.
-    for (std::size_t i = 0; i < borders.size(); ++i) {
-      const auto last = std::partition_point(
-          found.sorted.begin(), found.sorted.end(),
-          [&](const auto& one) { return borders[i].is_above(one.first, one.second); });
-      counts[i] = found.below + (last - found.sorted.begin());
-    }
+    for (std::size_t i = 0; i < borders.size(); ++i) counts[i] = found.before(borders[i]);
   }
 
   /// A pass over the data. Counts, and returns true; or, where there is room, keeps all keys from
@@ -494,7 +552,7 @@ class ShardParts::Impl {
                     int lanes, std::int64_t* counts) noexcept {
     const Key first = borders.first(), width = borders.end() - first;
     found.first = found.end = 0;
-    found.sorted.clear();
+    found.size = 0;
     std::atomic<std::int64_t> below{0}, used{0};
     const std::size_t bins = borders.size() + 1;
     std::int64_t* const of_lanes = bins_.data() + bins_.size() /
@@ -518,17 +576,17 @@ class ShardParts::Impl {
               const Key key = keys[place];
               const std::int64_t block = begin + static_cast<std::int64_t>(place);
               if (is_kept) {
-                found.keys[at + i] = key;
-                found.blocks[at + i] = block;
+                found.some[at + i] = {key, block};
               }
               ++own_bins[borders.above(key, block)];
             }
           });
     });
     if (used <= item.room) {
-      for (std::int64_t i = 0; i < used; ++i)
-        found.sorted.push_back({found.keys[i], found.blocks[i]});
-      std::sort(found.sorted.begin(), found.sorted.end());
+      found.size = used;
+      std::sort(found.some.get(), found.some.get() + found.size, [](const auto& a, const auto& b) {
+        return a.key != b.key ? a.key < b.key : a.block < b.block;
+      });
       found.first = first;
       found.end = borders.end();
       found.below = below;
@@ -545,7 +603,7 @@ class ShardParts::Impl {
   // --- masks -------------------------------------------------------------------------------------
 
   void write_one(Item& item, int lane, int lanes) noexcept {
-    if (!item.has_blocks) return;
+    if (!item.has_blocks || item.is_loaded()) return;
     item.mask.pruning.quota.blocks = item.pruned;
     MaskJob job = item.job.mask;
     MaskPlan plan = item.mask;
@@ -561,10 +619,9 @@ class ShardParts::Impl {
   void write_of(const Item& item, const MaskPlan& plan, MaskJob& job, CutHint& hint, int lane,
                 int lanes) noexcept {
     const auto& found = std::get<Candidates<Key>>(item.found);
-    if (!found.sorted.empty() && found.end > found.first) {
-      const auto inside = static_cast<std::int64_t>(found.sorted.size());
+    if (found.size > 0) {
       hint = {plan.grid().blocks(), item.pruned, number_of(static_cast<Key>(item.stopped)),
-              density_of(inside, found.first, found.end)};
+              density_of(found.size, found.first, found.end)};
       job.hint = &hint;
     }
     prune_alone(engine<Key>(), table_, plan, lane, lanes, job.spec.monotone);
@@ -595,6 +652,7 @@ void ShardParts::find(const ShardSelection& selection) {
   const DefaultFloatEnvironment environment;
   impl_->find(selection);
 }
+std::int64_t ShardParts::pruned(std::size_t job) const noexcept { return impl_->pruned(job); }
 void ShardParts::write(const std::vector<std::size_t>& some) noexcept {
   const DefaultFloatEnvironment environment;
   impl_->write(some);
