@@ -14,7 +14,7 @@
 namespace datasparse {
 
 /// A rectangle of a matrix that lies here: the matrix of the whole tensor, by its layout. It begins
-/// at the edge of a block, and ends at one, or with the matrix.
+/// at the edge of a block, and ends at one, or with the matrix, but for ShardJob::cuts.
 struct Shard {
   std::int64_t rows, columns;        ///< of the whole matrix
   std::int64_t row = 0, column = 0;  ///< of the rectangle's first element
@@ -27,6 +27,9 @@ struct Shard {
 struct ShardJob {
   JobOf<BlockSpec> mask;
   Shard shard;
+  /// Rows of the whole matrix at which parts begin within a block: the same for all who have parts,
+  /// ascending. The whole of a cut block is pruned or nothing, and rows are the data's first axis.
+  std::vector<std::int64_t> cuts = {};
   /// Where the data are loaded from, each time that they are looked through, one part at a time, if
   /// memory does not hold all of them; `mask.data` then has their shape and dtype, in C order, and
   /// its pointer is of no account. nullptr: they are there. Such a part is told how much it loses,
@@ -37,9 +40,10 @@ struct ShardJob {
 /// The parts that one process has of the groups of some searches.
 ///
 ///     ShardParts parts(jobs, searches);       // a job for each group, in order
-///     auto numbers = parts.prelude();
-///     sum(numbers);                           // over all who have parts
-///     parts.begin(numbers);
+///     for (auto numbers = parts.prelude(); !numbers.empty(); numbers = parts.prelude()) {
+///       sum(numbers);                         // over all who have parts
+///       parts.begin(numbers);
+///     }
 ///     ShardSelection selection(searches);
 ///     while (!selection.done()) {
 ///       numbers = parts.count(selection);
@@ -63,8 +67,9 @@ class DATASPARSE_API ShardParts {
   ShardParts(const ShardParts&) = delete;
   ShardParts& operator=(const ShardParts&) = delete;
 
-  /// What must be known of all parts before the first question: how many blocks monotone masks have
-  /// pruned, and the squares of scores that are divided by their norm. Often empty.
+  /// What must be known of all parts before the first question: the sums of blocks that are cut,
+  /// from one part to the next; how many blocks monotone masks have pruned; the squares of scores
+  /// that are divided by their norm. To be asked until there is nothing, mostly at once.
   std::vector<std::int64_t> prelude();
   /// Takes the sums of that.
   void begin(const std::vector<std::int64_t>& sums);

@@ -61,6 +61,8 @@ class Engine {
     return bytes;
   }
 
+  /// What norm() has added up, on the first lane.
+  SquareSum<Key>& squares() const noexcept { return lanes_.front()->squares; }
   /// Room for the masks of one matrix on a lane: see Room.
   std::uint8_t* viewed(int lane) const noexcept {
     return lanes_[static_cast<std::size_t>(lane)]->viewed.get();

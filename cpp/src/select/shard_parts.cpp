@@ -14,9 +14,11 @@
 #include "base/parallel.hpp"
 #include "datasparse/error.hpp"
 #include "kernels/kernels.hpp"
+#include "mask/mask_bits.hpp"
 #include "select/engine.hpp"
 #include "select/key_scale.hpp"
 #include "select/mask_plan.hpp"
+#include "select/shard_cut.hpp"
 
 namespace datasparse {
 namespace {
@@ -136,13 +138,18 @@ struct Item {
   KeyScale scale{};
   std::int64_t past = 0;  // blocks that the mask before has pruned
   bool is_returning = false;
-  std::int64_t room = 0;          // for candidates
-  std::int64_t pruned = 0;        // at last
-  std::uint64_t stopped = 0;      // at this key of its own
-  Buffer<std::uint8_t> own_past;  // of a permuted mask, which asking for its past would change
+  std::int64_t room = 0;           // for candidates
+  std::int64_t pruned = 0;         // at last
+  std::uint64_t stopped = 0;       // at this key of its own
+  CutBlocks cut;                   // which are no part of the job's data and mask
+  std::uint8_t* whole_mask;        // which has the rows of these, too
+  std::vector<std::uint8_t> kept;  // a byte for each of its elements; or none
+  PackedBits kept_between;         // those of the job
+  Buffer<std::uint8_t> own_past;   // of a permuted mask, which asking for its past would change
   std::variant<Candidates<std::uint32_t>, Candidates<std::uint64_t>> found;
 
-  explicit Item(const ShardJob& of) : job(of), mask(job.mask), has_blocks(false) {
+  explicit Item(const ShardJob& of)
+      : job(of), mask(job.mask), has_blocks(false), whole_mask(of.mask.mask) {
     if (job.mask.data.dtype() == DType::float64) found.emplace<1>();
   }
   Item(const Item&) = delete;
@@ -166,7 +173,8 @@ std::string to_text(std::int64_t a, std::int64_t b) {
 }
 
 /// ValueError unless the part fits the whole, and cuts no block.
-void check(const Shard& shard, const MatrixShape& part, const Pattern& block) {
+void check(const Shard& shard, const MatrixShape& part, const Pattern& block,
+           const std::vector<std::int64_t>& cuts) {
   const auto fits = [](std::int64_t begin, std::int64_t n, std::int64_t all) {
     return begin >= 0 && n >= 0 && begin <= all - n;
   };
@@ -175,11 +183,17 @@ void check(const Shard& shard, const MatrixShape& part, const Pattern& block) {
         "shard must lie within a matrix of shape " + to_text(shard.rows, shard.columns) + ", got " +
         to_text(part.rows, part.columns) + " from " + to_text(shard.row, shard.column) + " on");
   }
-  const auto cuts = [](std::int64_t begin, std::int64_t n, std::int64_t all, std::int64_t length) {
-    return n > 0 && (begin % length != 0 || (begin + n != all && (begin + n) % length != 0));
+  const auto is_edge = [](std::int64_t at, std::int64_t all, std::int64_t length) {
+    return at == all || at % length == 0;
   };
-  if (cuts(shard.row, part.rows, shard.rows, block.height) ||
-      cuts(shard.column, part.columns, shard.columns, block.width)) {
+  const auto is_row = [&](std::int64_t row) {
+    return is_edge(row, shard.rows, block.height) ||
+           std::find(cuts.begin(), cuts.end(), row) != cuts.end();
+  };
+  if (part.rows == 0 || part.columns == 0) return;
+  if (!is_row(shard.row) || !is_row(shard.row + part.rows) ||
+      !is_edge(shard.column, shard.columns, block.width) ||
+      !is_edge(shard.column + part.columns, shard.columns, block.width)) {
     throw ValueError("shard must not cut blocks of " + to_text(block.height, block.width) +
                      ", got rows " + std::to_string(shard.row) + " to " +
                      std::to_string(shard.row + part.rows) + " and columns " +
@@ -237,10 +251,11 @@ class ShardParts::Impl {
   }
 
   std::vector<std::int64_t> prelude() {
+    if (carried_ < rounds_of_cuts()) return carry();
     std::vector<std::int64_t> numbers;
+    if (has_begun_) return numbers;
     for (auto& item : items_) {
       const BlockSpec& spec = item->job.mask.spec;
-      const bool counts = item->has_blocks && item->job.shard.counts;
       std::optional<Pin> pin;
       if (item->is_loaded() && spec.normalize && item->has_blocks) look_at_loaded(*item, pin);
       if (spec.monotone && item->has_blocks) {
@@ -248,24 +263,22 @@ class ShardParts::Impl {
           item->past = task.has_past() ? engine.count_past(task) : 0;
         });
       }
-      if (spec.monotone) numbers.push_back(counts ? item->past : 0);
+      if (spec.monotone) {
+        numbers.push_back((item->job.shard.counts ? item->past : 0) + item->cut.counted_past());
+      }
       if (!spec.normalize) continue;
-      const std::size_t limbs =
-          item->is_wide() ? SquareSum<std::uint64_t>::limbs : SquareSum<std::uint32_t>::limbs;
-      const std::size_t begin = numbers.size();
-      numbers.resize(begin + limbs);
-      if (!counts) continue;
-      with_task(*item, 0, lanes_of(*item), [&](const auto& engine, auto task) {
-        task.past = {};  // of all blocks
-        engine.norm(task);
-        const auto sum = task.lane(0).squares.exact();
-        std::copy(sum.begin(), sum.end(), numbers.begin() + static_cast<std::ptrdiff_t>(begin));
-      });
+      if (item->is_wide()) {
+        add_squares<std::uint64_t>(*item, numbers);
+      } else {
+        add_squares<std::uint32_t>(*item, numbers);
+      }
     }
     return numbers;
   }
 
   void begin(const std::vector<std::int64_t>& sums) {
+    if (carried_ < rounds_of_cuts()) return take_carried(sums);
+    has_begun_ = true;
     std::vector<std::int64_t> past(items_.size());
     std::size_t at = 0;
     const auto norm_of = [&](auto key) {
@@ -293,6 +306,7 @@ class ShardParts::Impl {
       const bool is_returning = search.plan.cost(own) > search.plan.budget;
       for (const std::size_t group : search.groups) items_[group]->is_returning = is_returning;
     }
+    rank_cut_blocks();
   }
 
   std::vector<std::int64_t> count(const ShardSelection& selection) {
@@ -307,6 +321,17 @@ class ShardParts::Impl {
         Item& item = *items_[(*question.groups)[m]];
         if (!item.has_blocks || !item.job.shard.counts) continue;
         asked.push_back({&item, m, borders_of(item, question.places, (*question.first)[m])});
+      }
+      for (std::size_t m = 0; m < question.groups->size(); ++m) {
+        const Item& item = *items_[(*question.groups)[m]];
+        if (item.cut.counted() == 0) continue;
+        std::vector<std::int64_t> counts;
+        for (ShardPlace place : question.places) {
+          place.position -= (*question.first)[m];
+          counts.push_back(item.cut.count_before(place, item.is_returning));
+        }
+        counts.push_back(item.cut.counted());
+        selection.add(question, m, counts.data(), numbers.data());
       }
 
       for_each_of(asked, [&](Asked& one, int lane, int lanes) {
@@ -325,6 +350,7 @@ class ShardParts::Impl {
     for (std::size_t i = 0; i < items_.size(); ++i) {
       Item& item = *items_[i];
       if (item.has_blocks) asked.push_back({&item, 0, borders_of(item, {selection.stop(i)}, 0)});
+      item.cut.prune(selection.stop(i), item.is_returning);
     }
 
     for_each_of(asked, [&](Asked& one, int lane, int lanes) {
@@ -363,15 +389,85 @@ class ShardParts::Impl {
     }
   };
 
+  // --- before the first question
+  // -------------------------------------------------------------------
+
+  std::int64_t rounds_of_cuts() const noexcept {
+    std::int64_t most = 0;
+    for (const auto& item : items_) most = std::max(most, item->cut.rounds());
+    return most;
+  }
+  /// The sums of cut blocks, those with the next pieces; and first, what their masks have pruned.
+  std::vector<std::int64_t> carry() {
+    std::vector<std::int64_t> numbers;
+    for (auto& item : items_) {
+      const MaskJob& job = item->job.mask;
+      const std::size_t slots = item->cut.slots(), begin = numbers.size();
+      const bool tells_past = job.spec.monotone && carried_ == 0;
+      numbers.resize(begin + slots * (tells_past ? 2 : 1));
+      if (!item->job.shard.counts) continue;
+      item->cut.add(table_, job.spec.norm, carried_, numbers.data() + begin);
+      if (!tells_past) continue;
+      item->cut.count_past(item->whole_mask, item->kept.empty() ? nullptr : item->kept.data(),
+                           numbers.data() + begin + slots);
+    }
+    return numbers;
+  }
+  void take_carried(const std::vector<std::int64_t>& sums) {
+    const std::int64_t* next = sums.data();
+    for (auto& item : items_) {
+      item->cut.take(carried_, next);
+      next += item->cut.slots();
+      if (!item->job.mask.spec.monotone || carried_ > 0) continue;
+      item->cut.take_past(next);
+      next += item->cut.slots();
+    }
+    if (++carried_ < rounds_of_cuts()) return;
+    for (auto& item : items_) {
+      if (item->is_wide()) {
+        item->cut.make_keys(table_.select64, item->job.shard.counts);
+      } else {
+        item->cut.make_keys(table_.select32, item->job.shard.counts);
+      }
+    }
+    rank_cut_blocks();
+  }
+  void rank_cut_blocks() {
+    for (auto& item : items_) {
+      for (auto& block : item->cut.blocks()) {
+        block.common = item->is_wide() ? item->scale.of(block.key)
+                                       : item->scale.of(static_cast<std::uint32_t>(block.key));
+      }
+    }
+  }
+  template <class Key>
+  void add_squares(Item& item, std::vector<std::int64_t>& numbers) {
+    SquareSum<Key>* sum = &engine<Key>().squares();
+    sum->clear();
+    if (item.has_blocks && item.job.shard.counts) {
+      with_task_of<Key>(item, 0, lanes_of(item), [&](const auto& own, auto task) {
+        task.past = {};  // of all blocks
+        own.norm(task);
+      });
+    }
+    for (const auto& block : item.cut.blocks()) {
+      const auto key = static_cast<Key>(block.key);
+      if (block.is_counted) sum->add(&key, 1);
+    }
+    for (const std::uint32_t limb : sum->exact()) numbers.push_back(limb);
+  }
+
   void add(Item& item) {
     const MaskJob& job = item.job.mask;
-    const MatrixShape part = MatrixShape::of(job.data.shape(), job.layout);
+    MatrixShape part = MatrixShape::of(job.data.shape(), job.layout);
     const Pattern block = Pattern::of(job.spec, {item.job.shard.rows, item.job.shard.columns});
-    check(item.job.shard, part, block);
+    check(item.job.shard, part, block, item.job.cuts);
     if (item.is_loaded() && job.spec.monotone) {
       throw ValueError("data that are loaded must have no monotone mask");
     }
 
+    take_cut_blocks(item, part, block);
+    part = MatrixShape::of(job.data.shape(), job.layout);
     item.has_blocks = part.rows > 0 && part.columns > 0;
     if (!item.has_blocks) return;
     const auto up = [](std::int64_t n, std::int64_t by) { return Grid::divide_up(n, by); };
@@ -389,6 +485,48 @@ class ShardParts::Impl {
     pin.emplace(*item.job.source);
     require_as_said(pin->view(), item.job.mask.data);
     item.look_at(pin->view());
+  }
+
+  /// Leaves what lies between cut blocks as the job.
+  void take_cut_blocks(Item& item, const MatrixShape& part, const Pattern& block) {
+    Shard& shard = item.job.shard;
+    const MatrixShape whole{shard.rows, shard.columns};
+    auto bands = cut_bands(whole, block.height, item.job.cuts);
+    if (bands.empty()) return;
+    MaskJob& job = item.job.mask;
+    const bool by_rows = job.layout.size() == 0 || job.layout[0] == 0;
+    if (block.zeros != block.size() || !by_rows || item.is_loaded()) {
+      throw ValueError(
+          "blocks that are cut between rows must be pruned as a whole, and their rows "
+          "be the first axis of the data, got blocks of " +
+          to_text(block.height, block.width) + " that lose " + std::to_string(block.zeros) +
+          " elements; cut at multiples of the block");
+    }
+    item.cut = CutBlocks(std::move(bands), Matrix(job.data, job.layout), whole, block, shard.row,
+                         shard.column / block.width);
+    if (part.rows == 0 || part.columns == 0) return;
+    const auto edge = [&](std::int64_t band) { return std::min(band * block.height, shard.rows); };
+    const std::int64_t end = shard.row + part.rows;
+    const std::int64_t first = edge(Grid::divide_up(shard.row, block.height));
+    const std::int64_t last = std::max(first, end == shard.rows ? end : edge(end / block.height));
+    const std::int64_t begin = (first - shard.row) * part.columns;
+    const std::int64_t n = (last - first) * part.columns;
+    if (job.kept_zeros != nullptr) {
+      item.kept.resize(static_cast<std::size_t>(job.data.size()));
+      unpack_bits(item.kept.data(), job.kept_zeros, job.data.size());
+      item.kept_between.resize(packed_size(n));
+      pack_bits(item.kept_between.data(), item.kept.data() + begin, n);
+      job.kept_zeros = item.kept_between.data();
+    }
+    Axes shape;
+    for (const std::int64_t length : job.data.shape()) {
+      shape.push_back(shape.size() == 0 ? last - first : length);
+    }
+    auto* const data = static_cast<std::byte*>(job.data.data());
+    job.data = ArrayView(data + (first - shard.row) * job.data.strides()[0], job.data.dtype(),
+                         shape, job.data.strides(), true);
+    job.mask += begin;
+    shard.row = first;
   }
 
   // --- engines -----------------------------------------------------------------------------------
@@ -421,8 +559,9 @@ class ShardParts::Impl {
     std::int64_t large_blocks = 0;
     bool any = false;
     for (const auto& item : items_) {
-      if (!item->has_blocks || item->is_wide() != (sizeof(Key) == 8)) continue;
+      if (item->is_wide() != (sizeof(Key) == 8)) continue;
       any = true;
+      if (!item->has_blocks) continue;
       if (!item->mask.takes_all_threads()) shared.include(item->mask.room());
       largest.include(item->mask.room());
       if (item->mask.has_large_blocks()) {
@@ -603,6 +742,9 @@ class ShardParts::Impl {
   // --- masks -------------------------------------------------------------------------------------
 
   void write_one(Item& item, int lane, int lanes) noexcept {
+    if (item.cut.any()) {
+      item.cut.write(item.whole_mask, item.kept.empty() ? nullptr : item.kept.data());
+    }
     if (!item.has_blocks || item.is_loaded()) return;
     item.mask.pruning.quota.blocks = item.pruned;
     MaskJob job = item.job.mask;
@@ -631,6 +773,8 @@ class ShardParts::Impl {
   const int threads_;
   const std::vector<ShardSearch> searches_;
   std::vector<std::unique_ptr<Item>> items_;
+  std::int64_t carried_ = 0;  // rounds that cut blocks have taken
+  bool has_begun_ = false;
   std::vector<std::int64_t> bins_;  // a number of them for each thread
   const std::shared_ptr<Engines> engines_ = engines_of_thread();
 };
