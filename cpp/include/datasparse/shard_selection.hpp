@@ -99,8 +99,8 @@ class DATASPARSE_API ShardSelection {
   /// tensors: parts are missing, or were counted twice.
   void tell(const std::vector<std::int64_t>& sums);
 
-  /// Once done, else a StateError: the place at which pruning stops in a group; `position` is the index of a block in
-  /// the group's own tensor. ValueError for a group of no search.
+  /// Once done, else a StateError: the place at which pruning stops in a group; `position` is the
+  /// index of a block in the group's own tensor. ValueError for a group of no search.
   ShardPlace stop(std::size_t group) const;
   /// Likewise: what the next search of the same groups begins with.
   ShardHint hint(std::size_t search) const;
