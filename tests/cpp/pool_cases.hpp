@@ -78,7 +78,7 @@ inline std::string described(std::vector<Case>& pool) {
            (spec.normalize ? " normalized" : "") +
            (one.stays_zero.empty() ? "" : " with zeros that stay") + ", " +
            std::to_string(std::count(one.expected.begin(), one.expected.end(), 0)) + " zeros" +
-           (one.fault().empty() ? "" : ", wrong: " + one.fault());
+           (one.buffer.empty() || one.fault().empty() ? "" : ", wrong: " + one.fault());
   }
   return all;
 }

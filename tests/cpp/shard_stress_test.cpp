@@ -14,25 +14,30 @@ namespace {
 
 /// A rectangle of a tensor: from `begin` to `end` along each axis.
 struct Box {
-  Axes begin, end;
+  std::vector<std::int64_t> begin, end;
 
+  explicit Box(const Axes& whole) : begin(whole.begin(), whole.end()), end(begin) {}
   Axes shape() const {
     Axes lengths;
-    for (int axis = 0; axis < begin.size(); ++axis) lengths.push_back(end[axis] - begin[axis]);
+    for (std::size_t axis = 0; axis < begin.size(); ++axis) {
+      lengths.push_back(end[axis] - begin[axis]);
+    }
     return lengths;
   }
 };
 
 /// Of the elements of the whole, in C order, those in the box.
-Bytes within(const Bytes& whole, const Axes& shape, const Box& box) {
-  Bytes part;
+template <class Values>
+Values within(const Values& whole, const Axes& shape, const Box& box) {
+  Values part;
   for (std::size_t i = 0; i < whole.size(); ++i) {
     auto rest = static_cast<std::int64_t>(i);
     bool inside = true;
     for (int axis = shape.size() - 1; axis >= 0; --axis) {
       const std::int64_t place = rest % shape[axis];
       rest /= shape[axis];
-      inside = inside && place >= box.begin[axis] && place < box.end[axis];
+      const auto own = static_cast<std::size_t>(axis);
+      inside = inside && place >= box.begin[own] && place < box.end[own];
     }
     if (inside) part.push_back(whole[i]);
   }
@@ -61,24 +66,25 @@ class Cut {
     } else {
       across = parts;
     }
-    const auto rows = borders(row_axis_ < 0 ? 1 : shape[row_axis_], pattern_.height, down, random);
-    std::int64_t step = 1;  // of the axis, so that no block is cut
+    // Rows may be cut within blocks, where these are pruned as a whole.
+    const bool cuts_blocks = row_axis_ == 0 && pattern_.zeros == pattern_.size();
+    const std::int64_t row_step = cuts_blocks && random.one_in(2) ? 1 : pattern_.height;
+    const auto rows = borders(row_axis_ < 0 ? 1 : shape[row_axis_], row_step, down, random);
+    if (row_step == 1) cuts_ = rows;
+    std::int64_t step = 1;  // of the other axis, so that no block is cut
     while (step * behind_ % pattern_.width != 0) ++step;
     const auto cuts = borders(shape.size() == 0 ? 1 : shape[column_axis_], step, across, random);
     for (std::size_t part = 0; part < parts; ++part) {
-      Box box{shape, shape};
-      for (int i = 0; i < shape.size(); ++i) box.begin[i] = 0;
+      Box box(shape);  // which has nothing
       const std::size_t r = part / across, c = part % across;
-      if (r >= down) {  // has none
-        if (row_axis_ >= 0) box.begin[row_axis_] = shape[row_axis_];
-        if (row_axis_ < 0) box.begin[column_axis_] = shape[column_axis_];
-      } else {
+      if (r < down && shape.size() > 0) {
+        std::fill(box.begin.begin(), box.begin.end(), 0);
         if (row_axis_ >= 0) {
-          box.begin[row_axis_] = rows[r];
-          box.end[row_axis_] = rows[r + 1];
+          box.begin[static_cast<std::size_t>(row_axis_)] = rows[r];
+          box.end[static_cast<std::size_t>(row_axis_)] = rows[r + 1];
         }
-        box.begin[column_axis_] = cuts[c];
-        box.end[column_axis_] = cuts[c + 1];
+        box.begin[static_cast<std::size_t>(column_axis_)] = cuts[c];
+        box.end[static_cast<std::size_t>(column_axis_)] = cuts[c + 1];
       }
       boxes_.push_back(box);
     }
@@ -92,10 +98,11 @@ class Cut {
   void fill(Part& part, std::size_t i, bool counts) const {
     const Box& box = boxes_[i];
     auto* data = static_cast<std::byte*>(view_.data());
-    for (int axis = 0; axis < box.begin.size(); ++axis) {
-      data += box.begin[axis] * view_.strides()[axis];
+    const Axes lengths = box.shape();
+    for (int axis = 0; axis < lengths.size(); ++axis) {
+      data += box.begin[static_cast<std::size_t>(axis)] * view_.strides()[axis];
     }
-    const ArrayView local(data, view_.dtype(), box.shape(), view_.strides(), true);
+    const ArrayView local(data, view_.dtype(), lengths, view_.strides(), true);
     const Axes& shape = view_.shape();
     part.expected = within(of_.expected, shape, box);
     part.mask =
@@ -131,17 +138,18 @@ class Cut {
   Pattern pattern_{};
   std::int64_t behind_ = 1;
   int row_axis_ = 0, column_axis_ = 0;
+  std::vector<std::int64_t> cuts_;
   std::vector<Box> boxes_;
 };
 
 /// How many low bits of all keys of these are 0.
-int key_step_of(const Case& one) {
+int key_step_of(Case& one) {
   const auto size = one.spec.block_height * one.spec.block_width;
   if (size != 1 || one.spec.norm == Norm::L2) return 0;
   return one.tensor.dtype() == DType::bfloat16 ? 16 : one.tensor.dtype() == DType::float16 ? 13 : 0;
 }
 
-ShardSearch search_of(const std::vector<Case>& some, const std::vector<std::size_t>& groups,
+ShardSearch search_of(std::vector<Case>& some, const std::vector<std::size_t>& groups,
                       PoolPlan plan) {
   ShardSearch search;
   search.groups = groups;
@@ -160,7 +168,7 @@ ShardSearch search_of(const std::vector<Case>& some, const std::vector<std::size
 }
 
 /// A pool, or each by itself.
-std::vector<ShardSearch> searches_of(const std::vector<Case>& some) {
+std::vector<ShardSearch> searches_of(std::vector<Case>& some) {
   std::vector<ShardSearch> searches;
   if (!some.front().spec.pool.empty()) {
     std::vector<PoolGroup> groups;
@@ -211,8 +219,10 @@ void expect_right_in_parts(std::vector<Case>& some, Random& random) {
     }
     return sum;
   };
-  const auto prelude = summed([](ShardParts& one) { return one.prelude(); });
-  for (auto& one : all) one->begin(prelude);
+  const auto prelude = [](ShardParts& one) { return one.prelude(); };
+  for (auto sum = summed(prelude); !sum.empty(); sum = summed(prelude)) {
+    for (auto& one : all) one->begin(sum);
+  }
   ShardSelection selection(searches, random.one_in(2) ? 8192 : random.between(2, 200));
   while (!selection.done()) {
     selection.tell(summed([&](ShardParts& one) { return one.count(selection); }));

@@ -132,7 +132,7 @@ struct Candidates {
 
 struct Item {
   ShardJob job;
-  MaskPlan mask;
+  std::optional<MaskPlan> mask;  // of data that have elements
   BlockRectangle here;
   bool has_blocks;  // that something may be pruned of
   KeyScale scale{};
@@ -148,8 +148,7 @@ struct Item {
   Buffer<std::uint8_t> own_past;   // of a permuted mask, which asking for its past would change
   std::variant<Candidates<std::uint32_t>, Candidates<std::uint64_t>> found;
 
-  explicit Item(const ShardJob& of)
-      : job(of), mask(job.mask), has_blocks(false), whole_mask(of.mask.mask) {
+  explicit Item(const ShardJob& of) : job(of), has_blocks(false), whole_mask(of.mask.mask) {
     if (job.mask.data.dtype() == DType::float64) found.emplace<1>();
   }
   Item(const Item&) = delete;
@@ -158,11 +157,11 @@ struct Item {
   /// Has the data to look through.
   void look_at(const ArrayView& data) {
     job.mask.data = data;
-    mask = MaskPlan(job.mask);
+    mask.emplace(job.mask);
     // Whether the layout matters was asked of the whole tensor.
     if (job.mask.layout.size() == 0) return;
-    mask.pruning.matrix = Matrix(data, job.mask.layout);
-    mask.is_permuted = !keeps_order(data.shape(), job.mask.layout);
+    mask->pruning.matrix = Matrix(data, job.mask.layout);
+    mask->is_permuted = !keeps_order(data.shape(), job.mask.layout);
   }
   bool is_wide() const noexcept { return found.index() == 1; }
   bool is_loaded() const noexcept { return job.source != nullptr; }
@@ -223,7 +222,7 @@ class ShardParts::Impl {
     for (const auto& job : jobs) {
       items_.push_back(std::make_unique<Item>(job));
       add(*items_.back());
-      if (items_.back()->has_blocks) blocks += items_.back()->mask.grid().blocks();
+      if (items_.back()->has_blocks) blocks += items_.back()->mask->grid().blocks();
       bytes += job.mask.data.size() * static_cast<std::int64_t>(item_size(job.mask.data.dtype()));
     }
     constexpr std::int64_t in_any_case = std::int64_t{3} << 18;
@@ -232,9 +231,9 @@ class ShardParts::Impl {
       constexpr auto one = static_cast<std::int64_t>(sizeof(Candidate<std::uint64_t>));
       item->room = 16 + static_cast<std::int64_t>(static_cast<double>(bytes / 100 + in_any_case) /
                                                   static_cast<double>(one) *
-                                                  static_cast<double>(item->mask.grid().blocks()) /
+                                                  static_cast<double>(item->mask->grid().blocks()) /
                                                   static_cast<double>(blocks));
-      item->room = std::min(item->room, item->mask.grid().blocks());
+      item->room = std::min(item->room, item->mask->grid().blocks());
     }
     for (const auto& search : searches_) {
       bool any_wide = false, any_narrow = false, any_norm = false;
@@ -337,7 +336,7 @@ class ShardParts::Impl {
       for_each_of(asked, [&](Asked& one, int lane, int lanes) {
         auto& counts = of_worker[static_cast<std::size_t>(lane)];
         answer(one, lane, lanes, counts.data());
-        counts[places] = one.item->mask.grid().blocks();
+        counts[places] = one.item->mask->grid().blocks();
         const std::lock_guard<std::mutex> lock(adding);
         selection.add(question, one.member, counts.data(), numbers.data());
       });
@@ -363,7 +362,7 @@ class ShardParts::Impl {
 
   void write(const std::vector<std::size_t>& some) noexcept {
     const auto is_large = [](const Item& item) {
-      return item.has_blocks && item.mask.takes_all_threads();
+      return item.has_blocks && item.mask->takes_all_threads();
     };
     for (const std::size_t i : some) {
       if (is_large(*items_[i])) write_one(*items_[i], 0, threads_);
@@ -475,7 +474,7 @@ class ShardParts::Impl {
                  item.job.shard.column / block.width, up(part.rows, block.height),
                  up(part.columns, block.width)};
     item.look_at(job.data);
-    if (item.mask.is_permuted && job.spec.monotone) {
+    if (item.mask->is_permuted && job.spec.monotone) {
       item.own_past.require(job.data.size());
       std::memcpy(item.own_past.get(), job.mask, static_cast<std::size_t>(job.data.size()));
     }
@@ -562,17 +561,17 @@ class ShardParts::Impl {
       if (item->is_wide() != (sizeof(Key) == 8)) continue;
       any = true;
       if (!item->has_blocks) continue;
-      if (!item->mask.takes_all_threads()) shared.include(item->mask.room());
-      largest.include(item->mask.room());
-      if (item->mask.has_large_blocks()) {
-        large_blocks = std::max(large_blocks, item->mask.grid().blocks());
+      if (!item->mask->takes_all_threads()) shared.include(item->mask->room());
+      largest.include(item->mask->room());
+      if (item->mask->has_large_blocks()) {
+        large_blocks = std::max(large_blocks, item->mask->grid().blocks());
       }
     }
     if (any) engine<Key>().allocate(table_, threads_, shared, largest, large_blocks);
   }
 
   int lanes_of(const Item& item) const noexcept {
-    return item.has_blocks && item.mask.takes_all_threads() ? threads_ : 1;
+    return item.has_blocks && item.mask->takes_all_threads() ? threads_ : 1;
   }
   /// Calls work(one, lane, lanes) for all of them: small ones in parallel, large ones with all
   /// threads. Has the memory first that this takes.
@@ -595,7 +594,7 @@ class ShardParts::Impl {
         std::optional<Pin> pin;
         look_at_loaded(item, pin);
         work(one, 0, lanes_of(item));
-      } else if (item.mask.takes_all_threads()) {
+      } else if (item.mask->takes_all_threads()) {
         work(one, 0, threads_);
       } else {
         small.push_back(&one);
@@ -618,17 +617,17 @@ class ShardParts::Impl {
   template <class Key, class Work>
   void with_task_of(Item& item, int lane, int lanes, const Work& work) noexcept {
     Engine<Key>& own = engine<Key>();
-    const Grid grid = item.mask.grid();
-    const std::int64_t pitch = item.mask.pruning.matrix.columns();
+    const Grid grid = item.mask->grid();
+    const std::int64_t pitch = item.mask->pruning.matrix.columns();
     Target target{{nullptr, pitch}};
     if (item.job.mask.spec.monotone) {
-      MaskPlan plan = item.mask;
+      MaskPlan plan = *item.mask;
       MaskJob job = item.job.mask;
       if (item.own_past.bytes() > 0) job.mask = item.own_past.get();
       plan.job = &job;
       target.past = {past_of(own, table_, plan, lane, lanes), pitch};
     }
-    auto task = own.task_of(grid, item.mask.pruning, target, lane, lanes, {});
+    auto task = own.task_of(grid, item.mask->pruning, target, lane, lanes, {});
     task.returning = item.is_returning;
     work(own, task);
   }
@@ -746,9 +745,9 @@ class ShardParts::Impl {
       item.cut.write(item.whole_mask, item.kept.empty() ? nullptr : item.kept.data());
     }
     if (!item.has_blocks || item.is_loaded()) return;
-    item.mask.pruning.quota.blocks = item.pruned;
+    item.mask->pruning.quota.blocks = item.pruned;
     MaskJob job = item.job.mask;
-    MaskPlan plan = item.mask;
+    MaskPlan plan = *item.mask;
     plan.job = &job;
     CutHint hint;
     if (item.is_wide()) {
