@@ -44,7 +44,7 @@ struct ShardJob {
 ///       sum(numbers);                         // over all who have parts
 ///       parts.begin(numbers);
 ///     }
-///     ShardSelection selection(searches);
+///     ShardSelection selection = parts.selection();
 ///     while (!selection.done()) {
 ///       numbers = parts.count(selection);
 ///       sum(numbers);
@@ -73,6 +73,8 @@ class DATASPARSE_API ShardParts {
   std::vector<std::int64_t> prelude();
   /// Takes the sums of that.
   void begin(const std::vector<std::int64_t>& sums);
+  /// The selection that answers are for: of the searches, and of what begin() was told.
+  ShardSelection selection(std::int64_t most = 8192) const;
   /// The numbers for all questions of a round.
   std::vector<std::int64_t> count(const ShardSelection& selection);
   /// Finds out how many of its lowest blocks each part loses. selection.done() must hold.

@@ -74,9 +74,9 @@ class CutBlocks {
     std::int64_t number, row, rows;  // `row`: of the part
     bool is_last;
   };
-  /// A block of a piece. Key: its own one, and that of the common order of its search.
+  /// A block of a piece.
   struct Block {
-    std::uint64_t key, common;
+    std::uint64_t key;   // its own one
     std::int64_t index;  // in the whole tensor
     bool is_counted;     // here, and nowhere else
     bool was_pruned;     // by the mask before
@@ -125,10 +125,11 @@ class CutBlocks {
     std::copy_n(numbers, slots(), pruned_before_.begin());
   }
 
-  /// How many of the blocks that are counted here come before a place of the common order.
-  std::int64_t count_before(const ShardPlace& place, bool is_returning) const noexcept {
+  /// How many of the blocks that are counted here come before a place.
+  std::int64_t count_before(const ShardPlace& place, const ShardOrder& order,
+                            const KeyScale& scale) const noexcept {
     return std::count_if(all_.begin(), all_.end(), [&](const Block& block) {
-      return block.is_counted && is_before(block, place, is_returning);
+      return block.is_counted && is_before(block, place, order, scale);
     });
   }
   std::int64_t counted() const noexcept {
@@ -139,8 +140,8 @@ class CutBlocks {
                          [](const Block& b) { return b.is_counted && b.was_pruned; });
   }
   /// Prunes what comes before a place.
-  void prune(const ShardPlace& place, bool is_returning) noexcept {
-    for (Block& block : all_) block.is_pruned = is_before(block, place, is_returning);
+  void prune(const ShardPlace& place, const ShardOrder& order, const KeyScale& scale) noexcept {
+    for (Block& block : all_) block.is_pruned = is_before(block, place, order, scale);
   }
 
   /// Makes the blocks of the pieces here, once all sums are there.
@@ -161,7 +162,7 @@ class CutBlocks {
         std::memcpy(&sum, &bits, sizeof(sum));
         Key key;
         select.make_keys(&key, &sum, 1, rows * columns);
-        all_.push_back({key, key, bands_[piece.band].band * per_row_ + first_block_ + b,
+        all_.push_back({key, bands_[piece.band].band * per_row_ + first_block_ + b,
                         counts && piece.is_last, pruned_before_[slot] > 0, false, p});
       }
     }
@@ -182,9 +183,13 @@ class CutBlocks {
 
  private:
   /// What the mask before has pruned comes first; where some of it comes back, nothing else counts.
-  static bool is_before(const Block& block, const ShardPlace& place, bool is_returning) noexcept {
-    if (block.was_pruned != is_returning) return block.was_pruned;
-    return ShardPlace{block.common, block.index} < place;
+  bool is_before(const Block& block, const ShardPlace& place, const ShardOrder& order,
+                 const KeyScale& scale) const noexcept {
+    if (block.was_pruned != order.is_returning) return block.was_pruned;
+    const std::uint64_t key = matrix_.dtype() == DType::float64
+                                  ? scale.of(block.key)
+                                  : scale.of(static_cast<std::uint32_t>(block.key));
+    return ShardPlace{key, block.index} < place;
   }
 
   std::size_t slot_of(const Piece& piece, std::int64_t block) const noexcept {

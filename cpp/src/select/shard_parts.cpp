@@ -136,8 +136,8 @@ struct Item {
   BlockRectangle here;
   bool has_blocks;  // that something may be pruned of
   KeyScale scale{};
-  std::int64_t past = 0;  // blocks that the mask before has pruned
-  bool is_returning = false;
+  std::int64_t past = 0;           // blocks that the mask before has pruned
+  ShardOrder order;                // of the blocks, as they are asked for
   std::int64_t room = 0;           // for candidates
   std::int64_t pruned = 0;         // at last
   std::uint64_t stopped = 0;       // at this key of its own
@@ -163,6 +163,14 @@ struct Item {
     mask->pruning.matrix = Matrix(data, job.mask.layout);
     mask->is_permuted = !keeps_order(data.shape(), job.mask.layout);
   }
+  /// Forgets what was found in another order.
+  void rank_by(const ShardOrder& other) noexcept {
+    if (order.is_returning != other.is_returning) {
+      std::visit([](auto& some) { some.first = some.end = 0; }, found);
+    }
+    order = other;
+  }
+  KeyScale scale_of_places() const noexcept { return order.by_own_keys ? KeyScale() : scale; }
   bool is_wide() const noexcept { return found.index() == 1; }
   bool is_loaded() const noexcept { return job.source != nullptr; }
 };
@@ -299,14 +307,16 @@ class ShardParts::Impl {
       items_[i]->scale.norm =
           items_[i]->is_wide() ? norm_of(std::uint64_t{}) : norm_of(std::uint32_t{});
     }
-    for (const auto& search : searches_) {
-      PoolPlan::Counts own;
-      for (const std::size_t group : search.groups) own.push_back(past[group]);
-      const bool is_returning = search.plan.cost(own) > search.plan.budget;
-      for (const std::size_t group : search.groups) items_[group]->is_returning = is_returning;
+    for (auto& search : searches_) {
+      search.past.clear();
+      search.is_finer.clear();
+      for (const std::size_t group : search.groups) {
+        search.past.push_back(past[group]);
+        search.is_finer.push_back(items_[group]->is_wide() && items_[group]->scale.norm != 1);
+      }
     }
-    rank_cut_blocks();
   }
+  ShardSelection selection(std::int64_t most) const { return ShardSelection(searches_, most); }
 
   std::vector<std::int64_t> count(const ShardSelection& selection) {
     std::vector<std::int64_t> numbers(selection.size());
@@ -315,6 +325,7 @@ class ShardParts::Impl {
       const std::size_t places = question.places.size();
       std::vector<std::vector<std::int64_t>> of_worker(static_cast<std::size_t>(threads_));
       for (auto& counts : of_worker) counts.resize(places + 1);
+      for (const std::size_t group : *question.groups) items_[group]->rank_by(question.order);
       std::vector<Asked> asked;
       for (std::size_t m = 0; m < question.groups->size(); ++m) {
         Item& item = *items_[(*question.groups)[m]];
@@ -327,7 +338,7 @@ class ShardParts::Impl {
         std::vector<std::int64_t> counts;
         for (ShardPlace place : question.places) {
           place.position -= (*question.first)[m];
-          counts.push_back(item.cut.count_before(place, item.is_returning));
+          counts.push_back(item.cut.count_before(place, item.order, item.scale_of_places()));
         }
         counts.push_back(item.cut.counted());
         selection.add(question, m, counts.data(), numbers.data());
@@ -348,8 +359,9 @@ class ShardParts::Impl {
     std::vector<Asked> asked;
     for (std::size_t i = 0; i < items_.size(); ++i) {
       Item& item = *items_[i];
+      item.rank_by(selection.order(i));
       if (item.has_blocks) asked.push_back({&item, 0, borders_of(item, {selection.stop(i)}, 0)});
-      item.cut.prune(selection.stop(i), item.is_returning);
+      item.cut.prune(selection.stop(i), item.order, item.scale_of_places());
     }
 
     for_each_of(asked, [&](Asked& one, int lane, int lanes) {
@@ -427,15 +439,6 @@ class ShardParts::Impl {
         item->cut.make_keys(table_.select64, item->job.shard.counts);
       } else {
         item->cut.make_keys(table_.select32, item->job.shard.counts);
-      }
-    }
-    rank_cut_blocks();
-  }
-  void rank_cut_blocks() {
-    for (auto& item : items_) {
-      for (auto& block : item->cut.blocks()) {
-        block.common = item->is_wide() ? item->scale.of(block.key)
-                                       : item->scale.of(static_cast<std::uint32_t>(block.key));
       }
     }
   }
@@ -628,7 +631,7 @@ class ShardParts::Impl {
       target.past = {past_of(own, table_, plan, lane, lanes), pitch};
     }
     auto task = own.task_of(grid, item.mask->pruning, target, lane, lanes, {});
-    task.returning = item.is_returning;
+    task.returning = item.order.is_returning;
     work(own, task);
   }
 
@@ -642,13 +645,14 @@ class ShardParts::Impl {
   template <class Key>
   AnyBorders borders_of_type(const Item& item, const std::vector<ShardPlace>& places,
                              std::int64_t first) const {
+    const KeyScale scale = item.scale_of_places();
     std::vector<Border<Key>> borders;
     borders.reserve(places.size());
     for (const auto& place : places) {
       const std::int64_t index = std::max<std::int64_t>(place.position - first, 0);
       const std::int64_t block = item.here.before(index);
-      const Key key = item.scale.least_at<Key>(place.key);
-      const Key ties = block > 0 ? item.scale.least_at<Key>(place.key + 1) : key;
+      const Key key = scale.least_at<Key>(place.key);
+      const Key ties = block > 0 ? scale.least_at<Key>(place.key + 1) : key;
       borders.push_back({key, ties, block});
     }
     return Borders<Key>(std::move(borders));
@@ -665,12 +669,16 @@ class ShardParts::Impl {
   /// counts[i]: how many blocks come before border i.
   void answer(Asked& one, int lane, int lanes, std::int64_t* counts) noexcept {
     Item& item = *one.item;
+    if (item.order.is_returning && item.past == 0) {
+      std::fill_n(counts, one.size(), 0);  // nothing here comes back
+      return;
+    }
     if (item.is_wide()) {
       answer_of(item, std::get<1>(one.borders), std::get<1>(item.found), lane, lanes, counts);
     } else {
       answer_of(item, std::get<0>(one.borders), std::get<0>(item.found), lane, lanes, counts);
     }
-    if (item.is_returning) return;
+    if (item.order.is_returning) return;
     for (std::size_t i = 0; i < one.size(); ++i) counts[i] += item.past;
   }
 
@@ -770,7 +778,7 @@ class ShardParts::Impl {
 
   const Kernels& table_ = kernels();
   const int threads_;
-  const std::vector<ShardSearch> searches_;
+  std::vector<ShardSearch> searches_;
   std::vector<std::unique_ptr<Item>> items_;
   std::int64_t carried_ = 0;  // rounds that cut blocks have taken
   bool has_begun_ = false;
@@ -787,6 +795,7 @@ std::vector<std::int64_t> ShardParts::prelude() {
   return impl_->prelude();
 }
 void ShardParts::begin(const std::vector<std::int64_t>& sums) { impl_->begin(sums); }
+ShardSelection ShardParts::selection(std::int64_t most) const { return impl_->selection(most); }
 std::vector<std::int64_t> ShardParts::count(const ShardSelection& selection) {
   const DefaultFloatEnvironment environment;
   return impl_->count(selection);
