@@ -79,9 +79,9 @@ std::vector<ShardSearch> searches_of(const Model& model, bool is_pool, double le
     ShardSearch& search = searches.back();
     const auto blocks = static_cast<std::int64_t>(model.numbers[g].size());
     search.groups.push_back(g);
-    search.plan.members.push_back(
-        {blocks, 1, static_cast<std::int64_t>(least * static_cast<double>(blocks)),
-         static_cast<std::int64_t>(most * static_cast<double>(blocks))});
+    search.plan.members.push_back({blocks, 1,
+                                   static_cast<std::int64_t>(least * static_cast<double>(blocks)),
+                                   static_cast<std::int64_t>(most * static_cast<double>(blocks))});
     search.key_step = model.type == Type::float32 ? 0 : model.type == Type::bfloat16 ? 16 : 13;
     search.plan.budget += blocks;
   }
@@ -102,11 +102,12 @@ Traffic run(std::vector<ShardSearch>& searches, const ShardedGroups& groups) {
   while (!selection.done()) {
     traffic.numbers += selection.size();
     traffic.most = std::max(traffic.most, selection.size());
-    if (std::getenv("SHOW")) printf("   %zu searches %zu numbers\n", selection.questions().size(), selection.size());
+    if (std::getenv("SHOW"))
+      printf("   %zu searches %zu numbers\n", selection.questions().size(), selection.size());
     selection.tell(groups.answer(selection));
   }
   traffic.rounds = selection.rounds();
-  for (std::size_t s = 0; s < searches.size(); ++s) searches[s].hint = selection.hint(s);
+  for (std::size_t s = 0; s < searches.size(); ++s) searches[s].hints = selection.hints(s);
   return traffic;
 }
 
@@ -118,33 +119,44 @@ void print(const std::string& what, const Traffic& traffic) {
 }
 
 TEST(ShardTraffic, Table) {
-  const std::size_t parts = std::getenv("PARTS") ? std::strtoul(std::getenv("PARTS"), nullptr, 10) : 2;
-  const std::uint64_t seed = std::getenv("SEED") ? std::strtoul(std::getenv("SEED"), nullptr, 10) : 1;
+  const std::size_t parts =
+      std::getenv("PARTS") ? std::strtoul(std::getenv("PARTS"), nullptr, 10) : 2;
+  const std::uint64_t seed =
+      std::getenv("SEED") ? std::strtoul(std::getenv("SEED"), nullptr, 10) : 1;
   for (const Type type : {Type::float32, Type::bfloat16, Type::float16}) {
     for (const bool scaled : {false, true}) {
-    const std::string name = std::string(type == Type::float32 ? "float32" : type == Type::bfloat16 ? "bfloat16" : "float16") + (scaled ? " scaled" : "");
-    struct Kind { const char* name; bool pool; double least, most; };
-    const Kind kinds[] = {{"pool", true, 0, 1}, {"lone", false, 0, 1}, {"caps", true, 0.5, 0.95}};
-    std::vector<std::vector<ShardSearch>> all;
-    Model model(300, 32768, type, seed, scaled);
-    auto groups = model.parts(parts);
-    for (const Kind& kind : kinds) {
-      all.push_back(searches_of(model, kind.pool, 0.9, kind.least, kind.most));
-      print(name + " " + kind.name + ", cold", run(all.back(), groups));
-      print(name + " " + kind.name + ", the same", run(all.back(), groups));
-    }
-    for (int step = 0; step < 3; ++step) {
-      model.move(1e-4, seed + 100 + step);
+      const std::string name = std::string(type == Type::float32    ? "float32"
+                                           : type == Type::bfloat16 ? "bfloat16"
+                                                                    : "float16") +
+                               (scaled ? " scaled" : "");
+      struct Kind {
+        const char* name;
+        bool pool;
+        double least, most;
+      };
+      const Kind kinds[] = {{"pool", true, 0, 1}, {"lone", false, 0, 1}, {"caps", true, 0.5, 0.95}};
+      std::vector<std::vector<ShardSearch>> all;
+      Model model(300, 32768, type, seed, scaled);
+      auto groups = model.parts(parts);
+      for (const Kind& kind : kinds) {
+        all.push_back(searches_of(model, kind.pool, 0.9, kind.least, kind.most));
+        print(name + " " + kind.name + ", cold", run(all.back(), groups));
+        print(name + " " + kind.name + ", the same", run(all.back(), groups));
+      }
+      for (int step = 0; step < 3; ++step) {
+        model.move(1e-4, seed + 100 + step);
+        groups = model.parts(parts);
+        for (std::size_t k = 0; k < 3; ++k)
+          print(name + " " + kinds[k].name + ", moved by 1e-4", run(all[k], groups));
+      }
+      model.move(1e-2, seed + 200);
       groups = model.parts(parts);
-      for (std::size_t k = 0; k < 3; ++k) print(name + " " + kinds[k].name + ", moved by 1e-4", run(all[k], groups));
-    }
-    model.move(1e-2, seed + 200);
-    groups = model.parts(parts);
-    for (std::size_t k = 0; k < 3; ++k) print(name + " " + kinds[k].name + ", moved by 1e-2", run(all[k], groups));
-    for (std::size_t k = 0; k < 3; ++k) {
-      for (auto& search : all[k]) search.plan.budget += search.plan.budget / 100;
-      print(name + " " + kinds[k].name + ", level 0.909", run(all[k], groups));
-    }
+      for (std::size_t k = 0; k < 3; ++k)
+        print(name + " " + kinds[k].name + ", moved by 1e-2", run(all[k], groups));
+      for (std::size_t k = 0; k < 3; ++k) {
+        for (auto& search : all[k]) search.plan.budget += search.plan.budget / 100;
+        print(name + " " + kinds[k].name + ", level 0.909", run(all[k], groups));
+      }
     }
   }
 }

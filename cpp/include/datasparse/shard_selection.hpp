@@ -46,7 +46,8 @@ struct ShardSearch {
   bool is_wide = false;             ///< keys are 64 bits wide, those of doubles; else 32
   bool has_sign = false;  ///< keys are of values; else of magnitudes, which are never below zero's
   int key_step = 0;       ///< all keys are multiples of 2^key_step: few values to tell apart
-  ShardHint hint;
+  /// What ShardSelection::hints() left: of the search, and of its members at a bound. Or empty.
+  std::vector<ShardHint> hints;
 };
 
 /// The places at which some searches stop, found by counting. It asks how many blocks come before
@@ -60,8 +61,7 @@ struct ShardSearch {
 ///       for (const auto& question : selection.questions()) {
 ///         for (std::size_t m = 0; m < question.groups->size(); ++m) {
 ///           // counts[i]: how many blocks of the parts here of group question.groups[m] come
-///           before
-///           // question.places[i]; counts[places.size()]: how many there are
+///           // before question.places[i]; counts[places.size()]: how many there are
 ///           selection.add(question, m, counts, numbers.data());
 ///         }
 ///       }
@@ -75,7 +75,7 @@ struct ShardSearch {
 class DATASPARSE_API ShardSelection {
  public:
   /// ValueError for a group that is in two searches, and for a plan that cannot be.
-  explicit ShardSelection(std::vector<ShardSearch> searches, std::int64_t most = 8192);
+  explicit ShardSelection(const std::vector<ShardSearch>& searches, std::int64_t most = 8192);
   ShardSelection(ShardSelection&& other) noexcept;
   ShardSelection& operator=(ShardSelection&& other) noexcept;
   ~ShardSelection();
@@ -103,14 +103,15 @@ class DATASPARSE_API ShardSelection {
   /// index of a block in the group's own tensor. ValueError for a group of no search.
   ShardPlace stop(std::size_t group) const;
   /// Likewise: what the next search of the same groups begins with.
-  ShardHint hint(std::size_t search) const;
+  std::vector<ShardHint> hints(std::size_t search) const;
   /// How many sums it was told.
   std::int64_t rounds() const noexcept { return rounds_; }
 
  private:
   struct Search;
   void require_done(const char* what) const;
-  void go_on(std::vector<Search> more);
+  void take_up(std::vector<Search> more);
+  void ask();
 
   std::vector<Search> searches_;  // those asked for, and behind them those of members at a bound
   std::vector<Question> questions_;
