@@ -40,17 +40,17 @@ class Places {
     const double apart = (high - low) / static_cast<double>(count + 1);
     for (std::int64_t i = 1; i <= count; ++i) add(low + apart * static_cast<double>(i), apart);
   }
-  /// So many on one side of a place, each farther away than the last one by the same factor.
-  void outwards(double center, double near, double far, std::int64_t count) {
-    if (count <= 0) return;
-    const double sign = far < center ? -1 : 1;
-    const double from = bits_of(near), to = bits_of(std::max(near, std::abs(far - center)));
-    double last = 0;
-    for (std::int64_t i = 0; i < count; ++i) {
-      const double share = static_cast<double>(i) / static_cast<double>(count);
-      const double distance = of_bits(from + (to - from) * share);
-      add(center + sign * distance, distance - last);
-      last = distance;
+  /// So many between two coordinates, ever farther apart: as far from each other as `scale` is at
+  /// first, times some factor, and as the distance from there and `scale` are then.
+  void outwards(double from, double scale, double to, std::int64_t count) {
+    const double sign = to < from ? -1 : 1;
+    const double first = bits_of(scale), last = bits_of(scale + std::abs(to - from));
+    double distance = 0;
+    for (std::int64_t i = 1; i <= count; ++i) {
+      const double share = static_cast<double>(i) / static_cast<double>(count + 1);
+      const double next = of_bits(first + (last - first) * share) - scale;
+      add(from + sign * next, next - distance);
+      distance = next;
     }
   }
   /// Leaves so many, of all over the range.
@@ -137,8 +137,8 @@ void around(const ShardRange& range, ShardGuess& guess, const Expected& expected
   const std::int64_t outer = std::min<std::int64_t>(count / 3, 96);
   places.evenly(from, to, count - outer);
   const std::int64_t below = from > low ? (to < high ? outer / 2 : outer) : 0;
-  places.outwards(expected.center, expected.center - from, low, below);
-  places.outwards(expected.center, to - expected.center, high, outer - below);
+  places.outwards(from, expected.spread, low, below);
+  places.outwards(to, expected.spread, high, outer - below);
 }
 
 /// By how a search ended before. What lies on its place is asked again: it holds where nothing has
