@@ -70,8 +70,9 @@ struct ShardSearch {
 ///     }
 ///     selection.stop(group);  // its blocks before that place are pruned
 ///
-/// Questions of a round have at most `most` numbers together, and at least two a group: more
-/// places are asked for where fewer searches are left. All searches go on at the same time.
+/// Questions of a round have at most `most` numbers together, but eight for each search, and each
+/// bounded member of a pool, at the least: rounds are what costs. More places are asked about where
+/// fewer searches are left. All searches go on at the same time.
 class DATASPARSE_API ShardSelection {
  public:
   /// ValueError for a group that is in two searches, and for a plan that cannot be.

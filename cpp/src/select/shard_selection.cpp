@@ -87,11 +87,13 @@ void ShardSelection::ask() {
   }
   questions_.clear();
   size_ = 0;
-  const std::int64_t each = most_ / std::max<std::int64_t>(static_cast<std::int64_t>(rows), 1);
+  // With less, it would go on in halves: rounds cost more than numbers.
+  constexpr std::int64_t fewest = 8;
+  const auto each =
+      std::max(fewest, most_ / std::max<std::int64_t>(static_cast<std::int64_t>(rows), 1));
   for (Search& search : searches_) {
     if (search.is_done) continue;
-    auto places = places_in(search.range, search.guess, search.budget, search.hints[0],
-                            std::max<std::int64_t>(each - 1, 1));
+    auto places = places_in(search.range, search.guess, search.budget, search.hints[0], each - 1);
     const std::size_t numbers = search.rows * (places.size() + 1);
     questions_.push_back({&search.groups, &search.first, std::move(places), search.index, size_});
     size_ += numbers;
