@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -19,11 +20,25 @@ namespace {
 
 using Numbers = py::array_t<std::int64_t, py::array::c_style>;
 
-ShardHint to_hint(const py::object& given) {
-  if (given.is_none()) return {};
-  const auto [key, position, pruned, keys_per_block, error] =
-      given.cast<std::tuple<std::uint64_t, std::int64_t, std::int64_t, double, double>>();
-  return {key, position, pruned, keys_per_block, error};
+using HintTuple = std::tuple<std::uint64_t, std::int64_t, std::int64_t, double, double>;
+
+std::vector<ShardHint> to_hints(const py::object& given) {
+  std::vector<ShardHint> hints;
+  if (given.is_none()) return hints;
+  for (const auto& [key, position, pruned, keys_per_block, error] :
+       given.cast<std::vector<HintTuple>>()) {
+    hints.push_back({key, position, pruned, keys_per_block, error});
+  }
+  return hints;
+}
+
+py::tuple to_python(const std::vector<ShardHint>& hints) {
+  py::tuple all(hints.size());
+  for (std::size_t i = 0; i < hints.size(); ++i) {
+    const ShardHint& hint = hints[i];
+    all[i] = py::make_tuple(hint.key, hint.position, hint.pruned, hint.keys_per_block, hint.error);
+  }
+  return all;
 }
 
 ShardSearch to_search(const py::dict& given) {
@@ -39,7 +54,7 @@ ShardSearch to_search(const py::dict& given) {
   search.is_wide = given["wide"].cast<bool>();
   search.has_sign = given["has_sign"].cast<bool>();
   search.key_step = given["key_step"].cast<int>();
-  search.hint = to_hint(given["hint"]);
+  search.hints = to_hints(given["hint"]);
   return search;
 }
 
@@ -140,10 +155,10 @@ position is the index of a block in the whole tensor.)")
       .def(
           "hint",
           [](const ShardSelection& self, std::size_t search) {
-            const ShardHint hint = self.hint(search);
-            return py::make_tuple(hint.key, hint.position, hint.pruned, hint.keys_per_block,
-                                  hint.error);
+            return to_python(self.hints(search));
           },
           py::arg("search"),
-          "Once done: what the next search of the same groups begins with, a tuple of numbers.");
+          R"(Once done: what the next search of the same groups begins with, tuples of plain numbers.
+
+It is a wish: one that misleads costs rounds. All who take part must have the same.)");
 }

@@ -163,7 +163,13 @@ TEST(ShardSelectionTest, RandomSearchesAgreeWithAWalk) {
       worst = std::max(worst, took);
       rounds += took;
       for (std::size_t s = 0; s < one.searches.size(); ++s) {
-        one.searches[s].hint = step == 0 ? selection.hint(s) : random_hint(random);
+        auto& hints = one.searches[s].hints;
+        hints = selection.hints(s);
+        if (step == 0) continue;
+        hints.resize(1 + one.searches[s].groups.size());
+        for (ShardHint& hint : hints) {
+          if (random.one_in(2)) hint = random_hint(random);
+        }
       }
     }
   }

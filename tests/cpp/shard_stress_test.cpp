@@ -196,8 +196,9 @@ std::vector<ShardSearch> searches_of(std::vector<Case>& some) {
 }
 
 void expect_right_in_parts(std::vector<Case>& some, Random& random) {
-  const auto ranks =
-      static_cast<std::size_t>(random.one_in(3) ? 1 + random.below(2) : random.between(1, 9));
+  const auto ranks = static_cast<std::size_t>(random.one_in(20)  ? random.between(10, 64)
+                                              : random.one_in(3) ? random.between(1, 2)
+                                                                 : random.between(1, 9));
   const bool has_copies = random.one_in(4);
   const auto searches = searches_of(some);
   // Parts stay where they are: jobs have the addresses of their masks.

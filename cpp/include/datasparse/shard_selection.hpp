@@ -53,7 +53,8 @@ struct ShardSearch {
   bool is_wide = false;   ///< keys are 64 bits wide, those of doubles; else 32
   bool has_sign = false;  ///< keys are of values; else of magnitudes, which are never below zero's
   int key_step = 0;       ///< all keys are multiples of 2^key_step: few values to tell apart
-  ShardHint hint;
+  /// What ShardSelection::hints() left: of the search, and of its members at a bound. Or empty.
+  std::vector<ShardHint> hints;
 };
 
 /// Which blocks are ranked, and by what.
@@ -79,8 +80,7 @@ struct ShardOrder {
 ///       for (const auto& question : selection.questions()) {
 ///         for (std::size_t m = 0; m < question.groups->size(); ++m) {
 ///           // counts[i]: how many blocks of the parts here of group question.groups[m] come
-///           before
-///           // question.places[i]; counts[places.size()]: how many there are
+///           // before question.places[i]; counts[places.size()]: how many there are
 ///           selection.add(question, m, counts, numbers.data());
 ///         }
 ///       }
@@ -89,12 +89,13 @@ struct ShardOrder {
 ///     }
 ///     selection.stop(group);  // its blocks before that place are pruned
 ///
-/// Questions of a round have at most `most` numbers together, and at least two a group: more
-/// places are asked for where fewer searches are left. All searches go on at the same time.
+/// Questions of a round have at most `most` numbers together, but eight for each search, and each
+/// bounded member of a pool, at the least: rounds are what costs. More places are asked about where
+/// fewer searches are left. All searches go on at the same time.
 class DATASPARSE_API ShardSelection {
  public:
   /// ValueError for a group that is in two searches, and for a plan that cannot be.
-  explicit ShardSelection(std::vector<ShardSearch> searches, std::int64_t most = 8192);
+  explicit ShardSelection(const std::vector<ShardSearch>& searches, std::int64_t most = 8192);
   ShardSelection(ShardSelection&& other) noexcept;
   ShardSelection& operator=(ShardSelection&& other) noexcept;
   ~ShardSelection();
@@ -125,14 +126,15 @@ class DATASPARSE_API ShardSelection {
   /// And the order in which that is a place.
   ShardOrder order(std::size_t group) const { return stop_of(group).order; }
   /// Likewise: what the next search of the same groups begins with.
-  ShardHint hint(std::size_t search) const;
+  std::vector<ShardHint> hints(std::size_t search) const;
   /// How many sums it was told.
   std::int64_t rounds() const noexcept { return rounds_; }
 
  private:
   struct Search;
   void require_done(const char* what) const;
-  void go_on(std::vector<Search> more);
+  void take_up(std::vector<Search> more);
+  void ask();
 
   std::vector<Search> searches_;  // those asked for, and behind them those of members at a bound
   std::vector<Question> questions_;

@@ -123,10 +123,16 @@ struct Candidates {
   }
   /// How many keys of the part come before a border in the range.
   std::int64_t before(const Border<Key>& border) const noexcept {
-    const auto* const last = std::partition_point(
-        some.get(), some.get() + size,
-        [&](const Candidate<Key>& one) { return border.is_above(one.key, one.block); });
-    return below + (last - some.get());
+    const auto* const last = some.get() + size;
+    const auto from = [&](const Candidate<Key>* begin, Key key) {
+      return std::partition_point(begin, last, [&](const auto& one) { return one.key < key; });
+    };
+    const auto* const ties = from(some.get(), border.key);
+    const std::int64_t all = below + (ties - some.get());
+    if (border.block == 0) return all;
+    // Where several keys are one in the common order, their blocks are in no order together.
+    return all + std::count_if(ties, from(ties, border.ties),
+                               [&](const auto& one) { return one.block < border.block; });
   }
 };
 

@@ -30,27 +30,25 @@ class Places {
   }
   /// One that is inside of what is known.
   void add_known(const ShardPlace& place) { places_.push_back(place); }
-  bool empty() const noexcept { return places_.empty(); }
+  std::int64_t size() const noexcept { return static_cast<std::int64_t>(places_.size()); }
   /// `apart`: how far the next one is. Where it is more than a step, positions tell nothing more.
-  void add(double coordinate, double apart) {
-    if (coordinate >= 0) add(range_.at(coordinate, apart >= 0.5));
-  }
+  void add(double coordinate, double apart) { add(range_.at(coordinate, apart >= 0.5)); }
   /// So many, with neither end.
   void evenly(double low, double high, std::int64_t count) {
     const double apart = (high - low) / static_cast<double>(count + 1);
     for (std::int64_t i = 1; i <= count; ++i) add(low + apart * static_cast<double>(i), apart);
   }
-  /// So many on one side of a place, each farther away than the last one by the same factor.
-  void outwards(double center, double near, double far, std::int64_t count) {
-    if (count <= 0) return;
-    const double sign = far < center ? -1 : 1;
-    const double from = bits_of(near), to = bits_of(std::max(near, std::abs(far - center)));
-    double last = 0;
-    for (std::int64_t i = 0; i < count; ++i) {
-      const double share = static_cast<double>(i) / static_cast<double>(count);
-      const double distance = of_bits(from + (to - from) * share);
-      add(center + sign * distance, distance - last);
-      last = distance;
+  /// So many between two coordinates, ever farther apart: as far from each other as `scale` is at
+  /// first, times some factor, and as the distance from there and `scale` are then.
+  void outwards(double from, double scale, double to, std::int64_t count) {
+    const double sign = to < from ? -1 : 1;
+    const double first = bits_of(scale), last = bits_of(scale + std::abs(to - from));
+    double distance = 0;
+    for (std::int64_t i = 1; i <= count; ++i) {
+      const double share = static_cast<double>(i) / static_cast<double>(count + 1);
+      const double next = of_bits(first + (last - first) * share) - scale;
+      add(from + sign * next, next - distance);
+      distance = next;
     }
   }
   /// Leaves so many, of all over the range.
@@ -129,7 +127,7 @@ void around(const ShardRange& range, ShardGuess& guess, const Expected& expected
   const double low = range.coordinate(range.first), high = range.coordinate(range.end);
   const double from = std::max(low, expected.center - expected.spread);
   const double to = std::min(high, expected.center + expected.spread);
-  guess.is_even = guess.is_wrong || count < 4 || !(to - from < 0.7 * (high - low));
+  guess.is_even = guess.is_wrong || !(to - from < 0.7 * (high - low));
   if (guess.is_even) return places.evenly(low, high, count);
   guess.from = range.at(from, false);
   guess.to = range.at(to, false);
@@ -137,71 +135,72 @@ void around(const ShardRange& range, ShardGuess& guess, const Expected& expected
   const std::int64_t outer = std::min<std::int64_t>(count / 3, 96);
   places.evenly(from, to, count - outer);
   const std::int64_t below = from > low ? (to < high ? outer / 2 : outer) : 0;
-  places.outwards(expected.center, expected.center - from, low, below);
-  places.outwards(expected.center, to - expected.center, high, outer - below);
+  places.outwards(from, expected.spread, low, below);
+  places.outwards(to, expected.spread, high, outer - below);
 }
 
 /// By how a search ended before. What lies on its place is asked again: it holds where nothing has
 /// changed.
 void by_hint(const ShardRange& range, ShardGuess& guess, std::int64_t budget, const ShardHint& hint,
              std::int64_t count, Places& places) {
-  const double step = static_cast<double>(std::uint64_t{1} << range.key_step);
-  const double apart = hint.keys_per_block / step;
+  const std::uint64_t step = std::uint64_t{1} << range.key_step;
+  const double apart = hint.keys_per_block / static_cast<double>(step);
   const double shift = static_cast<double>(budget) - static_cast<double>(hint.pruned);
   const double moved = std::abs(shift);
+  const double error = hint.error >= 0 && std::isfinite(hint.error) ? hint.error : 0;
   const ShardPlace old{hint.key, std::clamp<std::int64_t>(hint.position, 0, range.blocks - 1)};
   const double center = range.coordinate(old) + apart * shift;
-  const double error = hint.error >= 0 && std::isfinite(hint.error) ? hint.error : 0;
-  const double margin =
-      0.001 * static_cast<double>(range.cost_end) + 100 * range.weight + 0.1 * moved + 3 * error;
-  const double near = std::max(range.weight / 2, error / 4);
+  const double margin = apart * (0.001 * static_cast<double>(range.cost_end) + 100 * range.weight +
+                                 0.1 * moved + 3 * error);
+  const double near = apart * std::max(range.weight / 2, error / 4);
   guess.is_hinted = true;
-  guess.hinted = moved == 0 ? old : range.at(std::max(center, 0.), apart >= 2);
-  guess.from = range.at(std::max(center - apart * margin, 0.), true);
-  guess.to = range.at(std::max(center + apart * margin, 0.), true);
-  places.add(guess.hinted);
-  if (count < 6) return;
+  guess.hinted = moved == 0 ? old : range.at(center, apart >= 2);
+  guess.from = range.at(center - margin, true);
+  guess.to = range.at(center + margin, true);
   places.add(old);
+  places.add(guess.hinted);
   places.add(ShardPlace{hint.key, 0});
-  places.add(ShardPlace{hint.key + (std::uint64_t{1} << range.key_step), 0});
+  places.add(ShardPlace{hint.key + step, 0});
   const std::int64_t side = (count - 4) / 2;
-  places.outwards(center, apart * near, center - apart * margin, side);
-  places.outwards(center, apart * near, center + apart * margin, side);
+  places.outwards(center, near, center - margin, side);
+  places.outwards(center, near, center + margin, side);
 }
 
-bool is_hint(const ShardRange& range, const ShardHint& hint) noexcept {
+bool is_usable(const ShardHint& hint, const ShardRange& range) noexcept {
   return hint.keys_per_block > 0 && std::isfinite(hint.keys_per_block) &&
          hint.key < range.end.key && range.end.key - hint.key > std::uint64_t{1} << range.key_step;
 }
 
-/// Octaves in which trained weights have their cuts, by as many places each; and, a quarter as
-/// many each, those around.
+/// Octaves in which weights and their scores have their cuts, by as many places each; and those
+/// around by a quarter as many.
 void by_octaves(const ShardRange& range, std::int64_t count, Places& places) {
-  constexpr int likely_first = -16, likely_end = 4, first = -30, end = 10;
-  constexpr std::int64_t shares =
-      likely_end - likely_first + (end - first - likely_end + likely_first) / 4;
-  const int bits = range.fraction_bits();
-  const std::uint64_t octave = std::uint64_t{1} << bits;
-  const std::uint64_t one =
-      range.is_wide ? std::uint64_t{1023} << bits : std::uint64_t{127} << bits;
-  const std::uint64_t zero = range.zero();
-  const auto add = [&](std::uint64_t magnitude) {
-    places.add(ShardPlace{zero + magnitude, 0});
-    if (range.has_sign) places.add(ShardPlace{zero - magnitude, 0});
-  };
-  const auto per_octave = static_cast<std::uint64_t>(
-      std::max<std::int64_t>((count - 1) / shares / (range.has_sign ? 2 : 1), 1));
+  constexpr int first = -30, likely_first = -16, likely_end = 4, end = 10;
+  constexpr int likely = likely_end - likely_first, others = end - first - likely;
+  const int bits = range.fraction_bits(), step = range.key_step;
+  const std::int64_t octave = std::int64_t{1} << bits;
+  const std::int64_t one = (range.is_wide ? std::int64_t{1023} : std::int64_t{127}) << bits;
+  const std::int64_t half = range.has_sign ? 2 : 1;
+  const std::int64_t parts = std::max<std::int64_t>(count / half / (likely + others / 4), 1);
   for (int e = first; e < end; ++e) {
-    const bool is_likely = e >= likely_first && e < likely_end;
-    const std::uint64_t parts = is_likely ? per_octave : per_octave / 4;
-    const std::uint64_t from = e < 0 ? one - octave * static_cast<std::uint64_t>(-e)
-                                     : one + octave * static_cast<std::uint64_t>(e);
-    if (parts == 0 && e % 4 != 0) continue;
-    for (std::uint64_t i = 0; i < std::max<std::uint64_t>(parts, 1); ++i) {
-      const std::uint64_t step = std::uint64_t{1} << range.key_step;
-      add((from + octave / std::max<std::uint64_t>(parts, 1) * i) & ~(step - 1));
+    const bool is_likely = likely_first <= e && e < likely_end;
+    if (!is_likely && parts < 4 && e % 4 != 0) continue;
+    const std::int64_t own = is_likely ? parts : std::max<std::int64_t>(parts / 4, 1);
+    for (std::int64_t i = 0; i < own; ++i) {
+      const std::int64_t bits_there = one + octave * e + octave / own * i;
+      const auto magnitude = static_cast<std::uint64_t>(bits_there >> step << step);
+      places.add(ShardPlace{range.zero() + magnitude, 0});
+      if (range.has_sign) places.add(ShardPlace{range.zero() - magnitude, 0});
     }
   }
+}
+
+/// Of what nothing is known.
+void anywhere(const ShardRange& range, std::int64_t count, Places& places) {
+  by_octaves(range, count, places);
+  places.thin(count);
+  const std::int64_t left = count - places.size();
+  if (left <= count / 2) return;
+  places.evenly(range.coordinate(range.first), range.coordinate(range.end), left);
 }
 
 }  // namespace
@@ -209,45 +208,52 @@ void by_octaves(const ShardRange& range, std::int64_t count, Places& places) {
 void ShardGuess::tell(const ShardRange& range, std::int64_t cost_before) noexcept {
   ++rounds;
   is_hinted = false;
+  const std::int64_t cost = range.cost_end - range.cost_first;
   if (is_even) {
-    is_wrong = range.cost_end - range.cost_first > cost_before / 2;
+    is_wrong = cost > cost_before / 2;
   } else {
     is_wrong = range.first < from || to < range.end;
   }
+  // Blocks of one key, or of a few, are not spread over the range.
+  const std::int64_t beside =
+      range.cost_first - range.cost_before + range.cost_behind - range.cost_end;
+  is_wrong = is_wrong || (static_cast<double>(cost) > 8 * range.weight && cost / 8 > beside);
 }
 
 std::vector<ShardPlace> places_in(const ShardRange& known, ShardGuess& guess, std::int64_t budget,
                                   const ShardHint& hint, std::int64_t count) {
-  // Magnitudes below zero are hardly any; zeros repeat most: of weights that were pruned before,
-  // and of gradients.
+  // Magnitudes are hardly ever below zero's.
   const ShardPlace zero{known.zero(), 0};
-  ShardRange range = known;
   const bool skips = !known.has_sign && known.holds(zero);
+  ShardRange range = known;
   if (skips) range.first = zero;
-  const std::uint64_t step = std::uint64_t{1} << range.key_step;
-  const bool is_first = guess.rounds == 0;
-  const bool is_wide_open = (range.end.key - range.first.key) >> range.fraction_bits() >= 4;
   Places places(range);
   guess.is_even = guess.is_hinted = false;
-  if (count < 4 && (guess.rounds % 2 == 1 || range.is_one_place())) {
+  const bool is_first = guess.rounds == 0;
+  const std::uint64_t keys = range.end.key - range.first.key;
+  const std::uint64_t step = std::uint64_t{1} << range.key_step;
+  if (range.is_one_place()) {
     guess.is_even = true;
-    places.add_known(known.middle());
-  } else if (is_first && is_hint(range, hint)) {
+  } else if (is_first && is_usable(hint, range)) {
     by_hint(range, guess, budget, hint, count, places);
-  } else if (is_wide_open) {
+  } else if (keys >> range.fraction_bits() >= 4) {
     guess.is_even = true;
-    by_octaves(range, count, places);
-    places.thin(std::max<std::int64_t>(count - 2, 1));
-    if (count > 2) places.add(ShardPlace{zero.key + step, 0});
-    if (!is_first) places.add(ShardPlace{range.nan(), 0});
-  } else if (!range.is_one_place()) {
-    const bool is_one_step = range.key_step > 0 && range.end.key - range.first.key <= step;
-    around(range, guess, expected_in(range, budget), count - (is_one_step ? 2 : 1), places);
+    anywhere(range, count - (is_first ? 1 : 5), places);
+    // Zeros repeat most: of weights that were pruned before, and of gradients. Then infinity, NaN.
+    places.add(ShardPlace{zero.key + step, 0});
+    for (std::uint64_t i = 0; i < 3 && !is_first; ++i) {
+      places.add(ShardPlace{range.nan() - 1 + i, 0});
+    }
+  } else {
+    // NaN is no multiple of the step, and so within that of infinity.
+    const bool is_one_step = range.key_step > 0 && keys <= step;
+    around(range, guess, expected_in(range, budget), count - (is_one_step ? 4 : 2), places);
     places.add(range.middle());
     if (is_one_step) places.add(ShardPlace{range.first.key + 1, 0});
+    if (is_one_step) places.add(ShardPlace{range.nan(), 0});
   }
   if (skips && !is_first) places.add_known(zero);
-  if (places.empty()) places.add_known(known.middle());
+  if (places.size() == 0) places.add_known(known.middle());
   return places.taken(count);
 }
 

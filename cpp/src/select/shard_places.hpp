@@ -21,10 +21,10 @@ struct ShardGuess {
   void tell(const ShardRange& range, std::int64_t cost_before) noexcept;
 };
 
-/// Places to ask about: `count` at the most, at least one, ascending, all inside the range, which
-/// is more than one place. Many lie where the search is expected to stop; the others bracket it
-/// wherever that is. A wrong guess costs a round. They are decided by IEEE arithmetic on doubles
-/// alone, so all machines ask the same.
+/// Places to ask about: `count` at the most, which is at least 7, and at least one, ascending, all
+/// inside the range, which is more than one place. Many lie where the search is expected to stop;
+/// the others bracket it wherever that is. A wrong guess costs a round. They are decided by IEEE
+/// arithmetic on doubles alone, so all machines ask the same.
 std::vector<ShardPlace> places_in(const ShardRange& range, ShardGuess& guess, std::int64_t budget,
                                   const ShardHint& hint, std::int64_t count);
 

@@ -66,22 +66,29 @@ struct ShardRange {
     return {end.key, end.position / 2};  // 0 where end.position is 1: the place behind `first`
   }
 
+  /// Keys between multiples of 2^key_step are none, but NaN's: within one step, all of them count.
+  int step_bits() const noexcept {
+    return end.key - first.key < std::uint64_t{1} << key_step ? 0 : key_step;
+  }
   /// The coordinate of a place, 0 at the step in which `first` is.
   double coordinate(const ShardPlace& place) const noexcept {
-    const std::uint64_t step = place.key >> key_step, origin = first.key >> key_step;
+    const int bits = step_bits();
+    const std::uint64_t step = place.key >> bits, origin = first.key >> bits;
     const double steps =
         step >= origin ? static_cast<double>(step - origin) : -static_cast<double>(origin - step);
-    const bool is_multiple = step << key_step == place.key;
+    const bool is_multiple = step << bits == place.key;
     return steps + (is_multiple ? fraction_of(place.position) : 1);
   }
-  /// The place at a coordinate of at least 0; `whole`: position 0 of the nearest key.
+  /// The place at a coordinate, or an end of the range; `whole`: position 0 of the nearest key.
   ShardPlace at(double coordinate, bool whole) const noexcept {
+    if (!(coordinate >= 0)) return first;
     const double steps = std::floor(whole ? coordinate + 0.5 : coordinate);
     if (!(steps < 0x1p63)) return end;
-    const std::uint64_t key = (first.key >> key_step) + static_cast<std::uint64_t>(steps);
-    if (key > end.key >> key_step) return end;
+    const int bits = step_bits();
+    const std::uint64_t key = (first.key >> bits) + static_cast<std::uint64_t>(steps);
+    if (key > end.key >> bits) return end;
     const double position = whole ? 0 : (coordinate - steps) * static_cast<double>(blocks);
-    return {key << key_step, std::min(static_cast<std::int64_t>(position), blocks - 1)};
+    return {key << bits, std::min(static_cast<std::int64_t>(position), blocks - 1)};
   }
 
  private:
