@@ -324,8 +324,11 @@ void ShardSelection::Search::learn_density(const Known& known, std::size_t last)
     if (to + 2 < known.places.size()) ++to;
   }
   if (!(cost() > 0) || (cost() < enough / 4 && keys_per_block > 0)) return;
-  const double keys = range.coordinate(known.places[to]) - range.coordinate(known.places[from]);
-  keys_per_block = keys / cost() * static_cast<double>(std::uint64_t{1} << range.key_step);
+  const auto coordinate = [&](std::size_t i) {
+    return range.coordinate(known.places[i], range.key_step);
+  };
+  keys_per_block = (coordinate(to) - coordinate(from)) / cost() *
+                   static_cast<double>(std::uint64_t{1} << range.key_step);
 }
 
 }  // namespace datasparse
