@@ -1,180 +1,259 @@
 #include "datasparse/shard_selection.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <iostream>
-#include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "base/keys.hpp"
 #include "datasparse/error.hpp"
 #include "shard_simulator.hpp"
-#include "stress.hpp"
 
 namespace datasparse {
 namespace {
 
-std::uint64_t key_in(bool is_wide, double score) {
-  return is_wide ? key_of<std::uint64_t>(score)
-                 : std::uint64_t{key_of<std::uint32_t>(static_cast<float>(score))};
+using Numbers = std::vector<std::int64_t>;
+
+ShardSearch search_of(std::vector<std::size_t> groups, std::vector<PoolMember> members,
+                      std::int64_t budget) {
+  ShardSearch search;
+  search.groups = std::move(groups);
+  search.plan = {std::move(members), budget};
+  return search;
 }
 
-/// Keys of one kind that are hard to tell apart, or easy.
-struct Kind {
-  bool is_wide, has_sign;
-  int key_step;
-  int values;  // what they are drawn from
-  double scale;
-};
-
-std::uint64_t random_key(Random& random, const Kind& kind) {
-  double score = 0;
-  switch (kind.values) {
-    case 0: score = random.unit() * 2 - 1; break;
-    case 1: score = static_cast<double>(random.between(-2, 2)); break;
-    case 2: score = 1; break;
-    case 3: score = random.one_in(5) ? random.unit() : random.one_in(2) ? 0. : -0.; break;
-    case 4: score = std::numeric_limits<double>::quiet_NaN(); break;
-    case 5:
-      score = std::ldexp(random.unit() - 0.5, static_cast<int>(random.between(-120, 120)));
-      break;
-    case 6:
-      score = random.one_in(3)   ? std::numeric_limits<double>::quiet_NaN()
-              : random.one_in(2) ? std::numeric_limits<double>::infinity()
-                                 : random.unit();
-      break;
-    default: score = std::floor(random.unit() * 40) / 40;
+/// Of the magnitudes 1, 2, 3, ... in some order.
+ShardKeys counted_up(std::int64_t blocks) {
+  ShardKeys keys;
+  for (std::int64_t i = 0; i < blocks; ++i) {
+    keys.push_back(key_of<std::uint32_t>(static_cast<float>(1 + i * 7 % blocks)));
   }
-  if (!kind.has_sign) score = std::abs(score);
-  const std::uint64_t key = key_in(kind.is_wide, score * kind.scale);
-  const bool is_nan = std::isnan(score);
-  const std::uint64_t step = std::uint64_t{1} << kind.key_step;
-  return is_nan ? key : key & ~(step - 1);
+  return keys;
 }
 
-struct RandomCase {
-  std::vector<ShardSearch> searches;
-  std::vector<std::vector<ShardKeys>> keys;  // by search and member
-  ShardedGroups groups;
-  std::int64_t most = 0;
-};
-
-RandomCase random_case_of_shards(Random& random, std::int64_t blocks_most) {
-  RandomCase one;
-  const std::size_t searches =
-      random.one_in(3) ? 1 : static_cast<std::size_t>(random.between(1, 6));
-  const auto parts = static_cast<std::size_t>(random.between(1, 6));
-  one.most = random.one_in(2) ? random.between(16, 400) : 8192;
-  for (std::size_t s = 0; s < searches; ++s) {
-    ShardSearch search;
-    Kind kind{random.one_in(3), random.one_in(3), 0, static_cast<int>(random.below(8)), 1};
-    if (random.one_in(3)) kind.key_step = kind.is_wide ? 29 : random.one_in(2) ? 16 : 13;
-    kind.scale = random.one_in(4) ? std::ldexp(1.0, static_cast<int>(random.between(-40, 20))) : 1;
-    search.is_wide = kind.is_wide;
-    search.has_sign = kind.has_sign;
-    search.key_step = kind.key_step;
-    const std::size_t members =
-        random.one_in(2) ? 1 : static_cast<std::size_t>(random.between(1, 8));
-    const bool weighs = random.one_in(3), bounded = random.one_in(3);
-    const bool is_mixed = random.one_in(5);
-    std::int64_t least = 0, most = 0;
-    one.keys.emplace_back();
-    for (std::size_t m = 0; m < members; ++m) {
-      if (is_mixed) kind.values = static_cast<int>(random.below(8));
-      const std::int64_t blocks = random.one_in(10) ? 0 : random.between(1, blocks_most);
-      ShardKeys keys;
-      for (std::int64_t i = 0; i < blocks; ++i) keys.push_back(random_key(random, kind));
-      PoolMember member{blocks, weighs ? random.between(0, 5) : 1, 0, blocks};
-      if (bounded && random.one_in(2)) member.most = random.between(0, blocks);
-      if (bounded && random.one_in(2)) member.least = random.between(0, member.most);
-      if (member.weight == 0) member.least = member.most = 0;
-      least += member.weight * member.least;
-      most += member.weight * member.most;
-      search.groups.push_back(one.groups.groups.size());
-      search.plan.members.push_back(member);
-      one.groups.groups.push_back(
-          split_into(keys, parts, static_cast<Split>(random.below(3)), random));
-      one.keys.back().push_back(std::move(keys));
-    }
-    search.plan.budget = random.one_in(8)   ? least
-                         : random.one_in(8) ? most
-                                            : random.between(least, most);
-    one.searches.push_back(std::move(search));
-  }
-  return one;
+ShardedGroups sharded(const std::vector<ShardKeys>& keys, std::size_t parts, Split split) {
+  ShardedGroups all;
+  Random random(1);
+  for (const ShardKeys& own : keys) all.groups.push_back(split_into(own, parts, split, random));
+  return all;
 }
 
-/// Asks and tells until it is done. How many rounds it took; -1 if they do not end.
-std::int64_t run(ShardSelection& selection, const ShardedGroups& groups) {
-  while (!selection.done()) {
-    if (selection.rounds() > 200) return -1;
-    selection.tell(groups.answer(selection));
-  }
-  return selection.rounds();
-}
-
-std::string fault_of(const RandomCase& one, const ShardSelection& selection) {
-  for (std::size_t s = 0; s < one.searches.size(); ++s) {
-    const auto pruned = walked(one.searches[s].plan, one.keys[s]);
-    for (std::size_t m = 0; m < pruned.size(); ++m) {
-      const std::size_t group = one.searches[s].groups[m];
-      const ShardPlace stop = selection.stop(group);
-      std::int64_t found = 0;
-      for (const ShardPart& part : one.groups.groups[group]) {
-        found += part.below(stop.key, stop.position);
-      }
-      if (found != pruned[m]) {
-        return "search " + std::to_string(s) + ", group " + std::to_string(group) + ": " +
-               std::to_string(found) + " pruned, not " + std::to_string(pruned[m]);
-      }
-    }
+std::string refusal(ShardSelection& selection, const Numbers& sums) {
+  try {
+    selection.tell(sums);
+  } catch (const ValueError& error) {
+    return error.what();
   }
   return "";
 }
 
-ShardHint random_hint(Random& random) {
-  const auto number = [&] {
-    switch (random.below(5)) {
-      case 0: return std::numeric_limits<double>::quiet_NaN();
-      case 1: return std::numeric_limits<double>::infinity();
-      case 2: return -random.unit();
-      case 3: return std::ldexp(random.unit(), static_cast<int>(random.between(-300, 300)));
-      default: return random.unit() * 1000;
-    }
-  };
-  const auto integer = [&] { return static_cast<std::int64_t>(random.bits()); };
-  return {random.one_in(2) ? random.bits() : 0x80000000U + random.bits() % 0x40000000U,
-          random.one_in(2) ? integer() : random.below(100),
-          random.one_in(2) ? integer() : random.below(100), number(), number()};
-}
-
 TEST(ShardSelectionTest, RandomSearchesAgreeWithAWalk) {
   Random random(1);
-  std::int64_t worst = 0, rounds = 0;
-  const int count = cases(2000, 50000);
-  for (int i = 0; i < count; ++i) {
-    RandomCase one = random_case_of_shards(random, 300);
-    for (int step = 0; step < 3; ++step) {
-      ShardSelection selection(one.searches, one.most);
-      const std::int64_t took = run(selection, one.groups);
-      ASSERT_GE(took, 0) << "case " << i;
-      ASSERT_EQ(fault_of(one, selection), "") << "case " << i;
-      worst = std::max(worst, took);
-      rounds += took;
-      for (std::size_t s = 0; s < one.searches.size(); ++s) {
-        auto& hints = one.searches[s].hints;
-        hints = selection.hints(s);
-        if (step == 0) continue;
-        hints.resize(1 + one.searches[s].groups.size());
-        for (ShardHint& hint : hints) {
-          if (random.one_in(2)) hint = random_hint(random);
-        }
+  const auto [average, most] = expect_walks(random, 2000 / slowdown);
+  std::cout << average << " rounds on the average, " << most << " at the most" << std::endl;
+}
+
+TEST(ShardSelectionTest, NothingAndEverythingTakeNoRound) {
+  ShardSelection selection({search_of({3}, {{10, 1, 0, 10}}, 0),
+                            search_of({5, 6}, {{10, 1, 0, 10}, {4, 2, 0, 4}}, 18),
+                            search_of({}, {}, 0), search_of({8}, {{7, 0, 0, 0}}, 0)});
+  EXPECT_TRUE(selection.done());
+  EXPECT_EQ(selection.rounds(), 0);
+  EXPECT_EQ(selection.stop(3), (ShardPlace{0, 0}));
+  EXPECT_GT(selection.stop(6).key, KeyTraits<std::uint32_t>::nan);
+  EXPECT_EQ(selection.stop(8), (ShardPlace{0, 0}));
+}
+
+TEST(ShardSelectionTest, GroupsOfAPoolShareNumbersUnlessTheyAreBounded) {
+  const PoolMember any{100, 1, 0, 100}, heavy{100, 3, 0, 100}, bounded{100, 1, 20, 60};
+  const PoolMember nothing{100, 0, 0, 0};
+  ShardSelection selection({search_of({0, 1, 2, 3, 4}, {any, nothing, heavy, bounded, any}, 300)});
+  ASSERT_EQ(selection.questions().size(), 1U);
+  const auto& question = selection.questions()[0];
+  EXPECT_EQ(*question.groups, (std::vector<std::size_t>{0, 2, 3, 4}));
+  EXPECT_EQ(*question.first, (Numbers{0, 200, 300, 400}));
+  const std::size_t count = question.places.size() + 1;
+  EXPECT_EQ(selection.size(), 2 * count);
+  Numbers numbers(selection.size());
+  const Numbers ones(count, 1);
+  for (const std::size_t m : {0U, 1U, 2U}) selection.add(question, m, ones.data(), numbers.data());
+  EXPECT_EQ(numbers[0], 1 + 3) << "by weight";
+  EXPECT_EQ(numbers[count], 1);
+}
+
+TEST(ShardSelectionTest, RoundsAndPlacesDoNotDependOnTheParts) {
+  const std::vector<ShardKeys> keys{counted_up(3000), counted_up(2000), counted_up(1000)};
+  std::vector<std::vector<ShardPlace>> asked;
+  for (const std::size_t parts : {1U, 2U, 64U}) {
+    const auto groups = sharded(keys, parts, parts == 2 ? Split::random : Split::strided);
+    ShardSelection selection({search_of({0, 2}, {{3000, 2, 0, 3000}, {1000, 1, 100, 900}}, 5000),
+                              search_of({1}, {{2000, 1, 0, 2000}}, 1234)},
+                             64);
+    std::vector<ShardPlace> places;
+    while (!selection.done()) {
+      for (const auto& question : selection.questions()) {
+        places.insert(places.end(), question.places.begin(), question.places.end());
       }
+      selection.tell(groups.answer(selection));
+    }
+    asked.push_back(places);
+  }
+  EXPECT_EQ(asked[1], asked[0]);
+  EXPECT_EQ(asked[2], asked[0]);
+}
+
+TEST(ShardSelectionTest, HintsSaveRounds) {
+  // Groups whose bounds matter, beside one whose do not, and ties.
+  std::vector<ShardKeys> keys;
+  Random random(2);
+  for (const double scale : {1., 1., 4., 0.25, 1.}) {
+    keys.emplace_back();
+    for (int i = 0; i < 4000; ++i) {
+      const auto score = static_cast<float>(scale * random.unit() * random.unit());
+      keys.back().push_back(key_of<std::uint32_t>(score) >> 16 << 16);
     }
   }
-  std::cout << count << " cases, rounds " << static_cast<double>(rounds) / count / 3
-            << " on the average, " << worst << " at the most" << std::endl;
+  const auto groups = sharded(keys, 3, Split::runs);
+  const PoolMember any{4000, 1, 0, 4000}, bounded{4000, 1, 2000, 3800};
+  std::vector<ShardSearch> searches{
+      search_of({0, 1, 2, 3}, {any, bounded, bounded, bounded}, 13000),
+      search_of({4}, {any}, 2000)};
+  for (ShardSearch& search : searches) search.key_step = 16;
+  ShardSelection cold(searches, 256);
+  run(cold, groups);
+  EXPECT_GE(cold.rounds(), 3);
+  for (std::size_t s = 0; s < 2; ++s) searches[s].hints = cold.hints(s);
+  EXPECT_EQ(searches[0].hints.size(), 5U) << "of its members at a bound too";
+  EXPECT_GT(searches[0].hints[3].keys_per_block, 0);
+  EXPECT_EQ(searches[1].hints.size(), 1U);
+  ShardSelection again(searches, 256);
+  run(again, groups);
+  EXPECT_EQ(again.rounds(), 1) << "of the same data";
+  searches[1].plan.budget += 20;
+  ShardSelection moved(searches, 256);
+  run(moved, groups);
+  EXPECT_LE(moved.rounds(), 2);
+}
+
+TEST(ShardSelectionTest, SumsThatCannotBeAreRefusedAndChangeNothing) {
+  const std::vector<ShardKeys> keys{counted_up(1000), counted_up(500), counted_up(800)};
+  const auto groups = sharded(keys, 2, Split::runs);
+  const std::vector<ShardSearch> searches{
+      search_of({0, 1}, {{1000, 2, 0, 1000}, {500, 1, 100, 400}}, 1500),
+      search_of({2}, {{800, 1, 0, 800}}, 321)};
+  ShardSelection selection(searches, 64), untouched(searches, 64);
+  for (bool is_first = true; !selection.done(); is_first = false) {
+    const Numbers right = groups.answer(selection);
+    Numbers wrong(right.size());
+    EXPECT_NE(refusal(selection, wrong).find("0: a part is missing"), std::string::npos);
+    const auto& last = selection.questions().back();
+    if (last.search == 1) {
+      const auto begin = static_cast<std::ptrdiff_t>(last.begin);
+      wrong = right;
+      std::transform(wrong.begin() + begin, wrong.end(), wrong.begin() + begin,
+                     [](std::int64_t count) { return 2 * count; });
+      EXPECT_EQ(refusal(selection, wrong),
+                "sums for group 2 must count each block once, 800 in all, got 1600: a part is "
+                "missing, was added twice, or is of a tensor of another shape");
+      wrong = right;
+      wrong[last.begin] = 801;
+      EXPECT_NE(refusal(selection, wrong).find("not be less for later places"), std::string::npos);
+      if (!is_first) {
+        std::fill(wrong.begin() + begin, wrong.end() - 1, 0);
+        EXPECT_NE(refusal(selection, wrong).find("the data have changed"), std::string::npos);
+      }
+    }
+    wrong = right;
+    wrong.pop_back();
+    EXPECT_NE(refusal(selection, wrong).find("as many as the questions' numbers"),
+              std::string::npos);
+    EXPECT_EQ(selection.size(), untouched.size());
+    EXPECT_EQ(selection.rounds(), untouched.rounds());
+    selection.tell(right);
+    untouched.tell(right);
+  }
+  ShardCase walk{searches, {{keys[0], keys[1]}, {keys[2]}}, groups, 64};
+  EXPECT_EQ(walk.fault(selection), "");
+}
+
+TEST(ShardSelectionTest, BoundedGroupsAreCheckedByThemselves) {
+  ShardSelection selection({search_of({7, 9}, {{100, 1, 0, 100}, {100, 1, 20, 60}}, 90)}, 64);
+  const std::size_t count = selection.questions()[0].places.size() + 1;
+  Numbers numbers(selection.size(), 100);
+  numbers.back() = 99;
+  const std::string what = refusal(selection, numbers);
+  EXPECT_NE(what.find("sums for group 9 must count each block once, 100 in all, got 99"),
+            std::string::npos)
+      << what;
+  numbers.assign(selection.size(), 100);
+  numbers[count - 1] = 101;
+  EXPECT_NE(refusal(selection, numbers).find("sums for group 7 must"), std::string::npos);
+}
+
+TEST(ShardSelectionTest, WhatCannotBeIsRefusedAtOnce) {
+  const PoolMember any{10, 1, 0, 10};
+  const auto expect_refusal = [](const ShardSearch& search, const std::string& part) {
+    try {
+      const ShardSelection selection({search});
+      ADD_FAILURE() << part;
+    } catch (const ValueError& error) {
+      EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+    }
+  };
+  expect_refusal(search_of({0, 1}, {any}, 5), "groups of search 0 must be as many");
+  expect_refusal(search_of({1, 1}, {any, any}, 5), "group 1 a second time");
+  expect_refusal(search_of({0}, {{10, 1, 5, 4}}, 5), "0 <= least <= most <= blocks");
+  expect_refusal(search_of({0}, {{10, 1, 0, 11}}, 5), "0 <= least <= most <= blocks");
+  expect_refusal(search_of({0}, {{10, -1, 0, 10}}, 5), "a weight of -1");
+  expect_refusal(search_of({0}, {{10, 1, 6, 10}}, 5), "budget of search 0 must be at least 6");
+  ShardSearch search = search_of({0}, {any}, 5);
+  search.key_step = 24;
+  expect_refusal(search, "key_step of search 0 must be in [0, 23], got 24");
+  search.key_step = -1;
+  expect_refusal(search, "got -1");
+  search.is_wide = true;
+  search.key_step = 52;
+  const ShardSelection selection({search});
+  EXPECT_THROW(selection.stop(0), StateError);
+  EXPECT_THROW(selection.hints(0), StateError);
+  const ShardSelection done({search_of({0}, {any}, 0)});
+  EXPECT_THROW(done.stop(1), ValueError);
+  EXPECT_THROW(done.hints(1), ValueError);
+}
+
+TEST(ShardSelectionTest, ManyGroupsHaveEightNumbersEach) {
+  std::vector<ShardSearch> searches;
+  std::vector<ShardKeys> keys;
+  for (std::size_t g = 0; g < 40; ++g) {
+    searches.push_back(search_of({g}, {{50, 1, 0, 50}}, static_cast<std::int64_t>(g)));
+    keys.push_back(counted_up(50));
+  }
+  ShardSelection selection(searches, 64);
+  EXPECT_LE(selection.size(), 40U * 8U);
+  EXPECT_GT(selection.size(), 40U * 6U);
+  const auto groups = sharded(keys, 3, Split::random);
+  run(selection, groups);
+  for (std::size_t g = 0; g < 40; ++g) {
+    std::int64_t pruned = 0;
+    const ShardPlace stop = selection.stop(g);
+    for (const ShardPart& part : groups.groups[g]) pruned += part.below(stop.key, stop.position);
+    EXPECT_EQ(pruned, static_cast<std::int64_t>(g));
+  }
+}
+
+TEST(ShardSelectionTest, MovesWithItsQuestions) {
+  const auto groups = sharded({counted_up(1000)}, 2, Split::runs);
+  ShardSelection first({search_of({0}, {{1000, 1, 0, 1000}}, 500)}, 32);
+  first.tell(groups.answer(first));
+  ASSERT_FALSE(first.done());
+  ShardSelection second(std::move(first));
+  run(second, groups);
+  ShardSelection third({});
+  third = std::move(second);
+  const ShardPlace stop = third.stop(0);
+  EXPECT_EQ(groups.groups[0][0].below(stop.key, stop.position) +
+                groups.groups[0][1].below(stop.key, stop.position),
+            500);
 }
 
 }  // namespace

@@ -72,7 +72,9 @@ struct ShardRange {
   }
   /// The coordinate of a place, 0 at the step in which `first` is.
   double coordinate(const ShardPlace& place) const noexcept {
-    const int bits = step_bits();
+    return coordinate(place, step_bits());
+  }
+  double coordinate(const ShardPlace& place, int bits) const noexcept {
     const std::uint64_t step = place.key >> bits, origin = first.key >> bits;
     const double steps =
         step >= origin ? static_cast<double>(step - origin) : -static_cast<double>(origin - step);

@@ -186,9 +186,10 @@ void ShardSelection::Search::arrange() {
 void ShardSelection::Search::require_sums(const Question& question,
                                           const std::int64_t* sums) const {
   const std::size_t count = question.places.size() + 1;
-  const auto require_row = [&](const std::int64_t* counts, const std::string& who,
-                               std::int64_t below, std::int64_t up_to, std::int64_t total) {
-    const std::string what = "sums of search " + std::to_string(question.search) + " for " + who;
+  const auto require_row = [&](std::size_t row, const std::string& whose, std::int64_t below,
+                               std::int64_t up_to, std::int64_t total) {
+    const std::int64_t* const counts = sums + row * count;
+    const std::string what = "sums for " + whose;
     if (counts[count - 1] != total) {
       throw ValueError(what + " must count each block once, " + std::to_string(total) +
                        " in all, got " + std::to_string(counts[count - 1]) +
@@ -197,24 +198,22 @@ void ShardSelection::Search::require_sums(const Question& question,
     if (std::is_sorted(counts, counts + count) && below <= counts[0] && counts[count - 2] <= up_to)
       return;
     throw ValueError(what +
-                     " must agree with what was counted before, and not be less for later places: "
-                     "the data have changed since the first round, or a part counts by other keys");
+                     " must not be less for later places, and agree with those of the rounds "
+                     "before: the data have changed since, or a part counts by other keys");
   };
-  std::int64_t shared_total = 0;
-  std::size_t shared_from = 0;
+  std::int64_t total = 0;
+  std::string shared;
   for (const std::size_t m : asked) {
     const Member& member = members[m];
-    if (member.part == Part::shared) {
-      if (shared_total == 0) shared_from = member.group;
-      shared_total += member.pool.weight * member.pool.blocks;
-    } else {
-      require_row(sums + member.row * count, "group " + std::to_string(member.group), member.below,
-                  member.up_to, member.pool.blocks);
+    const std::string group = "group " + std::to_string(member.group);
+    if (member.part == Part::own) {
+      require_row(member.row, group, member.below, member.up_to, member.pool.blocks);
+      continue;
     }
+    shared = total == 0 ? group : shared.substr(0, shared.find(" and")) + " and others, by weight,";
+    total += member.pool.weight * member.pool.blocks;
   }
-  if (shared_total == 0) return;
-  require_row(sums, "its groups from group " + std::to_string(shared_from) + " on, by weight,",
-              shared_below, shared_up_to, shared_total);
+  if (total > 0) require_row(0, shared, shared_below, shared_up_to, total);
 }
 
 void ShardSelection::Search::tell(const Question& question, const std::int64_t* sums,
@@ -368,8 +367,11 @@ void ShardSelection::Search::learn_density(const Known& known, std::size_t last)
     if (to + 2 < known.places.size()) ++to;
   }
   if (!(cost() > 0) || (cost() < enough / 4 && keys_per_block > 0)) return;
-  const double keys = range.coordinate(known.places[to]) - range.coordinate(known.places[from]);
-  keys_per_block = keys / cost() * static_cast<double>(std::uint64_t{1} << range.key_step);
+  const auto coordinate = [&](std::size_t i) {
+    return range.coordinate(known.places[i], range.key_step);
+  };
+  keys_per_block = (coordinate(to) - coordinate(from)) / cost() *
+                   static_cast<double>(std::uint64_t{1} << range.key_step);
 }
 
 }  // namespace datasparse
