@@ -1,0 +1,226 @@
+"""From jobs on whole tensors to the masks of their shards: all ranks do this at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ..._core import ShardSelection, __version__
+from ..device.job import Job, Pool
+from ..device.operations.grid import Grid, order_of
+from .layout import layout_of
+from .parts import Part, Parts, Search, dtype_of_sums, parts_for
+from .ranks import Description, Ranks
+from .rectangle import Blocks, Integers, Rectangle
+
+KEY_STEPS = {torch.float16: 13, torch.bfloat16: 16}  # bits of a float32 that none of these has
+
+_hints = WeakTensorKeyDictionary()  # of searches, beside the first sharded mask of each
+
+
+class Prepared(NamedTuple):
+    """All that is made before ranks tell each other anything."""
+
+    parts: Parts
+    searches: list[Search]
+    selection: ShardSelection
+    prelude: Integers
+    description: Description
+
+
+def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor]:
+    """The masks of jobs whose tensors are sharded, or plain and the same on all ranks, as new
+    tensors: to the bit what the core computes of whole ones.
+
+    All ranks that have shards of them call it with the same jobs, in the same order. Where one of
+    them fails, or has other jobs, all raise: the one its own error, the others a RankError.
+    """
+    ranks = ranks_for(jobs)
+    call = ranks.call("step()")
+    prepared = call.attempt(prepare, jobs, pools, ranks)
+    call.agree(prepared and prepared.description)
+    assert prepared is not None  # else agree() has raised
+    parts, searches, selection, prelude, _ = prepared
+    if prelude.size:
+        call.attempt(parts.begin, call.sum(prelude, prelude.size))
+    while not selection.done:
+        selection.tell(call.sum(call.attempt(parts.count, selection), selection.size))
+    masks = call.attempt(spread, jobs, parts, selection)
+    call.agree()  # from here on nothing fails
+    assert masks is not None
+    keep_hints(jobs, searches, selection)
+    return masks
+
+
+def ranks_for(jobs: Sequence[Job]) -> Ranks:
+    """The ranks that have shards of any of the jobs. TypeError where no mesh has all of them."""
+    meshes = [layout_of(job.scores).together for job in jobs if isinstance(job.scores, DTensor)]
+    widest = max(meshes, key=lambda ranks: len(ranks.members))
+    for ranks in meshes:
+        if not set(ranks.members) <= set(widest.members):
+            raise TypeError(
+                f"what a pool ranks must be on the ranks of one mesh, got some on {ranks}, and "
+                f"some on {widest}"
+            )
+    return widest
+
+
+def prepare(jobs: Sequence[Job], pools: Sequence[Pool], ranks: Ranks) -> Prepared:
+    own = [part_of(job, ranks) for job in jobs]
+    searches = searches_of(jobs, pools, own)
+    parts = parts_for(own, searches)
+    selection = ShardSelection([as_dict(search, own) for search in searches])
+    prelude = parts.prelude()
+    description = describe(jobs, searches, prelude.size)
+    return Prepared(parts, searches, selection, prelude, description)
+
+
+# --- what is here -----------------------------------------------------------------------------
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this rank has of a tensor: its own memory."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    here: Tensor = tensor.to_local()
+    return here
+
+
+def part_of(job: Job, ranks: Ranks) -> Part:
+    """ValueError for shards that are no rectangles of the matrix, or that cut blocks."""
+    shape, order = tuple(job.scores.shape), order_of(job)
+    if isinstance(job.scores, DTensor):
+        layout = layout_of(job.scores)
+        (size, offset), counts = layout.box(shape), layout.counts(ranks)
+    else:
+        size, offset, counts = shape, (0,) * len(shape), ranks.rank == ranks.members[0]
+    rectangle = Rectangle.of(shape, order, size, offset)
+    grid = Grid.of(job)
+
+    def here(tensor: Tensor) -> Tensor:
+        own = local(tensor)
+        return own.permute(order) if order else own
+
+    return Part(
+        replace(
+            job,
+            scores=here(job.scores),
+            mask=here(job.mask),
+            order=(),
+            kept_zeros=None if job.kept_zeros is None else here(job.kept_zeros),
+        ),
+        Blocks.of(rectangle, (grid.height, grid.width), shape),
+        counts,
+    )
+
+
+def spread(jobs: Sequence[Job], parts: Parts, selection: ShardSelection) -> list[Tensor]:
+    """The masks of the jobs, of those of their parts."""
+    masks = []
+    for job, mask in zip(jobs, parts.contents(selection), strict=True):
+        order = order_of(job)
+        if order:
+            axes = sorted(range(len(order)), key=order.__getitem__)
+            mask = mask.permute(axes).contiguous()
+        if isinstance(job.scores, DTensor):
+            mask = layout_of(job.scores).spread(mask, tuple(job.scores.shape))
+        masks.append(mask)
+    return masks
+
+
+# --- what is searched for ---------------------------------------------------------------------
+
+
+def searches_of(
+    jobs: Sequence[Job], pools: Sequence[Pool], parts: Sequence[Part]
+) -> list[Search]:
+    """Of the pools, in their order, and of each other job of which some blocks go, and some not."""
+    searches = [search_of(pool, jobs) for pool in pools]
+    pooled = {place for pool in pools for place in pool.jobs}
+    for place, job in enumerate(jobs):
+        blocks = parts[place].blocks.all
+        if place not in pooled and 0 < job.pruned < blocks and job.zeros > 0:
+            alone = Pool((place,), (1,), (0,), (blocks,), job.pruned, (False,))
+            searches.append(search_of(alone, jobs))
+    return searches
+
+
+def search_of(pool: Pool, jobs: Sequence[Job]) -> Search:
+    ranked = [jobs[place] for place, weight in zip(pool.jobs, pool.weights, strict=True) if weight]
+    sums = {dtype_of_sums(job) for job in ranked}
+    is_wide = any(pool.normalize) or torch.float64 in sums
+    steps = {KEY_STEPS.get(job.scores.dtype, 0) if is_plain(job) else 0 for job in ranked}
+    mask = first_mask(pool.jobs, jobs)
+    return Search(
+        pool.jobs,
+        pool.weights,
+        pool.least,
+        pool.most,
+        pool.budget,
+        pool.normalize,
+        is_wide,
+        any(job.norm == "none" for job in ranked),
+        0 if is_wide else min(steps, default=0),
+        None if mask is None else _hints.get(mask),
+    )
+
+
+def is_plain(job: Job) -> bool:
+    """Whether scores are single elements as they are."""
+    grid = Grid.of(job)
+    return grid.size == 1 and job.norm != "L2"
+
+
+def as_dict(search: Search, parts: Sequence[Part]) -> dict[str, Any]:
+    """As ShardSelection takes it."""
+    blocks = [parts[group].blocks.all for group in search.groups]
+    members = zip(blocks, search.weights, search.least, search.most, strict=True)
+    return {
+        "groups": list(search.groups),
+        "members": list(members),
+        "budget": search.budget,
+        "wide": search.is_wide,
+        "has_sign": search.has_sign,
+        "key_step": search.key_step,
+        "hint": search.hint,
+    }
+
+
+def keep_hints(jobs: Sequence[Job], searches: Sequence[Search], selection: ShardSelection) -> None:
+    for i, search in enumerate(searches):
+        mask = first_mask(search.groups, jobs)
+        if mask is not None:
+            _hints[mask] = selection.hint(i)
+
+
+def first_mask(places: Sequence[int], jobs: Sequence[Job]) -> Tensor | None:
+    """The first one that is sharded, which lives as long as its group."""
+    masks = (jobs[place].mask for place in places)
+    return next((mask for mask in masks if isinstance(mask, DTensor)), None)
+
+
+# --- what ranks must agree on -----------------------------------------------------------------
+
+
+def describe(jobs: Sequence[Job], searches: Sequence[Search], prelude: int) -> Description:
+    """All that masks hang on but the numbers in the tensors."""
+    facts = [("datasparse", __version__), ("the number of tensors", str(len(jobs)))]
+    for place, job in enumerate(jobs):
+        scores = job.scores
+        where = str(layout_of(scores).placements) if isinstance(scores, DTensor) else "whole"
+        own = (
+            f"of shape {tuple(scores.shape)} and {scores.dtype}, {where}, order {job.order}, "
+            f"blocks {job.block} with {job.zeros} zeros, {job.pruned} blocks to prune, "
+            f"norm {job.norm}, monotone {job.monotone}, "
+            f"kept zeros {job.kept_zeros is not None}"
+        )
+        facts.append((f"tensor {place}", own))
+    for number, search in enumerate(searches):
+        facts.append((f"search {number}", f"{search}"))
+    return [*facts, ("the length of what is counted first", str(prelude))]

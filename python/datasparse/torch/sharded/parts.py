@@ -1,0 +1,69 @@
+"""What is here of the tensors whose masks are computed, and who answers for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from ..device.job import Job
+from .rectangle import Blocks, Integers
+
+if TYPE_CHECKING:
+    from ..._core import ShardSelection
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Part:
+    """A part of a job."""
+
+    job: Job  # of what is here, its axes in the order of the matrix; `pruned` is of no account
+    blocks: Blocks
+    counts: bool  # False for a copy of what is counted elsewhere
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Search:
+    """Groups that share one threshold: `ShardSearch` of the core."""
+
+    groups: tuple[int, ...]  # places among the parts
+    weights: tuple[int, ...]
+    least: tuple[int, ...]
+    most: tuple[int, ...]
+    budget: int
+    normalize: tuple[bool, ...]
+    is_wide: bool  # scores are compared as doubles
+    has_sign: bool
+    key_step: int
+    hint: tuple[int, float, float, int] | None = None
+
+
+class Parts(Protocol):
+    """The parts that one process has of the groups of some searches, in turn: prelude(), begin(),
+    count() for each round, contents()."""
+
+    def prelude(self) -> Integers:
+        """What must be known of all parts before the first question."""
+
+    def begin(self, sums: Integers) -> None:
+        """Takes the sums of that."""
+
+    def count(self, selection: ShardSelection) -> Integers:
+        """The numbers for all questions of a round."""
+
+    def contents(self, selection: ShardSelection) -> list[Tensor]:
+        """The masks of the parts, of the shapes of their jobs. selection.done must hold."""
+
+
+def dtype_of_sums(job: Job) -> torch.dtype:
+    return torch.float64 if job.scores.dtype == torch.float64 else torch.float32
+
+
+def parts_for(parts: Sequence[Part], searches: Sequence[Search]) -> Parts:
+    """Who answers for these parts: torch's operations, on whatever devices the parts are."""
+    from .device_parts import DeviceParts
+
+    return DeviceParts(parts, searches)
