@@ -154,7 +154,17 @@ def searches_of(
 def search_of(pool: Pool, jobs: Sequence[Job]) -> Search:
     ranked = [jobs[place] for place, weight in zip(pool.jobs, pool.weights, strict=True) if weight]
     sums = {dtype_of_sums(job) for job in ranked}
-    is_wide = any(pool.normalize) or torch.float64 in sums
+    as_doubles = any(pool.normalize) or len(sums) > 1
+    is_wide = as_doubles or torch.float64 in sums
+    has_sign = any(job.norm == "none" for job in ranked)
+    # Magnitudes leave half of all keys to what monotone masks have pruned.
+    is_monotone = any(job.monotone for job in ranked)
+    if is_monotone and has_sign and is_wide:
+        raise TypeError(
+            "monotone=True with norm=None over shards needs scores of one type among float16, "
+            "bfloat16 and float32, without normalize; got scores that are compared as doubles"
+        )
+    is_two_fold = is_monotone and has_sign
     steps = {KEY_STEPS.get(job.scores.dtype, 0) if is_plain(job) else 0 for job in ranked}
     mask = first_mask(pool.jobs, jobs)
     return Search(
@@ -164,8 +174,10 @@ def search_of(pool: Pool, jobs: Sequence[Job]) -> Search:
         pool.most,
         pool.budget,
         pool.normalize,
-        is_wide,
-        any(job.norm == "none" for job in ranked),
+        as_doubles,
+        is_wide or is_two_fold,
+        is_two_fold,
+        has_sign,
         0 if is_wide else min(steps, default=0),
         None if mask is None else _hints.get(mask),
     )

@@ -7,9 +7,9 @@ Whole bits are gathered where the core wants them on the host: by all ranks at t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from math import prod
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -36,6 +36,7 @@ __all__ = [
     "prune",
     "put",
     "score_terms",
+    "share_of",
     "unpack",
     "zero",
     "zero_grown",
@@ -80,8 +81,15 @@ def prune(mask: Tensor, marks: Tensor) -> None:
 @_plainly
 def unpack(shape: tuple[int, ...], bits: bytearray, layout: Layout) -> Tensor:
     """The part that is here, of the bits of the whole."""
-    whole = memory.unpack(shape, bits, torch.device("cpu"))
-    return layout.spread(box_of(whole, *layout.box(shape)).contiguous().to(layout.device), shape)
+    return share_of(memory.unpack(shape, bits, torch.device("cpu")), layout)
+
+
+@_plainly
+def share_of(whole: Tensor, layout: Layout) -> Tensor:
+    """What is here of a tensor that every rank has."""
+    shape = tuple(whole.shape)
+    here = box_of(whole, *layout.box(shape)).contiguous()
+    return layout.spread(here.to(layout.device), shape)
 
 
 @_plainly
@@ -184,15 +192,12 @@ def meet(ranks: Ranks) -> None:
 
 
 @_plainly
-def give_up(ranks: Ranks, why: str) -> None:
-    """Takes part in the agreement that the others wait for, so that they raise as well."""
+def give_up(ranks: Ranks, error: BaseException | str) -> None:
+    """Takes part in the agreement that the others wait for, so that they raise as well; but for an
+    error of which all ranks know."""
+    if isinstance(error, BaseException) and ranks.know(error):
+        return
     call = ranks.call("step()")
-    call.fail(GaveUp(why))
-    try:
+    call.fail(error if isinstance(error, BaseException) else RuntimeError(error))
+    with suppress(BaseException):  # the caller raises what has made it give up
         call.agree()
-    except GaveUp:
-        pass  # the caller raises what has made it give up
-
-
-class GaveUp(Exception):
-    """What has happened on this rank, in words."""

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..device import routes
+from ..device.job import Job
 from ..device.operations.arithmetic import exact_arithmetic, require_exact
 from ..device.operations.batch import Batch
 from ..device.operations.grid import Grid
-from ..device.operations.keys import INTEGERS, make_keys, put_past
+from ..device.operations.keys import INTEGERS, make_keys
 from ..device.operations.pool import to_doubles
-from ..device.operations.select import count
 from ..device.operations.squares import digits_of, roots_of
 from .parts import Part, Search, dtype_of_sums
 from .rectangle import Integers
@@ -26,136 +26,108 @@ from .rectangle import Integers
 if TYPE_CHECKING:
     from ..._core import ShardSelection
 
+LOWEST = torch.iinfo(torch.int64).min
+
 
 class DeviceParts:
     """`Parts` of any devices. It sorts the keys of each part once: memory of 16 bytes a block."""
 
     def __init__(self, parts: Sequence[Part], searches: Sequence[Search]) -> None:
         self._parts = parts
-        self._searches = searches
-        self._of_group = {
-            group: (search, member)
+        self._searches = {group: search for search in searches for group in search.groups}
+        # Those whose scores are divided by their norm.
+        self._divided = [
+            group
             for search in searches
-            for member, group in enumerate(search.groups)
-        }
+            for group, normalize in zip(search.groups, search.normalize, strict=True)
+            if normalize
+        ]
         self._norms: dict[int, Tensor] = {}
-        self._past: dict[int, int] = {}  # blocks that monotone masks have pruned, all parts together
-        self._sorted: dict[tuple[int, bool], _Sorted] = {}
+        self._sorted: dict[int, Sorted] = {}
 
     def prelude(self) -> Integers:
         with self._exactly():
-            numbers = [np.zeros(0, np.int64)]
-            for group in self._of_group:
-                numbers.extend(self._prelude_of(group))
-            return np.concatenate(numbers)
+            numbers = [self._squares(group) for group in self._divided]
+        return np.concatenate([np.zeros(0, np.int64), *numbers])
 
     def begin(self, sums: Integers) -> None:
         at = 0
-        for group in self._of_group:
-            if self._is_monotone(group):
-                self._past[group] = int(sums[at])
-                at += 1
-            if self._is_divided(group):
-                dtype = dtype_of_sums(self._parts[group].job)
-                length = digits_in(dtype)
-                digits = torch.from_numpy(sums[at : at + length].copy())[None]
-                self._norms[group] = roots_of(digits, dtype)
-                at += length
+        for group in self._divided:
+            dtype = dtype_of_sums(self._parts[group].job)
+            digits = sums[at : at + digits_in(dtype)]
+            self._norms[group] = roots_of(torch.from_numpy(digits.copy())[None], dtype)
+            at += len(digits)
 
     def count(self, selection: ShardSelection) -> Integers:
         numbers = np.zeros(selection.size, np.int64)
-        with self._exactly():
-            for i, question in enumerate(selection.questions):
-                groups, first, keys, positions, budget = question
-                for member, group in enumerate(groups):
-                    if not self._parts[group].counts:
-                        continue
-                    part = self._sorted_of(group, len(groups), budget)
-                    below = part.below(keys, positions - first[member])
+        for i, (groups, first, keys, positions) in enumerate(selection.questions):
+            for member, group in enumerate(groups):
+                if self._parts[group].counts:
+                    below = self._before(group, keys, positions - first[member])
                     total = self._parts[group].blocks.here
                     selection.add(i, member, np.append(below, total), numbers)
         return numbers
 
     def contents(self, selection: ShardSelection) -> list[Tensor]:
-        jobs = []
-        with self._exactly():
-            for group, part in enumerate(self._parts):
-                jobs.append(replace(part.job, pruned=self._pruned(group, part, selection)))
-        return routes.compute(jobs, [])
+        masks: list[Tensor | None] = [None] * len(self._parts)
+        by_device: dict[torch.device, list[int]] = {}
+        for group, part in enumerate(self._parts):
+            by_device.setdefault(part.job.scores.device, []).append(group)
+        for groups in by_device.values():
+            jobs = [
+                replace(self._parts[group].job, pruned=self._pruned(group, selection))
+                for group in groups
+            ]
+            for group, mask in zip(groups, routes.compute(jobs, []), strict=True):
+                masks[group] = mask
+        return [mask for mask in masks if mask is not None]
 
-    # --- what is asked for ------------------------------------------------------------------------
-
-    def _pruned(self, group: int, part: Part, selection: ShardSelection) -> int:
+    def _pruned(self, group: int, selection: ShardSelection) -> int:
         """How many of the lowest blocks here go."""
-        if group not in self._of_group:
+        if group not in self._searches:
+            part = self._parts[group]
             return part.blocks.here if part.job.pruned else 0
-        key, position, groups, budget = selection.stop(group)
-        keys = np.array([key], np.uint64)
-        place = self._sorted_of(group, groups, budget).below(keys, np.array([position]))
-        return int(place[0])
+        key, position = selection.stop(group)
+        return int(self._before(group, np.array([key], np.uint64), np.array([position]))[0])
 
-    def _sorted_of(self, group: int, groups: int, budget: int) -> _Sorted:
-        """The keys of a part, for a search of so many groups with that budget: where monotone masks
-        have pruned more, nothing else is ranked."""
-        search, member = self._of_group[group]
-        if groups == len(search.groups):
-            pairs = zip(search.groups, search.weights, search.least, search.most, strict=True)
-            pruned = sum(
-                weight * min(max(self._past.get(other, 0), least), most)
-                for other, weight, least, most in pairs
-            )
-        else:  # a member at a bound goes on by itself
-            pruned = self._past.get(group, 0)
-        returning = pruned > budget
-        found = self._sorted.get((group, returning))
-        if found is None:
-            keys = self._keys(group, search, returning)
-            found = self._sorted[group, returning] = _Sorted(
-                keys, self._parts[group], search.is_wide
-            )
-        return found
+    def _before(self, group: int, keys: NDArray[np.uint64], positions: Integers) -> Integers:
+        if group not in self._sorted:
+            part, search = self._parts[group], self._searches[group]
+            with self._exactly():
+                own = self._keys(group, search)
+            self._sorted[group] = Sorted(own, part, search.is_wide)
+        return self._sorted[group].before(keys, positions)
 
-    def _keys(self, group: int, search: Search, returning: bool) -> Tensor:
-        batch = self._batch(group)
+    def _keys(self, group: int, search: Search) -> Tensor:
+        """Of the blocks of a part, in the order of the core's, that of the score 0 at 0."""
+        batch = batch_of(self._parts[group].job)
+        blocks, dtype = batch.grid.blocks, batch.dtype
         bits = batch.block_scores(batch.element_scores())
-        dtype = batch.dtype
-        if search.is_wide:
+        if search.as_doubles:
             norms = self._norms.get(group)
             bits = to_doubles(batch, bits, None if norms is None else norms.to(batch.device))
             dtype = torch.float64
-        make_keys(bits[:, : batch.grid.blocks], dtype, batch.norm)
-        if self._past:
-            past = batch.past_blocks(batch.free()) if batch.is_monotone else None
-            flag = torch.full((1, 1), returning, dtype=torch.bool, device=batch.device)
-            if past is not None or returning:
-                put_past(bits, past, flag, dtype)
-        return bits[0, : batch.grid.blocks].to(torch.int64)
+        make_keys(bits[:, :blocks], dtype, batch.norm)
+        keys = bits[0, :blocks].to(torch.int64)
+        if search.is_two_fold:
+            keys += (1 << 32) + (1 << 31) + LOWEST
+        if batch.is_monotone:
+            # What the mask before has pruned comes before all else, in its own order.
+            past = batch.past_blocks(batch.free())[0, :blocks]
+            if search.is_two_fold:
+                down = -(1 << 32)
+            else:
+                down = LOWEST if search.is_wide else -(1 << 31)
+            keys = torch.where(past, keys + down, keys)
+        return keys
 
-    def _prelude_of(self, group: int) -> Iterator[Integers]:
-        part, batch = self._parts[group], self._batch(group)
-        is_empty = part.blocks.here == 0 or not part.counts
-        if self._is_monotone(group):
-            past = 0 if is_empty else int(count(batch.past_blocks(batch.free())))
-            yield np.array([past], np.int64)
-        if self._is_divided(group):
-            if is_empty:
-                yield np.zeros(digits_in(batch.dtype), np.int64)
-                return
-            scores = batch.block_scores(batch.element_scores())
-            yield digits_of(scores[:, : batch.grid.blocks], batch.dtype)[0].cpu().numpy()
-
-    def _is_monotone(self, group: int) -> bool:
-        return self._parts[group].job.monotone
-
-    def _is_divided(self, group: int) -> bool:
-        search, member = self._of_group[group]
-        return search.normalize[member]
-
-    def _batch(self, group: int) -> Batch:
-        job = self._parts[group].job
-        dtype = dtype_of_sums(job)
-        require_exact(job.scores.device, dtype)
-        return Batch([0], [job], Grid.of(job), dtype, job.scores.device)
+    def _squares(self, group: int) -> Integers:
+        part, batch = self._parts[group], batch_of(self._parts[group].job)
+        if not part.counts:
+            return np.zeros(digits_in(batch.dtype), np.int64)
+        scores = batch.block_scores(batch.element_scores())
+        digits: Integers = digits_of(scores[:, : batch.grid.blocks], batch.dtype)[0].cpu().numpy()
+        return digits
 
     @contextmanager
     def _exactly(self) -> Iterator[None]:
@@ -165,7 +137,7 @@ class DeviceParts:
             yield
 
 
-class _Sorted:
+class Sorted:
     """The keys of the blocks of a part, lowest first, and in what order they lie."""
 
     def __init__(self, keys: Tensor, part: Part, is_wide: bool) -> None:
@@ -173,27 +145,33 @@ class _Sorted:
         self._blocks = part.blocks
         self._is_wide = is_wide
 
-    def below(self, keys: NDArray[np.uint64], positions: Integers) -> Integers:
-        """How many of the blocks come before each place: of a lesser key, or of the same one before
+    def before(self, keys: NDArray[np.uint64], positions: Integers) -> Integers:
+        """How many of the blocks come before places: of a lesser key, or of the same one and before
         that position in the whole tensor."""
         wanted = torch.from_numpy(signed(keys, self._is_wide)).to(self._keys.device)
-        lower = torch.searchsorted(self._keys, wanted).cpu().numpy()
+        counts: Integers = torch.searchsorted(self._keys, wanted).cpu().numpy()
         positions = np.clip(positions, 0, self._blocks.all)
         within = np.flatnonzero(positions > 0)
         if within.size == 0:
-            return lower
-        upper = torch.searchsorted(self._keys, wanted[torch.from_numpy(within)], right=True)
-        for key, end in zip(within, upper.tolist(), strict=True):
-            begin = int(lower[key])
-            if end > begin:
-                before = int(self._blocks.before(positions[key : key + 1])[0])
-                ties = self._places[begin:end]
-                lower[key] += int((ties < before).sum())
-        return lower
+            return counts
+        some = wanted[torch.from_numpy(within).to(wanted.device)]
+        ends = torch.searchsorted(self._keys, some, right=True).tolist()
+        indices = self._blocks.before(positions[within]).tolist()
+        for place, end, index in zip(within.tolist(), ends, indices, strict=True):
+            ties = self._places[counts[place] : end]
+            if len(ties):
+                counts[place] += int(torch.searchsorted(ties, index))
+        return counts
+
+
+def batch_of(job: Job) -> Batch:
+    dtype = dtype_of_sums(job)
+    require_exact(job.scores.device, dtype)
+    return Batch([0], [job], Grid.of(job), dtype, job.scores.device)
 
 
 def signed(keys: NDArray[np.uint64], is_wide: bool) -> Integers:
-    """Keys of the core as those of torch's operations: those of zero are 0."""
+    """Keys of the core as those of torch's operations: that of the score 0 is 0."""
     if is_wide:
         return (keys ^ np.uint64(1 << 63)).view(np.int64)
     return keys.astype(np.int64) - (1 << 31)
@@ -201,4 +179,5 @@ def signed(keys: NDArray[np.uint64], is_wide: bool) -> Integers:
 
 def digits_in(dtype: torch.dtype) -> int:
     """The length of a sum of squares."""
-    return digits_of(torch.zeros((1, 1), dtype=INTEGERS[dtype.itemsize]), dtype).shape[1]
+    zero = torch.zeros((1, 1), dtype=INTEGERS[dtype.itemsize])
+    return digits_of(zero, dtype).shape[1]

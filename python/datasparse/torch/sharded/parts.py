@@ -35,7 +35,9 @@ class Search:
     most: tuple[int, ...]
     budget: int
     normalize: tuple[bool, ...]
-    is_wide: bool  # scores are compared as doubles
+    as_doubles: bool  # how scores are compared: of several types, or divided
+    is_wide: bool  # keys have 64 bits
+    is_two_fold: bool  # keys have 32, and a bit above them for what monotone masks have pruned
     has_sign: bool
     key_step: int
     hint: tuple[int, float, float, int] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -18,7 +19,8 @@ Integers = NDArray[np.int64]
 Description = list[tuple[str, str]]  # topics, and what each rank has there
 T = TypeVar("T")
 
-MESSAGE = 1024  # bytes of an error that go to the other ranks
+MESSAGE = 1024  # characters of an error that go to the other ranks
+TOLD = "__datasparse_told__"  # of an exception: the ranks that know of it
 
 
 class RankError(RuntimeError):
@@ -72,6 +74,10 @@ class Ranks:
         self.calls += 1
         return Call(self, what, self.calls)
 
+    def know(self, error: BaseException) -> bool:
+        """Whether an error was raised where all of them learn of it."""
+        return self.members in getattr(error, TOLD, ())
+
     def __str__(self) -> str:
         return f"ranks {', '.join(map(str, self.members))}"
 
@@ -112,7 +118,7 @@ class Call:
         self._what = what
         self._number = number
         self._round = 0
-        self._error: BaseException | None = None
+        self._error: BaseException | None = None  # of this rank
 
     @property
     def traffic(self) -> Traffic:
@@ -179,12 +185,21 @@ class Call:
             return work()
         except RuntimeError as error:
             if self._error is not None:
-                raise self._error from error
-            raise RankError(
-                f"the {what} in {self._what}, call {self._number} of these ranks, failed on rank "
-                f"{self._ranks.rank}: {error}; this rank has changed no mask: resume all of them "
-                "from a checkpoint"
+                raise self._told(self._error) from error
+            raise self._told(
+                RankError(
+                    f"the {what} in {self._what}, call {self._number} of these ranks, failed on "
+                    f"rank {self._ranks.rank}: {error}; this rank has changed no mask: resume all "
+                    "of them from a checkpoint"
+                )
             ) from error
+
+    def _told(self, error: BaseException) -> BaseException:
+        """The same, marked: the others know."""
+        known = (*getattr(error, TOLD, ()), self._ranks.members)
+        with suppress(AttributeError, TypeError):  # no error must hide this one
+            setattr(error, TOLD, known)
+        return error
 
     def _raise(self) -> NoReturn:
         """The error of this rank, or that of the first one that has any."""
@@ -192,30 +207,34 @@ class Call:
         text = None if own is None else f"{type(own).__name__}: {own}"[:MESSAGE]
         everybody = self._gather(text)
         if own is not None:
-            raise own
+            raise self._told(own)
         rank, error = next(
             (rank, text)
             for rank, text in zip(self._ranks.members, everybody, strict=True)
             if text is not None
         )
-        raise RankError(f"rank {rank} failed in {self._what}: {error}")
+        raise self._told(RankError(f"rank {rank} failed in {self._what}: {error}"))
 
     def _raise_difference(self, everybody: Sequence[Description]) -> NoReturn:
-        first = everybody[0]
-        for rank, other in zip(self._ranks.members, everybody, strict=True):
-            for (topic, here), (other_topic, there) in zip(first, other, strict=False):
-                if (topic, here) != (other_topic, there):
-                    raise RankError(
-                        f"rank {rank} differs from rank {self._ranks.members[0]} in "
-                        f"{self._what}: it has {other_topic} {there}, and not {topic} {here}; "
-                        "no rank has changed a mask"
-                    )
-            if len(first) != len(other):
-                raise RankError(
-                    f"rank {rank} differs from rank {self._ranks.members[0]} in {self._what}: it "
-                    f"has {len(other)} facts to agree on, and not {len(first)}"
-                )
-        raise RankError(f"ranks have disagreed in {self._what}, and agree on all by now")
+        differences = (
+            difference(everybody[0], other, f"rank {rank} differs from rank "
+                       f"{self._ranks.members[0]} in {self._what}")
+            for rank, other in zip(self._ranks.members, everybody, strict=True)
+        )  # fmt: skip
+        found = next(filter(None, differences), f"ranks have disagreed in {self._what}")
+        raise self._told(RankError(f"{found}; no rank has changed a mask"))
+
+
+def difference(first: Description, other: Description, begin: str) -> str | None:
+    """The first fact in which two ranks differ, in words; None where there is none."""
+    for (topic, here), (other_topic, there) in zip(first, other, strict=False):
+        if topic != other_topic:
+            return f"{begin}: it is at {other_topic} ({there}), the other at {topic} ({here})"
+        if here != there:
+            return f"{begin}: {topic} is {there}, and not {here}"
+    if len(first) != len(other):
+        return f"{begin}: it has {len(other)} facts to agree on, and not {len(first)}"
+    return None
 
 
 def _group_of(mesh: DeviceMesh, members: tuple[int, ...]) -> dist.ProcessGroup:
