@@ -92,10 +92,10 @@ bool BaseDataSparsifier::update(const std::vector<Group*>& groups) {
 
 /// The devices that compute the masks of these groups, each once, in the order of groups.
 std::vector<Device*> BaseDataSparsifier::Impl::computing(
-    const std::vector<Group*>& groups) const {
+    const std::vector<Group*>& some) const {
   std::vector<Device*> devices;
   access([&] {
-    for (const auto* group : groups) {
+    for (const auto* group : some) {
       Device* const device = &group->source->device().together();
       if (std::find(devices.begin(), devices.end(), device) == devices.end()) {
         devices.push_back(device);
