@@ -27,5 +27,6 @@
 #include "datasparse/runtime.hpp"
 #include "datasparse/schedule.hpp"
 #include "datasparse/score_sums.hpp"
+#include "datasparse/shard_selection.hpp"
 #include "datasparse/spec_sparsifier.hpp"
 #include "datasparse/state_entries.hpp"

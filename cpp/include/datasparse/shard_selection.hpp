@@ -1,8 +1,9 @@
 /// Where pruning stops in tensors of which nobody sees more than a part.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <optional>
+#include <map>
 #include <vector>
 
 #include "datasparse/api.h"
@@ -31,10 +32,11 @@ struct ShardPlace {
 /// What a search has left for the next one of the same groups: a wish. One that misleads costs
 /// rounds, never a mask. All who take part must have the same.
 struct ShardHint {
-  std::uint64_t key = 0;      ///< at which the search stopped
-  double keys_per_block = 0;  ///< how far apart, on the average, keys lie near there; 0: no hint
-  double error = 0;           ///< how far off the hint before was, in blocks
-  std::int64_t pruned = 0;    ///< blocks before the place at which it stopped
+  std::uint64_t key = 0;  ///< where the search stopped
+  std::int64_t position = 0;
+  std::int64_t pruned = 0;    ///< what comes before that place, in blocks times their weight
+  double keys_per_block = 0;  ///< how far apart keys lie near there, per weight of 1; 0: no hint
+  double error = 0;           ///< how far off the hint before was, in blocks times their weight
 };
 
 /// Groups that share one threshold: a pool, or one group by itself.
@@ -72,19 +74,23 @@ struct ShardSearch {
 /// places are asked for where fewer searches are left. All searches go on at the same time.
 class DATASPARSE_API ShardSelection {
  public:
+  /// ValueError for a group that is in two searches, and for a plan that cannot be.
   explicit ShardSelection(std::vector<ShardSearch> searches, std::int64_t most = 8192);
+  ShardSelection(ShardSelection&& other) noexcept;
+  ShardSelection& operator=(ShardSelection&& other) noexcept;
+  ~ShardSelection();
 
   struct Question {
-    const std::vector<std::size_t>* groups;  ///< of the search, in order
+    const std::vector<std::size_t>* groups;  ///< of the search, those that matter, in order
     const std::vector<std::int64_t>* first;  ///< the position of each group's first block
     std::vector<ShardPlace> places;          ///< ascending, at least one
     std::size_t search;                      ///< which one it is of, for add()
     std::size_t begin;                       ///< where its numbers begin
   };
-  bool done() const noexcept;
-  const std::vector<Question>& questions() const noexcept;
+  bool done() const noexcept { return questions_.empty(); }
+  const std::vector<Question>& questions() const noexcept { return questions_; }
   /// How many numbers the answers to all questions are.
-  std::size_t size() const noexcept;
+  std::size_t size() const noexcept { return size_; }
   /// Adds what the parts of one group have counted to the numbers of a question: counts of
   /// places.size() + 1 entries.
   void add(const Question& question, std::size_t member, const std::int64_t* counts,
@@ -98,7 +104,18 @@ class DATASPARSE_API ShardSelection {
   ShardPlace stop(std::size_t group) const noexcept;
   /// Once done: what the next search of the same groups begins with.
   ShardHint hint(std::size_t search) const noexcept;
-  std::int64_t rounds() const noexcept;
+  /// How many sums it was told.
+  std::int64_t rounds() const noexcept { return rounds_; }
+
+ private:
+  struct Search;
+  void go_on(std::vector<Search> more);
+
+  std::vector<Search> searches_;  // those asked for, and behind them those of members at a bound
+  std::vector<Question> questions_;
+  std::map<std::size_t, ShardPlace> stops_;  // by group
+  std::size_t size_ = 0;
+  std::int64_t most_ = 0, rounds_ = 0;
 };
 
 }  // namespace datasparse
