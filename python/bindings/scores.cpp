@@ -148,7 +148,7 @@ class DeviceSums {
 
   /// What one device is asked for; of shards, all ranks ask in the same order.
   struct Asked {
-    TorchDevice* device;
+    TorchDevice* device = nullptr;
     py::list names, weights, gradients, before;
     std::vector<std::size_t> places;  // among what is kept
   };
@@ -156,7 +156,8 @@ class DeviceSums {
     for (auto& asked : asked_) {
       if (asked.device == &device) return asked;
     }
-    return asked_.emplace_back(Asked{&device, {}, {}, {}, {}, {}});
+    asked_.emplace_back().device = &device;
+    return asked_.back();
   }
 
   std::optional<datasparse::KeptArray> array_of(const Sample& sample, const char* key) const {

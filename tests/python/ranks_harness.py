@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def serve(rank: int, size: int, folder: str, pipe, timeout: float) -> None:
     os._exit(0)  # gloo's threads may wait for a rank that is gone
 
 
-class Failed(AssertionError):
+class Failed(AssertionError):  # noqa: N818 (it says what ranks have done)
     """What functions have raised, by rank."""
 
     def __init__(self, errors: dict[int, tuple[str, str, str]]) -> None:
@@ -94,10 +95,8 @@ class Ranks:
     def close(self) -> None:
         for pipe, process in zip(self.pipes, self.processes, strict=True):
             if process.is_alive():
-                try:
+                with suppress(OSError):
                     pipe.send(None)
-                except OSError:
-                    pass
         for process in self.processes:
             process.join(10)
             if process.is_alive():

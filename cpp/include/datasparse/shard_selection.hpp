@@ -99,22 +99,23 @@ class DATASPARSE_API ShardSelection {
   /// tensors: parts are missing, or were counted twice.
   void tell(const std::vector<std::int64_t>& sums);
 
-  /// Once done: the place at which pruning stops in a group; `position` is the index of a block in
-  /// the group's own tensor.
-  ShardPlace stop(std::size_t group) const noexcept;
-  /// Once done: what the next search of the same groups begins with.
-  ShardHint hint(std::size_t search) const noexcept;
+  /// Once done, else a StateError: the place at which pruning stops in a group; `position` is the index of a block in
+  /// the group's own tensor. ValueError for a group of no search.
+  ShardPlace stop(std::size_t group) const;
+  /// Likewise: what the next search of the same groups begins with.
+  ShardHint hint(std::size_t search) const;
   /// How many sums it was told.
   std::int64_t rounds() const noexcept { return rounds_; }
 
  private:
   struct Search;
+  void require_done(const char* what) const;
   void go_on(std::vector<Search> more);
 
   std::vector<Search> searches_;  // those asked for, and behind them those of members at a bound
   std::vector<Question> questions_;
   std::map<std::size_t, ShardPlace> stops_;  // by group
-  std::size_t size_ = 0;
+  std::size_t given_ = 0, size_ = 0;
   std::int64_t most_ = 0, rounds_ = 0;
 };
 

@@ -377,7 +377,8 @@ ShardSelection::ShardSelection(ShardSelection&& other) noexcept = default;
 ShardSelection& ShardSelection::operator=(ShardSelection&& other) noexcept = default;
 ShardSelection::~ShardSelection() = default;
 
-ShardSelection::ShardSelection(std::vector<ShardSearch> searches, std::int64_t most) : most_(most) {
+ShardSelection::ShardSelection(std::vector<ShardSearch> searches, std::int64_t most)
+    : given_(searches.size()), most_(most) {
   for (std::size_t i = 0; i < searches.size(); ++i) {
     require_shape(searches[i], i);
     searches_.push_back(Search::of(searches[i]));
@@ -449,15 +450,30 @@ void ShardSelection::go_on(std::vector<Search> more) {
   }
 }
 
-ShardPlace ShardSelection::stop(std::size_t group) const noexcept {
+ShardPlace ShardSelection::stop(std::size_t group) const {
+  require_done("stop()");
   const auto found = stops_.find(group);
-  return found == stops_.end() ? ShardPlace{} : found->second;
+  if (found == stops_.end()) {
+    throw ValueError("group must be one of a search, got " + std::to_string(group));
+  }
+  return found->second;
 }
 
-ShardHint ShardSelection::hint(std::size_t search) const noexcept {
-  const Search& done = searches_[search];
-  return {done.range.first.key, done.range.first.position, done.range.cost_first,
-          done.keys_per_block, done.error};
+ShardHint ShardSelection::hint(std::size_t search) const {
+  require_done("hint()");
+  if (search >= given_) {
+    throw ValueError("search must be less than " + std::to_string(given_) + ", got " +
+                     std::to_string(search));
+  }
+  const Search& stopped = searches_[search];
+  return {stopped.range.first.key, stopped.range.first.position, stopped.range.cost_first,
+          stopped.keys_per_block, stopped.error};
+}
+
+void ShardSelection::require_done(const char* what) const {
+  if (done()) return;
+  throw StateError(std::string(what) +
+                   " must come when done() holds: sum up the answers to questions(), and tell()");
 }
 
 }  // namespace datasparse

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from ..device.operations.grid import Grid, order_of
 from .layout import layout_of
 from .parts import Part, Parts, Search, dtype_of_sums, parts_for
 from .ranks import Description, Ranks
-from .rectangle import Blocks, Integers, Rectangle
+from .rectangle import Blocks, Integers, Rectangle, Shape
 
 KEY_STEPS = {torch.float16: 13, torch.bfloat16: 16}  # bits of a float32 that none of these has
 
@@ -94,52 +94,56 @@ def local(tensor: Tensor) -> Tensor:
 
 def part_of(job: Job, ranks: Ranks) -> Part:
     """ValueError for shards that are no rectangles of the matrix, or that cut blocks."""
-    shape, order = tuple(job.scores.shape), order_of(job)
+    shape = tuple(job.scores.shape)
     if isinstance(job.scores, DTensor):
         layout = layout_of(job.scores)
-        (size, offset), counts = layout.box(shape), layout.counts(ranks)
-    else:
-        size, offset, counts = shape, (0,) * len(shape), ranks.rank == ranks.members[0]
+        return cut(job, *layout.box(shape), layout.counts(ranks), local)
+    return cut(job, shape, (0,) * len(shape), ranks.rank == ranks.members[0], local)
+
+
+def cut(
+    job: Job, size: Shape, offset: Shape, counts: bool, here: Callable[[Tensor], Tensor]
+) -> Part:
+    """The part of a job that has so many elements along each axis, from there on: `here` is what
+    gives that part of a tensor."""
+    shape, order, grid = tuple(job.scores.shape), order_of(job), Grid.of(job)
     rectangle = Rectangle.of(shape, order, size, offset)
-    grid = Grid.of(job)
 
-    def here(tensor: Tensor) -> Tensor:
-        own = local(tensor)
-        return own.permute(order) if order else own
+    def seen(tensor: Tensor) -> Tensor:
+        return here(tensor).permute(order) if order else here(tensor)
 
-    return Part(
-        replace(
-            job,
-            scores=here(job.scores),
-            mask=here(job.mask),
-            order=(),
-            kept_zeros=None if job.kept_zeros is None else here(job.kept_zeros),
-        ),
-        Blocks.of(rectangle, (grid.height, grid.width), shape),
-        counts,
+    part = replace(
+        job,
+        scores=seen(job.scores),
+        mask=seen(job.mask),
+        order=(),
+        kept_zeros=None if job.kept_zeros is None else seen(job.kept_zeros),
     )
+    return Part(part, Blocks.of(rectangle, (grid.height, grid.width), shape), counts)
 
 
 def spread(jobs: Sequence[Job], parts: Parts, selection: ShardSelection) -> list[Tensor]:
     """The masks of the jobs, of those of their parts."""
     masks = []
     for job, mask in zip(jobs, parts.contents(selection), strict=True):
-        order = order_of(job)
-        if order:
-            axes = sorted(range(len(order)), key=order.__getitem__)
-            mask = mask.permute(axes).contiguous()
+        own = in_memory(job, mask)
         if isinstance(job.scores, DTensor):
-            mask = layout_of(job.scores).spread(mask, tuple(job.scores.shape))
-        masks.append(mask)
+            own = layout_of(job.scores).spread(own, tuple(job.scores.shape))
+        masks.append(own)
     return masks
+
+
+def in_memory(job: Job, mask: Tensor) -> Tensor:
+    """The mask of a part, its axes in the order of the tensor's."""
+    order = order_of(job)
+    axes = sorted(range(len(order)), key=order.__getitem__)
+    return mask.permute(axes).contiguous() if order else mask
 
 
 # --- what is searched for ---------------------------------------------------------------------
 
 
-def searches_of(
-    jobs: Sequence[Job], pools: Sequence[Pool], parts: Sequence[Part]
-) -> list[Search]:
+def searches_of(jobs: Sequence[Job], pools: Sequence[Pool], parts: Sequence[Part]) -> list[Search]:
     """Of the pools, in their order, and of each other job of which some blocks go, and some not."""
     searches = [search_of(pool, jobs) for pool in pools]
     pooled = {place for pool in pools for place in pool.jobs}
@@ -179,7 +183,7 @@ def search_of(pool: Pool, jobs: Sequence[Job]) -> Search:
         is_two_fold,
         has_sign,
         0 if is_wide else min(steps, default=0),
-        None if mask is None else _hints.get(mask),
+        None if mask is None else _hints.get(mask),  # type: ignore[no-untyped-call]
     )
 
 

@@ -114,11 +114,8 @@ class DeviceParts:
         if batch.is_monotone:
             # What the mask before has pruned comes before all else, in its own order.
             past = batch.past_blocks(batch.free())[0, :blocks]
-            if search.is_two_fold:
-                down = -(1 << 32)
-            else:
-                down = LOWEST if search.is_wide else -(1 << 31)
-            keys = torch.where(past, keys + down, keys)
+            lower = LOWEST if search.is_wide else -(1 << 31)
+            keys = torch.where(past, keys + (-(1 << 32) if search.is_two_fold else lower), keys)
         return keys
 
     def _squares(self, group: int) -> Integers:

@@ -52,7 +52,8 @@ class Layout:
         stride = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
         meta = TensorMeta(torch.Size(shape), stride, local.dtype)
         # from_local() would move what is offloaded to the device of the mesh.
-        return DTensor(local, DTensorSpec(self.mesh, self.placements, meta), requires_grad=False)
+        spec = DTensorSpec(self.mesh, self.placements, meta)
+        return DTensor(local, spec, requires_grad=False)  # type: ignore[no-untyped-call]
 
     def __str__(self) -> str:
         placements = ", ".join(map(str, self.placements))
@@ -65,9 +66,7 @@ def layout_of(tensor: DTensor) -> Layout:
 
 
 @lru_cache(1024)
-def _layout(
-    mesh: DeviceMesh, placements: tuple[Placement, ...], device: torch.device
-) -> Layout:
+def _layout(mesh: DeviceMesh, placements: tuple[Placement, ...], device: torch.device) -> Layout:
     for axis, placement in enumerate(placements):
         if isinstance(placement, _StridedShard):
             refuse_in_pieces(mesh, placements, axis, placement)

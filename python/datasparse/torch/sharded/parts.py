@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from ..._core import ShardSelection
 
 
+Hint = tuple[int, int, int, float, float]
+"""`ShardHint` of the core."""
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Part:
     """A part of a job."""
@@ -40,7 +44,7 @@ class Search:
     is_two_fold: bool  # keys have 32, and a bit above them for what monotone masks have pruned
     has_sign: bool
     key_step: int
-    hint: tuple[int, float, float, int] | None = None
+    hint: Hint | None = None
 
 
 class Parts(Protocol):

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class Traffic:
 class Ranks:
     """The ranks of one process group. There is one object for the same ranks."""
 
-    _known: dict[tuple[int, ...], Ranks] = {}
+    _known: ClassVar[dict[tuple[int, ...], Ranks]] = {}
 
     def __init__(self, members: tuple[int, ...], group: dist.ProcessGroup) -> None:
         self.members = members  # by their numbers in the whole world
@@ -100,7 +100,9 @@ class Ranks:
         lengths[here] = len(own)
         lengths = self.reduce(lengths, dist.ReduceOp.SUM)
         padded = torch.zeros(int(lengths.max()), dtype=torch.uint8)
-        padded[: len(own)] = torch.frombuffer(bytearray(own or b"\0"), dtype=torch.uint8)[: len(own)]
+        padded[: len(own)] = torch.frombuffer(bytearray(own or b"\0"), dtype=torch.uint8)[
+            : len(own)
+        ]
         everybody = [torch.empty_like(padded, device=self._device) for _ in self.members]
         dist.all_gather(everybody, padded.to(self._device), group=self._group)
         return [

@@ -78,9 +78,7 @@ class Blocks:
         if rectangle.elements == 0:
             first, size = (0, 0), (0, 0)
         else:
-            edges = [
-                _blocks_along(axis, rectangle, block[axis], shape) for axis in range(2)
-            ]
+            edges = [_blocks_along(axis, rectangle, block[axis], shape) for axis in range(2)]
             first, size = (edges[0][0], edges[1][0]), (edges[0][1], edges[1][1])
         down, across = (
             -(-length // step) if step else 0
@@ -104,9 +102,7 @@ class Blocks:
         return np.clip(row, 0, rows) * columns + np.where(inside, rest, 0)
 
 
-def _blocks_along(
-    axis: int, rectangle: Rectangle, length: int, shape: Shape
-) -> tuple[int, int]:
+def _blocks_along(axis: int, rectangle: Rectangle, length: int, shape: Shape) -> tuple[int, int]:
     """Where blocks of that length begin along rows or columns, and how many they are."""
     first, end = rectangle.first[axis], rectangle.first[axis] + rectangle.size[axis]
     whole = rectangle.whole[axis]
@@ -117,7 +113,7 @@ def _blocks_along(
         side = ("height", "width")[axis]
         raise ValueError(
             f"blocks of data of shape {shape} must lie on one rank each, got a shard that ends at "
-            f"{what[:-1]} {cut}, within a block of {length} {what}; take a block {side} that divides "
-            f"{cut}, or shards of a multiple of {length} {what}"
+            f"{what[:-1]} {cut}, within a block of {length} {what}; take a block {side} that "
+            f"divides {cut}, or shards of a multiple of {length} {what}"
         )
     return first // length, -(-end // length) - first // length

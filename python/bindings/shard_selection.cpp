@@ -1,0 +1,149 @@
+#include "datasparse/shard_selection.hpp"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "datasparse/error.hpp"
+
+namespace py = pybind11;
+using datasparse::ShardHint;
+using datasparse::ShardSearch;
+using datasparse::ShardSelection;
+
+namespace {
+
+using Numbers = py::array_t<std::int64_t, py::array::c_style>;
+
+ShardHint to_hint(const py::object& given) {
+  if (given.is_none()) return {};
+  const auto [key, position, pruned, keys_per_block, error] =
+      given.cast<std::tuple<std::uint64_t, std::int64_t, std::int64_t, double, double>>();
+  return {key, position, pruned, keys_per_block, error};
+}
+
+ShardSearch to_search(const py::dict& given) {
+  ShardSearch search;
+  search.groups = given["groups"].cast<std::vector<std::size_t>>();
+  for (const auto& [blocks, weight, least, most] :
+       given["members"]
+           .cast<
+               std::vector<std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t>>>()) {
+    search.plan.members.push_back({blocks, weight, least, most});
+  }
+  search.plan.budget = given["budget"].cast<std::int64_t>();
+  search.is_wide = given["wide"].cast<bool>();
+  search.has_sign = given["has_sign"].cast<bool>();
+  search.key_step = given["key_step"].cast<int>();
+  search.hint = to_hint(given["hint"]);
+  return search;
+}
+
+/// Groups, positions of their first blocks, keys and positions of the places.
+py::tuple to_python(const ShardSelection::Question& question) {
+  const auto count = static_cast<py::ssize_t>(question.places.size());
+  py::array_t<std::uint64_t> keys(count);
+  py::array_t<std::int64_t> positions(count);
+  for (py::ssize_t i = 0; i < count; ++i) {
+    keys.mutable_at(i) = question.places[static_cast<std::size_t>(i)].key;
+    positions.mutable_at(i) = question.places[static_cast<std::size_t>(i)].position;
+  }
+  return py::make_tuple(py::tuple(py::cast(*question.groups)), py::tuple(py::cast(*question.first)),
+                        keys, positions);
+}
+
+void require_index(std::size_t index, std::size_t count, const char* what) {
+  if (index < count) return;
+  throw py::index_error(std::string(what) + " must be less than " + std::to_string(count) +
+                        ", got " + std::to_string(index));
+}
+
+void require_length(const Numbers& array, std::size_t length, const char* what) {
+  if (array.ndim() == 1 && static_cast<std::size_t>(array.size()) == length) return;
+  throw datasparse::ValueError(std::string(what) + " must be an array of " +
+                               std::to_string(length) + " entries, got one of " +
+                               std::to_string(array.size()));
+}
+
+void add(const ShardSelection& self, std::size_t question, std::size_t member,
+         const Numbers& counts, Numbers numbers) {
+  require_index(question, self.questions().size(), "question");
+  const auto& asked = self.questions()[question];
+  require_index(member, asked.groups->size(), "member");
+  require_length(counts, asked.places.size() + 1, "counts");
+  require_length(numbers, self.size(), "numbers");
+  self.add(asked, member, counts.data(), numbers.mutable_data());
+}
+
+}  // namespace
+
+void register_shard_selection(py::module_& module) {
+  py::class_<ShardSelection>(
+      module, "ShardSelection",
+      R"(The places at which some searches stop in tensors of which nobody sees more than a part.
+
+It asks how many blocks come before some places, and is told the sums of what all have counted who have
+parts. It decides by these sums alone, so all who are told the same decide alike.)")
+      .def(py::init([](const std::vector<py::dict>& searches, std::int64_t most) {
+             std::vector<ShardSearch> all;
+             for (const py::dict& search : searches) all.push_back(to_search(search));
+             return std::make_unique<ShardSelection>(std::move(all), most);
+           }),
+           py::arg("searches"), py::arg("most") = 8192)
+      .def_property_readonly("done", &ShardSelection::done, "Whether all searches have stopped.")
+      .def_property_readonly("size", &ShardSelection::size,
+                             "How many numbers the answers to all questions are.")
+      .def_property_readonly("rounds", &ShardSelection::rounds, "How many sums it was told.")
+      .def_property_readonly(
+          "questions",
+          [](const ShardSelection& self) {
+            py::list all;
+            for (const auto& question : self.questions()) all.append(to_python(question));
+            return all;
+          },
+          R"(What is asked now: a (groups, first, keys, positions) for each search that goes on.
+
+groups: those that are counted, in the order of the search.
+first: the position of the first block of each.
+keys, positions: arrays of uint64 and of int64, the places, ascending. A block comes before a place if its
+    key is less, or equal and its position, first + its index in the tensor, is less.)")
+      .def("add", &add, py::arg("question"), py::arg("member"), py::arg("counts"),
+           py::arg("numbers").noconvert(),
+           R"(Add what a part of a group has counted to numbers, an array of int64 and length size.
+
+question: an index into questions; member: one into its groups.
+counts: how many blocks of the part come before each place, and last how many it has.)")
+      .def(
+          "tell",
+          [](ShardSelection& self, const Numbers& sums) {
+            require_length(sums, self.size(), "sums");
+            self.tell({sums.data(), sums.data() + sums.size()});
+          },
+          py::arg("sums"),
+          R"(Take the sums over all parts, and ask the next questions.
+
+ValueError where they do not add up to the tensors, and then nothing has changed.)")
+      .def(
+          "stop",
+          [](const ShardSelection& self, std::size_t group) {
+            const auto place = self.stop(group);
+            return py::make_tuple(place.key, place.position);
+          },
+          py::arg("group"),
+          R"(Once done: the (key, position) before which the blocks of a group are pruned.
+
+position is the index of a block in the whole tensor.)")
+      .def(
+          "hint",
+          [](const ShardSelection& self, std::size_t search) {
+            const ShardHint hint = self.hint(search);
+            return py::make_tuple(hint.key, hint.position, hint.pruned, hint.keys_per_block,
+                                  hint.error);
+          },
+          py::arg("search"),
+          "Once done: what the next search of the same groups begins with, a tuple of numbers.");
+}
