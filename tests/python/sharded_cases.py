@@ -214,9 +214,8 @@ def train(rank, kind, config, steps=3):
             weights[name] = whole_of(sparsifier.get_data(name))
 
     optimizer.register_step_post_hook(remember)
-    scheduler = DataScheduler(
-        sparsifier, "sparsity_level", schedules.Cubic(start=0, end=steps, start_value=0.2, end_value=0.8)
-    )
+    schedule = schedules.Linear(0.2, 0.8, end=steps)
+    scheduler = DataScheduler(sparsifier, "sparsity_level", schedule)
     attachment.follow(optimizer, scheduler=scheduler, mask_state=True)
     replicas = kind == "tp"
     torch.manual_seed(1 if replicas else 1 + rank)

@@ -100,6 +100,8 @@ class DeviceParts:
 
     def _keys(self, group: int, search: Search) -> Tensor:
         """Of the blocks of a part, in the order of the core's, that of the score 0 at 0."""
+        if self._parts[group].blocks.here == 0:
+            return torch.zeros(0, dtype=torch.int64, device=self._parts[group].job.scores.device)
         batch = batch_of(self._parts[group].job)
         blocks, dtype = batch.grid.blocks, batch.dtype
         bits = batch.block_scores(batch.element_scores())
@@ -120,7 +122,7 @@ class DeviceParts:
 
     def _squares(self, group: int) -> Integers:
         part, batch = self._parts[group], batch_of(self._parts[group].job)
-        if not part.counts:
+        if not part.counts or part.blocks.here == 0:
             return np.zeros(digits_in(batch.dtype), np.int64)
         scores = batch.block_scores(batch.element_scores())
         digits: Integers = digits_of(scores[:, : batch.grid.blocks], batch.dtype)[0].cpu().numpy()
