@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Failed(AssertionError):  # noqa: N818 (it says what ranks have done)
     """What functions have raised, by rank."""
 
     def __init__(self, errors: dict[int, tuple[str, str, str]]) -> None:
-        super().__init__("\n".join(f"rank {rank}: {e[2]}" for rank, e in errors.items()))
+        super().__init__("\n".join(f"rank {rank}: {e[2] or e[1]}" for rank, e in errors.items()))
         self.errors = errors
 
 
@@ -57,7 +58,9 @@ class Ranks:
     """So many ranks, until close()."""
 
     def __init__(self, size: int, folder: Path, timeout: float = TIMEOUT) -> None:
-        context = multiprocessing.get_context("spawn")
+        # Ranks are forks of one process that has imported all they need, which takes seconds.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["sharded_cases"])
         self.pipes, self.processes = [], []
         for rank in range(size):
             here, there = context.Pipe()
@@ -74,14 +77,20 @@ class Ranks:
         for pipe in self.pipes:
             pipe.send((function, args))
 
-    def results(self, ranks=None) -> list[tuple[bool, Any]]:
+    def results(self) -> list[tuple[bool, Any]]:
         """What each has returned, or its error: (True, result) or (False, (class, text, trace))."""
-        ranks = range(len(self.pipes)) if ranks is None else ranks
-        found = []
-        for rank in ranks:
-            assert self.pipes[rank].poll(4 * TIMEOUT), f"rank {rank} does not answer"
-            found.append(self.pipes[rank].recv())
-        return found
+        found: dict[int, tuple[bool, Any]] = {}
+        while len(found) < len(self.pipes):
+            waiting = {
+                self.pipes[rank]: rank for rank in range(len(self.pipes)) if rank not in found
+            }
+            for pipe in wait(waiting, timeout=4 * TIMEOUT) or waiting:
+                rank = waiting[pipe]
+                try:
+                    found[rank] = pipe.recv() if pipe.poll() else (False, ("", "no answer", ""))
+                except EOFError:
+                    found[rank] = (False, ("", "it is gone", ""))
+        return [found[rank] for rank in range(len(self.pipes))]
 
     def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
         """What all ranks return; Failed if one of them raises."""

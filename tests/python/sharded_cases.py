@@ -80,7 +80,7 @@ def part_of(whole, dtensor):
 def fits(whole, config, layout, place):
     """Whether a step takes the tensor in that layout: no block is cut."""
     try:
-        alone = DataNormSparsifier(**{k: v for k, v in config.items() if k != "pool"})
+        alone = DataNormSparsifier(**{key: config[key] for key in ("sparse_block_shape",)})
         alone.add_data("x", spread(whole, *place), layout=layout)
         alone.step()
     except (ValueError, RankError) as error:
@@ -92,7 +92,7 @@ def fits(whole, config, layout, place):
 
 def random_sparsifiers(rank, seed, n):
     """Cases of sharded and plain tensors in one sparsifier, held to one of whole tensors."""
-    refused = 0
+    taken = refused = 0
     for case in range(n):
         rng = np.random.default_rng([seed, case])
         groups, dtypes = random_groups(rng)
@@ -102,17 +102,17 @@ def random_sparsifiers(rank, seed, n):
         wholes, sharded = [], []
         for i, ((shape, config, layout), dtype) in enumerate(zip(groups, dtypes, strict=True)):
             whole = random_values(rng, shape, dtype)
-            choices = layouts()
-            kind = int(rng.integers(len(choices) + 2))
-            if len(shape) < 2:
-                kind = 0 if shape and kind < len(choices) - 1 else len(choices)
             data = whole.clone()
-            if kind < len(choices):
-                if fits(whole, config, layout, choices[kind]):
-                    data = spread(whole, *choices[kind])
-                else:
-                    refused += 1
-                    data = spread(whole, mesh_of(dist.get_world_size()), (Replicate(),))
+            for _ in range(int(rng.integers(0, 6))):
+                choices = layouts() if len(shape) > 1 else layouts()[: len(shape)]
+                if not choices:
+                    break
+                choice = choices[rng.integers(len(choices))]
+                if fits(whole, config, layout, choice):
+                    data = spread(whole, *choice)
+                    taken += 1
+                    break
+                refused += 1
             before = torch.from_numpy(np.asarray(rng.random(shape) >= rng.random()))
             keep = bool(rng.random() < 0.25)
             here.add_data(str(i), whole, mask=before, layout=layout, keep_zeros=keep, **config)
@@ -123,28 +123,38 @@ def random_sparsifiers(rank, seed, n):
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "step.. pruned all weights")
                 here.step()
-                there.step()
+                try:
+                    there.step()
+                except (TypeError, RankError) as error:
+                    if "monotone=True with norm=None over shards" in str(error):
+                        break
+                    raise
             for i, data in enumerate(sharded):
                 mask, right = there.get_mask(str(i)), here.get_mask(str(i))
                 own = mask.to_local() if isinstance(mask, DTensor) else mask
                 if isinstance(mask, DTensor):
                     right = part_of(right, data)
                 assert torch.equal(own, right), (seed, case, i, step, groups[i], dtypes[i], data)
-        here.apply_mask()
-        there.apply_mask()
-        for whole, data in zip(wholes, sharded, strict=True):
-            if isinstance(data, DTensor):
-                assert same(data.to_local(), part_of(whole, data))
-            else:
-                assert same(data, whole)
-        mine, theirs = here.state_dict(), there.state_dict()
-        assert str(mine) == str(theirs), (seed, case)
-        again = DataNormSparsifier()
-        for i, data in enumerate(sharded):
-            again.add_data(str(i), data)
-        again.load_state_dict(theirs)
-        assert str(again.state_dict()) == str(theirs)
-    return refused
+        else:
+            compare_all(here, there, wholes, sharded, (seed, case))
+    return taken, refused
+
+
+def compare_all(here, there, wholes, sharded, case):
+    here.apply_mask()
+    there.apply_mask()
+    for whole, data in zip(wholes, sharded, strict=True):
+        if isinstance(data, DTensor):
+            assert same(data.to_local(), part_of(whole, data))
+        else:
+            assert same(data, whole)
+    mine, theirs = here.state_dict(), there.state_dict()
+    assert str(mine) == str(theirs), case
+    again = DataNormSparsifier()
+    for i, data in enumerate(sharded):
+        again.add_data(str(i), data)
+    again.load_state_dict(theirs)
+    assert str(again.state_dict()) == str(theirs)
 
 
 # --- models -----------------------------------------------------------------------------------
@@ -214,11 +224,11 @@ def train(rank, kind, config, steps=3):
             weights[name] = whole_of(sparsifier.get_data(name))
 
     optimizer.register_step_post_hook(remember)
-    schedule = schedules.Linear(0.2, 0.8, end=steps)
+    schedule = schedules.Linear(initial=0.2, final=0.8, end=steps)
     scheduler = DataScheduler(sparsifier, "sparsity_level", schedule)
     attachment.follow(optimizer, scheduler=scheduler, mask_state=True)
-    replicas = kind == "tp"
-    torch.manual_seed(1 if replicas else 1 + rank)
+    # Ranks of tensor parallelism see the same inputs.
+    torch.manual_seed({"tp": 0, "fsdp_tp": rank // 2}.get(kind, rank))
     for _ in range(steps):
         inputs = torch.randn(8, 16)
         model(inputs).square().mean().backward()

@@ -13,4 +13,17 @@ def ranks(request, tmp_path_factory):
 
 
 def test_masks_are_those_of_whole_tensors(ranks):
-    ranks.run(sharded_cases.random_sparsifiers, 1, 10)
+    (taken, refused), *others = ranks.run(sharded_cases.random_sparsifiers, 1, 10)
+    assert (taken, refused) == others[0]
+    assert taken >= 10
+
+
+def test_models_are_masked_as_their_gathered_weights(ranks):
+    kinds = ["fsdp", "mixed", "tp"] + ["hsdp", "fsdp_tp"] * (len(ranks.pipes) > 2)
+    pool = {"pool": "all", "sparse_block_shape": (1, 1)}
+    for kind in kinds:
+        for config in ({"sparse_block_shape": (1, 2)}, pool):
+            if kind == "tp" and config is pool:
+                continue
+            first, *others = ranks.run(sharded_cases.train, kind, config)
+            assert all(other == first for other in others)
