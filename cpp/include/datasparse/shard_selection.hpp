@@ -43,10 +43,29 @@ struct ShardHint {
 struct ShardSearch {
   std::vector<std::size_t> groups;  ///< which ones, in the order of the pool's members
   PoolPlan plan;                    ///< of whole tensors
-  bool is_wide = false;             ///< keys are 64 bits wide, those of doubles; else 32
+  /// By member: how many blocks the masks before have pruned, where these are monotone; or nothing.
+  /// They come first. Where they cost more than the budget, some of them come back, and no others
+  /// count.
+  std::vector<std::int64_t> past = {};
+  /// By member: whether its own keys tell apart what the common order of the search makes equal,
+  /// as after a division; or nothing. Then its own keys decide which of its ties are pruned.
+  std::vector<bool> is_finer = {};
+  bool is_wide = false;   ///< keys are 64 bits wide, those of doubles; else 32
   bool has_sign = false;  ///< keys are of values; else of magnitudes, which are never below zero's
   int key_step = 0;       ///< all keys are multiples of 2^key_step: few values to tell apart
   ShardHint hint;
+};
+
+/// Which blocks are ranked, and by what.
+struct ShardOrder {
+  /// Only blocks that the mask before has pruned: no other comes before any place. Else those come
+  /// before every place.
+  bool is_returning = false;
+  bool by_own_keys = false;  ///< of the one group; else in the common order of the search
+
+  friend bool operator==(const ShardOrder& a, const ShardOrder& b) noexcept {
+    return a.is_returning == b.is_returning && a.by_own_keys == b.by_own_keys;
+  }
 };
 
 /// The places at which some searches stop, found by counting. It asks how many blocks come before
@@ -84,6 +103,7 @@ class DATASPARSE_API ShardSelection {
     const std::vector<std::size_t>* groups;  ///< of the search, those that matter, in order
     const std::vector<std::int64_t>* first;  ///< the position of each group's first block
     std::vector<ShardPlace> places;          ///< ascending, at least one
+    ShardOrder order;                        ///< in which they are places
     std::size_t search;                      ///< which one it is of, for add()
     std::size_t begin;                       ///< where its numbers begin
   };
@@ -99,9 +119,11 @@ class DATASPARSE_API ShardSelection {
   /// tensors: parts are missing, or were counted twice.
   void tell(const std::vector<std::int64_t>& sums);
 
-  /// Once done, else a StateError: the place at which pruning stops in a group; `position` is the index of a block in
-  /// the group's own tensor. ValueError for a group of no search.
-  ShardPlace stop(std::size_t group) const;
+  /// Once done, else a StateError: the place at which pruning stops in a group; `position` is the
+  /// index of a block in the group's own tensor. ValueError for a group of no search.
+  ShardPlace stop(std::size_t group) const { return stop_of(group).place; }
+  /// And the order in which that is a place.
+  ShardOrder order(std::size_t group) const { return stop_of(group).order; }
   /// Likewise: what the next search of the same groups begins with.
   ShardHint hint(std::size_t search) const;
   /// How many sums it was told.
@@ -114,7 +136,13 @@ class DATASPARSE_API ShardSelection {
 
   std::vector<Search> searches_;  // those asked for, and behind them those of members at a bound
   std::vector<Question> questions_;
-  std::map<std::size_t, ShardPlace> stops_;  // by group
+  struct Stop {
+    ShardPlace place;
+    ShardOrder order;
+  };
+  const Stop& stop_of(std::size_t group) const;
+
+  std::map<std::size_t, Stop> stops_;  // by group
   std::size_t given_ = 0, size_ = 0;
   std::int64_t most_ = 0, rounds_ = 0;
 };

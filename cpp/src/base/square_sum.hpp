@@ -39,15 +39,27 @@ class SquareSum {
     }
   }
 
-  /// To the nearest double, half to even.
-  double rounded() noexcept {
+  __extension__ using Wide = unsigned __int128;
+  static constexpr int fraction_bits = KeyTraits<Key>::fraction_bits;
+  static constexpr int exponent_bits = KeyTraits<Key>::bits - 1 - fraction_bits;
+  static constexpr std::size_t exponents = (std::size_t{1} << exponent_bits) - 1;
+  static constexpr std::size_t halves = sizeof(Key) / 4;  // of a square, 64 bits each
+  static constexpr std::size_t limbs = (2 * exponents + 64 * halves + 128) / 32 + 1;
+  using Limbs = std::array<std::uint32_t, limbs>;
+
+  /// The sum as one integer, times 2^least. Limbs of several sums add up, with carries.
+  Limbs exact() noexcept {
     move_recent();
-    // All of it as one integer, times 2^least.
-    std::array<std::uint32_t, limbs> sum{};
+    Limbs sum{};
     for (std::size_t e = 0; e < exponents; ++e) {  // denormals have the exponent of those above
       const std::size_t shift = 2 * (std::max<std::size_t>(e, 1) - 1);
       for (std::size_t h = 0; h < halves; ++h) add_shifted(sum, bins_[e][h], shift + 64 * h);
     }
+    return sum;
+  }
+  /// To the nearest double, half to even.
+  double rounded() noexcept { return rounded(exact()); }
+  static double rounded(const Limbs& sum) noexcept {
     std::int64_t top = 32 * static_cast<std::int64_t>(limbs) - 1;
     const auto bit = [&sum](std::int64_t i) -> std::uint64_t {
       return i < 0 ? 0 : sum[static_cast<std::size_t>(i / 32)] >> (i % 32) & 1U;
@@ -65,14 +77,8 @@ class SquareSum {
   }
 
  private:
-  __extension__ using Wide = unsigned __int128;
-  static constexpr int fraction_bits = KeyTraits<Key>::fraction_bits;
-  static constexpr int exponent_bits = KeyTraits<Key>::bits - 1 - fraction_bits;
-  static constexpr std::size_t exponents = (std::size_t{1} << exponent_bits) - 1;
-  static constexpr std::size_t halves = sizeof(Key) / 4;  // of a square, 64 bits each
   static constexpr std::int64_t bias = (std::int64_t{1} << (exponent_bits - 1)) - 1;
   static constexpr std::int64_t least = 2 * (1 - bias - fraction_bits);  // exponent of the last bit
-  static constexpr std::size_t limbs = (2 * exponents + 64 * halves + 128) / 32 + 1;
 
   // Squares of 32-bit keys have 48 bits: so many add up in 64, in several places at once, since one
   // addition waits for the last one to the same place. Those of 64-bit keys go to the bins at once.
@@ -105,8 +111,7 @@ class SquareSum {
     n_recent_ = 0;
   }
 
-  static void add_shifted(std::array<std::uint32_t, limbs>& sum, Wide number,
-                          std::size_t shift) noexcept {
+  static void add_shifted(Limbs& sum, Wide number, std::size_t shift) noexcept {
     std::size_t limb = shift / 32;
     const std::size_t rest = shift % 32;
     std::uint64_t carry = 0;

@@ -61,6 +61,8 @@ class Engine {
     return bytes;
   }
 
+  /// What norm() has added up, on the first lane.
+  SquareSum<Key>& squares() const noexcept { return lanes_.front()->squares; }
   /// Room for the masks of one matrix on a lane: see Room.
   std::uint8_t* viewed(int lane) const noexcept {
     return lanes_[static_cast<std::size_t>(lane)]->viewed.get();
@@ -233,6 +235,17 @@ class Engine {
     for (int w = 0; w < used; ++w) {
       std::transform(below, below + n, task.lane(w).counts.data(), below, std::plus<>());
     }
+  }
+
+  /// Calls work(lane, keys, n, first) for all blocks, in parallel: with the keys of n that follow
+  /// each other, from the `first` one on.
+  template <class Work>
+  void for_each_keys(const Task<Key>& task, const Work& work) const noexcept {
+    for_each_tile(task, [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
+      for_each_scored_chunk(task, tile, patch, lane, [&](const Grid::Part& chunk, const Key* keys) {
+        work(lane, keys, chunk.size(), task.grid.begin(chunk));
+      });
+    });
   }
 
  private:

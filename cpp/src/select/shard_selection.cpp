@@ -28,7 +28,9 @@ struct Member {
   PoolMember pool;
   Part part;
   std::int64_t below, up_to;  // its blocks before the range, and before its end
-  std::size_t row;            // of the question
+  std::int64_t past = 0;      // blocks that a monotone mask has pruned
+  bool is_finer = false;      // in its own keys than in those of the search
+  std::size_t row = 0;        // of the question
 };
 
 }  // namespace
@@ -45,6 +47,7 @@ struct ShardSelection::Search {
 
   std::vector<Member> members;
   std::int64_t budget = 0;
+  ShardOrder order;
   ShardRange range;
   ShardGuess guess;
   ShardHint hint;             // what it begins with
@@ -59,6 +62,7 @@ struct ShardSelection::Search {
   std::int64_t shared_below = 0, shared_up_to = 0;
 
   static Search of(const ShardSearch& given);
+  Search of_finer(const Member& member, std::int64_t pruned) const;
   Search of_bound(const Member& member, std::int64_t bound, const Known& known) const;
   void require_possible(std::size_t index) const;
   /// Begins: the whole range.
@@ -70,7 +74,7 @@ struct ShardSelection::Search {
   void narrow(const Known& known, std::vector<Search>& more);
   bool has_stopped() const noexcept;
   void learn_density(const Known& known, std::size_t last);
-  void take_stops(std::map<std::size_t, ShardPlace>& stops) const;
+  void take_stops(std::map<std::size_t, Stop>& stops) const;
 };
 
 namespace {
@@ -81,6 +85,13 @@ void require_shape(const ShardSearch& search, std::size_t index) {
     throw ValueError("groups" + which + " must be as many as the members of its plan, " +
                      std::to_string(search.plan.members.size()) + ", got " +
                      std::to_string(search.groups.size()));
+  }
+  if ((!search.past.empty() && search.past.size() != search.groups.size()) ||
+      (!search.is_finer.empty() && search.is_finer.size() != search.groups.size())) {
+    throw ValueError("past and is_finer" + which + " must be empty, or as many as its groups, " +
+                     std::to_string(search.groups.size()) + ", got " +
+                     std::to_string(search.past.size()) + " and " +
+                     std::to_string(search.is_finer.size()));
   }
   const int bits = search.is_wide ? KeyTraits<std::uint64_t>::fraction_bits
                                   : KeyTraits<std::uint32_t>::fraction_bits;
@@ -115,18 +126,27 @@ ShardSelection::Search ShardSelection::Search::of(const ShardSearch& given) {
   search.hint = given.hint;
   ShardRange& range = search.range;
   double weights = 0, squares = 0;
+  std::int64_t past_cost = 0;
   for (std::size_t m = 0; m < given.groups.size(); ++m) {
     const PoolMember& pool = given.plan.members[m];
     const bool loses = pool.blocks > 0 && pool.weight > 0 && pool.most > 0;
+    const std::int64_t past = given.past.empty() ? 0 : given.past[m];
     search.members.push_back({given.groups[m], range.blocks, pool,
-                              loses ? Part::own : Part::nothing, 0, pool.blocks, 0});
+                              loses ? Part::own : Part::nothing, 0, pool.blocks, past,
+                              !given.is_finer.empty() && given.is_finer[m]});
     range.blocks += pool.blocks;
     if (!loses) continue;
     const auto weight = static_cast<double>(pool.weight);
     weights += static_cast<double>(pool.blocks) * weight;
     squares += static_cast<double>(pool.blocks) * weight * weight;
-    range.cost_first += pool.weight * pool.least;
-    range.cost_end += pool.weight * pool.most;
+    past_cost += pool.weight * clamped(past, search.members.back());
+  }
+  search.order.is_returning = past_cost > given.plan.budget;
+  for (Member& member : search.members) {
+    if (member.part == Part::nothing) continue;
+    (search.order.is_returning ? member.up_to : member.below) = member.past;
+    range.cost_first += member.pool.weight * clamped(member.below, member);
+    range.cost_end += member.pool.weight * clamped(member.up_to, member);
   }
   range.weight = weights > 0 ? squares / weights : 1;
   range.is_wide = given.is_wide;
@@ -140,17 +160,35 @@ ShardSelection::Search ShardSelection::Search::of(const ShardSearch& given) {
   return search;
 }
 
+/// The search for a member's own lowest blocks, by its own keys.
+ShardSelection::Search ShardSelection::Search::of_finer(const Member& member,
+                                                        std::int64_t pruned) const {
+  ShardSearch alone;
+  alone.groups = {member.group};
+  alone.plan = {{{member.pool.blocks, 1, 0, member.pool.blocks}}, pruned};
+  alone.is_wide = true;  // no keys of 32 bits become equal as doubles
+  alone.has_sign = range.has_sign;
+  alone.past = {member.past};
+  Search search = of(alone);
+  search.order.by_own_keys = true;
+  return search;
+}
+
 /// The search for where a member has lost as many blocks as its bound says.
 ShardSelection::Search ShardSelection::Search::of_bound(const Member& member, std::int64_t bound,
                                                         const Known& known) const {
+  if (member.is_finer) return of_finer(member, bound);
   ShardSearch alone;
   alone.groups = {member.group};
   alone.plan = {{{member.pool.blocks, 1, 0, member.pool.blocks}}, bound};
   alone.is_wide = range.is_wide;
   alone.has_sign = range.has_sign;
   alone.key_step = range.key_step;
+  alone.past = {member.past};
   Search search = of(alone);
   search.guess.rounds = guess.rounds;
+  if (search.order.is_returning != order.is_returning)
+    return search;  // what was counted is of others
   std::size_t last = 0;
   while (last + 1 < known.places.size() && known.count(member, last + 1) <= bound) ++last;
   const auto place = [&](std::size_t i) { return own_end(known.places[i], member); };
@@ -324,7 +362,12 @@ void ShardSelection::Search::narrow(const Known& known, std::vector<Search>& mor
     const auto& [blocks, weight, least, most] = member.pool;
     // Where it has stopped, only what comes before matters.
     const std::int64_t at_most = is_done ? below[m] : up_to[m];
-    if (least <= below[m] && at_most <= most) {
+    const bool is_within = least <= below[m] && at_most <= most;
+    if (is_within && member.is_finer) {
+      if (!is_done) continue;
+      more.push_back(of_finer(member, below[m]));
+      member.part = Part::bound;
+    } else if (is_within) {
       member.part = Part::shared;
       shared_below += weight * below[m];
       shared_up_to += weight * up_to[m];
@@ -352,9 +395,9 @@ bool ShardSelection::Search::has_stopped() const noexcept {
          (range.cost_end - range.cost_first) / 2 < least || range.is_one_place();
 }
 
-void ShardSelection::Search::take_stops(std::map<std::size_t, ShardPlace>& stops) const {
+void ShardSelection::Search::take_stops(std::map<std::size_t, Stop>& stops) const {
   for (const Member& member : members) {
-    if (member.part == Part::shared) stops[member.group] = own_place(range.first, member);
+    if (member.part == Part::shared) stops[member.group] = {own_place(range.first, member), order};
   }
 }
 
@@ -384,7 +427,8 @@ ShardSelection::ShardSelection(std::vector<ShardSearch> searches, std::int64_t m
     searches_.push_back(Search::of(searches[i]));
     searches_.back().require_possible(i);
     for (const std::size_t group : searches[i].groups) {
-      if (stops_.emplace(group, ShardPlace{}).second) continue;
+      // One that loses nothing gets back what the mask before has pruned.
+      if (stops_.emplace(group, Stop{{}, {true, false}}).second) continue;
       throw ValueError("searches must not share groups, got group " + std::to_string(group) +
                        " a second time in search " + std::to_string(i));
     }
@@ -445,12 +489,13 @@ void ShardSelection::go_on(std::vector<Search> more) {
     auto places = places_in(search.range, search.guess, search.budget, search.hint,
                             std::max<std::int64_t>(each - 1, 1));
     const std::size_t numbers = search.rows * (places.size() + 1);
-    questions_.push_back({&search.groups, &search.first, std::move(places), i, size_});
+    questions_.push_back(
+        {&search.groups, &search.first, std::move(places), search.order, i, size_});
     size_ += numbers;
   }
 }
 
-ShardPlace ShardSelection::stop(std::size_t group) const {
+const ShardSelection::Stop& ShardSelection::stop_of(std::size_t group) const {
   require_done("stop()");
   const auto found = stops_.find(group);
   if (found == stops_.end()) {

@@ -1,0 +1,219 @@
+#include "datasparse/shard_parts.hpp"
+
+#include <pybind11/numpy.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "datasparse/error.hpp"
+#include "gil.hpp"
+#include "params.hpp"
+#include "self.hpp"
+#include "shard_selection.hpp"
+#include "source.hpp"
+#include "torch.hpp"
+
+namespace py = pybind11;
+using datasparse::Axes;
+using datasparse::PackedBits;
+using datasparse::ShardJob;
+using datasparse::ShardParts;
+using datasparse::ShardSelection;
+
+namespace {
+
+py::array as_numpy(const py::object& array) {
+  const auto* torch = Torch::if_imported();
+  const bool is_tensor = torch != nullptr && torch->is_tensor(array);
+  return py::reinterpret_borrow<py::array>(is_tensor ? array.attr("numpy")() : array);
+}
+
+/// A bool array in C order, of that shape.
+py::array bytes_of(const py::object& given, const Axes& shape, const char* what) {
+  py::array array = as_numpy(given);
+  Axes own;
+  for (py::ssize_t axis = 0; axis < array.ndim(); ++axis) own.push_back(array.shape(axis));
+  if (array.dtype().kind() != 'b' || (array.flags() & py::array::c_style) == 0 || own != shape) {
+    throw datasparse::TypeError(std::string(what) + " must be a bool array of shape " +
+                                to_string(shape) + " in C order, got " +
+                                std::string(py::repr(array)));
+  }
+  return array;
+}
+
+/// Data that a function loads, and that are let go of after each look.
+class LoadedSource final : public datasparse::DataSource {
+ public:
+  explicit LoadedSource(py::object load) : load_(std::move(load)) {}
+  ~LoadedSource() override {
+    let_go([this] {
+      source_.reset();
+      load_ = py::object();
+    });
+    load_.release();
+  }
+
+  datasparse::ArrayView pin() override {
+    const AcquiredGil gil;
+    source_ = make_source(call_python(load_), "loaded data", nullptr);
+    return source_->pin();
+  }
+  void unpin() noexcept override {
+    const AcquiredGil gil;
+    source_->unpin();
+    source_.reset();
+  }
+
+ private:
+  py::object load_;
+  std::shared_ptr<PySource> source_;
+};
+
+/// The shape and dtype of what will be loaded, in C order.
+datasparse::ArrayView view_to_load(const py::dict& given) {
+  static const std::map<std::string, datasparse::DType> dtypes{
+      {"float16", datasparse::DType::float16},
+      {"bfloat16", datasparse::DType::bfloat16},
+      {"float32", datasparse::DType::float32},
+      {"float64", datasparse::DType::float64}};
+  const std::string name = py::str(given["dtype"]);
+  const auto dtype = dtypes.find(name);
+  if (dtype == dtypes.end()) {
+    throw datasparse::TypeError("dtype must be float16, bfloat16, float32 or float64, got " + name);
+  }
+  Axes shape;
+  for (const auto length : given["shape"]) shape.push_back(length.cast<std::int64_t>());
+  return datasparse::ArrayView(nullptr, dtype->second, shape);
+}
+
+/// Parts whose memory is pinned for as long as the object lives, and their masks.
+class PyShardParts {
+ public:
+  PyShardParts(const py::iterable& jobs, const py::iterable& searches) {
+    std::vector<ShardJob> all;
+    for (const auto job : jobs) all.push_back(to_job(py::reinterpret_borrow<py::dict>(job)));
+    parts_ = std::make_unique<ShardParts>(all, to_searches(searches));
+  }
+
+  py::array_t<std::int64_t> prelude() {
+    return as_array(without_gil([&] { return parts_->prelude(); }));
+  }
+  void begin(const py::array_t<std::int64_t>& sums) { parts_->begin(as_vector(sums)); }
+  py::array_t<std::int64_t> count(const ShardSelection& selection) {
+    return as_array(without_gil([&] { return parts_->count(selection); }));
+  }
+  void find(const ShardSelection& selection) {
+    without_gil([&] { parts_->find(selection); });
+  }
+  std::vector<std::int64_t> pruned() const {
+    std::vector<std::int64_t> all;
+    for (std::size_t i = 0; i < masks_.size(); ++i) all.push_back(parts_->pruned(i));
+    return all;
+  }
+  void write(const std::vector<std::size_t>& some) {
+    for (const std::size_t i : some) {
+      if (i >= masks_.size()) {
+        throw datasparse::ValueError("some must be places of jobs, less than " +
+                                     std::to_string(masks_.size()) + ", got " + std::to_string(i));
+      }
+    }
+    without_gil([&] { parts_->write(some); });
+  }
+
+ private:
+  struct Pinned {
+    std::shared_ptr<PySource> source;
+    std::unique_ptr<datasparse::Pin> pin;
+  };
+
+  ShardJob to_job(const py::dict& given) {
+    ShardJob job;
+    if (given.contains("load")) {
+      job.source = std::make_shared<LoadedSource>(given["load"]);
+      job.mask.data = view_to_load(given);
+      masks_.emplace_back();
+    } else {
+      const auto source = make_source(given["data"], "data", nullptr);
+      pinned_.push_back({source, std::make_unique<datasparse::Pin>(*source)});
+      job.mask.data = pinned_.back().pin->view();
+      py::array mask = bytes_of(given["mask"], job.mask.data.shape(), "mask");
+      job.mask.mask = static_cast<std::uint8_t*>(mask.mutable_data());
+      masks_.push_back(std::move(mask));
+    }
+    const datasparse::ArrayView& view = job.mask.data;
+    for (const auto axis : given["order"]) job.mask.layout.push_back(axis.cast<std::int64_t>());
+    py::dict config;
+    config["sparse_block_shape"] = given["block"];
+    config["zeros_per_block"] = given["zeros"];
+    config["norm"] = given["norm"];
+    config["monotone"] = given["monotone"];
+    config["normalize"] = given["normalize"];
+    job.mask.spec = datasparse::BlockSpec::from_config(to_param_map(config, ""));
+    if (const py::object kept = given["kept"]; !kept.is_none()) {
+      const py::array bytes = bytes_of(kept, view.shape(), "kept");
+      PackedBits bits(datasparse::packed_size(view.size()));
+      datasparse::pack_bits(bits.data(), static_cast<const std::uint8_t*>(bytes.data()),
+                            view.size());
+      kept_.push_back(std::move(bits));
+      job.mask.kept_zeros = kept_.back().data();
+    }
+    const auto shard = given["shard"].cast<py::tuple>();
+    job.shard = {shard[0].cast<std::int64_t>(), shard[1].cast<std::int64_t>(),
+                 shard[2].cast<std::int64_t>(), shard[3].cast<std::int64_t>(),
+                 given["counts"].cast<bool>()};
+    return job;
+  }
+
+  static py::array_t<std::int64_t> as_array(const std::vector<std::int64_t>& numbers) {
+    return py::array_t<std::int64_t>(static_cast<py::ssize_t>(numbers.size()), numbers.data());
+  }
+  static std::vector<std::int64_t> as_vector(const py::array_t<std::int64_t>& numbers) {
+    return {numbers.data(), numbers.data() + numbers.size()};
+  }
+
+  std::vector<Pinned> pinned_;
+  std::vector<py::array> masks_;
+  std::vector<PackedBits> kept_;
+  std::unique_ptr<ShardParts> parts_;
+};
+
+}  // namespace
+
+void register_shard_parts(py::module_& module) {
+  py::class_<PyShardParts>(
+      module, "ShardParts",
+      R"(Parts of tensors in CPU memory, which answer what a ShardSelection asks.
+
+jobs: one for each group, in order: a dict with
+    data: the part that lies here, a NumPy array or torch tensor of any strides;
+    mask: a bool array of its shape, in C order: what is there counts where `monotone`, and write() changes it;
+    load, shape, dtype, in the place of these two: a function that loads the part in C order, each time that it is looked
+        through, where memory does not hold all parts together; there is no mask to write then;
+    order: the axes that make the matrix of the whole tensor, rows first; () for those of memory;
+    block, zeros, norm, monotone, normalize: as in a config, the block in numbers;
+    kept: a bool array of elements that are pruned in any case, or None;
+    shard: (rows, columns) of the whole matrix, then the row and column at which the part begins, all in one tuple;
+    counts: False for a copy of what is counted elsewhere.
+searches: as ShardSelection takes them.
+
+Calls in order: prelude(), whose sum over all who have parts goes to begin(); count() for each round of a
+ShardSelection; find(); write(). No mask changes before write(). ValueError for a part that does not fit its tensor,
+or cuts a block.)")
+      .def(py::init<const py::iterable&, const py::iterable&>(), py::arg("jobs"),
+           py::arg("searches"))
+      .def("prelude", &PyShardParts::prelude,
+           "What must be known of all parts before the first question: int64, often empty.")
+      .def("begin", &PyShardParts::begin, py::arg("sums"), "Take the sums of all preludes.")
+      .def("count", &PyShardParts::count, py::arg("selection"),
+           "Return the numbers for all questions of a round: int64, selection.size of them.")
+      .def(
+          "find", &PyShardParts::find, py::arg("selection"),
+          "Find out what each part loses, once the selection is done. The last call that may fail.")
+      .def("pruned", &PyShardParts::pruned,
+           "Return how many of its lowest blocks each part loses, as find() has found.")
+      .def("write", &PyShardParts::write, py::arg("some"),
+           "Write the masks of these jobs, by their places.");
+}

@@ -1,0 +1,103 @@
+"""The places at which pruning stops, found by sums of what parts have counted."""
+
+import numpy as np
+import pytest
+from datasparse._core import ShardSelection
+
+
+def keys_of(numbers):
+    """Those of magnitudes, as the core makes them: they order as the numbers do."""
+    return np.abs(numbers.astype(np.float32)).view(np.uint32).astype(np.uint64) + (1 << 31)
+
+
+def search_of(groups, sizes, budget, hint=None, **other):
+    members = [(size, 1, 0, size) for size in sizes]
+    search = {"groups": groups, "members": members, "budget": budget, "wide": False}
+    return search | {"has_sign": False, "key_step": 0, "hint": hint} | other
+
+
+def find(searches, keys, ranks, most=8192):
+    """Runs it on parts of each group: every ranks-th block is a rank's."""
+    selection = ShardSelection(searches, most)
+    while not selection.done:
+        numbers = np.zeros(selection.size, np.int64)
+        for q, (groups, first, at, positions) in enumerate(selection.questions):
+            assert at.dtype == np.uint64
+            for m, group in enumerate(groups):
+                index = np.arange(len(keys[group]))
+                for rank in range(ranks):
+                    own = index % ranks == rank
+                    key, position = keys[group][own, None], first[m] + index[own, None]
+                    before = (key < at) | ((key == at) & (position < positions))
+                    counts = np.append(before.sum(axis=0), own.sum())
+                    selection.add(q, m, counts, numbers)
+        selection.tell(numbers)
+    return selection
+
+
+def pruned(selection, group, keys):
+    key, position = selection.stop(group)
+    return (keys < key) | ((keys == key) & (np.arange(len(keys)) < position))
+
+
+def test_pool_and_lone_groups_stop_where_a_sort_says():
+    random = np.random.default_rng(0)
+    numbers = [np.round(random.normal(size=n), 1) for n in (100, 57, 80)]
+    keys = [keys_of(x) for x in numbers]
+    searches = [search_of([0, 2], [100, 80], 90), search_of([1], [57], 20)]
+    for ranks in (1, 3):
+        selection = find(searches, keys, ranks)
+        pool = np.argsort(np.concatenate([keys[0], keys[2]]), kind="stable")[:90]
+        expected = np.isin(np.arange(180), pool)
+        np.testing.assert_array_equal(pruned(selection, 0, keys[0]), expected[:100])
+        np.testing.assert_array_equal(pruned(selection, 2, keys[2]), expected[100:])
+        alone = np.argsort(keys[1], kind="stable")[:20]
+        expected = np.isin(np.arange(57), alone)
+        np.testing.assert_array_equal(pruned(selection, 1, keys[1]), expected)
+
+
+def test_hint_of_the_same_data_takes_one_round():
+    keys = [keys_of(np.random.default_rng(1).normal(size=1000))]
+    first = find([search_of([0], [1000], 900)], keys, 2, 32)
+    again = find([search_of([0], [1000], 900, first.hint(0))], keys, 2, 32)
+    assert first.rounds > 1
+    assert again.rounds == 1
+    np.testing.assert_array_equal(pruned(again, 0, keys[0]), pruned(first, 0, keys[0]))
+
+
+def test_sums_that_do_not_add_up_are_refused():
+    selection = ShardSelection([search_of([7], [10], 5)])
+    before = selection.questions[0][2].copy()
+    with pytest.raises(ValueError, match=r"group 7 .* 10 in all, got 0: a part is missing"):
+        selection.tell(np.zeros(selection.size, np.int64))
+    with pytest.raises(ValueError, match="sums must be an array of"):
+        selection.tell(np.zeros(1, np.int64))
+    np.testing.assert_array_equal(selection.questions[0][2], before)
+    assert selection.rounds == 0
+
+
+def test_calls_that_make_no_sense_are_refused():
+    selection = ShardSelection([search_of([7], [10], 5)])
+    numbers = np.zeros(selection.size, np.int64)
+    counts = np.zeros(selection.size, np.int64)
+    with pytest.raises(RuntimeError, match="must come when done"):
+        selection.stop(7)
+    with pytest.raises(IndexError, match="question must be less than 1, got 1"):
+        selection.add(1, 0, counts, numbers)
+    with pytest.raises(IndexError, match="member must be less than 1, got 2"):
+        selection.add(0, 2, counts, numbers)
+    with pytest.raises(ValueError, match="counts must be an array of"):
+        selection.add(0, 0, counts[1:], numbers)
+    with pytest.raises(ValueError, match="group 7 a second time"):
+        ShardSelection([search_of([7], [10], 5), search_of([7], [10], 5)])
+    with pytest.raises(ValueError, match="key_step of search 0 must be in"):
+        ShardSelection([search_of([7], [10], 5, key_step=24)])
+    with pytest.raises(ValueError, match="0 <= least <= most <= blocks"):
+        ShardSelection([search_of([7], [10], 5, members=[(10, 1, 0, 11)])])
+    done = ShardSelection([search_of([7], [10], 0)])
+    assert done.done
+    assert done.stop(7) == (0, 0)
+    with pytest.raises(ValueError, match="group must be one of a search, got 8"):
+        done.stop(8)
+    with pytest.raises(ValueError, match="search must be less than 1, got 1"):
+        done.hint(1)
