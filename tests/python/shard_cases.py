@@ -1,13 +1,13 @@
 """Simulated ranks: random jobs are cut into parts, which answer a selection one after the other."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import torch
-from datasparse._core import ShardSelection
 from datasparse.torch.device.operations.grid import Grid, order_of
-from datasparse.torch.sharded.compute import as_dict, cut, in_memory, searches_of
+from datasparse.torch.sharded.compute import cut, in_memory, searches_of
 from datasparse.torch.sharded.parts import parts_for
 
 
@@ -76,14 +76,13 @@ def compute_on(rng, ranks, hints=None, traffic=None, most=8192):
                 own.append(cut(job, size, offset, counts, lambda t, box=box: t[box]))
             parts.append(own)
         searches = searches_of(jobs, pools, parts[0])
+        for i, hint in enumerate(hints or []):
+            searches[i] = replace(searches[i], hint=hint)
         answers = [parts_for(own, searches) for own in parts]
-        preludes = [answer.prelude() for answer in answers]
-        for answer in answers:
-            answer.begin(sum(preludes))
-        given = [as_dict(search, parts[0]) for search in searches]
-        for search, hint in zip(given, hints or [], strict=False):
-            search["hint"] = hint
-        selections = [ShardSelection(given, most) for _ in answers]
+        while (preludes := [answer.prelude() for answer in answers])[0].size:
+            for answer in answers:
+                answer.begin(sum(preludes))
+        selections = [answer.selection(most) for answer in answers]
         while not selections[0].done:
             sums = sum(a.count(s) for a, s in zip(answers, selections, strict=True))
             for selection in selections:

@@ -2,14 +2,29 @@
 
 import pytest
 import sharded_cases
+import sharded_faults
 from ranks_harness import Ranks
 
 
-@pytest.fixture(scope="module", params=[2, 4])
-def ranks(request, tmp_path_factory):
-    started = Ranks(request.param, tmp_path_factory.mktemp("ranks"))
-    yield started
-    started.close()
+def started(size, tmp_path_factory):
+    ranks = Ranks(size, tmp_path_factory.mktemp("ranks"))
+    yield ranks
+    ranks.close()
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    yield from started(2, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    yield from started(4, tmp_path_factory)
+
+
+@pytest.fixture(params=["two", "four"])
+def ranks(request):
+    return request.getfixturevalue(request.param)
 
 
 def test_masks_are_those_of_whole_tensors(ranks):
@@ -27,3 +42,22 @@ def test_models_are_masked_as_their_gathered_weights(ranks):
                 continue
             first, *others = ranks.run(sharded_cases.train, kind, config)
             assert all(other == first for other in others)
+
+
+@pytest.mark.parametrize("name", sharded_faults.DISAGREEMENTS)
+def test_ranks_that_differ_raise_and_say_in_what(four, name):
+    errors = four.run(sharded_faults.disagree, name)
+    assert all(kind == "RankError" for kind, _ in errors)
+    assert len({text for _, text in errors}) == 1
+    text = errors[0][1]
+    assert text.startswith("rank 1 differs from rank 0 in step(): "), text
+    assert sharded_faults.DISAGREEMENTS[name][1] in text
+    assert text.endswith("; no rank has changed a mask")
+
+
+@pytest.mark.parametrize("fault", sharded_faults.FAULTS)
+def test_an_error_on_one_rank_raises_on_all(four, fault):
+    own, *others = sorted(four.run(sharded_faults.fail, fault), key=lambda e: e[0] == "RankError")
+    assert own[0] in ("KeyError", "MemoryError", "ValueError")
+    assert [kind for kind, _ in others] == ["RankError"] * 3
+    assert all(text.startswith(f"rank 1 failed in step(): {own[0]}") for _, text in others)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,9 +29,22 @@ class Prepared(NamedTuple):
 
     parts: Parts
     searches: list[Search]
-    selection: ShardSelection
-    prelude: Integers
+    begun: Begun
     description: Description
+
+
+class Begun(NamedTuple):
+    """What is asked for next: the sums of numbers, or if there are none, those of a selection."""
+
+    prelude: Integers
+    selection: ShardSelection | None
+
+    @staticmethod
+    def of(parts: Parts, sums: Integers | None = None) -> Begun:
+        if sums is not None:
+            parts.begin(sums)
+        prelude = parts.prelude()
+        return Begun(prelude, None if prelude.size else parts.selection())
 
 
 def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor]:
@@ -46,9 +59,12 @@ def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor]:
     prepared = call.attempt(prepare, jobs, pools, ranks)
     call.agree(prepared and prepared.description)
     assert prepared is not None  # else agree() has raised
-    parts, searches, selection, prelude, _ = prepared
-    if prelude.size:
-        call.attempt(parts.begin, call.sum(prelude, prelude.size))
+    parts, searches, (prelude, selection), _ = prepared
+    while selection is None:
+        begun = call.attempt(Begun.of, parts, call.sum(prelude, prelude.size))
+        call.agree(begun and [("what is asked for next", str(begun.prelude.size))])
+        assert begun is not None
+        prelude, selection = begun
     while not selection.done:
         selection.tell(call.sum(call.attempt(parts.count, selection), selection.size))
     masks = call.attempt(spread, jobs, parts, selection)
@@ -75,10 +91,8 @@ def prepare(jobs: Sequence[Job], pools: Sequence[Pool], ranks: Ranks) -> Prepare
     own = [part_of(job, ranks) for job in jobs]
     searches = searches_of(jobs, pools, own)
     parts = parts_for(own, searches)
-    selection = ShardSelection([as_dict(search, own) for search in searches])
-    prelude = parts.prelude()
-    description = describe(jobs, searches, prelude.size)
-    return Prepared(parts, searches, selection, prelude, description)
+    begun = Begun.of(parts)
+    return Prepared(parts, searches, begun, describe(jobs, searches, begun.prelude.size))
 
 
 # --- what is here -----------------------------------------------------------------------------
@@ -160,15 +174,6 @@ def search_of(pool: Pool, jobs: Sequence[Job]) -> Search:
     sums = {dtype_of_sums(job) for job in ranked}
     as_doubles = any(pool.normalize) or len(sums) > 1
     is_wide = as_doubles or torch.float64 in sums
-    has_sign = any(job.norm == "none" for job in ranked)
-    # Magnitudes leave half of all keys to what monotone masks have pruned.
-    is_monotone = any(job.monotone for job in ranked)
-    if is_monotone and has_sign and is_wide:
-        raise TypeError(
-            "monotone=True with norm=None over shards needs scores of one type among float16, "
-            "bfloat16 and float32, without normalize; got scores that are compared as doubles"
-        )
-    is_two_fold = is_monotone and has_sign
     steps = {KEY_STEPS.get(job.scores.dtype, 0) if is_plain(job) else 0 for job in ranked}
     mask = first_mask(pool.jobs, jobs)
     return Search(
@@ -179,9 +184,8 @@ def search_of(pool: Pool, jobs: Sequence[Job]) -> Search:
         pool.budget,
         pool.normalize,
         as_doubles,
-        is_wide or is_two_fold,
-        is_two_fold,
-        has_sign,
+        is_wide,
+        any(job.norm == "none" for job in ranked),
         0 if is_wide else min(steps, default=0),
         None if mask is None else _hints.get(mask),  # type: ignore[no-untyped-call]
     )
@@ -191,21 +195,6 @@ def is_plain(job: Job) -> bool:
     """Whether scores are single elements as they are."""
     grid = Grid.of(job)
     return grid.size == 1 and job.norm != "L2"
-
-
-def as_dict(search: Search, parts: Sequence[Part]) -> dict[str, Any]:
-    """As ShardSelection takes it."""
-    blocks = [parts[group].blocks.all for group in search.groups]
-    members = zip(blocks, search.weights, search.least, search.most, strict=True)
-    return {
-        "groups": list(search.groups),
-        "members": list(members),
-        "budget": search.budget,
-        "wide": search.is_wide,
-        "has_sign": search.has_sign,
-        "key_step": search.key_step,
-        "hint": search.hint,
-    }
 
 
 def keep_hints(jobs: Sequence[Job], searches: Sequence[Search], selection: ShardSelection) -> None:

@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..._core import ShardSelection
 from ..device import routes
 from ..device.job import Job
 from ..device.operations.arithmetic import exact_arithmetic, require_exact
 from ..device.operations.batch import Batch
 from ..device.operations.grid import Grid
-from ..device.operations.keys import INTEGERS, make_keys
+from ..device.operations.keys import INTEGERS, make_keys, put_past
 from ..device.operations.pool import to_doubles
+from ..device.operations.select import count
 from ..device.operations.squares import digits_of, roots_of
 from .parts import Part, Search, dtype_of_sums
 from .rectangle import Integers
 
-if TYPE_CHECKING:
-    from ..._core import ShardSelection
-
-LOWEST = torch.iinfo(torch.int64).min
+Order: TypeAlias = tuple[bool, bool]
+"""`ShardOrder` of the core: whether blocks come back, and whether they are ranked by own keys."""
 
 
 class DeviceParts:
@@ -34,7 +34,9 @@ class DeviceParts:
 
     def __init__(self, parts: Sequence[Part], searches: Sequence[Search]) -> None:
         self._parts = parts
-        self._searches = {group: search for search in searches for group in search.groups}
+        self._searches = searches
+        self._search_of = {group: search for search in searches for group in search.groups}
+        self._monotone = [group for group in self._search_of if parts[group].job.monotone]
         # Those whose scores are divided by their norm.
         self._divided = [
             group
@@ -42,28 +44,39 @@ class DeviceParts:
             for group, normalize in zip(search.groups, search.normalize, strict=True)
             if normalize
         ]
+        self._is_prelude_told = False
+        self._past: dict[int, int] = {}  # blocks that masks before have pruned, of all parts
         self._norms: dict[int, Tensor] = {}
-        self._sorted: dict[int, Sorted] = {}
+        self._sorted: dict[tuple[int, Order], Sorted] = {}
 
     def prelude(self) -> Integers:
-        with self._exactly():
-            numbers = [self._squares(group) for group in self._divided]
-        return np.concatenate([np.zeros(0, np.int64), *numbers])
+        numbers = [np.zeros(0, np.int64)]
+        if not self._is_prelude_told:
+            with self._exactly():
+                numbers += [self._count_past(group) for group in self._monotone]
+                numbers += [self._squares(group) for group in self._divided]
+        return np.concatenate(numbers)
 
     def begin(self, sums: Integers) -> None:
-        at = 0
+        self._is_prelude_told = True
+        at = len(self._monotone)
+        self._past = dict(zip(self._monotone, sums[:at].tolist(), strict=True))
         for group in self._divided:
             dtype = dtype_of_sums(self._parts[group].job)
             digits = sums[at : at + digits_in(dtype)]
             self._norms[group] = roots_of(torch.from_numpy(digits.copy())[None], dtype)
             at += len(digits)
 
+    def selection(self, most: int = 8192) -> ShardSelection:
+        return ShardSelection([self._as_dict(search) for search in self._searches], most)
+
     def count(self, selection: ShardSelection) -> Integers:
         numbers = np.zeros(selection.size, np.int64)
-        for i, (groups, first, keys, positions) in enumerate(selection.questions):
+        asked = zip(selection.questions, selection.orders, strict=True)
+        for i, ((groups, first, keys, positions), order) in enumerate(asked):
             for member, group in enumerate(groups):
                 if self._parts[group].counts:
-                    below = self._before(group, keys, positions - first[member])
+                    below = self._before(group, order, keys, positions - first[member])
                     total = self._parts[group].blocks.here
                     selection.add(i, member, np.append(below, total), numbers)
         return numbers
@@ -84,41 +97,69 @@ class DeviceParts:
 
     def _pruned(self, group: int, selection: ShardSelection) -> int:
         """How many of the lowest blocks here go."""
-        if group not in self._searches:
+        if group not in self._search_of:
             part = self._parts[group]
             return part.blocks.here if part.job.pruned else 0
         key, position = selection.stop(group)
-        return int(self._before(group, np.array([key], np.uint64), np.array([position]))[0])
+        keys, positions = np.array([key], np.uint64), np.array([position])
+        return int(self._before(group, selection.order(group), keys, positions)[0])
 
-    def _before(self, group: int, keys: NDArray[np.uint64], positions: Integers) -> Integers:
-        if group not in self._sorted:
-            part, search = self._parts[group], self._searches[group]
+    def _as_dict(self, search: Search) -> dict[str, Any]:
+        """As ShardSelection takes it."""
+        blocks = [self._parts[group].blocks.all for group in search.groups]
+        members = zip(blocks, search.weights, search.least, search.most, strict=True)
+        return {
+            "groups": list(search.groups),
+            "members": list(members),
+            "budget": search.budget,
+            "past": [self._past.get(group, 0) for group in search.groups],
+            # What is divided may become equal, where it was not.
+            "finer": [
+                normalize and dtype_of_sums(self._parts[group].job) == torch.float64
+                for group, normalize in zip(search.groups, search.normalize, strict=True)
+            ],
+            "wide": search.is_wide,
+            "has_sign": search.has_sign,
+            "key_step": search.key_step,
+            "hint": search.hint,
+        }
+
+    def _before(
+        self, group: int, order: Order, keys: NDArray[np.uint64], positions: Integers
+    ) -> Integers:
+        """How many of the blocks of a part come before places."""
+        if (group, order) not in self._sorted:
             with self._exactly():
-                own = self._keys(group, search)
-            self._sorted[group] = Sorted(own, part, search.is_wide)
-        return self._sorted[group].before(keys, positions)
+                own = self._keys(group, order)
+            is_wide = self._search_of[group].is_wide
+            self._sorted[group, order] = Sorted(own, self._parts[group], is_wide)
+        return self._sorted[group, order].before(keys, positions)
 
-    def _keys(self, group: int, search: Search) -> Tensor:
+    def _keys(self, group: int, order: Order) -> Tensor:
         """Of the blocks of a part, in the order of the core's, that of the score 0 at 0."""
         if self._parts[group].blocks.here == 0:
             return torch.zeros(0, dtype=torch.int64, device=self._parts[group].job.scores.device)
+        is_returning, by_own_keys = order
         batch = batch_of(self._parts[group].job)
         blocks, dtype = batch.grid.blocks, batch.dtype
         bits = batch.block_scores(batch.element_scores())
-        if search.as_doubles:
-            norms = self._norms.get(group)
+        if self._search_of[group].as_doubles:
+            norms = None if by_own_keys else self._norms.get(group)
             bits = to_doubles(batch, bits, None if norms is None else norms.to(batch.device))
             dtype = torch.float64
         make_keys(bits[:, :blocks], dtype, batch.norm)
-        keys = bits[0, :blocks].to(torch.int64)
-        if search.is_two_fold:
-            keys += (1 << 32) + (1 << 31) + LOWEST
-        if batch.is_monotone:
-            # What the mask before has pruned comes before all else, in its own order.
-            past = batch.past_blocks(batch.free())[0, :blocks]
-            lower = LOWEST if search.is_wide else -(1 << 31)
-            keys = torch.where(past, keys + (-(1 << 32) if search.is_two_fold else lower), keys)
-        return keys
+        past = batch.past_blocks(batch.free()) if batch.is_monotone else None
+        if past is not None or is_returning:
+            returning = torch.full((1, 1), is_returning, dtype=torch.bool, device=batch.device)
+            put_past(bits, past, returning, dtype)
+        return bits[0, :blocks].to(torch.int64)
+
+    def _count_past(self, group: int) -> Integers:
+        part, batch = self._parts[group], batch_of(self._parts[group].job)
+        if not part.counts or part.blocks.here == 0:
+            return np.zeros(1, np.int64)
+        past = count(batch.past_blocks(batch.free()))
+        return np.array([int(past)], np.int64)
 
     def _squares(self, group: int) -> Integers:
         part, batch = self._parts[group], batch_of(self._parts[group].job)

@@ -41,21 +41,23 @@ class Search:
     normalize: tuple[bool, ...]
     as_doubles: bool  # how scores are compared: of several types, or divided
     is_wide: bool  # keys have 64 bits
-    is_two_fold: bool  # keys have 32, and a bit above them for what monotone masks have pruned
     has_sign: bool
     key_step: int
     hint: Hint | None = None
 
 
 class Parts(Protocol):
-    """The parts that one process has of the groups of some searches, in turn: prelude(), begin(),
-    count() for each round, contents()."""
+    """The parts that one process has of the groups of some searches: `ShardParts` of the core."""
 
     def prelude(self) -> Integers:
-        """What must be known of all parts before the first question."""
+        """What must be known of all parts before the first question: to be asked again after each
+        begin(), until there is nothing."""
 
     def begin(self, sums: Integers) -> None:
         """Takes the sums of that."""
+
+    def selection(self, most: int = 8192) -> ShardSelection:
+        """The selection that answers are for: of the searches, and of what begin() was told."""
 
     def count(self, selection: ShardSelection) -> Integers:
         """The numbers for all questions of a round."""
