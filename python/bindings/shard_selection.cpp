@@ -1,4 +1,4 @@
-#include "datasparse/shard_selection.hpp"
+#include "shard_selection.hpp"
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
@@ -87,6 +87,12 @@ void add(const ShardSelection& self, std::size_t question, std::size_t member,
 
 }  // namespace
 
+std::vector<ShardSearch> to_searches(const py::iterable& given) {
+  std::vector<ShardSearch> all;
+  for (const auto search : given) all.push_back(to_search(py::reinterpret_borrow<py::dict>(search)));
+  return all;
+}
+
 void register_shard_selection(py::module_& module) {
   py::class_<ShardSelection>(
       module, "ShardSelection",
@@ -94,10 +100,8 @@ void register_shard_selection(py::module_& module) {
 
 It asks how many blocks come before some places, and is told the sums of what all have counted who have
 parts. It decides by these sums alone, so all who are told the same decide alike.)")
-      .def(py::init([](const std::vector<py::dict>& searches, std::int64_t most) {
-             std::vector<ShardSearch> all;
-             for (const py::dict& search : searches) all.push_back(to_search(search));
-             return std::make_unique<ShardSelection>(std::move(all), most);
+      .def(py::init([](const py::iterable& searches, std::int64_t most) {
+             return std::make_unique<ShardSelection>(to_searches(searches), most);
            }),
            py::arg("searches"), py::arg("most") = 8192)
       .def_property_readonly("done", &ShardSelection::done, "Whether all searches have stopped.")
