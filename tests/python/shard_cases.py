@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from datasparse.torch.device.operations.grid import Grid, order_of
 from datasparse.torch.sharded.compute import cut, in_memory, searches_of
-from datasparse.torch.sharded.parts import parts_for
 
 
 def cuts(rng, length, step, pieces):
@@ -61,8 +60,9 @@ def grid_step(job, grid, axis):
     return max((grid.height, grid.width)[axis], 1)
 
 
-def compute_on(rng, ranks, hints=None, traffic=None, most=8192):
-    """A route for check_route(): simulated ranks. `hints` are kept from one call to the next."""
+def compute_on(rng, ranks, kind, hints=None, traffic=None, most=8192):
+    """A route for check_route(): simulated ranks, whose parts are of that kind. `hints` are kept
+    from one call to the next."""
 
     def compute(jobs, pools):
         boxes = [boxes_of(rng, job, ranks) for job in jobs]
@@ -78,7 +78,7 @@ def compute_on(rng, ranks, hints=None, traffic=None, most=8192):
         searches = searches_of(jobs, pools, parts[0])
         for i, hint in enumerate(hints or []):
             searches[i] = replace(searches[i], hint=hint)
-        answers = [parts_for(own, searches) for own in parts]
+        answers = [kind(own, searches) for own in parts]
         while (preludes := [answer.prelude() for answer in answers])[0].size:
             for answer in answers:
                 answer.begin(sum(preludes))

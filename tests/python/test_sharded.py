@@ -60,4 +60,5 @@ def test_an_error_on_one_rank_raises_on_all(four, fault):
     own, *others = sorted(four.run(sharded_faults.fail, fault), key=lambda e: e[0] == "RankError")
     assert own[0] in ("KeyError", "MemoryError", "ValueError")
     assert [kind for kind, _ in others] == ["RankError"] * 3
-    assert all(text.startswith(f"rank 1 failed in step(): {own[0]}") for _, text in others)
+    assert all(text.startswith("rank 1 failed in step(): ") for _, text in others)
+    assert all(text.endswith(own[1]) for _, text in others)

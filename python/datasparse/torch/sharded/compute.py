@@ -92,7 +92,8 @@ def prepare(jobs: Sequence[Job], pools: Sequence[Pool], ranks: Ranks) -> Prepare
     searches = searches_of(jobs, pools, own)
     parts = parts_for(own, searches)
     begun = Begun.of(parts)
-    return Prepared(parts, searches, begun, describe(jobs, searches, begun.prelude.size))
+    facts = [("who counts", type(parts).__name__), ("numbers to begin with", str(begun.prelude.size))]
+    return Prepared(parts, searches, begun, [*describe(jobs, searches), *facts])
 
 
 # --- what is here -----------------------------------------------------------------------------
@@ -133,7 +134,8 @@ def cut(
         order=(),
         kept_zeros=None if job.kept_zeros is None else seen(job.kept_zeros),
     )
-    return Part(part, Blocks.of(rectangle, (grid.height, grid.width), shape), counts)
+    blocks = Blocks.of(rectangle, (grid.height, grid.width), shape)
+    return Part(part, rectangle, blocks, counts)
 
 
 def spread(jobs: Sequence[Job], parts: Parts, selection: ShardSelection) -> list[Tensor]:
@@ -158,19 +160,33 @@ def in_memory(job: Job, mask: Tensor) -> Tensor:
 
 
 def searches_of(jobs: Sequence[Job], pools: Sequence[Pool], parts: Sequence[Part]) -> list[Search]:
-    """Of the pools, in their order, and of each other job of which some blocks go, and some not."""
-    searches = [search_of(pool, jobs) for pool in pools]
+    """Of the pools, in their order, and of each other job by itself."""
+    blocks = [part.blocks.all for part in parts]
+    searches = []
+    searched: set[int] = set()
+    for pool in pools:
+        members = [
+            member for member in zip(pool.jobs, pool.weights, pool.least, pool.most,
+                                     pool.normalize, strict=True)
+            if member[1] > 0 and blocks[member[0]] > 0
+        ]  # fmt: skip
+        if members:
+            places, weights, least, most, normalize = zip(*members, strict=True)
+            own = Pool(places, weights, least, most, pool.budget, normalize)
+            searches.append(search_of(own, jobs))
+            searched.update(places)
     pooled = {place for pool in pools for place in pool.jobs}
     for place, job in enumerate(jobs):
-        blocks = parts[place].blocks.all
-        if place not in pooled and 0 < job.pruned < blocks and job.zeros > 0:
-            alone = Pool((place,), (1,), (0,), (blocks,), job.pruned, (False,))
+        if place not in searched:
+            loses = place not in pooled and job.zeros > 0
+            pruned = job.pruned if loses else 0
+            alone = Pool((place,), (1,), (0,), (blocks[place],), pruned, (False,))
             searches.append(search_of(alone, jobs))
     return searches
 
 
 def search_of(pool: Pool, jobs: Sequence[Job]) -> Search:
-    ranked = [jobs[place] for place, weight in zip(pool.jobs, pool.weights, strict=True) if weight]
+    ranked = [jobs[place] for place in pool.jobs]
     sums = {dtype_of_sums(job) for job in ranked}
     as_doubles = any(pool.normalize) or len(sums) > 1
     is_wide = as_doubles or torch.float64 in sums
@@ -186,7 +202,7 @@ def search_of(pool: Pool, jobs: Sequence[Job]) -> Search:
         as_doubles,
         is_wide,
         any(job.norm == "none" for job in ranked),
-        0 if is_wide else min(steps, default=0),
+        0 if is_wide else min(steps),
         None if mask is None else _hints.get(mask),  # type: ignore[no-untyped-call]
     )
 
@@ -213,7 +229,7 @@ def first_mask(places: Sequence[int], jobs: Sequence[Job]) -> Tensor | None:
 # --- what ranks must agree on -----------------------------------------------------------------
 
 
-def describe(jobs: Sequence[Job], searches: Sequence[Search], prelude: int) -> Description:
+def describe(jobs: Sequence[Job], searches: Sequence[Search]) -> Description:
     """All that masks hang on but the numbers in the tensors."""
     facts = [("datasparse", __version__), ("the number of tensors", str(len(jobs)))]
     for place, job in enumerate(jobs):
@@ -228,4 +244,4 @@ def describe(jobs: Sequence[Job], searches: Sequence[Search], prelude: int) -> D
         facts.append((f"tensor {place}", own))
     for number, search in enumerate(searches):
         facts.append((f"search {number}", f"{search}"))
-    return [*facts, ("the length of what is counted first", str(prelude))]
+    return facts

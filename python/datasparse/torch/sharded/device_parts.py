@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,12 +18,12 @@ from ..device.job import Job
 from ..device.operations.arithmetic import exact_arithmetic, require_exact
 from ..device.operations.batch import Batch
 from ..device.operations.grid import Grid
-from ..device.operations.keys import INTEGERS, make_keys, put_past
+from ..device.operations.keys import INTEGERS, make_keys
 from ..device.operations.pool import to_doubles
 from ..device.operations.select import count
 from ..device.operations.squares import digits_of, roots_of
 from .parts import Part, Search, dtype_of_sums
-from .rectangle import Integers
+from .rectangle import Blocks, Integers
 
 Order: TypeAlias = tuple[bool, bool]
 """`ShardOrder` of the core: whether blocks come back, and whether they are ranked by own keys."""
@@ -68,7 +68,7 @@ class DeviceParts:
             at += len(digits)
 
     def selection(self, most: int = 8192) -> ShardSelection:
-        return ShardSelection([self._as_dict(search) for search in self._searches], most)
+        return ShardSelection([self._begun(search) for search in self._searches], most)
 
     def count(self, selection: ShardSelection) -> Integers:
         numbers = np.zeros(selection.size, np.int64)
@@ -97,32 +97,19 @@ class DeviceParts:
 
     def _pruned(self, group: int, selection: ShardSelection) -> int:
         """How many of the lowest blocks here go."""
-        if group not in self._search_of:
-            part = self._parts[group]
-            return part.blocks.here if part.job.pruned else 0
         key, position = selection.stop(group)
         keys, positions = np.array([key], np.uint64), np.array([position])
         return int(self._before(group, selection.order(group), keys, positions)[0])
 
-    def _as_dict(self, search: Search) -> dict[str, Any]:
-        """As ShardSelection takes it."""
-        blocks = [self._parts[group].blocks.all for group in search.groups]
-        members = zip(blocks, search.weights, search.least, search.most, strict=True)
-        return {
-            "groups": list(search.groups),
-            "members": list(members),
-            "budget": search.budget,
-            "past": [self._past.get(group, 0) for group in search.groups],
-            # What is divided may become equal, where it was not.
-            "finer": [
-                normalize and dtype_of_sums(self._parts[group].job) == torch.float64
-                for group, normalize in zip(search.groups, search.normalize, strict=True)
-            ],
-            "wide": search.is_wide,
-            "has_sign": search.has_sign,
-            "key_step": search.key_step,
-            "hint": search.hint,
-        }
+    def _begun(self, search: Search) -> dict[str, Any]:
+        """A search, with what begin() was told."""
+        # Only what is divided in its own type may become equal, where it was not.
+        finer = [
+            normalize and dtype_of_sums(self._parts[group].job) == torch.float64
+            for group, normalize in zip(search.groups, search.normalize, strict=True)
+        ]
+        past = [self._past.get(group, 0) for group in search.groups]
+        return search.as_dict(self._parts) | {"past": past, "finer": finer}
 
     def _before(
         self, group: int, order: Order, keys: NDArray[np.uint64], positions: Integers
@@ -130,16 +117,26 @@ class DeviceParts:
         """How many of the blocks of a part come before places."""
         if (group, order) not in self._sorted:
             with self._exactly():
-                own = self._keys(group, order)
-            is_wide = self._search_of[group].is_wide
-            self._sorted[group, order] = Sorted(own, self._parts[group], is_wide)
+                self._sorted[group, order] = self._sort(group, order)
         return self._sorted[group, order].before(keys, positions)
 
-    def _keys(self, group: int, order: Order) -> Tensor:
-        """Of the blocks of a part, in the order of the core's, that of the score 0 at 0."""
-        if self._parts[group].blocks.here == 0:
-            return torch.zeros(0, dtype=torch.int64, device=self._parts[group].job.scores.device)
+    def _sort(self, group: int, order: Order) -> Sorted:
+        part, is_wide = self._parts[group], self._search_of[group].is_wide
         is_returning, by_own_keys = order
+        if part.blocks.here == 0:
+            return Sorted.of(torch.zeros(0, dtype=torch.int64), None, part, is_wide)
+        keys = self._keys(group, by_own_keys)
+        if not part.job.monotone:
+            ranked = torch.zeros_like(keys, dtype=torch.bool) if is_returning else None
+            return Sorted.of(keys, ranked, part, is_wide)
+        batch = batch_of(part.job)
+        past = batch.past_blocks(batch.free())[0, : batch.grid.blocks]
+        if is_returning:
+            return Sorted.of(keys, past, part, is_wide)
+        return Sorted.of(keys, past.logical_not(), part, is_wide, int(past.sum()))
+
+    def _keys(self, group: int, by_own_keys: bool) -> Tensor:
+        """Of the blocks of a part, in the order of the core's, that of the score 0 at 0."""
         batch = batch_of(self._parts[group].job)
         blocks, dtype = batch.grid.blocks, batch.dtype
         bits = batch.block_scores(batch.element_scores())
@@ -148,10 +145,6 @@ class DeviceParts:
             bits = to_doubles(batch, bits, None if norms is None else norms.to(batch.device))
             dtype = torch.float64
         make_keys(bits[:, :blocks], dtype, batch.norm)
-        past = batch.past_blocks(batch.free()) if batch.is_monotone else None
-        if past is not None or is_returning:
-            returning = torch.full((1, 1), is_returning, dtype=torch.bool, device=batch.device)
-            put_past(bits, past, returning, dtype)
         return bits[0, :blocks].to(torch.int64)
 
     def _count_past(self, group: int) -> Integers:
@@ -177,31 +170,44 @@ class DeviceParts:
             yield
 
 
+@dataclass(frozen=True, eq=False, slots=True)
 class Sorted:
-    """The keys of the blocks of a part, lowest first, and in what order they lie."""
+    """The keys of blocks of a part, lowest first, and in what order these lie."""
 
-    def __init__(self, keys: Tensor, part: Part, is_wide: bool) -> None:
-        self._keys, self._places = keys.sort(stable=True)
-        self._blocks = part.blocks
-        self._is_wide = is_wide
+    keys: Tensor
+    places: Tensor
+    first: int  # blocks that come before all of these
+    blocks: Blocks
+    is_wide: bool
+
+    @staticmethod
+    def of(
+        keys: Tensor, ranked: Tensor | None, part: Part, is_wide: bool, first: int = 0
+    ) -> Sorted:
+        """ranked: which blocks these are; None for all of them."""
+        if ranked is None:
+            return Sorted(*keys.sort(stable=True), first, part.blocks, is_wide)
+        places = ranked.nonzero()[:, 0]
+        own, order = keys[places].sort(stable=True)
+        return Sorted(own, places[order], first, part.blocks, is_wide)
 
     def before(self, keys: NDArray[np.uint64], positions: Integers) -> Integers:
         """How many of the blocks come before places: of a lesser key, or of the same one and before
         that position in the whole tensor."""
-        wanted = torch.from_numpy(signed(keys, self._is_wide)).to(self._keys.device)
-        counts: Integers = torch.searchsorted(self._keys, wanted).cpu().numpy()
-        positions = np.clip(positions, 0, self._blocks.all)
+        wanted = torch.from_numpy(signed(keys, self.is_wide)).to(self.keys.device)
+        counts: Integers = torch.searchsorted(self.keys, wanted).cpu().numpy()
+        positions = np.clip(positions, 0, self.blocks.all)
         within = np.flatnonzero(positions > 0)
         if within.size == 0:
-            return counts
+            return counts + self.first
         some = wanted[torch.from_numpy(within).to(wanted.device)]
-        ends = torch.searchsorted(self._keys, some, right=True).tolist()
-        indices = self._blocks.before(positions[within]).tolist()
+        ends = torch.searchsorted(self.keys, some, right=True).tolist()
+        indices = self.blocks.before(positions[within]).tolist()
         for place, end, index in zip(within.tolist(), ends, indices, strict=True):
-            ties = self._places[counts[place] : end]
+            ties = self.places[counts[place] : end]
             if len(ties):
                 counts[place] += int(torch.searchsorted(ties, index))
-        return counts
+        return counts + self.first
 
 
 def batch_of(job: Job) -> Batch:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..device.job import Job
-from .rectangle import Blocks, Integers
+from .rectangle import Blocks, Integers, Rectangle
 
 if TYPE_CHECKING:
     from ..._core import ShardSelection
@@ -25,6 +25,7 @@ class Part:
     """A part of a job."""
 
     job: Job  # of what is here, its axes in the order of the matrix; `pruned` is of no account
+    rectangle: Rectangle
     blocks: Blocks
     counts: bool  # False for a copy of what is counted elsewhere
 
@@ -44,6 +45,19 @@ class Search:
     has_sign: bool
     key_step: int
     hint: Hint | None = None
+
+    def as_dict(self, parts: Sequence[Part]) -> dict[str, Any]:
+        """As ShardSelection takes it."""
+        blocks = [parts[group].blocks.all for group in self.groups]
+        return {
+            "groups": self.groups,
+            "members": list(zip(blocks, self.weights, self.least, self.most, strict=True)),
+            "budget": self.budget,
+            "wide": self.is_wide,
+            "has_sign": self.has_sign,
+            "key_step": self.key_step,
+            "hint": self.hint,
+        }
 
 
 class Parts(Protocol):
@@ -71,7 +85,9 @@ def dtype_of_sums(job: Job) -> torch.dtype:
 
 
 def parts_for(parts: Sequence[Part], searches: Sequence[Search]) -> Parts:
-    """Who answers for these parts: torch's operations, on whatever devices the parts are."""
+    """Who answers for these parts: the core in CPU memory, else torch's operations."""
+    from .core_parts import CoreParts
     from .device_parts import DeviceParts
 
-    return DeviceParts(parts, searches)
+    is_here = all(part.job.scores.is_cpu for part in parts)
+    return CoreParts(parts, searches) if is_here else DeviceParts(parts, searches)
