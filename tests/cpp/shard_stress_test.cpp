@@ -68,7 +68,8 @@ class Cut {
       across = parts;
     }
     // Rows may be cut within blocks, where these are pruned as a whole.
-    const bool cuts_blocks = row_axis_ == 0 && pattern_.zeros == pattern_.size();
+    const bool cuts_blocks = (order_.size() == 0 || keeps_order(shape, order_)) && row_axis_ == 0 &&
+                             pattern_.zeros == pattern_.size();
     const std::int64_t row_step = cuts_blocks && random.one_in(2) ? 1 : pattern_.height;
     const auto rows = borders(row_axis_ < 0 ? 1 : shape[row_axis_], row_step, down, random);
     if (row_step == 1) cuts_ = rows;

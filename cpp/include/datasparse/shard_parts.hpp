@@ -28,7 +28,7 @@ struct ShardJob {
   JobOf<BlockSpec> mask;
   Shard shard;
   /// Rows of the whole matrix at which parts begin within a block: the same for all who have parts,
-  /// ascending. The whole of a cut block is pruned or nothing, and rows are the data's first axis.
+  /// ascending. The whole of a cut block is pruned or nothing, and the layout is that of memory.
   std::vector<std::int64_t> cuts = {};
   /// Where the data are loaded from, each time that they are looked through, one part at a time, if
   /// memory does not hold all of them; `mask.data` then has their shape and dtype, in C order, and

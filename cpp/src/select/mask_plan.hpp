@@ -24,6 +24,7 @@ struct MaskPlan {
   const MaskJob* job;
   Pruning pruning;
   bool is_permuted = false;  // the mask in the order of its layout is another one
+  bool has_single_elements;  // as blocks: of the whole tensor, where the matrix is a part of one
 
   explicit MaskPlan(const MaskJob& of) noexcept : job(&of), pruning{Matrix(of.data), of.spec.norm} {
     const Axes& shape = of.data.shape();
@@ -36,6 +37,7 @@ struct MaskPlan {
     const Pattern pattern = Pattern::of(of.spec, seen);
     pruning.height = pattern.height;
     pruning.width = pattern.width;
+    has_single_elements = pattern.size() == 1;
     // Narrow matrices make short strips; where nothing depends on the rows, see them as one.
     if (pattern.height == 1 && matrix.columns() % pattern.width == 0 && matrix.is_one_row()) {
       matrix = matrix.as_one_row();
@@ -92,8 +94,7 @@ std::uint8_t* past_of(const Engine<Key>& engine, const Kernels& table, const Mas
   std::uint8_t* const past = engine.past(lane);
   std::uint8_t* const own = plan.is_permuted ? job.mask : past;
   // A single element that stays zero is a block that is pruned, whatever it has become meanwhile.
-  const std::uint8_t* const kept =
-      plan.pruning.height * plan.pruning.width > 1 ? job.kept_zeros : nullptr;
+  const std::uint8_t* const kept = plan.has_single_elements ? nullptr : job.kept_zeros;
   if (!mark_free(table, own, job.mask, kept, plan.elements(), lanes)) return nullptr;
   if (plan.is_permuted) {
     Permutation(job.data.shape(), job.layout).to_view(table, past, job.mask, lanes);

@@ -158,6 +158,8 @@ struct Item {
   void look_at(const ArrayView& data) {
     job.mask.data = data;
     mask.emplace(job.mask);
+    const MatrixShape whole{job.shard.rows, job.shard.columns};
+    mask->has_single_elements = Pattern::of(job.mask.spec, whole).size() == 1;
     // Whether the layout matters was asked of the whole tensor.
     if (job.mask.layout.size() == 0) return;
     mask->pruning.matrix = Matrix(data, job.mask.layout);
@@ -496,11 +498,11 @@ class ShardParts::Impl {
     auto bands = cut_bands(whole, block.height, item.job.cuts);
     if (bands.empty()) return;
     MaskJob& job = item.job.mask;
-    const bool by_rows = job.layout.size() == 0 || job.layout[0] == 0;
-    if (block.zeros != block.size() || !by_rows || item.is_loaded()) {
+    const bool in_order = job.layout.size() == 0 || keeps_order(job.data.shape(), job.layout);
+    if (block.zeros != block.size() || !in_order || item.is_loaded()) {
       throw ValueError(
-          "blocks that are cut between rows must be pruned as a whole, and their rows "
-          "be the first axis of the data, got blocks of " +
+          "blocks that are cut between rows must be pruned as a whole, in the order "
+          "of memory, got blocks of " +
           to_text(block.height, block.width) + " that lose " + std::to_string(block.zeros) +
           " elements; cut at multiples of the block");
     }
