@@ -28,6 +28,8 @@ using Content = datasparse::Device::Content;
 
 namespace {
 
+constexpr const char* shards_module = "datasparse.torch.sharded.device";
+
 /// A function of datasparse.torch.device.
 py::object function(const char* name) {
   return py::module_::import("datasparse.torch.device").attr(name);
@@ -177,16 +179,80 @@ TorchMask::~TorchMask() {
   tensor.release();  // after the interpreter's end, nobody can let it go
 }
 
-TorchDevice::TorchDevice(const py::object& device) : device_(device), name_(py::str(device)) {}
+TorchDevice::TorchDevice(const py::object& device, const char* module)
+    : device_(device),
+      name_(py::str(device)),
+      module_(module),
+      shares_(std::strcmp(module, shards_module) == 0) {
+  const py::object ranks = py::getattr(device, "together", py::none());
+  if (!ranks.is_none()) together_ = &of(ranks, module);
+}
 
-TorchDevice& TorchDevice::of(const py::object& device) {
+TorchDevice& TorchDevice::of(const py::object& device, const char* module) {
   static auto* const known = new py::dict();  // of capsules, never destroyed
   if (known->contains(device)) {
     return *py::reinterpret_borrow<py::capsule>((*known)[device]).get_pointer<TorchDevice>();
   }
-  auto* const made = new TorchDevice(device);
+  auto* const made = new TorchDevice(device, module);
   (*known)[device] = py::capsule(made);
   return *made;
+}
+
+bool TorchDevice::is_sharded(py::handle tensor) {
+  static PyTypeObject* type = nullptr;  // once it is there; torch lets go of none of its types
+  if (type == nullptr) {
+    PyObject* const module =
+        PyDict_GetItemString(PyImport_GetModuleDict(), "torch.distributed.tensor");  // borrowed
+    if (module == nullptr) return false;
+    const py::object found = py::getattr(module, "DTensor", py::none());
+    if (PyType_Check(found.ptr()) == 0) return false;  // while it is being imported
+    type = reinterpret_cast<PyTypeObject*>(py::object(found).release().ptr());
+  }
+  return PyObject_TypeCheck(tensor.ptr(), type) != 0;
+}
+
+TorchDevice& TorchDevice::of_tensor(const py::object& tensor) {
+  if (!is_sharded(tensor)) return of(tensor.attr("device"));
+  const py::object layout_of = py::module_::import("datasparse.torch.sharded").attr("layout_of");
+  return of(layout_of(tensor), shards_module);
+}
+
+py::object TorchDevice::function(const char* name) const {
+  return py::module_::import(module_).attr(name);
+}
+
+py::object TorchDevice::from_host(const py::object& tensor) const {
+  if (!shares_) return tensor.attr("to")(device_);
+  return call_python(function("share_of"), py::make_tuple(tensor, device_));
+}
+
+void TorchDevice::meet() {
+  if (!shares_) return;
+  const AcquiredGil gil;
+  call_python(function("meet"), py::make_tuple(together_ == nullptr ? device_ : together_->device_));
+}
+
+void TorchDevice::give_up() noexcept {
+  if (!shares_) return;
+  const AcquiredGil gil;
+  try {
+    py::object why;
+    try {
+      throw;
+    } catch (py::error_already_set& error) {
+      why = error.value();
+    } catch (const std::exception& error) {
+      why = py::str(error.what());
+    } catch (...) {
+      why = py::str("an exception that is none of C++'s");
+    }
+    call_python(function("give_up"),
+                py::make_tuple(together_ == nullptr ? device_ : together_->device_, why));
+  } catch (py::error_already_set& error) {
+    error.discard_as_unraisable("telling other ranks of an error");
+  } catch (const std::exception&) {
+    // The exception that is under way says more.
+  }
 }
 
 ArrayView TorchDevice::view_of(const py::object& tensor, const std::string& what) {

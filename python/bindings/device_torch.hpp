@@ -17,11 +17,19 @@ struct TorchMask final : datasparse::DeviceMask {
   pybind11::object tensor;
 };
 
-/// One for each torch.device, for ever. The pointer of a view is a tensor of Python, which whoever
-/// has pinned it holds.
+/// One for each torch.device, for each layout of shards, and for the ranks that compute the masks
+/// of these together: for ever. The pointer of a view is a tensor of Python, which whoever has
+/// pinned it holds.
 class TorchDevice final : public datasparse::Device {
  public:
-  static TorchDevice& of(const pybind11::object& device);
+  /// The work is that of a module: datasparse.torch.device, or for shards, which have a layout in
+  /// the place of a torch.device, datasparse.torch.sharded.device.
+  static TorchDevice& of(const pybind11::object& device,
+                         const char* module = "datasparse.torch.device");
+  /// That of a tensor.
+  static TorchDevice& of_tensor(const pybind11::object& tensor);
+  /// Whether a tensor is a DTensor: the whole of it has a shape, and each rank a part.
+  static bool is_sharded(pybind11::handle tensor);
 
   /// The view of a tensor that the caller holds. TypeError, naming `what`, for a dtype that no rule
   /// knows.
@@ -30,6 +38,15 @@ class TorchDevice final : public datasparse::Device {
   static const pybind11::object& tensor_of(const datasparse::Mask& mask);
 
   std::string name() const override { return name_; }
+  Device& together() override { return together_ == nullptr ? *this : *together_; }
+  void meet() override;
+  void give_up() noexcept override;
+  /// A tensor of CPU memory, brought here; of shards, what is here of it.
+  pybind11::object from_host(const pybind11::object& tensor) const;
+  /// A function of the module.
+  pybind11::object function(const char* name) const;
+  /// Whether what it has are parts of tensors, and of other ranks the rest.
+  bool shares() const noexcept { return shares_; }
   const pybind11::object& device() const noexcept { return device_; }
   std::vector<Content> compute(
       const std::vector<datasparse::JobOf<datasparse::BlockSpec>>& jobs) override;
@@ -48,8 +65,11 @@ class TorchDevice final : public datasparse::Device {
   void prune(const datasparse::Mask& mask, const datasparse::DeviceMask& marks) override;
 
  private:
-  explicit TorchDevice(const pybind11::object& device);
+  TorchDevice(const pybind11::object& device, const char* module);
 
   const pybind11::object device_;
   const std::string name_;
+  const char* const module_;
+  const bool shares_;
+  TorchDevice* together_ = nullptr;  // of a layout, its ranks
 };

@@ -35,7 +35,9 @@ class TorchArray final : public datasparse::RemoteArray {
 
   void read(std::uint8_t* bytes) const override {
     const AcquiredGil gil;
-    const py::array here = tensor_.attr("cpu")().attr("numpy")();
+    const bool is_sharded = TorchDevice::is_sharded(tensor_);
+    const py::object whole = is_sharded ? tensor_.attr("full_tensor")() : tensor_;
+    const py::array here = whole.attr("cpu")().attr("numpy")();
     std::memcpy(bytes, here.data(), static_cast<std::size_t>(here.nbytes()));
   }
   const py::object& tensor() const noexcept { return tensor_; }
@@ -67,14 +69,14 @@ KeptArray kept_there(const py::object& tensor) {
 }
 
 py::object to_tensor(KeptArray& array, datasparse::Device& device) {
-  const auto& place = dynamic_cast<TorchDevice&>(device).device();
+  auto& there_device = dynamic_cast<TorchDevice&>(device);
   const auto* const there = dynamic_cast<const TorchArray*>(array.remote());
-  if (there != nullptr && py::object(there->tensor().attr("device")).equal(place)) {
+  if (there != nullptr && &TorchDevice::of_tensor(there->tensor()) == &there_device) {
     return there->tensor();
   }
   const py::object torch = py::module_::import("torch");
   const py::object here = to_numpy(array).attr("copy")();
-  py::object tensor = torch.attr("from_numpy")(here).attr("to")(place);
+  py::object tensor = there_device.from_host(torch.attr("from_numpy")(here));
   array = kept_there(tensor);
   return tensor;
 }

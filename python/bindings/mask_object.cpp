@@ -35,6 +35,10 @@ py::object new_mask_object(const Mask& mask, const Torch* torch) {
 MaskObject::MaskObject(const MaskObject& before, const Mask& mask)
     : name_(before.name_), mask_(mask), torch_(before.torch_), object_(before.object_) {
   const py::object shown = new_mask_object(mask_, torch_);
+  if (TorchDevice::is_sharded(shown) || TorchDevice::is_sharded(object_)) {
+    object_ = shown;
+    return;
+  }
   try {
     object_.attr("data") = shown;
   } catch (const py::error_already_set&) {
@@ -58,7 +62,8 @@ bool MaskObject::is_ours() const {
 }
 
 void MaskObject::adopt() const {
-  if (torch_ == nullptr || is_ours()) return;
+  // What a DTensor holds cannot be exchanged for something else.
+  if (torch_ == nullptr || TorchDevice::is_sharded(object_) || is_ours()) return;
   const py::object keep = object_.attr("detach")().attr("ne")(0);
   restore();
   const auto elements = py::cast<std::int64_t>(keep.attr("numel")());
@@ -71,7 +76,8 @@ void MaskObject::adopt() const {
 }
 
 void MaskObject::restore() const {
-  if (torch_ != nullptr) object_.attr("data") = new_mask_object(mask_, torch_);
+  if (torch_ == nullptr || TorchDevice::is_sharded(object_)) return;
+  object_.attr("data") = new_mask_object(mask_, torch_);
 }
 
 std::shared_ptr<const MaskObject> MaskObjects::find(const std::string& name) const {

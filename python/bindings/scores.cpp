@@ -9,6 +9,7 @@
 #include "datasparse/error.hpp"
 #include "datasparse/group_arrays.hpp"
 #include "datasparse/group_table.hpp"
+#include "device_torch.hpp"
 #include "gil.hpp"
 #include "gradients.hpp"
 #include "group_arrays.hpp"
@@ -48,10 +49,6 @@ const char* to_name(ScoreTerm of) {
   return "";
 }
 
-py::object device_function(const char* name) {
-  return py::module_::import("datasparse.torch.device").attr(name);
-}
-
 /// scale · term of each element, as a new array.
 py::object score_terms(const std::string& term, const py::object& weight,
                        const py::object& gradient, double scale) {
@@ -68,7 +65,8 @@ py::object score_terms(const std::string& term, const py::object& weight,
                      ", got " + to_string(g.view().shape()));
   }
   if (&weights->device() != &datasparse::cpu()) {
-    return device_function("score_terms")(term, weights->array(), gradients->array(), scale);
+    const auto& device = dynamic_cast<TorchDevice&>(weights->device());
+    return device.function("score_terms")(term, weights->array(), gradients->array(), scale);
   }
   datasparse::KeptArray result(datasparse::sums_type(w.view().dtype()), w.view().shape());
   without_gil([&] { add_score_terms(kind, scale, w.view(), g.view(), result); });
@@ -105,27 +103,31 @@ class DeviceSums {
   DeviceSums(const SelfSparsifier& self, const ScoreRecipe::Fused& fused, double decay,
              std::vector<Sample>& samples)
       : self_(self) {
-    py::list names, weights, gradients, before;
     const auto is_there = [&](const Sample& sample) {
       const auto row = without_gil([&] { return datasparse::GroupTable(*self).row(sample.name); });
       datasparse::Device& device = row.source->device();
       if (&device == &datasparse::cpu()) return false;
-      names.append(sample.name);
-      weights.append(std::dynamic_pointer_cast<PySource>(row.source)->array_for_override());
-      gradients.append(std::dynamic_pointer_cast<PySource>(sample.gradient)->array_for_override());
+      Asked& asked = asked_of(dynamic_cast<TorchDevice&>(device));
+      asked.names.append(sample.name);
+      asked.weights.append(std::dynamic_pointer_cast<PySource>(row.source)->array_for_override());
+      asked.gradients.append(
+          std::dynamic_pointer_cast<PySource>(sample.gradient)->array_for_override());
       auto sums = array_of(sample, ScoreSums::sums);
-      before.append(sums ? to_tensor(*sums, device) : py::none());
+      asked.before.append(sums ? to_tensor(*sums, device) : py::none());
+      asked.places.push_back(kept_.size());
       kept_.push_back({sample.name, {}, datasparse::KeptArray(Type::int64, {})});
       if (const auto count = array_of(sample, ScoreSums::samples)) kept_.back().samples = *count;
       ++*reinterpret_cast<std::int64_t*>(kept_.back().samples.write());
       return true;
     };
     samples.erase(std::remove_if(samples.begin(), samples.end(), is_there), samples.end());
-    if (kept_.empty()) return;
-    const py::list sums = call_python(
-        device_function("add_samples"),
-        py::make_tuple(to_name(fused.term), fused.scale, decay, names, weights, gradients, before));
-    for (std::size_t i = 0; i < kept_.size(); ++i) kept_[i].sums = kept_there(sums[i]);
+    for (const auto& [device, names, weights, gradients, before, places] : asked_) {
+      const py::list sums =
+          call_python(device->function("add_samples"),
+                      py::make_tuple(to_name(fused.term), fused.scale, decay, names, weights,
+                                     gradients, before));
+      for (std::size_t i = 0; i < places.size(); ++i) kept_[places[i]].sums = kept_there(sums[i]);
+    }
   }
   void keep() {
     without_gil([&] {
@@ -144,12 +146,27 @@ class DeviceSums {
     datasparse::KeptArray sums, samples;
   };
 
+  /// What one device is asked for; of shards, all ranks ask in the same order.
+  struct Asked {
+    TorchDevice* device = nullptr;
+    py::list names, weights, gradients, before;
+    std::vector<std::size_t> places;  // among what is kept
+  };
+  Asked& asked_of(TorchDevice& device) {
+    for (auto& asked : asked_) {
+      if (asked.device == &device) return asked;
+    }
+    asked_.emplace_back().device = &device;
+    return asked_.back();
+  }
+
   std::optional<datasparse::KeptArray> array_of(const Sample& sample, const char* key) const {
     return without_gil([&] { return GroupArrays(*self_).get(sample.name, key); });
   }
 
   const SelfSparsifier& self_;
   std::vector<Kept> kept_;
+  std::vector<Asked> asked_;
 };
 
 void accumulate(const SelfSparsifier& self) {

@@ -102,6 +102,7 @@ class PyShardParts {
     return as_array(without_gil([&] { return parts_->prelude(); }));
   }
   void begin(const py::array_t<std::int64_t>& sums) { parts_->begin(as_vector(sums)); }
+  ShardSelection selection(std::int64_t most) const { return parts_->selection(most); }
   py::array_t<std::int64_t> count(const ShardSelection& selection) {
     return as_array(without_gil([&] { return parts_->count(selection); }));
   }
@@ -207,6 +208,8 @@ or cuts a block.)")
       .def("prelude", &PyShardParts::prelude,
            "What must be known of all parts before the first question: int64, often empty.")
       .def("begin", &PyShardParts::begin, py::arg("sums"), "Take the sums of all preludes.")
+      .def("selection", &PyShardParts::selection, py::arg("most") = 8192,
+           "Return the ShardSelection that answers are for, once begin() has all sums.")
       .def("count", &PyShardParts::count, py::arg("selection"),
            "Return the numbers for all questions of a round: int64, selection.size of them.")
       .def(

@@ -1,4 +1,4 @@
-#include "datasparse/shard_selection.hpp"
+#include "shard_selection.hpp"
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
@@ -51,6 +51,8 @@ ShardSearch to_search(const py::dict& given) {
     search.plan.members.push_back({blocks, weight, least, most});
   }
   search.plan.budget = given["budget"].cast<std::int64_t>();
+  if (given.contains("past")) search.past = given["past"].cast<std::vector<std::int64_t>>();
+  if (given.contains("finer")) search.is_finer = given["finer"].cast<std::vector<bool>>();
   search.is_wide = given["wide"].cast<bool>();
   search.has_sign = given["has_sign"].cast<bool>();
   search.key_step = given["key_step"].cast<int>();
@@ -69,6 +71,10 @@ py::tuple to_python(const ShardSelection::Question& question) {
   }
   return py::make_tuple(py::tuple(py::cast(*question.groups)), py::tuple(py::cast(*question.first)),
                         keys, positions);
+}
+
+py::tuple to_python(const datasparse::ShardOrder& order) {
+  return py::make_tuple(order.is_returning, order.by_own_keys);
 }
 
 void require_index(std::size_t index, std::size_t count, const char* what) {
@@ -96,6 +102,12 @@ void add(const ShardSelection& self, std::size_t question, std::size_t member,
 
 }  // namespace
 
+std::vector<ShardSearch> to_searches(const py::iterable& given) {
+  std::vector<ShardSearch> all;
+  for (const auto search : given) all.push_back(to_search(py::reinterpret_borrow<py::dict>(search)));
+  return all;
+}
+
 void register_shard_selection(py::module_& module) {
   py::class_<ShardSelection>(
       module, "ShardSelection",
@@ -103,10 +115,8 @@ void register_shard_selection(py::module_& module) {
 
 It asks how many blocks come before some places, and is told the sums of what all have counted who have
 parts. It decides by these sums alone, so all who are told the same decide alike.)")
-      .def(py::init([](const std::vector<py::dict>& searches, std::int64_t most) {
-             std::vector<ShardSearch> all;
-             for (const py::dict& search : searches) all.push_back(to_search(search));
-             return std::make_unique<ShardSelection>(std::move(all), most);
+      .def(py::init([](const py::iterable& searches, std::int64_t most) {
+             return std::make_unique<ShardSelection>(to_searches(searches), most);
            }),
            py::arg("searches"), py::arg("most") = 8192)
       .def_property_readonly("done", &ShardSelection::done, "Whether all searches have stopped.")
@@ -126,6 +136,17 @@ groups: those that are counted, in the order of the search.
 first: the position of the first block of each.
 keys, positions: arrays of uint64 and of int64, the places, ascending. A block comes before a place if its
     key is less, or equal and its position, first + its index in the tensor, is less.)")
+      .def_property_readonly(
+          "orders",
+          [](const ShardSelection& self) {
+            py::list all;
+            for (const auto& question : self.questions()) all.append(to_python(question.order));
+            return all;
+          },
+          R"(In which order the places of each question are: an (is_returning, by_own_keys).
+
+is_returning: only blocks that the mask before has pruned come before a place; else all of them come first.
+by_own_keys: those of the one group, not the keys that all groups of a search have in common.)")
       .def("add", &add, py::arg("question"), py::arg("member"), py::arg("counts"),
            py::arg("numbers").noconvert(),
            R"(Add what a part of a group has counted to numbers, an array of int64 and length size.
@@ -152,6 +173,10 @@ ValueError where they do not add up to the tensors, and then nothing has changed
           R"(Once done: the (key, position) before which the blocks of a group are pruned.
 
 position is the index of a block in the whole tensor.)")
+      .def(
+          "order",
+          [](const ShardSelection& self, std::size_t group) { return to_python(self.order(group)); },
+          py::arg("group"), "Once done: the order in which stop(group) is a place, as in orders.")
       .def(
           "hint",
           [](const ShardSelection& self, std::size_t search) {

@@ -25,7 +25,7 @@ TorchSource::TorchSource(const py::object& data, const std::string& what, Source
 
 void TorchSource::check() const {
   const py::object tensor = this->tensor();
-  refuse_known_class(tensor, what_);
+  if (!TorchDevice::is_sharded(tensor)) refuse_known_class(tensor, what_);
   check_memory(tensor);
   const std::string dtype = py::str(tensor.attr("dtype"));
   static const std::set<std::string> known{"torch.float16", "torch.bfloat16", "torch.float32",
@@ -114,7 +114,8 @@ py::object TorchSource::found_at(const char* method) const {
 }
 
 ArrayView TorchSource::pin_tensor(const py::object& tensor) {
-  if (auto loan = borrow(tensor)) {
+  const bool is_sharded = TorchDevice::is_sharded(tensor);
+  if (auto loan = is_sharded ? std::nullopt : borrow(tensor)) {
     const ArrayView view = dlpack::view_of(loan->tensor(), loan->read_only(), what_);
     pinned_.emplace_back(std::move(*loan));
     device_ = &datasparse::cpu();
@@ -123,7 +124,7 @@ ArrayView TorchSource::pin_tensor(const py::object& tensor) {
   // It shares the version counter, so that what is written to it counts.
   py::object detached = tensor.attr("detach")();
   const ArrayView view = TorchDevice::view_of(detached, what_);
-  datasparse::Device& device = TorchDevice::of(detached.attr("device"));
+  datasparse::Device& device = TorchDevice::of_tensor(detached);
   pinned_.emplace_back(std::move(detached));
   device_ = &device;
   return view;
@@ -134,9 +135,10 @@ datasparse::Device& TorchSource::device() noexcept {
   try {
     // Whatever a weight is computed of is on its device: nothing needs to be computed.
     const py::object one = kind_ == Kind::place ? place_.one_of(data()) : tensor();
-    if (py::cast<bool>(one.attr("is_cpu"))) return *(device_ = &datasparse::cpu());
+    const bool is_sharded = TorchDevice::is_sharded(one);
+    if (!is_sharded && py::cast<bool>(one.attr("is_cpu"))) return *(device_ = &datasparse::cpu());
     if (py::cast<bool>(one.attr("is_meta"))) return *device_;  // no place for a mask
-    device_ = &TorchDevice::of(one.attr("device"));
+    device_ = &TorchDevice::of_tensor(one);
   } catch (const std::exception&) {
     // A tensor that cannot be found is where it was: pin() says what is wrong with it.
   }

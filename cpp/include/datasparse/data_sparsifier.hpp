@@ -265,6 +265,7 @@ class DATASPARSE_API BaseDataSparsifier {
   friend class RegrowthSparsifier;
   friend class ScoreSums;
 
+  bool update(const std::vector<Group*>& groups);
   void update_together(const std::vector<Group*>& groups, const std::vector<ArrayView>& data);
   void update_by_scores(const std::vector<Group*>& groups, const std::vector<ArrayView>& data,
                         GetScores get_scores);

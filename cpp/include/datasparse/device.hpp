@@ -33,6 +33,19 @@ class DATASPARSE_API Device {
   /// "cpu", "cuda:0": for messages.
   virtual std::string name() const = 0;
 
+  // --- devices that compute together ----------------------------------------------------------
+
+  /// The one that computes for this device. Where it is the same one for several, their jobs go
+  /// into one call of compute(), in the order of groups: then processes that have parts of the same
+  /// tensors make the same calls, in the same order.
+  virtual Device& together() { return *this; }
+  /// Goes on once all processes that compute together have come here. Throws where one of them has
+  /// given up.
+  virtual void meet() {}
+  /// Called in a handler of an exception that ends a step: tells the other processes, unless the
+  /// exception comes from what they do together, and they know.
+  virtual void give_up() noexcept {}
+
   // --- data -----------------------------------------------------------------------------------
 
   /// The masks of all jobs by the rule of block_mask(), to the bit; what the masks are now is only

@@ -122,7 +122,7 @@ class SpecRule final : public MaskRule {
   void compute(const std::vector<RuleJob>& jobs) const override {
     std::vector<JobOf<Spec>> here;
     here.reserve(jobs.size());
-    std::map<Device*, std::vector<JobOf<Spec>>> elsewhere;  // mostly none
+    Turns elsewhere;  // mostly none
     const auto spanning = pools_over_devices(jobs);
     for (const auto& job : jobs) {
       Device* device = job.device;
@@ -131,7 +131,7 @@ class SpecRule final : public MaskRule {
         if (found != spanning.end()) device = found->second;
       }
       const bool is_here = device == nullptr || device == &cpu();
-      (is_here ? here : elsewhere[device]).push_back(job.with(spec_in(job.spec)));
+      (is_here ? here : turn_of(*device, elsewhere)).push_back(job.with(spec_in(job.spec)));
     }
     compute(here, elsewhere);
   }
@@ -146,18 +146,33 @@ class SpecRule final : public MaskRule {
 
   static void compute_one(const JobOf<Spec>& job) {
     std::vector<JobOf<Spec>> here;
-    std::map<Device*, std::vector<JobOf<Spec>>> elsewhere;
-    (job.device == &cpu() ? here : elsewhere[job.device]).push_back(job);
+    Turns elsewhere;
+    (job.device == &cpu() ? here : turn_of(*job.device, elsewhere)).push_back(job);
     compute(here, elsewhere);
   }
 
  private:
+  /// Jobs by the devices that compute them, in the order in which these come first: where other
+  /// processes take part, all of them keep to it.
+  using Turns = std::vector<std::pair<Device*, std::vector<JobOf<Spec>>>>;
+
+  static std::vector<JobOf<Spec>>& turn_of(Device& device, Turns& turns) {
+    Device* const computes = &device.together();
+    for (auto& [known, jobs] : turns) {
+      if (known == computes) return jobs;
+    }
+    return turns.emplace_back(computes, std::vector<JobOf<Spec>>()).second;
+  }
+
   /// Devices come first: nothing fails any more once the CPU has written its masks.
-  static void compute(std::vector<JobOf<Spec>>& here,
-                      const std::map<Device*, std::vector<JobOf<Spec>>>& elsewhere) {
+  static void compute(std::vector<JobOf<Spec>>& here, const Turns& elsewhere) {
     if constexpr (std::is_same_v<Spec, BlockSpec> || std::is_same_v<Spec, RegrowthSpec>) {
       std::vector<Put> puts;
       for (const auto& [device, some] : elsewhere) puts.push_back(compute_on(*device, some));
+      // Where a process computes with several others, those of one turn may fail in the next.
+      for (const auto& turn : elsewhere) {
+        if (elsewhere.size() > 1) turn.first->meet();
+      }
       compute_here(here);
       for (const auto& put : puts) put();
     } else {
@@ -192,7 +207,8 @@ class SpecRule final : public MaskRule {
   }
 
   /// The pools whose groups are on several devices, each with the one that computes it: the first
-  /// one that is not the CPU. TypeError where that cannot.
+  /// one that computes together with others, else the first that is not the CPU. TypeError where
+  /// that cannot.
   static std::map<std::string_view, Device*> pools_over_devices(const std::vector<RuleJob>& jobs) {
     const auto is_cpu = [](const Device* device) { return device == nullptr || device == &cpu(); };
     std::map<std::string_view, Device*> first, spanning;
@@ -205,7 +221,10 @@ class SpecRule final : public MaskRule {
       if (pool.empty()) continue;
       Device*& found = first.try_emplace(pool, job.device).first->second;
       if (found == job.device) continue;
-      if (is_cpu(found)) found = job.device;
+      if (is_cpu(found) || (!is_cpu(job.device) && &found->together() == found &&
+                            &job.device->together() != job.device)) {
+        found = job.device;
+      }
       spanning[pool] = found;
       if (std::is_same_v<Spec, BlockSpec> && found->spans_devices()) continue;
       throw TypeError(

@@ -127,8 +127,15 @@ BlockPlan BlockPlan::of(const BlockSpec& spec, const Axes& shape, const Axes& la
 }
 
 std::vector<PackedBits> pack_all(const std::vector<Mask>& masks) {
-  std::map<Device*, std::vector<std::size_t>> places;
-  for (std::size_t i = 0; i < masks.size(); ++i) places[&masks[i].device()].push_back(i);
+  // In the order in which devices come first: other processes may have to keep to it.
+  std::vector<std::pair<Device*, std::vector<std::size_t>>> places;
+  for (std::size_t i = 0; i < masks.size(); ++i) {
+    Device* const device = &masks[i].device();
+    const auto known = std::find_if(places.begin(), places.end(),
+                                    [&](const auto& place) { return place.first == device; });
+    (known != places.end() ? *known : places.emplace_back(device, std::vector<std::size_t>()))
+        .second.push_back(i);
+  }
   std::vector<PackedBits> all(masks.size());
   for (const auto& [device, own] : places) {
     std::vector<Mask> some;

@@ -776,7 +776,7 @@ class ShardParts::Impl {
   void write_of(const Item& item, const MaskPlan& plan, MaskJob& job, CutHint& hint, int lane,
                 int lanes) noexcept {
     const auto& found = std::get<Candidates<Key>>(item.found);
-    if (found.size > 0) {
+    if (found.size > 0 && plan.grid().blocks() >= hinted_min) {  // lanes have room for no others
       hint = {plan.grid().blocks(), item.pruned, number_of(static_cast<Key>(item.stopped)),
               density_of(found.size, found.first, found.end)};
       job.hint = &hint;

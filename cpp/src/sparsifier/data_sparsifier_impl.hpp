@@ -196,6 +196,8 @@ struct BaseDataSparsifier::Impl {
     for (std::size_t i = 0; i < behind.size(); ++i) behind[i]->set_ever_here(std::move(bits[i]));
   }
 
+  std::vector<Device*> computing(const std::vector<Group*>& some) const;
+
   /// Whether step() is to warn of the mask that it has made.
   bool is_dead(const Group& group, bool in_turn) const;
 

@@ -57,17 +57,11 @@ void BaseDataSparsifier::step() {
   bool in_turn = true;
   if (impl_->enable_mask_update) {
     groups = impl_->updated();
-    const Pins pins(*this, groups, Pins::Of::scores);
-    const ForeignHooks foreign = foreign_hooks();
-    in_turn = impl_->rule == nullptr || foreign.update_mask;
-    if (in_turn) {
-      update_in_turn(groups, pins.views(), foreign.get_scores);
-    } else if (foreign.growth) {
-      move_masks(groups, pins.views(), foreign, false);
-    } else if (foreign.get_scores != nullptr) {
-      update_by_scores(groups, pins.views(), foreign.get_scores);
-    } else {
-      update_together(groups, pins.views());
+    try {
+      in_turn = update(groups);
+    } catch (...) {
+      for (Device* const device : impl_->computing(groups)) device->give_up();
+      throw;
     }
   }
   ++impl_->step_count;
@@ -75,6 +69,40 @@ void BaseDataSparsifier::step() {
   for (Group* const group : groups) {
     if (impl_->is_dead(*group, in_turn)) group->warn_of_death(in_turn);
   }
+}
+
+/// New masks, or it throws and has changed none. Returns whether overrides have made them, one after
+/// the other.
+bool BaseDataSparsifier::update(const std::vector<Group*>& groups) {
+  const Pins pins(*this, groups, Pins::Of::scores);
+  const ForeignHooks foreign = foreign_hooks();
+  if (impl_->rule == nullptr || foreign.update_mask) {
+    update_in_turn(groups, pins.views(), foreign.get_scores);
+    return true;
+  }
+  if (foreign.growth) {
+    move_masks(groups, pins.views(), foreign, false);
+  } else if (foreign.get_scores != nullptr) {
+    update_by_scores(groups, pins.views(), foreign.get_scores);
+  } else {
+    update_together(groups, pins.views());
+  }
+  return false;
+}
+
+/// The devices that compute the masks of these groups, each once, in the order of groups.
+std::vector<Device*> BaseDataSparsifier::Impl::computing(
+    const std::vector<Group*>& some) const {
+  std::vector<Device*> devices;
+  access([&] {
+    for (const auto* group : some) {
+      Device* const device = &group->source->device().together();
+      if (std::find(devices.begin(), devices.end(), device) == devices.end()) {
+        devices.push_back(device);
+      }
+    }
+  });
+  return devices;
 }
 
 /// Whether a step has left no element of a mask. Of one on a device, only what is known without a
@@ -325,6 +353,9 @@ void BaseDataSparsifier::update_by_scores(const std::vector<Group*>& groups,
                      [](const Place& a, const Place& b) { return a.first < b.first; });
   }
 
+  // Who computes with several others asks for all scores at once: were one of them missing, not all
+  // of these would be waiting for it.
+  const bool at_once = impl_->computing(groups).size() > 1;
   Before before(*impl_);
   before.save_masks_that_are_read();
   try {
@@ -336,7 +367,7 @@ void BaseDataSparsifier::update_by_scores(const std::vector<Group*>& groups,
       bool on_cpu = true;
       impl_->access([&] {
         const auto goes_on = [&] {
-          return place->first == (place - 1)->first ||
+          return at_once || place->first == (place - 1)->first ||
                  scores.bytes() + bytes_of(data[place->group]) <= max_score_bytes;
         };
         do {
@@ -381,6 +412,7 @@ void BaseDataSparsifier::update_in_turn(const std::vector<Group*>& groups,
       if (group->updates) group->prune_kept(group->mask);
     }
     before.bring_back_masks([](const Group& group) { return !group.updates; });
+    for (Device* const device : impl_->computing(groups)) device->meet();
   } catch (...) {
     before.bring_back();
     throw;

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from .._core import BaseDataScheduler, BaseDataSparsifier, DataNormSparsifier, RegrowthSparsifier
 from .._table import aligned
-from .choose import Owned, Patterns, Types, choose, listed, modules_in, refuse_sharded
+from .choose import Owned, Patterns, Types, choose, listed, modules_in, refuse_flat, show_shards
 from .distribute import LEVEL, Distribution, distributed, require_distribution
+from .dtensors import count_nonzero, zero_where_pruned
 from .follow import Following, named
 from .gradients import regrows
 from .groups import is_masked
@@ -163,8 +164,8 @@ class Attachment:
             else:
                 weights = self._weights_in(plain_model(model), name)
             for weight in weights:
-                tensor = weight.masked()
-                zeros += tensor.numel() - int(torch.count_nonzero(tensor.detach()))
+                tensor = weight.masked().detach()
+                zeros += tensor.numel() - count_nonzero(tensor)
                 elements += tensor.numel()
         return zeros / elements if elements else 0.0
 
@@ -282,7 +283,7 @@ class Attachment:
             for tensor, mask in masks:
                 tensor.copy_(mask)
             for tensor, mask in written:
-                tensor.masked_fill_(mask.logical_not().to(tensor.device), 0)
+                zero_where_pruned(tensor, mask)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Attachment:
         """With the model, which may hold this attachment, and be half copied."""
@@ -417,9 +418,9 @@ def attach(
     zeros until `detach()`.
 
     Raises ValueError where nothing matches, a name belongs to other data, or a weight cannot be
-    pruned in this mode, and TypeError for parameters that are sharded (FSDP), without memory
-    (meta), or of no supported dtype. Then the model is as it was, and so is the sparsifier, but for
-    loaded or squashed masks of these names.
+    pruned in this mode, and TypeError for parameters that are flattened (FullyShardedDataParallel),
+    without memory (meta), or of no supported dtype. Then the model is as it was, and so is the
+    sparsifier, but for loaded or squashed masks of these names.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     >>> sparsifier = DataNormSparsifier(sparsity_level=0.75, sparse_block_shape=(1, 1))
@@ -456,7 +457,8 @@ def attach(
         )
     model = plain_model(model)
     modules = modules_in(model)
-    refuse_sharded(modules)
+    refuse_flat(modules)
+    show_shards(modules)
     choice = choose(modules, include, exclude, types)
     present = set(sparsifier.active([owned.name for owned in choice.taken]))
     for owned in choice.taken:

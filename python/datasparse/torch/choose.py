@@ -231,22 +231,23 @@ def matches_any(name: str, patterns: Iterable[str]) -> bool:
     return any(_matches(pattern, name) for pattern in patterns)
 
 
-def refuse_sharded(modules: Modules) -> None:
-    """TypeError for what FSDP has taken apart."""
+def refuse_flat(modules: Modules) -> None:
+    """TypeError for what FullyShardedDataParallel has made of parameters: flat pieces of them."""
     # What has not been imported cannot be in a model.
     fsdp = sys.modules.get("torch.distributed.fsdp")
     sharding = getattr(fsdp, "FullyShardedDataParallel", ())
-    tensor = sys.modules.get("torch.distributed.tensor")
-    distributed = getattr(tensor, "DTensor", ())
-    if not sharding and not distributed:
-        return
-    if any(isinstance(module, sharding) for _, module in modules) or any(
-        isinstance(parameter, distributed)
-        for _, module in modules
-        for parameter in module._parameters.values()
-    ):
+    if sharding and any(isinstance(module, sharding) for _, module in modules):
         raise TypeError(
-            "the model's parameters are sharded (FSDP, DTensor), and no process sees a whole one "
-            "to rank its elements; use DistributedDataParallel. One threshold over all shards is "
-            "planned: the counts that a selection is made of add up"
+            "the model's parameters are flattened by FullyShardedDataParallel (FSDP1), and no rank "
+            "knows where its pieces belong; use fully_shard() of torch.distributed.fsdp (FSDP2), "
+            "or DistributedDataParallel"
         )
+
+
+def show_shards(modules: Modules) -> None:
+    """Has modules of fully_shard() show their shards, where a forward pass has left them whole."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    kind = getattr(fsdp, "FSDPModule", ())
+    for _, module in modules:
+        if kind and isinstance(module, kind):
+            module.reshard()

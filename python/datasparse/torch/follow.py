@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._core import AdaptiveDataScheduler, BaseDataScheduler
+from .dtensors import count_nonzero
 from .gradients import BeforeUpdate, regrows
 from .optimizer import gradients_of, held_by, mask_optimizer_state
 
@@ -272,4 +273,4 @@ def is_infinite(found_inf: object) -> bool:
 
 def is_nonzero(gradient: Tensor) -> bool:
     values = gradient.coalesce().values() if gradient.is_sparse else gradient
-    return bool(values.any())
+    return count_nonzero(values) > 0

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .._core import BaseDataSparsifier
+from .dtensors import zero_where_pruned
 from .groups import is_masked
 
 # They hand each step on to the optimizer that they wrap, and write nothing themselves.
@@ -77,10 +78,10 @@ def mask_optimizer_state(
             if value.shape == parameter.shape
         ]
         if tensors:
-            pruned = sparsifier.get_mask(name).logical_not()
+            mask = sparsifier.get_mask(name)
             with torch.no_grad():
                 for tensor in tensors:
-                    tensor.masked_fill_(pruned.to(tensor.device), 0)
+                    zero_where_pruned(tensor, mask)
 
 
 def tensors_in(state: object, key: str = "") -> Iterator[tuple[str, Tensor]]:

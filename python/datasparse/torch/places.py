@@ -17,6 +17,7 @@ from weakref import ref
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from .dtensors import is_sharded, local, reshard
 from .weights import Weight, weight_of
 
 Path = tuple[str, ...]
@@ -215,6 +216,9 @@ class Place:
         root = self.model()
         if root is None:
             raise ValueError(f"{self.name!r} is gone: so is the model that it was attached to")
+        if is_sharded(self.known):
+            for owner in self.owners:
+                reshard(root, owner[:-1])
         found = []
         for owner in self.owners:
             weight = weight_at(root, owner)
@@ -274,6 +278,12 @@ def as_it_is(parameter: nn.Parameter) -> nn.Parameter:
 def same_memory(one: Weight, other: Weight) -> bool:
     """Whether two weights are made of the same parameters, or of some that share their memory."""
     return len(one.parameters) == len(other.parameters) and all(
-        a is b or (a.shape == b.shape and a.device == b.device and a.data_ptr() == b.data_ptr())
+        a is b
+        or (
+            a.shape == b.shape
+            and a.device == b.device
+            and is_sharded(a) == is_sharded(b)
+            and local(a).data_ptr() == local(b).data_ptr()
+        )
         for a, b in zip(one.parameters, other.parameters, strict=True)
     )

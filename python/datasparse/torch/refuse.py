@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 
 from .._core import BaseDataSparsifier
 from .choose import Owned
+from .dtensors import is_sharded
 from .parametrize import masked_of
 
 
@@ -31,10 +32,25 @@ def refuse_unfit(owned: Owned, model: nn.Module, mode: str) -> None:
     name = owned.name
     if any(map(is_lazy, owned.weight.parameters)):
         raise ValueError(f"{name!r} is not initialized yet: run the model once, then attach()")
+    if any(map(is_sharded, owned.weight.parameters)):
+        refuse_unfit_shards(owned, mode)
     if mode == "in_place":
         owned.weight.require_written(name)
     else:
         refuse_to_parametrize(owned, model)
+
+
+def refuse_unfit_shards(owned: Owned, mode: str) -> None:
+    if mode != "in_place":
+        raise ValueError(
+            f"{owned.name!r} is sharded over ranks, and a parametrization would need its whole "
+            'mask on each of them; use mode="in_place"'
+        )
+    if owned.weight.made_by is not None:
+        raise ValueError(
+            f"{owned.name!r} is made by {owned.weight.made_by} of parameters that are sharded, and "
+            "no rank has the whole weight to rank; leave it out by exclude"
+        )
 
 
 def is_one_of(data: object, parameters: Iterable[nn.Parameter]) -> bool:

@@ -160,28 +160,29 @@ class _Members:
         batch = self._batch
         keys = batch.block_scores(batch.element_scores())
         if self._as_doubles:
-            keys = self._to_doubles(keys)
+            keys = to_doubles(batch, keys, self._norms)
         make_keys(keys[:, : batch.grid.blocks], self.dtype, batch.norm)
         if returning is not None:
             past = batch.past_blocks(batch.free()) if batch.is_monotone else None
             put_past(keys, past, returning.to(batch.device), self.dtype)
         return keys
 
-    def _to_doubles(self, bits: Tensor) -> Tensor:
-        """The bits of scores as doubles, divided by the norms. Infinite ones stay so, even where
-        the norm is: that is where squares of doubles overflow."""
-        batch, blocks = self._batch, self._batch.grid.blocks
-        if batch.dtype != torch.float64:
-            wide = new_keys(len(batch.jobs), blocks, torch.float64, batch.device)
-            scores = wide.view(torch.float64)[:, :blocks]
-            scores.copy_(bits.view(batch.dtype)[:, :blocks])
-            if self._norms is not None:
-                scores.div_(self._norms)
-            return wide
-        if self._norms is not None:
-            scores = bits.view(torch.float64)[:, :blocks]
-            infinite = float("inf")
-            highest, lowest = scores == infinite, scores == -infinite
-            scores.div_(self._norms)
-            scores.masked_fill_(highest, infinite).masked_fill_(lowest, -infinite)
-        return bits
+
+def to_doubles(batch: Batch, bits: Tensor, norms: Tensor | None) -> Tensor:
+    """The bits of block scores as those of doubles, divided by norms, (jobs, 1), if there are any.
+    Infinite ones stay so, even where the norm is: that is where squares of doubles overflow."""
+    blocks = batch.grid.blocks
+    if batch.dtype != torch.float64:
+        wide = new_keys(len(batch.jobs), blocks, torch.float64, batch.device)
+        scores = wide.view(torch.float64)[:, :blocks]
+        scores.copy_(bits.view(batch.dtype)[:, :blocks])
+        if norms is not None:
+            scores.div_(norms)
+        return wide
+    if norms is not None:
+        scores = bits.view(torch.float64)[:, :blocks]
+        infinite = float("inf")
+        highest, lowest = scores == infinite, scores == -infinite
+        scores.div_(norms)
+        scores.masked_fill_(highest, infinite).masked_fill_(lowest, -infinite)
+    return bits

@@ -48,7 +48,20 @@ def norms_of(scores: Tensor, dtype: torch.dtype) -> Tensor:
 
     scores: the bits of float32 or float64 numbers. Infinite ones and NaN are left out.
     """
-    sums = _rounded(_sums(scores, FORMATS[dtype]), FORMATS[dtype])
+    return roots_of(digits_of(scores, dtype), dtype)
+
+
+def digits_of(scores: Tensor, dtype: torch.dtype) -> Tensor:
+    """(rows, digits): the sums of the squares, exact, as digits that add up over parts of a row: of
+    2^32 parts at the most."""
+    form = FORMATS[dtype]
+    return _digits(_sums(scores, form), form)
+
+
+def roots_of(digits: Tensor, dtype: torch.dtype) -> Tensor:
+    """norms_of() of rows of such digits, or of sums of them."""
+    _carry(digits)
+    sums = _rounded(digits, FORMATS[dtype])
     return _roots(sums).masked_fill_(sums == 0, 1).masked_fill_(sums == torch.inf, torch.inf)
 
 
@@ -105,20 +118,24 @@ def _digits(sums: Tensor, form: _Format) -> Tensor:
         moved = ((sums >> (DIGIT * i)) & mask) << shift
         digits.index_add_(1, at + i, moved & mask)
         digits.index_add_(1, at + (i + 1), moved >> DIGIT)
-    for i in range(number - 1):
-        digits[:, i + 1].add_(digits[:, i] >> DIGIT)
-        digits[:, i].bitwise_and_(mask)
+    _carry(digits)
     return digits
 
 
-def _rounded(sums: Tensor, form: _Format) -> Tensor:
-    """(rows, 1): the nearest doubles, half to even."""
-    digits = _digits(sums, form)
-    index = torch.arange(digits.shape[1], device=sums.device)
+def _carry(digits: Tensor) -> None:
+    """Makes digits of numbers that are too large for them, in place."""
+    for i in range(digits.shape[1] - 1):
+        digits[:, i + 1].add_(digits[:, i] >> DIGIT)
+        digits[:, i].bitwise_and_((1 << DIGIT) - 1)
+
+
+def _rounded(digits: Tensor, form: _Format) -> Tensor:
+    """(rows, 1): the nearest doubles to numbers in digits, half to even."""
+    index = torch.arange(digits.shape[1], device=digits.device)
     top = ((digits != 0) * index).amax(1, keepdim=True).clamp_(min=2)
     first, second, third = (digits.gather(1, top - i) for i in range(3))
     rest = ((digits != 0) & (index < top - 2)).any(1, keepdim=True)
-    length = ((first >> torch.arange(DIGIT, device=sums.device)) > 0).sum(1, keepdim=True)
+    length = ((first >> torch.arange(DIGIT, device=digits.device)) > 0).sum(1, keepdim=True)
     # Two digits long, from the highest bit on; what lies beyond is told by the last bit.
     number = (((first << DIGIT) | second) << (DIGIT - length)) | (third >> length)
     rest |= (third & ((torch.ones_like(length) << length) - 1)) != 0

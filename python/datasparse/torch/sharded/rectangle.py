@@ -1,0 +1,119 @@
+"""The rectangle of a tensor's matrix that lies on a rank, and its blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+Shape = tuple[int, ...]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Rectangle:
+    """Rows and columns, of the whole matrix and of what is here.
+
+    The rows of a matrix are the first axis of its order, the columns all others; one axis of N is
+    1 x N.
+    """
+
+    whole: tuple[int, int]
+    first: tuple[int, int]  # row and column
+    size: tuple[int, int]
+
+    @staticmethod
+    def of(shape: Shape, order: Shape, local: Shape, offset: Shape) -> Rectangle:
+        """What is here of a tensor of that shape: so many elements along each axis, from there on.
+
+        `order`: of the axes that make the matrix; () for that of memory. ValueError where what is
+        here is no rectangle of the matrix.
+        """
+        axes = order or tuple(range(len(shape)))
+        if len(axes) < 2:
+            lengths = (prod(shape), prod(local), sum(offset))
+            return Rectangle((1, lengths[0]), (0, lengths[2]), (1, lengths[1]))
+        row, *others = axes
+        columns = prod(shape[axis] for axis in others)
+        here = prod(local[axis] for axis in others)
+        first = 0
+        for axis in others:
+            first = first * shape[axis] + offset[axis]
+        if 0 not in local:
+            split = [axis for axis in others if local[axis] < shape[axis]]
+            # What comes before the last axis that is split has one place here.
+            before = others[: others.index(split[-1])] if split else []
+            if any(local[axis] > 1 for axis in before):
+                raise ValueError(
+                    f"data of shape {shape} must be sharded so that a rank has a rectangle of the "
+                    f"matrix of its rows, axis {row}, and its columns, axes {tuple(others)}, got "
+                    f"shards of {local}; shard another axis, or prune single elements: "
+                    "sparse_block_shape=(1, 1)"
+                )
+        return Rectangle((shape[row], columns), (offset[row], first), (local[row], here))
+
+    @property
+    def elements(self) -> int:
+        return self.size[0] * self.size[1]
+
+    @property
+    def is_whole(self) -> bool:
+        return self.size == self.whole
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """The blocks of a rectangle, within the blocks of the whole matrix."""
+
+    across: int  # how many lie side by side in the whole matrix
+    all: int  # how many that has
+    first: tuple[int, int]
+    size: tuple[int, int]  # rows and columns of blocks
+
+    @staticmethod
+    def of(rectangle: Rectangle, block: tuple[int, int], shape: Shape) -> Blocks:
+        """ValueError where a block is cut: it names the tensor's shape and what would fit."""
+        if rectangle.elements == 0:
+            first, size = (0, 0), (0, 0)
+        else:
+            edges = [_blocks_along(axis, rectangle, block[axis], shape) for axis in range(2)]
+            first, size = (edges[0][0], edges[1][0]), (edges[0][1], edges[1][1])
+        down, across = (
+            -(-length // step) if step else 0
+            for length, step in zip(rectangle.whole, block, strict=True)
+        )
+        return Blocks(across, down * across, first, size)
+
+    @property
+    def here(self) -> int:
+        return self.size[0] * self.size[1]
+
+    def before(self, positions: Integers) -> Integers:
+        """How many of those here come before blocks of the whole matrix, row-major."""
+        if self.here == 0:
+            return np.zeros_like(positions)
+        row, column = np.divmod(positions, self.across)
+        row = row - self.first[0]
+        rows, columns = self.size
+        inside = (row >= 0) & (row < rows)
+        rest = np.clip(column - self.first[1], 0, columns)
+        return np.clip(row, 0, rows) * columns + np.where(inside, rest, 0)
+
+
+def _blocks_along(axis: int, rectangle: Rectangle, length: int, shape: Shape) -> tuple[int, int]:
+    """Where blocks of that length begin along rows or columns, and how many they are."""
+    first, end = rectangle.first[axis], rectangle.first[axis] + rectangle.size[axis]
+    whole = rectangle.whole[axis]
+    length = max(min(length, whole), 1)
+    cut = next((at for at in (first, end) if at % length and at != whole), None)
+    if cut is not None:
+        what = "rows" if axis == 0 else "columns"
+        side = ("height", "width")[axis]
+        raise ValueError(
+            f"blocks of data of shape {shape} must lie on one rank each, got a shard that ends at "
+            f"{what[:-1]} {cut}, within a block of {length} {what}; take a block {side} that "
+            f"divides {cut}, or shards of a multiple of {length} {what}"
+        )
+    return first // length, -(-end // length) - first // length

@@ -1,0 +1,35 @@
+"""Masks of parts, by counts that are summed up: those of whole tensors, to the bit."""
+
+import numpy as np
+import pytest
+from device_cases import check_route
+from datasparse.torch.sharded.core_parts import CoreParts
+from datasparse.torch.sharded.device_parts import DeviceParts
+from shard_cases import compute_on
+
+KINDS = [CoreParts, DeviceParts]
+
+
+def check(kind, seed, n):
+    rng = np.random.default_rng([7, seed])
+    for case in range(n):
+        ranks = int(
+            rng.choice([1, 2, 3, 4, 6, 9, 16, 64], p=[0.1, 0.2, 0.2, 0.2, 0.1, 0.1, 0.07, 0.03])
+        )
+        hints = [] if rng.random() < 0.5 else None
+        most = int(rng.choice([64, 8192]))
+        for _ in range(1 if hints is None else 2):
+            check_route(compute_on(rng, ranks, kind, hints, most=most), 1000 * seed + case, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(2))
+def test_masks_are_those_of_whole_tensors(seed, kind):
+    check(kind, seed, 25)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(100, 110))
+def test_masks_are_those_of_whole_tensors_in_many_cases(seed, kind):
+    check(kind, seed, 100)
