@@ -92,7 +92,9 @@ py::object block_mask(const py::object& data, const py::object& sparsity_level,
 }
 
 /// The fewest and the most zeros of a mask, whatever the data are.
-py::tuple count_zeros(const Axes& shape, const py::kwargs& config) {
+py::tuple count_zeros(const py::tuple& lengths, const py::kwargs& config) {
+  Axes shape;
+  for (const auto length : lengths) shape.push_back(length.cast<std::int64_t>());
   const auto spec = datasparse::BlockSpec::from_config(to_param_map(config, ""));
   const auto zeros = datasparse::count_zeros(shape, spec);
   return py::make_tuple(zeros.least, zeros.most);

@@ -13,7 +13,7 @@ import torch
 from datasparse._bfloat16 import BFLOAT16
 from datasparse.files.header import MOST_HEADER, make_header
 from datasparse.files.safetensors import Reader, Writer
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 W = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
 V = {"dtype": "U8", "shape": [3], "data_offsets": [16, 19]}
