@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 Commands = Any  # what argparse's add_subparsers() returns, which has no public name
 
 EPILOG = """\
-Exit status: 0 done, 1 the system refused (a full disk, say: the same command goes on where it stopped),
-2 what was asked for or the source cannot be. Nothing is under TARGET's name unless it is whole.
-docs/shell.md tells it all.
+Exit status: 0 done; 1 the system refused (a full disk, say), and the same command goes on where it
+stopped; 2 what was asked for, or the source, cannot be. Nothing is under TARGET's name unless it is
+whole. docs/shell.md tells it all.
 """
 
 
@@ -184,8 +184,8 @@ def prune(given: argparse.Namespace) -> int:
                      progress=progress)  # fmt: skip
     total, seconds = done["total"], time.monotonic() - begin
     print(
-        f"{total['tensors']} tensors: {total['zeros']:,} of {total['elements']:,} elements are zero "
-        f"({total['sparsity']:.2%})"
+        f"{total['tensors']} tensors: {total['zeros']:,} of {total['elements']:,} elements "
+        f"are zero ({total['sparsity']:.2%})"
     )
     print(f"{given.target}: {bytes_text(total['bytes'])} in {seconds:.1f} s, "
           f"{total['bytes'] / seconds / 1e9:.2f} GB/s")  # fmt: skip
