@@ -16,7 +16,7 @@ from .header import FLOATS, Tensor
 from .options import Options, configs_of, layout_of, require_transposed
 from .scores import Magnitudes, scores_of
 
-AHEAD = 256 << 20  # bytes that are read ahead, and wait to be written, beside the greatest tensor
+AHEAD = 512 << 20  # bytes that are read ahead, and wait to be written, beside the greatest tensor
 RUN = 16 << 20  # bytes of what is only copied that are moved at a time
 ALIGNMENT = 64  # of what lies in the buffers
 

@@ -76,7 +76,7 @@ def prune(
     After an OSError or a kill, the same call goes on from TARGET.partial, to the same bytes.
 
     Cost: one pass over the source. Masks take the threads of `set_num_threads()`; three more read,
-    write and flush. Memory: that of the greatest tensor, a byte for each of its elements, and 256
+    write and flush. Memory: that of the greatest tensor, a byte for each of its elements, and 512
     MiB; `plan_prune()` tells.
     """
     options = options or Options()

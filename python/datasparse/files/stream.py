@@ -24,7 +24,8 @@ from .ring import Ring, StoppedError
 from .safetensors import as_array, flush, write_at
 from .zeros import count_zeros, zero_lowest
 
-FLUSHED = 256 << 20  # bytes that are written between two entries of the journal
+FLUSHED = 1 << 30  # bytes that are written between two entries of the journal
+AT_ONCE = 1 << 20  # bytes that are counted and written while they are in the cache
 
 Progress = Callable[[int, int, str], None]
 """Called with the bytes that are written, those that will be, and a tensor's name, or ""."""
@@ -143,10 +144,7 @@ class Stream:
     def _write_all(self) -> None:
         for moving in iter(self._computed.get, None):
             piece = moving.piece
-            path = self.paths[piece.file]
-            write_at(self._file(piece.file, path), path, piece.begin, moving.data)
-            if piece.task is not None:
-                moving.record["zeros"] = count_zeros(moving.data, piece.task.item_size)
+            self._write(moving)
             if moving.mask is not None:
                 assert piece.task is not None
                 assert self.masks is not None
@@ -158,6 +156,19 @@ class Stream:
             name = piece.task.tensor.name if piece.task else ""
             self.progress(self._done, self.plan.bytes_written, name)
             self._written.put(moving)
+
+    def _write(self, moving: Moving) -> None:
+        """Write a piece, and count the zeros in what is written, if it was pruned."""
+        piece, data, zeros = moving.piece, moving.data, 0
+        path = self.paths[piece.file]
+        file = self._file(piece.file, path)
+        for first in range(0, piece.size, AT_ONCE):
+            part = data[first : first + AT_ONCE]
+            if piece.task is not None:
+                zeros += count_zeros(part, piece.task.item_size)
+            write_at(file, path, piece.begin + first, part)
+        if piece.task is not None:
+            moving.record["zeros"] = zeros
 
     def _file(self, name: str, path: Path) -> int:
         """The open file of that name, "" being that of the masks."""
