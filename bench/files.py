@@ -4,9 +4,9 @@
 
 A checkpoint of bfloat16 matrices is made up, none above 512 MiB. In turn, cp copies it without
 sharing blocks and sync waits for the disk, and `datasparse prune`, which waits by itself, makes 50%
-of it zero. Before each, the page cache is dropped, which takes root: a virtual machine whose memory
-has not been touched for a while gets it back page by page, and whoever comes second finds it there.
-Medians.
+of it zero. Before each, the page cache is dropped, which takes root, and some seconds pass: free
+memory of a virtual machine goes back to its host then, and comes again page by page, which is slow.
+Who comes at once would find it there. Medians.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import numpy as np
 from datasparse.files.safetensors import Writer
 
 GREATEST = 512 << 20  # bytes of a tensor
+SETTLES = 5.0  # seconds
 SIZES = (GREATEST, 117_440_512, 117_440_512, 33_554_432, 33_554_432, 8192)
 
 
@@ -55,9 +56,10 @@ def make_checkpoint(folder: Path, total: int, files: int) -> None:
 
 
 def forget() -> None:
-    """Empty the page cache."""
+    """Empty the page cache, and let free memory come to rest."""
     subprocess.run(["sync"], check=True)
     Path("/proc/sys/vm/drop_caches").write_text("3")
+    time.sleep(SETTLES)
 
 
 def timed(*command: str) -> float:

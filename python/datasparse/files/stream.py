@@ -24,7 +24,7 @@ from .ring import Ring, StoppedError
 from .safetensors import as_array, flush, write_at
 from .zeros import count_zeros, zero_lowest
 
-FLUSHED = 1 << 30  # bytes that are written between two entries of the journal
+FLUSHED = 256 << 20  # bytes that are written between two entries of the journal
 AT_ONCE = 1 << 20  # bytes that are counted and written while they are in the cache
 
 Progress = Callable[[int, int, str], None]
@@ -195,6 +195,9 @@ class Stream:
         if self.masks is not None and "" in self._files:
             flush(self._files[""], self.masks)
         flush(self._files[name], self.paths[name])
+        # The system's memory is better kept for others than for what nobody reads again.
+        begin, end = written[0].piece.begin, written[-1].piece.end
+        os.posix_fadvise(self._files[name], begin, end - begin, os.POSIX_FADV_DONTNEED)
         records = {one.piece.task.tensor.name: one.record for one in written if one.piece.task}
         self.journal.mark(name, written[-1].piece.end, records)
 
