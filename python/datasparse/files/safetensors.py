@@ -34,8 +34,12 @@ class Reader:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        # Not blocked by a pipe, which is refused below.
-        self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:  # not blocked by a pipe, which is refused below
+            self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if self.path.is_symlink():
+                raise ValueError(f"{path} is a link to what is not there") from None
+            raise
         try:
             self.status = os.fstat(self._file)
             if not stat.S_ISREG(self.status.st_mode):
