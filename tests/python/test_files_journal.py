@@ -229,6 +229,17 @@ def test_a_disk_that_is_too_small_is_known_at_once(source, tmp_path, monkeypatch
     assert not (tmp_path / "t").exists()
 
 
+def test_what_is_there_needs_no_space_again(source, tmp_path, monkeypatch, small_steps):
+    interrupted(source, tmp_path / "t", monkeypatch)
+    needed = []
+    monkeypatch.setattr(
+        "datasparse.files.prune.require_space", lambda _, count: needed.append(count)
+    )
+    prune(source, tmp_path / "t", HALF)
+    files = source.glob("*.safetensors")
+    assert 0 < needed[0] < sum(path.stat().st_size for path in files)
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of half a megabyte."""

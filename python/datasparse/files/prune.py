@@ -139,9 +139,8 @@ def fill(
     """Write all files into a folder, and wait until they are on the disk."""
     folder.mkdir(exist_ok=True)
     refuse_lost(plan, folder, journal, masks)
-    copied = sum(status.st_size for status in plan.checkpoint.beside.copied.values())
-    require_space(folder, plan.bytes_written + copied - sum(journal.written.values()))
     copy_beside(plan.checkpoint, folder)
+    require_space(folder, plan.bytes_written - bytes_there(plan, folder))
     Stream(plan, folder, journal, masks, progress).run()
     if masks is not None:
         checksums = {name: record["xxh64"] for name, record in journal.records.items()}
@@ -163,6 +162,12 @@ def refuse_lost(plan: Plan, folder: Path, journal: Journal, masks: Path | None) 
         raise ValueError(f"{masks} is gone, and work goes on: remove {journal.folder}")
     if masks is not None and not journal.records:
         masks.unlink(missing_ok=True)
+
+
+def bytes_there(plan: Plan, folder: Path) -> int:
+    """What an earlier run has taken of the disk, noted in the journal or not."""
+    paths = [folder / name for name in plan.checkpoint.files]
+    return sum(path.stat().st_size for path in paths if path.exists())
 
 
 def report_of(plan: Plan, journal: Journal, target: Path) -> dict[str, Any]:

@@ -195,9 +195,10 @@ class Stream:
         if self.masks is not None and "" in self._files:
             flush(self._files[""], self.masks)
         flush(self._files[name], self.paths[name])
-        # The system's memory is better kept for others than for what nobody reads again.
-        begin, end = written[0].piece.begin, written[-1].piece.end
-        os.posix_fadvise(self._files[name], begin, end - begin, os.POSIX_FADV_DONTNEED)
+        if hasattr(os, "posix_fadvise"):
+            # The system's memory is better kept for what somebody reads again.
+            begin, end = written[0].piece.begin, written[-1].piece.end
+            os.posix_fadvise(self._files[name], begin, end - begin, os.POSIX_FADV_DONTNEED)
         records = {one.piece.task.tensor.name: one.record for one in written if one.piece.task}
         self.journal.mark(name, written[-1].piece.end, records)
 
