@@ -134,6 +134,8 @@ def test_no_target_is_only_for_a_dry_run(source, capsys):
     assert "left, a scalar or a vector: bias" in out
     assert "in one pass" in out
     assert "memory: " in out
+    assert cli.main(["prune", str(source), str(source.parent), "--level=0.5", "--dry-run"]) == 2
+    assert "is there already" in capsys.readouterr().err
     assert snapshot(source.parent) == before
 
 

@@ -162,6 +162,8 @@ def dry_run(given: argparse.Namespace) -> int:
     """Print what would be done."""
     from datasparse.files.prune import plan_prune
 
+    if given.target is not None and os.path.lexists(given.target):
+        raise ValueError(f"{given.target} is there already: remove it, or name another target")
     set_threads(given)
     print(plan_prune(given.source, options_of(given), masks=given.masks is not None))
     return 0

@@ -178,14 +178,13 @@ class Stream:
 
     def _flush_all(self) -> None:
         waiting: list[Moving] = []
+        size = 0
         for moving in iter(self._written.get, None):
-            if waiting and waiting[0].piece.file != moving.piece.file:
+            if waiting and (size >= FLUSHED or waiting[0].piece.file != moving.piece.file):
                 self._flush(waiting)
-                waiting = []
+                waiting, size = [], 0
             waiting.append(moving)
-            if sum(one.piece.size for one in waiting) >= FLUSHED:
-                self._flush(waiting)
-                waiting = []
+            size += moving.piece.size
         if waiting:
             self._flush(waiting)
 
