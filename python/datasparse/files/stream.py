@@ -70,6 +70,7 @@ class Stream:
         self._errors: list[BaseException] = []
         self._files: dict[str, int] = {}
         self._done = sum(journal.written.values())
+        self._total = plan.bytes_written
 
     def run(self) -> None:
         """Write what is not there yet; then all of it is on the disk, and in the journal.
@@ -154,7 +155,7 @@ class Stream:
             self._ring.give_back()
             self._done += piece.size
             name = piece.task.tensor.name if piece.task else ""
-            self.progress(self._done, self.plan.bytes_written, name)
+            self.progress(self._done, self._total, name)
             self._written.put(moving)
 
     def _write(self, moving: Moving) -> None:
