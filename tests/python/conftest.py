@@ -48,7 +48,8 @@ def tier_of(item):
 
 # Not of the quick tier: most tests of these files train, compile, start processes or draw cases.
 NOT_QUICK = re.compile(
-    "test_(arrays|bench|cli|demo|docs|embedding|examples|fork|huge|lightning|lifetimes|memory|"
+    "test_(arrays|bench|cli|demo|docs|embedding|examples|files_journal|fork|huge|lightning|"
+    "lifetimes|memory|"
     "out_of_memory|properties|stateful|threads|torch_situations|torch_trainings|transformers|wheel)[.]py"
 )
 TAKE_LONG = {"run_python", "run_file", "random_cases"}
