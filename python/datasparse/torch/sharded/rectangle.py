@@ -32,27 +32,26 @@ class Rectangle:
         here is no rectangle of the matrix.
         """
         axes = order or tuple(range(len(shape)))
-        if len(axes) < 2:
-            lengths = (prod(shape), prod(local), sum(offset))
-            return Rectangle((1, lengths[0]), (0, lengths[2]), (1, lengths[1]))
-        row, *others = axes
-        columns = prod(shape[axis] for axis in others)
-        here = prod(local[axis] for axis in others)
+        row, *others = axes if len(axes) > 1 else (None, *axes)
+        columns, here = (prod(lengths[axis] for axis in others) for lengths in (shape, local))
+        rows, own_rows = (1, 1) if row is None else (shape[row], local[row])
+        if 0 in local:  # torch says that it begins wherever
+            return Rectangle((rows, columns), (0, 0), (own_rows, here))
         first = 0
         for axis in others:
             first = first * shape[axis] + offset[axis]
-        if 0 not in local:
-            split = [axis for axis in others if local[axis] < shape[axis]]
-            # What comes before the last axis that is split has one place here.
-            before = others[: others.index(split[-1])] if split else []
-            if any(local[axis] > 1 for axis in before):
-                raise ValueError(
-                    f"data of shape {shape} must be sharded so that a rank has a rectangle of the "
-                    f"matrix of its rows, axis {row}, and its columns, axes {tuple(others)}, got "
-                    f"shards of {local}; shard another axis, or prune single elements: "
-                    "sparse_block_shape=(1, 1)"
-                )
-        return Rectangle((shape[row], columns), (offset[row], first), (local[row], here))
+        split = [axis for axis in others if local[axis] < shape[axis]]
+        # What comes before the last axis that is split has one place here.
+        before = others[: others.index(split[-1])] if split else []
+        if any(local[axis] > 1 for axis in before):
+            raise ValueError(
+                f"data of shape {shape} must be sharded so that a rank has a rectangle of the "
+                f"matrix of its rows, axis {row}, and its columns, axes {tuple(others)}, got "
+                f"shards of {local}; shard another axis, or prune single elements: "
+                "sparse_block_shape=(1, 1)"
+            )
+        return Rectangle((rows, columns), (0 if row is None else offset[row], first),
+                         (own_rows, here))  # fmt: skip
 
     @property
     def elements(self) -> int:
