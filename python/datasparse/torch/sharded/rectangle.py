@@ -31,15 +31,14 @@ class Rectangle:
         `order`: of the axes that make the matrix; () for that of memory. ValueError where what is
         here is no rectangle of the matrix.
         """
-        axes = order or tuple(range(len(shape)))
-        row, *others = axes if len(axes) > 1 else (None, *axes)
-        columns, here = (prod(lengths[axis] for axis in others) for lengths in (shape, local))
-        rows, own_rows = (1, 1) if row is None else (shape[row], local[row])
-        if 0 in local:  # torch says that it begins wherever
-            return Rectangle((rows, columns), (0, 0), (own_rows, here))
-        first = 0
-        for axis in others:
-            first = first * shape[axis] + offset[axis]
+        if len(shape) < 2:
+            first = 0 if 0 in local else sum(offset)
+            return Rectangle((1, prod(shape)), (0, first), (1, prod(local)))
+        row, *others = order or range(len(shape))
+        whole = (shape[row], prod(shape[axis] for axis in others))
+        size = (local[row], prod(local[axis] for axis in others))
+        if 0 in size:  # torch says that it begins wherever
+            return Rectangle(whole, (0, 0), size)
         split = [axis for axis in others if local[axis] < shape[axis]]
         # What comes before the last axis that is split has one place here.
         before = others[: others.index(split[-1])] if split else []
@@ -50,8 +49,10 @@ class Rectangle:
                 f"shards of {local}; shard another axis, or prune single elements: "
                 "sparse_block_shape=(1, 1)"
             )
-        return Rectangle((rows, columns), (0 if row is None else offset[row], first),
-                         (own_rows, here))  # fmt: skip
+        column = 0
+        for axis in others:
+            column = column * shape[axis] + offset[axis]
+        return Rectangle(whole, (offset[row], column), size)
 
     @property
     def elements(self) -> int:
