@@ -104,7 +104,8 @@ void add(const ShardSelection& self, std::size_t question, std::size_t member,
 
 std::vector<ShardSearch> to_searches(const py::iterable& given) {
   std::vector<ShardSearch> all;
-  for (const auto search : given) all.push_back(to_search(py::reinterpret_borrow<py::dict>(search)));
+  for (const auto search : given)
+    all.push_back(to_search(py::reinterpret_borrow<py::dict>(search)));
   return all;
 }
 
@@ -175,7 +176,9 @@ ValueError where they do not add up to the tensors, and then nothing has changed
 position is the index of a block in the whole tensor.)")
       .def(
           "order",
-          [](const ShardSelection& self, std::size_t group) { return to_python(self.order(group)); },
+          [](const ShardSelection& self, std::size_t group) {
+            return to_python(self.order(group));
+          },
           py::arg("group"), "Once done: the order in which stop(group) is a place, as in orders.")
       .def(
           "hint",

@@ -8,9 +8,10 @@ import torch
 import torch.distributed as dist
 from datasparse import DataNormSparsifier, DataScheduler, schedules
 from datasparse.torch import attach
-from datasparse.torch.sharded import RankError, layout_of
+from datasparse.torch.sharded import RankError, Traffic, layout_of
 from device_cases import put_into_pools, random_groups, random_values
 from torch import nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, get_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
@@ -251,3 +252,41 @@ def train(rank, kind, config, steps=3):
         assert isinstance(sparsifier.get_data(name), DTensor) or kind in ("tp", "fsdp_tp")
         assert torch.equal(whole_of(sparsifier.get_mask(name)), before[name]), name
     return len(attachment.names), zeros / elements
+
+
+def traffic(rank, dtype, tensors=20):
+    """What a step sends without hints, and with those of the step before."""
+    generator = torch.Generator().manual_seed(0)
+    kind = getattr(torch, dtype)
+    mesh = mesh_of(dist.get_world_size())
+    sparsifier = DataNormSparsifier(sparse_block_shape=(1, 1), sparsity_level=0.9, pool="all")
+    for i in range(tensors):
+        whole = torch.randn(64, 512, generator=generator).to(kind)
+        sparsifier.add_data(str(i), spread(whole, mesh, (Shard(0),)))
+    ranks = layout_of(sparsifier.get_data("0")).together
+    sent = []
+    for _ in range(2):
+        ranks.traffic = Traffic()
+        sparsifier.step()
+        sent.append(ranks.traffic)
+    return tuple(sent)
+
+
+def warm_up(rank):
+    """DCP fills an optimizer's state by a step that is none."""
+    model = sharded_model("fsdp")
+    sparsifier = DataNormSparsifier(sparse_block_shape=(1, 1), sparsity_level=0.5)
+    attachment = attach(model, sparsifier)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+    schedule = schedules.Linear(initial=0.2, final=0.8, end=3)
+    scheduler = DataScheduler(sparsifier, "sparsity_level", schedule)
+    following = attachment.follow(optimizer, scheduler=scheduler)
+    epoch = scheduler.last_epoch
+    before = {name: whole_of(sparsifier.get_data(name)) for name in attachment.names}
+    get_optimizer_state_dict(model, optimizer)
+    get_state_dict(model, optimizer)
+    assert following.steps == 0
+    assert scheduler.last_epoch == epoch
+    for name in attachment.names:
+        assert torch.equal(whole_of(sparsifier.get_data(name)), before[name])
+        assert whole_of(sparsifier.get_mask(name)).all()

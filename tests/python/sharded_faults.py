@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from datasparse import DataNormSparsifier
 from datasparse.torch.sharded import RankError
-from datasparse.torch.sharded.device_parts import DeviceParts
+from datasparse.torch.sharded.core_parts import CoreParts
 from sharded_cases import mesh_of, spread, whole_of
 from torch.distributed.tensor import Replicate, Shard
 
@@ -179,8 +179,8 @@ class Overridden(DataNormSparsifier):
 
 @contextmanager
 def failing(name, at=1):
-    """A method of DeviceParts that raises at its so manieth call."""
-    work = getattr(DeviceParts, name)
+    """A method of CoreParts that raises at its so manieth call."""
+    work = getattr(CoreParts, name)
     calls = 0
 
     def raising(self, *args):
@@ -190,11 +190,11 @@ def failing(name, at=1):
             raise MemoryError(f"{name}()")
         return work(self, *args)
 
-    setattr(DeviceParts, name, raising)
+    setattr(CoreParts, name, raising)
     try:
         yield
     finally:
-        setattr(DeviceParts, name, work)
+        setattr(CoreParts, name, work)
 
 
 FAULTS = ["scores", "first_mask", "last_mask", "shape", "prelude", "begin", "count", "count_again",
@@ -247,14 +247,14 @@ def killed(rank, at):
     sparsifier.step()
     before = local_masks_of(sparsifier)
     if rank == 1:
-        count = DeviceParts.count
+        count = CoreParts.count
 
         def dying(self, selection):
             if selection.rounds == at:
                 os.kill(os.getpid(), signal.SIGKILL)
             return count(self, selection)
 
-        DeviceParts.count = dying
+        CoreParts.count = dying
     for name in sparsifier.data_groups:
         sparsifier.data_groups[name]["sparsity_level"] = 0.75
     try:

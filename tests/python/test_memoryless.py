@@ -133,35 +133,40 @@ SHARDED = """
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from datasparse import DataNormSparsifier, block_mask
 
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 mesh = init_device_mesh("cpu", (1,))
 
-def refused(call):
-    try:
-        call()
-    except TypeError as error:
-        assert "got DTensor, whose memory is spread over ranks; pass its .to_local()" in str(error)
-        assert "parameters that are sharded" in str(error)
-    else:
-        raise AssertionError("a DTensor was taken")
+def refused(data):
+    for call in (
+        lambda: DataNormSparsifier([("w", data)]),
+        lambda: block_mask(data, sparsity_level=0.5, sparse_block_shape=(1, 1)),
+    ):
+        try:
+            call()
+        except TypeError as error:
+            assert "must be sharded or replicated along each axis of their mesh" in str(error)
+        else:
+            raise AssertionError("a part of a sum was taken")
 
+refused(DTensor.from_local(torch.ones(4, 4), mesh, [Partial()]))
 layer = torch.nn.Embedding(4, 4)
-sparsifier = DataNormSparsifier([("layer", layer)])
+sparsifier = DataNormSparsifier([("layer", layer)], sparse_block_shape=(1, 1))
+sparsifier.step()
 for placement in (Shard(0), Replicate()):
     for shape in ((4, 4), (0, 4)):
-        tensor = distribute_tensor(torch.ones(shape), mesh, [placement])
+        tensor = distribute_tensor(torch.rand(shape), mesh, [placement])
         for data in (tensor, torch.nn.Parameter(tensor)):
-            refused(lambda: DataNormSparsifier([("w", data)]))
-            refused(lambda: block_mask(data, sparsity_level=0.5, sparse_block_shape=(1, 1)))
-tensor = distribute_tensor(torch.rand(4, 4), mesh, [Shard(0)])
-layer.weight = torch.nn.Parameter(tensor)
-refused(sparsifier.step)
-sparsifier.add_data("local", tensor.to_local())
-sparsifier.remove_data("layer")
+            spec = dict(sparsity_level=0.5, sparse_block_shape=(1, 1))
+            mask = block_mask(data, **spec)
+            right = block_mask(tensor.to_local(), **spec)
+            assert isinstance(mask, DTensor) and torch.equal(mask.to_local(), right)
+layer.weight = torch.nn.Parameter(distribute_tensor(torch.rand(4, 4), mesh, [Shard(0)]))
 sparsifier.step()
+mask = sparsifier.get_mask("layer")
+assert isinstance(mask, DTensor) and int(mask.to_local().sum()) == 8
 dist.destroy_process_group()
 print("served")
 """

@@ -62,3 +62,37 @@ def test_an_error_on_one_rank_raises_on_all(four, fault):
     assert [kind for kind, _ in others] == ["RankError"] * 3
     assert all(text.startswith("rank 1 failed in step(): ") for _, text in others)
     assert all(text.endswith(own[1]) for _, text in others)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_rank_that_dies_ends_the_others(at, tmp_path):
+    ranks = Ranks(3, tmp_path, timeout=4)
+    try:
+        ranks.begin(sharded_faults.killed, at)
+        (_, first), (_, dead), (_, last) = ranks.results()
+        assert dead == ("", "it is gone", "")
+        for text in (first, last):
+            assert text.startswith(("the sum", "the agreement", "rank")), text
+            assert "in step(), call 2 of these ranks, failed on rank" in text
+    finally:
+        ranks.close()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_ranks_send(two, dtype):
+    (cold, hinted), *others = two.run(sharded_cases.traffic, dtype)
+    assert all(other == (cold, hinted) for other in others)
+    assert cold.most <= 65536 + 8
+    assert hinted.rounds < cold.rounds
+    assert hinted.agreements == cold.agreements == 2
+    assert hinted.agreement_bytes == 48
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(100, 110))
+def test_masks_are_those_of_whole_tensors_in_many_cases(ranks, seed):
+    ranks.run(sharded_cases.random_sparsifiers, seed, 15)
+
+
+def test_a_state_that_is_filled_is_no_step(two):
+    two.run(sharded_cases.warm_up)

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from device_cases import check_route
 from datasparse.torch.sharded.core_parts import CoreParts
 from datasparse.torch.sharded.device_parts import DeviceParts
+from device_cases import check_route
 from shard_cases import compute_on
 
 KINDS = [CoreParts, DeviceParts]

@@ -730,19 +730,32 @@ dist.init_process_group("gloo", rank=0, world_size=1)
 sharded = nn.Sequential(nn.Linear(4, 4))
 fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
 flat = FullyShardedDataParallel(nn.Sequential(nn.Linear(4, 4)), device_id=torch.device("cpu"))
-for model in (sharded, flat):
+print(attach(sharded, DataNormSparsifier()).names)
+try:
+    attach(flat, DataNormSparsifier(), include="*")
+except TypeError as error:
+    print(str(error)[:41])
+for refused in (
+    lambda: attach(sharded, DataNormSparsifier(), mode="parametrize"),
+    lambda: attach(sharded, DataNormSparsifier(), mode="parametrize", include="0.bias"),
+):
     try:
-        attach(model, DataNormSparsifier(), include="*")
-    except TypeError as error:
-        print(str(error)[:37])
+        refused()
+    except ValueError as error:
+        print(str(error)[-25:])
 dist.destroy_process_group()
 """
 
 
-def test_sharded_parameters_are_refused(tmp_path, run_file, free_port):
+def test_shards_are_taken_and_flat_parameters_refused(tmp_path, run_file, free_port):
     script = tmp_path / "fsdp.py"
     script.write_text(FSDP)
-    assert run_file(script, free_port()) == "the model's parameters are sharded (F\n" * 2
+    assert run_file(script, free_port()) == (
+        "('0.weight',)\n"
+        "the model's parameters are flattened by F\n"
+        'them; use mode="in_place"\n'
+        'them; use mode="in_place"\n'
+    )
 
 
 MEMORY = """

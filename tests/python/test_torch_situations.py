@@ -425,13 +425,14 @@ def converts(_):
     assert zeros(model[0].weight) == 90
 
 
-@situation("the model is sharded (FSDP)")
+@situation("the model is sharded by `fully_shard()`")
 def shards(_):
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         model = mlp()
         fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
-        with pytest.raises(TypeError, match=r"parameters are sharded \(FSDP, DTensor\)"):
-            sparse(model)
+        model, sparsifier, attachment = sparse(model)
+        step(sparsifier, attachment)
+        assert zeros(model[0].weight.to_local()) == 90
     finally:
         dist.destroy_process_group()

@@ -92,7 +92,10 @@ def prepare(jobs: Sequence[Job], pools: Sequence[Pool], ranks: Ranks) -> Prepare
     searches = searches_of(jobs, pools, own)
     parts = parts_for(own, searches)
     begun = Begun.of(parts)
-    facts = [("who counts", type(parts).__name__), ("numbers to begin with", str(begun.prelude.size))]
+    facts = [
+        ("who counts", type(parts).__name__),
+        ("numbers to begin with", str(begun.prelude.size)),
+    ]
     return Prepared(parts, searches, begun, [*describe(jobs, searches), *facts])
 
 
@@ -127,13 +130,11 @@ def cut(
     def seen(tensor: Tensor) -> Tensor:
         return here(tensor).permute(order) if order else here(tensor)
 
-    part = replace(
-        job,
-        scores=seen(job.scores),
-        mask=seen(job.mask),
-        order=(),
-        kept_zeros=None if job.kept_zeros is None else seen(job.kept_zeros),
-    )
+    mask, kept = seen(job.mask), None if job.kept_zeros is None else seen(job.kept_zeros)
+    if kept is not None and job.monotone and grid.size > 1:
+        # It says nothing of its block, also where an edge leaves one element of that here.
+        mask = mask.logical_or(kept)
+    part = replace(job, scores=seen(job.scores), mask=mask, order=(), kept_zeros=kept)
     blocks = Blocks.of(rectangle, (grid.height, grid.width), shape)
     return Part(part, rectangle, blocks, counts)
 

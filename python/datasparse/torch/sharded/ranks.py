@@ -43,26 +43,29 @@ class Ranks:
 
     _known: ClassVar[dict[tuple[int, ...], Ranks]] = {}
 
-    def __init__(self, members: tuple[int, ...], group: dist.ProcessGroup) -> None:
+    def __init__(self, members: tuple[int, ...]) -> None:
         self.members = members  # by their numbers in the whole world
         self.traffic = Traffic()
         self.calls = 0
-        self._group = group
-        kinds = [torch.device(kind) for kind in group._device_types]
-        # Counts are made in memory: where ranks can tell each other from there, nothing is copied.
-        self._device = next((kind for kind in kinds if kind.type == "cpu"), kinds[0])
 
     @staticmethod
     def of_mesh(mesh: DeviceMesh) -> Ranks:
         """The ranks of a mesh. The first time, all of them must ask."""
         members = tuple(sorted(mesh.mesh.flatten().tolist()))
         known = Ranks._known.get(members)
-        if known is None or known._is_gone():
-            known = Ranks._known[members] = Ranks(members, _group_of(mesh, members))
+        if known is None:
+            known = Ranks._known[members] = Ranks(members)
+            known._join(_group_of(mesh, members))
+        elif known._group not in dist.distributed_c10d._world.pg_map:  # it was destroyed
+            known._join(_group_of(mesh, members))
         return known
 
-    def _is_gone(self) -> bool:
-        return self._group not in dist.distributed_c10d._world.pg_map
+    def _join(self, group: dist.ProcessGroup) -> None:
+        self.calls = 0
+        self._group = group
+        kinds = [torch.device(kind) for kind in group._device_types]
+        # Counts are made in memory: where ranks can tell each other from there, nothing is copied.
+        self._device = next((kind for kind in kinds if kind.type == "cpu"), kinds[0])
 
     @property
     def rank(self) -> int:

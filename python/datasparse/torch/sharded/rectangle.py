@@ -31,28 +31,28 @@ class Rectangle:
         `order`: of the axes that make the matrix; () for that of memory. ValueError where what is
         here is no rectangle of the matrix.
         """
-        axes = order or tuple(range(len(shape)))
-        if len(axes) < 2:
-            lengths = (prod(shape), prod(local), sum(offset))
-            return Rectangle((1, lengths[0]), (0, lengths[2]), (1, lengths[1]))
-        row, *others = axes
-        columns = prod(shape[axis] for axis in others)
-        here = prod(local[axis] for axis in others)
-        first = 0
+        if len(shape) < 2:
+            first = 0 if 0 in local else sum(offset)
+            return Rectangle((1, prod(shape)), (0, first), (1, prod(local)))
+        row, *others = order or range(len(shape))
+        whole = (shape[row], prod(shape[axis] for axis in others))
+        size = (local[row], prod(local[axis] for axis in others))
+        if 0 in size:  # torch says that it begins wherever
+            return Rectangle(whole, (0, 0), size)
+        split = [axis for axis in others if local[axis] < shape[axis]]
+        # What comes before the last axis that is split has one place here.
+        before = others[: others.index(split[-1])] if split else []
+        if any(local[axis] > 1 for axis in before):
+            raise ValueError(
+                f"data of shape {shape} must be sharded so that a rank has a rectangle of the "
+                f"matrix of its rows, axis {row}, and its columns, axes {tuple(others)}, got "
+                f"shards of {local}; shard another axis, or prune single elements: "
+                "sparse_block_shape=(1, 1)"
+            )
+        column = 0
         for axis in others:
-            first = first * shape[axis] + offset[axis]
-        if 0 not in local:
-            split = [axis for axis in others if local[axis] < shape[axis]]
-            # What comes before the last axis that is split has one place here.
-            before = others[: others.index(split[-1])] if split else []
-            if any(local[axis] > 1 for axis in before):
-                raise ValueError(
-                    f"data of shape {shape} must be sharded so that a rank has a rectangle of the "
-                    f"matrix of its rows, axis {row}, and its columns, axes {tuple(others)}, got "
-                    f"shards of {local}; shard another axis, or prune single elements: "
-                    "sparse_block_shape=(1, 1)"
-                )
-        return Rectangle((shape[row], columns), (offset[row], first), (local[row], here))
+            column = column * shape[axis] + offset[axis]
+        return Rectangle(whole, (offset[row], column), size)
 
     @property
     def elements(self) -> int:
