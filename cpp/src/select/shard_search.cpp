@@ -73,6 +73,7 @@ ShardSelection::Search ShardSelection::Search::of_bound(const Member& member, st
   alone.key_step = range.key_step;
   Search search = of(alone, index);
   search.parent = index;
+  search.parents_member = static_cast<std::size_t>(&member - members.data());
   search.guess.rounds = guess.rounds;
   Known own{{}, {}, std::vector<std::int64_t>(known.places.size()), {}};
   for (std::size_t i = 0; i < known.places.size(); ++i) {
@@ -108,7 +109,9 @@ void ShardSelection::Search::begin(std::vector<Search>& more) {
   const Known known{{range.first, range.end},
                     {range.cost_first, range.cost_end},
                     {0, 0},
-                    [](const Member& member, std::size_t i) { return i * member.pool.blocks; }};
+                    [](const Member& member, std::size_t i) {
+                      return i == 0 ? std::int64_t{0} : member.pool.blocks;
+                    }};
   narrow(known, more);
   for (std::size_t m = 0; m < members.size(); ++m) {
     const Member& member = members[m];
@@ -291,13 +294,6 @@ void ShardSelection::Search::take_stops(std::map<std::size_t, ShardPlace>& stops
 
 ShardHint ShardSelection::Search::hint() const noexcept {
   return {range.first.key, range.first.position, range.cost_first, keys_per_block, error};
-}
-
-const ShardSelection::Search::Member* ShardSelection::Search::find(
-    std::size_t group) const noexcept {
-  const auto found = std::find_if(members.begin(), members.end(),
-                                  [&](const Member& member) { return member.group == group; });
-  return found == members.end() ? nullptr : &*found;
 }
 
 void ShardSelection::Search::add(const Question& question, std::size_t i,
