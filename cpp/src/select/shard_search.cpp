@@ -77,9 +77,7 @@ ShardSelection::Search ShardSelection::Search::of_bound(const Member& member, st
   search.guess.rounds = guess.rounds;
   Known own{{}, {}, std::vector<std::int64_t>(known.places.size()), {}};
   for (std::size_t i = 0; i < known.places.size(); ++i) {
-    ShardPlace place = member.own(known.places[i]);
-    if (place.position == member.pool.blocks) place = {place.key + 1, 0};
-    own.places.push_back(place);
+    own.places.push_back(member.own(known.places[i]));
     own.costs.push_back(known.count(member, i));
   }
   own.count = [&](const Member&, std::size_t i) { return own.costs[i]; };
