@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iostream>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -129,10 +130,38 @@ TEST(ShardSelectionTest, HintsSaveRounds) {
   ShardSelection again(searches, 256);
   run(again, groups);
   EXPECT_EQ(again.rounds(), 1) << "of the same data";
+  auto misled = searches;
+  misled[0].hints[2] = {key_of<std::uint32_t>(1e9F), 0, 3000, 1, 0};
+  ShardSelection in_vain(misled, 256);
+  run(in_vain, groups);
+  EXPECT_EQ(in_vain.rounds(), 1) << "one at no bound has no place to look for";
   searches[1].plan.budget += 20;
   ShardSelection moved(searches, 256);
   run(moved, groups);
   EXPECT_LE(moved.rounds(), 2);
+}
+
+TEST(ShardSelectionTest, ZerosInfinitiesAndNaNTakeFewRounds) {
+  constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  for (const float repeated : {0.F, infinity, nan}) {
+    for (const int key_step : {0, 16}) {
+      ShardKeys keys;
+      for (int i = 0; i < 1000; ++i) {
+        const float score = i % 5 < 3 ? repeated : static_cast<float>(i) / 1000;
+        keys.push_back(score == score ? key_of<std::uint32_t>(score) >> key_step << key_step
+                                      : key_of<std::uint32_t>(score));
+      }
+      const auto groups = sharded({keys}, 2, Split::runs);
+      ShardSearch search = search_of({0}, {{1000, 1, 0, 1000}}, repeated == 0 ? 300 : 700);
+      search.key_step = key_step;
+      ShardSelection selection({search}, 64);
+      run(selection, groups);
+      EXPECT_LE(selection.rounds(), 4) << repeated << ", " << key_step;
+      ShardCase walk{{search}, {{keys}}, groups, 64};
+      EXPECT_EQ(walk.fault(selection), "");
+    }
+  }
 }
 
 TEST(ShardSelectionTest, SumsThatCannotBeAreRefusedAndChangeNothing) {
@@ -140,7 +169,7 @@ TEST(ShardSelectionTest, SumsThatCannotBeAreRefusedAndChangeNothing) {
   const auto groups = sharded(keys, 2, Split::runs);
   const std::vector<ShardSearch> searches{
       search_of({0, 1}, {{1000, 2, 0, 1000}, {500, 1, 100, 400}}, 1500),
-      search_of({2}, {{800, 1, 0, 800}}, 321)};
+      search_of({2}, {{800, 1, 0, 800}}, 100)};
   ShardSelection selection(searches, 64), untouched(searches, 64);
   for (bool is_first = true; !selection.done(); is_first = false) {
     const Numbers right = groups.answer(selection);
@@ -160,6 +189,8 @@ TEST(ShardSelectionTest, SumsThatCannotBeAreRefusedAndChangeNothing) {
       EXPECT_NE(refusal(selection, wrong).find("not be less for later places"), std::string::npos);
       if (!is_first) {
         std::fill(wrong.begin() + begin, wrong.end() - 1, 0);
+        EXPECT_NE(refusal(selection, wrong).find("the data have changed"), std::string::npos);
+        std::fill(wrong.begin() + begin, wrong.end() - 1, 800);
         EXPECT_NE(refusal(selection, wrong).find("the data have changed"), std::string::npos);
       }
     }

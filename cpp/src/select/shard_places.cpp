@@ -38,10 +38,11 @@ class Places {
     const double apart = (high - low) / static_cast<double>(count + 1);
     for (std::int64_t i = 1; i <= count; ++i) add(low + apart * static_cast<double>(i), apart);
   }
-  /// So many between two coordinates, ever farther apart: as far from each other as `scale` is at
-  /// first, times some factor, and as the distance from there and `scale` are then.
+  /// So many between two coordinates, ever farther apart: in proportion to `scale`, and to the
+  /// distance from the first.
   void outwards(double from, double scale, double to, std::int64_t count) {
     const double sign = to < from ? -1 : 1;
+    if (!std::isfinite(scale + std::abs(to - from))) return;
     const double first = bits_of(scale), last = bits_of(scale + std::abs(to - from));
     double distance = 0;
     for (std::int64_t i = 1; i <= count; ++i) {
@@ -75,33 +76,33 @@ double cost_of(const ShardRange& range) noexcept {
 }
 
 /// How much denser blocks lie at the end of the range than at its first place, over the density in
-/// the middle: by its neighbours. Keys of one octave only: there they are in proportion to values.
+/// the middle: by what lies beside it. In one octave only, where keys are in proportion to values.
 double slope_of(const ShardRange& range) noexcept {
   constexpr double few = 16;  // blocks, which say nothing
   const int bits = range.fraction_bits();
   if (range.first.key >> bits != (range.end.key - 1) >> bits) return 0;
   const double low = range.value_of(range.first.key), high = range.value_of(range.end.key);
-  const double width = high - low, density = cost_of(range) / width;
-  if (!(width > 0) || !std::isfinite(width) || !(density * width >= few * range.weight)) return 0;
-  double sum = 0, distances = 0, one_sided = 0;
-  const auto add = [&](double other_width, std::int64_t cost, double sign, double* distance) {
-    const auto blocks = static_cast<double>(cost);
-    if (!(other_width > 0) || !std::isfinite(other_width)) return 0.;
-    if (!(blocks >= few * range.weight)) return 0.;
-    *distance = (1 + other_width / width) / 2;
-    return sign * (blocks / other_width / density - 1) / *distance;
+  const double width = high - low;
+  if (!(width > 0) || !std::isfinite(width) || cost_of(range) < few * range.weight) return 0;
+  struct Beside {
+    double distance, slope;  // from the middle of the range, over its width
   };
-  double below_distance = 0, above_distance = 0;
-  const double below = add(low - range.value_of(range.before.key),
-                           range.cost_first - range.cost_before, -1, &below_distance);
-  const double above = add(range.value_of(range.behind.key) - high,
-                           range.cost_behind - range.cost_end, 1, &above_distance);
-  distances = below_distance + above_distance;
-  if (distances == 0) return 0;
-  sum = below * above_distance + above * below_distance;
-  one_sided = below + above;  // the other one is 0
-  const bool both = below_distance > 0 && above_distance > 0;
-  return std::clamp(both ? sum / distances : one_sided, -1.8, 1.8);
+  const auto beside = [&](double other, std::int64_t known) -> Beside {
+    const auto cost = static_cast<double>(known);
+    if (!(other > 0) || !std::isfinite(other) || cost < few * range.weight) return {0, 0};
+    const double distance = (1 + other / width) / 2;
+    return {distance, (cost / other * width / cost_of(range) - 1) / distance};
+  };
+  const Beside below =
+      beside(low - range.value_of(range.before.key), range.cost_first - range.cost_before);
+  const Beside above =
+      beside(range.value_of(range.behind.key) - high, range.cost_behind - range.cost_end);
+  double slope = above.slope - below.slope;  // of one; the other is 0
+  if (below.distance > 0 && above.distance > 0) {
+    slope = (above.slope * below.distance - below.slope * above.distance) /
+            (below.distance + above.distance);
+  }
+  return std::clamp(slope, -1.8, 1.8);
 }
 
 /// Where a budget ends, if blocks lie in the range as densely as its surroundings suggest.

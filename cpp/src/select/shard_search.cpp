@@ -88,6 +88,7 @@ ShardSelection::Search ShardSelection::Search::of_finer(const Member& member,
   alone.past = {member.past};
   Search search = of(alone, index);
   search.parent = index;
+  search.parents_member = static_cast<std::size_t>(&member - members.data());
   search.order.by_own_keys = true;
   std::vector<Search> none;
   search.begin(none);
@@ -108,6 +109,7 @@ ShardSelection::Search ShardSelection::Search::of_bound(const Member& member, st
   alone.past = {member.past};
   Search search = of(alone, index);
   search.parent = index;
+  search.parents_member = static_cast<std::size_t>(&member - members.data());
   std::vector<Search> none;  // a bound has none of its own
   if (search.order.is_returning != order.is_returning) {
     search.begin(none);
@@ -116,9 +118,7 @@ ShardSelection::Search ShardSelection::Search::of_bound(const Member& member, st
   search.guess.rounds = guess.rounds;
   Known own{{}, {}, std::vector<std::int64_t>(known.places.size()), {}};
   for (std::size_t i = 0; i < known.places.size(); ++i) {
-    ShardPlace place = member.own(known.places[i]);
-    if (place.position == member.pool.blocks) place = {place.key + 1, 0};
-    own.places.push_back(place);
+    own.places.push_back(member.own(known.places[i]));
     own.costs.push_back(known.count(member, i));
   }
   own.count = [&](const Member&, std::size_t i) { return own.costs[i]; };
@@ -335,13 +335,6 @@ void ShardSelection::Search::take_stops(std::map<std::size_t, Stop>& stops) cons
 
 ShardHint ShardSelection::Search::hint() const noexcept {
   return {range.first.key, range.first.position, range.cost_first, keys_per_block, error};
-}
-
-const ShardSelection::Search::Member* ShardSelection::Search::find(
-    std::size_t group) const noexcept {
-  const auto found = std::find_if(members.begin(), members.end(),
-                                  [&](const Member& member) { return member.group == group; });
-  return found == members.end() ? nullptr : &*found;
 }
 
 void ShardSelection::Search::add(const Question& question, std::size_t i,

@@ -51,8 +51,8 @@ struct ShardSelection::Search {
     std::function<std::int64_t(const Member& member, std::size_t i)> count;
   };
 
-  std::size_t index = 0;   ///< among the selection's
-  std::size_t parent = 0;  ///< of one for a bound: the pool's
+  std::size_t index = 0;                       ///< among the selection's
+  std::size_t parent = 0, parents_member = 0;  ///< of one for a bound: the pool's, and whose
   /// For a bound at which the group was last time: it begins before that is known again.
   bool is_ahead = false;
   bool is_done = false;
@@ -88,7 +88,6 @@ struct ShardSelection::Search {
   /// Where it has stopped: of the members that are at no bound.
   void take_stops(std::map<std::size_t, Stop>& stops) const;
   ShardHint hint() const noexcept;
-  const Member* find(std::size_t group) const noexcept;
 
  private:
   Search of_finer(const Member& member, std::int64_t pruned) const;

@@ -1,6 +1,7 @@
 #include "datasparse/shard_selection.hpp"
 
 #include <algorithm>
+#include <map>
 #include <string>
 #include <utility>
 
@@ -53,29 +54,31 @@ void ShardSelection::tell(const std::vector<std::int64_t>& sums) {
   ask();
 }
 
-/// Searches for bounds: those that have come up, and those that went ahead and are now needed, or
-/// not.
+/// Searches for bounds: those that have come up, and those that went ahead and are needed now, or
+/// in vain.
 void ShardSelection::take_up(std::vector<Search> more) {
+  std::map<std::size_t, Search*> ahead;  // by group
+  for (Search& search : searches_) {
+    if (search.is_ahead) ahead[search.members[0].group] = &search;
+  }
+  std::vector<Search> added;
   for (Search& search : more) {
-    const std::size_t group = search.members[0].group;
-    const auto ahead = std::find_if(searches_.begin(), searches_.end(), [&](const Search& other) {
-      return other.is_ahead && other.members[0].group == group && other.budget == search.budget;
-    });
-    if (ahead != searches_.end()) {
-      ahead->is_ahead = false;
-      continue;
+    const auto found = ahead.find(search.members[0].group);
+    if (found != ahead.end() && found->second->budget == search.budget) {
+      found->second->is_ahead = false;
+    } else {
+      added.push_back(std::move(search));
     }
+  }
+  for (Search& search : added) {
     search.index = searches_.size();
     searches_.push_back(std::move(search));
   }
-  const auto is_vain = [this](const Search& search) {
-    if (!search.is_ahead) return false;
-    const Search& pool = searches_[search.parent];
-    return pool.is_done || pool.find(search.members[0].group)->part != Search::Part::own;
-  };
-  // They are the last ones, so the others keep their places.
   for (Search& search : searches_) {
-    if (is_vain(search)) search.is_done = true;
+    if (!search.is_ahead) continue;
+    const Search& pool = searches_[search.parent];
+    const bool is_open = pool.members[search.parents_member].part == Search::Part::own;
+    if (pool.is_done || !is_open) search.is_done = true;
   }
 }
 
@@ -123,8 +126,7 @@ std::vector<ShardHint> ShardSelection::hints(std::size_t search) const {
     const Search& bound = searches_[i];
     if (bound.parent != search || bound.is_ahead) continue;
     hints.resize(1 + stopped.members.size());
-    const Search::Member* const member = stopped.find(bound.members[0].group);
-    hints[static_cast<std::size_t>(1 + (member - stopped.members.data()))] = bound.hint();
+    hints[1 + bound.parents_member] = bound.hint();
   }
   return hints;
 }
