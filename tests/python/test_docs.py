@@ -32,6 +32,7 @@ DOCUMENTED = [
     datasparse.schedules.parse,
     datasparse.scores,
     datasparse.torch.attach,
+    datasparse.torch.calibrate,
     datasparse.torch.prune_at_init,
     datasparse.quantization.post_training_sparse_quantize,
 ]
@@ -40,6 +41,7 @@ NAMES = {
     **vars(datasparse.regrowth),
     **{name: getattr(datasparse, name) for name in datasparse.__all__},
     **vars(datasparse.scores),
+    "calibrate": datasparse.torch.calibrate,
     "prune_at_init": datasparse.torch.prune_at_init,
     **{"torch": torch, "attach": datasparse.torch.attach, "detach": datasparse.torch.detach},
     "post_training_sparse_quantize": datasparse.quantization.post_training_sparse_quantize,
