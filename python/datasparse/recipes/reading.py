@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import inspect
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -320,11 +319,9 @@ class Reader:
         return RecipeError(reason, shown(path), line_of(path, self.lines), self.file)
 
 
+BASES = (scores.Score, scores.GradientScore, scores.AccumulatedScore)
 SCORES: dict[str, type[scores.Score]] = {
-    name: kind
-    for name in scores.__all__
-    if not inspect.isabstract(kind := getattr(scores, name))
-    and kind not in (scores.Score, scores.GradientScore, scores.AccumulatedScore)
+    name: kind for name in scores.__all__ if (kind := getattr(scores, name)) not in BASES
 }
 NUMBERS = (*INTEGERS, "sparsity_level", "min_level", "max_level")
 

@@ -12,11 +12,11 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import Tensor, nn
 
-from .._core import BaseDataScheduler, BaseDataSparsifier, DataNormSparsifier, RegrowthSparsifier
+from .._core import BaseDataSparsifier, DataNormSparsifier, RegrowthSparsifier
 from .._table import aligned
 from .choose import Choice, Owned, Patterns, Types, choose, listed, modules_in, refuse_sharded
 from .distribute import LEVEL, Distribution, distributed, require_distribution
-from .follow import Following, named
+from .follow import Following, Schedulers, named
 from .gradients import regrows
 from .groups import is_masked
 from .layout import Layout, layout_of
@@ -79,13 +79,14 @@ class Attachment:
         optimizer: torch.optim.Optimizer,
         *,
         every: int | None = 1,
-        scheduler: BaseDataScheduler | None = None,
+        scheduler: Schedulers = None,
         mask_state: bool = False,
         replaces_step: bool = False,
     ) -> Following:
         """At each `optimizer.step()`, move the schedule on, renew the masks, write the zeros.
 
-        The schedule counts the optimizer's steps, whatever `every` is. Masks are renewed after the
+        scheduler: one, or several of different keys, as `Recipe.attach()` returns them. The
+        schedule counts the optimizer's steps, whatever `every` is. Masks are renewed after the
         first step, each `every`-th one from there, and the one with which the schedule reaches its
         end; those after step s are of the schedule's value at s. So a schedule with end=N has its
         final masks after N steps. A scheduler of your own has no end that is known. With
@@ -138,7 +139,7 @@ class Attachment:
         self,
         optimizer: torch.optim.Optimizer,
         every: int | None,
-        scheduler: BaseDataScheduler | None,
+        scheduler: Schedulers,
         mask_state: bool,
         replaces_step: bool = False,
     ) -> Following:
@@ -147,7 +148,7 @@ class Attachment:
             raise TypeError(f"every must be an int or None, got {every!r}")
         if every is not None and every < 1:
             raise ValueError(f"every must be at least 1, or None, got {every}")
-        if every is None and scheduler is not None:
+        if every is None and scheduler not in (None, [], ()):
             raise ValueError("with every=None the scheduler is left to you: pass none here")
         return Following(self, optimizer, every, scheduler, mask_state, replaces_step)
 
