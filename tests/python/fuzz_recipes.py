@@ -6,12 +6,13 @@ Fails on any exception but RecipeError, on a line that the text has not, and on 
 read again as an equal one from what dumps() writes, or whose configs make no sparsifier.
 """
 
+import contextlib
 import random
 import sys
 import time
 
 import numpy as np
-from datasparse.recipes import RecipeError, loads
+from datasparse.recipes import Recipe, RecipeError, loads
 
 CORPUS = [
     'version = 1\n',
@@ -58,23 +59,28 @@ def check(text: str) -> bool:
     try:
         recipe = loads(text)
     except RecipeError as error:
-        assert error.line is None or 1 <= error.line <= text.count("\n") + 1
-        return False
+        line = error.line or 1
+    else:
+        require_whole(recipe)
+        return True
+    assert 1 <= line <= text.count("\n") + 1
+    return False
+
+
+def require_whole(recipe: Recipe) -> None:
+    """What is read can be written, planned and used, or is refused in words."""
     assert loads(recipe.dumps()) == recipe
     try:
         configs = recipe.configs(SHAPES)
         str(recipe.plan(SHAPES))
     except RecipeError:
-        return True
+        return
     arrays = {name: np.ones(shape, np.float32) for name, shape in SHAPES.items()}
     sparsifier = recipe.sparsifier(arrays)
     taken = [name for name, config in configs.items() if config is not None]
     assert list(sparsifier.data_groups) == taken
-    try:
+    with contextlib.suppress(RecipeError):
         recipe.schedulers(sparsifier)
-    except RecipeError:
-        return True
-    return True
 
 
 def fuzz(seconds: float, seed: int) -> tuple[int, int]:

@@ -61,6 +61,8 @@ def test_schedules_are_parsed_and_go_to_each_groups_own_level():
     (scheduler,) = recipe.schedulers(sparsifier)
     assert type(scheduler) is DataScheduler
     assert scheduler.schedule == Polynomial(end=10)
+    sparsifier.enable_mask_update = False
+    sparsifier.step()
     for _ in range(10):
         scheduler.step()
     levels = {name: config["sparsity_level"] for name, config in sparsifier.data_groups.items()}
@@ -74,7 +76,7 @@ def test_schedules_of_globs():
     recipe.schedulers(sparsifier)
     levels = {name: config["sparsity_level"] for name, config in sparsifier.data_groups.items()}
     assert levels == {"a1": 0.0, "b": 0.25, "c": 0.5}
-    with pytest.raises(RecipeError, match=r"recipe:4: schedule.sparsity_level.*'b' must match"):
+    with pytest.raises(RecipeError, match=r"recipe:4: schedule.sparsity_level.b: matches none"):
         recipe.schedulers(recipe.sparsifier(data("a1")))
 
 
@@ -170,7 +172,7 @@ def test_options_of_files_are_plain_data_where_schedules_end():
     }
     assert recipe.config_of("a1", (4, 8))["sparsity_level"] == 0.5
     endless = loads('version = 1\n[schedule]\nsparsity_level = "Cyclic(0.1, 0.5, 8)"\n')
-    with pytest.raises(RecipeError, match="recipe:3: schedule.sparsity_level: .* has no end"):
+    with pytest.raises(RecipeError, match=r"recipe:3: .*sparsity_level: .* has no end"):
         endless.final_configs({"a": (4, 4)})
 
 
@@ -212,8 +214,8 @@ WRONG = [
     ),
     (
         HEAD + "[defaults]\nnorm = 'L1'\nzeros_per_block = 9\n",
-        "recipe:4: defaults.zeros_per_block: zeros_per_block must be at most 4, the size of a block "
-        "of (1, 4), got 9",
+        "recipe:4: defaults.zeros_per_block: zeros_per_block must be at most 4, the size of a "
+        "block of (1, 4), got 9",
     ),
     (
         HEAD + "[defaults]\nmin_level = 0.5\nmax_level = 0.5\n[[groups]]\nsparsity_level = 0.9\n",
@@ -226,7 +228,8 @@ WRONG = [
     (HEAD + "[defaults]\nkeep_zeros = 1\n", "recipe:3: defaults.keep_zeros: must be true or false"),
     (
         HEAD + "[defaults]\nlayout = [0, 0]\n",
-        'recipe:3: defaults.layout: must be "inputs", "memory" or the order of all axes, got [0, 0]',
+        'recipe:3: defaults.layout: must be "inputs", "memory" or the order of all axes, '
+        "got [0, 0]",
     ),
     (
         HEAD + '[defaults]\npattern = "4:4"\n',
@@ -251,8 +254,8 @@ WRONG = [
         "recipe:5: defaults.norm: norm must be None with Movement(), whose sign counts",
     ),
     (
-        HEAD + 'regrowth = "Rigel"\n',
-        "recipe:2: regrowth: unknown name 'Rigel'; did you mean 'RigL'?",
+        HEAD + 'regrowth = "RiGL"\n',
+        "recipe:2: regrowth: unknown name 'RiGL'; did you mean 'RigL'?",
     ),
     (HEAD + 'regrowth = "SET"\nscore = "SNIP"\n', "recipe:3: score: goes with no regrowth"),
     (
@@ -260,8 +263,8 @@ WRONG = [
         "recipe:2: distribution.power: must be a finite number of at least 0, got -1",
     ),
     (
-        HEAD + 'distribution = "ekr"\n',
-        "recipe:2: distribution: unknown name 'ekr'; did you mean 'erk'?",
+        HEAD + 'distribution = "unifrom"\n',
+        "recipe:2: distribution: unknown name 'unifrom'; did you mean 'uniform'?",
     ),
     (
         HEAD + "[schedule]\nsparsity_level = 0.5\n",
@@ -304,7 +307,7 @@ def test_a_file_is_named(tmp_path):
     assert str(caught.value).startswith(f"{path}:4: defaults.pol: unknown key 'pol'; did you mean")
     assert (caught.value.file, caught.value.line) == (str(path), 4)
     path.write_bytes(b"version = 1\n\xff")
-    with pytest.raises(RecipeError, match="mine.toml: is not UTF-8"):
+    with pytest.raises(RecipeError, match=r"mine\.toml: is not UTF-8"):
         recipes.load(path)
     with pytest.raises(FileNotFoundError):
         recipes.load(tmp_path / "none")
@@ -323,8 +326,8 @@ def test_a_text_without_end_is_refused():
 
 def test_what_does_not_match_or_fit_names_is_refused():
     recipe = loads(
-        HEAD
-        + "[[groups]]\ninclude = 'head.*'\n[[groups]]\nzeros_per_block = 8\nsparse_block_shape = [1, -1]\n"
+        HEAD + "[[groups]]\ninclude = 'head.*'\n[[groups]]\nzeros_per_block = 8\n"
+        "sparse_block_shape = [1, -1]\n"
     )
     with pytest.raises(
         RecipeError, match=r"recipe:3: groups\[0\].include: 'head.\*' matches no weight"
@@ -408,10 +411,12 @@ def test_a_sparsifier_as_a_recipe_and_back(kind):
     for name, array in arrays.items():
         own = {} if name == "plain" else {"sparsity_level": 0.5, "pool": "all"}
         if name == "cube":
-            own = {"layout": (0, 2, 1), "sparse_block_shape": (1, -1)}
+            own = {"layout": (0, 2, 1), "sparse_block_shape": (1, -1), "sparsity_level": 0.5}
         sparsifier.add_data(name, array, update=name != "frozen", **own)
     schedule = {"plain": Linear(end=8), "*": Constant()}
     scheduler = DataScheduler(sparsifier, "sparsity_level", schedule)
+    sparsifier.enable_mask_update = False
+    sparsifier.step()
     for _ in range(3):
         scheduler.step()
     recipe = recipes.from_sparsifier(sparsifier, [scheduler])
@@ -419,6 +424,8 @@ def test_a_sparsifier_as_a_recipe_and_back(kind):
     assert again == recipe
     made = again.sparsifier(arrays)
     (other,) = again.schedulers(made)
+    made.enable_mask_update = False
+    made.step()
     for _ in range(3):
         other.step()
     assert type(made) is kind
@@ -467,7 +474,7 @@ def test_what_no_recipe_can_say():
     with pytest.raises(TypeError, match="scheduler must be a DataScheduler"):
         recipes.from_sparsifier(sparsifier, [adaptive])
     with pytest.raises(RecipeError, match="valid Unicode"):
-        recipes.from_sparsifier(DataNormSparsifier(data("\ud800"))).dumps()
+        recipes.Recipe(groups=(recipes.Entry(include=("\ud800",)),)).dumps()
 
 
 def test_the_keys_are_those_of_the_sparsifiers():
@@ -488,17 +495,18 @@ def test_the_keys_are_those_of_the_sparsifiers():
 def test_a_plan_says_what_will_be():
     recipe = loads(WHOLE)
     plan = recipe.plan({"a1": (4, 8), "a3": (3, 5), "b": (4, 8), "bias": (4,)})
+    front = "sparsity_level=0.5, sparse_block_shape=1x2, pool=front  by the pool, of 32"
     assert str(plan).splitlines() == [
-        "weight  shape  config                                                    zeros",
-        "a1      4x8    sparsity_level=0.5, sparse_block_shape=1x2, pool=front    by the pool, of 32",
-        "a3      3x5    sparsity_level=0.75, sparse_block_shape=1x2, norm=L2      9 to 14 of 15",
-        "b       4x8    sparsity_level=0.5, sparse_block_shape=1x2, pool=front    by the pool, of 32",
+        "weight  shape  config                                                  zeros",
+        f"a1      4x8    {front}",
+        "a3      3x5    sparsity_level=0.75, sparse_block_shape=1x2, norm=L2    11 to 13 of 15",
+        f"b       4x8    {front}",
         "left, a bias or another vector: bias",
         "ranked by Taylor(decay=0.9)",
         "schedule of sparsity_level: Polynomial(initial=0.0, final=None, begin=0, end=10, every=1, "
         "power=3.0)",
         "values and zeros are those of the schedules' ends, where they have any",
-        "about 41 to 46 of 79 elements are zero: 55.1%",
+        "about 43 to 45 of 79 elements are zero: 55.7%",
     ]
     made = recipe.sparsifier(data("a3", shape=(3, 5)) | data("a1", "b"))
     made.set_gradients({name: np.ones_like(made.get_data(name)) for name in made.data_groups})

@@ -13,6 +13,7 @@ from .._core import DataScheduler
 from .._table import aligned
 from ..schedules import Constant, Schedule
 from .choosing import chosen, listed, of_shape
+from .recipe import sizes_of
 from .resolving import LEVEL, OWN, in_layout
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class RecipePlan:
 def planned(recipe: Recipe, model: nn.Module | Mapping[str, Iterable[int]]) -> RecipePlan:
     """The plan of a recipe for a model or for shapes."""
     if isinstance(model, Mapping):
-        shapes = {name: tuple(int(length) for length in shape) for name, shape in model.items()}
+        shapes = sizes_of(model)
         of = chosen(recipe, {name: of_shape(shape) for name, shape in shapes.items()})
         resolved = recipe.resolved(of, shapes)
     else:
@@ -84,7 +85,7 @@ def planned(recipe: Recipe, model: nn.Module | Mapping[str, Iterable[int]]) -> R
 
         of, resolved, shapes = resolved_for(model, recipe)
     configs = {name: config for name, config in resolved.items() if config is not None}
-    recipe.move_to_ends(configs, strict=False)
+    recipe.move_to_ends(configs, shapes, strict=False)
     counted: dict[str, tuple[int, int]] = {}
     known: dict[str, tuple[int, int]] = {}
     for name, config in configs.items():

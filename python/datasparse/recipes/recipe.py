@@ -14,7 +14,16 @@ from ..schedules import Schedule
 from .choosing import Chosen, Entry, chosen, of_shape
 from .errors import Path, RecipeError, shown
 from .lines import line_of
-from .resolving import INTEGERS, LEVEL, OWN, in_layout, of_whole_axes, per_row, require_axes
+from .resolving import (
+    INTEGERS,
+    LEVEL,
+    OWN,
+    base_of,
+    in_layout,
+    of_whole_axes,
+    per_row,
+    require_axes,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,6 +91,7 @@ class Recipe:
         """
         made: list[BaseDataScheduler] = []
         for param, schedule in self.schedules.items():
+            self._schedule_of(param, schedule, list(sparsifier.data_groups))
             try:
                 made.append(DataScheduler(sparsifier, param, schedule))
             except (TypeError, ValueError) as error:
@@ -126,7 +136,7 @@ class Recipe:
         RecipeError where a pattern of the recipe matches none of the names, or where a distribution
         cannot reach its level.
         """
-        sizes = {name: tuple(int(length) for length in shape) for name, shape in shapes.items()}
+        sizes = sizes_of(shapes)
         return self.resolved(
             chosen(self, {name: of_shape(size) for name, size in sizes.items()}), sizes
         )
@@ -149,17 +159,20 @@ class Recipe:
 
         RecipeError for a schedule that has no end.
         """
-        configs = self.configs(shapes)
-        self.move_to_ends({name: config for name, config in configs.items() if config is not None})
+        sizes = sizes_of(shapes)
+        configs = self.configs(sizes)
+        taken = {name: config for name, config in configs.items() if config is not None}
+        self.move_to_ends(taken, sizes)
         return configs
 
-    def move_to_ends(self, configs: dict[str, Config], strict: bool = True) -> None:
+    def move_to_ends(
+        self, configs: dict[str, Config], shapes: Mapping[str, Shape], strict: bool = True
+    ) -> None:
         """Write what the schedules end at into configs; one without end is refused if strict."""
-        defaults = self._empty().defaults
         for param, schedule in self.schedules.items():
             for name, one in self._schedule_of(param, schedule, list(configs)).items():
                 if one.end is not None:
-                    value = one(one.end, configs[name].get(param, defaults.get(param)))
+                    value = one(one.end, base_of(configs[name], param, shapes[name]))
                     configs[name][param] = round(value) if param in INTEGERS else value
                 elif strict:
                     raise self.error(
@@ -285,6 +298,10 @@ class Recipe:
             raise self.error(
                 self.path_of(index), f"does not fit {name!r} of shape {shape}: {error}"
             ) from None
+
+
+def sizes_of(shapes: Mapping[str, Iterable[int]]) -> dict[str, Shape]:
+    return {name: tuple(int(length) for length in shape) for name, shape in shapes.items()}
 
 
 def shape_of(array: Any) -> Shape:

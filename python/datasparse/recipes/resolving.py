@@ -58,6 +58,13 @@ def of_whole_axes(config: dict[str, Any], shape: Shape) -> dict[str, Any]:
     }
 
 
+def base_of(config: dict[str, Any], key: str, shape: Shape) -> Any:
+    """The value that a schedule begins with: the whole block for automatic zeros_per_block."""
+    if key == "zeros_per_block" and config[key] is None:
+        return math.prod(of_whole_axes(config, shape)["sparse_block_shape"])
+    return config[key]
+
+
 def per_row(config: dict[str, Any], shape: Shape) -> dict[str, Any]:
     """What prunes each row to the level: ⌊level * columns⌋ zeros in every one."""
     columns = rows_and_columns(config.get("layout"), shape)[1]
