@@ -9,6 +9,7 @@ from pathlib import Path
 import datasparse
 import datasparse.distributions
 import datasparse.quantization
+import datasparse.recipes
 import datasparse.regrowth
 import datasparse.schedules
 import datasparse.scores
@@ -28,6 +29,7 @@ DOCUMENTED = [
     *CLASSES,
     datasparse.distributions.erk,
     datasparse.distributions.uniform,
+    datasparse.recipes.loads,
     datasparse.schedules,
     datasparse.schedules.parse,
     datasparse.scores,
@@ -41,6 +43,7 @@ NAMES = {
     **vars(datasparse.regrowth),
     **{name: getattr(datasparse, name) for name in datasparse.__all__},
     **vars(datasparse.scores),
+    "loads": datasparse.recipes.loads,
     "calibrate": datasparse.torch.calibrate,
     "prune_at_init": datasparse.torch.prune_at_init,
     **{"torch": torch, "attach": datasparse.torch.attach, "detach": datasparse.torch.detach},

@@ -121,10 +121,10 @@ def zeros_of(recipe: Recipe, name: str, config: Config, shape: Shape) -> tuple[i
 
 
 def said(config: Config) -> str:
-    """A config as text: what is always there first, then what was given."""
+    """A config as text, but for what it would be anyway."""
     parts = []
     for key, value in config.items():
-        if value is None or (key == "norm" and value == "L1"):
+        if value is None or (key, value) in (("norm", "L1"), ("layout", "memory")):
             continue
         if key in ("sparse_block_shape", "layout") and isinstance(value, tuple):
             value = "x".join("all" if length == -1 else str(length) for length in value)
