@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+import sys
 from pathlib import Path
 
 import datasparse
@@ -317,6 +318,14 @@ def test_a_file_is_named(tmp_path):
 def test_what_nests_without_end_is_refused(text):
     with pytest.raises(RecipeError, match="is not TOML"):
         loads(text)
+
+
+def test_below_python_3_11_the_parser_is_tomli(monkeypatch):
+    tomllib = pytest.importorskip("tomllib")
+    monkeypatch.setattr("sys.version_info", (3, 10, 12))
+    monkeypatch.setitem(sys.modules, "tomli", tomllib)
+    monkeypatch.setitem(sys.modules, "tomllib", None)
+    assert loads(WHOLE).groups[0].include == ("a*", "b")
 
 
 def test_a_text_without_end_is_refused():

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import distributions
-from .._core import DataNormSparsifier, DataScheduler
+from .._core import DataNormSparsifier, DataScheduler, _matches
 from ..regrowth import SET, RigL, Static
 from ..schedules import Schedule
 from .choosing import Chosen, Entry, chosen, of_shape
@@ -263,8 +263,6 @@ class Recipe:
         strict: bool = True,
     ) -> dict[str, Schedule]:
         """The schedule of each of these names that has one."""
-        from .._core import _matches
-
         if isinstance(schedule, Schedule):
             return dict.fromkeys(names, schedule)
         for pattern in schedule if strict else ():
