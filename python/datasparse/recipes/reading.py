@@ -273,13 +273,11 @@ class Reader:
         if recipe.regrowth is not None:
             scheduled += ("drop_fraction",)
         self.require_known(("schedule",), {param: None}, scheduled)
-        config = recipe.defaults
-        sparsifier = recipe.sparsifier()
-        if param not in sparsifier.defaults and not (
+        if param not in recipe.sparsifier().defaults and not (
             recipe.groups and all(param in one.options for one in recipe.groups)
         ):
             raise self.error(
-                path, f"moves from where [defaults] has it: write {param} there, got {said(config)}"
+                path, f"needs a value of {param} in [defaults], or in all groups, to begin with"
             )
 
     # --- parts ------------------------------------------------------------------------------------
