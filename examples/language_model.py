@@ -35,16 +35,17 @@ from datasparse.torch import attach, calibrate, detach
 from torch import Tensor, nn
 
 TOKENS = 512  # of a window
+CHARACTERS = 3_000_000  # of a text, at most
 
-# Where windows begin, in characters of a text, at equal distances; those of the handbook that are
-# held out lie halfway between those of the calibration.
-CALIBRATION = tuple(range(20_000, 1_140_000, 72_000))
+# Where windows begin, in tokens of a text: the first 16 of the handbook, and 6 from the middle of
+# each text.
+CALIBRATION = tuple(range(0, 16 * TOKENS, TOKENS))
 HELD_OUT = {
-    "handbook": tuple(range(56_000, 920_000, 72_000)),
-    "other": tuple(range(250_000, 6_250_000, 500_000)),
+    "handbook": tuple(range(140_175, 140_175 + 6 * TOKENS, TOKENS)),
+    "other": tuple(range(324_239, 324_239 + 6 * TOKENS, TOKENS)),
 }
 # Of the tokens in all windows above. Another version of a text, or of the tokens, has another.
-DIGEST = "d29c986d4a2d7142"
+DIGEST = "db90cbbf888bfb20"
 
 LAYERS = """version = 1
 %s
@@ -89,23 +90,16 @@ class Task:
 
 
 def read_text(folder: Path) -> str:
-    """All pages of a folder in the order of their names, without markup, blanks as one space."""
+    """The pages of a folder in the order of their names, without markup: the first characters."""
     pages = sorted(folder.glob("*.html"))
     if not pages:
         sys.exit(f"no text in {folder}: apt install debian-handbook anarchism")
-    return " ".join(plain(page.read_text(errors="replace")) for page in pages)
+    return "\n".join(plain(page.read_text(errors="replace")) for page in pages)[:CHARACTERS]
 
 
 def plain(page: str) -> str:
     page = re.sub(r"(?s)<(script|style|head)\b.*?</\1>", "", page)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
-
-
-def window(text: str, offset: int, tokenizer: Any, tokens: int = TOKENS) -> Tensor:
-    """The tokens from the first word that begins behind an offset."""
-    begin = text.index(" ", offset) + 1
-    found = tokenizer(text[begin : begin + 12 * tokens])["input_ids"][:tokens]
-    return torch.tensor(found)
 
 
 def read_task(tokens: int) -> Task:
@@ -117,10 +111,12 @@ def read_task(tokens: int) -> Task:
     folder = spec.submodule_search_locations[0]
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=MODEL)
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=MODEL, dtype=torch.float32)
-    texts = {name: read_text(at) for name, at in TEXTS.items()}
-    calibration = [window(texts["handbook"], offset, tokenizer) for offset in CALIBRATION]
+    texts = {
+        name: torch.tensor(tokenizer(read_text(at))["input_ids"]) for name, at in TEXTS.items()
+    }
+    calibration = [texts["handbook"][offset : offset + TOKENS] for offset in CALIBRATION]
     held_out = {
-        name: [window(texts[name], offset, tokenizer) for offset in offsets]
+        name: [texts[name][offset : offset + TOKENS] for offset in offsets]
         for name, offsets in HELD_OUT.items()
     }
     digest = digest_of([*calibration, *held_out["handbook"], *held_out["other"]])
@@ -128,13 +124,12 @@ def read_task(tokens: int) -> Task:
         print(f"These are other windows than those of the study: {digest}", file=sys.stderr)
 
     def train(step: int) -> Tensor:
-        random = np.random.default_rng(step)
-        text = texts[("handbook", "other")[step % 2]]
-        held = HELD_OUT[("handbook", "other")[step % 2]]
+        """A window at a place of chance, of either text in turn, away from what is held out."""
+        name, random = list(texts)[step % 2], np.random.default_rng(step)
         while True:
-            offset = int(random.integers(len(text) - 12 * TOKENS))
-            if all(abs(offset - other) > 12 * TOKENS for other in held):
-                return window(text, offset, tokenizer, tokens)
+            offset = int(random.integers(len(texts[name]) - tokens))
+            if all(abs(offset - held) >= 2 * TOKENS for held in HELD_OUT[name]):
+                return texts[name][offset : offset + tokens]
 
     return Task(model.eval(), calibration, held_out, train)
 
@@ -351,8 +346,8 @@ def table(rows: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, default=Path("language_model"), metavar="FOLDER")
-    parser.add_argument("--steps", type=int, default=300, help="of training (default: %(default)s)")
-    parser.add_argument("--tokens", type=int, default=256, help="of a step (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=200, help="of training (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=128, help="of a step (default: %(default)s)")
     options = parser.parse_args(arguments)
     study = Study(read_task(options.tokens), options.work, options.steps)
     study.run()

