@@ -85,13 +85,13 @@ class Attachment:
     ) -> Following:
         """At each `optimizer.step()`, move the schedule on, renew the masks, write the zeros.
 
-        scheduler: one, or several of different keys, as `Recipe.attach()` returns them. The
-        schedule counts the optimizer's steps, whatever `every` is. Masks are renewed after the
+        The schedule counts the optimizer's steps, whatever `every` is. Masks are renewed after the
         first step, each `every`-th one from there, and the one with which the schedule reaches its
         end; those after step s are of the schedule's value at s. So a schedule with end=N has its
         final masks after N steps. A scheduler of your own has no end that is known. With
         `every=None` masks and scheduler are left to you. A scheduler whose state was saved by
-        version 0.1.0 goes on counting renewals (`scheduler.counts_renewals`).
+        version 0.1.0 goes on counting renewals (`scheduler.counts_renewals`). Several schedulers,
+        each of its own key, move together, and masks are renewed where any reaches its end.
 
         Masks that are made by gradients, or that move (`datasparse.regrowth`), are renewed between
         the gradients of a step, or its closure, and the update by them; all others after the
