@@ -1,6 +1,6 @@
 """Masks for sparse training: data sparsifiers keep them, data schedulers vary their parameters."""
 
-from . import distributions, regrowth, schedules, scores
+from . import distributions, recipes, regrowth, schedules, scores
 from ._core import (
     AdaptiveDataScheduler,
     BaseDataScheduler,
@@ -34,6 +34,7 @@ __all__ = [
     "get_library",
     "get_num_threads",
     "load",
+    "recipes",
     "regrowth",
     "require_known_keys",
     "runtime_info",

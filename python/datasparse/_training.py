@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 from warnings import warn
@@ -10,12 +11,39 @@ import torch
 from torch import nn
 
 from ._core import BaseDataScheduler
+from .recipes import Recipe, load
 from .torch import Attachment, Following
-from .torch.follow import named, require_driven_by_steps
+from .torch.follow import Schedulers, listed, named
 from .torch.gradients import renews_before_update
 from .torch.optimizer import held_by, plain_optimizer
 
 SCHEDULES = ("step", "epoch")
+
+
+def of_recipe(
+    attachment: Attachment | nn.Module,
+    scheduler: Schedulers,
+    recipe: Recipe | str | os.PathLike[str] | None,
+) -> tuple[Attachment, Schedulers]:
+    """The attachment and the schedulers that a callback was given, or that a recipe makes.
+
+    TypeError where both are there, or what the recipe needs is not.
+    """
+    if recipe is None:
+        if not isinstance(attachment, Attachment):
+            raise TypeError(
+                f"attachment must be what attach() returned, got {type(attachment).__name__}: a "
+                "model goes with a recipe"
+            )
+        return attachment, scheduler
+    if not isinstance(attachment, nn.Module) or scheduler is not None:
+        raise TypeError(
+            "with a recipe, which attaches the model and makes its schedulers, pass the model and "
+            "no scheduler"
+        )
+    read = recipe if isinstance(recipe, Recipe) else load(recipe)
+    _, schedulers, made = read.attach(attachment)
+    return made, schedulers
 
 
 class Training:
@@ -27,7 +55,7 @@ class Training:
     def __init__(
         self,
         attachment: Attachment,
-        scheduler: BaseDataScheduler | None,
+        scheduler: Schedulers,
         schedule: str,
         every: int,
         mask_state: bool,
@@ -35,25 +63,26 @@ class Training:
     ) -> None:
         if schedule not in SCHEDULES:
             raise ValueError(f'schedule must be "step" or "epoch", got {schedule!r}')
-        require_driven_by_steps(scheduler, attachment)
+        schedulers = listed(scheduler, attachment)
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
         self.attachment = attachment
-        self.scheduler = scheduler
+        self.schedulers = schedulers
         self.by_epoch = schedule == "epoch"
         self.every = every
         self.mask_state = mask_state
         self.replaces_step = replaces_step
-        if scheduler is not None:
-            scheduler.leads = True
+        for one in schedulers:
+            one.leads = True
         self.steps = 0  # of the optimizer, before the training was interrupted
         self._following: list[Following] = []
-        self._first = 0 if scheduler is None else scheduler.last_epoch  # before the first epoch
+        self._first = [one.last_epoch for one in schedulers]  # before the first epoch
         self._resumed = False
 
     @property
-    def schedulers(self) -> list[BaseDataScheduler]:
-        return [] if self.scheduler is None else [self.scheduler]
+    def scheduler(self) -> BaseDataScheduler | None:
+        """The first."""
+        return self.schedulers[0] if self.schedulers else None
 
     def begin(
         self, optimizers: Iterable[torch.optim.Optimizer], epochs: int = 0, resumed: bool = True
@@ -65,8 +94,8 @@ class Training:
         """
         self.end()
         self._resumed = self._resumed and resumed
-        if self.scheduler is not None and not self._resumed:
-            self._first = self.scheduler.last_epoch - epochs
+        if not self._resumed:
+            self._first = [one.last_epoch - epochs for one in self.schedulers]
         if not self._resumed:
             self.steps = 0
         chosen = [optimizer for optimizer in map(plain_optimizer, optimizers)
@@ -86,7 +115,7 @@ class Training:
             following = self.attachment.follow_silently(
                 optimizer,
                 every=self.every if leads else None,
-                scheduler=self.scheduler if leads and not self.by_epoch else None,
+                scheduler=self.schedulers if leads and not self.by_epoch else None,
                 mask_state=self.mask_state,
                 replaces_step=self.replaces_step and leads,
             )
@@ -104,13 +133,19 @@ class Training:
         between the last step of an epoch and its end, which the resumed training does not see; so
         this is called at the beginning of epochs, too.
         """
-        scheduler = self.scheduler
-        if scheduler is None or not self.by_epoch or scheduler.last_epoch - self._first >= epochs:
+        behind = [
+            (one, first + epochs)
+            for one, first in zip(self.schedulers, self._first, strict=True)
+            if one.last_epoch < first + epochs
+        ]
+        if not self.by_epoch or not behind:
             return
-        while scheduler.last_epoch - self._first < epochs:
-            scheduler.step()
+        for scheduler, due in behind:
+            while scheduler.last_epoch < due:
+                scheduler.step()
         # Version 0.1.0 waited for the next renewal. What reads gradients has none here.
-        if not scheduler.counts_renewals and not renews_before_update(self.attachment.sparsifier):
+        waits = any(scheduler.counts_renewals for scheduler in self.schedulers)
+        if not waits and not renews_before_update(self.attachment.sparsifier):
             self.attachment.renew()
             self.attachment.apply()
 
@@ -137,7 +172,7 @@ class Training:
         """Plain data."""
         return {
             "steps": self.steps_done(),
-            "first": self._first,
+            "first": self._first[0] if len(self._first) == 1 else self._first,
             "sparsifier": self.attachment.sparsifier.state_dict(),
             "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
         }
@@ -151,5 +186,6 @@ class Training:
         self.attachment.sparsifier.load_state_dict(state["sparsifier"])
         for scheduler, saved in zip(self.schedulers, state["schedulers"], strict=True):
             scheduler.load_state_dict(saved)
-        self._first = state.get("first", self._first)  # version 0.1.0 did not save it
+        first = state.get("first", self._first)  # version 0.1.0 did not save it
+        self._first = list(first) if isinstance(first, list) else [first] * len(self.schedulers)
         self.resume(state["steps"])

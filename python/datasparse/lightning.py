@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,10 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from ._core import BaseDataScheduler, BaseDataSparsifier
-from ._training import Training
+from ._training import Training, of_recipe
+from .recipes import Recipe
 from .torch import Attachment, attach
+from .torch.follow import Schedulers
 from .torch.places import module_at, path_of, plain_model
 
 __all__ = ["DataSparsity", "PostTrainingDataSparsity", "TrainingAwareDataSparsity"]
@@ -59,8 +62,11 @@ class DataSparsity(Callback):
     """Prunes the module that is trained: masks after optimizer steps, a schedule, a log.
 
     Args:
-        attachment: what `datasparse.torch.attach(module, sparsifier)` returned.
-        scheduler: of the attachment's sparsifier; or none.
+        attachment: what `datasparse.torch.attach(module, sparsifier)` returned; or, with a recipe,
+            the module itself, which is attached now.
+        scheduler: of the attachment's sparsifier; or several, of different keys; or none.
+        recipe: of `datasparse.recipes`, or the path of its file: which weights, how, and the
+            schedulers.
         schedule: what the schedule counts. "step": the optimizer's steps, as `follow()` says;
             "epoch": epochs. Then the masks after N epochs are of its value at N: they are renewed
             at the end of each epoch, too.
@@ -81,9 +87,10 @@ class DataSparsity(Callback):
 
     def __init__(
         self,
-        attachment: Attachment,
-        scheduler: BaseDataScheduler | None = None,
+        attachment: Attachment | nn.Module,
+        scheduler: Schedulers = None,
         *,
+        recipe: Recipe | str | os.PathLike[str] | None = None,
         schedule: str = "step",
         every: int = 1,
         mask_state: bool = False,
@@ -91,6 +98,7 @@ class DataSparsity(Callback):
         log: bool = True,
     ) -> None:
         super().__init__()
+        attachment, scheduler = of_recipe(attachment, scheduler, recipe)
         self._training = Training(attachment, scheduler, schedule, every, mask_state, replaces_step)
         self._log = log
         self._waits_for_epoch = True  # until its first batch

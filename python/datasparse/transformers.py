@@ -11,9 +11,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from ._core import BaseDataScheduler, BaseDataSparsifier, load, save
-from ._training import Training
+from ._training import Training, of_recipe
+from .recipes import Recipe
 from .torch import Attachment
+from .torch.follow import Schedulers
 
 __all__ = ["DataSparsity"]
 
@@ -39,8 +43,11 @@ class DataSparsity(TrainerCallback):
     """Prunes the model that is trained: masks after optimizer steps, a schedule, a log.
 
     Args:
-        attachment: what `datasparse.torch.attach(model, sparsifier)` returned.
-        scheduler: of the attachment's sparsifier; or none.
+        attachment: what `datasparse.torch.attach(model, sparsifier)` returned; or, with a recipe,
+            the model itself, which is attached now.
+        scheduler: of the attachment's sparsifier; or several, of different keys; or none.
+        recipe: of `datasparse.recipes`, or the path of its file: which weights, how, and the
+            schedulers.
         schedule: what the schedule counts. "step": the optimizer's steps, as `follow()` says;
             "epoch": epochs. Then the masks after N epochs are of its value at N: they are renewed
             at the end of each epoch, too.
@@ -60,9 +67,10 @@ class DataSparsity(TrainerCallback):
 
     def __init__(
         self,
-        attachment: Attachment,
-        scheduler: BaseDataScheduler | None = None,
+        attachment: Attachment | nn.Module,
+        scheduler: Schedulers = None,
         *,
+        recipe: Recipe | str | os.PathLike[str] | None = None,
         schedule: str = "step",
         every: int = 1,
         mask_state: bool = False,
@@ -70,6 +78,7 @@ class DataSparsity(TrainerCallback):
         log: bool = True,
         resume_from: str | os.PathLike[str] | None = None,
     ) -> None:
+        attachment, scheduler = of_recipe(attachment, scheduler, recipe)
         self._training = Training(attachment, scheduler, schedule, every, mask_state, replaces_step)
         self._log = log
         self._resume_from = None if resume_from is None else Path(resume_from)

@@ -9,6 +9,7 @@ from pathlib import Path
 import datasparse
 import datasparse.distributions
 import datasparse.quantization
+import datasparse.recipes
 import datasparse.regrowth
 import datasparse.schedules
 import datasparse.scores
@@ -28,10 +29,12 @@ DOCUMENTED = [
     *CLASSES,
     datasparse.distributions.erk,
     datasparse.distributions.uniform,
+    datasparse.recipes.loads,
     datasparse.schedules,
     datasparse.schedules.parse,
     datasparse.scores,
     datasparse.torch.attach,
+    datasparse.torch.calibrate,
     datasparse.torch.prune_at_init,
     datasparse.quantization.post_training_sparse_quantize,
 ]
@@ -40,6 +43,8 @@ NAMES = {
     **vars(datasparse.regrowth),
     **{name: getattr(datasparse, name) for name in datasparse.__all__},
     **vars(datasparse.scores),
+    "loads": datasparse.recipes.loads,
+    "calibrate": datasparse.torch.calibrate,
     "prune_at_init": datasparse.torch.prune_at_init,
     **{"torch": torch, "attach": datasparse.torch.attach, "detach": datasparse.torch.detach},
     "post_training_sparse_quantize": datasparse.quantization.post_training_sparse_quantize,

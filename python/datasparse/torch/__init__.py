@@ -8,6 +8,7 @@ whatever momentum and weight decay had in mind. Importing this package imports t
 """
 
 from .attachment import Attachment, attach, detach
+from .calibrate import calibrate
 from .follow import Following
 from .inputs import RecordedInputs, record_inputs
 from .optimizer import mask_optimizer_state
@@ -20,6 +21,7 @@ __all__ = [
     "Masked",
     "RecordedInputs",
     "attach",
+    "calibrate",
     "detach",
     "mask_optimizer_state",
     "prune_at_init",

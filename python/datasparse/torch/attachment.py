@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from warnings import warn
@@ -12,12 +12,22 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import Tensor, nn
 
-from .._core import BaseDataScheduler, BaseDataSparsifier, DataNormSparsifier, RegrowthSparsifier
+from .._core import BaseDataSparsifier, DataNormSparsifier, RegrowthSparsifier
 from .._table import aligned
-from .choose import Owned, Patterns, Types, choose, listed, modules_in, refuse_flat, show_shards
+from .choose import (
+    Choice,
+    Owned,
+    Patterns,
+    Types,
+    choose,
+    listed,
+    modules_in,
+    refuse_flat,
+    show_shards,
+)
 from .distribute import LEVEL, Distribution, distributed, require_distribution
 from .dtensors import count_nonzero, zero_where_pruned
-from .follow import Following, named
+from .follow import Following, Schedulers, named
 from .gradients import regrows
 from .groups import is_masked
 from .layout import Layout, layout_of
@@ -80,7 +90,7 @@ class Attachment:
         optimizer: torch.optim.Optimizer,
         *,
         every: int | None = 1,
-        scheduler: BaseDataScheduler | None = None,
+        scheduler: Schedulers = None,
         mask_state: bool = False,
         replaces_step: bool = False,
     ) -> Following:
@@ -91,7 +101,8 @@ class Attachment:
         end; those after step s are of the schedule's value at s. So a schedule with end=N has its
         final masks after N steps. A scheduler of your own has no end that is known. With
         `every=None` masks and scheduler are left to you. A scheduler whose state was saved by
-        version 0.1.0 goes on counting renewals (`scheduler.counts_renewals`).
+        version 0.1.0 goes on counting renewals (`scheduler.counts_renewals`). Several schedulers,
+        each of its own key, move together, and masks are renewed where any reaches its end.
 
         Masks that are made by gradients, or that move (`datasparse.regrowth`), are renewed between
         the gradients of a step, or its closure, and the update by them; all others after the
@@ -139,7 +150,7 @@ class Attachment:
         self,
         optimizer: torch.optim.Optimizer,
         every: int | None,
-        scheduler: BaseDataScheduler | None,
+        scheduler: Schedulers,
         mask_state: bool,
         replaces_step: bool = False,
     ) -> Following:
@@ -148,7 +159,7 @@ class Attachment:
             raise TypeError(f"every must be an int or None, got {every!r}")
         if every is not None and every < 1:
             raise ValueError(f"every must be at least 1, or None, got {every}")
-        if every is None and scheduler is not None:
+        if every is None and scheduler not in (None, [], ()):
             raise ValueError("with every=None the scheduler is left to you: pass none here")
         return Following(self, optimizer, every, scheduler, mask_state, replaces_step)
 
@@ -440,26 +451,48 @@ def attach(
             f"score must go to the sparsifier that is given, got {score} here: make that with "
             f"score={score}, or leave it out"
         )
-    require_one_of("mode", mode, MODES)
-    require_one_of("gradients", gradients, GRADIENTS)
     require_one_of("layout", layout, LAYOUTS)
     if distribution is not None:
         require_distribution(distribution)
-    if mode == "parametrize" and gradients == "masked" and regrows(sparsifier):
-        raise ValueError(
-            f"a {type(sparsifier).__name__} grows weights that are pruned, whose gradients "
-            'mode="parametrize" masks: take mode="in_place", or gradients="straight_through"'
-        )
-    if mode == "in_place" and gradients != "masked":
-        raise ValueError(
-            f'gradients="{gradients}" needs mode="parametrize": in place there is no masked copy '
-            "whose gradients could go straight through"
-        )
+    require_modes(sparsifier, mode, gradients)
     model = plain_model(model)
     modules = modules_in(model)
     refuse_flat(modules)
     show_shards(modules)
+    options: dict[str, Any] = dict(config)
+    if keep_zeros is not None:
+        options["keep_zeros"] = keep_zeros
+    if update is not None:
+        options["update"] = update
+
+    def options_of(new: list[Owned]) -> dict[str, dict[str, Any]]:
+        shapes = {owned.name: tuple(owned.weight.tensor().shape) for owned in new}
+        levels = (
+            {} if distribution is None else distributed(distribution, shapes, sparsifier, config)
+        )
+        return {
+            owned.name: options
+            | ({} if layout == "memory" else of_inputs(owned))
+            | ({LEVEL: levels[owned.name]} if owned.name in levels else {})
+            for owned in new
+        }
+
     choice = choose(modules, include, exclude, types)
+    return attach_chosen(model, sparsifier, choice, mode, gradients, options_of)
+
+
+def attach_chosen(
+    model: nn.Module,
+    sparsifier: BaseDataSparsifier,
+    choice: Choice,
+    mode: str,
+    gradients: str,
+    options_of: Callable[[list[Owned]], dict[str, dict[str, Any]]],
+) -> Attachment:
+    """What attach() does once the weights are chosen, of a plain model.
+
+    options_of: the arguments of `add_data()`, by name, for weights that get a new group.
+    """
     present = set(sparsifier.active([owned.name for owned in choice.taken]))
     for owned in choice.taken:
         if owned.name in present:
@@ -471,20 +504,14 @@ def attach(
         owned.name: Place(owned.name, model, owned.owners, owned.weight, in_place, seen)
         for owned in choice.taken
     }
-    options: dict[str, Any] = dict(config)
-    if keep_zeros is not None:
-        options["keep_zeros"] = keep_zeros
-    if update is not None:
-        options["update"] = update
-    levels: dict[str, float] = {}
-    if distribution is not None:
-        shapes = {
-            owned.name: tuple(owned.weight.tensor().shape)
+    options = options_of(
+        [
+            owned
             for owned in choice.taken
             if owned.name not in present and not sparsifier.awaits_data(owned.name)
-        }
-        levels = distributed(distribution, shapes, sparsifier, config)
-    add_all(sparsifier, choice.taken, present, places, layout, options, levels)
+        ]
+    )
+    add_all(sparsifier, choice.taken, places, options)
     attachment = registered(model, sparsifier, mode, choice.left, places, gradients)
     try:
         if isinstance(sparsifier, RegrowthSparsifier):  # its training begins with few weights
@@ -492,14 +519,36 @@ def attach(
             attachment.apply()
         attachment.refresh()
     except BaseException:
-        unmask_all(masked_tensors(module for _, module in modules), set(places))
-        if mode == "in_place":
-            _attachments[model].remove(attachment)
-        for name in places:
-            if name not in present:
-                sparsifier.remove_data(name)
+        withdraw(attachment, [name for name in places if name not in present])
         raise
     return attachment
+
+
+def require_modes(sparsifier: BaseDataSparsifier, mode: str, gradients: str) -> None:
+    """ValueError for modes that are none, or do not go together."""
+    require_one_of("mode", mode, MODES)
+    require_one_of("gradients", gradients, GRADIENTS)
+    if mode == "parametrize" and gradients == "masked" and regrows(sparsifier):
+        raise ValueError(
+            f"a {type(sparsifier).__name__} grows weights that are pruned, whose gradients "
+            'mode="parametrize" masks: take mode="in_place", or gradients="straight_through"'
+        )
+    if mode == "in_place" and gradients != "masked":
+        raise ValueError(
+            f'gradients="{gradients}" needs mode="parametrize": in place there is no masked copy '
+            "whose gradients could go straight through"
+        )
+
+
+def withdraw(attachment: Attachment, names: list[str]) -> None:
+    """Take back an attachment that cannot be made whole, and the groups that it added."""
+    model = attachment.model()
+    assert model is not None  # whoever attaches it holds it
+    unmask_all(masked_tensors(model.modules()), set(attachment.names))
+    if attachment.mode == "in_place":
+        _attachments[model].remove(attachment)
+    for name in names:
+        attachment.sparsifier.remove_data(name)
 
 
 def detach(model: nn.Module, *, keep_zeros: bool = True) -> None:
@@ -580,32 +629,27 @@ def refuse_attached(chosen: list[Owned], sparsifier: BaseDataSparsifier) -> None
                     )
 
 
+def of_inputs(owned: Owned) -> dict[str, Any]:
+    """The layout of a weight with its inputs innermost, where that is not memory's."""
+    axes = layout_of(owned.modules[0], owned.weight.ndim)
+    return {} if axes is None else {"layout": axes}
+
+
 def add_all(
     sparsifier: BaseDataSparsifier,
     chosen: list[Owned],
-    present: set[str],
     places: dict[str, Place],
-    layout: str,
-    options: dict[str, Any],
-    levels: dict[str, float],
+    options: dict[str, dict[str, Any]],
 ) -> None:
-    """A group for each that is not present, at its own level if it has one; or for none."""
+    """A group for each, with its options if it is new; or for none."""
+    present = set(sparsifier.active([owned.name for owned in chosen]))
     added: list[str] = []
     try:
         for owned in chosen:
-            name = owned.name
-            if name in present:
-                sparsifier.add_data(name, places[name])  # looked up from now on
-                continue
-            if sparsifier.awaits_data(name):
-                sparsifier.add_data(name, places[name])  # all else is in the state
-            else:
-                inputs = layout == "inputs"
-                axes = layout_of(owned.modules[0], owned.weight.ndim) if inputs else None
-                of_layout: dict[str, Any] = {} if axes is None else {"layout": axes}
-                own = {LEVEL: levels[name]} if name in levels else {}
-                sparsifier.add_data(name, places[name], **of_layout, **(options | own))
-            added.append(name)
+            # One that is present is looked up from now on; all else of one that waits is its state.
+            sparsifier.add_data(owned.name, places[owned.name], **options.get(owned.name, {}))
+            if owned.name not in present:
+                added.append(owned.name)
     except BaseException:
         for name in added:
             sparsifier.remove_data(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 from warnings import warn
@@ -20,6 +20,8 @@ from .optimizer import gradients_of, held_by, mask_optimizer_state
 if TYPE_CHECKING:
     from .attachment import Attachment
 
+
+Schedulers = BaseDataScheduler | Sequence[BaseDataScheduler] | None
 
 _moved_by: WeakKeyDictionary[BaseDataScheduler, ref[Following]] = WeakKeyDictionary()
 
@@ -50,31 +52,31 @@ class Following:
         attachment: Attachment,
         optimizer: torch.optim.Optimizer,
         every: int | None,
-        scheduler: BaseDataScheduler | None,
+        scheduler: Schedulers,
         mask_state: bool,
         replaces_step: bool = False,
     ) -> None:
-        require_driven_by_steps(scheduler, attachment)
+        schedulers = listed(scheduler, attachment)
         self._optimizer = ref(optimizer)  # which holds this by its hooks
         self._before_update = BeforeUpdate(attachment, optimizer, replaces_step)
-        if scheduler is not None:
-            require_still(scheduler)
-            _moved_by[scheduler] = ref(self)
+        for one in schedulers:
+            require_still(one)
+        for one in schedulers:
+            _moved_by[one] = ref(self)
         attachment.followings.add(self)
         self.steps = 0
         self._attachment = attachment
         self._every = every
         # A mask that was drawn is trained first; all others are drawn by the weights at once.
         self._phase = 0 if regrows(attachment.sparsifier) else 1
-        self._scheduler = scheduler
-        self._ends: frozenset[int] = frozenset(getattr(scheduler, "ends", ()))
+        self._schedulers = [(one, frozenset(getattr(one, "ends", ()))) for one in schedulers]
         self._mask_state = mask_state
         self._outermost: FrameType | None = None  # of the calls of step() that are under way
         self._had_gradients = False
         self._trained = False  # in the step under way
         self._changes = attachment.changes()
-        if scheduler is not None:
-            scheduler.leads = True
+        for one in schedulers:
+            one.leads = True
         self._hooks = (
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -90,8 +92,8 @@ class Following:
         for hook in self._hooks:
             hook.remove()
         self._attachment.followings.discard(self)
-        if self._scheduler is not None:
-            _moved_by.pop(self._scheduler, None)
+        for scheduler, _ in self._schedulers:
+            _moved_by.pop(scheduler, None)
 
     # Torch calls the hooks for each class's step(): twice, where one calls that of its base. The
     # frame that calls a hook is that of the step.
@@ -169,30 +171,34 @@ class Following:
             mask_optimizer_state(optimizer, self._attachment.sparsifier, self._attachment.names)
 
     def _renew(self) -> None:
-        """The schedule moves first, so that the masks after step s are those of schedule(s)."""
+        """Schedules move first, so that the masks after step s are those of schedule(s)."""
         if self._every is None:
             return
-        scheduler = self._scheduler
         due = (self.steps - self._phase) % self._every == 0
-        if scheduler is not None and scheduler.counts_renewals:  # as version 0.1.0 did
+        schedulers = [scheduler for scheduler, _ in self._schedulers]
+        if any(scheduler.counts_renewals for scheduler in schedulers):  # as version 0.1.0 did
             if due:
                 self._attachment.renew()
-                scheduler.step()
+                move(schedulers)
             return
-        if scheduler is None:
+        if not schedulers:
             if due:
                 self._renew_masks()
             return
-        if not due and scheduler.last_epoch + 1 not in self._ends:
-            scheduler.step()
+        if not due and not any(
+            scheduler.last_epoch + 1 in ends for scheduler, ends in self._schedulers
+        ):
+            move(schedulers)
             return
-        before = scheduler.state_dict() if self._before_update.is_needed else None
-        scheduler.step()
+        before = None
+        if self._before_update.is_needed:
+            before = [scheduler.state_dict() for scheduler in schedulers]
+        move(schedulers)
         try:
             self._renew_masks()
         except ValueError:  # a weight without a gradient: no mask has changed, nor shall the value
-            if before is not None:
-                scheduler.load_state_dict(before)
+            for scheduler, state in zip(schedulers, before or (), strict=False):
+                scheduler.load_state_dict(state)
             raise
 
     def _renew_masks(self) -> None:
@@ -230,19 +236,36 @@ def named(names: list[str]) -> str:
     return ", ".join(map(repr, names[:4])) + more
 
 
-def require_driven_by_steps(scheduler: BaseDataScheduler | None, attachment: Attachment) -> None:
-    """ValueError for another sparsifier's scheduler, TypeError for one that needs a metric."""
-    if scheduler is not None and not isinstance(scheduler, BaseDataScheduler):
-        raise TypeError(
-            f"scheduler must be a data scheduler of datasparse, got {type(scheduler).__name__}"
-        )
-    if scheduler is not None and scheduler.data_sparsifier is not attachment.sparsifier:
-        raise ValueError("the scheduler belongs to another sparsifier than the attachment")
-    if isinstance(scheduler, AdaptiveDataScheduler):
-        raise TypeError(
-            "an AdaptiveDataScheduler needs a metric: leave it out here, and call its "
-            "step(metric) where the metric is known"
-        )
+def listed(scheduler: Schedulers, attachment: Attachment) -> list[BaseDataScheduler]:
+    """The schedulers that are given: one, several, or none.
+
+    ValueError for another sparsifier's, and for two of one key; TypeError for one that needs a
+    metric.
+    """
+    if scheduler is None:
+        return []
+    found: list[Any] = [*scheduler] if isinstance(scheduler, list | tuple) else [scheduler]
+    for one in found:
+        if not isinstance(one, BaseDataScheduler):
+            raise TypeError(
+                f"scheduler must be a data scheduler of datasparse, got {type(one).__name__}"
+            )
+        if one.data_sparsifier is not attachment.sparsifier:
+            raise ValueError("the scheduler belongs to another sparsifier than the attachment")
+        if isinstance(one, AdaptiveDataScheduler):
+            raise TypeError(
+                "an AdaptiveDataScheduler needs a metric: leave it out here, and call its "
+                "step(metric) where the metric is known"
+            )
+    keys = [one.schedule_param for one in found]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"schedulers must move different keys, got {', '.join(keys)}")
+    return found
+
+
+def move(schedulers: Iterable[BaseDataScheduler]) -> None:
+    for scheduler in schedulers:
+        scheduler.step()
 
 
 # --- steps that are none --------------------------------------------------------------------------

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from .layout import layout_of
-from .scored import Scored, scored
+from .scored import scored
+from .weights import Weight
 
 if TYPE_CHECKING:
     from .attachment import Attachment
@@ -22,19 +23,25 @@ PIECE = 1 << 20
 # The squares of a module's input, summed up in the shape that broadcasts to its weight.
 Squares = Callable[[Tensor, Tensor], Tensor]
 
+# The modules that own a weight, and how the inputs of each are summed up.
+Inputs = list[tuple[nn.Module, Squares]]
+
+
+class Sums(Protocol):
+    """What keeps the sums of each weight: a sparsifier, or what `calibrate()` has in its place."""
+
+    def get_array(self, name: str, key: str) -> Any | None: ...
+
+    def set_array(self, name: str, key: str, array: Any) -> None: ...
+
 
 class RecordedInputs:
     """What `record_inputs()` returned: the hooks, until `remove()` or the end of a `with`."""
 
-    def __init__(self, of: Scored) -> None:
-        self._sparsifier = of.sparsifier
+    def __init__(self, sums: Sums, inputs: Mapping[str, Inputs]) -> None:
+        self._sums = sums
         self._hooks = []
-        kinds = {
-            name: [(weight.module, squares_of(name, weight.module, weight.tensor()))
-                   for weight in owners]
-            for name, owners in of.owners.items()
-        }  # fmt: skip
-        for name, owners in kinds.items():
+        for name, owners in inputs.items():
             for module, squares in owners:
                 hook = self._hook(name, squares)
                 self._hooks.append(module.register_forward_hook(hook, with_kwargs=True))
@@ -65,7 +72,7 @@ class RecordedInputs:
                 more = squares(given.detach(), output)
             if not bool(torch.isfinite(more).all()):
                 raise ValueError(f"inputs of {name!r} must be finite, got infinite values or NaN")
-            before = self._sparsifier.get_array(name, "inputs")
+            before = self._sums.get_array(name, "inputs")
             total: Any = more.numpy() if more.is_cpu else more
             if before is not None:
                 if before.shape != total.shape:
@@ -74,7 +81,7 @@ class RecordedInputs:
                         f"are of {tuple(total.shape)} now: call reset_score() first"
                     )
                 total = before + total
-            self._sparsifier.set_array(name, "inputs", total)
+            self._sums.set_array(name, "inputs", total)
 
         return add
 
@@ -105,7 +112,14 @@ def record_inputs(model: nn.Module | Attachment) -> RecordedInputs:
             f"the sparsifier's score must be Wanda(), which ranks by inputs, got {score}: make it "
             "with score=Wanda()"
         )
-    return RecordedInputs(of)
+    return RecordedInputs(
+        of.sparsifier, {name: inputs_of(name, owners) for name, owners in of.owners.items()}
+    )
+
+
+def inputs_of(name: str, owners: Iterable[Weight]) -> Inputs:
+    """How the inputs of all that own a weight are summed up. ValueError as `squares_of()` does."""
+    return [(weight.module, squares_of(name, weight.module, weight.tensor())) for weight in owners]
 
 
 def squares_of(name: str, module: nn.Module, weight: Tensor) -> Squares:

@@ -1,0 +1,220 @@
+"""Norms of what reaches the inputs of a model's layers: what Wanda ranks by, for any tool."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from .._norms_file import write_norms
+from .attachment import Attachment
+from .choose import Owned, Patterns, Types, choose, modules_in, refuse_flat, show_shards
+from .inputs import RecordedInputs, inputs_of, record_inputs
+from .layout import layout_of
+from .places import plain_model
+from .scored import as_it_was
+from .weights import Weight, set_training, weight_of
+
+Norms = dict[str, NDArray[np.float32]]
+Call = Callable[[nn.Module, Any], object]
+
+
+class KeptSums:
+    """Sums of squares by name, as a sparsifier keeps them."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, Any] = {}
+
+    def get_array(self, name: str, key: str) -> Any | None:
+        return self.arrays.get(name)
+
+    def set_array(self, name: str, key: str, array: Any) -> None:
+        self.arrays[name] = array
+
+
+def calibrate(
+    model: nn.Module | Attachment,
+    batches: Iterable[Any],
+    *,
+    include: Patterns | None = None,
+    exclude: Patterns = (),
+    types: Types | None = None,
+    call: Call | None = None,
+    path: str | os.PathLike[str] | None = None,
+) -> Norms:
+    """The norms ‖X_j‖₂ of what reaches each input of each layer while the model sees these batches.
+
+    Args:
+        model: any model; or an attachment whose score is `Wanda()`. Then the sums go to its
+            sparsifier besides, on top of those that it has, and it makes new masks of them:
+            `apply()` writes their zeros.
+        batches: anything that can be iterated over once. A mapping is passed by keywords, a tuple
+            or list as positional arguments, anything else as the only one.
+        include, exclude, types: which weights of a model, as for `attach()`; of an attachment they
+            are those attached. By default all that have norms.
+        call: `call(model, batch)` in the place of that.
+        path: a safetensors file to write the norms to, as `datasparse prune --input-norms` reads
+            it. One that is there is replaced, when all norms are known.
+
+    Returns one-dimensional float32 arrays by the names of the weights, one number for each column:
+    of length in_features for a linear layer (nn.Linear, transformers' Conv1D, and any module with a
+    weight of outputs x inputs that maps one to the other), of length in_channels for a convolution
+    without groups. They are the roots of sums in float64, rounded once. Other layers have none: nor
+    has a weight that is tied to an embedding's, or one whose layer is never called. They are left
+    out, and refused where `include` is given. The model is called in evaluation mode, without
+    gradients, and left as it was. Nothing of its activations is kept.
+
+    Raises ValueError for no batch, for inputs that are not finite, where nothing matches, and where
+    an included weight has no norms. Then no file is written, and no sum or mask of an attachment
+    has changed.
+
+    >>> _ = torch.manual_seed(0)
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    >>> norms = calibrate(model, [torch.tensor([[3.0, 0.0, 1.0]]), torch.tensor([[4.0, 0.0, 1.0]])])
+    >>> [round(float(norm), 2) for norm in norms["0.weight"]]
+    [5.0, 0.0, 1.41]
+    """
+    if isinstance(model, Attachment):
+        if include is not None or exclude or types is not None:
+            raise TypeError(
+                "include, exclude and types are those of the attachment: leave them out"
+            )
+        return calibrated(model, batches, call, path)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a model or what attach() returned, got {model!r}")
+    plain = plain_model(model)
+    modules = modules_in(plain)
+    refuse_flat(modules)
+    show_shards(modules)
+    taken = choose(modules, include, exclude, types).taken
+    if include is not None:
+        for owned in taken:
+            require_columns(owned.name, owned.modules)
+    inputs = {
+        owned.name: inputs_of(owned.name, weights_of(owned))
+        for owned in taken
+        if has_columns(owned.modules)
+    }
+    if not inputs:
+        raise ValueError("no weight of the model belongs to a layer whose inputs are known")
+    sums = KeptSums()
+    with RecordedInputs(sums, inputs):
+        run(model, batches, call)
+    unseen = [name for name in inputs if name not in sums.arrays]
+    if unseen and include is not None:
+        raise ValueError(f"{unseen[0]!r} got no input from any batch: leave it out by exclude")
+    norms = {name: norms_of(sums.arrays[name]) for name in inputs if name in sums.arrays}
+    owners = {owned.name: owned.modules for owned in taken}
+    return written(path, norms, {name: owners[name] for name in norms})
+
+
+def calibrated(
+    attachment: Attachment,
+    batches: Iterable[Any],
+    call: Call | None,
+    path: str | os.PathLike[str] | None,
+) -> Norms:
+    """The same by an attachment's sparsifier, which makes masks of its sums."""
+    sparsifier, model = attachment.sparsifier, attachment.model()
+    if model is None:
+        raise ValueError("the model of this attachment is gone")
+    names = [name for name in sparsifier.active(attachment.names) if not sparsifier.frozen(name)]
+    before = {name: sparsifier.get_array(name, "inputs") for name in names}
+    try:
+        with record_inputs(attachment):
+            run(model, batches, call)
+        owners = {
+            name: [weight.module for weight in attachment.places[name].weights()] for name in names
+        }
+        sums = {name: sparsifier.get_array(name, "inputs") for name in names
+                if has_columns(owners[name])}  # fmt: skip
+        norms = {name: norms_of(total) for name, total in sums.items() if total is not None}
+        written(path, norms, owners)
+        sparsifier.step()
+    except BaseException:
+        for name, array in before.items():
+            sparsifier.set_array(name, "inputs", array)
+        raise
+    return norms
+
+
+def run(model: nn.Module, batches: Iterable[Any], call: Call | None) -> None:
+    """Show the model all batches, in evaluation mode, and leave it as it was."""
+    call = call or call_with
+    count = 0
+    with as_it_was(model), torch.no_grad():
+        modules = list(model.modules())
+        set_training(modules, [False] * len(modules))
+        for batch in batches:
+            call(model, batch)
+            count += 1
+    if count == 0:
+        raise ValueError("batches must hold at least one, got none")
+
+
+def call_with(model: nn.Module, batch: Any) -> None:
+    if isinstance(batch, Mapping):
+        model(**batch)
+    elif isinstance(batch, tuple | list):
+        model(*batch)
+    else:
+        model(batch)
+
+
+def weights_of(owned: Owned) -> list[Weight]:
+    found = [weight_of(module, path[-1])
+             for module, path in zip(owned.modules, owned.owners, strict=True)]  # fmt: skip
+    return [weight for weight in found if weight is not None]
+
+
+def has_columns(owners: Iterable[nn.Module]) -> bool:
+    """Whether each owner of a weight is a layer with one input for each column of it."""
+    return all(why_none(module) is None for module in owners)
+
+
+def require_columns(name: str, owners: Iterable[nn.Module]) -> None:
+    for module in owners:
+        why = why_none(module)
+        if why is not None:
+            raise ValueError(
+                f"{name!r} belongs to a {type(module).__name__}, {why}, and norms are of columns: "
+                "leave it out by exclude"
+            )
+
+
+def why_none(module: nn.Module) -> str | None:
+    """Why the inputs of a module are not the columns of its weight; None where they are."""
+    if isinstance(module, _ConvTransposeNd):
+        return "whose inputs are its rows"
+    if isinstance(module, _ConvNd) and module.groups > 1:
+        return "whose groups have inputs of their own"
+    if isinstance(module, nn.Embedding):
+        return "whose inputs are its rows"
+    if isinstance(module, nn.EmbeddingBag | nn.RNNBase | nn.RNNCellBase | nn.Bilinear):
+        return "whose inputs are not known"
+    return None
+
+
+def norms_of(squares: Any) -> NDArray[np.float32]:
+    """The roots of the sums, on one axis."""
+    array = squares.cpu().numpy() if isinstance(squares, Tensor) else np.asarray(squares)
+    norms: NDArray[np.float32] = np.sqrt(array).reshape(-1).astype(np.float32)
+    return norms
+
+
+def written(
+    path: str | os.PathLike[str] | None, norms: Norms, owners: Mapping[str, Iterable[nn.Module]]
+) -> Norms:
+    """The norms, and the file of them where one is wanted."""
+    if path is not None:
+        transposed = [
+            name for name in norms if any(layout_of(module, 2) == (1, 0) for module in owners[name])
+        ]
+        write_norms(path, norms, transposed)
+    return norms
