@@ -1,0 +1,248 @@
+"""Packing: a safetensors file without its zeros, and back, in the memory of a few MiB."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .dtypes import item_size, unsigned
+from .groups import Patterns
+from .header import PREFIX, Header, Tensor
+from .layouts import Layout, smallest
+from .packed import (
+    ABOUT,
+    HEADER,
+    PLACES,
+    STEP,
+    VALUES,
+    VERSION,
+    PackedFile,
+    is_packed,
+    safetensors_in,
+)
+from .safetensors import Reader, Writer
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What packing a file or a folder came to, or unpacking it.
+
+    files: how many safetensors files. tensors: how many in them. packed: how many of these lie
+    there, or lay there, without zeros. bytes_dense, bytes_packed: the sizes of the files.
+    """
+
+    files: int
+    tensors: int
+    packed: int
+    bytes_dense: int
+    bytes_packed: int
+
+    @property
+    def ratio(self) -> float:
+        """Bytes packed over bytes dense."""
+        return self.bytes_packed / self.bytes_dense if self.bytes_dense else 1.0
+
+    def __add__(self, other: Packing) -> Packing:
+        return Packing(
+            self.files + other.files,
+            self.tensors + other.tensors,
+            self.packed + other.packed,
+            self.bytes_dense + other.bytes_dense,
+            self.bytes_packed + other.bytes_packed,
+        )
+
+
+def least_saved(name: str) -> int:
+    """The bytes that packing must save: about those of two more entries in the header."""
+    return 256 + 2 * len(name.encode())
+
+
+class Kept:
+    """Counts what packing needs: elements whose bits are not all zero, and N:M of the others."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.nonzero = 0
+        self.patterns = Patterns(tensor.shape[-1] if tensor.shape else 1)
+
+    def add(self, is_empty: NDArray[np.bool_]) -> None:
+        """Take the next elements in C order, whole rows of the last axis: whether bits are zero."""
+        self.nonzero += is_empty.size - int(np.count_nonzero(is_empty))
+        self.patterns.add(is_empty)
+
+    def layout(self) -> tuple[Layout | None, int]:
+        """The layout that the tensor is packed by, None for the dense one, and its bytes."""
+        size = item_size(self.tensor.dtype)
+        if not self.tensor.elements or size is None:
+            return None, self.tensor.size
+        holding = self.patterns.holding()
+        least = least_saved(self.tensor.name)
+        return smallest(self.tensor.elements, size, self.nonzero, holding, least)
+
+
+def pack_file(source: Path, target: Path) -> Packing:
+    """Pack one file, which is read twice: what is there tells the sizes in the header."""
+    with Reader(source) as file:
+        refuse_packed(source, file.header)
+        layouts: dict[str, tuple[Layout, int]] = {}
+        for tensor in file.header.tensors.values():
+            kept = Kept(tensor)
+            if item_size(tensor.dtype) is not None:
+                for part in parts(file, tensor, rows_at_once(tensor)):
+                    kept.add(part == 0)
+            layout, _ = kept.layout()
+            if layout is not None:
+                layouts[tensor.name] = layout, kept.nonzero
+        tensors = entries(file.header, layouts)
+        with Writer(target, tensors, metadata(file.header, layouts)) as packed:
+            for tensor in file.header.tensors.values():
+                if tensor.name in layouts:
+                    write_packed(file, tensor, layouts[tensor.name][0], packed)
+                else:
+                    for part in parts(file, tensor, STEP):
+                        packed.write(tensor.name, part)
+        sizes = file.header.file_size, packed.header.file_size
+    return Packing(1, len(file.header.tensors), len(layouts), *sizes)
+
+
+def unpack_file(source: Path, target: Path) -> Packing:
+    """Unpack one file: the same bytes as before it was packed."""
+    with PackedFile(source) as file:
+        with Writer(target, file.header) as dense:
+            for name in file.header.tensors:
+                for part in file.parts(name):
+                    dense.write(name, part)
+        sizes = file.header.file_size, source.stat().st_size
+    return Packing(1, len(file.header.tensors), len(file.layouts), *sizes)
+
+
+def write_packed(file: Reader, tensor: Tensor, layout: Layout, packed: Writer) -> None:
+    """Write the values of a tensor, then their places."""
+    places = np.zeros(layout.places_size(tensor.elements), np.uint8)
+    first = 0
+    for part in parts(file, tensor, STEP // layout.step * layout.step):
+        kept = layout.put(places, first, tensor.elements, part != 0)
+        packed.write(VALUES + tensor.name, part[np.flatnonzero(kept)])
+        first += part.size
+    packed.write(PLACES + tensor.name, places)
+
+
+def entries(
+    header: Header, layouts: Mapping[str, tuple[Layout, int]]
+) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """The tensors of the packed file, as a Writer takes them."""
+    for name, tensor in header.tensors.items():
+        if name in layouts:
+            layout, nonzero = layouts[name]
+            yield VALUES + name, tensor.dtype, (layout.values(tensor.elements, nonzero),)
+            yield PLACES + name, "U8", (layout.places_size(tensor.elements),)
+        else:
+            yield name, tensor.dtype, tensor.shape
+
+
+def metadata(header: Header, layouts: Mapping[str, tuple[Layout, int]]) -> dict[str, str]:
+    """The metadata of the packed file: those of the dense one, and what brings it back."""
+    about = {
+        "version": VERSION,
+        "size": header.file_size,
+        "layouts": {name: layout.name for name, (layout, _) in layouts.items()},
+    }
+    return {
+        **(header.metadata or {}),
+        ABOUT: json.dumps(about, ensure_ascii=False),
+        HEADER: header.text[PREFIX:].decode(),
+    }
+
+
+def refuse_packed(path: Path, header: Header) -> None:
+    """ValueError for a file that is packed, or whose names are those of packed ones."""
+    if is_packed(header):
+        raise ValueError(f"{path} is packed: it must be unpacked before it is packed again")
+    for name in (*header.tensors, *(header.metadata or {})):
+        if name == HEADER or name.startswith((PLACES, VALUES)):
+            raise ValueError(f"{path}: {name!r} must not be a name, as packed files use it")
+
+
+def parts(file: Reader, tensor: Tensor, step: int) -> Iterator[NDArray[Any]]:
+    """The elements of a tensor, so many at once, as unsigned integers; bytes of broken dtypes."""
+    whole = item_size(tensor.dtype) is not None
+    kind = unsigned(tensor.dtype) if whole else np.dtype(np.uint8)
+    count = tensor.size // kind.itemsize
+    begin = file.header.data_begin + tensor.begin
+    for first in range(0, count, step):
+        part = np.empty(min(step, count - first), kind)
+        file.read_into(begin + first * kind.itemsize, part)
+        yield part
+
+
+def rows_at_once(tensor: Tensor) -> int:
+    """The elements of as many whole rows of the last axis as make a part."""
+    row = max(1, tensor.shape[-1] if tensor.shape else 1)
+    return max(1, STEP // row) * row
+
+
+def pack(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Packing:
+    """Write a safetensors file, or a folder of them, without zeros. `load_packed()` reads it.
+
+    source: a file; or a folder, of which each *.safetensors is packed to a file of the same name,
+        and all else is copied.
+    target: a path where nothing is yet. It appears when it is complete, and is on the disk then;
+        until then the work is in `target.partial`.
+
+    Elements are left out whose bits are all zero, so that `unpack()` brings back the same file,
+    byte for byte. Each tensor lies as it takes the fewest bytes: dense, by one bit per element, or
+    by one code per group where an N:M holds. Elements of fewer than eight bits stay dense.
+
+    Returns the sizes. Memory: an eighth of a byte per element of the greatest tensor, one row of a
+    last axis, and a few MiB. Each file is read twice. FileExistsError for a target that is there;
+    ValueError, naming file and tensor, for a damaged source, and for one that is packed already.
+    """
+    return convert(Path(source), Path(target), pack_file)
+
+
+def unpack(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Packing:
+    """Write what was packed as it was before, byte for byte. Arguments, errors as `pack()`.
+
+    A *.safetensors of a folder that is not packed is copied. ValueError for damage, and for another
+    version of the format.
+    """
+    return convert(Path(source), Path(target), unpack_file)
+
+
+def convert(source: Path, target: Path, one: Callable[[Path, Path], Packing]) -> Packing:
+    """Convert a file or a folder, all or nothing."""
+    if not source.exists():
+        raise FileNotFoundError(f"{source} must be a file or a folder, got none")
+    partial = target.with_name(target.name + ".partial")
+    for path in (target, partial):
+        if os.path.lexists(path):
+            raise FileExistsError(f"{path} must not be there: remove it, or name another target")
+    if not source.is_dir():
+        packing = one(source, partial)
+        partial.rename(target)
+        return packing
+    if target.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"{target} must not be within {source}")
+    files = safetensors_in(source)
+    partial.mkdir()
+    try:
+        packings = [one(file, partial / file.name) for file in files]
+        names = {file.name for file in files}
+        for other in sorted(source.iterdir()):
+            if other.is_dir():
+                shutil.copytree(other, partial / other.name)
+            elif other.name not in names:
+                shutil.copy2(other, partial / other.name)
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
+    partial.rename(target)
+    return sum(packings[1:], packings[0])
