@@ -4,11 +4,9 @@ import json
 import math
 import struct
 
-import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-import safetensors.torch
 import torch
 from datasparse.files import load_packed, pack, unpack
 
