@@ -6,7 +6,6 @@ import struct
 
 import numpy as np
 import pytest
-import safetensors.numpy
 import torch
 from datasparse.files import load_packed, pack, unpack
 

@@ -68,10 +68,9 @@ class PackedFile:
         tensor = self.header.tensors[name]
         layout = self.layouts.get(name)
         if layout is None:
-            begin = self._begin(name)
             for first in range(0, tensor.size, STEP):
                 part = np.empty(min(STEP, tensor.size - first), np.uint8)
-                self._reader.read_into(begin + first, part)
+                self.read_into(name, first, part)
                 yield part
             return
         step = STEP // layout.step * layout.step
@@ -89,7 +88,7 @@ class PackedFile:
         layout = self.layouts.get(name)
         if layout is None:
             data: NDArray[Any] = np.empty(tensor.size, np.uint8)
-            self._reader.read_into(self._begin(name), data)
+            self.read_into(name, 0, data)
         else:
             data = np.zeros(tensor.elements, unsigned(tensor.dtype))
             step = STEP // layout.step * layout.step
@@ -97,6 +96,10 @@ class PackedFile:
                 data[first : first + step][place] = values
         dtype = NUMPY.get(tensor.dtype)
         return data if dtype is None else data.view(dtype).reshape(tensor.shape)
+
+    def read_into(self, name: str, begin: int, buffer: NDArray[Any]) -> None:
+        """Fill an array with a tensor that lies there as it was, from its byte `begin` on."""
+        self._reader.read_into(self._begin(name) + begin, buffer)
 
     def close(self) -> None:
         self._reader.close()
