@@ -91,9 +91,19 @@ py::object block_mask(const py::object& data, const py::object& sparsity_level,
   return out;
 }
 
+/// The fewest and the most zeros of a mask, whatever the data are.
+py::tuple count_zeros(const py::tuple& lengths, const py::kwargs& config) {
+  Axes shape;
+  for (const auto length : lengths) shape.push_back(length.cast<std::int64_t>());
+  const auto spec = datasparse::BlockSpec::from_config(to_param_map(config, ""));
+  const auto zeros = datasparse::count_zeros(shape, spec);
+  return py::make_tuple(zeros.least, zeros.most);
+}
+
 }  // namespace
 
 void register_block_mask(py::module_& module) {
+  module.def("_count_zeros", &count_zeros, py::arg("shape"));
   module.def("block_mask", &block_mask, py::arg("data"), py::kw_only(), py::arg("sparsity_level"),
              py::arg("sparse_block_shape"), py::arg("zeros_per_block") = py::none(),
              py::arg("norm") = "L1", py::arg("out") = py::none(),

@@ -54,9 +54,17 @@ void load(const py::object& path, const Self<BaseDataSparsifier>& sparsifier,
   }
 }
 
+/// Of what memoryview() takes, in C order.
+std::string checksum(const py::buffer& data) {
+  const py::buffer_info bytes = data.request();
+  const auto size = static_cast<std::size_t>(bytes.size * bytes.itemsize);
+  return without_gil([&] { return datasparse::checkpoint_checksum(bytes.ptr, size); });
+}
+
 }  // namespace
 
 void register_checkpoint(py::module_& module) {
+  module.def("_checksum", &checksum, py::arg("data"));
   module.def("save", &save, py::arg("path"), py::arg("sparsifier"),
              R"(Save a sparsifier and schedulers that drive it, all of the same moment, in one file.
 

@@ -12,7 +12,6 @@
 
 #include "checkpoint/checkpoint_format.hpp"
 #include "checkpoint/json.hpp"
-#include "checkpoint/xxh64.hpp"
 #include "datasparse/adaptive_data_scheduler.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/error.hpp"
@@ -625,11 +624,9 @@ class CheckpointState : public CheckpointFile {
     const auto place = state.find(part);
     EXPECT_NE(place, std::string::npos) << part << " in " << state;
     state.replace(place, part.size(), other);
-    char checksum[17];
-    std::snprintf(checksum, sizeof(checksum), "%016llx",
-                  static_cast<unsigned long long>(xxh64(state.data(), state.size())));
+    const std::string checksum = checkpoint_checksum(state.data(), state.size());
     metadata.items[2].second = state;
-    metadata.items[3].second = std::string(checksum);
+    metadata.items[3].second = checksum;
     write_file(path, with_header(to_json(dict), good.substr(header.size())));
     const std::string message = refusal();
     write_file(path, good);

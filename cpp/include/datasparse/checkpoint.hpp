@@ -1,6 +1,7 @@
 /// A sparsifier and its schedulers in one file, to resume a training exactly where it was.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -69,5 +70,9 @@ DATASPARSE_API void restore_checkpoint(const Checkpoint& checkpoint, BaseDataSpa
 DATASPARSE_API void write_checkpoint(const std::string& path, const Checkpoint& checkpoint);
 /// The file half of load_checkpoint(): checks all that can be checked without the objects.
 DATASPARSE_API Checkpoint read_checkpoint(const std::string& path);
+
+/// What a checkpoint says of the bytes of a mask, of an array or of its state: XXH64 with seed 0,
+/// in sixteen hexadecimal digits. For programs that write such a file piece by piece. O(size).
+DATASPARSE_API std::string checkpoint_checksum(const void* data, std::size_t size);
 
 }  // namespace datasparse

@@ -31,8 +31,6 @@ std::string checksum(std::uint64_t xxh64) {
   return text;
 }
 
-std::string checksum(const void* data, std::size_t size) { return checksum(xxh64(data, size)); }
-
 // --- writing ----------------------------------------------------------------------------------
 
 PlainData plain_value(const ParamValue& value) {
@@ -65,7 +63,7 @@ PlainData to_plain(const Attributes& attributes) {
 PlainData to_plain(const Axes& axes) {
   return PlainData::List{std::vector<PlainData>(axes.begin(), axes.end())};
 }
-PlainData to_plain(const PackedBits& bits) { return checksum(bits.data(), bits.size()); }
+PlainData to_plain(const PackedBits& bits) { return checkpoint_checksum(bits.data(), bits.size()); }
 
 PlainData to_plain(const KeptArrays& arrays) {
   PlainData::Dict dict;
@@ -73,7 +71,7 @@ PlainData to_plain(const KeptArrays& arrays) {
     dict.items.emplace_back(
         key, PlainData::Dict{{{"dtype", name_of(array.type())},
                               {"shape", to_plain(array.shape())},
-                              {"xxh64", checksum(array.data(), array.byte_count())}}});
+                              {"xxh64", checkpoint_checksum(array.data(), array.byte_count())}}});
   }
   return dict;
 }
@@ -391,7 +389,7 @@ std::int64_t version_in(const Entries& metadata) {
 PlainData state_in(const Entries& metadata) {
   const auto text = metadata.get<std::string>("state");
   require_checksum(metadata.path("state"), metadata.get<std::string>("xxh64"),
-                   checksum(text.data(), text.size()));
+                   checkpoint_checksum(text.data(), text.size()));
   return from_json(text, "state");
 }
 
@@ -426,11 +424,11 @@ struct GroupEntries : Entries {
 std::string encode_header(const Checkpoint& checkpoint) {
   const std::string state = to_json(to_plain(checkpoint));
   PlainData::Dict header;
-  header.items.emplace_back(metadata_key,
-                            PlainData::Dict{{{"format", format},
-                                             {"version", std::to_string(state_version)},
-                                             {"state", state},
-                                             {"xxh64", checksum(state.data(), state.size())}}});
+  header.items.emplace_back(
+      metadata_key, PlainData::Dict{{{"format", format},
+                                     {"version", std::to_string(state_version)},
+                                     {"state", state},
+                                     {"xxh64", checkpoint_checksum(state.data(), state.size())}}});
   std::int64_t begin = 0;
   const auto add_tensor = [&](const std::string& name, std::size_t bytes) {
     const auto size = static_cast<std::int64_t>(bytes);
@@ -504,6 +502,10 @@ Checkpoint decode_checkpoint(std::uint64_t size, const ReadBytes& read) {
     saved("attributes", attributes);
   }
   return checkpoint;
+}
+
+std::string checkpoint_checksum(const void* data, std::size_t size) {
+  return checksum(xxh64(data, size));
 }
 
 }  // namespace datasparse

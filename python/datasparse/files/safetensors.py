@@ -75,6 +75,12 @@ class Reader:
         self.read_into(self.header.data_begin + tensor.begin, buffer)
         return as_array(tensor, buffer)
 
+    def require_unchanged(self) -> None:
+        """ValueError where somebody has written to the file since it was opened."""
+        now = os.fstat(self._file)
+        if (now.st_size, now.st_mtime_ns) != (self.status.st_size, self.status.st_mtime_ns):
+            raise ValueError(f"{self.path} was changed while it was read")
+
     def close(self) -> None:
         os.close(self._file)
 

@@ -1,0 +1,106 @@
+"""Which tensors of a checkpoint are pruned, and why the others are not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from .._core import _matches
+from .header import FLOATS, Tensor
+
+VECTOR = "a scalar or a vector"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The names of tensors that are taken, sorted, and those of the others with the reason."""
+
+    taken: tuple[str, ...]
+    left: Mapping[str, str]
+
+
+def choose(
+    tensors: Mapping[str, Tensor],
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    strict: bool = False,
+) -> Choice:
+    """Choose by globs (`*`, `?`, `[seq]`), as `datasparse.torch.attach()` does.
+
+    Taken is what any of `include` matches (by default all does) and none of `exclude`, if it is of
+    a floating dtype of two bytes and more. Scalars and vectors are taken by their very names only.
+
+    ValueError for a glob that matches nothing, or nothing that it may take, and where nothing at
+    all is left; with `strict`, for a tensor that only its dtype leaves out.
+    """
+    wanted, unwanted = tuple(include), tuple(exclude)
+    for pattern in (*wanted, *unwanted):
+        require_a_match(pattern, tensors)
+
+    def why_left(tensor: Tensor) -> str | None:
+        if matches_any(tensor.name, unwanted):
+            return "excluded"
+        if wanted and not matches_any(tensor.name, wanted):
+            return "not included"
+        return why_unfit(tensor, tensor.name in wanted)
+
+    reasons = {name: why_left(tensor) for name, tensor in sorted(tensors.items())}
+    left = {name: reason for name, reason in reasons.items() if reason is not None}
+    taken = tuple(name for name in reasons if name not in left)
+    for pattern in wanted:
+        require_use(pattern, tensors, set(taken))
+    if strict:
+        for name, reason in left.items():
+            if reason.startswith("of dtype"):
+                raise ValueError(
+                    f"{name!r} is {reason}, which is not pruned: exclude it, or do without strict"
+                )
+    if not taken:
+        raise ValueError("no tensor is left to be pruned; " + listed(left))
+    return Choice(taken, left)
+
+
+def why_unfit(tensor: Tensor, by_its_name: bool) -> str | None:
+    """Why a tensor is not pruned though its name is chosen."""
+    if not tensor.name:
+        return "without a name"
+    if len(tensor.shape) < 2 and not by_its_name:
+        return VECTOR
+    if tensor.dtype not in FLOATS:
+        return f"of dtype {tensor.dtype}"
+    return None if tensor.elements else "without elements"
+
+
+def require_a_match(pattern: str, tensors: Mapping[str, Tensor]) -> None:
+    if any(_matches(pattern, name) for name in tensors):
+        return
+    names = ", ".join(sorted(tensors)[:8])
+    more = ", ..." if len(tensors) > 8 else ""
+    raise ValueError(f"{pattern!r} matches no tensor; there are {names}{more}")
+
+
+def require_use(pattern: str, tensors: Mapping[str, Tensor], taken: set[str]) -> None:
+    """ValueError for a glob that was to include, and matches only what it cannot take."""
+    matched = [tensor for name, tensor in sorted(tensors.items()) if _matches(pattern, name)]
+    reasons = [why_unfit(tensor, tensor.name == pattern) for tensor in matched]
+    if taken.isdisjoint(tensor.name for tensor in matched) and all(reasons):
+        only = "; a vector is included by its very name only" if reasons[0] == VECTOR else ""
+        raise ValueError(
+            f"{pattern!r} matches nothing that it may take: {matched[0].name!r} is "
+            f"{reasons[0]}{only}"
+        )
+
+
+def listed(left: Mapping[str, str]) -> str:
+    """The names that are left, by their reasons: a few of each."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in left.items():
+        by_reason.setdefault(reason, []).append(name)
+    return "; ".join(
+        f"{reason}: {', '.join(names[:4])}" + (f" and {len(names) - 4} more" if names[4:] else "")
+        for reason, names in by_reason.items()
+    )
+
+
+def matches_any(name: str, patterns: Iterable[str]) -> bool:
+    return any(_matches(pattern, name) for pattern in patterns)
