@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -179,7 +180,8 @@ class Inspection:
         if self.block:
             views = [tensor.along_inputs or tensor.along_last for tensor in self]
             cells = ["" if v is None else share(v.zero_blocks, v.blocks) for v in views]
-            heading = "{}x{} blocks".format(*self.block)
+            lengths = ("all" if length == -1 else str(length) for length in self.block)
+            heading = "x".join(lengths) + " blocks"
             columns[heading] = [*cells, share(total.zero_blocks, total.blocks)]
         # Said only where there is something to say.
         for heading in ("zero rows", "zero columns", "N:M"):
@@ -202,7 +204,8 @@ def inspect(
 
     paths: a file, or a folder, of which all *.safetensors are meant; or several. Packed files are
         seen as they were before.
-    block: (height, width), each at least 1: of the blocks that are counted if they are wholly zero.
+    block: (height, width) of the blocks that are counted if they are wholly zero: each at least 1,
+        or -1 for the whole axis.
 
     Memory: the greatest tensor at most, mostly a few MiB. Cost: O(n), about 3 ns per element
     in one thread. ValueError, naming file and tensor, for damage; FileNotFoundError for a
@@ -222,8 +225,10 @@ def inspect(
     >>> found.tensors[0].along_last.patterns[4]
     2
     """
-    if block is not None and (len(block) != 2 or any(type(n) is not int or n < 1 for n in block)):
-        raise ValueError(f"block must be (height, width), each at least 1, got {block!r}")
+    if block is not None and (len(block) != 2 or any(map(is_no_length, block))):
+        raise ValueError(
+            f"block must be (height, width), each at least 1, or -1 for the axis, got {block!r}"
+        )
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
     found = []
@@ -247,6 +252,10 @@ def found_in(path: str, file: PackedFile, tensor: Tensor, block: Block | None) -
         nothing: dict[str, Any] = dict.fromkeys((*uncounted, "zero_columns"))
         return TensorFound(**common, **nothing, bytes_packed=tensor.size)
     kept, zeros, zero_rows = Kept(tensor), 0, 0
+    if block is not None:  # whole axes filled in
+        height, width = block
+        width = math.prod(shape[1:]) if width == -1 else width
+        block = shape[0] if height == -1 else height, max(width, 1)
     last = Seeing(shape[-1], block)
     inputs = Seeing(shape[1], block) if len(shape) > 2 else last
     zero_columns = np.ones(shape[1], np.bool_)
@@ -354,6 +363,10 @@ def pattern_text(tensor: TensorFound, view: View | None) -> str:
     if not found:
         return ""
     return "all" if tensor.zeros == tensor.elements else "{}:{}".format(*found)
+
+
+def is_no_length(value: object) -> bool:
+    return type(value) is not int or (value < 1 and value != -1)
 
 
 def share(count: int | None, of: int | None) -> str:

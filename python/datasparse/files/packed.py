@@ -101,6 +101,12 @@ class PackedFile:
         """Fill an array with a tensor that lies there as it was, from its byte `begin` on."""
         self._reader.read_into(self._begin(name) + begin, buffer)
 
+    def size(self, name: str) -> int:
+        """The bytes that a tensor takes in this file."""
+        outer = self._reader.header.tensors
+        names = [PLACES + name, VALUES + name] if name in self.layouts else [name]
+        return sum(outer[each].size for each in names)
+
     def close(self) -> None:
         self._reader.close()
 
@@ -258,6 +264,7 @@ def load_packed(path: str | os.PathLike[str], framework: str = "numpy") -> Packe
     >>> from safetensors.numpy import save_file
     >>> save_file({"w": np.eye(100, dtype=np.float32)}, "eye.safetensors")
     >>> print(pack("eye.safetensors", "eye.packed.safetensors"))
+    1 file, 1 of 1 tensors packed: 2.3 kB for 40.1 kB dense, 0.057
     >>> with load_packed("eye.packed.safetensors") as packed:
     ...     print(packed["w"].sum())
     100.0

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..report import bytes_text
 from .dtypes import item_size, unsigned
 from .groups import Patterns
 from .header import PREFIX, Header, Tensor
@@ -28,7 +29,11 @@ from .packed import (
     is_packed,
     safetensors_in,
 )
-from .safetensors import Reader, Writer
+from .place import flush_folder, rename
+from .safetensors import Reader, Writer, flush
+
+Advance = Callable[[int, int, str], None]  # bytes that are done, of how many, and the last tensor
+Step = Callable[[Tensor, int], None]  # a tensor that is done, and its bytes
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,13 @@ class Packing:
     packed: int
     bytes_dense: int
     bytes_packed: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.files} file{'s' * (self.files > 1)}, {self.packed} of {self.tensors} tensors "
+            f"packed: {bytes_text(self.bytes_packed)} for {bytes_text(self.bytes_dense)} dense, "
+            f"{self.ratio:.3f}"
+        )
 
     @property
     def ratio(self) -> float:
@@ -88,7 +100,7 @@ class Kept:
         return smallest(self.tensor.elements, size, self.nonzero, holding, least)
 
 
-def pack_file(source: Path, target: Path) -> Packing:
+def pack_file(source: Path, target: Path, step: Step) -> Packing:
     """Pack one file, which is read twice: what is there tells the sizes in the header."""
     with Reader(source) as file:
         refuse_packed(source, file.header)
@@ -109,17 +121,19 @@ def pack_file(source: Path, target: Path) -> Packing:
                 else:
                     for part in parts(file, tensor, STEP):
                         packed.write(tensor.name, part)
+                step(tensor, tensor.size)
         sizes = file.header.file_size, packed.header.file_size
     return Packing(1, len(file.header.tensors), len(layouts), *sizes)
 
 
-def unpack_file(source: Path, target: Path) -> Packing:
+def unpack_file(source: Path, target: Path, step: Step) -> Packing:
     """Unpack one file: the same bytes as before it was packed."""
     with PackedFile(source) as file:
         with Writer(target, file.header) as dense:
-            for name in file.header.tensors:
+            for name, tensor in file.header.tensors.items():
                 for part in file.parts(name):
                     dense.write(name, part)
+                step(tensor, file.size(name))
         sizes = file.header.file_size, source.stat().st_size
     return Packing(1, len(file.header.tensors), len(file.layouts), *sizes)
 
@@ -189,60 +203,88 @@ def rows_at_once(tensor: Tensor) -> int:
     return max(1, STEP // row) * row
 
 
-def pack(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Packing:
+def pack(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    progress: Advance | None = None,
+) -> Packing:
     """Write a safetensors file, or a folder of them, without zeros. `load_packed()` reads it.
 
     source: a file; or a folder, of which each *.safetensors is packed to a file of the same name,
         and all else is copied.
     target: a path where nothing is yet. It appears when it is complete, and is on the disk then;
         until then the work is in `target.partial`.
+    progress: called after each tensor with the bytes of the source that are done, their number in
+        all, and the tensor's name.
 
     Elements are left out whose bits are all zero, so that `unpack()` brings back the same file,
     byte for byte. Each tensor lies as it takes the fewest bytes: dense, by one bit per element, or
     by one code per group where an N:M holds. Elements of fewer than eight bits stay dense.
 
     Returns the sizes. Memory: an eighth of a byte per element of the greatest tensor, one row of a
-    last axis, and a few MiB. Each file is read twice. FileExistsError for a target that is there;
-    ValueError, naming file and tensor, for a damaged source, and for one that is packed already.
+    last axis, and a few MiB. Each file is read twice. ValueError,
+    naming file and tensor, for a target that is there, a damaged source, and one that is packed.
     """
-    return convert(Path(source), Path(target), pack_file)
+    return convert(Path(source), Path(target), pack_file, progress)
 
 
-def unpack(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Packing:
+def unpack(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    progress: Advance | None = None,
+) -> Packing:
     """Write what was packed as it was before, byte for byte. Arguments, errors as `pack()`.
 
     A *.safetensors of a folder that is not packed is copied. ValueError for damage, and for another
     version of the format.
     """
-    return convert(Path(source), Path(target), unpack_file)
+    return convert(Path(source), Path(target), unpack_file, progress)
 
 
-def convert(source: Path, target: Path, one: Callable[[Path, Path], Packing]) -> Packing:
+def convert(
+    source: Path, target: Path, one: Callable[[Path, Path, Step], Packing], progress: Advance | None
+) -> Packing:
     """Convert a file or a folder, all or nothing."""
-    if not source.exists():
-        raise FileNotFoundError(f"{source} must be a file or a folder, got none")
+    files = safetensors_in(source)
     partial = target.with_name(target.name + ".partial")
     for path in (target, partial):
         if os.path.lexists(path):
-            raise FileExistsError(f"{path} must not be there: remove it, or name another target")
+            raise ValueError(f"{path} must not be there: move it away, or name another target")
+    total, done = sum(file.stat().st_size for file in files), 0
+
+    def step(tensor: Tensor, size: int) -> None:
+        nonlocal done
+        done += size
+        if progress is not None:
+            progress(done, total, tensor.name)
+
     if not source.is_dir():
-        packing = one(source, partial)
-        partial.rename(target)
-        return packing
-    if target.resolve().is_relative_to(source.resolve()):
-        raise ValueError(f"{target} must not be within {source}")
-    files = safetensors_in(source)
-    partial.mkdir()
-    try:
-        packings = [one(file, partial / file.name) for file in files]
-        names = {file.name for file in files}
-        for other in sorted(source.iterdir()):
-            if other.is_dir():
-                shutil.copytree(other, partial / other.name)
-            elif other.name not in names:
-                shutil.copy2(other, partial / other.name)
-    except BaseException:
-        shutil.rmtree(partial)
-        raise
-    partial.rename(target)
-    return sum(packings[1:], packings[0])
+        packing = one(source, partial, step)
+    else:
+        if target.resolve().is_relative_to(source.resolve()):
+            raise ValueError(f"{target} must not be within the source, {source}")
+        partial.mkdir()
+        try:
+            packings = [one(file, partial / file.name, step) for file in files]
+            copy_others(source, partial, {file.name for file in files})
+        except BaseException:
+            shutil.rmtree(partial)
+            raise
+        packing = sum(packings[1:], packings[0])
+    rename(partial, target)
+    return packing
+
+
+def copy_others(source: Path, target: Path, but: set[str]) -> None:
+    """Copy what else is in a folder, and wait until it is on the disk."""
+    for path in sorted(source.iterdir()):
+        if path.is_dir():
+            (target / path.name).mkdir()
+            copy_others(path, target / path.name, set())
+        elif path.name not in but:
+            shutil.copy2(path, target / path.name)
+            with (target / path.name).open("rb") as file:
+                flush(file.fileno(), target / path.name)
+    flush_folder(target)
