@@ -358,11 +358,14 @@ def patterns_of(views: Iterable[View | None]) -> dict[str, int]:
 
 
 def pattern_text(tensor: TensorFound, view: View | None) -> str:
-    """The strongest N:M; "all" where every one holds, since there is nothing but zeros."""
+    """The strongest N:M, and 2:4, which hardware has; "all" where there is nothing but zeros."""
     found = view and view.strongest
-    if not found:
+    if view is None or not found:
         return ""
-    return "all" if tensor.zeros == tensor.elements else "{}:{}".format(*found)
+    if tensor.zeros == tensor.elements:
+        return "all"
+    is_2_of_4 = view.patterns.get(4, 0) >= 2 and found[1] not in (2, 4)
+    return "2:4, " * is_2_of_4 + "{}:{}".format(*found)
 
 
 def is_no_length(value: object) -> bool:

@@ -29,7 +29,8 @@ def plot_levels(found: Inspection) -> Figure:
     tensors.sort(key=lambda tensor: natural(tensor.name))
     kinds = {kind: at for at, kind in enumerate(dict.fromkeys(map(kind_of, tensors)))}
     has_names = len(tensors) <= MOST_NAMES
-    figure = Figure(figsize=(7.5, 1.6 + 0.17 * min(len(tensors), MOST_NAMES)), layout="constrained")
+    height = 1.6 + 0.17 * (len(tensors) if has_names else MOST_NAMES / 2)
+    figure = Figure(figsize=(7.5, height), layout="constrained")
     axes = figure.subplots()
     for kind, at in kinds.items():
         rows = [row for row, tensor in enumerate(tensors) if kind_of(tensor) == kind]
