@@ -39,6 +39,12 @@ def is_packed(header: Header) -> bool:
     return header.metadata is not None and ABOUT in header.metadata
 
 
+def reserved(header: Header) -> list[str]:
+    """The names of tensors, and in the metadata, that packed files have."""
+    names = [*header.tensors, *(header.metadata or {})]
+    return [name for name in names if name == HEADER or name.startswith((PLACES, VALUES))]
+
+
 class PackedFile:
     """An open file, packed or not, whose tensors are read as those that were packed.
 
@@ -57,7 +63,13 @@ class PackedFile:
             if is_packed(outer):
                 self.header, names = unpacked_header(self._where, outer)
                 self.layouts = dict(self._layouts(names))
-            self._check_names()
+                self._check_names()
+            else:
+                for name in reserved(outer):
+                    raise ValueError(
+                        f"{path}: {name!r} is a name in packed files, and {ABOUT} is missing in "
+                        "the metadata: damaged"
+                    )
             stack.pop_all()
 
     def parts(self, name: str) -> Iterator[NDArray[Any]]:
@@ -300,7 +312,7 @@ def unpacked_header(where: str, outer: Header) -> tuple[Header, Mapping[str, obj
     metadata = outer.metadata or {}
     where = f"{where}: {ABOUT} in the metadata"
     about = json_of(where, metadata[ABOUT].encode())
-    if about.get("version") != VERSION:
+    if type(about.get("version")) is not int or about["version"] != VERSION:
         raise ValueError(
             f"{where} must say version {VERSION}, got {shortened(about.get('version'))}: it needs "
             "another version of datasparse"

@@ -27,6 +27,7 @@ from .packed import (
     VERSION,
     PackedFile,
     is_packed,
+    reserved,
     safetensors_in,
 )
 from .place import flush_folder, rename
@@ -180,9 +181,8 @@ def refuse_packed(path: Path, header: Header) -> None:
     """ValueError for a file that is packed, or whose names are those of packed ones."""
     if is_packed(header):
         raise ValueError(f"{path} is packed: it must be unpacked before it is packed again")
-    for name in (*header.tensors, *(header.metadata or {})):
-        if name == HEADER or name.startswith((PLACES, VALUES)):
-            raise ValueError(f"{path}: {name!r} must not be a name, as packed files use it")
+    for name in reserved(header):
+        raise ValueError(f"{path}: {name!r} must not be a name, as packed files use it")
 
 
 def parts(file: Reader, tensor: Tensor, step: int) -> Iterator[NDArray[Any]]:
