@@ -4,12 +4,15 @@ import itertools
 import json
 import math
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
+from datasparse import cli
 from datasparse.files import load_packed, pack, packed, packing, unpack
 from safetensors import safe_open
 
@@ -375,3 +378,235 @@ def test_damage_is_refused_by_name(name, tmp_path):
     with pytest.raises(ValueError, match=message):
         unpack(path, tmp_path / "target")
     assert {each.name for each in tmp_path.iterdir()} == {"dense", "good", "bad.safetensors"}
+
+
+def test_flipped_bytes_are_refused_or_read(tmp_path):
+    # No checksum is in the format: a value may change unseen, and nothing else may happen.
+    good, _ = two_layouts(tmp_path)
+    text = good.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        changed = bytearray(text)
+        for at in rng.integers(0, len(text), rng.integers(1, 4)):
+            changed[at] ^= 1 << rng.integers(8)
+        path = tmp_path / "bad"
+        path.write_bytes(changed)
+        try:
+            with load_packed(path) as loaded:
+                assert all(value.shape for value in loaded.values())
+        except ValueError as error:
+            refused += f"{path}: " in str(error)
+    assert refused > 50
+    for length in rng.integers(0, len(text), 30):
+        path.write_bytes(text[:length])
+        with pytest.raises(ValueError, match="bad"):
+            load_packed(path)
+
+
+def test_tensors_are_read_when_they_are_asked_for(tmp_path):
+    good, weights = two_layouts(tmp_path)
+    damaged(good, tmp_path / "bad", data=set_bits("datasparse.places:a", -1, 128))
+    with load_packed(tmp_path / "bad") as loaded:
+        assert np.array_equal(loaded["b"], weights["b"])
+        assert list(loaded) == ["a", "b", "c"]
+        assert len(loaded) == 3
+        with pytest.raises(ValueError, match="places:a"):
+            loaded["a"]
+        with pytest.raises(KeyError, match="none"):
+            loaded["none"]
+    with pytest.raises(ValueError, match="closed"):
+        loaded["b"]
+    loaded.close()
+
+
+def test_what_is_read_can_be_changed_and_is_read_anew(tmp_path):
+    good, weights = two_layouts(tmp_path)
+    for framework in ("numpy", "torch"):
+        with load_packed(good, framework) as loaded:
+            for name, weight in weights.items():
+                loaded[name][...] = 7
+                assert np.array_equal(np.asarray(loaded[name]), weight)
+
+
+def test_threads_may_share_a_mapping(tmp_path):
+    good, weights = two_layouts(tmp_path)
+    with load_packed(good) as loaded, ThreadPoolExecutor(8) as pool:
+        for name, value in pool.map(lambda name: (name, loaded[name]), list(weights) * 100):
+            assert np.array_equal(value, weights[name])
+
+
+def test_numpy_gets_records_where_it_has_no_such_numbers(tmp_path):
+    values = torch.arange(-64, 64).reshape(8, 16) * (torch.arange(16) > 11)
+    dtypes = {"b": torch.bfloat16, "e4": torch.float8_e4m3fn, "e5": torch.float8_e5m2}
+    tensors = {name: values.to(dtype) for name, dtype in dtypes.items()}
+    safetensors.torch.save_file(tensors, tmp_path / "dense")
+    pack(tmp_path / "dense", tmp_path / "packed")
+    with load_packed(tmp_path / "packed") as loaded:
+        for name, dtype in (("b", "bfloat16"), ("e4", "float8_e4m3fn"), ("e5", "float8_e5m2")):
+            assert loaded[name].dtype.names == (dtype,)
+            numbers = loaded[name].view(getattr(ml_dtypes, dtype))
+            assert np.array_equal(numbers.astype(np.float32), tensors[name].float().numpy())
+
+
+def test_elements_of_four_bits_stay_as_they_are(tmp_path):
+    data = (torch.arange(512) % 251).to(torch.uint8)
+    data[:400] = 0
+    tensors = {"small": data.reshape(8, 64).view(torch.float4_e2m1fn_x2), "w": torch.zeros(40, 40)}
+    safetensors.torch.save_file(tensors, tmp_path / "dense")
+    pack(tmp_path / "dense", tmp_path / "packed")
+    assert layouts_of(tmp_path / "packed") == {"w": "bits"}
+    for framework in ("numpy", "torch"):
+        with load_packed(tmp_path / "packed", framework) as loaded:
+            assert np.array_equal(np.asarray(loaded["small"]), data.numpy())
+    unpack(tmp_path / "packed", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "dense").read_bytes()
+
+
+def a_folder(path):
+    """A checkpoint of two files with its index, and what else lies there."""
+    (path / "original").mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    for name in ("a", "b"):
+        safetensors.numpy.save_file(
+            {name: pruned(rng, (64, 64), 0.9)}, path / f"{name}.safetensors"
+        )
+    index = {"weight_map": {name: f"{name}.safetensors" for name in ("a", "b")}}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (path / "config.json").write_text("{}")
+    (path / "original" / "params.json").write_text("[]")
+    (path / "link.txt").symlink_to("config.json")
+    return path
+
+
+def contents(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_folders_are_packed_file_by_file(tmp_path):
+    dense = a_folder(tmp_path / "dense")
+    told = []
+    done = pack(dense, tmp_path / "packed", progress=lambda *step: told.append(step))
+    assert (done.files, done.tensors, done.packed) == (2, 2, 2)
+    assert [name for _, _, name in told] == ["a", "b"]
+    assert [share for share, _, _ in told] == [64 * 64 * 4, 2 * 64 * 64 * 4]
+    assert contents(tmp_path / "packed").keys() == contents(dense).keys()
+    with load_packed(tmp_path / "packed") as loaded:
+        assert sorted(loaded) == ["a", "b"]
+    unpack(tmp_path / "packed", tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(dense)
+    assert {path.name for path in tmp_path.iterdir()} == {"dense", "packed", "back"}
+
+
+def test_a_folder_that_fails_leaves_nothing(tmp_path):
+    dense = a_folder(tmp_path / "dense")
+    (dense / "c.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"c\.safetensors"):
+        pack(dense, tmp_path / "packed")
+    assert [path.name for path in tmp_path.iterdir()] == ["dense"]
+
+
+def test_a_name_that_two_files_have_is_refused(tmp_path):
+    dense = a_folder(tmp_path / "dense")
+    (dense / "c.safetensors").write_bytes((dense / "a.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="'a' must be in one file"):
+        load_packed(dense)
+
+
+@pytest.mark.parametrize("convert", [pack, unpack])
+def test_places_that_are_taken_are_refused(convert, tmp_path):
+    dense = a_folder(tmp_path / "dense")
+    for taken in ("target", "target.partial"):
+        (tmp_path / taken).write_text("mine")
+        with pytest.raises(ValueError, match=f"{taken} must not be there"):
+            convert(dense / "a.safetensors", tmp_path / "target")
+        assert (tmp_path / taken).read_text() == "mine"
+        (tmp_path / taken).unlink()
+    with pytest.raises(ValueError, match="must not be within"):
+        convert(dense, dense / "target")
+    with pytest.raises(ValueError, match="must not be there"):
+        convert(dense, dense)
+    with pytest.raises(FileNotFoundError):
+        convert(tmp_path / "none", tmp_path / "target")
+    assert [path.name for path in tmp_path.iterdir()] == ["dense"]
+
+
+def test_what_is_packed_is_not_packed_again(tmp_path):
+    good, _ = two_layouts(tmp_path)
+    with pytest.raises(ValueError, match="good is packed"):
+        pack(good, tmp_path / "twice")
+    safetensors.numpy.save_file({"datasparse.values:w": np.zeros(3)}, tmp_path / "named")
+    with pytest.raises(ValueError, match=r"'datasparse.values:w' must not be a name"):
+        pack(tmp_path / "named", tmp_path / "twice")
+    assert not (tmp_path / "twice").exists()
+
+
+def test_a_framework_of_no_name_is_refused(tmp_path):
+    with pytest.raises(ValueError, match='framework must be "numpy" or "torch", got \'jax\''):
+        load_packed(tmp_path, "jax")
+
+
+def test_a_source_that_changes_while_it_is_packed_leaves_nothing(tmp_path, monkeypatch):
+    values = pruned(np.random.default_rng(0), (400, 40), 2, 4)
+    safetensors.numpy.save_file({"w": values}, tmp_path / "dense")
+    write = packing.write_packed
+
+    def changed(file, tensor, layout, target):
+        with (tmp_path / "dense").open("r+b") as source:
+            source.seek(-64, 2)
+            source.write(b"\1" * 64)
+        write(file, tensor, layout, target)
+
+    monkeypatch.setattr(packing, "write_packed", changed)
+    with pytest.raises(ValueError, match=r"dense: 'w' .*changed"):
+        pack(tmp_path / "dense", tmp_path / "packed")
+    assert [path.name for path in tmp_path.iterdir()] == ["dense"]
+
+
+def test_memory_is_that_of_a_part_and_not_of_the_file(tmp_path, run_python):
+    values = np.zeros((4096, 4096), np.float32)  # 64 MiB
+    values[::2, ::2] = 1
+    safetensors.numpy.save_file({"w": values}, tmp_path / "dense")
+    script = f"""
+import re, os
+from pathlib import Path
+from datasparse.files import inspect, pack, unpack
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+os.chdir({str(tmp_path)!r})
+before = peak()
+pack("dense", "packed")
+unpack("packed", "back")
+inspect("dense", (4, 4))
+print(peak() - before < 24, Path("dense").read_bytes() == Path("back").read_bytes())
+"""
+    assert run_python(script) == "True True\n"
+
+
+def test_reading_files_imports_neither_torch_nor_matplotlib(tmp_path, run_python):
+    good, _ = two_layouts(tmp_path)
+    script = f"""
+import sys
+from datasparse.files import inspect, load_packed
+print(dict(load_packed({str(good)!r})).keys(), len(str(inspect({str(good)!r}))) > 100)
+print({{"torch", "matplotlib", "rich", "safetensors", "ml_dtypes"}} & set(sys.modules))
+"""
+    assert run_python(script) == "dict_keys(['a', 'b', 'c']) True\nset()\n"
+
+
+def test_the_commands_pack_and_unpack(tmp_path, capsys):
+    two_layouts(tmp_path)
+    dense, target, back = (str(tmp_path / name) for name in ("dense", "packed", "back"))
+    assert cli.main(["pack", dense, target]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("1 file, 2 of 3 tensors packed: 4.5 kB for 8.7 kB dense, 0.5")
+    assert cli.main(["unpack", target, back]) == 0
+    assert capsys.readouterr().out == out
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "dense").read_bytes()
+    assert cli.main(["pack", dense, target]) == 2
+    assert "packed must not be there" in capsys.readouterr().err
+    assert cli.main(["unpack", str(tmp_path / "none"), str(tmp_path / "x")]) == 1
+    assert "none: No such file" in capsys.readouterr().err

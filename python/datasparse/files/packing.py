@@ -144,7 +144,10 @@ def write_packed(file: Reader, tensor: Tensor, layout: Layout, packed: Writer) -
     places = np.zeros(layout.places_size(tensor.elements), np.uint8)
     first = 0
     for part in parts(file, tensor, STEP // layout.step * layout.step):
-        kept = layout.put(places, first, tensor.elements, part != 0)
+        try:
+            kept = layout.put(places, first, tensor.elements, part != 0)
+        except ValueError as error:
+            raise ValueError(f"{file.path}: {tensor.name!r} {error}: it was changed") from None
         packed.write(VALUES + tensor.name, part[np.flatnonzero(kept)])
         first += part.size
     packed.write(PLACES + tensor.name, places)
