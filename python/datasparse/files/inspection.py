@@ -18,8 +18,8 @@ from ..report import bytes_text
 from .dtypes import is_zero, item_size, unsigned
 from .groups import Patterns, strongest, zero_blocks
 from .header import Tensor
-from .packed import STEP, PackedFile, safetensors_in
-from .packing import Kept
+from .packed import PackedFile, safetensors_in
+from .packing import STEP, Kept
 
 Block = tuple[int, int]
 

@@ -22,7 +22,6 @@ from .packed import (
     ABOUT,
     HEADER,
     PLACES,
-    STEP,
     VALUES,
     VERSION,
     PackedFile,
@@ -33,6 +32,7 @@ from .packed import (
 from .place import flush_folder, rename
 from .safetensors import Reader, Writer, flush
 
+STEP = 1 << 18  # elements that are looked at at once
 Advance = Callable[[int, int, str], None]  # bytes that are done, of how many, and the last tensor
 Step = Callable[[Tensor, int], None]  # a tensor that is done, and its bytes
 
