@@ -1,4 +1,4 @@
-"""The command line: `datasparse demo`, `plan`, `prune`, `info`, and options that print one fact."""
+"""The command line: one function or file per command, and options that print one fact each."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import datasparse
-from datasparse.commands import prune
+from datasparse.commands import inspect, pack, prune
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, by default the one in `sys.argv`, and return the exit status."""
     options = build_parser().parse_args(arguments)
-    return {"demo": demo, "plan": plan, "prune": prune.run, "info": info}[options.command](options)
+    return RUN[options.command](options)
 
 
 class PrintPath(argparse.Action):
@@ -63,7 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--epochs", type=at_least(2), metavar="N", help="2 or more (default: enough to converge)"
     )
     add_plan_parser(commands.add_parser("plan", help="show what a schedule will do, step by step"))
-    prune.add_parser(commands)
+    for command in (prune, inspect, pack):
+        command.add_parser(commands)
     plot = demo_parser.add_mutually_exclusive_group()
     plot.add_argument(
         "--png",
@@ -205,3 +206,9 @@ def info(_: argparse.Namespace) -> int:
     for name, value in facts.items():
         print(f"{name:<{width}}  {value}")
     return 0
+
+
+RUN: dict[str, Callable[[argparse.Namespace], int]] = {
+    **{"demo": demo, "plan": plan, "info": info, "prune": prune.run},
+    **{"inspect": inspect.run, "pack": pack.run, "unpack": pack.run},
+}

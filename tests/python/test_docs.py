@@ -8,6 +8,7 @@ from pathlib import Path
 
 import datasparse
 import datasparse.distributions
+import datasparse.files
 import datasparse.quantization
 import datasparse.recipes
 import datasparse.regrowth
@@ -30,6 +31,8 @@ DOCUMENTED = [
     datasparse.distributions.erk,
     datasparse.distributions.uniform,
     datasparse.recipes.loads,
+    datasparse.files.inspect,
+    datasparse.files.load_packed,
     datasparse.schedules,
     datasparse.schedules.parse,
     datasparse.scores,
@@ -83,7 +86,8 @@ def test_the_readme_has_samples():
 
 
 @pytest.mark.parametrize("documented", DOCUMENTED, ids=lambda documented: documented.__name__)
-def test_docstring_examples(documented):
+def test_docstring_examples(documented, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some write files
     finder = doctest.DocTestFinder(recurse=False)
     for test in finder.find(documented, documented.__name__, module=False, globs=NAMES):
         result = doctest.DocTestRunner(verbose=False).run(test)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .header import FLOATS, PREFIX, Tensor, header_size, make_header, parse_header
+from .header import FLOATS, PREFIX, Header, Tensor, header_size, make_header, parse_header
 
 Bytes = Any  # an array in C order, or what memoryview() takes
 
@@ -107,7 +107,8 @@ class Writer:
             file.write("w", first_half)
             file.write("w", second_half)
 
-    tensors: (name, dtype, shape), as `make_header()` takes them.
+    tensors: (name, dtype, shape), as `make_header()` takes them; or a header, whose text is
+        written as it is.
 
     FileExistsError for a path that is there. The file is whole, and flushed to the disk, when the
     `with` has ended without an error; that is a ValueError where bytes of a tensor are missing.
@@ -117,11 +118,11 @@ class Writer:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        tensors: Iterable[tuple[str, str, tuple[int, ...]]],
+        tensors: Header | Iterable[tuple[str, str, tuple[int, ...]]],
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self.path = Path(path)
-        self.header = make_header(tensors, metadata)
+        self.header = tensors if isinstance(tensors, Header) else make_header(tensors, metadata)
         self._left = [tensor for tensor in self.header.tensors.values() if tensor.size]
         self._left.reverse()
         self._written = 0

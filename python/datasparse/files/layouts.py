@@ -1,0 +1,213 @@
+"""How a tensor lies in a packed file: which elements are there, and how their places are written.
+
+An element is left out only if all its bits are zero, so that -0 stays. `places` says which ones are
+there, and `values` are these, in C order:
+
+bits: one bit per element, in C order, lowest first; a bit that is set is an element that is there.
+N:M: M - N elements of each group of M along the last axis are there. Their places are one code per
+    group, the rank of the set among all sets of M - N places, as `Pattern` says.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .groups import MOST
+
+Bytes = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+class Layout(Protocol):
+    """Which elements are there. Parts of a tensor begin at multiples of `step` elements."""
+
+    @property
+    def name(self) -> str:
+        """As packed files have it."""
+
+    @property
+    def step(self) -> int: ...
+
+    def places_size(self, elements: int) -> int:
+        """The bytes of `places`."""
+
+    def values(self, elements: int, nonzero: int) -> int:
+        """How many elements are there, of a tensor with so many that are not all zero bits."""
+
+    def put(self, places: Bytes, begin: int, elements: int, nonzero: Mask) -> Mask:
+        """Write the places of elements from `begin` on. Returns which of them are there."""
+
+    def get(self, places: Bytes, begin: int, end: int, elements: int) -> Mask:
+        """Which elements from `begin` to `end` are there. ValueError for places that are damage."""
+
+    def check(self, places: Bytes, elements: int) -> None:
+        """ValueError for bits that are set beyond the end."""
+
+
+@dataclass(frozen=True)
+class Bits:
+    """One bit per element."""
+
+    name = "bits"
+    step = 8
+
+    def places_size(self, elements: int) -> int:
+        return -(-elements // 8)
+
+    def values(self, elements: int, nonzero: int) -> int:
+        return nonzero
+
+    def put(self, places: Bytes, begin: int, elements: int, nonzero: Mask) -> Mask:
+        packed = np.packbits(nonzero, bitorder="little")
+        places[begin // 8 : begin // 8 + len(packed)] = packed
+        return nonzero
+
+    def get(self, places: Bytes, begin: int, end: int, elements: int) -> Mask:
+        return mask_of(places[begin // 8 :], end - begin).view(np.bool_)
+
+    def check(self, places: Bytes, elements: int) -> None:
+        check_end(places, elements)
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """N:M, as codes of the groups of M elements, which follow each other in C order.
+
+    zeros, size: N and M, 1 <= N < M <= 16.
+
+    A code of w bits, 2 ** w >= binomial(M, M - N), numbers the sets of M - N places: a set is read
+    as a number whose bit i is place i, and sets are in the order of these numbers. A group with
+    more zeros than N keeps its first ones, until there are M - N elements. `places` is w planes
+    of one bit per group, whose bytes are filled up with zeros: bit b of the code of group g is bit
+    g of plane b.
+    """
+
+    zeros: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.zeros}:{self.size}"
+
+    @property
+    def step(self) -> int:
+        return 8 * self.size
+
+    @property
+    def width(self) -> int:
+        """The bits of a code."""
+        return (math.comb(self.size, self.zeros) - 1).bit_length()
+
+    def places_size(self, elements: int) -> int:
+        return self.width * self._plane(elements)
+
+    def values(self, elements: int, nonzero: int) -> int:
+        return elements // self.size * (self.size - self.zeros)
+
+    def put(self, places: Bytes, begin: int, elements: int, nonzero: Mask) -> Mask:
+        # Column by column: `packbits` along a short axis takes several times as long.
+        columns = nonzero.reshape(-1, self.size).view(np.uint8).T
+        numbers = np.zeros(columns.shape[1], np.uint16)
+        for column in columns[::-1]:
+            numbers += numbers
+            numbers += column
+        kept, codes = tables(self)
+        code = np.take(codes, numbers)
+        if code.size and code.min() < 0:
+            raise ValueError(f"a group of {self.size} has fewer than {self.zeros} zeros")
+        first = begin // self.step
+        for bit, plane in enumerate(places.reshape(self.width, -1)):
+            packed = np.packbits((code >> bit & 1).astype(np.bool_), bitorder="little")
+            plane[first : first + len(packed)] = packed
+        return np.take(kept, code, axis=0).reshape(-1)
+
+    def get(self, places: Bytes, begin: int, end: int, elements: int) -> Mask:
+        count = (end - begin) // self.size
+        code: NDArray[Any] = np.zeros(count, np.uint8 if self.width <= 8 else np.uint16)
+        for plane in places.reshape(self.width, -1)[::-1]:
+            code += code
+            code += mask_of(plane[begin // self.step :], count)
+        sets = math.comb(self.size, self.zeros)
+        if count and sets < 1 << self.width and code.max() >= sets:
+            raise ValueError(f"must be of codes below {sets}, got {code.max()}")
+        return np.take(tables(self)[0], code, axis=0).reshape(-1)
+
+    def check(self, places: Bytes, elements: int) -> None:
+        for plane in places.reshape(self.width, -1):
+            check_end(plane, elements // self.size)
+
+    def _plane(self, elements: int) -> int:
+        return -(-(elements // self.size) // 8)
+
+
+BITS = Bits()
+
+
+def layout_named(name: object, last_axis: int) -> Layout:
+    """The layout of that name, for a tensor whose last axis is so long. ValueError for no name."""
+    if name == BITS.name:
+        return BITS
+    match = re.fullmatch(r"([1-9]\d?):([1-9]\d?)", name) if isinstance(name, str) else None
+    if match:
+        zeros, size = map(int, match.groups())
+        if zeros < size <= MOST and last_axis % size == 0:
+            return Pattern(zeros, size)
+    raise ValueError(
+        f'must be "bits", or "N:M" with N < M <= {MOST} and M a divisor of the last axis, '
+        f"{last_axis}, got {name!r}"
+    )
+
+
+def smallest(
+    elements: int, item_size: int, nonzero: int, holding: dict[int, int], least: int
+) -> tuple[Layout | None, int]:
+    """The layout that takes the fewest bytes, and these; None is the dense one.
+
+    nonzero: elements whose bits are not all zero. holding: N by M, of such elements.
+    least: the bytes that a layout must save to be worth its entries in a header.
+    Of equals, bits come first, then the shortest group.
+    """
+    layouts: list[Layout] = [BITS, *(Pattern(n, m) for m, n in sorted(holding.items()) if n < m)]
+    sizes = [
+        each.places_size(elements) + each.values(elements, nonzero) * item_size for each in layouts
+    ]
+    best = min(range(len(layouts)), key=sizes.__getitem__)
+    dense = elements * item_size
+    return (layouts[best], sizes[best]) if sizes[best] + least <= dense else (None, dense)
+
+
+@cache
+def tables(pattern: Pattern) -> tuple[Mask, NDArray[np.int16]]:
+    """The places of each code, (codes, M); and the code of each set of places, -1 for none."""
+    size = pattern.size
+    sets = np.arange(1 << size)
+    places = (sets[:, None] >> np.arange(size) & 1).astype(np.bool_)
+    count = places.sum(axis=1)
+    room = size - pattern.zeros
+    is_there = count <= room
+    whole = sets[count == room]
+    for place in range(size):
+        added = ~places[:, place] & (count < room)
+        places[added, place] = True
+        count[added] += 1
+    numbers = places @ (1 << np.arange(size))
+    codes = np.where(is_there, np.searchsorted(whole, numbers), -1).astype(np.int16)
+    return places[whole].copy(), codes
+
+
+def mask_of(packed: Bytes, count: int) -> NDArray[np.uint8]:
+    """The first `count` bits of bytes, lowest first, as 0 and 1."""
+    return np.unpackbits(packed[: -(-count // 8)], count=count, bitorder="little")
+
+
+def check_end(packed: Bytes, count: int) -> None:
+    """ValueError for bits that are set behind the first `count` ones."""
+    if count % 8 and packed[-1] >> count % 8:
+        raise ValueError(f"must not have bits beyond the end, {count}")
