@@ -21,6 +21,7 @@ from .rectangle import Blocks, Integers, Rectangle, Shape
 
 KEY_STEPS = {torch.float16: 13, torch.bfloat16: 16}  # bits of a float32 that none of these has
 
+MOST = 8191  # numbers of a round: 64 KiB, with one that tells of errors
 _hints = WeakTensorKeyDictionary()  # of searches, beside the first sharded mask of each
 
 
@@ -44,7 +45,7 @@ class Begun(NamedTuple):
         if sums is not None:
             parts.begin(sums)
         prelude = parts.prelude()
-        return Begun(prelude, None if prelude.size else parts.selection())
+        return Begun(prelude, None if prelude.size else parts.selection(MOST))
 
 
 def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor]:
