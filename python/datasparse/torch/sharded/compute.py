@@ -135,7 +135,16 @@ def cut(
     if kept is not None and job.monotone and grid.size > 1:
         # It says nothing of its block, also where an edge leaves one element of that here.
         mask = mask.logical_or(kept)
-    part = replace(job, scores=seen(job.scores), mask=mask, order=(), kept_zeros=kept)
+    part = replace(
+        job,
+        scores=seen(job.scores),
+        mask=mask,
+        order=(),
+        # Of the whole matrix, which the order has made: where it does not matter, it is gone here.
+        block=(max(grid.height, 1), max(grid.width, 1)),
+        zeros=grid.zeros,
+        kept_zeros=kept,
+    )
     blocks = Blocks.of(rectangle, (grid.height, grid.width), shape)
     return Part(part, rectangle, blocks, counts)
 
