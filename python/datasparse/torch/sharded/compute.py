@@ -16,7 +16,7 @@ from ..device.job import Job, Pool
 from ..device.operations.grid import Grid, order_of
 from .layout import layout_of
 from .parts import Part, Parts, Search, dtype_of_sums, parts_for
-from .ranks import Description, Ranks
+from .ranks import Call, Description, Ranks
 from .rectangle import Blocks, Integers, Rectangle, Shape
 
 KEY_STEPS = {torch.float16: 13, torch.bfloat16: 16}  # bits of a float32 that none of these has
@@ -57,7 +57,19 @@ def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor]:
     """
     ranks = ranks_for(jobs)
     call = ranks.call("step()")
-    prepared = call.attempt(prepare, jobs, pools, ranks)
+    parts, searches, selection = find(
+        call, lambda: prepare(jobs, pools, [part_of(job, ranks) for job in jobs])
+    )
+    masks = call.attempt(spread, jobs, parts, selection)
+    call.agree()  # from here on nothing fails
+    assert masks is not None
+    keep_hints(jobs, searches, selection)
+    return masks
+
+
+def find(call: Call, prepare: Callable[[], Prepared]) -> tuple[Parts, list[Search], ShardSelection]:
+    """Where searches over ranks stop, and what answers for the parts here."""
+    prepared = call.attempt(prepare)
     call.agree(prepared and prepared.description)
     assert prepared is not None  # else agree() has raised
     parts, searches, (prelude, selection), _ = prepared
@@ -68,11 +80,7 @@ def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor]:
         prelude, selection = begun
     while not selection.done:
         selection.tell(call.sum(call.attempt(parts.count, selection), selection.size))
-    masks = call.attempt(spread, jobs, parts, selection)
-    call.agree()  # from here on nothing fails
-    assert masks is not None
-    keep_hints(jobs, searches, selection)
-    return masks
+    return parts, searches, selection
 
 
 def ranks_for(jobs: Sequence[Job]) -> Ranks:
@@ -88,8 +96,7 @@ def ranks_for(jobs: Sequence[Job]) -> Ranks:
     return widest
 
 
-def prepare(jobs: Sequence[Job], pools: Sequence[Pool], ranks: Ranks) -> Prepared:
-    own = [part_of(job, ranks) for job in jobs]
+def prepare(jobs: Sequence[Job], pools: Sequence[Pool], own: Sequence[Part]) -> Prepared:
     searches = searches_of(jobs, pools, own)
     parts = parts_for(own, searches)
     begun = Begun.of(parts)
@@ -151,13 +158,15 @@ def cut(
 
 def spread(jobs: Sequence[Job], parts: Parts, selection: ShardSelection) -> list[Tensor]:
     """The masks of the jobs, of those of their parts."""
-    masks = []
-    for job, mask in zip(jobs, parts.contents(selection), strict=True):
-        own = in_memory(job, mask)
-        if isinstance(job.scores, DTensor):
-            own = layout_of(job.scores).spread(own, tuple(job.scores.shape))
-        masks.append(own)
-    return masks
+    contents = parts.contents(selection)
+    return [spread_one(job, mask) for job, mask in zip(jobs, contents, strict=True)]
+
+
+def spread_one(job: Job, mask: Tensor) -> Tensor:
+    own = in_memory(job, mask)
+    if not isinstance(job.scores, DTensor):
+        return own
+    return layout_of(job.scores).spread(own, tuple(job.scores.shape))
 
 
 def in_memory(job: Job, mask: Tensor) -> Tensor:
