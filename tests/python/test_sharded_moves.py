@@ -7,7 +7,6 @@ import torch
 from shard_moves import move_on
 from test_device_regrowth import ByItself
 
-
 pytestmark = pytest.mark.filterwarnings(r"ignore:step\(\) pruned all weights")
 
 
