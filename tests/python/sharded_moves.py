@@ -11,7 +11,6 @@ from device_cases import DTYPES, random_values
 from sharded_cases import (
     fits,
     layouts,
-
     part_of,
     same,
     sharded_model,
