@@ -18,6 +18,7 @@ from ..device import Job, Move, Moved, MovePool, Pool, _plainly, memory, sums
 from .compute import compute as compute_shards
 from .compute import local
 from .layout import Layout, layout_of
+from .parts import Unwritten
 from .ranks import Ranks
 
 __all__ = [
@@ -69,8 +70,14 @@ def copy(mask: DTensor) -> Tensor:
 
 
 @_plainly
-def put(masks: Sequence[Tensor], contents: Sequence[Tensor]) -> None:
-    memory.put([local(mask) for mask in masks], [local(content) for content in contents])
+def put(masks: Sequence[Tensor], contents: Sequence[Tensor | Unwritten]) -> None:
+    Unwritten.write_all([one for one in contents if isinstance(one, Unwritten)])
+    made = [
+        (local(mask), local(content))
+        for mask, content in zip(masks, contents, strict=True)
+        if not isinstance(content, Unwritten)
+    ]
+    memory.put([mask for mask, _ in made], [content for _, content in made])
 
 
 @_plainly
