@@ -47,6 +47,9 @@ def add_parser(commands: Commands) -> None:
     how.add_argument(
         "--distribution", choices=["erk", "uniform"], help="share the level among the tensors"
     )
+    how.add_argument(
+        "--pool", metavar="NAME", help="one threshold for all tensors, under that name: all"
+    )
     how.add_argument("--min-level", type=float, metavar="X", help="of each tensor of a pool")
     how.add_argument("--max-level", type=float, metavar="X", help="of each tensor of a pool")
     which = parser.add_argument_group("which tensors, seen how")
@@ -76,6 +79,9 @@ def add_parser(commands: Commands) -> None:
         "--input-norms", metavar="FILE", help="a vector for each weight: Wanda, |W| times the norm"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan, and do nothing")
+    parser.add_argument(
+        "--read", action="store_true", help="with --dry-run: count what a pool zeroes in each"
+    )
     parser.add_argument("--report", type=Path, metavar="FILE", help="what was done, as JSON")
     parser.add_argument(
         "--masks", type=Path, metavar="FILE", help="the masks, for datasparse.load()"
@@ -126,6 +132,7 @@ def options_of(given: argparse.Namespace) -> Options:
         zeros_per_block=zeros,
         per_row=given.per == "row",
         distribution=given.distribution,
+        pool=given.pool,
         min_level=given.min_level,
         max_level=given.max_level,
         layout=given.layout,
@@ -162,10 +169,16 @@ def dry_run(given: argparse.Namespace) -> int:
     """Print what would be done."""
     from datasparse.files.prune import plan_prune
 
+    from .progress import shown
+
     if given.target is not None and os.path.lexists(given.target):
         raise ValueError(f"{given.target} is there already: remove it, or name another target")
     set_threads(given)
-    print(plan_prune(given.source, options_of(given), masks=given.masks is not None))
+    options = options_of(given)
+    with shown() as progress:
+        text = plan_prune(given.source, options, masks=given.masks is not None, read=given.read,
+                          progress=progress)  # fmt: skip
+    print(text)
     return 0
 
 
@@ -178,6 +191,8 @@ def prune(given: argparse.Namespace) -> int:
 
     if given.target is None:
         raise ValueError("TARGET is needed, but for --dry-run")
+    if given.read:
+        raise ValueError("--read goes with --dry-run: without, everything is read anyway")
     options = options_of(given)
     set_threads(given)
     begin = time.monotonic()
