@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from .._core import ShardParts
 from .plan import ALIGNMENT, Plan, Task
 from .pools import blocks_of, job_of, search_of
-from .sample import hint_of
 from .safetensors import as_array
+from .sample import hint_of
 
 Told = Callable[[int, str], None]
 """Called with the bytes that were read, and the name of the tensor."""
@@ -55,7 +55,7 @@ def count_pools(plan: Plan, told: Told) -> dict[str, int]:
 
 
 def counted(parts: ShardParts) -> list[int]:
-    """How many blocks each part loses: the rounds of a selection, of which nobody else has parts."""
+    """How many blocks each part loses, where nobody else has others: rounds of a selection."""
     while (numbers := parts.prelude()).size:
         parts.begin(numbers)
     selection = parts.selection()

@@ -22,6 +22,8 @@ from .scores import Magnitudes, scores_of
 
 AHEAD = 512 << 20  # bytes that are read ahead, and wait to be written, beside the greatest tensor
 RUN = 16 << 20  # bytes of what is only copied that are moved at a time
+SAMPLED = 4 << 20  # bytes of tensors in pools that are looked at before all are read
+PLACES = 192 << 10  # bytes of what each of these is asked while it is read
 ALIGNMENT = 64  # of what lies in the buffers
 
 
@@ -85,7 +87,8 @@ class Memory:
     process: what the interpreter takes before. buffers: the greatest tensor with what ranks it, and
     AHEAD bytes for the others. mask: a byte for each element of the greatest. scores: those that
     are made of input norms. scratch: what a step takes by itself, for natural data. candidates:
-    1% of the tensors in pools, of which a cut is found, before there is a mask.
+    1% of the tensors in pools, a sample, and what is asked, of which a cut is found, before there
+    is a mask.
     """
 
     process: int
@@ -172,13 +175,13 @@ class Plan:
         tasks = [self.tasks[name] for pool in self.pools for name in pool.names]
         return sum(task.tensor.size + self.scores.file_bytes(task.tensor.name) for task in tasks)
 
-    @property
-    def ranked_bytes(self) -> int:
-        """What ranks the tensors in pools."""
-        ranked = [self.tasks[name].tensor for pool in self.pools for name in pool.names]
-        return sum(
-            tensor.elements * FLOATS[self.scores.dtype(tensor)].itemsize for tensor in ranked
-        )
+    def _candidates(self) -> int:
+        """The memory in which cuts of pools are found."""
+        tensors = [self.tasks[name].tensor for pool in self.pools for name in pool.names]
+        if not tensors:
+            return 0
+        ranked = sum(each.elements * FLOATS[self.scores.dtype(each)].itemsize for each in tensors)
+        return ranked // 100 + (1 << 20) + 4 * SAMPLED + len(tensors) * PLACES
 
     @property
     def bytes_written(self) -> int:
@@ -203,7 +206,7 @@ class Plan:
             mask=elements + packed,
             scores=max(map(self.scores.made_bytes, tensors)),
             scratch=max(tensor.size for tensor in tensors) // 50 + (threads << 20),
-            candidates=self.ranked_bytes // 100 + (1 << 20) if self.pools else 0,
+            candidates=self._candidates(),
         )
 
     def __str__(self) -> str:

@@ -148,9 +148,7 @@ def search_of(
         blocks[name].height * blocks[name].width == 1 and config["norm"] != "L2"
         for name, config in zip(names, configs, strict=True)
     ]
-    steps = [
-        KEY_STEPS.get(kind, 0) if one else 0 for kind, one in zip(kinds, plain, strict=True)
-    ]
+    steps = [KEY_STEPS.get(kind, 0) if one else 0 for kind, one in zip(kinds, plain, strict=True)]
     return Search(
         pool,
         names,

@@ -88,9 +88,9 @@ def prune(
     the system says so. Nothing is under the target's name then, and `source` is never written to.
     After an OSError or a kill, the same call goes on from TARGET.partial, to the same bytes.
 
-    Cost: one pass over the source, and with a pool mostly two before it. Masks take the threads of `set_num_threads()`; three more read,
-    write and flush. Memory: that of the greatest tensor, a byte for each of its elements, and 512
-    MiB; `plan_prune()` tells.
+    Cost: one pass over the source, and with a pool mostly two before it. Masks take the threads of
+    `set_num_threads()`; three more read, write and flush. Memory: that of the greatest tensor, a
+    byte for each of its elements, and 512 MiB; of a pool 1% of its tensors; `plan_prune()` tells.
     """
     options = options or Options()
     target = Path(target)

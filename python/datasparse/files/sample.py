@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import plan as plans
 from .header import FLOATS
 from .plan import Plan, Task
 from .pools import Blocks, Member, Search
 
 RUN = 4096  # bytes that are read at a time, unless a block has more
 LARGEST = 1 << 16  # bytes of a block; greater ones are not looked at
-ALL = 4 << 20  # bytes of all that is read, or a few runs of each tensor
 FEWEST = 16  # runs of a tensor
 
 Hint = tuple[int, int, int, float, float]
@@ -28,13 +29,13 @@ def hint_of(plan: Plan, search: Search, blocks: Mapping[str, Blocks]) -> Hint | 
     """Where a search will stop, as far as a sample tells. None where blocks lie too far apart in a
     file for one.
 
-    Cost: reads of 4 KiB, 4 MiB in all or 16 of each tensor; some 20 times that in memory.
+    Cost: reads of 4 KiB, 4 MiB in all or 16 of each tensor; some four times that in memory.
     """
     elements = sum(plan.tasks[name].tensor.elements for name in search.names)
     samples = []
     for name, member, dtype in zip(search.names, search.members, search.dtypes, strict=True):
         task = plan.tasks[name]
-        share = ALL * task.tensor.elements / elements
+        share = plans.SAMPLED * task.tensor.elements / elements
         scores = sampled(plan, task, blocks[name], FLOATS[dtype].itemsize, share)
         if scores is None:
             return None
@@ -104,12 +105,12 @@ class Sample:
 
     def cost(self, key: int) -> float:
         """Of what lies below a key: in blocks times their weight, within the tensor's bounds."""
-        share = np.searchsorted(self._sorted, np.uint64(key)) / len(self._sorted)
+        share = np.searchsorted(self._sorted, self._sorted.dtype.type(key)) / len(self._sorted)
         return self.weight * min(max(self.blocks * share, self.least), self.most)
 
     def error(self, key: int) -> float:
         """How far off that is, as a standard deviation, by how far runs differ."""
-        shares = (self._runs < np.uint64(key)).mean(axis=1)
+        shares = (self._runs < self._runs.dtype.type(key)).mean(axis=1)
         return float(self.weight * self.blocks * shares.std() / math.sqrt(len(shares)))
 
 
@@ -131,7 +132,7 @@ class Samples:
         keys = self._stop(budget + beside) - self._stop(budget - beside)
         step = 1 << self._search.key_step
         keys_per_block = max(keys / (2 * beside), step / max(up_to - below, 1.0))
-        return key, int(share * (self._blocks - 1)), budget, keys_per_block, error
+        return key, int(share * (self._blocks - 1)), budget, float(keys_per_block), error
 
     def _cost(self, key: int) -> float:
         return sum(sample.cost(key) for sample in self._samples)
@@ -153,13 +154,13 @@ def nan_of(is_wide: bool) -> int:
     return 0xFFF0_0000_0000_0001 if is_wide else 0xFF80_0001
 
 
-def keys_of(scores: NDArray[np.float64], is_wide: bool) -> NDArray[np.uint64]:
+def keys_of(scores: NDArray[np.float64], is_wide: bool) -> NDArray[Any]:
     """Integers in the order of scores: the bits of a float64 or float32, negative ones mirrored."""
     with np.errstate(over="ignore"):
         values = scores if is_wide else scores.astype(np.float32)
-    bits = values.view(np.uint64 if is_wide else np.uint32).astype(np.uint64)
-    zero = np.uint64(1 << (63 if is_wide else 31))
-    magnitude = bits & (zero - np.uint64(1))
-    keys = np.where(bits >= zero, zero - magnitude, zero + magnitude)
+    bits: NDArray[Any] = values.view(np.uint64 if is_wide else np.uint32)
+    zero: Any = bits.dtype.type(1 << (63 if is_wide else 31))
+    magnitude = bits & (zero - bits.dtype.type(1))
+    keys: NDArray[Any] = np.where(bits >= zero, zero - magnitude, zero + magnitude)
     keys[np.isnan(values)] = nan_of(is_wide)
     return keys
