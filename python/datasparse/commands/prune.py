@@ -20,6 +20,11 @@ stopped; 2 what was asked for, or the source, cannot be. Nothing is under TARGET
 whole. docs/shell.md tells it all.
 """
 
+SAID_BY_RECIPES = (
+    *("level", "block", "zeros_per_block", "pattern", "per", "distribution", "pool", "min_level"),
+    *("max_level", "include", "exclude", "layout", "transposed"),
+)
+
 
 def add_parser(commands: Commands) -> None:
     """Add the options of the command."""
@@ -52,6 +57,9 @@ def add_parser(commands: Commands) -> None:
     )
     how.add_argument("--min-level", type=float, metavar="X", help="of each tensor of a pool")
     how.add_argument("--max-level", type=float, metavar="X", help="of each tensor of a pool")
+    how.add_argument(
+        "--recipe", metavar="FILE", help="says all this, and which tensors: docs/recipes.md"
+    )
     which = parser.add_argument_group("which tensors, seen how")
     which.add_argument(
         "--include", action="append", default=[], metavar="GLOB", help="by default all matrices"
@@ -63,8 +71,7 @@ def add_parser(commands: Commands) -> None:
     which.add_argument(
         "--layout",
         choices=["memory", "inputs"],
-        default="memory",
-        help="of convolutions: as they lie, or outputs x (places x inputs) (default: %(default)s)",
+        help="of convolutions: as they lie, or outputs x (places x inputs) (default: memory)",
     )
     which.add_argument(
         "--transposed",
@@ -117,6 +124,17 @@ def options_of(given: argparse.Namespace) -> Options:
     """The record of what is asked. ValueError or TypeError for what cannot be."""
     from datasparse.files.options import Options
 
+    if given.recipe is not None:
+        for option in SAID_BY_RECIPES:
+            if getattr(given, option) not in (None, []):
+                raise ValueError(f"--{option.replace('_', '-')} and --recipe must not both be "
+                                 "given: the recipe says it")  # fmt: skip
+        return Options(
+            recipe=given.recipe,
+            scores=given.scores,
+            input_norms=given.input_norms,
+            strict=given.strict,
+        )
     level, shape, zeros = given.level, given.block, given.zeros_per_block
     if given.pattern is not None:
         if shape is not None or zeros is not None or given.per is not None:
@@ -125,7 +143,7 @@ def options_of(given: argparse.Namespace) -> Options:
         zeros, shape = given.pattern[0], (1, given.pattern[1])
         level = 1.0 if level is None else level
     if level is None:
-        raise ValueError("--level is needed, where --pattern does not say how much is pruned")
+        raise ValueError("--level is needed, where neither --pattern nor --recipe says how much")
     return Options(
         sparsity_level=level,
         sparse_block_shape=shape or (1, 1),
@@ -135,7 +153,7 @@ def options_of(given: argparse.Namespace) -> Options:
         pool=given.pool,
         min_level=given.min_level,
         max_level=given.max_level,
-        layout=given.layout,
+        layout=given.layout or "memory",
         transposed=tuple(given.transposed),
         scores=given.scores,
         input_norms=given.input_norms,

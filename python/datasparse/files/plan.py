@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from .._core import _count_zeros, get_num_threads
 from .._table import aligned
 from ..report import bytes_text
-from .choose import choose
 from .folder import Checkpoint
 from .header import FLOATS, Tensor
-from .options import Options, configs_of, layout_of, require_transposed
+from .options import Options, Rules, rules_of
 from .pools import Pool, alone, level_of, pools_of
 from .scores import Magnitudes, scores_of
 
@@ -108,17 +107,22 @@ class Memory:
 class Plan:
     """A pruning of one checkpoint by one rule for each tensor: `make_plan()` makes it.
 
-    tasks: by the names of the tensors, sorted. left: why the others are not pruned.
+    tasks: by the names of the tensors, sorted.
     pools: the thresholds that some of them share.
     """
 
     checkpoint: Checkpoint
     options: Options
+    rules: Rules
     tasks: Mapping[str, Task]
-    left: Mapping[str, str]
     scores: Magnitudes
     pools: tuple[Pool, ...] = ()
     with_masks: bool = False
+
+    @property
+    def left(self) -> Mapping[str, str]:
+        """Why the tensors that are not pruned are not."""
+        return self.rules.choice.left
 
     def with_cuts(self, pruned: Mapping[str, int]) -> Plan:
         """The same, where it is known how many blocks each tensor in a pool loses."""
@@ -285,13 +289,11 @@ def make_plan(
     """Plan a pruning. ValueError where an option fits none of the tensors, or a rule not one."""
     tensors = {name: tensor for name, (_, tensor) in checkpoint.tensors.items()}
     try:
-        choice = choose(tensors, options.include, options.exclude, options.strict)
-        taken = {name: tensors[name] for name in choice.taken}
-        require_transposed(options, taken)
-        configs = configs_of(options, taken)
+        rules = rules_of(options, tensors)
+        taken = {name: tensors[name] for name in rules.choice.taken}
         tasks = {
-            name: Task(tensor, checkpoint.tensors[name][0], configs[name],
-                       layout_of(options, tensor))
+            name: Task(tensor, checkpoint.tensors[name][0], rules.configs[name],
+                       rules.layouts[name])
             for name, tensor in taken.items()
         }  # fmt: skip
         for name, task in tasks.items():
@@ -303,8 +305,8 @@ def make_plan(
     for pool in pools:
         for name, (blocks, *_) in zip(pool.names, pool.members, strict=True):
             tasks[name] = replace(tasks[name], bounds=zeros[name], blocks=blocks)
-    ranked = scores_of(options, taken, scores, norms)
-    return Plan(checkpoint, options, tasks, choice.left, ranked, tuple(pools), with_masks)
+    ranked = scores_of(taken, rules.layouts, scores, norms)
+    return Plan(checkpoint, options, rules, tasks, ranked, tuple(pools), with_masks)
 
 
 def require_rule(name: str, task: Task) -> None:

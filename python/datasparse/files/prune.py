@@ -154,8 +154,8 @@ def identity_of(plan: Plan, places: dict[str, Any]) -> dict[str, Any]:
             sources[str(file.path.absolute())] = {**of_status(file.status), "header": header}
     copied = {name: of_status(status) for name, status in plan.checkpoint.beside.copied.items()}
     options = dataclasses.asdict(plan.options)
-    return {"version": __version__, **places, "options": options, "sources": sources,
-            "copied": copied}  # fmt: skip
+    return {"version": __version__, **places, "options": options, "recipe": plan.rules.recipe,
+            "sources": sources, "copied": copied}  # fmt: skip
 
 
 def of_status(status: os.stat_result) -> dict[str, int]:

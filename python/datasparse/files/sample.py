@@ -106,7 +106,7 @@ class Sample:
     def cost(self, key: int) -> float:
         """Of what lies below a key: in blocks times their weight, within the tensor's bounds."""
         share = np.searchsorted(self._sorted, self._sorted.dtype.type(key)) / len(self._sorted)
-        return self.weight * min(max(self.blocks * share, self.least), self.most)
+        return self.weight * min(max(self.blocks * float(share), self.least), self.most)
 
     def error(self, key: int) -> float:
         """How far off that is, as a standard deviation, by how far runs differ."""

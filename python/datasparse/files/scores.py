@@ -14,7 +14,6 @@ from .._core import _score_terms
 from .dtypes import as_doubles
 from .folder import Checkpoint
 from .header import FLOATS, Tensor
-from .options import Options, layout_of
 from .safetensors import as_array
 
 
@@ -89,11 +88,15 @@ class InputNorms(Magnitudes):
     The norms of all tensors are read at once: they are small beside one tensor.
     """
 
-    def __init__(self, norms: Checkpoint, taken: Mapping[str, Tensor], options: Options) -> None:
+    def __init__(
+        self,
+        norms: Checkpoint,
+        taken: Mapping[str, Tensor],
+        layouts: Mapping[str, tuple[int, ...] | None],
+    ) -> None:
         self.files = (norms,)
         self._norms = {
-            name: norms_of(norms, tensor, layout_of(options, tensor))
-            for name, tensor in taken.items()
+            name: norms_of(norms, tensor, layouts[name]) for name, tensor in taken.items()
         }
 
     def made_bytes(self, tensor: Tensor) -> int:
@@ -115,7 +118,8 @@ class InputNorms(Magnitudes):
         apart = math.prod(tensor.shape[axis + 1 :])
         places = (first[:, None] + np.arange(count)) // apart % norms.shape[axis]
         values = elements_of(checkpoint, tensor, first, count)
-        return np.abs(values) * norms.reshape(-1)[places]
+        made: NDArray[np.float64] = np.abs(values) * norms.reshape(-1)[places]
+        return made
 
 
 def norms_of(
@@ -171,12 +175,12 @@ def opened(path: str | None) -> AbstractContextManager[Checkpoint | None]:
 
 
 def scores_of(
-    options: Options,
     taken: Mapping[str, Tensor],
+    layouts: Mapping[str, tuple[int, ...] | None],
     scores: Checkpoint | None,
     norms: Checkpoint | None,
 ) -> Magnitudes:
     """What ranks the taken tensors. ValueError, naming file and tensor, for what does not fit."""
     if scores is not None:
         return Given(scores, taken)
-    return Magnitudes() if norms is None else InputNorms(norms, taken, options)
+    return Magnitudes() if norms is None else InputNorms(norms, taken, layouts)
