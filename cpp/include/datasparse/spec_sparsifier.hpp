@@ -171,7 +171,7 @@ class SpecRule final : public MaskRule {
       for (const auto& [device, some] : elsewhere) puts.push_back(compute_on(*device, some));
       // Where a process computes with several others, those of one turn may fail in the next.
       for (const auto& turn : elsewhere) {
-        if (elsewhere.size() > 1) turn.first->meet();
+        if (elsewhere.size() > 1) turn.first->meet({});
       }
       compute_here(here);
       for (const auto& put : puts) put();
@@ -227,6 +227,7 @@ class SpecRule final : public MaskRule {
       }
       spanning[pool] = found;
       if (std::is_same_v<Spec, BlockSpec> && found->spans_devices()) continue;
+      if (!is_cpu(job.device) && &found->together() == &job.device->together()) continue;
       throw TypeError(
           "what pool '" + std::string(pool) + "' ranks must be on one device, got " +
           (is_cpu(job.device) ? "some in CPU memory" : "some on " + job.device->name()) +

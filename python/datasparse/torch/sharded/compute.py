@@ -16,7 +16,7 @@ from ..device.job import Job, Pool
 from ..device.operations.grid import Grid, order_of
 from .layout import Layout, layout_of
 from .parts import Part, Parts, Search, Unwritten, dtype_of_sums, parts_for
-from .ranks import Description, Ranks
+from .ranks import Call, Description, Ranks
 from .rectangle import Blocks, Integers, Rectangle, Shape
 
 KEY_STEPS = {torch.float16: 13, torch.bfloat16: 16}  # bits of a float32 that none of these has
@@ -57,7 +57,19 @@ def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor | Unwritt
     """
     ranks = ranks_for(jobs)
     call = ranks.call("step()")
-    prepared = call.attempt(prepare, jobs, pools, ranks)
+    parts, searches, selection = find(
+        call, lambda: prepare(jobs, pools, [part_of(job, ranks) for job in jobs])
+    )
+    masks = call.attempt(spread, jobs, parts, selection)
+    call.agree()  # from here on nothing fails
+    assert masks is not None
+    keep_hints(jobs, searches, selection)
+    return masks
+
+
+def find(call: Call, prepare: Callable[[], Prepared]) -> tuple[Parts, list[Search], ShardSelection]:
+    """Where searches over ranks stop, and what answers for the parts here."""
+    prepared = call.attempt(prepare)
     call.agree(prepared and prepared.description)
     assert prepared is not None  # else agree() has raised
     parts, searches, (prelude, selection), _ = prepared
@@ -68,11 +80,7 @@ def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor | Unwritt
         prelude, selection = begun
     while not selection.done:
         selection.tell(call.sum(call.attempt(parts.count, selection), selection.size))
-    masks = call.attempt(spread, jobs, parts, selection)
-    call.agree()  # from here on nothing fails
-    assert masks is not None
-    keep_hints(jobs, searches, selection)
-    return masks
+    return parts, searches, selection
 
 
 def ranks_for(jobs: Sequence[Job]) -> Ranks:
@@ -88,8 +96,7 @@ def ranks_for(jobs: Sequence[Job]) -> Ranks:
     return widest
 
 
-def prepare(jobs: Sequence[Job], pools: Sequence[Pool], ranks: Ranks) -> Prepared:
-    own = [part_of(job, ranks) for job in jobs]
+def prepare(jobs: Sequence[Job], pools: Sequence[Pool], own: Sequence[Part]) -> Prepared:
     searches = searches_of(jobs, pools, own)
     parts = parts_for(own, searches)
     begun = Begun.of(parts)
@@ -111,12 +118,18 @@ def local(tensor: Tensor) -> Tensor:
     return here
 
 
-def part_of(job: Job, ranks: Ranks) -> Part:
-    """ValueError for shards that are no rectangles of the matrix, or that cut blocks."""
+def part_of(job: Job, ranks: Ranks, moves: bool = False) -> Part:
+    """ValueError for shards that are no rectangles of the matrix, or that cut blocks.
+
+    moves: the mask moves, so that a part has whole blocks, and gets a new mask.
+    """
     shape = tuple(job.scores.shape)
     if isinstance(job.scores, DTensor):
         layout = layout_of(job.scores)
-        part = cut(job, *layout.box(shape), layout.counts(ranks), local, cuts_of(job, layout))
+        box, counts = layout.box(shape), layout.counts(ranks)
+        if moves:
+            return cut(job, *box, counts, local)
+        part = cut(job, *box, counts, local, cuts_of(job, layout))
         # The core writes it where it is, unless that is in another order.
         return part if order_of(job) else replace(part, mask=local(job.mask))
     return cut(job, shape, (0,) * len(shape), ranks.rank == ranks.members[0], local)
@@ -169,16 +182,18 @@ def spread(
     jobs: Sequence[Job], parts: Parts, selection: ShardSelection
 ) -> list[Tensor | Unwritten]:
     """The masks of the jobs, of those of their parts."""
-    masks: list[Tensor | Unwritten] = []
-    for job, mask in zip(jobs, parts.contents(selection), strict=True):
-        if isinstance(mask, Unwritten):
-            masks.append(mask)
-            continue
-        own = in_memory(job, mask)
-        if isinstance(job.scores, DTensor):
-            own = layout_of(job.scores).spread(own, tuple(job.scores.shape))
-        masks.append(own)
-    return masks
+    contents = parts.contents(selection)
+    return [
+        mask if isinstance(mask, Unwritten) else spread_one(job, mask)
+        for job, mask in zip(jobs, contents, strict=True)
+    ]
+
+
+def spread_one(job: Job, mask: Tensor) -> Tensor:
+    own = in_memory(job, mask)
+    if not isinstance(job.scores, DTensor):
+        return own
+    return layout_of(job.scores).spread(own, tuple(job.scores.shape))
 
 
 def in_memory(job: Job, mask: Tensor) -> Tensor:

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from ..device import Job, Move, Moved, MovePool, Pool, _plainly, memory, sums
+from ..device import Job, Move, MovePool, Pool, _plainly, memory, sums
 from .compute import compute as compute_shards
 from .compute import local
 from .layout import Layout, layout_of
+from .move import move as move_shards
 from .parts import Unwritten
 from .ranks import Ranks
 
@@ -45,14 +46,7 @@ __all__ = [
 ]
 
 compute = _plainly(compute_shards)
-
-
-@_plainly
-def move(moves: Sequence[Move], pools: Sequence[MovePool]) -> list[Moved]:
-    raise TypeError(
-        "data whose masks move (datasparse.regrowth) must be whole on each rank, got shards; use "
-        "DistributedDataParallel"
-    )
+move = _plainly(move_shards)
 
 
 # --- masks ------------------------------------------------------------------------------------
@@ -193,9 +187,11 @@ def add_samples(
 
 
 @_plainly
-def meet(ranks: Ranks) -> None:
-    """Goes on once all ranks have come here. RankError where one of them has given up."""
-    ranks.call("step()").agree()
+def meet(ranks: Ranks, drawn: Sequence[int]) -> None:
+    """Goes on once all ranks have come here. RankError where one of them has given up, or has drawn
+    other first masks, whose hashes these are."""
+    facts = [(f"the hash of drawn mask {i}", str(own)) for i, own in enumerate(drawn)]
+    ranks.call("step()").agree(facts)
 
 
 @_plainly

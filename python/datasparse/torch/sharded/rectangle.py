@@ -7,6 +7,7 @@ from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 Shape = tuple[int, ...]
 Integers = NDArray[np.int64]
@@ -99,6 +100,11 @@ class Blocks:
     @property
     def here(self) -> int:
         return self.size[0] * self.size[1]
+
+    def places(self, here: Tensor) -> Tensor:
+        """The indices in the whole matrix of blocks by those that they have here."""
+        row, column = here // self.size[1], here % self.size[1]
+        return (row + self.first[0]) * self.across + column + self.first[1]
 
     def before(self, positions: Integers) -> Integers:
         """How many of those here come before blocks of the whole matrix, row-major."""
