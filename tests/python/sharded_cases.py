@@ -5,8 +5,9 @@ from functools import cache
 
 import numpy as np
 import torch
+import torch._dynamo  # which DTensors import at their first operation: once, not on each rank
 import torch.distributed as dist
-from datasparse import DataNormSparsifier, DataScheduler, schedules
+from datasparse import DataNormSparsifier, DataScheduler, schedules, scores
 from datasparse.torch import attach
 from datasparse.torch.sharded import RankError, Traffic, layout_of
 from device_cases import put_into_pools, random_groups, random_values
@@ -254,18 +255,18 @@ def train(rank, kind, config, steps=3):
     return len(attachment.names), zeros / elements
 
 
-def traffic(rank, dtype, tensors=20):
+def traffic(rank, dtype, tensors=20, pool="all", steps=2):
     """What a step sends without hints, and with those of the step before."""
     generator = torch.Generator().manual_seed(0)
     kind = getattr(torch, dtype)
     mesh = mesh_of(dist.get_world_size())
-    sparsifier = DataNormSparsifier(sparse_block_shape=(1, 1), sparsity_level=0.9, pool="all")
+    sparsifier = DataNormSparsifier(sparse_block_shape=(1, 1), sparsity_level=0.9, pool=pool)
     for i in range(tensors):
         whole = torch.randn(64, 512, generator=generator).to(kind)
         sparsifier.add_data(str(i), spread(whole, mesh, (Shard(0),)))
     ranks = layout_of(sparsifier.get_data("0")).together
     sent = []
-    for _ in range(2):
+    for _ in range(steps):
         ranks.traffic = Traffic()
         sparsifier.step()
         sent.append(ranks.traffic)
@@ -290,3 +291,31 @@ def warm_up(rank):
     for name in attachment.names:
         assert torch.equal(whole_of(sparsifier.get_data(name)), before[name])
         assert whole_of(sparsifier.get_mask(name)).all()
+
+
+def scored(rank, name):
+    """Scores that read gradients, and sum them up: those of whole tensors."""
+    model = sharded_model("fsdp")
+    config = {"sparse_block_shape": (1, 1), "sparsity_level": 0.5, "score": getattr(scores, name)()}
+    sparsifier, here = DataNormSparsifier(**config), DataNormSparsifier(**config)
+    attachment = attach(model, sparsifier)
+    for group in attachment.names:
+        here.add_data(group, whole_of(sparsifier.get_data(group)))
+    torch.manual_seed(rank)
+    for _ in range(2):
+        model.zero_grad()
+        model(torch.randn(8, 16)).square().mean().backward()
+        here.set_gradients(
+            {group: whole_of(sparsifier.get_data(group).grad) for group in attachment.names}
+        )
+        sparsifier.accumulate()
+        here.accumulate()
+    here.set_gradients(
+        {group: whole_of(sparsifier.get_data(group).grad) for group in attachment.names}
+    )
+    sparsifier.step()
+    here.step()
+    for group in attachment.names:
+        assert torch.equal(whole_of(sparsifier.get_mask(group)), here.get_mask(group)), group
+    saved, right = sparsifier.state_dict(), here.state_dict()
+    assert str(saved) == str(right)

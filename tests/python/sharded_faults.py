@@ -247,14 +247,11 @@ def killed(rank, at):
     sparsifier.step()
     before = local_masks_of(sparsifier)
     if rank == 1:
-        count = CoreParts.count
 
-        def dying(self, selection):
-            if selection.rounds == at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return count(self, selection)
+        def dying(*_):
+            os.kill(os.getpid(), signal.SIGKILL)
 
-        CoreParts.count = dying
+        setattr(CoreParts, at, dying)
     for name in sparsifier.data_groups:
         sparsifier.data_groups[name]["sparsity_level"] = 0.75
     try:

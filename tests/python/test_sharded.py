@@ -64,7 +64,7 @@ def test_an_error_on_one_rank_raises_on_all(four, fault):
     assert all(text.endswith(own[1]) for _, text in others)
 
 
-@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("at", ["prelude", "count", "contents"])
 def test_a_rank_that_dies_ends_the_others(at, tmp_path):
     ranks = Ranks(3, tmp_path, timeout=4)
     try:
@@ -96,3 +96,8 @@ def test_masks_are_those_of_whole_tensors_in_many_cases(ranks, seed):
 
 def test_a_state_that_is_filled_is_no_step(two):
     two.run(sharded_cases.warm_up)
+
+
+@pytest.mark.parametrize("name", ["Gradient", "Movement", "Taylor", "Fisher"])
+def test_scores_are_those_of_whole_tensors(two, name):
+    two.run(sharded_cases.scored, name)

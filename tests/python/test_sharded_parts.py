@@ -33,3 +33,9 @@ def test_masks_are_those_of_whole_tensors(seed, kind):
 @pytest.mark.parametrize("seed", range(100, 110))
 def test_masks_are_those_of_whole_tensors_in_many_cases(seed, kind):
     check(kind, seed, 100)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_are_those_of_a_matrix_whose_order_does_not_matter(kind):
+    """Of 10 x 1 elements, which lie in memory as 1 x 10: no block is wider than one."""
+    check_route(compute_on(np.random.default_rng(0), 2, kind), 102095, 1)

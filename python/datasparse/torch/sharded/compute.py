@@ -21,6 +21,7 @@ from .rectangle import Blocks, Integers, Rectangle, Shape
 
 KEY_STEPS = {torch.float16: 13, torch.bfloat16: 16}  # bits of a float32 that none of these has
 
+MOST = 8191  # numbers of a round: 64 KiB, with one that tells of errors
 _hints = WeakTensorKeyDictionary()  # of searches, beside the first sharded mask of each
 
 
@@ -44,7 +45,7 @@ class Begun(NamedTuple):
         if sums is not None:
             parts.begin(sums)
         prelude = parts.prelude()
-        return Begun(prelude, None if prelude.size else parts.selection())
+        return Begun(prelude, None if prelude.size else parts.selection(MOST))
 
 
 def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor]:
@@ -134,7 +135,16 @@ def cut(
     if kept is not None and job.monotone and grid.size > 1:
         # It says nothing of its block, also where an edge leaves one element of that here.
         mask = mask.logical_or(kept)
-    part = replace(job, scores=seen(job.scores), mask=mask, order=(), kept_zeros=kept)
+    part = replace(
+        job,
+        scores=seen(job.scores),
+        mask=mask,
+        order=(),
+        # Of the whole matrix, which the order has made: where it does not matter, it is gone here.
+        block=(max(grid.height, 1), max(grid.width, 1)),
+        zeros=grid.zeros,
+        kept_zeros=kept,
+    )
     blocks = Blocks.of(rectangle, (grid.height, grid.width), shape)
     return Part(part, rectangle, blocks, counts)
 

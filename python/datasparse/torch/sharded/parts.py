@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ..._core import ShardSelection
 
 
-Hint = tuple[int, int, int, float, float]
-"""`ShardHint` of the core."""
+Hint = tuple[tuple[int, int, int, float, float], ...]
+"""`ShardHint`s of the core, of one search."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
