@@ -11,7 +11,6 @@ from device_cases import DTYPES, random_values
 from sharded_cases import (
     fits,
     layouts,
-
     part_of,
     same,
     sharded_model,
@@ -19,7 +18,6 @@ from sharded_cases import (
     whole_of,
 )
 from test_device_regrowth import random_config, random_kept, random_shape
-
 
 KINDS = {"RigL": RigL, "SET": SET, "Static": Static}
 
