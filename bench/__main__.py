@@ -24,7 +24,7 @@ from bench.options import Options, use_threads
 
 SECTIONS = (
     "rows", "dtypes", "hard", "layouts", "peers", "memory", "groups", "pools", "schedulers",
-    "scores", "regrowth", "curve", "threads", "isa", "apply", "count", "embedding",
+    "scores", "regrowth", "curve", "threads", "isa", "apply", "count", "embedding", "shards",
 )  # fmt: skip
 DEVICE_SECTIONS = ("device", "device_groups")
 QUICK = 1 << 20  # elements

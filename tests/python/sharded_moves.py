@@ -19,7 +19,6 @@ from sharded_cases import (
 )
 from test_device_regrowth import random_config, random_kept, random_shape
 
-
 KINDS = {"RigL": RigL, "SET": SET, "Static": Static}
 
 

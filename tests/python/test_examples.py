@@ -6,6 +6,8 @@ The whole studies are in the full tier. Their data come with packages that `scri
 import importlib.util
 import json
 import math
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -291,3 +293,41 @@ def test_what_was_trained_is_not_trained_again(sparse_training, tmp_path, capsys
     assert "| RigL ERK over SET ERK | 4.00% ± 0.00 |" in printed
     assert len(results.read_text().splitlines()) == len(runs)
     assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def torchrun(size, *arguments):
+    """What the ranks of examples/sharded.py print."""
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
+    done = subprocess.run(
+        [sys.executable, *command, str(EXAMPLES / "sharded.py"), *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def rows_printed(text):
+    """The last table, in words."""
+    table = text.split("loss  rounds   bytes\n")[-1]
+    return [line.split() for line in table.splitlines() if line.strip()[0].isdigit()]
+
+
+def test_shards_are_trained_saved_and_resumed(tmp_path):
+    printed = torchrun(2, "--steps", "20", "--folder", str(tmp_path))
+    assert printed.startswith("2 ranks\n")
+    assert "resumed after step 10 on 2 ranks\n" in printed
+    assert printed.endswith("the same masks and losses: yes\n")
+    rows = rows_printed(printed)
+    assert rows[-1][:3] == ["20", "90.0%", "90.0%"]
+    assert all(int(sent.replace(",", "")) > 0 for *_, sent in rows)
+
+
+@pytest.mark.full
+def test_shards_are_resumed_on_other_ranks(tmp_path):
+    torchrun(2, "--steps", "20", "--folder", str(tmp_path))
+    resumed = torchrun(1, "--steps", "20", "--folder", str(tmp_path), "--resume")
+    assert "resumed after step 10 on 1 ranks\n" in resumed
+    assert rows_printed(resumed)[-1][:3] == ["20", "90.0%", "90.0%"]

@@ -7,5 +7,6 @@ kilobytes a step. The masks are those of whole tensors on one machine, bit for b
 
 from .layout import Layout, layout_of
 from .ranks import RankError, Ranks, Traffic
+from .state import ShardedState
 
-__all__ = ["Layout", "RankError", "Ranks", "Traffic", "layout_of"]
+__all__ = ["Layout", "RankError", "Ranks", "ShardedState", "Traffic", "layout_of"]

@@ -14,8 +14,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..._core import ShardSelection, __version__
 from ..device.job import Job, Pool
 from ..device.operations.grid import Grid, order_of
-from .layout import layout_of
-from .parts import Part, Parts, Search, dtype_of_sums, parts_for
+from .layout import Layout, layout_of
+from .parts import Part, Parts, Search, Unwritten, dtype_of_sums, parts_for
 from .ranks import Call, Description, Ranks
 from .rectangle import Blocks, Integers, Rectangle, Shape
 
@@ -48,9 +48,9 @@ class Begun(NamedTuple):
         return Begun(prelude, None if prelude.size else parts.selection(MOST))
 
 
-def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor]:
-    """The masks of jobs whose tensors are sharded, or plain and the same on all ranks, as new
-    tensors: to the bit what the core computes of whole ones.
+def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor | Unwritten]:
+    """The masks of jobs whose tensors are sharded, or plain and the same on all ranks, to the bit
+    what the core computes of whole ones: as new tensors, or as what put() will write.
 
     All ranks that have shards of them call it with the same jobs, in the same order. Where one of
     them fails, or has other jobs, all raise: the one its own error, the others a RankError.
@@ -118,17 +118,39 @@ def local(tensor: Tensor) -> Tensor:
     return here
 
 
-def part_of(job: Job, ranks: Ranks) -> Part:
-    """ValueError for shards that are no rectangles of the matrix, or that cut blocks."""
+def part_of(job: Job, ranks: Ranks, moves: bool = False) -> Part:
+    """ValueError for shards that are no rectangles of the matrix, or that cut blocks.
+
+    moves: the mask moves, so that a part has whole blocks, and gets a new mask.
+    """
     shape = tuple(job.scores.shape)
     if isinstance(job.scores, DTensor):
         layout = layout_of(job.scores)
-        return cut(job, *layout.box(shape), layout.counts(ranks), local)
+        box, counts = layout.box(shape), layout.counts(ranks)
+        if moves:
+            return cut(job, *box, counts, local)
+        part = cut(job, *box, counts, local, cuts_of(job, layout))
+        # The core writes it where it is, unless that is in another order.
+        return part if order_of(job) else replace(part, mask=local(job.mask))
     return cut(job, shape, (0,) * len(shape), ranks.rank == ranks.members[0], local)
 
 
+def cuts_of(job: Job, layout: Layout) -> tuple[int, ...]:
+    """The rows at which parts begin within a block, where sums of blocks can be carried from one
+    part to the next: of blocks that are pruned as a whole, in the order of memory."""
+    grid, shape = Grid.of(job), tuple(job.scores.shape)
+    if len(shape) < 2 or grid.height < 2 or grid.zeros < grid.size or order_of(job):
+        return ()
+    return tuple(row for row in layout.borders(shape, 0) if row % grid.height)
+
+
 def cut(
-    job: Job, size: Shape, offset: Shape, counts: bool, here: Callable[[Tensor], Tensor]
+    job: Job,
+    size: Shape,
+    offset: Shape,
+    counts: bool,
+    here: Callable[[Tensor], Tensor],
+    cuts: tuple[int, ...] = (),
 ) -> Part:
     """The part of a job that has so many elements along each axis, from there on: `here` is what
     gives that part of a tensor."""
@@ -152,14 +174,19 @@ def cut(
         zeros=grid.zeros,
         kept_zeros=kept,
     )
-    blocks = Blocks.of(rectangle, (grid.height, grid.width), shape)
-    return Part(part, rectangle, blocks, counts)
+    blocks = Blocks.of(rectangle, (grid.height, grid.width), shape, may_cut_rows=bool(cuts))
+    return Part(part, rectangle, blocks, counts, cuts)
 
 
-def spread(jobs: Sequence[Job], parts: Parts, selection: ShardSelection) -> list[Tensor]:
+def spread(
+    jobs: Sequence[Job], parts: Parts, selection: ShardSelection
+) -> list[Tensor | Unwritten]:
     """The masks of the jobs, of those of their parts."""
     contents = parts.contents(selection)
-    return [spread_one(job, mask) for job, mask in zip(jobs, contents, strict=True)]
+    return [
+        mask if isinstance(mask, Unwritten) else spread_one(job, mask)
+        for job, mask in zip(jobs, contents, strict=True)
+    ]
 
 
 def spread_one(job: Job, mask: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ Whole bits are gathered where the core wants them on the host: by all ranks at t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from math import prod
 
 import torch
@@ -19,6 +20,7 @@ from .compute import compute as compute_shards
 from .compute import local
 from .layout import Layout, layout_of
 from .move import move as move_shards
+from .parts import Unwritten
 from .ranks import Ranks
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "score_terms",
     "share_of",
     "unpack",
+    "without_bits",
     "zero",
     "zero_grown",
     "zeros_in",
@@ -63,8 +66,14 @@ def copy(mask: DTensor) -> Tensor:
 
 
 @_plainly
-def put(masks: Sequence[Tensor], contents: Sequence[Tensor]) -> None:
-    memory.put([local(mask) for mask in masks], [local(content) for content in contents])
+def put(masks: Sequence[Tensor], contents: Sequence[Tensor | Unwritten]) -> None:
+    Unwritten.write_all([one for one in contents if isinstance(one, Unwritten)])
+    made = [
+        (local(mask), local(content))
+        for mask, content in zip(masks, contents, strict=True)
+        if not isinstance(content, Unwritten)
+    ]
+    memory.put([mask for mask, _ in made], [content for _, content in made])
 
 
 @_plainly
@@ -75,6 +84,9 @@ def prune(mask: Tensor, marks: Tensor) -> None:
 @_plainly
 def unpack(shape: tuple[int, ...], bits: bytearray, layout: Layout) -> Tensor:
     """The part that is here, of the bits of the whole."""
+    if bits.count(0) == len(bits):  # what will be put there from elsewhere, mostly
+        own, _ = layout.box(shape)
+        return layout.spread(torch.zeros(own, dtype=torch.bool, device=layout.device), shape)
     return share_of(memory.unpack(shape, bits, torch.device("cpu")), layout)
 
 
@@ -86,9 +98,24 @@ def share_of(whole: Tensor, layout: Layout) -> Tensor:
     return layout.spread(here.to(layout.device), shape)
 
 
+_are_bits_needed = ContextVar("_are_bits_needed", default=True)
+
+
+@contextmanager
+def without_bits() -> Iterator[None]:
+    """States are made without the bits of masks that are sharded: no rank hears of others."""
+    token = _are_bits_needed.set(False)
+    try:
+        yield
+    finally:
+        _are_bits_needed.reset(token)
+
+
 @_plainly
 def pack(masks: Sequence[DTensor]) -> list[bytes]:
     """The bits of the whole, on all ranks."""
+    if not _are_bits_needed.get():
+        return [b""] * len(masks)
     return gathered(masks, memory.pack([local(mask) for mask in masks]))
 
 

@@ -35,9 +35,9 @@ def move(moves: Sequence[Move], pools: Sequence[MovePool]) -> list[Moved]:
     """What masks become whose tensors are sharded: to the bit what the core makes of whole ones.
     Changes nothing.
 
-    All ranks call it as they call compute(), with the same moves. It sends what compute() sends, for
-    the drop and for the growth, and two sums of two numbers a tensor. Besides what is returned, 3
-    bytes an element of the shards, it takes 3 more, and 16 for each of the largest shard.
+    All ranks call it as they call compute(), with the same moves. It sends what compute() sends,
+    for the drop and for the growth, and two sums of two numbers a tensor. Besides what is returned,
+    3 bytes an element of the shards, it takes 3 more, and 16 for each of the largest shard.
     """
     ranks = ranks_for([move.job for move in moves])
     call = ranks.call("step()")
@@ -127,6 +127,7 @@ def search(
 
     def end() -> None:
         for shard, mask in zip(shards, parts.contents(selection), strict=True):
+            assert isinstance(mask, Tensor)  # parts of moves have no mask to be written
             put(shard, mask)
 
     call.attempt(end)
@@ -299,5 +300,5 @@ class Shard(Moving):
 
 
 def shard_of(move: Move, ranks: Ranks) -> Shard:
-    part = part_of(move.job, ranks)
+    part = part_of(move.job, ranks, moves=True)
     return Shard(move, part, lambda tensor: in_order(local(tensor), move.job))
