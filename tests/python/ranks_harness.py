@@ -60,7 +60,7 @@ class Ranks:
     def __init__(self, size: int, folder: Path, timeout: float = TIMEOUT) -> None:
         # Ranks are forks of one process that has imported all they need, which takes seconds.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["sharded_cases"])
+        context.set_forkserver_preload(["sharded_cases", "sharded_moves"])
         self.pipes, self.processes = [], []
         for rank in range(size):
             here, there = context.Pipe()

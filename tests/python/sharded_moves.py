@@ -1,23 +1,30 @@
 """What ranks do in the tests of masks that move: run by ranks_harness, as sharded_cases."""
 
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from datasparse import DataScheduler, schedules
 from datasparse.regrowth import SET, RigL, Static
 from datasparse.torch import attach
+from datasparse.torch.sharded import device
+from datasparse.torch.sharded.core_parts import CoreParts
 from device_cases import DTYPES, random_values
 from sharded_cases import (
     fits,
     layouts,
+    mesh_of,
     part_of,
     same,
     sharded_model,
     spread,
     whole_of,
 )
+from sharded_faults import failing, local_masks_of
 from test_device_regrowth import random_config, random_kept, random_shape
+from torch.distributed.tensor import Replicate, Shard
 
 KINDS = {"RigL": RigL, "SET": SET, "Static": Static}
 
@@ -155,3 +162,84 @@ def train(rank, kind, name, config, steps=4):
             assert not whole_of(data)[~mask].any()
             assert not whole_of(optimizer.state[data]["exp_avg"])[~mask].any()
     return grown
+
+
+# --- what goes wrong --------------------------------------------------------------------------
+
+
+def sparsifier_of(kind=RigL, **config):
+    """Of three sharded tensors, each in another layout of as many as there are."""
+    generator = torch.Generator().manual_seed(0)
+    mesh = mesh_of(dist.get_world_size())
+    sparsifier = kind(**({"sparsity_level": 0.5, "drop_fraction": 0.5} | config))
+    for name, placement in (("a", Shard(0)), ("b", Shard(1)), ("c", Replicate())):
+        whole = torch.randn(16, 8, generator=generator)
+        sparsifier.add_data(name, spread(whole, mesh, (placement,)))
+    return sparsifier
+
+
+def hand_in(sparsifier):
+    sparsifier.set_gradients({name: sparsifier.get_data(name) for name in sparsifier.data_groups})
+
+
+def look(sparsifier):
+    """All that a step changes, without a word to other ranks."""
+    data = [sparsifier.get_data(name).to_local().clone() for name in sparsifier.data_groups]
+    return [*data, *local_masks_of(sparsifier)]
+
+
+def raised(sparsifier, call):
+    """The error of a call, which must leave all as it was."""
+    before = look(sparsifier)
+    try:
+        call()
+    except Exception as error:
+        assert all(torch.equal(a, b) for a, b in zip(before, look(sparsifier), strict=True))
+        return type(error).__name__, str(error)
+    return None
+
+
+def disagree(rank, key, value, draws):
+    """Another value on rank 1, when masks are drawn or when they move; what each rank raises."""
+    sparsifier = sparsifier_of(SET)
+    if not draws:
+        sparsifier.draw()
+    if rank == 1:
+        sparsifier.data_groups["b"][key] = value
+    hand_in(sparsifier)
+    error = raised(sparsifier, sparsifier.draw if draws else sparsifier.step)
+    sparsifier.data_groups["b"][key] = sparsifier.data_groups["a"][key]
+    sparsifier.step()
+    return error
+
+
+class Failing(RigL):
+    """It fails while gradients are asked for."""
+
+    fails = False
+
+    def get_gradients(self, name, data, **config):
+        if self.fails and name == "b":
+            raise KeyError("no gradient")
+        return super().get_gradients(name, data, **config)
+
+
+def fail(rank, method, at):
+    """An error on rank 1, in a call of a method of CoreParts, of unpack() when masks are drawn, or
+    of get_gradients(); what each rank raises. Then all go on."""
+    sparsifier = sparsifier_of(Failing)
+    draws = method == "unpack"
+    if not draws:
+        sparsifier.draw()
+    hand_in(sparsifier)
+    call = sparsifier.draw if draws else sparsifier.step
+    of = device if draws else CoreParts
+    sparsifier.fails = rank == 1 and method == "get_gradients"
+    fails = rank == 1 and method != "get_gradients"
+    with failing(method, at, of) if fails else nullcontext():
+        error = raised(sparsifier, call)
+    sparsifier.fails = False
+    sparsifier.step()
+    for name in sparsifier.data_groups:
+        assert int(whole_of(sparsifier.get_mask(name)).sum()) == 64
+    return error
