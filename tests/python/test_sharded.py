@@ -132,8 +132,8 @@ POOL = {"sparsity_level": 0.6, "pool": "all"}
         ("tp", "SET", N_OF_M),
     ],
 )
-def test_models_move_as_their_gathered_weights(ranks, kind, name, config):
-    first, *others = ranks.run(sharded_moves.train, kind, name, config)
+def test_models_move_as_their_gathered_weights(two, kind, name, config):
+    first, *others = two.run(sharded_moves.train, kind, name, config)
     assert first > 100
     assert all(other == first for other in others)
 

@@ -36,8 +36,7 @@ def move(moves: Sequence[Move], pools: Sequence[MovePool]) -> list[Moved]:
     Changes nothing.
 
     All ranks call it as they call compute(), with the same moves. It sends what compute() sends,
-    for the drop and for the growth, and two sums of two numbers a tensor. Besides what is returned,
-    3 bytes an element of the shards, it takes 3 more, and 16 for each of the largest shard.
+    for the drop and for the growth, and three numbers a tensor.
     """
     ranks = ranks_for([move.job for move in moves])
     call = ranks.call("step()")
