@@ -141,6 +141,13 @@ def test_models_move_as_their_gathered_weights(two, kind, name, config):
     assert all(other == first for other in others)
 
 
+def test_moves_replace_a_step_on_all_ranks(four):
+    config = {"sparsity_level": 0.6}
+    first, *others = four.run(sharded_moves.train, "hsdp", "RigL", config, True)
+    assert first > 100
+    assert all(other == first for other in others)
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "config"),
     [("hsdp", "SET", POOL), ("fsdp_tp", "RigL", N_OF_M), ("fsdp_tp", "SET", POOL)],

@@ -22,7 +22,6 @@ from ..device.operations.draw import drawn_keys
 from ..device.operations.grid import in_order
 from ..device.operations.move import is_computed, kind_of
 from ..device.operations.moving import Moving
-from ..device.operations.select import count
 from .compute import find, local, part_of, prepare, ranks_for, spread_one
 from .parts import Part
 from .ranks import Call, Description, Ranks
@@ -36,7 +35,7 @@ def move(moves: Sequence[Move], pools: Sequence[MovePool]) -> list[Moved]:
     Changes nothing.
 
     All ranks call it as they call compute(), with the same moves. It sends what compute() sends,
-    for the drop and for the growth, and three numbers a tensor.
+    for the drop and for the growth, and two numbers a tensor.
     """
     ranks = ranks_for([move.job for move in moves])
     call = ranks.call("step()")
@@ -76,37 +75,19 @@ def move_shards(
     dropping = []
     for pool in pools:
         past = weigh(pool, blocks - active)
-        dropping.append(pool_of(pool, shards, past + number_dropped(pool, shards, active, past)))
+        dropping.append(pool_of(pool, blocks, past + number_dropped(pool, shards, active, past)))
     search(call, shards, dropping, Shard.dropping, Shard.drop_all_but)
-    growing = [pool for pool in pools if not shards[pool.moves[0]].kind.is_within]
-    if growing:
-        (survivors,) = totals(call, shards, lambda one: count(one.survives))
-        may = blocks - survivors - dead
-        staying = [
-            # Where blocks weigh differently, more may have survived than there is room for.
-            min(max(pool.pruned - weigh(pool, dead), 0), weigh(pool, may))
-            for pool in growing
-        ]
-        grow(call, shards, growing, staying)
-    return call.attempt(lambda: [one.moved() for one in shards])
-
-
-def grow(
-    call: Call, shards: Sequence[Shard], pools: Sequence[MovePool], staying: Sequence[int]
-) -> None:
-    """Of the members of these pools: all that may, but for the lowest of each pool."""
     places = [place for place, one in enumerate(shards) if not one.kind.is_within]
-    some = [shards[place] for place in places]
     growing = []
-    for pool, number in zip(pools, staying, strict=True):
-        drawn = some[0].by_gradients is None
-        own = replace(
-            pool,
-            moves=tuple(places.index(place) for place in pool.moves),
-            normalize=(False,) * len(pool.moves) if drawn else pool.normalize,
-        )
-        growing.append(pool_of(own, some, number))
-    search(call, some, growing, Shard.growing, Shard.grow_where)
+    for pool in pools:
+        if pool.moves[0] in places:
+            # Where this is more than may grow, as where blocks weigh differently, nothing does.
+            staying = max(pool.pruned - weigh(pool, dead), 0)
+            growing.append(pool_of(among(places, pool, shards), blocks[places], staying))
+    if growing:
+        some = [shards[place] for place in places]
+        search(call, some, growing, Shard.growing, Shard.grow_where)
+    return call.attempt(lambda: [one.moved() for one in shards])
 
 
 def search(
@@ -159,10 +140,18 @@ def with_those_alone(shards: Sequence[Shard], pools: Sequence[MovePool]) -> list
     return [*pools, *alone]
 
 
-def pool_of(pool: MovePool, shards: Sequence[Shard], budget: int) -> Pool:
+def pool_of(pool: MovePool, blocks: Integers, budget: int) -> Pool:
     """The same, of which so much is pruned."""
-    most = tuple(shards[place].units.all for place in pool.moves)
+    most = tuple(int(blocks[place]) for place in pool.moves)
     return Pool(pool.moves, pool.weights, (0,) * len(most), most, budget, pool.normalize)
+
+
+def among(places: Sequence[int], pool: MovePool, shards: Sequence[Shard]) -> MovePool:
+    """The same among these places alone, by what grows."""
+    moves = tuple(places.index(place) for place in pool.moves)
+    if shards[pool.moves[0]].by_gradients is not None:
+        return replace(pool, moves=moves)
+    return replace(pool, moves=moves, normalize=(False,) * len(moves))  # keys that are drawn
 
 
 def weigh(pool: MovePool, numbers: Integers) -> int:
