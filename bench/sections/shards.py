@@ -172,13 +172,12 @@ def one_rank(options: Options) -> Iterator[Row]:
     progress("[shards] one rank beside no shards")
     largest = min(MEASURED, options.largest)
     goal = Goal(1.1) if largest == MEASURED else None
-    for name, seconds, spread, ratio, right in run_ranks(
-        1, ["one", options.threads, largest, options.rounds]
-    ):
+    elements, found = run_ranks(1, ["one", options.threads, largest, options.rounds])
+    for name, seconds, spread, ratio, right in found:
         yield Row(
-            "shards", f"{TENSORS} tensors, {largest} elements, one pool", name, seconds, spread,
-            1e9 * seconds / largest, value=ratio, unit="x no shards",
-            goal=None if ratio is None else goal, right=right, elements=largest,
+            "shards", f"{TENSORS} tensors, {elements} elements, one pool", name, seconds, spread,
+            1e9 * seconds / elements, value=ratio, unit="x no shards",
+            goal=None if ratio is None else goal, right=right, elements=elements,
             threads=options.threads, isa=options.isa,
         )  # fmt: skip
 
@@ -214,7 +213,9 @@ class OneRankLevelStep(LevelStep, OneRank):
 
 def beside_no_shards(
     threads: int, largest: int, rounds: int, size: int, store: str, rank: int
-) -> list[Any]:
+) -> tuple[int, list[Any]]:
+    """How many elements there are; and of each step its name, times, how many times as long as
+    without shards, and whether it is right."""
     datasparse.set_num_threads(threads)
     torch.set_num_threads(threads)
     mesh = join(store, rank, size)
@@ -233,7 +234,7 @@ def beside_no_shards(
         beside = times[name.replace("one rank", "no shards")]
         ratio = timed.median / beside.median if timed is not beside else None
         found.append((name, timed.median, timed.spread, ratio, timed.right))
-    return found
+    return sum(x.size for x in data), found
 
 
 def memory(options: Options) -> Iterator[Row]:
