@@ -40,7 +40,7 @@ TITLE = (
 )
 RANKS = (2, 32, 1024)
 SIMULATED = 1 << 22  # elements of all tensors
-MEASURED = 1 << 24
+MEASURED, LEAST = 1 << 24, 1 << 18
 DTYPES = ("float32", "bfloat16")
 KINDS = {True: "pool", False: "each by itself"}
 
@@ -60,7 +60,7 @@ def run(options: Options) -> Iterator[Row]:
 
 def simulated(options: Options) -> Iterator[Row]:
     for name, model in MODELS.items():
-        shapes = model.shapes(min(SIMULATED, options.largest))
+        shapes = model.shapes(max(LEAST, min(SIMULATED, options.largest)))
         case = f"{TENSORS} tensors of {name}, in small, level {LEVEL}, {SINGLE}"
         for dtype in DTYPES[: 1 if options.quick else None]:
             for is_pool, kind in KINDS.items():
@@ -89,7 +89,7 @@ def row_of(case: str, what: str, sent: Sent, seconds: float, right: bool, option
 
 
 def on_gloo(options: Options) -> Iterator[Row]:
-    largest = min(MEASURED, options.largest)
+    largest = max(LEAST, min(MEASURED, options.largest))
     for kind in KINDS.values():
         progress(f"[shards] two ranks of gloo, {kind}")
         found = run_ranks(2, ["gloo", kind, largest, options.rounds])
@@ -170,7 +170,7 @@ def steps_on_gloo(
 
 def one_rank(options: Options) -> Iterator[Row]:
     progress("[shards] one rank beside no shards")
-    largest = min(MEASURED, options.largest)
+    largest = max(LEAST, min(MEASURED, options.largest))
     goal = Goal(1.1) if largest == MEASURED else None
     elements, found = run_ranks(1, ["one", options.threads, largest, options.rounds])
     for name, seconds, spread, ratio, right in found:
@@ -241,7 +241,7 @@ def memory(options: Options) -> Iterator[Row]:
     if not CLEAR.exists():
         progress("[shards] extra memory only where /proc/self/clear_refs exists")
         return
-    largest = min(MEASURED, options.largest)
+    largest = max(LEAST, min(MEASURED, options.largest))
     for when in ("cold", "next"):
         progress(f"[shards] extra memory of one rank, {when}")
         extra, bytes_ = run_ranks(1, ["memory", when, options.threads, largest])
