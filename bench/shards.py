@@ -53,9 +53,9 @@ MODELS = {"7B": Model(4096, 4096, 11008), "70B": Model(8192, 1024, 28672)}
 def weights_of(shapes: Sequence[tuple[int, int]], dtype: torch.dtype) -> list[torch.Tensor]:
     """Their spreads differ as those of layers do."""
     generator = torch.Generator().manual_seed(0)
-    scales = (0.7 + 0.6 * torch.rand(len(shapes), generator=generator)).tolist()
+    scales = (0.9 + 0.2 * torch.rand(len(shapes), generator=generator)).tolist()
     return [
-        (torch.randn(shape, generator=generator) * scale / sqrt(shape[1])).to(dtype)
+        (torch.randn(shape, generator=generator) * scale).to(dtype)
         for shape, scale in zip(shapes, scales, strict=True)
     ]
 

@@ -40,7 +40,7 @@ TITLE = (
 )
 RANKS = (2, 32, 1024)
 SIMULATED = 1 << 22  # elements of all tensors
-MEASURED = 1 << 24
+MEASURED, LEAST = 1 << 24, 1 << 18
 DTYPES = ("float32", "bfloat16")
 KINDS = {True: "pool", False: "each by itself"}
 
@@ -60,7 +60,7 @@ def run(options: Options) -> Iterator[Row]:
 
 def simulated(options: Options) -> Iterator[Row]:
     for name, model in MODELS.items():
-        shapes = model.shapes(min(SIMULATED, options.largest))
+        shapes = model.shapes(max(LEAST, min(SIMULATED, options.largest)))
         case = f"{TENSORS} tensors of {name}, in small, level {LEVEL}, {SINGLE}"
         for dtype in DTYPES[: 1 if options.quick else None]:
             for is_pool, kind in KINDS.items():
@@ -89,7 +89,7 @@ def row_of(case: str, what: str, sent: Sent, seconds: float, right: bool, option
 
 
 def on_gloo(options: Options) -> Iterator[Row]:
-    largest = min(MEASURED, options.largest)
+    largest = max(LEAST, min(MEASURED, options.largest))
     for kind in KINDS.values():
         progress(f"[shards] two ranks of gloo, {kind}")
         found = run_ranks(2, ["gloo", kind, largest, options.rounds])
@@ -170,15 +170,14 @@ def steps_on_gloo(
 
 def one_rank(options: Options) -> Iterator[Row]:
     progress("[shards] one rank beside no shards")
-    largest = min(MEASURED, options.largest)
+    largest = max(LEAST, min(MEASURED, options.largest))
     goal = Goal(1.1) if largest == MEASURED else None
-    for name, seconds, spread, ratio, right in run_ranks(
-        1, ["one", options.threads, largest, options.rounds]
-    ):
+    elements, found = run_ranks(1, ["one", options.threads, largest, options.rounds])
+    for name, seconds, spread, ratio, right in found:
         yield Row(
-            "shards", f"{TENSORS} tensors, {largest} elements, one pool", name, seconds, spread,
-            1e9 * seconds / largest, value=ratio, unit="x no shards",
-            goal=None if ratio is None else goal, right=right, elements=largest,
+            "shards", f"{TENSORS} tensors, {elements} elements, one pool", name, seconds, spread,
+            1e9 * seconds / elements, value=ratio, unit="x no shards",
+            goal=None if ratio is None else goal, right=right, elements=elements,
             threads=options.threads, isa=options.isa,
         )  # fmt: skip
 
@@ -214,7 +213,9 @@ class OneRankLevelStep(LevelStep, OneRank):
 
 def beside_no_shards(
     threads: int, largest: int, rounds: int, size: int, store: str, rank: int
-) -> list[Any]:
+) -> tuple[int, list[Any]]:
+    """How many elements there are; and of each step its name, times, how many times as long as
+    without shards, and whether it is right."""
     datasparse.set_num_threads(threads)
     torch.set_num_threads(threads)
     mesh = join(store, rank, size)
@@ -233,14 +234,14 @@ def beside_no_shards(
         beside = times[name.replace("one rank", "no shards")]
         ratio = timed.median / beside.median if timed is not beside else None
         found.append((name, timed.median, timed.spread, ratio, timed.right))
-    return found
+    return sum(x.size for x in data), found
 
 
 def memory(options: Options) -> Iterator[Row]:
     if not CLEAR.exists():
         progress("[shards] extra memory only where /proc/self/clear_refs exists")
         return
-    largest = min(MEASURED, options.largest)
+    largest = max(LEAST, min(MEASURED, options.largest))
     for when in ("cold", "next"):
         progress(f"[shards] extra memory of one rank, {when}")
         extra, bytes_ = run_ranks(1, ["memory", when, options.threads, largest])

@@ -17,6 +17,7 @@ from ._core import BaseDataScheduler, BaseDataSparsifier, load, save
 from ._training import Training, of_recipe
 from .recipes import Recipe
 from .torch import Attachment
+from .torch.dtensors import is_sharded
 from .torch.follow import Schedulers
 
 __all__ = ["DataSparsity"]
@@ -114,6 +115,8 @@ class DataSparsity(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if args.should_save:
             save(folder_of(args, state) / CHECKPOINT, self.sparsifier, *self._training.schedulers)
+        elif any(map(is_sharded, map(self.sparsifier.get_mask, self.sparsifier.data_groups))):
+            self.sparsifier.state_dict()  # the rank that saves gathers masks of all others
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._log:

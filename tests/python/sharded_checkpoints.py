@@ -1,6 +1,7 @@
 """Checkpoints of shards, saved on some ranks and resumed on others: run by ranks_harness."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasparse
 import pytest
@@ -223,3 +224,21 @@ def nothing_is_sent(rank, folder):
         assert torch.equal(mask.to_local(), own)
         assert own.numel() == 0 or mask.to_local().data_ptr() != own.data_ptr()
     assert len(state["state"]) < 10_000
+
+
+def trainer_saves(rank, folder):
+    """Transformers' trainer lets one rank alone save."""
+    from datasparse.transformers import CHECKPOINT, DataSparsity
+
+    training = Training("fsdp")
+    training.step(rank)
+    training.following.remove()
+    callback = DataSparsity(training.attachment, training.scheduler)
+    arguments = SimpleNamespace(should_save=rank == 0, output_dir=folder)
+    at = SimpleNamespace(global_step=1)
+    (Path(folder) / "checkpoint-1").mkdir(exist_ok=True)
+    callback.on_save(arguments, at, None)
+    dist.barrier()
+    other = Training("fsdp", seed=1)
+    datasparse.load(Path(folder) / "checkpoint-1" / CHECKPOINT, other.sparsifier, other.scheduler)
+    assert str(other.sparsifier.state_dict()) == str(training.sparsifier.state_dict())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -193,3 +194,44 @@ def test_sections_of_a_device_are_not_those_of_the_cpu(capsys):
     with pytest.raises(SystemExit):
         run("--device", "cpu", "--only", "rows")
     assert "no section rows" in capsys.readouterr().err
+
+
+# Keys of a large model are few in small.
+empties_layers = pytest.mark.filterwarnings("ignore:step.* pruned all weights of:UserWarning")
+
+
+@empties_layers
+def test_simulated_ranks_have_the_masks_of_one_machine():
+    from bench.shards import MODELS, TENSORS, Sent, Simulation, move, weights_of
+
+    for name, model in MODELS.items():
+        shapes = model.shapes(300_000)
+        assert len(shapes) == TENSORS
+        assert 200_000 < sum(rows * columns for rows, columns in shapes) <= 300_000
+        for is_pool in (True, False):
+            weights = weights_of(shapes, torch.float32)
+            sent = {}
+            for ranks in (1, 3):
+                simulation = Simulation([weight.clone() for weight in weights], ranks, is_pool)
+                cold, right = simulation.step()
+                assert right, name
+                move(simulation.weights)
+                hinted, right = simulation.step()
+                assert right, name
+                assert hinted.rounds <= cold.rounds
+                assert cold.most <= 65536
+                sent[ranks] = cold, hinted
+            assert sent[1] == sent[3]  # however many they are
+    assert Sent(1, 64 << 10, 64 << 10).seconds(1) == 0
+    # Three collectives of two hops each, and 65,584 bytes there and back by halves.
+    assert Sent(1, 65536, 65536).seconds(2) == pytest.approx(6 * 10e-6 + 65_584 / 10e9)
+
+
+@empties_layers
+@pytest.mark.full
+def test_shards_are_measured(capsys):
+    assert run("--only", "shards", "--quick") == 0
+    output = capsys.readouterr().out
+    assert "0 wrong answers" in output
+    for what in ("2 ranks of gloo, measured", "8 ranks simulated", "one rank, cold"):
+        assert what in output

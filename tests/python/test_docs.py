@@ -14,7 +14,9 @@ import datasparse.recipes
 import datasparse.regrowth
 import datasparse.schedules
 import datasparse.scores
+import datasparse.shards
 import datasparse.torch
+import numpy as np
 import pytest
 import torch
 from datasparse import _core
@@ -36,6 +38,7 @@ DOCUMENTED = [
     datasparse.schedules,
     datasparse.schedules.parse,
     datasparse.scores,
+    datasparse.shards.write_masks,
     datasparse.torch.attach,
     datasparse.torch.calibrate,
     datasparse.torch.prune_at_init,
@@ -47,6 +50,9 @@ NAMES = {
     **{name: getattr(datasparse, name) for name in datasparse.__all__},
     **vars(datasparse.scores),
     "loads": datasparse.recipes.loads,
+    "ShardParts": _core.ShardParts,
+    "write_masks": datasparse.shards.write_masks,
+    "np": np,
     "calibrate": datasparse.torch.calibrate,
     "prune_at_init": datasparse.torch.prune_at_init,
     **{"torch": torch, "attach": datasparse.torch.attach, "detach": datasparse.torch.detach},
@@ -75,7 +81,11 @@ def run_samples(page: Path) -> None:
 def test_samples_of_a_page_run_in_order(page, tmp_path, monkeypatch, run_python):
     if "import jax" in page.read_text():
         # In a process of its own: JAX warns of every os.fork() from then on.
-        run_python(f"import pathlib, test_docs; test_docs.run_samples(pathlib.Path({str(page)!r}))")
+        run_python(
+            "import os, pathlib, test_docs\n"
+            f"os.chdir({str(tmp_path)!r})\n"
+            f"test_docs.run_samples(pathlib.Path({str(page)!r}))"
+        )
         return
     monkeypatch.chdir(tmp_path)
     run_samples(page)

@@ -65,9 +65,12 @@ def test_an_error_on_one_rank_raises_on_all(four, fault):
     assert all(text.endswith(own[1]) for _, text in others)
 
 
-@pytest.mark.parametrize("at", ["prelude", "count", "contents"])
+@pytest.mark.parametrize(
+    "at",
+    ["count", *(pytest.param(at, marks=pytest.mark.full) for at in ("prelude", "contents"))],
+)
 def test_a_rank_that_dies_ends_the_others(at, tmp_path):
-    ranks = Ranks(3, tmp_path, timeout=4)
+    ranks = Ranks(3, tmp_path, timeout=15)
     try:
         ranks.begin(sharded_faults.killed, at)
         (_, first), (_, dead), (_, last) = ranks.results()

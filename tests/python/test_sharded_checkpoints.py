@@ -1,6 +1,7 @@
 """Checkpoints of sharded trainings, which any number of ranks resumes."""
 
 import re
+from pathlib import Path
 
 import pytest
 import sharded_checkpoints as cases
@@ -85,3 +86,16 @@ def test_other_schedulers_are_refused():
         ShardedState(one, scheduler)
     with pytest.raises(TypeError, match="must be data schedulers of datasparse, got 3"):
         ShardedState(one, 3)
+
+
+@pytest.mark.full
+def test_the_trainer_of_transformers_saves_shards(ranks_of, tmp_path):
+    pytest.importorskip("transformers", reason="needs the extra 'transformers'")
+    ranks_of(2).run(cases.trainer_saves, str(tmp_path))
+
+
+@pytest.mark.full
+def test_lightning_trains_and_resumes_shards(run_file, tmp_path):
+    pytest.importorskip("lightning", reason="needs Lightning")
+    printed = run_file(Path(__file__).parent / "lightning_shards.py", tmp_path)
+    assert printed.count("the same masks") == 2

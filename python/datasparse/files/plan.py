@@ -209,7 +209,9 @@ class Plan:
             buffers=self.buffers,
             mask=elements + packed,
             scores=max(map(self.scores.made_bytes, tensors)),
-            scratch=max(tensor.size for tensor in tensors) // 50 + (threads << 20),
+            # One thread counts what pools prune, another one prunes: both keep theirs.
+            scratch=(max(tensor.size for tensor in tensors) // 50 + (threads << 20))
+            * (2 if self.pools else 1),
             candidates=self._candidates(),
         )
 

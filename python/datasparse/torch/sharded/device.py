@@ -73,7 +73,8 @@ def put(masks: Sequence[Tensor], contents: Sequence[Tensor | Unwritten]) -> None
         for mask, content in zip(masks, contents, strict=True)
         if not isinstance(content, Unwritten)
     ]
-    memory.put([mask for mask, _ in made], [content for _, content in made])
+    if made:
+        memory.put([mask for mask, _ in made], [content for _, content in made])
 
 
 @_plainly
