@@ -226,10 +226,11 @@ py::object TorchDevice::from_host(const py::object& tensor) const {
   return call_python(function("share_of"), py::make_tuple(tensor, device_));
 }
 
-void TorchDevice::meet() {
+void TorchDevice::meet(const std::vector<std::uint64_t>& drawn) {
   if (!shares_) return;
   const AcquiredGil gil;
-  call_python(function("meet"), py::make_tuple(together_ == nullptr ? device_ : together_->device_));
+  call_python(function("meet"),
+              py::make_tuple(together_ == nullptr ? device_ : together_->device_, drawn));
 }
 
 void TorchDevice::give_up() noexcept {

@@ -39,7 +39,7 @@ class TorchDevice final : public datasparse::Device {
 
   std::string name() const override { return name_; }
   Device& together() override { return together_ == nullptr ? *this : *together_; }
-  void meet() override;
+  void meet(const std::vector<std::uint64_t>& drawn) override;
   void give_up() noexcept override;
   /// A tensor of CPU memory, brought here; of shards, what is here of it.
   pybind11::object from_host(const pybind11::object& tensor) const;

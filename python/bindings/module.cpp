@@ -18,6 +18,8 @@ void register_data_scheduler(pybind11::module_& module);
 void register_adaptive_data_scheduler(pybind11::module_& module);
 void register_checkpoint(pybind11::module_& module);
 void register_distributions(pybind11::module_& module);
+void register_packed(pybind11::module_& module);
+void register_pools(pybind11::module_& module);
 void register_shard_parts(pybind11::module_& module);
 void register_shard_selection(pybind11::module_& module);
 
@@ -52,6 +54,8 @@ PYBIND11_MODULE(pybind11_core, module) {
   register_adaptive_data_scheduler(module);
   register_checkpoint(module);
   register_distributions(module);
+  register_packed(module);
+  register_pools(module);
   register_shard_selection(module);
   register_shard_parts(module);
   module.def("_matches", &datasparse::matches, pybind11::arg("pattern"), pybind11::arg("name"));

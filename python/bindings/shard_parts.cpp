@@ -1,7 +1,9 @@
 #include "datasparse/shard_parts.hpp"
 
 #include <pybind11/numpy.h>
+#include <pybind11/stl.h>
 
+#include <cstddef>
 #include <map>
 #include <memory>
 #include <string>
@@ -86,7 +88,8 @@ datasparse::ArrayView view_to_load(const py::dict& given) {
   }
   Axes shape;
   for (const auto length : given["shape"]) shape.push_back(length.cast<std::int64_t>());
-  return datasparse::ArrayView(nullptr, dtype->second, shape);
+  alignas(64) static std::byte nowhere[64];  // a view has a pointer, which nobody follows
+  return datasparse::ArrayView(nowhere, dtype->second, shape);
 }
 
 /// Parts whose memory is pinned for as long as the object lives, and their masks.
@@ -165,6 +168,7 @@ class PyShardParts {
     job.shard = {shard[0].cast<std::int64_t>(), shard[1].cast<std::int64_t>(),
                  shard[2].cast<std::int64_t>(), shard[3].cast<std::int64_t>(),
                  given["counts"].cast<bool>()};
+    if (given.contains("cuts")) job.cuts = given["cuts"].cast<std::vector<std::int64_t>>();
     return job;
   }
 
@@ -197,7 +201,8 @@ jobs: one for each group, in order: a dict with
     block, zeros, norm, monotone, normalize: as in a config, the block in numbers;
     kept: a bool array of elements that are pruned in any case, or None;
     shard: (rows, columns) of the whole matrix, then the row and column at which the part begins, all in one tuple;
-    counts: False for a copy of what is counted elsewhere.
+    counts: False for a copy of what is counted elsewhere;
+    cuts, if at all: the rows at which parts of the tensor begin within a block, the same for all who have parts.
 searches: as ShardSelection takes them.
 
 Calls in order: prelude(), whose sum over all who have parts goes to begin(); count() for each round of a

@@ -78,6 +78,41 @@ TEST(MaskBits, OfManyElementsAreFoundInPieces) {
   for (const auto place : places) EXPECT_TRUE(bit(bits, place)) << place;
 }
 
+template <class Item>
+void expect_expanded(Random& random, std::int64_t n, unsigned keep_of_16) {
+  std::vector<Item> expected(static_cast<std::size_t>(n)), values;
+  Bytes bits(static_cast<std::size_t>((n + 7) / 8), 0);
+  for (std::int64_t i = 0; i < n; ++i) {
+    if (random.below(16) >= keep_of_16) continue;
+    const auto value = static_cast<Item>(random.below(std::uint64_t{1} << 60));
+    expected[static_cast<std::size_t>(i)] = value;
+    values.push_back(value);
+    bits[static_cast<std::size_t>(i / 8)] |= static_cast<std::uint8_t>(1U << (i % 8));
+  }
+  constexpr auto guard = static_cast<Item>(0x5A5A5A5A5A5A5A5AU);
+  std::vector<Item> memory(static_cast<std::size_t>(n) + 2, guard);
+  std::copy(values.begin(), values.end(),
+            memory.end() - 1 - static_cast<std::ptrdiff_t>(values.size()));
+  expand_bits(reinterpret_cast<std::byte*>(memory.data() + 1), bits.data(), n, sizeof(Item));
+  EXPECT_EQ(std::vector<Item>(memory.begin() + 1, memory.end() - 1), expected)
+      << n << " elements of " << sizeof(Item) << " bytes";
+  EXPECT_EQ(memory.front(), guard);
+  EXPECT_EQ(memory.back(), guard);
+  EXPECT_EQ(count_bits(bits.data(), bits.size()), static_cast<std::int64_t>(values.size()));
+}
+
+TEST(MaskBits, ExpandValuesWhereverTheyBelong) {
+  Random random(2101);
+  for (const std::int64_t n : {0, 1, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 1000, 4099}) {
+    for (const unsigned keep : {0U, 1U, 8U, 15U, 16U}) {
+      expect_expanded<std::uint8_t>(random, n, keep);
+      expect_expanded<std::uint16_t>(random, n, keep);
+      expect_expanded<std::uint32_t>(random, n, keep);
+      expect_expanded<std::uint64_t>(random, n, keep);
+    }
+  }
+}
+
 TEST(MaskBits, KeepAnyWhereverItIs) {
   for (const std::int64_t n : {0, 1, 7, 255, 256, 257, 511, 512, 513, 1000}) {
     Bytes mask(static_cast<std::size_t>(n) + 1, 0);

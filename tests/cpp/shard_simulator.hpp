@@ -124,6 +124,10 @@ struct KeyKind {
 inline std::uint64_t random_key(Random& random, const KeyKind& kind) {
   constexpr double nan = std::numeric_limits<double>::quiet_NaN();
   constexpr double infinity = std::numeric_limits<double>::infinity();
+  // What is pruned before all others, and what may not be chosen.
+  const std::uint64_t others = kind.is_wide ? KeyTraits<std::uint64_t>::nan + 1
+                                            : std::uint64_t{KeyTraits<std::uint32_t>::nan} + 1;
+  if (kind.scores == KeyKind::infinite && random.one_in(5)) return random.one_in(2) ? 0 : others;
   double score = 0;
   switch (kind.scores) {
     case KeyKind::even: score = random.unit() * 2 - 1; break;

@@ -65,6 +65,14 @@ def random_files(rng, number=None):
     return files
 
 
+def layout_seen(tensor, layout, transposed):
+    """The order of a tensor's axes by the options of a pruning."""
+    kernel = range(2, tensor.ndim)
+    if transposed:
+        return (1, *kernel, 0)
+    return (0, *kernel, 1) if layout == "inputs" and tensor.ndim > 2 else None
+
+
 def tensors_in(path):
     """All tensors of a file or folder, as the safetensors library reads them."""
     paths = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from datasparse.torch.device.operations.grid import Grid, order_of
 from datasparse.torch.sharded.compute import cut, in_memory, searches_of
+from datasparse.torch.sharded.core_parts import CoreParts
 
 
 def cuts(rng, length, step, pieces):
@@ -17,7 +18,7 @@ def cuts(rng, length, step, pieces):
     return list(pairwise(ends))
 
 
-def boxes_of(rng, job, ranks):
+def boxes_of(rng, job, ranks, row_step=None):
     """The box that each rank has of a tensor, as slices, and whether it counts there: all of it is
     somewhere, parts of it twice, and some ranks may have nothing."""
     shape, grid = tuple(job.scores.shape), Grid.of(job)
@@ -31,7 +32,9 @@ def boxes_of(rng, job, ranks):
         down = int(rng.integers(1, ranks + 1)) if rows is not None else 1
         across = int(rng.integers(1, ranks // down + 1)) if split is not None else 1
         row_cuts = (
-            cuts(rng, shape[rows], grid_step(job, grid, 0), down) if rows is not None else [None]
+            cuts(rng, shape[rows], row_step or grid_step(job, grid, 0), down)
+            if rows is not None
+            else [None]
         )
         if split is not None:
             behind = math.prod(shape[axis] for axis in others[others.index(split) + 1 :])
@@ -60,20 +63,36 @@ def grid_step(job, grid, axis):
     return max((grid.height, grid.width)[axis], 1)
 
 
+def may_cut_rows(rng, job, kind):
+    """Whether parts may begin within blocks: the core carries sums of those."""
+    grid = Grid.of(job)
+    is_whole = grid.zeros == grid.size and not order_of(job)
+    return kind is CoreParts and is_whole and len(job.scores.shape) > 1 and rng.random() < 0.5
+
+
 def compute_on(rng, ranks, kind, hints=None, traffic=None, most=8192):
     """A route for check_route(): simulated ranks, whose parts are of that kind. `hints` are kept
     from one call to the next."""
 
     def compute(jobs, pools):
-        boxes = [boxes_of(rng, job, ranks) for job in jobs]
+        steps = [1 if may_cut_rows(rng, job, kind) else None for job in jobs]
+        boxes = [
+            boxes_of(rng, *each) for each in zip(jobs, [ranks] * len(jobs), steps, strict=True)
+        ]
+        rows = [
+            sorted({box[0].start for box, _ in given}) if step else []
+            for given, step in zip(boxes, steps, strict=True)
+        ]
         parts = []
         for rank in range(ranks):
             own = []
-            for job, given in zip(jobs, boxes, strict=True):
+            for job, given, begins in zip(jobs, boxes, rows, strict=True):
                 box, counts = given[rank]
+                cut_at = tuple(row for row in begins if row % max(Grid.of(job).height, 1))
                 size = tuple(part.stop - part.start for part in box)
                 offset = tuple(part.start for part in box)
-                own.append(cut(job, size, offset, counts, lambda t, box=box: t[box]))
+                here = cut(job, size, offset, counts, lambda t, box=box: t[box], cut_at)
+                own.append(here)
             parts.append(own)
         searches = searches_of(jobs, pools, parts[0])
         for i, hint in enumerate(hints or []):

@@ -178,23 +178,23 @@ class Overridden(DataNormSparsifier):
 
 
 @contextmanager
-def failing(name, at=1):
-    """A method of CoreParts that raises at its so manieth call."""
-    work = getattr(CoreParts, name)
+def failing(name, at=1, of=CoreParts):
+    """A method of CoreParts, or a function of a module, that raises at its so manieth call."""
+    work = getattr(of, name)
     calls = 0
 
-    def raising(self, *args):
+    def raising(*args):
         nonlocal calls
         calls += 1
         if calls == at:
             raise MemoryError(f"{name}()")
-        return work(self, *args)
+        return work(*args)
 
-    setattr(CoreParts, name, raising)
+    setattr(of, name, raising)
     try:
         yield
     finally:
-        setattr(CoreParts, name, work)
+        setattr(of, name, work)
 
 
 FAULTS = ["scores", "first_mask", "last_mask", "shape", "prelude", "begin", "count", "count_again",

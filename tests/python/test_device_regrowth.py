@@ -177,6 +177,8 @@ def test_many_random_sequences_are_those_of_the_cpu(device):
 class ByItself(Twins):
     """The function of the device, on tensors in CPU memory."""
 
+    function = staticmethod(move)
+
     def moves(self, gradients, number):
         """Of those groups that are moved, and have elements, by name."""
         moves, shapes = {}, {}
@@ -217,7 +219,8 @@ class ByItself(Twins):
     def step_by_itself(self, number):
         gradients, _ = self.change()
         moves, shapes = self.moves(gradients, number)
-        made = dict(zip(moves, move(list(moves.values()), self.pools(moves, shapes)), strict=True))
+        pools = self.pools(moves, shapes)
+        made = dict(zip(moves, self.function(list(moves.values()), pools), strict=True))
         self.here.set_gradients(gradients)
         self.here.step()
         for name, moved in made.items():

@@ -281,16 +281,16 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def kill_at_random(times, tmp_path):
+def kill_at_random(times, tmp_path, options=None, own=()):
     """Kill runs at random moments until one is whole; then its bytes are those of any other."""
     rng = np.random.default_rng(times)
     files = {f"{at}.safetensors": {f"{at}.{one}": torch.randn(200, 300 + one) for one in range(4)}
              for at in range(3)}  # fmt: skip
     source = write_checkpoint(tmp_path / "s", files)
     before = snapshot(source)
-    prune(source, tmp_path / "whole", Options(), masks=tmp_path / "whole.masks")
+    prune(source, tmp_path / "whole", options or Options(), masks=tmp_path / "whole.masks")
     command = [sys.executable, "-c", CHILD, "prune", str(source), str(tmp_path / "t"),
-               "--level=0.5", f"--masks={tmp_path / 'masks'}", "--threads=1"]  # fmt: skip
+               "--level=0.5", f"--masks={tmp_path / 'masks'}", "--threads=1", *own]  # fmt: skip
     kills = finished = 0
     while kills < times:
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -321,9 +321,18 @@ def test_kills_at_random_moments(tmp_path):
     kill_at_random(5, tmp_path)
 
 
+def test_kills_at_random_moments_of_a_pool(tmp_path):
+    kill_at_random(4, tmp_path, Options(pool="all"), ["--pool=all"])
+
+
 @pytest.mark.full
 def test_a_hundred_kills(tmp_path):
     assert kill_at_random(100, tmp_path) > 0
+
+
+@pytest.mark.full
+def test_a_hundred_kills_of_a_pool(tmp_path):
+    assert kill_at_random(100, tmp_path, Options(pool="all"), ["--pool=all"]) > 0
 
 
 def test_a_ring_gives_out_what_is_free_in_order():

@@ -15,6 +15,7 @@ from datasparse.files.prune import plan_prune, prune
 from datasparse.torch import attach
 from files_support import (
     RankedBy,
+    layout_seen,
     masks_in_memory,
     random_files,
     require_pruned,
@@ -31,13 +32,6 @@ pytestmark = MAY_PRUNE_ALL
 def is_taken(tensor):
     dtypes = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
     return tensor.ndim > 1 and tensor.dtype in dtypes
-
-
-def layout_of(tensor, layout, transposed):
-    kernel = range(2, tensor.ndim)
-    if transposed:
-        return (1, *kernel, 0)
-    return (0, *kernel, 1) if layout == "inputs" and tensor.ndim > 2 else None
 
 
 def zeros_per_row(tensor, layout, level):
@@ -74,7 +68,7 @@ def check_random_checkpoint(seed, folder):
     transposed = ("must.0.*",) if rng.integers(2) else ()
     exclude = ("b.*",) if rng.integers(3) == 0 and any(n[0] == "b" for n in tensors) else ()
     taken = {name: tensor for name, tensor in taken.items() if not exclude or name[0] != "b"}
-    layouts = {name: layout_of(tensor, layout, transposed and name.startswith("must.0."))
+    layouts = {name: layout_seen(tensor, layout, transposed and name.startswith("must.0."))
                for name, tensor in taken.items()}  # fmt: skip
 
     level = rule["sparsity_level"]

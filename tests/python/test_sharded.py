@@ -3,6 +3,7 @@
 import pytest
 import sharded_cases
 import sharded_faults
+import sharded_moves
 from ranks_harness import Ranks
 
 
@@ -64,9 +65,12 @@ def test_an_error_on_one_rank_raises_on_all(four, fault):
     assert all(text.endswith(own[1]) for _, text in others)
 
 
-@pytest.mark.parametrize("at", ["prelude", "count", "contents"])
+@pytest.mark.parametrize(
+    "at",
+    ["count", *(pytest.param(at, marks=pytest.mark.full) for at in ("prelude", "contents"))],
+)
 def test_a_rank_that_dies_ends_the_others(at, tmp_path):
-    ranks = Ranks(3, tmp_path, timeout=4)
+    ranks = Ranks(3, tmp_path, timeout=15)
     try:
         ranks.begin(sharded_faults.killed, at)
         (_, first), (_, dead), (_, last) = ranks.results()
@@ -101,3 +105,81 @@ def test_a_state_that_is_filled_is_no_step(two):
 @pytest.mark.parametrize("name", ["Gradient", "Movement", "Taylor", "Fisher"])
 def test_scores_are_those_of_whole_tensors(two, name):
     two.run(sharded_cases.scored, name)
+
+
+# --- masks that move --------------------------------------------------------------------------
+
+
+def test_masks_move_as_those_of_whole_tensors(ranks):
+    first, *others = ranks.run(sharded_moves.random_moves, 1, 6)
+    assert first >= 6
+    assert all(other == first for other in others)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(200, 210))
+def test_masks_move_as_those_of_whole_tensors_in_many_cases(ranks, seed):
+    ranks.run(sharded_moves.random_moves, seed, 15)
+
+
+N_OF_M = {"sparsity_level": 1.0, "sparse_block_shape": (1, 4), "zeros_per_block": 2}
+POOL = {"sparsity_level": 0.6, "pool": "all"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "config"),
+    [
+        ("fsdp", "RigL", POOL),
+        ("fsdp", "SET", {"sparsity_level": 0.6, "sparse_block_shape": (1, 2)}),
+        ("mixed", "RigL", N_OF_M),
+        ("tp", "SET", N_OF_M),
+    ],
+)
+def test_models_move_as_their_gathered_weights(two, kind, name, config):
+    first, *others = two.run(sharded_moves.train, kind, name, config)
+    assert first > 100
+    assert all(other == first for other in others)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "config"),
+    [("hsdp", "SET", POOL), ("fsdp_tp", "RigL", N_OF_M), ("fsdp_tp", "SET", POOL)],
+)
+def test_models_on_meshes_move_as_their_gathered_weights(four, kind, name, config):
+    first, *others = four.run(sharded_moves.train, kind, name, config)
+    assert first > 100
+    assert all(other == first for other in others)
+
+
+@pytest.mark.parametrize("draws", [True, False])
+@pytest.mark.parametrize(
+    ("key", "value", "what"),
+    [
+        ("seed", 3, ("the hash of drawn mask 1", "draws from")),
+        ("sparsity_level", 0.75, ("the hash of drawn mask 1", "prunes 96 blocks")),
+        ("drop_fraction", 0.25, (None, "drops 0.25 of what is active")),
+    ],
+)
+def test_ranks_whose_moves_differ_raise_and_say_in_what(four, key, value, what, draws):
+    errors = four.run(sharded_moves.disagree, key, value, draws)
+    text = what[0 if draws else 1]
+    if text is None:  # it is of no account yet
+        assert errors == [None] * 4
+        return
+    assert len(set(errors)) == 1
+    assert errors[0][0] == "RankError"
+    assert text in errors[0][1]
+
+
+@pytest.mark.parametrize(
+    ("method", "at"),
+    [("unpack", 1), ("unpack", 3), ("get_gradients", 1)]
+    + [(method, at) for method in ("__init__", "prelude", "begin", "count", "contents")
+       for at in (1, 2)],
+)  # fmt: skip
+def test_a_move_that_fails_on_one_rank_raises_on_all(two, method, at):
+    own, other = sorted(two.run(sharded_moves.fail, method, at), key=lambda e: e[0] == "RankError")
+    assert own[0] in ("KeyError", "MemoryError")
+    assert other[0] == "RankError"
+    assert other[1].startswith("rank 1 failed in step(): ")
+    assert other[1].endswith(own[1])

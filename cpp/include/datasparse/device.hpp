@@ -39,9 +39,9 @@ class DATASPARSE_API Device {
   /// into one call of compute(), in the order of groups: then processes that have parts of the same
   /// tensors make the same calls, in the same order.
   virtual Device& together() { return *this; }
-  /// Goes on once all processes that compute together have come here. Throws where one of them has
-  /// given up.
-  virtual void meet() {}
+  /// Goes on once all processes that compute together have come here, with the same hashes: of first
+  /// masks, which each of them draws by itself. Throws where one has given up, or has others.
+  virtual void meet(const std::vector<std::uint64_t>& drawn);
   /// Called in a handler of an exception that ends a step: tells the other processes, unless the
   /// exception comes from what they do together, and they know.
   virtual void give_up() noexcept {}

@@ -58,6 +58,15 @@ DATASPARSE_API void pack_bits(std::uint8_t* bits, const std::uint8_t* mask,
 DATASPARSE_API void prune_bits(std::uint8_t* mask, const std::uint8_t* bits,
                                std::int64_t n) noexcept;
 
+/// Moves values to the elements whose bits are set, in order, and makes all others zero. `data` has
+/// n elements of 1, 2, 4 or 8 bytes, the last of which are the values, as many as bits are set.
+/// Bits behind the n-th must not be set. Allocates nothing; reads and writes the data once.
+DATASPARSE_API void expand_bits(std::byte* data, const std::uint8_t* bits, std::int64_t n,
+                                std::size_t item) noexcept;
+
+/// How many bits of so many bytes are set.
+DATASPARSE_API std::int64_t count_bits(const std::uint8_t* bits, std::size_t bytes) noexcept;
+
 struct CutHint;
 class Device;
 /// The memory of this process.

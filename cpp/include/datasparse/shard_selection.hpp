@@ -14,9 +14,9 @@ namespace datasparse {
 /// A place in the order of a search's blocks: before it come the blocks of a lesser key, and of
 /// those whose key equals it, the ones whose position is less.
 ///
-/// Keys are those of scores (base/keys.hpp): they order as the scores do, NaN highest. Positions
-/// number the blocks of all groups of a search, one group behind the other, each row-major in its
-/// whole tensor.
+/// Keys are those of scores (base/keys.hpp): they order as the scores do, NaN highest, and above
+/// it, by one, what may not be chosen. Positions number the blocks of all groups of a search, one
+/// group behind the other, each row-major in its whole tensor.
 struct ShardPlace {
   std::uint64_t key;
   std::int64_t position;
@@ -32,8 +32,8 @@ struct ShardPlace {
 /// What a search has left for the next one of the same groups: a wish. One that misleads costs
 /// rounds, never a mask. All who take part must have the same.
 struct ShardHint {
-  std::uint64_t key = 0;  ///< where the search stopped
-  std::int64_t position = 0;
+  std::uint64_t key = 0;      ///< of the place at which the search stopped
+  std::int64_t position = 0;  ///< likewise
   std::int64_t pruned = 0;    ///< what comes before that place, in blocks times their weight
   double keys_per_block = 0;  ///< how far apart keys lie near there, per weight of 1; 0: no hint
   double error = 0;           ///< how far off the hint before was, in blocks times their weight
@@ -52,7 +52,9 @@ struct ShardSearch {
   std::vector<bool> is_finer = {};
   bool is_wide = false;   ///< keys are 64 bits wide, those of doubles; else 32
   bool has_sign = false;  ///< keys are of values; else of magnitudes, which are never below zero's
-  int key_step = 0;       ///< all keys are multiples of 2^key_step: few values to tell apart
+  /// Keys are multiples of 2^key_step, all but NaN's: 16 for bfloat16 numbers as floats, 13 for
+  /// float16. It tells what to ask for; that they are is not relied upon.
+  int key_step = 0;
   /// What ShardSelection::hints() left: of the search, and of its members at a bound. Or empty.
   std::vector<ShardHint> hints;
 };

@@ -171,7 +171,7 @@ class SpecRule final : public MaskRule {
       for (const auto& [device, some] : elsewhere) puts.push_back(compute_on(*device, some));
       // Where a process computes with several others, those of one turn may fail in the next.
       for (const auto& turn : elsewhere) {
-        if (elsewhere.size() > 1) turn.first->meet();
+        if (elsewhere.size() > 1) turn.first->meet({});
       }
       compute_here(here);
       for (const auto& put : puts) put();
@@ -211,6 +211,9 @@ class SpecRule final : public MaskRule {
   /// that cannot.
   static std::map<std::string_view, Device*> pools_over_devices(const std::vector<RuleJob>& jobs) {
     const auto is_cpu = [](const Device* device) { return device == nullptr || device == &cpu(); };
+    const auto shares = [&](Device* device) {
+      return !is_cpu(device) && &device->together() != device;
+    };
     std::map<std::string_view, Device*> first, spanning;
     if (std::all_of(jobs.begin(), jobs.end(),
                     [&](const auto& job) { return is_cpu(job.device); })) {
@@ -221,12 +224,12 @@ class SpecRule final : public MaskRule {
       if (pool.empty()) continue;
       Device*& found = first.try_emplace(pool, job.device).first->second;
       if (found == job.device) continue;
-      if (is_cpu(found) || (!is_cpu(job.device) && &found->together() == found &&
-                            &job.device->together() != job.device)) {
+      if (is_cpu(found) || (!shares(found) && shares(job.device))) {
         found = job.device;
       }
       spanning[pool] = found;
       if (std::is_same_v<Spec, BlockSpec> && found->spans_devices()) continue;
+      if (shares(found) && shares(job.device)) continue;
       throw TypeError(
           "what pool '" + std::string(pool) + "' ranks must be on one device, got " +
           (is_cpu(job.device) ? "some in CPU memory" : "some on " + job.device->name()) +

@@ -1,9 +1,11 @@
 // What a step asks devices for, and what it puts there at the end.
 
+#include <cstdint>
 #include <map>
 #include <utility>
 #include <vector>
 
+#include "checkpoint/xxh64.hpp"
 #include "datasparse/device.hpp"
 #include "datasparse/error.hpp"
 #include "datasparse/regrowth.hpp"
@@ -24,12 +26,22 @@ void draw(const std::vector<JobOf<RegrowthSpec>>& jobs) {
   compute_masks(here);
 }
 
+std::vector<std::uint64_t> hashes_of(const std::vector<JobOf<RegrowthSpec>>& drawn) {
+  std::vector<std::uint64_t> hashes;
+  for (const auto& job : drawn) {
+    hashes.push_back(xxh64(job.move->ever_active, packed_size(job.data.size())));
+  }
+  return hashes;
+}
+
 }  // namespace
 
 std::vector<Device::Moved> Device::move(const std::vector<JobOf<RegrowthSpec>>&) {
   throw TypeError(
       "data must be where masks can move, which is CPU memory or a device of torch, got " + name());
 }
+
+void Device::meet(const std::vector<std::uint64_t>&) {}
 
 void Device::zero_grown(const std::vector<Growing>&) noexcept {}
 
@@ -52,10 +64,12 @@ Put compute_on(Device& device, const std::vector<JobOf<RegrowthSpec>>& jobs) {
   std::vector<Device::Change> changes;
   draw(drawn);
   for (const auto& job : drawn) {
-    const auto content = device.unpack(job.data.shape(), job.move->ever_active);
+    // Of the mask, not of the one that computes for it: that may do so for several.
+    const auto content = job.own->device().unpack(job.data.shape(), job.move->ever_active);
     changes.push_back({*job.own, content});
     changes.push_back({*job.move->ever_there, content});
   }
+  if (!drawn.empty()) device.meet(hashes_of(drawn));
   std::vector<Device::Growing> growing;
   if (!moved.empty()) {
     auto made = device.move(moved);

@@ -59,7 +59,60 @@ void for_each_piece(const ArrayView& data, const Visit& visit) {
   if (filled > 0) visit(zeros, first, filled);
 }
 
+/// For the bits of a byte, which of the values each of the 8 elements gets; 8 for none.
+struct Ranks {
+  std::uint8_t of[256][8] = {};
+  std::uint8_t count[256] = {};  // of bits that are set
+};
+constexpr Ranks make_ranks() noexcept {
+  Ranks ranks;
+  for (unsigned byte = 0; byte < 256; ++byte) {
+    std::uint8_t count = 0;
+    for (unsigned i = 0; i < 8; ++i) {
+      ranks.of[byte][i] = (byte >> i & 1U) != 0 ? count++ : std::uint8_t{8};
+    }
+    ranks.count[byte] = count;
+  }
+  return ranks;
+}
+constexpr Ranks ranks = make_ranks();
+
+template <class Item>
+void expand_items(std::byte* data, const std::uint8_t* bits, std::int64_t n) noexcept {
+  constexpr auto item = static_cast<std::int64_t>(sizeof(Item));
+  const std::byte* const end = data + n * item;
+  const std::byte* next = end - count_bits(bits, static_cast<std::size_t>((n + 7) / 8)) * item;
+  for (std::int64_t first = 0; first < n; first += 8) {
+    // Values never lie before the elements that are written, and are read before these are.
+    Item values[9];
+    const std::int64_t left = std::min<std::int64_t>(8, (end - next) / item);
+    if (left == 8) {
+      std::memcpy(values, next, 8 * sizeof(Item));
+    } else {
+      std::memset(values, 0, sizeof(values));
+      std::memcpy(values, next, static_cast<std::size_t>(left) * sizeof(Item));
+    }
+    values[8] = 0;
+    const std::uint8_t byte = bits[first / 8];
+    Item made[8];
+    for (int i = 0; i < 8; ++i) made[i] = values[ranks.of[byte][i]];
+    const std::int64_t count = std::min<std::int64_t>(8, n - first);
+    std::memcpy(data + first * item, made, static_cast<std::size_t>(count) * sizeof(Item));
+    next += ranks.count[byte] * item;
+  }
+}
+
 }  // namespace
+
+void expand_bits(std::byte* data, const std::uint8_t* bits, std::int64_t n,
+                 std::size_t item) noexcept {
+  switch (item) {
+    case 1: return expand_items<std::uint8_t>(data, bits, n);
+    case 2: return expand_items<std::uint16_t>(data, bits, n);
+    case 4: return expand_items<std::uint32_t>(data, bits, n);
+    default: return expand_items<std::uint64_t>(data, bits, n);
+  }
+}
 
 PackedBits zeros_in(const ArrayView& data) {
   const auto pack = kernels().pack;
@@ -82,7 +135,15 @@ std::int64_t count_pruned_zeros(const ArrayView& data, const std::uint8_t* mask)
 
 std::int64_t count_bits(const std::uint8_t* bits, std::size_t bytes) noexcept {
   std::int64_t count = 0;
-  for (std::size_t i = 0; i < bytes; ++i) {
+  std::size_t i = 0;
+  for (std::uint64_t eight; i + 8 <= bytes; i += 8) {  // sums of 2, of 4, of 8 bits side by side
+    std::memcpy(&eight, bits + i, 8);
+    eight -= eight >> 1 & 0x5555555555555555U;
+    eight = (eight & 0x3333333333333333U) + (eight >> 2 & 0x3333333333333333U);
+    eight = (eight + (eight >> 4)) & 0x0F0F0F0F0F0F0F0FU;
+    count += static_cast<std::int64_t>((eight * 0x0101010101010101U) >> 56);
+  }
+  for (; i < bytes; ++i) {
     for (unsigned rest = bits[i]; rest != 0; rest &= rest - 1) ++count;
   }
   return count;

@@ -20,8 +20,6 @@ void unpack_bits(std::uint8_t* mask, const std::uint8_t* bits, std::int64_t size
 /// Mask::pack() of all, with one wait for each device.
 std::vector<PackedBits> pack_all(const std::vector<Mask>& masks);
 
-/// How many bits of so many bytes are set.
-std::int64_t count_bits(const std::uint8_t* bits, std::size_t bytes) noexcept;
 /// Whether the mask keeps one of n elements at least. Reads up to the first that it keeps.
 bool keeps_any(const std::uint8_t* mask, std::int64_t n) noexcept;
 /// How many entries of an axis the mask keeps no element of: rows, say. 0 for a shape without

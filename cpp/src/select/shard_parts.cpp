@@ -18,6 +18,7 @@
 #include "select/engine.hpp"
 #include "select/key_scale.hpp"
 #include "select/mask_plan.hpp"
+#include "select/shard_borders.hpp"
 #include "select/shard_cut.hpp"
 
 namespace datasparse {
@@ -37,105 +38,6 @@ struct BlockRectangle {
   }
 };
 
-/// A place in the keys of one part: what it counts are the keys below `key`, and those below `ties`
-/// whose block comes before `block`.
-template <class Key>
-struct Border {
-  Key key, ties;
-  std::int64_t block;
-
-  bool is_above(Key k, std::int64_t b) const noexcept { return k < key || (k < ties && b < block); }
-};
-
-/// Which of some borders lie above a key, without a search for each.
-template <class Key>
-class Borders {
- public:
-  explicit Borders(std::vector<Border<Key>> all) : all_(std::move(all)) {
-    first_ = all_.front().key;
-    end_ = std::max(all_.back().key, all_.back().block > 0 ? all_.back().ties : Key{0});
-    end_ = std::max(end_, first_);
-    const Key width = end_ - first_;
-    while ((width >> shift_) >= cells) ++shift_;
-    starts_.resize(static_cast<std::size_t>(width >> shift_) + 1);
-    std::size_t border = 0;
-    for (std::size_t cell = 0; cell < starts_.size(); ++cell) {
-      // Borders below the cell are below all its keys, but for ties, which are looked at again.
-      const Key low = first_ + (static_cast<Key>(cell) << shift_);
-      while (border < all_.size() && std::max(all_[border].key, reach(all_[border])) <= low) {
-        ++border;
-      }
-      starts_[cell] = border;
-    }
-  }
-  std::size_t size() const noexcept { return all_.size(); }
-  /// All keys that some borders are above, and others not, lie in [first, end).
-  Key first() const noexcept { return first_; }
-  Key end() const noexcept { return end_; }
-  const Border<Key>& operator[](std::size_t i) const noexcept { return all_[i]; }
-
-  /// The first border above a key in [first, end) at a block; size() for none.
-  std::size_t above(Key key, std::int64_t block) const noexcept {
-    const std::size_t cell = static_cast<std::size_t>((key - first_) >> shift_);
-    std::size_t from = starts_[cell];
-    std::size_t to = cell + 1 < starts_.size() ? std::min(starts_[cell + 1] + 1, size()) : size();
-    if (to > 0 && !all_[to - 1].is_above(key, block)) to = size();  // one of many ties
-    while (from < to) {
-      const std::size_t middle = from + (to - from) / 2;
-      if (all_[middle].is_above(key, block)) {
-        to = middle;
-      } else {
-        from = middle + 1;
-      }
-    }
-    return from;
-  }
-
- private:
-  static constexpr Key cells = 4096;
-  static Key reach(const Border<Key>& border) noexcept {
-    return border.block > 0 ? border.ties : border.key;
-  }
-
-  std::vector<Border<Key>> all_;  // ascending
-  Key first_, end_;
-  int shift_ = 0;
-  std::vector<std::size_t> starts_;  // by cell: no border before it is above a key of the cell
-};
-
-/// The key of a block.
-template <class Key>
-struct Candidate {
-  Key key;
-  std::int64_t block;
-};
-
-/// Keys of a part in a range, in order.
-template <class Key>
-struct Candidates {
-  Buffer<Candidate<Key>> some;
-  std::int64_t size = 0;
-  Key first = 0, end = 0;  // all keys of [first, end) are there; nothing where the two are equal
-  std::int64_t below = 0;  // how many keys are less than the first
-
-  bool knows(const Borders<Key>& borders) const noexcept {
-    return first <= borders.first() && borders.end() <= end;
-  }
-  /// How many keys of the part come before a border in the range.
-  std::int64_t before(const Border<Key>& border) const noexcept {
-    const auto* const last = some.get() + size;
-    const auto from = [&](const Candidate<Key>* begin, Key key) {
-      return std::partition_point(begin, last, [&](const auto& one) { return one.key < key; });
-    };
-    const auto* const ties = from(some.get(), border.key);
-    const std::int64_t all = below + (ties - some.get());
-    if (border.block == 0) return all;
-    // Where several keys are one in the common order, their blocks are in no order together.
-    return all + std::count_if(ties, from(ties, border.ties),
-                               [&](const auto& one) { return one.block < border.block; });
-  }
-};
-
 struct Item {
   ShardJob job;
   std::optional<MaskPlan> mask;  // of data that have elements
@@ -145,6 +47,7 @@ struct Item {
   std::int64_t past = 0;           // blocks that the mask before has pruned
   ShardOrder order;                // of the blocks, as they are asked for
   std::int64_t room = 0;           // for candidates
+  Counted counted;                 // of data that are loaded
   std::int64_t pruned = 0;         // at last
   std::uint64_t stopped = 0;       // at this key of its own
   CutBlocks cut;                   // which are no part of the job's data and mask
@@ -175,6 +78,7 @@ struct Item {
   void rank_by(const ShardOrder& other) noexcept {
     if (order.is_returning != other.is_returning) {
       std::visit([](auto& some) { some.first = some.end = 0; }, found);
+      counted.clear();
     }
     order = other;
   }
@@ -596,6 +500,7 @@ class ShardParts::Impl {
             if (one.item->room > 0) found.some.require(one.item->room);
           },
           one.item->found);
+      if (one.item->is_loaded()) one.item->counted.make_room();
       bins = std::max(bins, one.size() + 1);
     }
     bins_.resize(bins * static_cast<std::size_t>(threads_));
@@ -661,17 +566,24 @@ class ShardParts::Impl {
       const std::int64_t block = item.here.before(index);
       const Key key = scale.least_at<Key>(place.key);
       const Key ties = block > 0 ? scale.least_at<Key>(place.key + 1) : key;
-      borders.push_back({key, ties, block});
+      if (block < item.here.rows * item.here.columns) {
+        borders.push_back({key, ties, block});
+      } else {
+        borders.push_back({ties, ties, 0});  // behind all that have the key
+      }
     }
     return Borders<Key>(std::move(borders));
   }
 
   /// Whether an answer takes no look at the data.
   static bool is_known(const Asked& one) noexcept {
+    const auto is_known_to = [&](const auto& found, const auto& borders) {
+      return found.knows(borders) || one.item->counted.knows(borders);
+    };
     if (one.item->is_wide()) {
-      return std::get<1>(one.item->found).knows(std::get<1>(one.borders));
+      return is_known_to(std::get<1>(one.item->found), std::get<1>(one.borders));
     }
-    return std::get<0>(one.item->found).knows(std::get<0>(one.borders));
+    return is_known_to(std::get<0>(one.item->found), std::get<0>(one.borders));
   }
 
   /// counts[i]: how many blocks come before border i.
@@ -694,7 +606,16 @@ class ShardParts::Impl {
   void answer_of(Item& item, const Borders<Key>& borders, Candidates<Key>& found, int lane,
                  int lanes, std::int64_t* counts) noexcept {
     if (!found.knows(borders)) {
-      if (look_through(item, borders, found, lane, lanes, counts)) return;
+      if (item.counted.knows(borders)) {
+        for (std::size_t i = 0; i < borders.size(); ++i) {
+          counts[i] = item.counted.count_of(borders[i]);
+        }
+        return;
+      }
+      if (look_through(item, borders, found, lane, lanes, counts)) {
+        for (std::size_t i = 0; i < borders.size(); ++i) item.counted.add(borders[i], counts[i]);
+        return;
+      }
     }
     for (std::size_t i = 0; i < borders.size(); ++i) counts[i] = found.before(borders[i]);
   }

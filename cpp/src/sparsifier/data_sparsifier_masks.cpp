@@ -412,7 +412,7 @@ void BaseDataSparsifier::update_in_turn(const std::vector<Group*>& groups,
       if (group->updates) group->prune_kept(group->mask);
     }
     before.bring_back_masks([](const Group& group) { return !group.updates; });
-    for (Device* const device : impl_->computing(groups)) device->meet();
+    for (Device* const device : impl_->computing(groups)) device->meet({});
   } catch (...) {
     before.bring_back();
     throw;
@@ -528,9 +528,12 @@ void BaseDataSparsifier::move_masks(const std::vector<Group*>& groups,
 void BaseDataSparsifier::draw_masks() {
   const Entry entry(*this, "draw()");
   const auto groups = impl_->updated();
-  {
+  try {
     const Pins pins(*this, groups, Pins::Of::scores);
     move_masks(groups, pins.views(), foreign_hooks(), true);
+  } catch (...) {
+    for (Device* const device : impl_->computing(groups)) device->give_up();
+    throw;
   }
   for (Group* const group : groups) {
     if (impl_->is_dead(*group, false)) group->warn_of_death(false);

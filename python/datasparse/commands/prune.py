@@ -20,6 +20,11 @@ stopped; 2 what was asked for, or the source, cannot be. Nothing is under TARGET
 whole. docs/shell.md tells it all.
 """
 
+SAID_BY_RECIPES = (
+    *("level", "block", "zeros_per_block", "pattern", "per", "distribution", "pool", "min_level"),
+    *("max_level", "include", "exclude", "layout", "transposed"),
+)
+
 
 def add_parser(commands: Commands) -> None:
     """Add the options of the command."""
@@ -47,8 +52,14 @@ def add_parser(commands: Commands) -> None:
     how.add_argument(
         "--distribution", choices=["erk", "uniform"], help="share the level among the tensors"
     )
+    how.add_argument(
+        "--pool", metavar="NAME", help="one threshold for all tensors, under that name: all"
+    )
     how.add_argument("--min-level", type=float, metavar="X", help="of each tensor of a pool")
     how.add_argument("--max-level", type=float, metavar="X", help="of each tensor of a pool")
+    how.add_argument(
+        "--recipe", metavar="FILE", help="says all this, and which tensors: docs/recipes.md"
+    )
     which = parser.add_argument_group("which tensors, seen how")
     which.add_argument(
         "--include", action="append", default=[], metavar="GLOB", help="by default all matrices"
@@ -60,8 +71,7 @@ def add_parser(commands: Commands) -> None:
     which.add_argument(
         "--layout",
         choices=["memory", "inputs"],
-        default="memory",
-        help="of convolutions: as they lie, or outputs x (places x inputs) (default: %(default)s)",
+        help="of convolutions: as they lie, or outputs x (places x inputs) (default: memory)",
     )
     which.add_argument(
         "--transposed",
@@ -76,6 +86,9 @@ def add_parser(commands: Commands) -> None:
         "--input-norms", metavar="FILE", help="a vector for each weight: Wanda, |W| times the norm"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan, and do nothing")
+    parser.add_argument(
+        "--read", action="store_true", help="with --dry-run: count what a pool zeroes in each"
+    )
     parser.add_argument("--report", type=Path, metavar="FILE", help="what was done, as JSON")
     parser.add_argument(
         "--masks", type=Path, metavar="FILE", help="the masks, for datasparse.load()"
@@ -111,6 +124,17 @@ def options_of(given: argparse.Namespace) -> Options:
     """The record of what is asked. ValueError or TypeError for what cannot be."""
     from datasparse.files.options import Options
 
+    if given.recipe is not None:
+        for option in SAID_BY_RECIPES:
+            if getattr(given, option) not in (None, []):
+                raise ValueError(f"--{option.replace('_', '-')} and --recipe must not both be "
+                                 "given: the recipe says it")  # fmt: skip
+        return Options(
+            recipe=given.recipe,
+            scores=given.scores,
+            input_norms=given.input_norms,
+            strict=given.strict,
+        )
     level, shape, zeros = given.level, given.block, given.zeros_per_block
     if given.pattern is not None:
         if shape is not None or zeros is not None or given.per is not None:
@@ -119,16 +143,17 @@ def options_of(given: argparse.Namespace) -> Options:
         zeros, shape = given.pattern[0], (1, given.pattern[1])
         level = 1.0 if level is None else level
     if level is None:
-        raise ValueError("--level is needed, where --pattern does not say how much is pruned")
+        raise ValueError("--level is needed, where neither --pattern nor --recipe says how much")
     return Options(
         sparsity_level=level,
         sparse_block_shape=shape or (1, 1),
         zeros_per_block=zeros,
         per_row=given.per == "row",
         distribution=given.distribution,
+        pool=given.pool,
         min_level=given.min_level,
         max_level=given.max_level,
-        layout=given.layout,
+        layout=given.layout or "memory",
         transposed=tuple(given.transposed),
         scores=given.scores,
         input_norms=given.input_norms,
@@ -162,10 +187,16 @@ def dry_run(given: argparse.Namespace) -> int:
     """Print what would be done."""
     from datasparse.files.prune import plan_prune
 
+    from .progress import shown
+
     if given.target is not None and os.path.lexists(given.target):
         raise ValueError(f"{given.target} is there already: remove it, or name another target")
     set_threads(given)
-    print(plan_prune(given.source, options_of(given), masks=given.masks is not None))
+    options = options_of(given)
+    with shown() as progress:
+        text = plan_prune(given.source, options, masks=given.masks is not None, read=given.read,
+                          progress=progress)  # fmt: skip
+    print(text)
     return 0
 
 
@@ -178,6 +209,8 @@ def prune(given: argparse.Namespace) -> int:
 
     if given.target is None:
         raise ValueError("TARGET is needed, but for --dry-run")
+    if given.read:
+        raise ValueError("--read goes with --dry-run: without, everything is read anyway")
     options = options_of(given)
     set_threads(given)
     begin = time.monotonic()

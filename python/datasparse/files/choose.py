@@ -50,14 +50,19 @@ def choose(
     for pattern in wanted:
         require_use(pattern, tensors, set(taken))
     if strict:
-        for name, reason in left.items():
-            if reason.startswith("of dtype"):
-                raise ValueError(
-                    f"{name!r} is {reason}, which is not pruned: exclude it, or do without strict"
-                )
+        refuse_left_by_dtype(left)
     if not taken:
         raise ValueError("no tensor is left to be pruned; " + listed(left))
     return Choice(taken, left)
+
+
+def refuse_left_by_dtype(left: Mapping[str, str]) -> None:
+    """ValueError for a tensor that only its dtype leaves out."""
+    for name, reason in left.items():
+        if reason.startswith("of dtype"):
+            raise ValueError(
+                f"{name!r} is {reason}, which is not pruned: exclude it, or do without strict"
+            )
 
 
 def why_unfit(tensor: Tensor, by_its_name: bool) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._bfloat16 import BFLOAT16
 from .header import BITS, FLOATS
 
 TORCH = {
@@ -59,3 +60,10 @@ def is_zero(dtype: str, bits: NDArray[Any]) -> NDArray[np.bool_]:
         bits = bits & bits.dtype.type(MAGNITUDE[dtype])
     zero: NDArray[np.bool_] = bits == 0
     return zero
+
+
+def as_doubles(values: NDArray[Any]) -> NDArray[np.float64]:
+    """The numbers of an array of any of the four dtypes."""
+    if values.dtype == BFLOAT16:
+        values = (values.view("<u2").astype("<u4") << 16).view("<f4")
+    return values.astype(np.float64)

@@ -29,6 +29,7 @@ class Journal:
 
     written: for each file, up to which byte it is on the disk.
     records: for each tensor that is, what is known of it.
+    cuts: how many blocks each tensor in a pool loses; None until that was counted.
     finished: whether all of it is, and the rest is a matter of renaming.
     """
 
@@ -37,6 +38,7 @@ class Journal:
         self.path = folder / NAME
         self.written: dict[str, int] = {}
         self.records: dict[str, dict[str, Any]] = {}
+        self.cuts: dict[str, int] | None = None
         self.finished = False
         folder.mkdir(exist_ok=True)
         present = [path.name for path in folder.iterdir()]
@@ -52,6 +54,10 @@ class Journal:
     def mark(self, file: str, end: int, records: Mapping[str, Mapping[str, Any]]) -> None:
         """Note that a file is on the disk up to a byte, with these tensors."""
         self._add({"file": file, "end": end, "tensors": records})
+
+    def cut(self, pruned: Mapping[str, int]) -> None:
+        """Note how many blocks each tensor in a pool loses."""
+        self._add({"cuts": pruned})
 
     def finish(self) -> None:
         """Note that all files are."""
@@ -80,6 +86,8 @@ class Journal:
     def _take(self, line: dict[str, Any]) -> None:
         if "finished" in line:
             self.finished = True
+        elif "cuts" in line:
+            self.cuts = {name: int(pruned) for name, pruned in line["cuts"].items()}
         elif "identity" not in line:
             self.written[line["file"]] = int(line["end"])
             self.records |= line["tensors"]

@@ -44,8 +44,11 @@ class Layout(Protocol):
     def put(self, places: Bytes, begin: int, elements: int, nonzero: Mask) -> Mask:
         """Write the places of elements from `begin` on. Returns which of them are there."""
 
-    def get(self, places: Bytes, begin: int, end: int, elements: int) -> Mask:
-        """Which elements from `begin` to `end` are there. ValueError for places that are damage."""
+    def bits(self, places: Bytes, begin: int, end: int) -> Bytes:
+        """Which elements from `begin` to `end` are there, a bit for each, lowest first.
+
+        ValueError for places that are damage.
+        """
 
     def check(self, places: Bytes, elements: int) -> None:
         """ValueError for bits that are set beyond the end."""
@@ -69,8 +72,8 @@ class Bits:
         places[begin // 8 : begin // 8 + len(packed)] = packed
         return nonzero
 
-    def get(self, places: Bytes, begin: int, end: int, elements: int) -> Mask:
-        return mask_of(places[begin // 8 :], end - begin).view(np.bool_)
+    def bits(self, places: Bytes, begin: int, end: int) -> Bytes:
+        return places[begin // 8 : -(-end // 8)]
 
     def check(self, places: Bytes, elements: int) -> None:
         check_end(places, elements)
@@ -128,7 +131,7 @@ class Pattern:
             plane[first : first + len(packed)] = packed
         return np.take(kept, code, axis=0).reshape(-1)
 
-    def get(self, places: Bytes, begin: int, end: int, elements: int) -> Mask:
+    def bits(self, places: Bytes, begin: int, end: int) -> Bytes:
         count = (end - begin) // self.size
         code: NDArray[Any] = np.zeros(count, np.uint8 if self.width <= 8 else np.uint16)
         for plane in places.reshape(self.width, -1)[::-1]:
@@ -137,7 +140,16 @@ class Pattern:
         sets = math.comb(self.size, self.zeros)
         if count and sets < 1 << self.width and code.max() >= sets:
             raise ValueError(f"must be of codes below {sets}, got {code.max()}")
-        return np.take(tables(self)[0], code, axis=0).reshape(-1)
+        if self.size not in (4, 8, 16):
+            return np.packbits(np.take(tables(self)[0], code, axis=0), bitorder="little")
+        whole = np.take(sets_of(self), code)
+        if self.size > 4:
+            return whole.view(np.uint8)
+        # Two groups to a byte.
+        if count % 2:
+            whole = np.append(whole, np.uint8(0))
+        made: Bytes = whole[::2] | whole[1::2] << 4
+        return made
 
     def check(self, places: Bytes, elements: int) -> None:
         for plane in places.reshape(self.width, -1):
@@ -200,6 +212,14 @@ def tables(pattern: Pattern) -> tuple[Mask, NDArray[np.int16]]:
     numbers = places @ (1 << np.arange(size))
     codes = np.where(is_there, np.searchsorted(whole, numbers), -1).astype(np.int16)
     return places[whole].copy(), codes
+
+
+@cache
+def sets_of(pattern: Pattern) -> NDArray[Any]:
+    """The set of places of each code, a bit for each place."""
+    places = tables(pattern)[0]
+    numbers = places @ (1 << np.arange(pattern.size))
+    return numbers.astype(np.uint8 if pattern.size <= 8 else "<u2")
 
 
 def mask_of(packed: Bytes, count: int) -> NDArray[np.uint8]:

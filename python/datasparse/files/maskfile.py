@@ -41,7 +41,7 @@ def mask_header(plan: Plan, checksums: Mapping[str, str] | None = None) -> Heade
         {
             "step_count": 1,
             "enable_mask_update": True,
-            "defaults": config_entry(plan.options.config()),
+            "defaults": config_entry(plan.rules.defaults),
             "attributes": {},
             "groups": groups,
             "schedulers": [],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import DataNormSparsifier, distributions
-from .choose import matches_any, require_a_match
+from .choose import Choice, choose, matches_any, require_a_match
 from .header import Tensor
 
 DISTRIBUTIONS = {"erk": distributions.erk, "uniform": distributions.uniform}
@@ -34,6 +34,7 @@ class Options:
     input_norms: a checkpoint of a vector for each tensor, the norms of what reaches its inputs:
         what is ranked is the magnitude times the norm (Wanda: Sun et al. 2023).
     include, exclude, strict: see `choose()`.
+    recipe: a file of `datasparse.recipes`, which says all but scores, input_norms and strict.
     """
 
     sparsity_level: float = 0.5
@@ -51,8 +52,13 @@ class Options:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     strict: bool = False
+    recipe: str | None = None
 
     def __post_init__(self) -> None:
+        if self.recipe is not None:
+            from .recipe import require_alone
+
+            require_alone(self)
         require_one_of("layout", self.layout, LAYOUTS)
         require_one_of("distribution", self.distribution, (None, *DISTRIBUTIONS))
         if self.pool is None and (self.min_level, self.max_level) != (None, None):
@@ -84,6 +90,36 @@ class Options:
         }
         bounds = {"pool": self.pool, "min_level": self.min_level, "max_level": self.max_level}
         return config | {key: value for key, value in bounds.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which tensors are pruned, and by what rule each.
+
+    configs, layouts: of those that are taken: config keys, and the order of axes, outputs first and
+        inputs last, or None where it is the file's.
+    defaults: the config keys of a sparsifier of all of them.
+    recipe: what they are by, if by a recipe, as its text.
+    """
+
+    choice: Choice
+    configs: Mapping[str, dict[str, Any]]
+    layouts: Mapping[str, tuple[int, ...] | None]
+    defaults: Mapping[str, Any]
+    recipe: str | None = None
+
+
+def rules_of(options: Options, tensors: Mapping[str, Tensor]) -> Rules:
+    """The rule of each tensor that the options take. ValueError where they fit none, or not one."""
+    if options.recipe is not None:
+        from .recipe import rules_of_recipe
+
+        return rules_of_recipe(options, tensors)
+    choice = choose(tensors, options.include, options.exclude, options.strict)
+    taken = {name: tensors[name] for name in choice.taken}
+    require_transposed(options, taken)
+    layouts = {name: layout_of(options, tensor) for name, tensor in taken.items()}
+    return Rules(choice, configs_of(options, taken), layouts, options.config())
 
 
 def layout_of(options: Options, tensor: Tensor) -> tuple[int, ...] | None:

@@ -3,32 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .._core import _count_zeros, get_num_threads
 from .._table import aligned
 from ..report import bytes_text
-from .choose import choose
 from .folder import Checkpoint
 from .header import FLOATS, Tensor
-from .options import Options, configs_of, layout_of, require_transposed
+from .options import Options, Rules, rules_of
+from .pools import Pool, alone, level_of, pools_of
 from .scores import Magnitudes, scores_of
 
 AHEAD = 512 << 20  # bytes that are read ahead, and wait to be written, beside the greatest tensor
 RUN = 16 << 20  # bytes of what is only copied that are moved at a time
+SAMPLED = 4 << 20  # bytes of tensors in pools that are looked at before all are read
+PLACES = 192 << 10  # bytes of what each of these is asked while it is read
 ALIGNMENT = 64  # of what lies in the buffers
 
 
 @dataclass(frozen=True)
 class Task:
-    """A tensor that is pruned, the file that it lies in, and by what rule."""
+    """A tensor that is pruned, the file that it lies in, and by what rule.
+
+    bounds: the fewest and the most zeros of one in a pool, whatever the data are.
+    pruned, blocks: of one in a pool, how many of so many are pruned; None until that is known.
+    """
 
     tensor: Tensor
     file: str
     config: Mapping[str, Any]
     layout: tuple[int, ...] | None
+    bounds: tuple[int, int] | None = None
+    pruned: int | None = None
+    blocks: int = 0
+
+    @property
+    def rule(self) -> Mapping[str, Any]:
+        """The config by which the tensor is pruned by itself."""
+        if self.pruned is None:
+            return self.config
+        return alone(self.config, level_of(self.pruned, self.blocks))
 
     @property
     def item_size(self) -> int:
@@ -38,7 +57,9 @@ class Task:
         """The fewest and the most elements that the rule zeroes, whatever the data are."""
         shape = self.tensor.shape
         seen = shape if self.layout is None else tuple(shape[axis] for axis in self.layout)
-        return _count_zeros(seen, **self.config)
+        if self.bounds is not None and self.pruned is None:
+            return self.bounds
+        return _count_zeros(seen, **self.rule)
 
 
 @dataclass(frozen=True)
@@ -64,7 +85,9 @@ class Memory:
 
     process: what the interpreter takes before. buffers: the greatest tensor with what ranks it, and
     AHEAD bytes for the others. mask: a byte for each element of the greatest. scores: those that
-    are made of input norms. scratch: what a step takes by itself, for natural data.
+    are made of input norms. scratch: what a step takes by itself, for natural data. candidates:
+    1% of the tensors in pools, a sample, and what is asked, of which a cut is found, before there
+    is a mask.
     """
 
     process: int
@@ -72,25 +95,42 @@ class Memory:
     mask: int
     scores: int
     scratch: int
+    candidates: int
 
     @property
     def total(self) -> int:
-        return self.process + self.buffers + self.mask + self.scores + self.scratch
+        most = max(self.mask, self.candidates)
+        return self.process + self.buffers + most + self.scores + self.scratch
 
 
 @dataclass(frozen=True)
 class Plan:
     """A pruning of one checkpoint by one rule for each tensor: `make_plan()` makes it.
 
-    tasks: by the names of the tensors, sorted. left: why the others are not pruned.
+    tasks: by the names of the tensors, sorted.
+    pools: the thresholds that some of them share.
     """
 
     checkpoint: Checkpoint
     options: Options
+    rules: Rules
     tasks: Mapping[str, Task]
-    left: Mapping[str, str]
     scores: Magnitudes
+    pools: tuple[Pool, ...] = ()
     with_masks: bool = False
+
+    @property
+    def left(self) -> Mapping[str, str]:
+        """Why the tensors that are not pruned are not."""
+        return self.rules.choice.left
+
+    def with_cuts(self, pruned: Mapping[str, int]) -> Plan:
+        """The same, where it is known how many blocks each tensor in a pool loses."""
+        tasks = {
+            name: replace(task, pruned=pruned[name]) if task.bounds is not None else task
+            for name, task in self.tasks.items()
+        }
+        return replace(self, tasks=tasks)
 
     def pieces(self, file: str) -> Iterator[Piece]:
         """All bytes of a file, in their order."""
@@ -106,13 +146,46 @@ class Plan:
 
     def buffer_bytes(self, piece: Piece) -> int:
         """The part of the buffers that a piece takes, with what ranks it."""
-        if piece.task is None:
-            return rounded(piece.size)
-        return rounded(piece.size) + rounded(self.scores.file_bytes(piece.task.tensor.name))
+        return rounded(piece.size) if piece.task is None else self.task_bytes(piece.task)
+
+    def task_bytes(self, task: Task) -> int:
+        """The part of the buffers that a tensor takes, with what ranks it behind it."""
+        return rounded(task.tensor.size) + rounded(self.scores.file_bytes(task.tensor.name))
+
+    def ranked_by(self, task: Task, memory: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """What ranks a tensor, in its part of the buffers."""
+        begin = rounded(task.tensor.size)
+        return memory[begin : begin + self.scores.file_bytes(task.tensor.name)]
+
+    def read_into(self, task: Task, memory: NDArray[np.uint8]) -> None:
+        """Read a tensor, and what ranks it, into its part of the buffers."""
+        file, tensor = self.checkpoint.files[task.file], task.tensor
+        file.read_into(file.header.data_begin + tensor.begin, memory[: tensor.size])
+        self.scores.read_into(tensor.name, self.ranked_by(task, memory))
+
+    def require_unchanged(self) -> None:
+        """ValueError where a file was written to since it was opened."""
+        for checkpoint in (self.checkpoint, *self.scores.files):
+            for file in checkpoint.files.values():
+                file.require_unchanged()
 
     @property
     def bytes_read(self) -> int:
         return self.bytes_written + sum(map(self.scores.file_bytes, self.tasks))
+
+    @property
+    def bytes_counted(self) -> int:
+        """What one look at all tensors in pools reads."""
+        tasks = [self.tasks[name] for pool in self.pools for name in pool.names]
+        return sum(task.tensor.size + self.scores.file_bytes(task.tensor.name) for task in tasks)
+
+    def _candidates(self) -> int:
+        """The memory in which cuts of pools are found."""
+        tensors = [self.tasks[name].tensor for pool in self.pools for name in pool.names]
+        if not tensors:
+            return 0
+        ranked = sum(each.elements * FLOATS[self.scores.dtype(each)].itemsize for each in tensors)
+        return ranked // 100 + (1 << 20) + 4 * SAMPLED + len(tensors) * PLACES
 
     @property
     def bytes_written(self) -> int:
@@ -137,6 +210,7 @@ class Plan:
             mask=elements + packed,
             scores=max(map(self.scores.made_bytes, tensors)),
             scratch=max(tensor.size for tensor in tensors) // 50 + (threads << 20),
+            candidates=self._candidates(),
         )
 
     def __str__(self) -> str:
@@ -167,13 +241,22 @@ class Plan:
 
     def _figures(self) -> Iterator[str]:
         elements = sum(task.tensor.elements for task in self.tasks.values())
-        least, most = (sum(count) for count in zip(*(t.zeros() for t in self.tasks.values())))  # noqa: B905
+        least, most = self._zeros()
         zeros = f"{least:,}" if least == most else f"{least:,} to {most:,}"
         files, memory = len(self.checkpoint.files), self.memory
         beside = self.checkpoint.beside
         yield f"{len(self.tasks)} tensors of {len(self.tasks) + len(self.left)}, in {files} files"
         yield f"zeros: {zeros} of {elements:,} ({(least + most) / 2 / elements:.2%})"
+        for pool in self.pools:
+            low, high = pool.zeros
+            count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+            yield f"pool {pool.name}: {len(pool.names)} tensors with one threshold, {count} zeros"
         yield f"read: {bytes_text(self.bytes_read)} in one pass"
+        if self.pools:
+            yield (
+                f"read before, to find what pools prune: {bytes_text(self.bytes_counted)}, twice "
+                "as a rule"
+            )
         yield f"written: {bytes_text(self.bytes_written)}"
         if beside.copied:
             yield f"copied beside: {', '.join(beside.copied)}"
@@ -182,8 +265,18 @@ class Plan:
         yield (
             f"memory: {bytes_text(memory.total)} ({bytes_text(memory.process)} process, "
             f"{bytes_text(memory.buffers)} buffers, {bytes_text(memory.mask)} mask, "
-            f"{bytes_text(memory.scores)} scores, {bytes_text(memory.scratch)} scratch)"
+            f"{bytes_text(memory.scores)} scores, {bytes_text(memory.scratch)} scratch"
+            + (f"; or {bytes_text(memory.candidates)} candidates, no mask)" if self.pools else ")")
         )
+
+    def _zeros(self) -> tuple[int, int]:
+        """The fewest and the most zeros of all together."""
+        is_open = [task.bounds is not None and task.pruned is None for task in self.tasks.values()]
+        counts = [task.zeros() for task, is_in in zip(self.tasks.values(), is_open, strict=True)
+                  if not is_in]  # fmt: skip
+        if any(is_open):
+            counts += [pool.zeros for pool in self.pools]
+        return sum(least for least, _ in counts), sum(most for _, most in counts)
 
 
 def make_plan(
@@ -196,21 +289,24 @@ def make_plan(
     """Plan a pruning. ValueError where an option fits none of the tensors, or a rule not one."""
     tensors = {name: tensor for name, (_, tensor) in checkpoint.tensors.items()}
     try:
-        choice = choose(tensors, options.include, options.exclude, options.strict)
-        taken = {name: tensors[name] for name in choice.taken}
-        require_transposed(options, taken)
-        configs = configs_of(options, taken)
+        rules = rules_of(options, tensors)
+        taken = {name: tensors[name] for name in rules.choice.taken}
         tasks = {
-            name: Task(tensor, checkpoint.tensors[name][0], configs[name],
-                       layout_of(options, tensor))
+            name: Task(tensor, checkpoint.tensors[name][0], rules.configs[name],
+                       rules.layouts[name])
             for name, tensor in taken.items()
         }  # fmt: skip
         for name, task in tasks.items():
             require_rule(name, task)
+        groups = {name: (task.tensor, task.layout, task.config) for name, task in tasks.items()}
+        pools, zeros = pools_of(groups)
     except ValueError as error:
         raise ValueError(f"{checkpoint.path}: {error}") from None
-    ranked = scores_of(options, taken, scores, norms)
-    return Plan(checkpoint, options, tasks, choice.left, ranked, with_masks)
+    for pool in pools:
+        for name, (blocks, *_) in zip(pool.names, pool.members, strict=True):
+            tasks[name] = replace(tasks[name], bounds=zeros[name], blocks=blocks)
+    ranked = scores_of(taken, rules.layouts, scores, norms)
+    return Plan(checkpoint, options, rules, tasks, ranked, tuple(pools), with_masks)
 
 
 def require_rule(name: str, task: Task) -> None:

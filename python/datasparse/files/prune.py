@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .._core import __version__
+from .counting import count_pools
 from .folder import Checkpoint
 from .journal import NAME, Journal
 from .maskfile import mask_header
@@ -40,13 +41,25 @@ def silent(done: int, total: int, name: str) -> None:
     """The progress of a run that nobody watches."""
 
 
-def plan_prune(source: StrPath, options: Options | None = None, *, masks: bool = False) -> str:
+def plan_prune(
+    source: StrPath,
+    options: Options | None = None,
+    *,
+    masks: bool = False,
+    read: bool = False,
+    progress: Progress = silent,
+) -> str:
     """What `prune()` would do, as a text: the table of a dry run. Reads headers only.
 
-    masks: whether they are written too. Errors: those of `prune()`, but for target and places.
+    masks: whether they are written too. read: read the tensors in pools, too, as often as `prune()`
+    would before it writes, and say how many zeros each of them gets. progress: is told of that.
+    Errors: those of `prune()`, but for target and places.
     """
     with ExitStack() as stack:
-        return str(planned(stack, source, options or Options(), with_masks=masks))
+        plan = planned(stack, source, options or Options(), with_masks=masks)
+        if read and plan.pools:
+            plan = plan.with_cuts(cuts_of(plan, plan.bytes_counted, progress))
+        return str(plan)
 
 
 def prune(
@@ -75,9 +88,9 @@ def prune(
     the system says so. Nothing is under the target's name then, and `source` is never written to.
     After an OSError or a kill, the same call goes on from TARGET.partial, to the same bytes.
 
-    Cost: one pass over the source. Masks take the threads of `set_num_threads()`; three more read,
-    write and flush. Memory: that of the greatest tensor, a byte for each of its elements, and 512
-    MiB; `plan_prune()` tells.
+    Cost: one pass over the source, and with a pool mostly two before it. Masks take the threads of
+    `set_num_threads()`; three more read, write and flush. Memory: that of the greatest tensor, a
+    byte for each of its elements, and 512 MiB; of a pool 1% of its tensors; `plan_prune()` tells.
     """
     options = options or Options()
     target = Path(target)
@@ -108,6 +121,22 @@ def prune(
         return result
 
 
+def with_cuts(plan: Plan, journal: Journal, progress: Progress) -> Plan:
+    """The plan with what its pools prune: as the journal knows it, or counted, and then noted."""
+    if journal.cuts is None:
+        journal.cut(cuts_of(plan, plan.bytes_counted + plan.bytes_written, progress))
+    cuts = journal.cuts or {}
+    if any(name not in cuts for pool in plan.pools for name in pool.names):
+        raise ValueError(f"{journal.path} is damaged: remove {journal.folder}")
+    return plan.with_cuts(cuts)
+
+
+def cuts_of(plan: Plan, total: int, progress: Progress) -> dict[str, int]:
+    """What the plan's pools prune. Progress is of the first look: others read what they need."""
+    once = plan.bytes_counted
+    return count_pools(plan, lambda done, name: progress(min(done, once), total, name))
+
+
 def planned(stack: ExitStack, source: StrPath, options: Options, with_masks: bool) -> Plan:
     """The plan, with all files open until the stack is closed."""
     checkpoint = stack.enter_context(Checkpoint(source))
@@ -125,8 +154,8 @@ def identity_of(plan: Plan, places: dict[str, Any]) -> dict[str, Any]:
             sources[str(file.path.absolute())] = {**of_status(file.status), "header": header}
     copied = {name: of_status(status) for name, status in plan.checkpoint.beside.copied.items()}
     options = dataclasses.asdict(plan.options)
-    return {"version": __version__, **places, "options": options, "sources": sources,
-            "copied": copied}  # fmt: skip
+    return {"version": __version__, **places, "options": options, "recipe": plan.rules.recipe,
+            "sources": sources, "copied": copied}  # fmt: skip
 
 
 def of_status(status: os.stat_result) -> dict[str, int]:
@@ -141,6 +170,8 @@ def fill(
     refuse_lost(plan, folder, journal, masks)
     copy_beside(plan.checkpoint, folder)
     require_space(folder, plan.bytes_written - bytes_there(plan, folder))
+    if plan.pools:
+        plan = with_cuts(plan, journal, progress)
     Stream(plan, folder, journal, masks, progress).run()
     if masks is not None:
         checksums = {name: record["xxh64"] for name, record in journal.records.items()}

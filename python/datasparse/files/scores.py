@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -9,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._bfloat16 import BFLOAT16
 from .._core import _score_terms
+from .dtypes import as_doubles
 from .folder import Checkpoint
 from .header import FLOATS, Tensor
-from .options import Options, layout_of
 from .safetensors import as_array
 
 
@@ -31,12 +31,22 @@ class Magnitudes:
         """The memory that its scores take besides what was read."""
         return 0
 
+    def dtype(self, tensor: Tensor) -> str:
+        """Of its scores, as the format of files names it."""
+        return tensor.dtype
+
     def read_into(self, name: str, buffer: NDArray[np.uint8]) -> None:
         """Read what a tensor is ranked by into `file_bytes(name)` bytes."""
 
     def of(self, name: str, data: NDArray[Any], buffer: NDArray[np.uint8]) -> NDArray[Any] | None:
         """The scores of a tensor, by what was read; None for its own magnitudes."""
         return None
+
+    def some(
+        self, checkpoint: Checkpoint, tensor: Tensor, first: NDArray[np.int64], count: int
+    ) -> NDArray[np.float64]:
+        """What ranks so many elements from each of these on, as read from the files: a row each."""
+        return elements_of(checkpoint, tensor, first, count)
 
 
 class Given(Magnitudes):
@@ -56,12 +66,20 @@ class Given(Magnitudes):
     def file_bytes(self, name: str) -> int:
         return self._scores.tensors[name][1].size
 
+    def dtype(self, tensor: Tensor) -> str:
+        return self._scores.tensors[tensor.name][1].dtype
+
     def read_into(self, name: str, buffer: NDArray[np.uint8]) -> None:
         file = self._scores.reader(name)
         file.read_into(file.header.data_begin + self._scores.tensors[name][1].begin, buffer)
 
     def of(self, name: str, data: NDArray[Any], buffer: NDArray[np.uint8]) -> NDArray[Any]:
         return as_array(self._scores.tensors[name][1], buffer)
+
+    def some(
+        self, checkpoint: Checkpoint, tensor: Tensor, first: NDArray[np.int64], count: int
+    ) -> NDArray[np.float64]:
+        return elements_of(self._scores, self._scores.tensors[tensor.name][1], first, count)
 
 
 class InputNorms(Magnitudes):
@@ -70,20 +88,38 @@ class InputNorms(Magnitudes):
     The norms of all tensors are read at once: they are small beside one tensor.
     """
 
-    def __init__(self, norms: Checkpoint, taken: Mapping[str, Tensor], options: Options) -> None:
+    def __init__(
+        self,
+        norms: Checkpoint,
+        taken: Mapping[str, Tensor],
+        layouts: Mapping[str, tuple[int, ...] | None],
+    ) -> None:
         self.files = (norms,)
         self._norms = {
-            name: norms_of(norms, tensor, layout_of(options, tensor))
-            for name, tensor in taken.items()
+            name: norms_of(norms, tensor, layouts[name]) for name, tensor in taken.items()
         }
 
     def made_bytes(self, tensor: Tensor) -> int:
         return tensor.elements * (8 if tensor.dtype == "F64" else 4)
 
+    def dtype(self, tensor: Tensor) -> str:
+        return "F64" if tensor.dtype == "F64" else "F32"
+
     def of(self, name: str, data: NDArray[Any], buffer: NDArray[np.uint8]) -> NDArray[Any]:
         norms = np.broadcast_to(self._norms[name], data.shape)
         scores: NDArray[Any] = _score_terms("abs_product", data, norms)
         return scores
+
+    def some(
+        self, checkpoint: Checkpoint, tensor: Tensor, first: NDArray[np.int64], count: int
+    ) -> NDArray[np.float64]:
+        norms = self._norms[tensor.name]
+        axis = max(range(norms.ndim), key=norms.shape.__getitem__)
+        apart = math.prod(tensor.shape[axis + 1 :])
+        places = (first[:, None] + np.arange(count)) // apart % norms.shape[axis]
+        values = elements_of(checkpoint, tensor, first, count)
+        made: NDArray[np.float64] = np.abs(values) * norms.reshape(-1)[places]
+        return made
 
 
 def norms_of(
@@ -100,9 +136,8 @@ def norms_of(
             f"each of its {tensor.shape[axis]} inputs, got {given.dtype} of {given.shape}"
         )
     values = norms.reader(tensor.name).read(tensor.name)
-    if values.dtype == BFLOAT16:
-        values = (values.view("<u2").astype("<u4") << 16).view("<f4")
-    as_float32 = values.astype(np.float32)
+    with np.errstate(over="ignore"):  # refused below
+        as_float32 = as_doubles(values).astype(np.float32)
     if not (np.isfinite(as_float32).all() and (as_float32 >= 0).all()):
         raise ValueError(
             f"{norms.path}: input_norms of {tensor.name!r} must be finite in float32, and not "
@@ -111,6 +146,18 @@ def norms_of(
     shape = [1] * len(tensor.shape)
     shape[axis] = tensor.shape[axis]
     return as_float32.reshape(shape)
+
+
+def elements_of(
+    checkpoint: Checkpoint, tensor: Tensor, first: NDArray[np.int64], count: int
+) -> NDArray[np.float64]:
+    """So many elements of a tensor from each of these on, by a read for each."""
+    file, dtype = checkpoint.reader(tensor.name), FLOATS[tensor.dtype]
+    begin = file.header.data_begin + tensor.begin
+    values = np.empty((len(first), count), dtype)
+    for row, place in zip(values, first.tolist(), strict=True):
+        file.read_into(begin + place * dtype.itemsize, row)
+    return as_doubles(values)
 
 
 def found(checkpoint: Checkpoint, name: str, option: str) -> Tensor:
@@ -128,12 +175,12 @@ def opened(path: str | None) -> AbstractContextManager[Checkpoint | None]:
 
 
 def scores_of(
-    options: Options,
     taken: Mapping[str, Tensor],
+    layouts: Mapping[str, tuple[int, ...] | None],
     scores: Checkpoint | None,
     norms: Checkpoint | None,
 ) -> Magnitudes:
     """What ranks the taken tensors. ValueError, naming file and tensor, for what does not fit."""
     if scores is not None:
         return Given(scores, taken)
-    return Magnitudes() if norms is None else InputNorms(norms, taken, options)
+    return Magnitudes() if norms is None else InputNorms(norms, taken, layouts)

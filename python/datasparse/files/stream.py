@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from .journal import Journal
 from .maskfile import checksum_of, mask_header, packed
-from .plan import ALIGNMENT, Piece, Plan, rounded
+from .plan import ALIGNMENT, Piece, Plan
 from .ring import Ring, StoppedError
 from .safetensors import as_array, flush, write_at
 from .zeros import count_zeros, zero_lowest
@@ -44,10 +44,6 @@ class Moving:
     def data(self) -> NDArray[np.uint8]:
         return self.memory[: self.piece.size]
 
-    @property
-    def ranked_by(self) -> NDArray[np.uint8]:
-        return self.memory[rounded(self.piece.size) :]
-
 
 class Stream:
     """One run of a plan, into files in a folder.
@@ -69,8 +65,9 @@ class Stream:
         self._written: SimpleQueue[Moving | None] = SimpleQueue()
         self._errors: list[BaseException] = []
         self._files: dict[str, int] = {}
-        self._done = sum(journal.written.values())
-        self._total = plan.bytes_written
+        counted = plan.bytes_counted  # before this
+        self._done = counted + sum(journal.written.values())
+        self._total = counted + plan.bytes_written
 
     def run(self) -> None:
         """Write what is not there yet; then all of it is on the disk, and in the journal.
@@ -115,15 +112,13 @@ class Stream:
                 if piece.end <= self.journal.written.get(name, 0):
                     continue
                 moving = Moving(piece, self._ring.take(plan.buffer_bytes(piece)))
-                file.read_into(piece.begin, moving.data)
-                if piece.task is not None:
-                    ranked_by = moving.ranked_by[: plan.scores.file_bytes(piece.task.tensor.name)]
-                    plan.scores.read_into(piece.task.tensor.name, ranked_by)
+                if piece.task is None:
+                    file.read_into(piece.begin, moving.data)
+                else:
+                    plan.read_into(piece.task, moving.memory)
                 self._read.put(moving)
             file.require_unchanged()
-        for scores in plan.scores.files:
-            for file in scores.files.values():
-                file.require_unchanged()
+        plan.require_unchanged()
 
     def _compute_all(self) -> None:
         for moving in iter(self._read.get, None):
@@ -135,9 +130,8 @@ class Stream:
         task = moving.piece.task
         assert task is not None
         name, data = task.tensor.name, as_array(task.tensor, moving.data)
-        ranked_by = moving.ranked_by[: self.plan.scores.file_bytes(name)]
-        scores = self.plan.scores.of(name, data, ranked_by)
-        mask = zero_lowest(name, data, task.config, task.layout, scores)
+        scores = self.plan.scores.of(name, data, self.plan.ranked_by(task, moving.memory))
+        mask = zero_lowest(name, data, task.rule, task.layout, scores)
         if self.masks is not None:
             moving.mask = packed(mask)
             moving.record["xxh64"] = checksum_of(moving.mask)

@@ -25,6 +25,14 @@ def local(tensor: Tensor) -> Tensor:
     return own.detach()
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, which all ranks that have parts of it gather at the same time."""
+    if not is_sharded(tensor):
+        return tensor
+    gathered: Tensor = tensor.full_tensor()  # type: ignore[attr-defined]
+    return gathered
+
+
 def reshard(root: nn.Module, path: Sequence[str]) -> bool:
     """Has the module at a path, or the one around it that fully_shard() was called for, show its
     shards again. False where there is none.
@@ -61,7 +69,7 @@ def zero_where_pruned(tensor: Tensor, mask: Tensor) -> None:
     """Write zeros into a tensor of the shape of a mask. A whole tensor needs the whole mask, which
     all ranks gather at the same time."""
     if is_sharded(mask) and not is_sharded(tensor):
-        mask = mask.full_tensor()  # type: ignore[attr-defined]
+        mask = whole(mask)
     elif is_sharded(tensor) and not has_layout_of(tensor, mask):
         raise ValueError(
             f"a tensor that is sharded otherwise than its mask cannot be zeroed, got {tensor} "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .dtensors import is_sharded, local, whole
 from .optimizer import tensors_in
 
 # In what optimizers of torch and transformers call the averages of squared gradients:
@@ -29,30 +30,33 @@ def start_from_rest(
     Only tensors of the parameter's shape and of floating point are looked at: factored averages
     (Adafactor) stay, and so do those that are kept in 8 bits.
     """
-    if grown.device.type == "cpu" and not bool(grown.any()):
-        return  # elsewhere, the CPU would wait to see
+    if grown.device.type == "cpu" and not is_sharded(grown) and not bool(grown.any()):
+        return  # elsewhere, the CPU would wait to see; and other ranks, for what has not grown here
     with torch.no_grad():
         for key, tensor in tensors_in(optimizer.state.get(parameter, {})):
             if tensor.shape != parameter.shape or not tensor.is_floating_point():
                 continue
-            at = grown.to(tensor.device)
+            here = local(tensor)
+            at = local(grown).to(here.device)
             if key in RATES:
-                tensor.masked_fill_(at, rate_of(optimizer, parameter))
+                here.masked_fill_(at, rate_of(optimizer, parameter))
             elif not is_of_squares(key) and key not in MAGNITUDES:
-                tensor.masked_fill_(at, 0)
+                here.masked_fill_(at, 0)
             elif gradient is None:
-                tensor.masked_fill_(at, mean_of(tensor, (tensor != 0) & ~at))
+                here.masked_fill_(at, mean_of(tensor, grown))
             else:
-                values = gradient.detach().to(tensor.device, tensor.dtype)
+                values = local(gradient.detach()).to(here.device, here.dtype)
                 values = values.abs() if key in MAGNITUDES else values.square()
-                tensor.copy_(torch.where(at, values, tensor))
+                here.copy_(torch.where(at, values, here))
 
 
-def mean_of(tensor: Tensor, some: Tensor) -> Tensor:
-    """Of those elements, 0 of none, as a tensor: no value is read."""
+def mean_of(tensor: Tensor, grown: Tensor) -> Tensor:
+    """Of the elements that have not grown and are not 0, 0 of none, as a tensor: no value is read.
+    Ranks that have parts of it sum up at the same time."""
     kind = torch.promote_types(tensor.dtype, torch.float32)
-    total = tensor.masked_fill(some.logical_not(), 0).sum(dtype=kind)
-    return (total / some.sum().clamp_(min=1)).to(tensor.dtype)
+    some = (tensor != 0) & ~grown.to(tensor.device)
+    total = whole(tensor.masked_fill(some.logical_not(), 0).sum(dtype=kind))
+    return (total / whole(some.sum()).clamp_(min=1)).to(tensor.dtype)
 
 
 def is_of_squares(key: str) -> bool:

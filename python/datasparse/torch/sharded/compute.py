@@ -14,9 +14,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..._core import ShardSelection, __version__
 from ..device.job import Job, Pool
 from ..device.operations.grid import Grid, order_of
-from .layout import layout_of
-from .parts import Part, Parts, Search, dtype_of_sums, parts_for
-from .ranks import Description, Ranks
+from .layout import Layout, layout_of
+from .parts import Part, Parts, Search, Unwritten, dtype_of_sums, parts_for
+from .ranks import Call, Description, Ranks
 from .rectangle import Blocks, Integers, Rectangle, Shape
 
 KEY_STEPS = {torch.float16: 13, torch.bfloat16: 16}  # bits of a float32 that none of these has
@@ -48,16 +48,28 @@ class Begun(NamedTuple):
         return Begun(prelude, None if prelude.size else parts.selection(MOST))
 
 
-def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor]:
-    """The masks of jobs whose tensors are sharded, or plain and the same on all ranks, as new
-    tensors: to the bit what the core computes of whole ones.
+def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor | Unwritten]:
+    """The masks of jobs whose tensors are sharded, or plain and the same on all ranks, to the bit
+    what the core computes of whole ones: as new tensors, or as what put() will write.
 
     All ranks that have shards of them call it with the same jobs, in the same order. Where one of
     them fails, or has other jobs, all raise: the one its own error, the others a RankError.
     """
     ranks = ranks_for(jobs)
     call = ranks.call("step()")
-    prepared = call.attempt(prepare, jobs, pools, ranks)
+    parts, searches, selection = find(
+        call, lambda: prepare(jobs, pools, [part_of(job, ranks) for job in jobs])
+    )
+    masks = call.attempt(spread, jobs, parts, selection)
+    call.agree()  # from here on nothing fails
+    assert masks is not None
+    keep_hints(jobs, searches, selection)
+    return masks
+
+
+def find(call: Call, prepare: Callable[[], Prepared]) -> tuple[Parts, list[Search], ShardSelection]:
+    """Where searches over ranks stop, and what answers for the parts here."""
+    prepared = call.attempt(prepare)
     call.agree(prepared and prepared.description)
     assert prepared is not None  # else agree() has raised
     parts, searches, (prelude, selection), _ = prepared
@@ -68,11 +80,7 @@ def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor]:
         prelude, selection = begun
     while not selection.done:
         selection.tell(call.sum(call.attempt(parts.count, selection), selection.size))
-    masks = call.attempt(spread, jobs, parts, selection)
-    call.agree()  # from here on nothing fails
-    assert masks is not None
-    keep_hints(jobs, searches, selection)
-    return masks
+    return parts, searches, selection
 
 
 def ranks_for(jobs: Sequence[Job]) -> Ranks:
@@ -88,8 +96,7 @@ def ranks_for(jobs: Sequence[Job]) -> Ranks:
     return widest
 
 
-def prepare(jobs: Sequence[Job], pools: Sequence[Pool], ranks: Ranks) -> Prepared:
-    own = [part_of(job, ranks) for job in jobs]
+def prepare(jobs: Sequence[Job], pools: Sequence[Pool], own: Sequence[Part]) -> Prepared:
     searches = searches_of(jobs, pools, own)
     parts = parts_for(own, searches)
     begun = Begun.of(parts)
@@ -111,17 +118,39 @@ def local(tensor: Tensor) -> Tensor:
     return here
 
 
-def part_of(job: Job, ranks: Ranks) -> Part:
-    """ValueError for shards that are no rectangles of the matrix, or that cut blocks."""
+def part_of(job: Job, ranks: Ranks, moves: bool = False) -> Part:
+    """ValueError for shards that are no rectangles of the matrix, or that cut blocks.
+
+    moves: the mask moves, so that a part has whole blocks, and gets a new mask.
+    """
     shape = tuple(job.scores.shape)
     if isinstance(job.scores, DTensor):
         layout = layout_of(job.scores)
-        return cut(job, *layout.box(shape), layout.counts(ranks), local)
+        box, counts = layout.box(shape), layout.counts(ranks)
+        if moves:
+            return cut(job, *box, counts, local)
+        part = cut(job, *box, counts, local, cuts_of(job, layout))
+        # The core writes it where it is, unless that is in another order.
+        return part if order_of(job) else replace(part, mask=local(job.mask))
     return cut(job, shape, (0,) * len(shape), ranks.rank == ranks.members[0], local)
 
 
+def cuts_of(job: Job, layout: Layout) -> tuple[int, ...]:
+    """The rows at which parts begin within a block, where sums of blocks can be carried from one
+    part to the next: of blocks that are pruned as a whole, in the order of memory."""
+    grid, shape = Grid.of(job), tuple(job.scores.shape)
+    if len(shape) < 2 or grid.height < 2 or grid.zeros < grid.size or order_of(job):
+        return ()
+    return tuple(row for row in layout.borders(shape, 0) if row % grid.height)
+
+
 def cut(
-    job: Job, size: Shape, offset: Shape, counts: bool, here: Callable[[Tensor], Tensor]
+    job: Job,
+    size: Shape,
+    offset: Shape,
+    counts: bool,
+    here: Callable[[Tensor], Tensor],
+    cuts: tuple[int, ...] = (),
 ) -> Part:
     """The part of a job that has so many elements along each axis, from there on: `here` is what
     gives that part of a tensor."""
@@ -145,19 +174,26 @@ def cut(
         zeros=grid.zeros,
         kept_zeros=kept,
     )
-    blocks = Blocks.of(rectangle, (grid.height, grid.width), shape)
-    return Part(part, rectangle, blocks, counts)
+    blocks = Blocks.of(rectangle, (grid.height, grid.width), shape, may_cut_rows=bool(cuts))
+    return Part(part, rectangle, blocks, counts, cuts)
 
 
-def spread(jobs: Sequence[Job], parts: Parts, selection: ShardSelection) -> list[Tensor]:
+def spread(
+    jobs: Sequence[Job], parts: Parts, selection: ShardSelection
+) -> list[Tensor | Unwritten]:
     """The masks of the jobs, of those of their parts."""
-    masks = []
-    for job, mask in zip(jobs, parts.contents(selection), strict=True):
-        own = in_memory(job, mask)
-        if isinstance(job.scores, DTensor):
-            own = layout_of(job.scores).spread(own, tuple(job.scores.shape))
-        masks.append(own)
-    return masks
+    contents = parts.contents(selection)
+    return [
+        mask if isinstance(mask, Unwritten) else spread_one(job, mask)
+        for job, mask in zip(jobs, contents, strict=True)
+    ]
+
+
+def spread_one(job: Job, mask: Tensor) -> Tensor:
+    own = in_memory(job, mask)
+    if not isinstance(job.scores, DTensor):
+        return own
+    return layout_of(job.scores).spread(own, tuple(job.scores.shape))
 
 
 def in_memory(job: Job, mask: Tensor) -> Tensor:

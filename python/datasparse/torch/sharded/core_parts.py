@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from ..._core import ShardParts, ShardSelection
-from .parts import Part, Search
+from .parts import Part, Search, Unwritten
 from .rectangle import Integers
 
 
 class CoreParts:
-    """`Parts` in CPU memory. It takes new masks, and 1% of the data besides."""
+    """`Parts` in CPU memory: it takes 1% of the data. Masks whose order is another one than that of
+    memory are made anew."""
 
     def __init__(self, parts: Sequence[Part], searches: Sequence[Search]) -> None:
         divided = {
@@ -24,8 +25,13 @@ class CoreParts:
             if normalize
         }
         self._parts = parts
-        # What a monotone mask has pruned is read from the new one.
-        self._masks = [part.job.mask.clone(memory_format=torch.contiguous_format) for part in parts]
+        # What a monotone mask has pruned is read from the one that is written in the end.
+        self._masks = [
+            part.job.mask.clone(memory_format=torch.contiguous_format)
+            if part.mask is None
+            else part.mask
+            for part in parts
+        ]
         jobs = [
             self._as_dict(part, mask, group in divided)
             for group, (part, mask) in enumerate(zip(parts, self._masks, strict=True))
@@ -46,6 +52,7 @@ class CoreParts:
             "kept": None if job.kept_zeros is None else job.kept_zeros.contiguous(),
             "shard": (*rectangle.whole, *rectangle.first),
             "counts": part.counts,
+            "cuts": part.cuts,
         }
 
     def prelude(self) -> Integers:
@@ -63,7 +70,12 @@ class CoreParts:
         numbers: Integers = self._core.count(selection)
         return numbers
 
-    def contents(self, selection: ShardSelection) -> list[Tensor]:
+    def contents(self, selection: ShardSelection) -> list[Tensor | Unwritten]:
         self._core.find(selection)
-        self._core.write(range(len(self._masks)))
-        return self._masks
+        made = [i for i, part in enumerate(self._parts) if part.mask is None]
+        self._core.write(made)
+        write = self._core.write
+        return [
+            mask if part.mask is None else Unwritten(write, i)
+            for i, (part, mask) in enumerate(zip(self._parts, self._masks, strict=True))
+        ]

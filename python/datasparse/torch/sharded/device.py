@@ -6,19 +6,22 @@ Whole bits are gathered where the core wants them on the host: by all ranks at t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from itertools import compress
 from math import prod
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from ..device import Job, Move, Moved, MovePool, Pool, _plainly, memory, sums
+from ..device import Job, Move, MovePool, Pool, _plainly, memory, sums
 from .compute import compute as compute_shards
 from .compute import local
 from .layout import Layout, layout_of
+from .move import move as move_shards
+from .parts import Unwritten
 from .ranks import Ranks
 
 __all__ = [
@@ -39,21 +42,14 @@ __all__ = [
     "score_terms",
     "share_of",
     "unpack",
-    "without_bits",
+    "without_bits_of",
     "zero",
     "zero_grown",
     "zeros_in",
 ]
 
 compute = _plainly(compute_shards)
-
-
-@_plainly
-def move(moves: Sequence[Move], pools: Sequence[MovePool]) -> list[Moved]:
-    raise TypeError(
-        "data whose masks move (datasparse.regrowth) must be whole on each rank, got shards; use "
-        "DistributedDataParallel"
-    )
+move = _plainly(move_shards)
 
 
 # --- masks ------------------------------------------------------------------------------------
@@ -71,8 +67,15 @@ def copy(mask: DTensor) -> Tensor:
 
 
 @_plainly
-def put(masks: Sequence[Tensor], contents: Sequence[Tensor]) -> None:
-    memory.put([local(mask) for mask in masks], [local(content) for content in contents])
+def put(masks: Sequence[Tensor], contents: Sequence[Tensor | Unwritten]) -> None:
+    Unwritten.write_all([one for one in contents if isinstance(one, Unwritten)])
+    made = [
+        (local(mask), local(content))
+        for mask, content in zip(masks, contents, strict=True)
+        if not isinstance(content, Unwritten)
+    ]
+    if made:
+        memory.put([mask for mask, _ in made], [content for _, content in made])
 
 
 @_plainly
@@ -97,25 +100,32 @@ def share_of(whole: Tensor, layout: Layout) -> Tensor:
     return layout.spread(here.to(layout.device), shape)
 
 
-_are_bits_needed = ContextVar("_are_bits_needed", default=True)
+_left_out: ContextVar[frozenset[int]] = ContextVar("_left_out", default=frozenset())
 
 
 @contextmanager
-def without_bits() -> Iterator[None]:
-    """States are made without the bits of masks that are sharded: no rank hears of others."""
-    token = _are_bits_needed.set(False)
+def without_bits_of(masks: Iterable[Tensor]) -> Iterator[None]:
+    """States are made without the bits of these: no rank hears of others."""
+    token = _left_out.set(frozenset(map(memory_of, masks)))
     try:
         yield
     finally:
-        _are_bits_needed.reset(token)
+        _left_out.reset(token)
+
+
+def memory_of(mask: Tensor) -> int:
+    """What all tensors over the same memory have in common, also where there are no bytes in it."""
+    storage: int = local(mask).untyped_storage()._cdata
+    return storage
 
 
 @_plainly
 def pack(masks: Sequence[DTensor]) -> list[bytes]:
     """The bits of the whole, on all ranks."""
-    if not _are_bits_needed.get():
-        return [b""] * len(masks)
-    return gathered(masks, memory.pack([local(mask) for mask in masks]))
+    is_packed = [memory_of(mask) not in _left_out.get() for mask in masks]
+    packed = list(compress(masks, is_packed))
+    bits = iter(gathered(packed, memory.pack([local(mask) for mask in packed]) if packed else []))
+    return [next(bits) if is_here else b"" for is_here in is_packed]
 
 
 def gathered(tensors: Sequence[DTensor], bits: Sequence[bytes]) -> list[bytes]:
@@ -206,9 +216,11 @@ def add_samples(
 
 
 @_plainly
-def meet(ranks: Ranks) -> None:
-    """Goes on once all ranks have come here. RankError where one of them has given up."""
-    ranks.call("step()").agree()
+def meet(ranks: Ranks, drawn: Sequence[int]) -> None:
+    """Goes on once all ranks have come here. RankError where one of them has given up, or has drawn
+    other first masks, whose hashes these are."""
+    facts = [(f"the hash of drawn mask {i}", str(own)) for i, own in enumerate(drawn)]
+    ranks.call("step()").agree(facts)
 
 
 @_plainly

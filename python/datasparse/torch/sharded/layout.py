@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from math import prod
 
 import torch
@@ -11,7 +12,10 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torch.distributed.tensor._utils import (
+    _compute_local_shape_and_global_offset,
+    compute_local_shape_and_global_offset,
+)
 from torch.distributed.tensor.placement_types import Placement, Replicate, Shard, _StridedShard
 
 from .ranks import Ranks
@@ -36,6 +40,15 @@ class Layout:
         """The lengths of what this rank has of a tensor, and where it begins in each axis."""
         # Torch's own order of ranks is that of rows only where no axis is sharded twice.
         return compute_local_shape_and_global_offset(shape, self.mesh, self.placements)
+
+    def borders(self, shape: Shape, axis: int) -> tuple[int, ...]:
+        """Where the parts of all ranks begin along an axis, ascending."""
+        sizes = self.mesh.mesh.shape
+        boxes = (
+            _compute_local_shape_and_global_offset(shape, sizes, list(place), self.placements)
+            for place in product(*map(range, sizes))
+        )
+        return tuple(sorted({offset[axis] for size, offset in boxes if 0 not in size}))
 
     def counts(self, ranks: Ranks) -> bool:
         """Whether what this rank has is counted here: of several copies, one is."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,6 +28,8 @@ class Part:
     rectangle: Rectangle
     blocks: Blocks
     counts: bool  # False for a copy of what is counted elsewhere
+    cuts: tuple[int, ...] = ()  # rows at which parts begin within a block
+    mask: Tensor | None = None  # where it goes in the end, if its order is that of memory
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -76,8 +78,26 @@ class Parts(Protocol):
     def count(self, selection: ShardSelection) -> Integers:
         """The numbers for all questions of a round."""
 
-    def contents(self, selection: ShardSelection) -> list[Tensor]:
+    def contents(self, selection: ShardSelection) -> Sequence[Tensor | Unwritten]:
         """The masks of the parts, of the shapes of their jobs. selection.done must hold."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Unwritten:
+    """A mask that is written where it goes, when all ranks have come so far: no second one is
+    needed. Nothing can fail in that."""
+
+    write: Callable[[Sequence[int]], None]
+    place: int
+
+    @staticmethod
+    def write_all(several: Sequence[Unwritten]) -> None:
+        """Those of one step together, on all threads."""
+        by_writer: dict[Callable[[Sequence[int]], None], list[int]] = {}
+        for one in several:
+            by_writer.setdefault(one.write, []).append(one.place)
+        for write, places in by_writer.items():
+            write(places)
 
 
 def dtype_of_sums(job: Job) -> torch.dtype:
@@ -89,5 +109,13 @@ def parts_for(parts: Sequence[Part], searches: Sequence[Search]) -> Parts:
     from .core_parts import CoreParts
     from .device_parts import DeviceParts
 
-    is_here = all(part.job.scores.is_cpu for part in parts)
-    return CoreParts(parts, searches) if is_here else DeviceParts(parts, searches)
+    if all(part.job.scores.is_cpu for part in parts):
+        return CoreParts(parts, searches)
+    for part in parts:
+        if part.cuts:
+            raise ValueError(
+                f"blocks of {part.job.block} must not be cut between rows where data are on a "
+                f"device, got shards of {part.rectangle.whole} that begin at rows "
+                f"{', '.join(map(str, part.cuts))}; take a block height that divides them"
+            )
+    return DeviceParts(parts, searches)

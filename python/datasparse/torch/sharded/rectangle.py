@@ -7,6 +7,7 @@ from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 Shape = tuple[int, ...]
 Integers = NDArray[np.int64]
@@ -73,12 +74,22 @@ class Blocks:
     size: tuple[int, int]  # rows and columns of blocks
 
     @staticmethod
-    def of(rectangle: Rectangle, block: tuple[int, int], shape: Shape) -> Blocks:
-        """ValueError where a block is cut: it names the tensor's shape and what would fit."""
+    def of(
+        rectangle: Rectangle, block: tuple[int, int], shape: Shape, may_cut_rows: bool = False
+    ) -> Blocks:
+        """ValueError where a block is cut: it names the tensor's shape and what would fit.
+
+        may_cut_rows: not where it is cut between rows. Then a part's blocks are also those of which
+        it has only some rows.
+        """
         if rectangle.elements == 0:
             first, size = (0, 0), (0, 0)
         else:
-            edges = [_blocks_along(axis, rectangle, block[axis], shape) for axis in range(2)]
+            may_cut = (may_cut_rows, False)
+            edges = [
+                _blocks_along(axis, rectangle, block[axis], shape, may_cut[axis])
+                for axis in range(2)
+            ]
             first, size = (edges[0][0], edges[1][0]), (edges[0][1], edges[1][1])
         down, across = (
             -(-length // step) if step else 0
@@ -89,6 +100,11 @@ class Blocks:
     @property
     def here(self) -> int:
         return self.size[0] * self.size[1]
+
+    def places(self, here: Tensor) -> Tensor:
+        """The indices in the whole matrix of blocks by those that they have here."""
+        row, column = here // self.size[1], here % self.size[1]
+        return (row + self.first[0]) * self.across + column + self.first[1]
 
     def before(self, positions: Integers) -> Integers:
         """How many of those here come before blocks of the whole matrix, row-major."""
@@ -102,13 +118,15 @@ class Blocks:
         return np.clip(row, 0, rows) * columns + np.where(inside, rest, 0)
 
 
-def _blocks_along(axis: int, rectangle: Rectangle, length: int, shape: Shape) -> tuple[int, int]:
+def _blocks_along(
+    axis: int, rectangle: Rectangle, length: int, shape: Shape, may_cut: bool
+) -> tuple[int, int]:
     """Where blocks of that length begin along rows or columns, and how many they are."""
     first, end = rectangle.first[axis], rectangle.first[axis] + rectangle.size[axis]
     whole = rectangle.whole[axis]
     length = max(min(length, whole), 1)
     cut = next((at for at in (first, end) if at % length and at != whole), None)
-    if cut is not None:
+    if cut is not None and not may_cut:
         what = "rows" if axis == 0 else "columns"
         side = ("height", "width")[axis]
         raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,14 +17,20 @@ ODD, FIRST, SECOND = (
 )
 
 
-def drawn_keys(streams: Sequence[int], number: int, device: torch.device) -> Tensor:
-    """The first `number` keys of each stream, as rows of new_keys() of float32."""
+def drawn_keys(
+    streams: Sequence[int],
+    number: int,
+    device: torch.device,
+    places_of: Callable[[Tensor], Tensor] = lambda index: index,
+) -> Tensor:
+    """`number` keys of each stream, as rows of new_keys() of float32: the first ones, or those at
+    the places that these have in what is drawn, both int64."""
     keys = new_keys(len(streams), number, torch.float32, device)
     stream = numbers(streams, device)
     step = max(PART_LEAST // len(streams), 1)
     for first in range(0, number, step):
         index = torch.arange(first, min(first + step, number), device=device)
-        numbers_of_part = _mixed(index * ODD + stream)
+        numbers_of_part = _mixed(places_of(index) * ODD + stream)
         keys[:, first : first + step][:, : len(index)].copy_(_shifted(numbers_of_part, UNUSED))
     return keys
 

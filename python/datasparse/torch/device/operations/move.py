@@ -125,7 +125,7 @@ def _batches(
     moves: Sequence[Move], pools: Sequence[MovePool], device: torch.device, most: int
 ) -> tuple[_Batches, list[_Batches]]:
     """The kinds and places of moves by themselves, and of those of each pool."""
-    kinds = [_kind_of(move) for move in moves]
+    kinds = [kind_of(move) for move in moves]
     for number, pool in enumerate(pools):
         for place, normalize in zip(pool.moves, pool.normalize, strict=True):
             kinds[place] = replace(kinds[place], pool=number, normalize=normalize)
@@ -139,7 +139,7 @@ def _batches(
         job = moves[own[0]].job
         for dtype, given in ((kind.weights, job.scores), (kind.gradients, moves[own[0]].gradient)):
             is_new = given is not None and dtype != given.dtype
-            if dtype is not None and (is_new or _is_computed(kind)):
+            if dtype is not None and (is_new or is_computed(kind)):
                 require_exact(device, dtype)
         step = max(most // kind.grid.elements, 1)
         for first in range(0, len(own), step):
@@ -149,7 +149,7 @@ def _batches(
     return alone, pooled
 
 
-def _kind_of(move: Move) -> Kind:
+def kind_of(move: Move) -> Kind:
     job, gradient = move.job, move.gradient
     kind = Kind(
         grid=Grid.of(job),
@@ -161,10 +161,10 @@ def _kind_of(move: Move) -> Kind:
         pool=-1,
         normalize=False,
     )
-    return _with_sums(kind) if _is_computed(kind) else kind
+    return _with_sums(kind) if is_computed(kind) else kind
 
 
-def _is_computed(kind: Kind) -> bool:
+def is_computed(kind: Kind) -> bool:
     """Whether scores are other numbers than the elements."""
     return kind.norm == "L2" or kind.units.size > 1
 

@@ -61,9 +61,7 @@ class Moving:
         self.was_active = self._whole(free)
         self.dead: Tensor | None = None  # nothing but zeros that stay
         if kind.keeps_zeros:
-            inside = free.fill_(True)[:, : kind.units.rows, : kind.units.columns]
-            inside.copy_(self.by_weights._kept())
-            self.dead = self._whole(free)
+            self.dead = self._units_of(free, self.by_weights._kept())
             self.was_active.logical_and_(self.dead.logical_not())
         self.survives = self.was_active
         self.grown: Tensor | None = None
@@ -73,6 +71,12 @@ class Moving:
         self.number_dead = numbers([0] * len(moves), self.device)
         if self.dead is not None:
             self.number_dead = count(self.dead).to(torch.int64)
+
+    def _units_of(self, room: Tensor, elements: Tensor) -> Tensor:
+        """The same of (moves, rows, columns): `room` is free(), and is written over."""
+        inside = room.fill_(True)[:, : self.kind.units.rows, : self.kind.units.columns]
+        inside.copy_(elements)
+        return self._whole(room)
 
     def _whole(self, flags: Tensor) -> Tensor:
         """Units all of whose elements are flagged, in what has the shape of free()."""
