@@ -1,5 +1,6 @@
 """Checkpoints of shards, saved on some ranks and resumed on others: run by ranks_harness."""
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from datasparse import DataNormSparsifier, DataScheduler, schedules, scores
+from datasparse.regrowth import RigL
 from datasparse.torch import attach
 from datasparse.torch.sharded import RankError, ShardedState
 from sharded_cases import part_of, plain_model, sharded_model, whole_of
@@ -202,6 +204,46 @@ def score(rank, folder):
     dcp.load({"masks": here.state}, checkpoint_id=folder)
     assert here.facts()["state"] == saved.facts()["state"]
     assert "sums" in here.facts()["state"]
+
+
+def moved(folder, saves):
+    """A training whose masks move, and what it has: where it saves, as it goes on from there."""
+    model = sharded_model("fsdp")
+    fill(model, torch.Generator().manual_seed(5))
+    sparsifier = RigL(sparsity_level=0.8, sparse_block_shape=(1, 1), seed=3 if saves else 4)
+    attach(model, sparsifier)
+    state = {"masks": ShardedState(sparsifier)}
+    if saves:
+        move(model, sparsifier, 6)
+        dcp.save(state, checkpoint_id=folder)
+    else:
+        dcp.load(state, checkpoint_id=folder)
+    found = str(sparsifier.state_dict())
+    move(model, sparsifier, 7)
+    return found, str(sparsifier.state_dict())
+
+
+def move(model, sparsifier, seed):
+    """By weights and gradients that hang on the seed alone."""
+    generator = torch.Generator().manual_seed(seed)
+    fill(model, generator)
+    sparsifier.apply_mask()
+    gradients = copy.deepcopy(
+        {name: sparsifier.get_data(name).detach() for name in sparsifier.data_groups}
+    )
+    for gradient in gradients.values():
+        whole = torch.randn(gradient.shape, generator=generator)
+        gradient.to_local().copy_(part_of(whole, gradient))
+    sparsifier.set_gradients(gradients)
+    sparsifier.step()
+
+
+def save_moved(rank, folder):
+    return moved(folder, saves=True)
+
+
+def resume_moved(rank, folder):
+    return moved(folder, saves=False)
 
 
 def nothing_is_sent(rank, folder):

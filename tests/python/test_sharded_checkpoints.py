@@ -75,6 +75,13 @@ def test_sums_of_scores_are_saved(ranks_of, tmp_path):
     ranks_of(2).run(cases.score, str(tmp_path))
 
 
+def test_masks_that_move_go_on_moving(ranks_of, tmp_path):
+    first, *others = ranks_of(2).run(cases.save_moved, str(tmp_path))
+    resumed = ranks_of(2).run(cases.resume_moved, str(tmp_path))
+    resumed += ranks_of(1).run(cases.resume_moved, str(tmp_path))
+    assert all(other == first for other in [*others, *resumed])
+
+
 def test_a_state_is_made_without_a_word_to_other_ranks(ranks_of, tmp_path):
     ranks_of(2).run(cases.nothing_is_sent, str(tmp_path))
 

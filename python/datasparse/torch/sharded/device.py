@@ -6,9 +6,10 @@ Whole bits are gathered where the core wants them on the host: by all ranks at t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from itertools import compress
 from math import prod
 
 import torch
@@ -41,7 +42,7 @@ __all__ = [
     "score_terms",
     "share_of",
     "unpack",
-    "without_bits",
+    "without_bits_of",
     "zero",
     "zero_grown",
     "zeros_in",
@@ -99,25 +100,32 @@ def share_of(whole: Tensor, layout: Layout) -> Tensor:
     return layout.spread(here.to(layout.device), shape)
 
 
-_are_bits_needed = ContextVar("_are_bits_needed", default=True)
+_left_out: ContextVar[frozenset[int]] = ContextVar("_left_out", default=frozenset())
 
 
 @contextmanager
-def without_bits() -> Iterator[None]:
-    """States are made without the bits of masks that are sharded: no rank hears of others."""
-    token = _are_bits_needed.set(False)
+def without_bits_of(masks: Iterable[Tensor]) -> Iterator[None]:
+    """States are made without the bits of these: no rank hears of others."""
+    token = _left_out.set(frozenset(map(memory_of, masks)))
     try:
         yield
     finally:
-        _are_bits_needed.reset(token)
+        _left_out.reset(token)
+
+
+def memory_of(mask: Tensor) -> int:
+    """What all tensors over the same memory have in common, also where there are no bytes in it."""
+    storage: int = local(mask).untyped_storage()._cdata
+    return storage
 
 
 @_plainly
 def pack(masks: Sequence[DTensor]) -> list[bytes]:
     """The bits of the whole, on all ranks."""
-    if not _are_bits_needed.get():
-        return [b""] * len(masks)
-    return gathered(masks, memory.pack([local(mask) for mask in masks]))
+    is_packed = [memory_of(mask) not in _left_out.get() for mask in masks]
+    packed = list(compress(masks, is_packed))
+    bits = iter(gathered(packed, memory.pack([local(mask) for mask in packed]) if packed else []))
+    return [next(bits) if is_here else b"" for is_here in is_packed]
 
 
 def gathered(tensors: Sequence[DTensor], bits: Sequence[bytes]) -> list[bytes]:

@@ -37,8 +37,8 @@ class ShardedState(Stateful):
 
     All ranks save and load at the same time, as torch.distributed.checkpoint wants it. It takes a
     copy of the masks that are here, and another one to load; to load, also one bit per element of
-    whole tensors. A `score` that is a sum, such as `Movement()`, and zeros that stay (`keep_zeros`)
-    are gathered: they are saved once, whole.
+    whole tensors. A `score` that is a sum, such as `Movement()`, zeros that stay (`keep_zeros`) and
+    which weights were ever active (`datasparse.regrowth`) are gathered, and saved whole.
 
     Loading is all or nothing, on all ranks together: where one of them fails, all raise, and have
     what they had. ValueError for a checkpoint of other groups, shapes, scores or schedulers.
@@ -102,9 +102,9 @@ class ShardedState(Stateful):
 
     def _now(self) -> tuple[Saved, dict[str, Tensor]]:
         """All but the bits of masks, and copies of those."""
-        with device.without_bits():
-            sparsifier = self._sparsifier.state_dict()
         masks = self._masks(self._sparsifier.data_groups)
+        with device.without_bits_of(masks.values()):
+            sparsifier = self._sparsifier.state_dict()
         for name in masks:
             sparsifier["data_groups"][name]["mask"] = None
         everything = {
