@@ -12,6 +12,7 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
+from datasparse import _core
 from datasparse.files import load_packed, pack, packed, packing, unpack
 from packed_files import layouts_of, pruned, two_layouts
 from safetensors import safe_open
@@ -272,3 +273,32 @@ print(dict(load_packed({str(good)!r})).keys(), len(str(inspect({str(good)!r}))) 
 print({{"torch", "matplotlib", "rich", "safetensors", "ml_dtypes"}} & set(sys.modules))
 """
     assert run_python(script) == "dict_keys(['a', 'b', 'c']) True\nset()\n"
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_large_tensors_are_unpacked_by_several_threads(number, threads, tmp_path, rng):
+    threads(number)
+    tensors = {
+        "bits": pruned(rng, (1003, 1001), 0.5),
+        "2:4": pruned(rng, (1003, 1004), 2, 4),
+        "3:5": pruned(rng, (1003, 1005), 3, 5),
+    }
+    safetensors.numpy.save_file(tensors, tmp_path / "dense")
+    pack(tmp_path / "dense", tmp_path / "packed")
+    assert layouts_of(tmp_path / "packed") == {name: name for name in tensors}
+    with load_packed(tmp_path / "packed") as loaded:
+        for name, tensor in tensors.items():
+            assert np.array_equal(loaded[name], tensor)
+
+
+def test_values_are_expanded_in_place_or_refused():
+    data = np.array([9, 9, 9, 1, 2], np.uint16)
+    _core._expand(data, np.array([0b01001], np.uint8))
+    assert data.tolist() == [1, 0, 0, 2, 0]
+    assert _core._count_bits(np.array([0b01001, 255], np.uint8)) == 10
+    for bits, message in (([1, 0], "bits must be 1 bytes"), ([32], "must not be set beyond")):
+        with pytest.raises(ValueError, match=message):
+            _core._expand(data, np.array(bits, np.uint8))
+    for wrong in (data[::2], np.zeros(5, "S3"), np.frombuffer(bytes(5), np.uint8)):
+        with pytest.raises(ValueError, match="data must be writable, in C order"):
+            _core._expand(wrong, np.array([0], np.uint8))

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .._core import _count_bits
 from .groups import MOST
 
 Bytes = NDArray[np.uint8]
@@ -50,6 +51,9 @@ class Layout(Protocol):
         ValueError for places that are damage.
         """
 
+    def before(self, places: Bytes, end: int) -> int:
+        """How many of the elements before one at a multiple of `step` are there."""
+
     def check(self, places: Bytes, elements: int) -> None:
         """ValueError for bits that are set beyond the end."""
 
@@ -74,6 +78,9 @@ class Bits:
 
     def bits(self, places: Bytes, begin: int, end: int) -> Bytes:
         return places[begin // 8 : -(-end // 8)]
+
+    def before(self, places: Bytes, end: int) -> int:
+        return _count_bits(places[: end // 8])
 
     def check(self, places: Bytes, elements: int) -> None:
         check_end(places, elements)
@@ -150,6 +157,9 @@ class Pattern:
             whole = np.append(whole, np.uint8(0))
         made: Bytes = whole[::2] | whole[1::2] << 4
         return made
+
+    def before(self, places: Bytes, end: int) -> int:
+        return self.values(end, 0)
 
     def check(self, places: Bytes, elements: int) -> None:
         for plane in places.reshape(self.width, -1):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._core import _count_bits, _expand
+from .._core import _count_bits, _expand, get_num_threads
 from .dtypes import NUMPY, TORCH, item_size, unsigned
 from .header import PREFIX, Header, Tensor, json_of, parse_header, shortened
 from .layouts import Layout, layout_named
@@ -86,7 +87,12 @@ class PackedFile:
                 self.read_into(name, first, part)
                 yield part
             return
-        yield from self._unpacked(tensor, layout)
+        places, step = self._places(tensor, layout), STEP // layout.step * layout.step
+        done = 0
+        for first in range(0, tensor.elements, step):
+            part = np.empty(min(step, tensor.elements - first), unsigned(tensor.dtype))
+            done = self._unpack(tensor, layout, places, first, done, part)
+            yield part
 
     def read(self, name: str) -> NDArray[Any]:
         """A tensor as a new, contiguous array of the dtype in `NUMPY` and its shape.
@@ -100,8 +106,7 @@ class PackedFile:
             self.read_into(name, 0, data)
         else:
             data = np.empty(tensor.elements, unsigned(tensor.dtype))
-            for _ in self._unpacked(tensor, layout, data):
-                pass
+            self._unpack_all(tensor, layout, data)
         dtype = NUMPY.get(tensor.dtype)
         return data if dtype is None else data.view(dtype).reshape(tensor.shape)
 
@@ -133,33 +138,61 @@ class PackedFile:
         outer = self._reader.header
         return outer.data_begin + outer.tensors[name].begin
 
-    def _unpacked(
-        self, tensor: Tensor, layout: Layout, whole: NDArray[Any] | None = None
-    ) -> Iterator[NDArray[Any]]:
-        """Parts of a tensor, in order: those of an array that is given, or new ones."""
-        outer = self._reader.header.tensors
-        places = np.empty(outer[PLACES + tensor.name].size, np.uint8)
+    def _places(self, tensor: Tensor, layout: Layout) -> NDArray[np.uint8]:
+        """Where the values of a tensor belong, as the layout writes it."""
+        places = np.empty(self._reader.header.tensors[PLACES + tensor.name].size, np.uint8)
         self._reader.read_into(self._begin(PLACES + tensor.name), places)
-        begin, left = self._begin(VALUES + tensor.name), outer[VALUES + tensor.name].elements
-        kind, step = unsigned(tensor.dtype), STEP // layout.step * layout.step
         with self._named(tensor):
             layout.check(places, tensor.elements)
-        for first in range(0, tensor.elements, step):
-            last = min(first + step, tensor.elements)
-            part = np.empty(last - first, kind) if whole is None else whole[first:last]
+        return places
+
+    def _unpack_all(self, tensor: Tensor, layout: Layout, data: NDArray[Any]) -> None:
+        """Fill an array with a tensor, by the threads of `set_num_threads()` where it is large."""
+        places, step = self._places(tensor, layout), STEP // layout.step * layout.step
+        threads = min(get_num_threads(), tensor.elements // (4 * step))
+        if threads < 2:
+            self._unpack(tensor, layout, places, 0, 0, data)
+            return
+        size = -(-tensor.elements // threads // step) * step
+
+        def unpack(first: int) -> None:
+            done = layout.before(places, first)
+            self._unpack(tensor, layout, places, first, done, data[first : first + size])
+
+        with ThreadPoolExecutor(threads) as pool:
+            parts = [pool.submit(unpack, first) for first in range(0, tensor.elements, size)]
+        for part in parts:
+            part.result()  # the first error of all
+
+    def _unpack(
+        self,
+        tensor: Tensor,
+        layout: Layout,
+        places: NDArray[np.uint8],
+        begin: int,
+        done: int,
+        data: NDArray[Any],
+    ) -> int:
+        """Fill an array with the elements of a tensor from `begin` on, a multiple of the step.
+
+        done: how many values belong before these. Returns how many belong before what follows.
+        """
+        count = self._reader.header.tensors[VALUES + tensor.name].elements
+        values, item = self._begin(VALUES + tensor.name), data.itemsize
+        step = STEP // layout.step * layout.step
+        for first in range(begin, begin + len(data), step):
+            part = data[first - begin : first - begin + step]
+            last = first + len(part)
             with self._named(tensor):
                 bits = layout.bits(places, first, last)
-                count = _count_bits(bits)
-                if count > left or (last == tensor.elements and count < left):
-                    total = outer[VALUES + tensor.name].elements
-                    raise ValueError(
-                        f"must be of {total} elements, got {total - left + count} or more"
-                    )
+                here = _count_bits(bits)
+                if done + here > count or (last == tensor.elements and done + here < count):
+                    raise ValueError(f"must be of {count} elements, got {done + here} or more")
             # The values are read to where they do not have to make room for each other.
-            self._reader.read_into(begin, part[len(part) - count :])
+            self._reader.read_into(values + done * item, part[len(part) - here :])
             _expand(part, bits)
-            begin, left = begin + count * kind.itemsize, left - count
-            yield part
+            done += here
+        return done
 
     @contextmanager
     def _named(self, tensor: Tensor) -> Iterator[None]:
