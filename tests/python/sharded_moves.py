@@ -269,3 +269,28 @@ def fail(rank, method, at):
     for name in sparsifier.data_groups:
         assert int(whole_of(sparsifier.get_mask(name)).sum()) == 64
     return error
+
+
+def refused(rank):
+    """What moves cannot do; the error of each."""
+    mesh = mesh_of(dist.get_world_size())
+    tensor = torch.arange(1.0, 25.0).reshape(6, 4)
+    rows = spread(tensor, mesh, (Shard(0),))
+    columns = spread(tensor, mesh, (Shard(1),))
+    mask = torch.ones(6, 4, dtype=torch.bool)
+    cut = SET([], sparsity_level=0.5, sparse_block_shape=(2, 2))
+    cut.add_data("w", rows, mask=mask)
+    beside = RigL([], sparsity_level=0.5)
+    beside.add_data("w", rows, mask=mask)
+    beside.set_gradients({"w": columns})
+    mixed = SET([], sparsity_level=0.5, pool="p")
+    mixed.add_data("w", rows, mask=mask)
+    mixed.add_data("plain", tensor, mask=mask)
+    errors = []
+    for sparsifier in (cut, beside, mixed):
+        try:
+            sparsifier.step()
+        except Exception as error:
+            errors.append((type(error).__name__, str(error)))
+        assert bool(sparsifier.get_mask("w").to_local().all())
+    return errors

@@ -190,3 +190,14 @@ def test_a_move_that_fails_on_one_rank_raises_on_all(two, method, at):
     assert other[0] == "RankError"
     assert other[1].startswith("rank 1 failed in step(): ")
     assert other[1].endswith(own[1])
+
+
+def test_what_moves_of_shards_refuse(two):
+    """On two ranks, whose shards of six rows end at row 3."""
+    for cut, beside, mixed in two.run(sharded_moves.refused):
+        assert cut[0] == "ValueError"
+        assert "must lie on one rank each, got a shard that ends at row 3" in cut[1]
+        assert beside[0] == "TypeError"
+        assert "gradient of 'w' must be on the device of its data" in beside[1]
+        assert mixed[0] == "TypeError"
+        assert "what pool 'p' ranks must be on one device, got some in CPU memory" in mixed[1]

@@ -39,7 +39,7 @@ class DATASPARSE_API Device {
   /// into one call of compute(), in the order of groups: then processes that have parts of the same
   /// tensors make the same calls, in the same order.
   virtual Device& together() { return *this; }
-  /// Goes on once all processes that compute together have come here, with the same hashes: of first
+  /// Goes on once all processes that compute together have come here, with the same hashes of first
   /// masks, which each of them draws by itself. Throws where one has given up, or has others.
   virtual void meet(const std::vector<std::uint64_t>& drawn);
   /// Called in a handler of an exception that ends a step: tells the other processes, unless the
