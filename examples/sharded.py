@@ -203,6 +203,7 @@ def main() -> None:
             losses = [[row.loss for row in rows] for rows in (unbroken, again)]
             same = are_equal(training, resumed) and losses[0] == losses[1]
             say(f"the same masks and losses: {'yes' if same else 'no'}")
+    dist.barrier()  # a rank that ends early may break the connections of others
     dist.destroy_process_group()
 
 
