@@ -122,10 +122,9 @@ class DeviceSums {
     };
     samples.erase(std::remove_if(samples.begin(), samples.end(), is_there), samples.end());
     for (const auto& [device, names, weights, gradients, before, places] : asked_) {
-      const py::list sums =
-          call_python(device->function("add_samples"),
-                      py::make_tuple(to_name(fused.term), fused.scale, decay, names, weights,
-                                     gradients, before));
+      const py::list sums = call_python(device->function("add_samples"),
+                                        py::make_tuple(to_name(fused.term), fused.scale, decay,
+                                                       names, weights, gradients, before));
       for (std::size_t i = 0; i < places.size(); ++i) kept_[places[i]].sums = kept_there(sums[i]);
     }
   }

@@ -30,7 +30,7 @@ DType dtype_of(const py::dtype& dtype, const std::string& what) {
   if (dtype.kind() == 'f' && dtype.itemsize() == 8) return DType::float64;
   if (dtype.kind() == 'f' && dtype.itemsize() == 4) return DType::float32;
   if (dtype.kind() == 'f' && dtype.itemsize() == 2) return DType::float16;
-  if (got == "bfloat16") return DType::bfloat16;  // of ml_dtypes
+  if (got == "bfloat16") return DType::bfloat16;               // of ml_dtypes
   if (got == "[('bfloat16', '<u2')]") return DType::bfloat16;  // without it: `BFLOAT16` in Python
   if (dtype.kind() == 'c') refuse_complex(what, got, "their np.abs()");
   const bool is_number = std::strchr("biufO", dtype.kind()) != nullptr;

@@ -71,8 +71,8 @@ void BaseDataSparsifier::step() {
   }
 }
 
-/// New masks, or it throws and has changed none. Returns whether overrides have made them, one after
-/// the other.
+/// New masks, or it throws and has changed none. Returns whether overrides have made them, one
+/// after the other.
 bool BaseDataSparsifier::update(const std::vector<Group*>& groups) {
   const Pins pins(*this, groups, Pins::Of::scores);
   const ForeignHooks foreign = foreign_hooks();
@@ -91,8 +91,7 @@ bool BaseDataSparsifier::update(const std::vector<Group*>& groups) {
 }
 
 /// The devices that compute the masks of these groups, each once, in the order of groups.
-std::vector<Device*> BaseDataSparsifier::Impl::computing(
-    const std::vector<Group*>& some) const {
+std::vector<Device*> BaseDataSparsifier::Impl::computing(const std::vector<Group*>& some) const {
   std::vector<Device*> devices;
   access([&] {
     for (const auto* group : some) {
