@@ -30,7 +30,12 @@ class Borders {
     first_ = all_.front().key;
     end_ = std::max(all_.back().key, all_.back().block > 0 ? all_.back().ties : Key{0});
     end_ = std::max(end_, first_);
+    for (const auto& border : all_) {
+      keys_.push_back(border.key);
+      has_ties_ = has_ties_ || border.block > 0;
+    }
     const Key width = end_ - first_;
+    const auto cells = static_cast<Key>(std::max<std::size_t>(64, 2 * all_.size()));
     while ((width >> shift_) >= cells) ++shift_;
     starts_.resize(static_cast<std::size_t>(width >> shift_) + 1);
     std::size_t border = 0;
@@ -53,6 +58,11 @@ class Borders {
   std::size_t above(Key key, std::int64_t block) const noexcept {
     const std::size_t cell = static_cast<std::size_t>((key - first_) >> shift_);
     std::size_t from = starts_[cell];
+    if (!has_ties_) {
+      // As a rule there are one or two in a cell.
+      while (from < keys_.size() && keys_[from] <= key) ++from;
+      return from;
+    }
     std::size_t to = cell + 1 < starts_.size() ? std::min(starts_[cell + 1] + 1, size()) : size();
     if (to > 0 && !all_[to - 1].is_above(key, block)) to = size();  // one of many ties
     while (from < to) {
@@ -67,12 +77,13 @@ class Borders {
   }
 
  private:
-  static constexpr Key cells = 4096;
   static Key reach(const Border<Key>& border) noexcept {
     return border.block > 0 ? border.ties : border.key;
   }
 
   std::vector<Border<Key>> all_;  // ascending
+  std::vector<Key> keys_;         // theirs
+  bool has_ties_ = false;         // of some, blocks count
   Key first_, end_;
   int shift_ = 0;
   std::vector<std::size_t> starts_;  // by cell: no border before it is above a key of the cell
@@ -93,6 +104,11 @@ struct Candidates {
   Key first = 0, end = 0;  // all keys of [first, end) are there; nothing where the two are equal
   std::int64_t below = 0;  // how many keys are less than the first
 
+  /// What is left is that no key is below the least one.
+  void forget() noexcept {
+    size = below = 0;
+    first = end = 0;
+  }
   bool knows(const Borders<Key>& borders) const noexcept {
     return first <= borders.first() && borders.end() <= end;
   }

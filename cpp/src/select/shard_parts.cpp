@@ -77,7 +77,7 @@ struct Item {
   /// Forgets what was found in another order.
   void rank_by(const ShardOrder& other) noexcept {
     if (order.is_returning != other.is_returning) {
-      std::visit([](auto& some) { some.first = some.end = 0; }, found);
+      std::visit([](auto& some) { some.forget(); }, found);
       counted.clear();
     }
     order = other;
@@ -239,11 +239,26 @@ class ShardParts::Impl {
       for (auto& counts : of_worker) counts.resize(places + 1);
       for (const std::size_t group : *question.groups) items_[group]->rank_by(question.order);
       std::vector<Asked> asked;
+      const auto answer_all = [&] {
+        for_each_of(asked, [&](Asked& one, int lane, int lanes) {
+          auto& counts = of_worker[static_cast<std::size_t>(lane)];
+          answer(one, lane, lanes, counts.data());
+          counts[places] = one.item->mask->grid().blocks();
+          const std::lock_guard<std::mutex> lock(adding);
+          selection.add(question, one.member, counts.data(), numbers.data());
+        });
+        asked.clear();
+      };
+      // Some at a time: thousands of places take more memory than a small tensor.
+      const std::size_t at_once =
+          std::max<std::size_t>(4 * of_worker.size(), places_at_once / (places + 1));
       for (std::size_t m = 0; m < question.groups->size(); ++m) {
         Item& item = *items_[(*question.groups)[m]];
         if (!item.has_blocks || !item.job.shard.counts) continue;
         asked.push_back({&item, m, borders_of(item, question.places, (*question.first)[m])});
+        if (asked.size() == at_once) answer_all();
       }
+      answer_all();
       for (std::size_t m = 0; m < question.groups->size(); ++m) {
         const Item& item = *items_[(*question.groups)[m]];
         if (item.cut.counted() == 0) continue;
@@ -255,15 +270,8 @@ class ShardParts::Impl {
         counts.push_back(item.cut.counted());
         selection.add(question, m, counts.data(), numbers.data());
       }
-
-      for_each_of(asked, [&](Asked& one, int lane, int lanes) {
-        auto& counts = of_worker[static_cast<std::size_t>(lane)];
-        answer(one, lane, lanes, counts.data());
-        counts[places] = one.item->mask->grid().blocks();
-        const std::lock_guard<std::mutex> lock(adding);
-        selection.add(question, one.member, counts.data(), numbers.data());
-      });
     }
+
     return numbers;
   }
 
@@ -301,6 +309,7 @@ class ShardParts::Impl {
   std::int64_t pruned(std::size_t job) const noexcept { return items_[job]->pruned; }
 
  private:
+  static constexpr std::size_t places_at_once = 32768;
   using AnyBorders = std::variant<Borders<std::uint32_t>, Borders<std::uint64_t>>;
   struct Asked {
     Item* item;
@@ -626,8 +635,7 @@ class ShardParts::Impl {
   bool look_through(Item& item, const Borders<Key>& borders, Candidates<Key>& found, int lane,
                     int lanes, std::int64_t* counts) noexcept {
     const Key first = borders.first(), width = borders.end() - first;
-    found.first = found.end = 0;
-    found.size = 0;
+    found.forget();
     std::atomic<std::int64_t> below{0}, used{0};
     const std::size_t bins = borders.size() + 1;
     std::int64_t* const of_lanes = bins_.data() + bins_.size() /

@@ -42,7 +42,6 @@ ShardSelection::Search ShardSelection::Search::of(const ShardSearch& given, std:
   search.hints.resize(1 + given.groups.size());
   ShardRange& range = search.range;
   double weights = 0, squares = 0;
-  std::int64_t past_cost = 0;
   for (std::size_t m = 0; m < given.groups.size(); ++m) {
     const PoolMember& pool = given.plan.members[m];
     const bool loses = pool.blocks > 0 && pool.weight > 0 && pool.most > 0;
@@ -50,12 +49,17 @@ ShardSelection::Search ShardSelection::Search::of(const ShardSearch& given, std:
     const std::int64_t past = given.past.empty() ? 0 : given.past[m];
     search.members.push_back({given.groups[m], range.blocks, pool,
                               loses ? Part::own : Part::nothing, past, is_finer, 0, pool.blocks});
-    past_cost += loses ? pool.weight * search.members.back().pruned(past) : 0;
+
     range.blocks += pool.blocks;
     if (!loses) continue;
     const auto weight = static_cast<double>(pool.weight);
     weights += static_cast<double>(pool.blocks) * weight;
     squares += static_cast<double>(pool.blocks) * weight * weight;
+  }
+  search.require_members();
+  std::int64_t past_cost = 0;
+  for (const Member& member : search.members) {
+    if (member.part != Part::nothing) past_cost += member.pool.weight * member.pruned(member.past);
   }
   search.order.is_returning = past_cost > search.budget;
   for (Member& member : search.members) {
@@ -73,7 +77,7 @@ ShardSelection::Search ShardSelection::Search::of(const ShardSearch& given, std:
   range.behind = range.end;
   range.cost_before = range.cost_first;
   range.cost_behind = range.cost_end;
-  search.require_possible();
+  search.require_budget();
   return search;
 }
 
@@ -126,7 +130,7 @@ ShardSelection::Search ShardSelection::Search::of_bound(const Member& member, st
   return search;
 }
 
-void ShardSelection::Search::require_possible() const {
+void ShardSelection::Search::require_members() const {
   for (const Member& member : members) {
     const auto& [blocks, weight, least, most] = member.pool;
     if (0 <= least && least <= most && most <= blocks && weight >= 0) continue;
@@ -136,6 +140,9 @@ void ShardSelection::Search::require_possible() const {
                      std::to_string(blocks) + ", and a weight of " + std::to_string(weight) +
                      ", for group " + std::to_string(member.group));
   }
+}
+
+void ShardSelection::Search::require_budget() const {
   if (budget < range.cost_first) {
     throw ValueError("budget of search " + std::to_string(index) + " must be at least " +
                      std::to_string(range.cost_first) + ", which its members lose at the least, " +

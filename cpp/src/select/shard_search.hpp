@@ -92,7 +92,8 @@ struct ShardSelection::Search {
  private:
   Search of_finer(const Member& member, std::int64_t pruned) const;
   Search of_bound(const Member& member, std::int64_t bound, const Known& known) const;
-  void require_possible() const;
+  void require_members() const;
+  void require_budget() const;
   void narrow(const Known& known, std::vector<Search>& more);
   void move_range(const Known& known, std::size_t last, std::size_t next);
   void place_members(const Known& known, std::size_t last, std::size_t next,
