@@ -10,6 +10,12 @@ from shard_cases import compute_on
 KINDS = [CoreParts, DeviceParts]
 
 
+@pytest.fixture(autouse=True)
+def operations(monkeypatch):
+    """Not Triton's interpreter, which other tests turn on: it is slow, and warns of NaN."""
+    monkeypatch.setenv("DATASPARSE_DEVICE_ROUTE", "operations")
+
+
 def check(kind, seed, n):
     rng = np.random.default_rng([7, seed])
     for case in range(n):
