@@ -56,9 +56,10 @@ struct ShardJob {
 /// The masks are those of block_mask() and of pools on whole tensors, to the bit. No mask is
 /// changed before write(). Data, masks and layouts must stay as they are until then.
 ///
-/// Cost: one pass over the data where hints are right, and up to three where there are none; one
-/// more to write the masks. Memory: 1% of the data and 1 MiB at the most while it counts, besides
-/// the scratch memory of block_mask(). From one thread; uses those of get_num_threads().
+/// Cost: one or two passes over the data where hints are right, two to four where there are none,
+/// and one more to write the masks. Memory while it counts: 1% of the data and 0.75 MiB for keys
+/// that are kept, and some 50 bytes for each of up to 32,768 places, besides the scratch memory of
+/// block_mask(). From one thread; uses those of get_num_threads().
 class DATASPARSE_API ShardParts {
  public:
   /// ValueError for a shard that its data do not fit, or that cuts a block.

@@ -271,7 +271,6 @@ class ShardParts::Impl {
         selection.add(question, m, counts.data(), numbers.data());
       }
     }
-
     return numbers;
   }
 
@@ -283,7 +282,6 @@ class ShardParts::Impl {
       if (item.has_blocks) asked.push_back({&item, 0, borders_of(item, {selection.stop(i)}, 0)});
       item.cut.prune(selection.stop(i), item.order, item.scale_of_places());
     }
-
     for_each_of(asked, [&](Asked& one, int lane, int lanes) {
       answer(one, lane, lanes, &one.item->pruned);
       one.item->stopped =
@@ -321,8 +319,7 @@ class ShardParts::Impl {
     }
   };
 
-  // --- before the first question
-  // -------------------------------------------------------------------
+  // --- before the first question ---------------------------------------------------------------
 
   std::int64_t rounds_of_cuts() const noexcept {
     std::int64_t most = 0;
