@@ -283,6 +283,39 @@ TEST(ShardPartsStress, TensorsByThemselvesInParts) {
   }
 }
 
+/// Where a pool gives blocks back, one of its members may have to give none: what was counted of
+/// its blocks that could have come back says nothing then.
+TEST(ShardParts, CountsAreForgottenWithTheirOrder) {
+  constexpr std::int64_t few = 16, many = 64;
+  Tensor low(DType::float64, Axes{few}), high(DType::float64, Axes{many});
+  Bytes low_mask(few, 1), high_mask(many, 1);
+  for (std::int64_t i = 0; i < few; ++i) {
+    low.set_bits(i, bits_of(DType::float64, i < 8 ? 0 : 1));
+    low_mask[static_cast<std::size_t>(i)] = i < 8 ? 0 : 1;
+  }
+  for (std::int64_t i = 0; i < many; ++i) {
+    high.set_bits(i, bits_of(DType::float64, 1 + 0.01 * static_cast<double>(i)));
+    high_mask[static_cast<std::size_t>(i)] = i < 60 ? 0 : 1;
+  }
+  BlockSpec rule = spec(0.5, 1, 1, {}, Norm::L1);
+  rule.monotone = rule.normalize = true;
+  rule.pool = "all";
+  const std::vector<PoolGroup> groups{{&rule, Axes{few}}, {&rule, Axes{many}}};
+  ShardSearch search;
+  search.groups = {0, 1};
+  search.plan = PoolPlan::of("all", groups);
+  search.is_wide = true;
+  ShardParts parts({{{low.view(), rule, low_mask.data()}, {1, few}},
+                    {{high.view(), rule, high_mask.data()}, {1, many}}},
+                   {search});
+  for (auto sums = parts.prelude(); !sums.empty(); sums = parts.prelude()) parts.begin(sums);
+  ShardSelection selection = parts.selection();
+  while (!selection.done()) selection.tell(parts.count(selection));
+  parts.find(selection);
+  EXPECT_EQ(parts.pruned(0), 8);
+  EXPECT_EQ(parts.pruned(1), 32);
+}
+
 TEST(ShardParts, APartThatCutsABlockIsRefused) {
   Tensor tensor(DType::float32, Axes{6, 8});
   Bytes mask(48, 1);

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._core import ShardParts
+from .closing import Closing
 from .plan import ALIGNMENT, Plan, Task
 from .pools import blocks_of, job_of, search_of
 from .safetensors import as_array
@@ -73,7 +73,7 @@ class Ahead(NamedTuple):
     read: Future[None]
 
 
-class Loads:
+class Loads(Closing):
     """What ranks tensors, one after the other, as somebody asks for them.
 
     Whoever asks for a tensor behind the one before gets the next one read meanwhile, if the plan's
@@ -127,13 +127,5 @@ class Loads:
         self._done += self._sizes[place]
         self._told(self._done, task.tensor.name)
 
-    def __enter__(self) -> Loads:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._reader.shutdown()

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
+from .closing import Closing
 from .header import MOST_HEADER, Tensor, json_of, shortened
 from .safetensors import Reader
 
@@ -40,7 +40,7 @@ class Beside:
     left: tuple[str, ...]
 
 
-class Checkpoint:
+class Checkpoint(Closing):
     """The files of a checkpoint, open and checked, and what lies beside them.
 
     path: the file or folder.
@@ -83,17 +83,6 @@ class Checkpoint:
 
     def close(self) -> None:
         self._files.close()
-
-    def __enter__(self) -> Checkpoint:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def files_in(folder: Path) -> tuple[dict[str, str] | None, list[str], str | None]:

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._core import _count_bits, _expand, get_num_threads
+from .closing import Closing
 from .dtypes import NUMPY, TORCH, item_size, unsigned
 from .header import PREFIX, Header, Tensor, json_of, parse_header, shortened
 from .layouts import Layout, layout_named
@@ -47,7 +47,7 @@ def reserved(header: Header) -> list[str]:
     return [name for name in names if name == HEADER or name.startswith((PLACES, VALUES))]
 
 
-class PackedFile:
+class PackedFile(Closing):
     """An open file, packed or not, whose tensors are read as those that were packed.
 
     header: the one of the file that was packed: `header.text` are its first bytes.
@@ -122,17 +122,6 @@ class PackedFile:
 
     def close(self) -> None:
         self._reader.close()
-
-    def __enter__(self) -> PackedFile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _begin(self, name: str) -> int:
         outer = self._reader.header
@@ -238,7 +227,7 @@ class PackedFile:
             )
 
 
-class Packed(Mapping[str, Any]):
+class Packed(Closing, Mapping[str, Any]):
     """The tensors of packed files by name, read each time they are asked for.
 
     `dict(packed)` reads all of them. The files stay open until `close()`, the end of a `with`, or
@@ -272,17 +261,6 @@ class Packed(Mapping[str, Any]):
     def close(self) -> None:
         """Close the files. Arrays that were read are not affected."""
         self._finalizer()
-
-    def __enter__(self) -> Packed:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def load_packed(path: str | os.PathLike[str], framework: str = "numpy") -> Packed:

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .closing import Closing
 from .header import FLOATS, PREFIX, Header, Tensor, header_size, make_header, parse_header
 
 Bytes = Any  # an array in C order, or what memoryview() takes
 
 
-class Reader:
+class Reader(Closing):
     """An open file, whose header is checked.
 
     header: what the file says of itself.
@@ -87,17 +88,6 @@ class Reader:
 
     def close(self) -> None:
         os.close(self._file)
-
-    def __enter__(self) -> Reader:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Writer:
