@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "datasparse/api.h"
@@ -118,6 +119,10 @@ class DATASPARSE_API ShardSelection {
   /// places.size() + 1 entries.
   void add(const Question& question, std::size_t member, const std::int64_t* counts,
            std::int64_t* numbers) const noexcept;
+  /// The row of numbers that add() adds a group's counts to, and times which weight. Where both are
+  /// the same for several groups, the sum of their counts may be added once, for any of them.
+  std::pair<std::size_t, std::int64_t> row_of(const Question& question,
+                                              std::size_t member) const noexcept;
   /// Takes the sums, and asks the next questions. ValueError where they do not add up to the
   /// tensors: parts are missing, or were counted twice.
   void tell(const std::vector<std::int64_t>& sums);

@@ -16,6 +16,10 @@ struct KeyScale {
   bool as_double = false;
   double norm = 1;
 
+  friend bool operator==(const KeyScale& a, const KeyScale& b) noexcept {
+    return a.as_double == b.as_double && a.norm == b.norm;
+  }
+
   /// Greater than all keys of a pool; with `wide`, of one whose keys are 64 bits wide, or doubles.
   static constexpr std::uint64_t end(bool wide) noexcept {
     return wide ? KeyTraits<std::uint64_t>::nan + 1

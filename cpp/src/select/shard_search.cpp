@@ -346,11 +346,15 @@ ShardHint ShardSelection::Search::hint() const noexcept {
 
 void ShardSelection::Search::add(const Question& question, std::size_t i,
                                  const std::int64_t* counts, std::int64_t* numbers) const noexcept {
-  const Member& member = members[asked[i]];
-  const std::int64_t weight = member.part == Part::shared ? member.pool.weight : 1;
   const std::size_t count = question.places.size() + 1;
-  std::int64_t* const row = numbers + member.row * count;
-  for (std::size_t p = 0; p < count; ++p) row[p] += weight * counts[p];
+  const auto [row, weight] = row_of(i);
+  std::int64_t* const own = numbers + row * count;
+  for (std::size_t p = 0; p < count; ++p) own[p] += weight * counts[p];
+}
+
+std::pair<std::size_t, std::int64_t> ShardSelection::Search::row_of(std::size_t i) const noexcept {
+  const Member& member = members[asked[i]];
+  return {member.row, member.part == Part::shared ? member.pool.weight : 1};
 }
 
 /// How far apart keys lie around the end: over as few of the places as hold enough blocks.

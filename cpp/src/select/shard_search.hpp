@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "datasparse/shard_selection.hpp"
@@ -81,6 +82,8 @@ struct ShardSelection::Search {
   /// Adds what the parts of the i-th of `groups` have counted to the numbers.
   void add(const Question& question, std::size_t i, const std::int64_t* counts,
            std::int64_t* numbers) const noexcept;
+  /// The row that this is, and the weight of its counts there.
+  std::pair<std::size_t, std::int64_t> row_of(std::size_t i) const noexcept;
   /// ValueError for sums that cannot be.
   void require_sums(const Question& question, const std::int64_t* sums) const;
   /// Narrows the range. Adds the searches for members that are at a bound from now on.

@@ -37,6 +37,11 @@ void ShardSelection::add(const Question& question, std::size_t member, const std
   searches_[question.search].add(question, member, counts, numbers + question.begin);
 }
 
+std::pair<std::size_t, std::int64_t> ShardSelection::row_of(const Question& question,
+                                                            std::size_t member) const noexcept {
+  return searches_[question.search].row_of(member);
+}
+
 void ShardSelection::tell(const std::vector<std::int64_t>& sums) {
   if (sums.size() != size_) {
     throw ValueError("sums must be as many as the questions' numbers, " + std::to_string(size_) +

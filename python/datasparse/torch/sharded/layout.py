@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import product
 from math import prod
@@ -30,6 +30,7 @@ class Layout:
     mesh: DeviceMesh
     placements: tuple[Placement, ...]
     device: torch.device  # where this rank has its part
+    _boxes: dict[Shape, tuple[Shape, Shape]] = field(default_factory=dict, compare=False)
 
     @property
     def together(self) -> Ranks:
@@ -38,8 +39,12 @@ class Layout:
 
     def box(self, shape: Shape) -> tuple[Shape, Shape]:
         """The lengths of what this rank has of a tensor, and where it begins in each axis."""
-        # Torch's own order of ranks is that of rows only where no axis is sharded twice.
-        return compute_local_shape_and_global_offset(shape, self.mesh, self.placements)
+        box = self._boxes.get(shape)
+        if box is None:
+            # Torch's own order of ranks is that of rows only where no axis is sharded twice.
+            box = compute_local_shape_and_global_offset(shape, self.mesh, self.placements)
+            self._boxes[shape] = box
+        return box
 
     def borders(self, shape: Shape, axis: int) -> tuple[int, ...]:
         """Where the parts of all ranks begin along an axis, ascending."""

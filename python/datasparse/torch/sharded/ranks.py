@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 import numpy as np
@@ -51,7 +52,7 @@ class Ranks:
     @staticmethod
     def of_mesh(mesh: DeviceMesh) -> Ranks:
         """The ranks of a mesh. The first time, all of them must ask."""
-        members = tuple(sorted(mesh.mesh.flatten().tolist()))
+        members = members_of(mesh)
         known = Ranks._known.get(members)
         if known is None:
             known = Ranks._known[members] = Ranks(members)
@@ -240,6 +241,12 @@ def difference(first: Description, other: Description, begin: str) -> str | None
     if len(first) != len(other):
         return f"{begin}: it has {len(other)} facts to agree on, and not {len(first)}"
     return None
+
+
+@lru_cache(1024)
+def members_of(mesh: DeviceMesh) -> tuple[int, ...]:
+    """The ranks of a mesh by their numbers in the whole world, ascending."""
+    return tuple(sorted(mesh.mesh.flatten().tolist()))
 
 
 def _group_of(mesh: DeviceMesh, members: tuple[int, ...]) -> dist.ProcessGroup:

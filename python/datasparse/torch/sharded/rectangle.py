@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Tensor
 
 Shape = tuple[int, ...]
 Integers = NDArray[np.int64]
+
+KNOWN = 4096  # rectangles that are not worked out anew at each step
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class Rectangle:
     size: tuple[int, int]
 
     @staticmethod
+    @lru_cache(KNOWN)
     def of(shape: Shape, order: Shape, local: Shape, offset: Shape) -> Rectangle:
         """What is here of a tensor of that shape: so many elements along each axis, from there on.
 
@@ -74,6 +78,7 @@ class Blocks:
     size: tuple[int, int]  # rows and columns of blocks
 
     @staticmethod
+    @lru_cache(KNOWN)
     def of(
         rectangle: Rectangle, block: tuple[int, int], shape: Shape, may_cut_rows: bool = False
     ) -> Blocks:

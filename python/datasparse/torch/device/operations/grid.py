@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from ..job import Job
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +46,7 @@ class Grid:
 
     @staticmethod
     def of(job: Job) -> Grid:
-        height, width = _block(job)
-        if height * width == 0:
-            return Grid(0, 0, 0, 0, 0)
-        rows, columns = _matrix(job, order_of(job))
-        # Where nothing depends on rows, matrices of one size are alike, whatever their shape.
-        if height == 1 and columns % width == 0:
-            rows, columns = 1, rows * columns
-        return Grid(rows, columns, height, width, min(job.zeros, height * width))
+        return _grid(tuple(job.scores.shape), job.order, job.block, job.zeros)
 
     @property
     def elements(self) -> int:
@@ -92,35 +88,50 @@ def _parts(length: int, step: int) -> Iterator[tuple[int, int, int]]:
         yield whole * step, 1, rest
 
 
-def _matrix(job: Job, order: tuple[int, ...]) -> tuple[int, int]:
-    shape = [job.scores.shape[axis] for axis in order or range(job.scores.ndim)]
-    if len(shape) < 2:
-        return 1, math.prod(shape)
-    return shape[0], math.prod(shape[1:])
+@lru_cache(4096)
+def _grid(shape: Shape, order: Shape, block: tuple[int, int], zeros: int) -> Grid:
+    height, width = _block(shape, order, block)
+    if height * width == 0:
+        return Grid(0, 0, 0, 0, 0)
+    rows, columns = _matrix(shape, _order(shape, order, block))
+    # Where nothing depends on rows, matrices of one size are alike, whatever their shape.
+    if height == 1 and columns % width == 0:
+        rows, columns = 1, rows * columns
+    return Grid(rows, columns, height, width, min(zeros, height * width))
 
 
-def _block(job: Job) -> tuple[int, int]:
+def _matrix(shape: Shape, order: Shape) -> tuple[int, int]:
+    lengths = [shape[axis] for axis in order or range(len(shape))]
+    if len(lengths) < 2:
+        return 1, math.prod(lengths)
+    return lengths[0], math.prod(lengths[1:])
+
+
+def _block(shape: Shape, order: Shape, block: tuple[int, int]) -> tuple[int, int]:
     """The height and width of whole blocks."""
-    rows, columns = _matrix(job, job.order)
-    return min(job.block[0], rows), min(job.block[1], columns)
+    rows, columns = _matrix(shape, order)
+    return min(block[0], rows), min(block[1], columns)
 
 
-def order_of(job: Job) -> tuple[int, ...]:
+def order_of(job: Job) -> Shape:
     """The order of the axes, where it is of account; () for that of memory.
 
     The core's rule (`layout_matters()`): the order of columns is no matter to single elements, and
     to blocks one column wide or as wide as the matrix where rows are the first axis. Then sums are
     added and ties broken as the data lie.
     """
-    shape = job.scores.shape
-    if len(job.order) < 2:
+    return _order(tuple(job.scores.shape), job.order, job.block)
+
+
+def _order(shape: Shape, order: Shape, block: tuple[int, int]) -> Shape:
+    if len(order) < 2:
         return ()
-    rows, columns = _matrix(job, job.order)
-    height, width = _block(job)
-    long = [axis for axis in job.order if shape[axis] != 1]
+    rows, columns = _matrix(shape, order)
+    height, width = _block(shape, order, block)
+    long = [axis for axis in order if shape[axis] != 1]
     if (rows == shape[0] and long == sorted(long)) or (height <= 1 and width <= 1):
         return ()
-    return job.order if job.order[0] != 0 or 1 < width < columns else ()
+    return order if order[0] != 0 or 1 < width < columns else ()
 
 
 def in_order(tensor: Tensor, job: Job) -> Tensor:
