@@ -1,6 +1,6 @@
 """Sizes of packed files beside gzip and zstd, and how long reading them takes.
 
-    python bench/packed.py [--mib N] [--runs N] [--folder F]
+    python bench/packed.py [--mib N] [--runs N] [--only-loads] [--folder F]
 
 A checkpoint of bfloat16 matrices, normally distributed, with zeros of several kinds. Sizes: each
 over that of the dense file; gzip and zstd (where its program is there) take the dense file as it
@@ -10,6 +10,7 @@ maps the file and reads nothing; `copied` is the same with each tensor copied to
 """
 
 import argparse
+import os
 import shutil
 import statistics
 import subprocess
@@ -24,6 +25,7 @@ from datasparse.files import pack, unpack
 from safetensors.torch import save_file
 
 SIDE = 2048
+COMPRESSORS = (("gzip", "-6"), ("zstd", "-3"), ("zstd", "-19"))
 KINDS = ("90%", "70%", "50%", "2:4", "4:8")
 LOADS = {
     "load_packed numpy": "dict(datasparse.files.load_packed(path))",
@@ -82,6 +84,11 @@ def by_program(path: Path, program: str, option: str) -> tuple[float, float] | N
     return ratio, seconds
 
 
+# NumPy asks for huge pages, which come at once or after 0.1 s, as the kernel has some or not. Here
+# all loads get small ones.
+SMALL_PAGES = {**os.environ, "NUMPY_MADVISE_HUGEPAGE": "0"}
+
+
 def load_times(dense: Path, packed: Path, runs: int) -> dict[str, float]:
     """The median of each load, in seconds."""
     times: dict[str, list[float]] = {name: [] for name in LOADS}
@@ -90,7 +97,7 @@ def load_times(dense: Path, packed: Path, runs: int) -> dict[str, float]:
             path = packed if name.startswith("load_packed") else dense
             script = CHILD.format(path=str(path), load=load)
             done = subprocess.run(
-                [sys.executable, "-c", script], check=True, capture_output=True, text=True
+                [sys.executable, "-c", script], check=True, capture_output=True, env=SMALL_PAGES
             )
             times[name].append(float(done.stdout))
     return {name: statistics.median(values) for name, values in times.items()}
@@ -100,6 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mib", type=int, default=128, help="of the dense file")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--only-loads", action="store_true", help="no gzip, no zstd: they are slow")
     parser.add_argument("--folder", type=Path, help="where files are made for the while")
     options = parser.parse_args()
 
@@ -115,7 +123,7 @@ def main() -> None:
             rate = size / 1e9
             rates = f"packing {rate / packing:.2f} GB/s, unpacking {rate / unpacking:.2f} GB/s"
             print(f"{kind}: packed {packed.stat().st_size / size:.3f}, {rates} (dense)")
-            for program, option in (("gzip", "-6"), ("zstd", "-3"), ("zstd", "-19")):
+            for program, option in () if options.only_loads else COMPRESSORS:
                 done = by_program(dense, program, option)
                 if done is not None:
                     ratio, seconds = done

@@ -838,6 +838,39 @@ TEST_P(KernelsTest, PackAndUnpackBits) {
   }
 }
 
+TEST_P(KernelsTest, ExpandGivesValuesToSetBitsAndReadsNoneBeyondTheEnd) {
+  Random random(31);
+  for (const std::int64_t n : edge_sizes) {
+    for (const std::int64_t of_16 : {0, 1, 8, 15, 16}) {
+      Bytes is_set(static_cast<std::size_t>(n));
+      for (auto& byte : is_set) byte = random.below(16) < of_16 ? 1 : 0;
+      PackedBits packed(packed_size(n));
+      pack_bits(packed.data(), is_set.data(), n);
+      const auto values = std::accumulate(is_set.begin(), is_set.end(), std::int64_t{0});
+      std::vector<std::uint16_t> expected, memory(static_cast<std::size_t>(n));
+      for (std::int64_t i = 0; i < values; ++i) {
+        memory[static_cast<std::size_t>(n - values + i)] = static_cast<std::uint16_t>(i + 1);
+      }
+      std::uint16_t next = 0;
+      for (const auto bit : is_set) expected.push_back(bit == 0 ? std::uint16_t{0} : ++next);
+      auto* const data = reinterpret_cast<std::byte*>(memory.data());
+      const std::byte* const end = data + 2 * n;
+      const std::int64_t done = table().expand(data, end - 2 * values, end, packed.data(), n);
+      ASSERT_EQ(done % 8, 0);
+      ASSERT_LE(done, n);
+      // The rest is as it was: values stay at the end.
+      for (std::int64_t i = 0; i < done; ++i) {
+        ASSERT_EQ(memory[static_cast<std::size_t>(i)], expected[static_cast<std::size_t>(i)]) << n;
+      }
+      std::int64_t left = 0;
+      for (std::int64_t i = done; i < n; ++i) left += is_set[static_cast<std::size_t>(i)];
+      for (std::int64_t i = 0; i < left; ++i) {
+        ASSERT_EQ(memory[static_cast<std::size_t>(n - 1 - i)], values - i) << n;
+      }
+    }
+  }
+}
+
 TEST_P(KernelsTest, ZeroMaskedWritesTheMaskedElementsOnly) {
   Random random(30);
   for (const DType dtype : all_dtypes) {

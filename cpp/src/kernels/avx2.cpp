@@ -374,6 +374,13 @@ TARGET void zero_pruned(std::byte* elements, const std::uint8_t* mask) noexcept 
   }
 }
 
+TARGET void shuffled(std::byte* to, const std::byte* from, const std::uint8_t* order) noexcept {
+  const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  const __m128i places = _mm_load_si128(reinterpret_cast<const __m128i*>(order));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_shuffle_epi8(values, places));
+}
+
+#include "kernels/expand.inl"
 #include "kernels/table.inl"
 
 Kernels avx2_table() noexcept {

@@ -580,6 +580,19 @@ TARGET void zero_pruned(std::byte* elements, const std::uint8_t* mask) noexcept 
   }
 }
 
+TARGET std::int64_t expand(std::byte* data, const std::byte* values, const std::byte* end,
+                           const std::uint8_t* bits, std::int64_t n) noexcept {
+  std::int64_t done = 0;
+  for (; n - done >= 32 && end - values >= 64; done += 32) {
+    std::uint32_t set;
+    __builtin_memcpy(&set, bits + done / 8, sizeof(set));
+    _mm512_storeu_si512(data + 2 * done,
+                        _mm512_maskz_expand_epi16(set, _mm512_loadu_si512(values)));
+    values += 2 * __builtin_popcount(set);
+  }
+  return done;
+}
+
 #include "kernels/table.inl"
 
 /// What the others do by several kernels.

@@ -204,6 +204,12 @@ struct Kernels {
   void (*unpack)(std::uint8_t* bytes, const std::uint8_t* bits, std::int64_t n,
                  Store store) noexcept;
 
+  /// expand_bits() for elements of two bytes, as long as there are so many values to read at once:
+  /// returns how many elements it has done, a multiple of 8. `values` end at `end`, and are never
+  /// before the elements that get them.
+  std::int64_t (*expand)(std::byte* data, const std::byte* values, const std::byte* end,
+                         const std::uint8_t* bits, std::int64_t n) noexcept;
+
   /// keys[i] = the key of 0, and above it the highest 30 bits of mixed(stream + (first + i) × odd):
   /// base/random.hpp, where the constant is. The same bits everywhere.
   void (*draw)(std::uint32_t* keys, std::uint64_t stream, std::int64_t first,

@@ -284,6 +284,11 @@ void unpack(std::uint8_t* bytes, const std::uint8_t* bits, std::int64_t n, Store
   scalar_kernels().unpack(bytes + i, bits + i / 8, n - i, store);
 }
 
+void shuffled(std::byte* to, const std::byte* from, const std::uint8_t* order) noexcept {
+  store_bytes(reinterpret_cast<std::uint8_t*>(to), vqtbl1q_u8(load_bytes(from), load_bytes(order)));
+}
+
+#include "kernels/expand.inl"
 #include "kernels/table.inl"
 
 }  // namespace

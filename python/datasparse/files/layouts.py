@@ -140,23 +140,38 @@ class Pattern:
 
     def bits(self, places: Bytes, begin: int, end: int) -> Bytes:
         count = (end - begin) // self.size
+        if self.size == 4:
+            return self._bits_of_fours(places, begin // self.step, count)
+        code = self._codes(places, begin // self.step, count)
+        if self.size not in (8, 16):
+            return np.packbits(np.take(tables(self)[0], code, axis=0), bitorder="little")
+        return np.take(sets_of(self), code).view(np.uint8)
+
+    def _codes(self, places: Bytes, first: int, count: int) -> NDArray[Any]:
+        """Of so many groups from a byte of the planes on. ValueError for one that is none."""
         code: NDArray[Any] = np.zeros(count, np.uint8 if self.width <= 8 else np.uint16)
         for plane in places.reshape(self.width, -1)[::-1]:
             code += code
-            code += mask_of(plane[begin // self.step :], count)
+            code += mask_of(plane[first:], count)
         sets = math.comb(self.size, self.zeros)
         if count and sets < 1 << self.width and code.max() >= sets:
             raise ValueError(f"must be of codes below {sets}, got {code.max()}")
-        if self.size not in (4, 8, 16):
-            return np.packbits(np.take(tables(self)[0], code, axis=0), bitorder="little")
-        whole = np.take(sets_of(self), code)
-        if self.size > 4:
-            return whole.view(np.uint8)
-        # Two groups to a byte.
+        return code
+
+    def _bits_of_fours(self, places: Bytes, first: int, count: int) -> Bytes:
+        """The same for groups of 4, four at a time: half of a byte of each plane."""
+        end = first + -(-count // 8)
+        planes = places.reshape(self.width, -1)[:, first:end].astype(np.uint16)
+        shift = 4 * np.arange(self.width, dtype=np.uint16)[:, None]
+        low = np.bitwise_or.reduce((planes & 15) << shift)
+        high = np.bitwise_or.reduce((planes >> 4) << shift)
+        sets = np.stack([np.take(fours_of(self), each) for each in (low, high)], axis=1)
+        if not sets.all():
+            self._codes(places, first, count)  # it raises
+        bits: Bytes = sets.view(np.uint8).reshape(-1)[: -(-count // 2)]
         if count % 2:
-            whole = np.append(whole, np.uint8(0))
-        made: Bytes = whole[::2] | whole[1::2] << 4
-        return made
+            bits[-1] &= 15
+        return bits
 
     def before(self, places: Bytes, end: int) -> int:
         return self.values(end, 0)
@@ -230,6 +245,21 @@ def sets_of(pattern: Pattern) -> NDArray[Any]:
     places = tables(pattern)[0]
     numbers = places @ (1 << np.arange(pattern.size))
     return numbers.astype(np.uint8 if pattern.size <= 8 else "<u2")
+
+
+@cache
+def fours_of(pattern: Pattern) -> NDArray[np.uint16]:
+    """The places of four groups of 4, by four bits of each plane; 0 where a code is none."""
+    sets = np.zeros(1 << pattern.width, np.uint16)
+    sets[: math.comb(pattern.size, pattern.zeros)] = sets_of(pattern)
+    index = np.arange(1 << 4 * pattern.width)
+    fours = np.zeros(len(index), np.uint16)
+    is_there = np.ones(len(index), np.bool_)
+    for group in range(4):
+        code = sum((index >> 4 * bit + group & 1) << bit for bit in range(pattern.width))
+        fours |= sets[code] << 4 * group
+        is_there &= sets[code] > 0
+    return np.where(is_there, fours, 0).astype("<u2")
 
 
 def mask_of(packed: Bytes, count: int) -> NDArray[np.uint8]:
