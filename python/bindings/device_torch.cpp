@@ -185,7 +185,9 @@ TorchDevice::TorchDevice(const py::object& device, const char* module)
       module_(module),
       shares_(std::strcmp(module, shards_module) == 0) {
   const py::object ranks = py::getattr(device, "together", py::none());
-  if (!ranks.is_none()) together_ = &of(ranks, module);
+  if (ranks.is_none()) return;
+  together_ = &of(ranks, module);
+  is_alone_ = py::len(ranks.attr("members")) == 1;
 }
 
 TorchDevice& TorchDevice::of(const py::object& device, const char* module) {
@@ -288,6 +290,33 @@ std::vector<Content> TorchDevice::compute(const std::vector<JobOf<BlockSpec>>& j
     made.push_back(content_for(jobs[made.size()], py::reinterpret_borrow<py::object>(mask)));
   }
   return made;
+}
+
+bool TorchDevice::lend(JobOf<BlockSpec>& job, PackedBits& kept) {
+  if (!is_alone_) return false;
+  const AcquiredGil gil;
+  const py::object lent = function("lent");
+  const py::object here = lent(::tensor_of(job.data));
+  if (here.is_none()) return false;
+  const auto [address, steps] = here.cast<std::pair<std::uintptr_t, std::vector<std::int64_t>>>();
+  const auto bytes_of = [&](const py::object& tensor) {
+    return reinterpret_cast<std::uint8_t*>(lent(tensor)[py::int_(0)].cast<std::uintptr_t>());
+  };
+  Axes strides;
+  for (const std::int64_t step : steps) strides.push_back(step);
+  if (job.kept_there != nullptr) {
+    kept.resize(datasparse::packed_size(job.data.size()));
+    const std::uint8_t* const marks = bytes_of(::tensor_of(*job.kept_there));
+    datasparse::pack_bits(kept.data(), marks, job.data.size());
+    job.kept_zeros = kept.data();
+    job.kept_there = nullptr;
+  }
+  const bool is_read_only = true;
+  job.data = ArrayView(reinterpret_cast<void*>(address), job.data.dtype(), job.data.shape(),
+                       strides, is_read_only);
+  job.mask = bytes_of(tensor_of(*job.own));
+  job.device = &datasparse::cpu();
+  return true;
 }
 
 std::vector<datasparse::Device::Moved> TorchDevice::move(

@@ -54,6 +54,7 @@ class TorchDevice final : public datasparse::Device {
       const std::vector<datasparse::JobOf<datasparse::RegrowthSpec>>& jobs) override;
   void zero_grown(const std::vector<Growing>& some) noexcept override;
   bool spans_devices() const override { return true; }
+  bool lend(datasparse::JobOf<datasparse::BlockSpec>& job, datasparse::PackedBits& kept) override;
   void zero(const std::vector<Zeroing>& some) override;
   std::vector<datasparse::PackedBits> zeros_in(
       const std::vector<datasparse::ArrayView>& some) override;
@@ -72,4 +73,5 @@ class TorchDevice final : public datasparse::Device {
   const char* const module_;
   const bool shares_;
   TorchDevice* together_ = nullptr;  // of a layout, its ranks
+  bool is_alone_ = false;            // of a layout: there is one of them
 };

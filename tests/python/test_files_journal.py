@@ -318,11 +318,11 @@ def kill_at_random(times, tmp_path, options=None, own=()):
 
 
 def test_kills_at_random_moments(tmp_path):
-    kill_at_random(5, tmp_path)
+    kill_at_random(3, tmp_path)
 
 
 def test_kills_at_random_moments_of_a_pool(tmp_path):
-    kill_at_random(4, tmp_path, Options(pool="all"), ["--pool=all"])
+    kill_at_random(2, tmp_path, Options(pool="all"), ["--pool=all"])
 
 
 @pytest.mark.full

@@ -34,6 +34,22 @@ def test_masks_are_those_of_whole_tensors(ranks):
     assert taken >= 10
 
 
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    yield from started(1, tmp_path_factory)
+
+
+def test_masks_of_one_rank_are_those_of_whole_tensors(one):
+    ((taken, _),) = one.run(sharded_cases.random_sparsifiers, 2, 20)
+    assert taken >= 20
+
+
+def test_one_rank_counts_nothing(one):
+    """The engine has whole tensors then."""
+    (sent,) = one.run(sharded_cases.traffic, "float32")
+    assert [each.rounds for each in sent] == [0, 0]
+
+
 def test_models_are_masked_as_their_gathered_weights(ranks):
     kinds = ["fsdp", "mixed", "tp"] + ["hsdp", "fsdp_tp"] * (len(ranks.pipes) > 2)
     pool = {"pool": "all", "sparse_block_shape": (1, 1)}

@@ -55,6 +55,9 @@ class DATASPARSE_API Device {
   /// Whether compute() takes jobs whose data and masks are elsewhere, as JobOf::device says, where
   /// they share a pool with some that are here: their contents are for the device of the mask.
   virtual bool spans_devices() const { return false; }
+  /// Where all of a job lies in memory of this process: makes it one of the CPU's, whose engine
+  /// writes into the mask. `kept_zeros` are then in `kept`. Else false, and the job is as it was.
+  virtual bool lend(JobOf<BlockSpec>& job, PackedBits& kept);
 
   /// What a mask that moves is to become.
   struct Moved {

@@ -122,16 +122,24 @@ class SpecRule final : public MaskRule {
   void compute(const std::vector<RuleJob>& jobs) const override {
     std::vector<JobOf<Spec>> here;
     here.reserve(jobs.size());
-    Turns elsewhere;  // mostly none
+    Turns elsewhere;                // mostly none
+    std::vector<PackedBits> lent;  // what devices have made for jobs that are here
     const auto spanning = pools_over_devices(jobs);
     for (const auto& job : jobs) {
+      JobOf<Spec> own = job.with(spec_in(job.spec));
       Device* device = job.device;
-      if (!spanning.empty()) {
-        const auto found = spanning.find(pool_of(spec_in(job.spec)));
-        if (found != spanning.end()) device = found->second;
+      const auto found = spanning.find(pool_of(own.spec));
+      if (found != spanning.end()) {
+        device = found->second;
+      } else if constexpr (std::is_same_v<Spec, BlockSpec>) {
+        PackedBits kept;
+        if (device != nullptr && device->lend(own, kept)) {
+          lent.push_back(std::move(kept));
+          device = nullptr;
+        }
       }
       const bool is_here = device == nullptr || device == &cpu();
-      (is_here ? here : turn_of(*device, elsewhere)).push_back(job.with(spec_in(job.spec)));
+      (is_here ? here : turn_of(*device, elsewhere)).push_back(own);
     }
     compute(here, elsewhere);
   }

@@ -41,6 +41,8 @@ std::vector<Device::Moved> Device::move(const std::vector<JobOf<RegrowthSpec>>&)
       "data must be where masks can move, which is CPU memory or a device of torch, got " + name());
 }
 
+bool Device::lend(JobOf<BlockSpec>&, PackedBits&) { return false; }
+
 void Device::meet(const std::vector<std::uint64_t>&) {}
 
 void Device::zero_grown(const std::vector<Growing>&) noexcept {}
