@@ -58,7 +58,9 @@ Mask::Mask(const Axes& shape) : shape_(shape), size_(element_count(shape)) {
 }
 
 Mask::Mask(const Axes& shape, Device& device, std::shared_ptr<DeviceMask> there)
-    : shape_(shape), size_(element_count(shape)), device_(&device), there_(std::move(there)) {}
+    : shape_(shape), size_(element_count(shape)), device_(&device), there_(std::move(there)) {
+  if (size_ >= hinted_min) hint_ = std::make_shared<CutHint>();  // for a device that lends its jobs
+}
 
 std::int64_t Mask::zeros() const {
   return there_ == nullptr ? count_zeros(data(), size_) : on(cpu()).zeros();
