@@ -48,7 +48,7 @@ def tier_of(item):
 
 # Not of the quick tier: most tests of these files train, compile, start processes or draw cases.
 NOT_QUICK = re.compile(
-    "test_(arrays|bench|cli|demo|docs|embedding|examples|files_journal|fork|huge|lightning|"
+    "test_(arrays|bench|cli|demo|docs|embedding|examples|files_journal|first_hour|fork|huge|lightning|"
     "lifetimes|memory|"
     "out_of_memory|properties|stateful|threads|torch_situations|torch_trainings|transformers|wheel)[.]py"
 )
