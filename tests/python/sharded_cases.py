@@ -82,7 +82,9 @@ def part_of(whole, dtensor):
 def fits(whole, config, layout, place):
     """Whether a step takes the tensor in that layout: no block is cut."""
     try:
-        alone = DataNormSparsifier(**{key: config[key] for key in ("sparse_block_shape",)})
+        # Where blocks are pruned as a whole, rows may cut them.
+        pattern = ("sparse_block_shape", "zeros_per_block")
+        alone = DataNormSparsifier(**{key: config[key] for key in pattern if key in config})
         alone.add_data("x", spread(whole, *place), layout=layout)
         alone.step()
     except (ValueError, RankError) as error:
