@@ -97,6 +97,7 @@ class Simulation:
         from datasparse.torch.device.job import Pool
         from datasparse.torch.sharded.compute import searches_of
         from datasparse.torch.sharded.core_parts import CoreParts
+        from datasparse.torch.sharded.counts import Packing
 
         jobs = jobs_of(self.weights, Case(SINGLE, LEVEL))
         places = tuple(range(len(jobs)))
@@ -111,12 +112,13 @@ class Simulation:
             searches = [replace(search, hint=hint) for search, hint in pairs]
         answers = [CoreParts(own, searches) for own in parts]
         assert answers[0].prelude().size == 0
-        selection = answers[0].selection()
+        packing = Packing.of(searches, parts[0])
+        selection = answers[0].selection(packing.most)
         sent = []
         while not selection.done:
-            counts = sum(answer.count(selection) for answer in answers)
+            counts = sum(packing.pack(answer.count(selection)) for answer in answers)
             sent.append(counts.nbytes + 8)  # and whether a rank has failed
-            selection.tell(counts)
+            selection.tell(packing.unpack(counts, selection.size))
         self._hints = [selection.hint(i) for i in range(len(searches))]
         found = [answer.contents(selection) for answer in answers]
         expected = whole_masks(self.weights, self.is_pool)

@@ -108,6 +108,17 @@ def test_what_ranks_send(two, dtype):
     assert hinted.agreement_bytes == 48
 
 
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    yield from started(3, tmp_path_factory)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(200, 205))
+def test_masks_of_three_ranks_are_those_of_whole_tensors(three, seed):
+    three.run(sharded_cases.random_sparsifiers, seed, 10)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("seed", range(100, 110))
 def test_masks_are_those_of_whole_tensors_in_many_cases(ranks, seed):

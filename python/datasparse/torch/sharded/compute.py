@@ -14,6 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..._core import ShardSelection, __version__
 from ..device.job import Job, Pool
 from ..device.operations.grid import Grid, order_of
+from .counts import Packing
 from .layout import Layout, layout_of
 from .parts import Part, Parts, Search, Unwritten, dtype_of_sums, parts_for
 from .ranks import Call, Description, Ranks
@@ -21,7 +22,6 @@ from .rectangle import Blocks, Integers, Rectangle, Shape
 
 KEY_STEPS = {torch.float16: 13, torch.bfloat16: 16}  # bits of a float32 that none of these has
 
-MOST = 8191  # numbers of a round: 64 KiB, with one that tells of errors
 _hints = WeakTensorKeyDictionary()  # of searches, beside the first sharded mask of each
 
 
@@ -30,6 +30,7 @@ class Prepared(NamedTuple):
 
     parts: Parts
     searches: list[Search]
+    packing: Packing
     begun: Begun
     description: Description
 
@@ -41,11 +42,11 @@ class Begun(NamedTuple):
     selection: ShardSelection | None
 
     @staticmethod
-    def of(parts: Parts, sums: Integers | None = None) -> Begun:
+    def of(parts: Parts, packing: Packing, sums: Integers | None = None) -> Begun:
         if sums is not None:
             parts.begin(sums)
         prelude = parts.prelude()
-        return Begun(prelude, None if prelude.size else parts.selection(MOST))
+        return Begun(prelude, None if prelude.size else parts.selection(packing.most))
 
 
 def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor | Unwritten]:
@@ -72,14 +73,16 @@ def find(call: Call, prepare: Callable[[], Prepared]) -> tuple[Parts, list[Searc
     prepared = call.attempt(prepare)
     call.agree(prepared and prepared.description)
     assert prepared is not None  # else agree() has raised
-    parts, searches, (prelude, selection), _ = prepared
+    parts, searches, packing, (prelude, selection), _ = prepared
     while selection is None:
-        begun = call.attempt(Begun.of, parts, call.sum(prelude, prelude.size))
+        begun = call.attempt(Begun.of, parts, packing, call.sum(prelude, prelude.size))
         call.agree(begun and [("what is asked for next", str(begun.prelude.size))])
         assert begun is not None
         prelude, selection = begun
     while not selection.done:
-        selection.tell(call.sum(call.attempt(parts.count, selection), selection.size))
+        counts = call.attempt(lambda asked: packing.pack(parts.count(asked)), selection)
+        sums = call.sum(counts, packing.size(selection.size))
+        selection.tell(packing.unpack(sums, selection.size))
     return parts, searches, selection
 
 
@@ -98,13 +101,13 @@ def ranks_for(jobs: Sequence[Job]) -> Ranks:
 
 def prepare(jobs: Sequence[Job], pools: Sequence[Pool], own: Sequence[Part]) -> Prepared:
     searches = searches_of(jobs, pools, own)
-    parts = parts_for(own, searches)
-    begun = Begun.of(parts)
+    parts, packing = parts_for(own, searches), Packing.of(searches, own)
+    begun = Begun.of(parts, packing)
     facts = [
         ("who counts", type(parts).__name__),
         ("numbers to begin with", str(begun.prelude.size)),
     ]
-    return Prepared(parts, searches, begun, [*describe(jobs, searches), *facts])
+    return Prepared(parts, searches, packing, begun, [*describe(jobs, searches), *facts])
 
 
 # --- what is here -----------------------------------------------------------------------------
