@@ -68,6 +68,7 @@ sphinx_gallery_conf = {
 }
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = f"datasparse {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

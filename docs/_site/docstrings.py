@@ -12,6 +12,8 @@ from itertools import groupby
 
 ENTRY = re.compile(r"([A-Za-z_]\w*(?:, [A-Za-z_]\w*)*): (.*)")
 LIST = re.compile(r"(?:[-*]|\d+[.]) ")
+# How a docstring names a page of the site.
+PAGE = re.compile(r"docs/([\w-]+)\.md")
 # What some docstrings have below their first sentence, for help().
 SIGNATURE = re.compile(r"\w+\(.*\)")
 # What napoleon reads. It has the same entries, indented, below such a line.
@@ -22,7 +24,7 @@ def escaped(text: str) -> str:
     """The text outside of backticks, without what reStructuredText would take for markup."""
     parts = re.split(r"(`+[^`]*`+)", text)
     parts[::2] = [re.sub(r"([\\*|])|_(?=\W|$)", r"\\\g<0>", part) for part in parts[::2]]
-    return "".join(parts)
+    return PAGE.sub(r":doc:`/\1`", "".join(parts))
 
 
 def indent_of(line: str) -> int:
