@@ -37,6 +37,7 @@ myst_enable_extensions = ["colon_fence"]
 
 default_role = "literal"  # `name` in a docstring is code
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # those of a trainer's hooks are not ours
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
@@ -54,6 +55,7 @@ cpp_maximum_signature_line_length = c_maximum_signature_line_length = 88
 sphinx_gallery_conf = {
     "examples_dirs": "gallery",
     "gallery_dirs": "gallery_pages",
+    "capture_repr": (),
     "filename_pattern": r"\.py$",
     "abort_on_example_error": True,
     "download_all_examples": False,

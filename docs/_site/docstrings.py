@@ -76,7 +76,9 @@ def to_rst(lines: list[str]) -> list[str]:
         elif len(block) == 1 and SIGNATURE.fullmatch(block[0]):
             continue
         else:
-            result += to_definitions(block) or [escaped(line) for line in block]
+            # The first one is a sentence, also where a colon is in it.
+            definitions = to_definitions(block) if result else None
+            result += definitions or [escaped(line) for line in block]
         result.append("")
     return result
 

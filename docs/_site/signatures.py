@@ -38,7 +38,13 @@ SIGNATURES = signatures()
 
 
 def take_from_stub(app, what, name, it, options, signature, returns):
-    """For autodoc-process-signature: the stub's, where it has one of that object."""
+    """For autodoc-process-signature: the stub's, where it has one of that object.
+
+    A dataclass with a field that a factory makes has a signature that is no Python. Functions make
+    such objects, so they are shown without one.
+    """
+    if what == "class" and "<factory>" in (signature or ""):
+        return "", None
     if what not in ("class", "function", "method"):
         return None
     owner = getattr(it, "__module__", "") or getattr(it, "__objclass__", it).__module__
