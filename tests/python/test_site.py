@@ -73,8 +73,14 @@ def test_every_link_of_a_page_leads_somewhere(page):
         assert not anchor or anchor in anchors_of(target), f"{link}: no such heading"
 
 
-@pytest.mark.parametrize("program", sorted((DOCS / "gallery").glob("*.py")), ids=lambda p: p.stem)
-@pytest.mark.full
+PROGRAMS = sorted((DOCS / "gallery").glob("*.py"))
+
+
+@pytest.mark.parametrize(
+    "program",
+    [PROGRAMS[0], *(pytest.param(program, marks=pytest.mark.full) for program in PROGRAMS[1:])],
+    ids=lambda program: program.stem,
+)
 def test_a_program_of_the_gallery_runs(program, run_file, tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.chdir(tmp_path)
