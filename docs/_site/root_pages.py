@@ -17,15 +17,17 @@ PAGES = {
     "README.md": "index",
 }
 SHOWN = {page: ROOT / name for name, page in PAGES.items() if page != "index"}
-EXPECTED = ("questions", "comparison")
 LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)#\s]+)(#[^)\s]*)?(?=\))")
-CODE = re.compile(r"(^```.*?^```$|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"^```.*?^```$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 
 
 def relinked(text: str, read_from: Path, shown_at: str) -> str:
     """Markdown whose relative links are those of the page at `shown_at`."""
+    code = [found.span() for found in CODE.finditer(text)]
 
     def new_link(link: re.Match[str]) -> str:
+        if any(begin <= link.start() < end for begin, end in code):
+            return link[0]
         target = (read_from.parent / link[1]).resolve()
         name = str(target.relative_to(ROOT))
         if name == "README.md":
@@ -34,19 +36,7 @@ def relinked(text: str, read_from: Path, shown_at: str) -> str:
             return f"/{PAGES[name]}.md{link[2] or ''}"
         return os.path.relpath(target, (DOCS / shown_at).parent) + (link[2] or "")
 
-    code = [(found.start(), found.end()) for found in CODE.finditer(text)]
-
-    def outside(link: re.Match[str]) -> str:
-        within = any(begin <= link.start() < end for begin, end in code)
-        return link[0] if within else new_link(link)
-
-    return LINK.sub(outside, text)
-
-
-def without_absent(text: str) -> str:
-    """A page with toctrees, less the pages of EXPECTED that are not there."""
-    absent = [name for name in EXPECTED if not (DOCS / f"{name}.md").exists()]
-    return "".join(line for line in text.splitlines(True) if line.strip() not in absent)
+    return LINK.sub(new_link, text)
 
 
 def read(app, docname, source):
@@ -54,7 +44,7 @@ def read(app, docname, source):
         app.env.note_dependency(str(SHOWN[docname]))
         source[0] = relinked(SHOWN[docname].read_text(), SHOWN[docname], docname)
     elif (DOCS / f"{docname}.md").exists():
-        source[0] = relinked(without_absent(source[0]), DOCS / f"{docname}.md", docname)
+        source[0] = relinked(source[0], DOCS / f"{docname}.md", docname)
 
 
 def setup(app):
