@@ -320,18 +320,18 @@ def test_what_an_override_raises_in_a_thread_in_cpp_arrives_as_it_was(extension)
 
 
 def programs():
-    """The programs of the page, each with what it prints."""
-    page = (ROOT / "docs" / "embedding.md").read_text()
+    """The programs of two pages, each with what it prints."""
+    pages = [(ROOT / "docs" / page).read_text() for page in ("embedding.md", "start_cpp.md")]
     pattern = r"^```(cpp|c)\n(.*?)^```\n```text\n(.*?)^```$"
-    return re.findall(pattern, page, re.MULTILINE | re.DOTALL)
+    return re.findall(pattern, "\n".join(pages), re.MULTILINE | re.DOTALL)
 
 
-def test_the_page_has_programs():
-    assert [language for language, _, _ in programs()] == ["cpp", "cpp", "cpp", "c"]
+def test_the_pages_have_programs():
+    assert [language for language, _, _ in programs()] == ["cpp", "cpp", "cpp", "c", "cpp"]
 
 
 @pytest.mark.parametrize("number", range(len(programs())))
-def test_a_program_of_the_page_prints_what_the_page_says(number, tmp_path):
+def test_a_program_of_a_page_prints_what_the_page_says(number, tmp_path):
     language, source, expected = programs()[number]
     file = tmp_path / f"program.{language}"
     file.write_text(source)
