@@ -58,8 +58,9 @@ struct ShardJob {
 ///
 /// Cost: one or two passes over the data where hints are right, two to four where there are none,
 /// and one more to write the masks. Memory while it counts: 1% of the data and 0.75 MiB for keys
-/// that are kept, and some 50 bytes for each of up to 32,768 places, besides the scratch memory of
-/// block_mask(). From one thread; uses those of get_num_threads().
+/// that are kept, some 20 bytes for each of up to 32,768 places, and 8 for each place of a question
+/// and thread, besides the scratch memory of block_mask(). From one thread; uses those of
+/// get_num_threads().
 class DATASPARSE_API ShardParts {
  public:
   /// ValueError for a shard that its data do not fit, or that cuts a block.

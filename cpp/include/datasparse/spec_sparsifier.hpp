@@ -122,7 +122,7 @@ class SpecRule final : public MaskRule {
   void compute(const std::vector<RuleJob>& jobs) const override {
     std::vector<JobOf<Spec>> here;
     here.reserve(jobs.size());
-    Turns elsewhere;                // mostly none
+    Turns elsewhere;               // mostly none
     std::vector<PackedBits> lent;  // what devices have made for jobs that are here
     const auto spanning = pools_over_devices(jobs);
     for (const auto& job : jobs) {

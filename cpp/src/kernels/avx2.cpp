@@ -24,6 +24,15 @@ TARGET void store_bytes(void* bytes, Bytes vector) noexcept {
   _mm256_storeu_si256(static_cast<__m256i*>(bytes), vector);
 }
 
+/// Past the cache, to where is_aligned() holds.
+TARGET void stream_bytes(void* bytes, Bytes vector) noexcept {
+  _mm256_stream_si256(static_cast<__m256i*>(bytes), vector);
+}
+
+bool is_aligned(const void* bytes) noexcept {
+  return reinterpret_cast<std::uintptr_t>(bytes) % sizeof(Bytes) == 0;
+}
+
 TARGET Bytes are_zero(Bytes bytes) noexcept {
   return _mm256_cmpeq_epi8(bytes, _mm256_setzero_si256());
 }
@@ -342,19 +351,14 @@ TARGET void unpack(std::uint8_t* bytes, const std::uint8_t* packed, std::int64_t
   const __m256i bytes_of =
       _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
   const __m256i bit_of = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201U));
-  const bool stream =
-      wanted == Store::past_cache && reinterpret_cast<std::uintptr_t>(bytes) % 32 == 0;
+  const bool stream = wanted == Store::past_cache && is_aligned(bytes);
   std::int64_t i = 0;
   for (; i + 32 <= n; i += 32) {
     int four = 0;
     __builtin_memcpy(&four, packed + i / 8, sizeof(four));
     const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(four), bytes_of);
     const __m256i ones = _mm256_min_epu8(_mm256_and_si256(spread, bit_of), _mm256_set1_epi8(1));
-    if (stream) {
-      _mm256_stream_si256(reinterpret_cast<__m256i*>(bytes + i), ones);
-    } else {
-      store_bytes(bytes + i, ones);
-    }
+    stream ? stream_bytes(bytes + i, ones) : store_bytes(bytes + i, ones);
   }
   scalar_kernels().unpack(bytes + i, packed + i / 8, n - i, wanted);
 }

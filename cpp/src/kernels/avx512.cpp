@@ -601,7 +601,6 @@ void use_whole_passes(Kernels& table) noexcept {
   constexpr int dtype = Element::dtype;
   if constexpr (is_at_once<Element, norm>) {
     table.bracket_mask[dtype][norm] = bracket_mask<Element, norm>;
-    table.zero_least[dtype][norm] = zero_least_elements<Element, norm>;
   }
   if constexpr (norm != no_norm) {
     table.bracket_ends[dtype][norm] = bracket_ends<Element, norm, true>;

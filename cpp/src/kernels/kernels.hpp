@@ -154,7 +154,8 @@ struct Kernels {
   BracketMask bracket_mask[dtype_count][norm_count];
 
   /// SelectionKernels::zero_least for the keys of elements that follow each other without a gap,
-  /// which are never in memory. The width is 2, 4 or 8. nullptr where score() and that do as well.
+  /// which are never in memory. The width is 2, 4 or 8. nullptr in the scalar table, and for norms
+  /// that are rare.
   using ZeroLeast = void (*)(std::uint8_t* mask, const std::byte* data, std::int64_t blocks,
                              std::int64_t width, std::int64_t zeros, Store store) noexcept;
   ZeroLeast zero_least[dtype_count][norm_count];

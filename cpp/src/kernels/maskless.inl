@@ -175,9 +175,11 @@ TARGET void threshold(std::uint8_t* keep, const Key* keys, std::int64_t n, Key c
 
 /// For each key, how many keys of its block come before it: vectors are compared with rotations of
 /// themselves, or, where a block is longer than a vector, of all vectors of the block.
-template <class Vector, int width, class Key = typename Vector::Key>
-TARGET std::int64_t zero_least(std::uint8_t* mask, const Key* keys, std::int64_t n,
-                               std::int64_t zeros) noexcept {
+/// vector_at(i) loads the keys from the i-th on. Returns how many of n are done.
+template <class Vector, int width, class Load>
+TARGET std::int64_t zero_least(std::uint8_t* mask, std::int64_t n, std::int64_t zeros, Store wanted,
+                               const Load& vector_at) noexcept {
+  using Key = typename Vector::Key;
   constexpr int span = width < Vector::size ? width : Vector::size;
   constexpr int vectors = group / Vector::size;
   constexpr int together = width / span;  // vectors of a block
@@ -199,40 +201,69 @@ TARGET std::int64_t zero_least(std::uint8_t* mask, const Key* keys, std::int64_t
     earlier[r] = Vector::numbers(first);
   }
   const auto one = Vector::number(1);
-  const auto wanted = Vector::number(static_cast<Key>(zeros));
+  const auto fewest = Vector::number(static_cast<Key>(zeros));
+  const bool stream = wanted == Store::past_cache && is_aligned(mask);
   std::int64_t i = 0;
   for (; i + group <= n; i += group) {
-    typename Vector::Keys pruned[vectors];
+    typename Vector::Keys loaded[vectors], pruned[vectors];
+    for (int v = 0; v < vectors; ++v) loaded[v] = vector_at(i + v * Vector::size);
     for (int v = 0; v < vectors; ++v) {
-      const auto vector = Vector::load(keys + i + v * Vector::size);
+      const auto vector = loaded[v];
       const int begin = v - v % together;
       auto before = Vector::number(0);
       for (int w = begin; w < begin + together; ++w) {
-        const auto others = Vector::load(keys + i + w * Vector::size);
         for (int r = w == v ? 1 : 0; r < span; ++r) {
           const auto bound = w == v  ? Vector::add(vector, earlier[r])
                              : w < v ? Vector::add(vector, one)
                                      : vector;
-          const auto other = Vector::permute(orders[r], others);
+          const auto other = Vector::permute(orders[r], loaded[w]);
           before = Vector::subtract(before, Vector::less(other, bound));
         }
       }
-      pruned[v] = Vector::less(before, wanted);
+      pruned[v] = Vector::less(before, fewest);
     }
-    store_bytes(mask + i, ones_where_zero(Vector::bytes(pruned)));
+    const Bytes ones = ones_where_zero(Vector::bytes(pruned));
+    stream ? stream_bytes(mask + i, ones) : store_bytes(mask + i, ones);
   }
   return i;
+}
+
+/// The same for a width of 2, 4 or 8.
+template <class Vector, class Load>
+TARGET std::int64_t zero_least_narrow(std::uint8_t* mask, std::int64_t n, std::int64_t width,
+                                      std::int64_t zeros, Store wanted,
+                                      const Load& vector_at) noexcept {
+  return width == 2   ? zero_least<Vector, 2>(mask, n, zeros, wanted, vector_at)
+         : width == 4 ? zero_least<Vector, 4>(mask, n, zeros, wanted, vector_at)
+                      : zero_least<Vector, 8>(mask, n, zeros, wanted, vector_at);
 }
 
 template <class Vector, class Key = typename Vector::Key>
 TARGET void zero_least(std::uint8_t* mask, const Key* keys, std::int64_t blocks, std::int64_t width,
                        std::int64_t zeros) noexcept {
   const std::int64_t n = blocks * width;
-  const std::int64_t done = width == 2   ? zero_least<Vector, 2>(mask, keys, n, zeros)
-                            : width == 4 ? zero_least<Vector, 4>(mask, keys, n, zeros)
-                            : width == 8 ? zero_least<Vector, 8>(mask, keys, n, zeros)
-                                         : zero_least<Vector, 16>(mask, keys, n, zeros);
+  constexpr Store store = Store::ordinary;
+  const auto vector_at = [&](std::int64_t i) TARGET { return Vector::load(keys + i); };
+  const std::int64_t done = width < 16
+                                ? zero_least_narrow<Vector>(mask, n, width, zeros, store, vector_at)
+                                : zero_least<Vector, 16>(mask, n, zeros, store, vector_at);
   scalar_selection<Key>().zero_least(mask + done, keys + done, (n - done) / width, width, zeros);
+}
+
+/// The least elements of blocks side by side, whose keys are in no memory.
+template <class Element, int norm>
+TARGET void zero_least_elements(std::uint8_t* mask, const std::byte* data, std::int64_t blocks,
+                                std::int64_t width, std::int64_t zeros, Store wanted) noexcept {
+  using Key = typename Element::Key;
+  const std::int64_t n = blocks * width;
+  const std::int64_t done = zero_least_narrow<typename Element::Vector>(
+      mask, n, width, zeros, wanted, [&](std::int64_t i) TARGET {
+        return key_of<Element, norm>(term<Element, norm>(Element::load(data + i * Element::item)));
+      });
+  Key rest[group];
+  const Blocks elements{data + done * Element::item, 0, Element::item, n - done, 1, 1};
+  score<Element, norm>(rest, elements);
+  scalar_selection<Key>().zero_least(mask + done, rest, (n - done) / width, width, zeros);
 }
 
 // --- scores --------------------------------------------------------------------------------------

@@ -18,6 +18,10 @@ Bytes load_bytes(const void* bytes) noexcept {
 
 void store_bytes(std::uint8_t* bytes, Bytes vector) noexcept { vst1q_u8(bytes, vector); }
 
+/// There is no store past the cache.
+void stream_bytes(std::uint8_t* bytes, Bytes vector) noexcept { store_bytes(bytes, vector); }
+bool is_aligned(const void*) noexcept { return false; }
+
 Bytes are_zero(Bytes bytes) noexcept { return vceqzq_u8(bytes); }
 
 Bytes ones_where_zero(Bytes bytes) noexcept { return vaddq_u8(bytes, vdupq_n_u8(1)); }

@@ -19,6 +19,7 @@ void use(Kernels& table) noexcept {
   if constexpr (is_at_once<Element, norm>) {
     table.score_at[dtype][norm] = score_at<Element, norm>;
     table.bracket[dtype][norm] = bracket_blocks<Element, norm>;
+    table.zero_least[dtype][norm] = zero_least_elements<Element, norm>;
   }
 }
 

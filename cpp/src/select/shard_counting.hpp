@@ -37,6 +37,11 @@ class ShardCounting {
     std::vector<Asked> asked;
     std::shared_ptr<const AnyBorders> borders;
     KeyScale scale;
+    const std::size_t bins = question.places.size() + 1;
+    // Where each part has borders of its own, thousands take more memory than a small tensor.
+    const std::size_t most_borders =
+        std::max(borders_at_once, 4 * static_cast<std::size_t>(engines_.threads()) * bins);
+    std::size_t held = 0;  // borders
     for (std::size_t m = 0; m < question.groups->size(); ++m) {
       ShardItem& item = *items_[(*question.groups)[m]];
       item.rank_by(question.order);
@@ -50,14 +55,18 @@ class ShardCounting {
       const KeyScale own = item.scale_of_places();
       const bool is_same =
           borders != nullptr && own == scale && (borders->index() == 1) == item.is_wide();
-      if (!is_same) borders = make_borders(item.is_wide(), question.places, own);
-      scale = own;
+      if (!is_same) {
+        borders = make_borders(item.is_wide(), question.places, own);
+        scale = own;
+        held += bins;
+      }
       asked.push_back({&item, borders, (*question.first)[m], sum});
-      // Where each part has borders of its own, thousands take more memory than a small tensor.
-      const std::size_t bytes = asked.size() * (is_same ? 1 : question.places.size());
-      if (bytes >= asked_at_once) count_all(asked, added.size(), question.places.size() + 1);
+      if (held < most_borders) continue;
+      count_all(asked, added.size(), bins);
+      borders.reset();
+      held = 0;
     }
-    count_all(asked, added.size(), question.places.size() + 1);
+    count_all(asked, added.size(), bins);
     add_up(selection, question, added, numbers);
   }
 
@@ -106,7 +115,7 @@ class ShardCounting {
       return first + size * static_cast<std::size_t>(thread);
     }
   };
-  static constexpr std::size_t asked_at_once = 32768;
+  static constexpr std::size_t borders_at_once = 32768;
 
   static std::shared_ptr<const AnyBorders> make_borders(bool is_wide,
                                                         const std::vector<ShardPlace>& places,
