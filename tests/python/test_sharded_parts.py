@@ -1,8 +1,11 @@
 """Masks of parts, by counts that are summed up: those of whole tensors, to the bit."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from datasparse.torch.sharded.core_parts import CoreParts
+from datasparse.torch.sharded.counts import Packing
 from datasparse.torch.sharded.device_parts import DeviceParts
 from device_cases import check_route
 from shard_cases import compute_on
@@ -45,3 +48,17 @@ def test_masks_are_those_of_whole_tensors_in_many_cases(seed, kind):
 def test_blocks_are_those_of_a_matrix_whose_order_does_not_matter(kind):
     """Of 10 x 1 elements, which lie in memory as 1 x 10: no block is wider than one."""
     check_route(compute_on(np.random.default_rng(0), 2, kind), 102095, 1)
+
+
+@pytest.mark.parametrize("numbers", [0, 1, 2, 7])
+@pytest.mark.parametrize("greatest", [2**32 - 1, 2**32])
+def test_sums_of_packed_counts_are_those_of_the_counts(numbers, greatest):
+    part, search = SimpleNamespace(blocks=SimpleNamespace(all=greatest)), SimpleNamespace()
+    search.groups, search.weights = (0,), (1,)
+    packing = Packing.of([search], [part])
+    assert packing.most == (16382 if greatest < 2**32 else 8191)
+    # Of two ranks: together, as many as there may be.
+    own = [np.full(numbers, greatest // 2), np.full(numbers, greatest - greatest // 2)]
+    sent = [packing.pack(counts) for counts in own]
+    assert all(len(each) == packing.size(numbers) for each in sent)
+    assert packing.unpack(sum(sent), numbers).tolist() == [greatest] * numbers

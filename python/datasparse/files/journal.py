@@ -11,15 +11,15 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from .closing import Closing
 from .safetensors import flush, write_at
 
 NAME = "journal"
 
 
-class Journal:
+class Journal(Closing):
     """The journal of a folder, which is made if it is not there, and locked.
 
     identity: all that decides what is written, as plain data.
@@ -99,15 +99,7 @@ class Journal:
         self._size += len(text)
         self._take(line)
 
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         os.close(self._file)
 
 
