@@ -18,7 +18,7 @@ from datasparse.demo import Experiment
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "cpp" / "examples"
-QUICK = ROOT / "build" / "quick"
+RELEASE = ROOT / "build" / "release"
 CONSUMER = ROOT / "tests" / "consumer"
 LONG = pytest.mark.long
 EXPECTED = f"6 0 7 0 8 0 5 0 {datasparse.__version__}"
@@ -53,7 +53,7 @@ def build(source, folder, *options, cxx="g++", cc="gcc"):
 def system(tmp_path_factory):
     """An installation of a build with both libraries, where C++ programmers look for one."""
     folder = tmp_path_factory.mktemp("system")
-    if built_for(folder / "prefix") != QUICK:
+    if built_for(folder / "prefix") != RELEASE:
         build(ROOT, folder / "build", "-DCMAKE_BUILD_TYPE=Release")
     run("cmake", "--install", built_for(folder / "prefix"), "--prefix", folder / "prefix")
     return folder / "prefix"
@@ -61,7 +61,7 @@ def system(tmp_path_factory):
 
 def built_for(prefix):
     """The build that is installed there: that of scripts/test, if it has been made."""
-    return QUICK if (QUICK / "cpp" / "libdatasparse.a").exists() else prefix.parent / "build"
+    return RELEASE if (RELEASE / "cpp" / "libdatasparse.a").exists() else prefix.parent / "build"
 
 
 def origin(name, system):
