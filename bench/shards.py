@@ -7,6 +7,7 @@ from math import ceil, log2, sqrt
 from typing import Any
 
 import datasparse
+import numpy as np
 import torch
 
 from bench.cases import Case
@@ -20,7 +21,7 @@ MOVED = 1e-3  # of the spread of weights, from one step to the next
 # 2 n (p - 1) / p bytes (Thakur, Rabenseifner and Gropp 2005).
 HOP = 10e-6  # seconds, from one machine to another
 BANDWIDTH = 10e9  # bytes a second, of one rank
-AGREEMENTS, AGREEMENT_BYTES = 2, 24
+AGREEMENTS, AGREEMENT_BYTES = 2, 216
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class Simulation:
         from datasparse.torch.sharded.compute import searches_of
         from datasparse.torch.sharded.core_parts import CoreParts
         from datasparse.torch.sharded.counts import Packing
+        from datasparse.torch.sharded.sample import Sample
 
         jobs = jobs_of(self.weights, Case(SINGLE, LEVEL))
         places = tuple(range(len(jobs)))
@@ -114,6 +116,8 @@ class Simulation:
         assert answers[0].prelude().size == 0
         packing = Packing.of(searches, parts[0])
         selection = answers[0].selection(packing.most)
+        samples = [Sample.of(own, searches) for own in parts]
+        samples[0].expect(selection, np.max([one.guesses for one in samples], axis=0))
         sent = []
         while not selection.done:
             counts = sum(packing.pack(answer.count(selection)) for answer in answers)

@@ -182,33 +182,36 @@ def one_rank(options: Options) -> Iterator[Row]:
         )  # fmt: skip
 
 
-class OneRank(Step):
-    """The same tensors, sharded over one rank."""
+class TensorStep(Step):
+    """The same arrays as tensors of torch: plain, or on a mesh of one rank."""
 
-    def shard(self, mesh: Any) -> "OneRank":
-        self.sharded = sharded([torch.from_numpy(x) for x in self.data], mesh)
+    def on(self, mesh: Any = None) -> "TensorStep":
+        plain = [torch.from_numpy(x) for x in self.data]
+        self.tensors = plain if mesh is None else sharded(plain, mesh)
         return self
 
     def prepare(self, call: int) -> None:
-        whole, self.data = self.data, self.sharded
+        whole, self.data = self.data, self.tensors
         try:
             super().prepare(call)
         finally:
             self.data = whole
 
     def masks(self) -> list[np.ndarray]:
-        groups = self.sparsifier.data_groups
-        return [self.sparsifier.get_mask(name).to_local().numpy() for name in groups]
+        found = [self.sparsifier.get_mask(name) for name in self.sparsifier.data_groups]
+        return [m.to_local().numpy() if hasattr(m, "to_local") else m.numpy() for m in found]
 
 
-class OneRankLevelStep(LevelStep, OneRank):
+class TensorLevelStep(TensorStep):
     """The next one, at another level."""
 
-    def __init__(self, *arguments: Any, mesh: Any) -> None:
-        Step.__init__(self, *arguments)
-        self.shard(mesh)
-        OneRank.prepare(self, 0)
+    def on(self, mesh: Any = None) -> "TensorLevelStep":
+        super().on(mesh)
+        super().prepare(0)
         self.sparsifier.step()
+        return self
+
+    prepare = LevelStep.prepare
 
 
 def beside_no_shards(
@@ -221,12 +224,9 @@ def beside_no_shards(
     mesh = join(store, rank, size)
     data = transformer(largest)
     steps = []
-    for when, plain, kind in (
-        ("cold", Step, lambda *given: OneRank(*given).shard(mesh)),
-        ("level moved by 0.01", LevelStep, lambda *given: OneRankLevelStep(*given, mesh=mesh)),
-    ):
-        steps += [plain(f"no shards, {when}", data, SINGLE, POOL)]
-        steps += [kind(f"one rank, {when}", data, SINGLE, POOL)]
+    for when, kind in (("cold", TensorStep), ("level moved by 0.01", TensorLevelStep)):
+        steps += [kind(f"no shards, {when}", data, SINGLE, POOL).on()]
+        steps += [kind(f"one rank, {when}", data, SINGLE, POOL).on(mesh)]
     candidates = [Candidate(step.name, step.run, step.prepare, step.check) for step in steps]
     times = time_all(candidates, rounds)
     found = []
@@ -261,9 +261,9 @@ def extra_bytes(
     torch.set_num_threads(threads)
     mesh = join(store, rank, size)
     data = transformer(largest)
-    step = OneRank("", data, SINGLE, POOL).shard(mesh)
+    step = TensorStep("", data, SINGLE, POOL).on(mesh)
     step.prepare(0)
-    small = OneRank("", transformer(1 << 18), SINGLE, POOL).shard(mesh)
+    small = TensorStep("", transformer(1 << 18), SINGLE, POOL).on(mesh)
     small.prepare(0)
     small.run(0)  # starts threads, and loads what is loaded once
     step.sparsifier.apply_mask()

@@ -40,7 +40,8 @@ py::object tensor_of(const datasparse::DeviceMask& mask) {
 }
 
 py::object tensor_of(const ArrayView& view) {
-  return py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(view.data()));
+  const auto& data = *static_cast<const TorchData*>(view.data());
+  return data.whole ? data.tensor.attr("detach")() : data.tensor;
 }
 
 Content content_of(py::object tensor) { return std::make_shared<TorchMask>(std::move(tensor)); }
@@ -107,6 +108,18 @@ struct JobTensors {
         to_tuple(shape), py::bytearray(reinterpret_cast<const char*>(job.kept_zeros), size), "cpu");
   }
 };
+
+/// Finds out where the bytes of a mask are that is all on this rank. Whether that is CPU memory.
+bool lend_bytes(const TorchMask& mask) {
+  if (mask.lent == nullptr) {
+    const AcquiredGil gil;
+    const py::object here = mask.tensor.attr("_local_tensor");
+    if (!py::cast<bool>(here.attr("is_cpu"))) return false;
+    const auto address = py::cast<std::uintptr_t>(here.attr("data_ptr")());
+    mask.lent = reinterpret_cast<std::uint8_t*>(address);
+  }
+  return true;
+}
 
 /// A content of the job's mask, from a new tensor.
 Content content_for(const JobOf<BlockSpec>& job, const py::object& tensor) {
@@ -258,7 +271,12 @@ void TorchDevice::give_up() noexcept {
   }
 }
 
-ArrayView TorchDevice::view_of(const py::object& tensor, const std::string& what) {
+ArrayView TorchDevice::view_of(TorchData& data, const std::string& what) {
+  if (data.whole) {
+    const ArrayView here = dlpack::view_of(data.whole->tensor(), false, what);
+    return {&data, here.dtype(), here.shape(), here.strides(), false};
+  }
+  const py::object& tensor = data.tensor;
   static const std::unordered_map<std::string, datasparse::DType> dtypes{
       {"torch.float16", datasparse::DType::float16},
       {"torch.bfloat16", datasparse::DType::bfloat16},
@@ -273,7 +291,7 @@ ArrayView TorchDevice::view_of(const py::object& tensor, const std::string& what
   for (const auto stride : tensor.attr("stride")()) {
     strides.push_back(stride.cast<std::int64_t>() * item);
   }
-  return {static_cast<void*>(tensor.ptr()), dtype->second, shape, strides, false};
+  return {&data, dtype->second, shape, strides, false};
 }
 
 const py::object& TorchDevice::tensor_of(const Mask& mask) {
@@ -294,27 +312,21 @@ std::vector<Content> TorchDevice::compute(const std::vector<JobOf<BlockSpec>>& j
 
 bool TorchDevice::lend(JobOf<BlockSpec>& job, PackedBits& kept) {
   if (!is_alone_) return false;
-  const AcquiredGil gil;
-  const py::object lent = function("lent");
-  const py::object here = lent(::tensor_of(job.data));
-  if (here.is_none()) return false;
-  const auto [address, steps] = here.cast<std::pair<std::uintptr_t, std::vector<std::int64_t>>>();
-  const auto bytes_of = [&](const py::object& tensor) {
-    return reinterpret_cast<std::uint8_t*>(lent(tensor)[py::int_(0)].cast<std::uintptr_t>());
-  };
-  Axes strides;
-  for (const std::int64_t step : steps) strides.push_back(step);
+  const auto& data = *static_cast<const TorchData*>(job.data.data());
+  if (!data.whole) return false;
+  const auto& mask = static_cast<const TorchMask&>(*job.own->there());
+  if (!lend_bytes(mask)) return false;
   if (job.kept_there != nullptr) {
+    const auto& marks = static_cast<const TorchMask&>(*job.kept_there);
+    if (!lend_bytes(marks)) return false;
     kept.resize(datasparse::packed_size(job.data.size()));
-    const std::uint8_t* const marks = bytes_of(::tensor_of(*job.kept_there));
-    datasparse::pack_bits(kept.data(), marks, job.data.size());
+    datasparse::pack_bits(kept.data(), marks.lent, job.data.size());
     job.kept_zeros = kept.data();
     job.kept_there = nullptr;
   }
   const bool is_read_only = true;
-  job.data = ArrayView(reinterpret_cast<void*>(address), job.data.dtype(), job.data.shape(),
-                       strides, is_read_only);
-  job.mask = bytes_of(tensor_of(*job.own));
+  job.data = dlpack::view_of(data.whole->tensor(), is_read_only, "data");
+  job.mask = mask.lent;
   job.device = &datasparse::cpu();
   return true;
 }
@@ -374,7 +386,9 @@ std::vector<PackedBits> TorchDevice::zeros_in(const std::vector<ArrayView>& some
 Mask TorchDevice::make_mask(const Axes& shape) {
   const AcquiredGil gil;
   const py::object tensor = call_python(function("ones"), py::make_tuple(to_tuple(shape), device_));
-  return Mask(shape, *this, content_of(tensor));
+  auto made = std::make_shared<TorchMask>(tensor);
+  if (is_alone_) lend_bytes(*made);
+  return Mask(shape, *this, std::move(made));
 }
 
 std::vector<PackedBits> TorchDevice::pack(const std::vector<Mask>& masks) {

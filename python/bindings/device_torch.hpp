@@ -4,10 +4,14 @@
 
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "datasparse/device.hpp"
+#include "dlpack.hpp"
 
 /// A mask, or the content of one: a bool tensor of the mask's shape, which nobody else holds.
 struct TorchMask final : datasparse::DeviceMask {
@@ -15,11 +19,19 @@ struct TorchMask final : datasparse::DeviceMask {
   ~TorchMask() override;
 
   pybind11::object tensor;
+  mutable std::uint8_t* lent = nullptr;  // its bytes, once a device has lent them: they stay
+};
+
+/// What the pointer of a view means to a device of torch; whoever has pinned the tensor holds it.
+struct TorchData {
+  pybind11::object tensor;
+  /// Of shards that are all on this rank, in CPU memory: that memory. The tensor is the user's
+  /// then, and else shares its memory alone.
+  std::optional<dlpack::Loan> whole;
 };
 
 /// One for each torch.device, for each layout of shards, and for the ranks that compute the masks
-/// of these together: for ever. The pointer of a view is a tensor of Python, which whoever has
-/// pinned it holds.
+/// of these together: for ever.
 class TorchDevice final : public datasparse::Device {
  public:
   /// The work is that of a module: datasparse.torch.device, or for shards, which have a layout in
@@ -31,9 +43,8 @@ class TorchDevice final : public datasparse::Device {
   /// Whether a tensor is a DTensor: the whole of it has a shape, and each rank a part.
   static bool is_sharded(pybind11::handle tensor);
 
-  /// The view of a tensor that the caller holds. TypeError, naming `what`, for a dtype that no rule
-  /// knows.
-  static datasparse::ArrayView view_of(const pybind11::object& tensor, const std::string& what);
+  /// The view of what the caller holds. TypeError, naming `what`, for a dtype that no rule knows.
+  static datasparse::ArrayView view_of(TorchData& data, const std::string& what);
   /// The tensor of a mask on any device of torch.
   static const pybind11::object& tensor_of(const datasparse::Mask& mask);
 
@@ -47,6 +58,8 @@ class TorchDevice final : public datasparse::Device {
   pybind11::object function(const char* name) const;
   /// Whether what it has are parts of tensors, and of other ranks the rest.
   bool shares() const noexcept { return shares_; }
+  /// Whether they are of a layout of one rank, which so has all of each.
+  bool is_alone() const noexcept { return is_alone_; }
   const pybind11::object& device() const noexcept { return device_; }
   std::vector<Content> compute(
       const std::vector<datasparse::JobOf<datasparse::BlockSpec>>& jobs) override;

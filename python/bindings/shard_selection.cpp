@@ -22,13 +22,15 @@ using Numbers = py::array_t<std::int64_t, py::array::c_style>;
 
 using HintTuple = std::tuple<std::uint64_t, std::int64_t, std::int64_t, double, double>;
 
+ShardHint to_hint(py::handle given) {
+  const auto [key, position, pruned, keys_per_block, error] = given.cast<HintTuple>();
+  return {key, position, pruned, keys_per_block, error};
+}
+
 std::vector<ShardHint> to_hints(const py::object& given) {
   std::vector<ShardHint> hints;
   if (given.is_none()) return hints;
-  for (const auto& [key, position, pruned, keys_per_block, error] :
-       given.cast<std::vector<HintTuple>>()) {
-    hints.push_back({key, position, pruned, keys_per_block, error});
-  }
+  for (const auto hint : given) hints.push_back(to_hint(hint));
   return hints;
 }
 
@@ -154,6 +156,15 @@ by_own_keys: those of the one group, not the keys that all groups of a search ha
 
 question: an index into questions; member: one into its groups.
 counts: how many blocks of the part come before each place, and last how many it has.)")
+      .def(
+          "expect",
+          [](ShardSelection& self, std::size_t search, const py::tuple& hint) {
+            self.expect(search, to_hint(hint));
+          },
+          py::arg("search"), py::arg("hint"),
+          R"(Begin a search anew by a hint, one of the tuples that hint() returns. All who take part must do the same.
+
+StateError after the first tell().)")
       .def(
           "tell",
           [](ShardSelection& self, const Numbers& sums) {

@@ -121,13 +121,39 @@ ArrayView TorchSource::pin_tensor(const py::object& tensor) {
     device_ = &datasparse::cpu();
     return view;
   }
+  if (is_sharded) {
+    TorchDevice& device = device_of_shards(tensor);
+    auto whole = device.is_alone() ? borrow_shards(tensor) : std::nullopt;
+    if (whole) return hold({tensor, std::move(whole)}, device);
+  }
   // It shares the version counter, so that what is written to it counts.
-  py::object detached = tensor.attr("detach")();
-  const ArrayView view = TorchDevice::view_of(detached, what_);
-  datasparse::Device& device = TorchDevice::of_tensor(detached);
-  pinned_.emplace_back(std::move(detached));
+  const py::object detached = tensor.attr("detach")();
+  return hold({detached, std::nullopt}, TorchDevice::of_tensor(detached));
+}
+
+ArrayView TorchSource::hold(TorchData data, datasparse::Device& device) {
+  auto pinned = std::make_unique<TorchData>(std::move(data));
+  const ArrayView view = TorchDevice::view_of(*pinned, what_);
+  pinned_.emplace_back(std::move(pinned));
   device_ = &device;
   return view;
+}
+
+/// To detach a DTensor, and to ask for its layout, takes longer than to prune 100 KiB of it.
+std::optional<dlpack::Loan> TorchSource::borrow_shards(const py::object& tensor) const {
+  const py::object here = tensor.attr("_local_tensor");
+  const bool is_plain = Py_TYPE(here.ptr()) == reinterpret_cast<PyTypeObject*>(torch_.tensor.ptr());
+  return is_plain ? borrow(here) : std::nullopt;
+}
+
+TorchDevice& TorchSource::device_of_shards(const py::object& tensor) {
+  if (!py::cast<bool>(tensor.attr("is_cpu"))) return TorchDevice::of_tensor(tensor);
+  const py::object spec = tensor.attr("_spec");
+  if (!spec.is(spec_)) {
+    shards_on_ = &TorchDevice::of_tensor(tensor);
+    spec_ = spec;
+  }
+  return *shards_on_;
 }
 
 datasparse::Device& TorchSource::device() noexcept {
@@ -138,7 +164,7 @@ datasparse::Device& TorchSource::device() noexcept {
     const bool is_sharded = TorchDevice::is_sharded(one);
     if (!is_sharded && py::cast<bool>(one.attr("is_cpu"))) return *(device_ = &datasparse::cpu());
     if (py::cast<bool>(one.attr("is_meta"))) return *device_;  // no place for a mask
-    device_ = &TorchDevice::of_tensor(one);
+    device_ = is_sharded ? &device_of_shards(one) : &TorchDevice::of_tensor(one);
   } catch (const std::exception&) {
     // A tensor that cannot be found is where it was: pin() says what is wrong with it.
   }

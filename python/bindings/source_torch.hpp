@@ -3,12 +3,14 @@
 
 #include <pybind11/pybind11.h>
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
 #include <vector>
 
 #include "datasparse/device.hpp"
+#include "device_torch.hpp"
 #include "dlpack.hpp"
 #include "place.hpp"
 #include "source.hpp"
@@ -45,9 +47,14 @@ class TorchSource final : public PySource {
 
  private:
   /// What is pinned: memory that DLPack lends, or a tensor on a device.
-  using Pinned = std::variant<dlpack::Loan, pybind11::object>;
+  using Pinned = std::variant<dlpack::Loan, std::unique_ptr<TorchData>>;
 
   datasparse::ArrayView pin_tensor(const pybind11::object& tensor);
+  datasparse::ArrayView hold(TorchData data, datasparse::Device& device);
+  /// The memory of what is here of a DTensor, if that is CPU memory.
+  std::optional<dlpack::Loan> borrow_shards(const pybind11::object& tensor) const;
+  /// Remembers where shards in CPU memory were.
+  TorchDevice& device_of_shards(const pybind11::object& tensor);
   /// The memory of a tensor; nothing for one on a device.
   std::optional<dlpack::Loan> borrow(const pybind11::object& tensor) const;
   /// TypeError for a tensor that has no memory of its own. Returns whether it is in CPU memory.
@@ -66,5 +73,7 @@ class TorchSource final : public PySource {
   mutable Place place_;      // remembers where it found the tensor
   pybind11::object zeroed_;  // what pin_to_zero() found, until unpin()
   std::vector<Pinned> pinned_;
+  pybind11::object spec_;             // of shards: which mesh, and how they are placed
+  TorchDevice* shards_on_ = nullptr;  // theirs
   datasparse::Device* device_ = &datasparse::cpu();  // of what was pinned last
 };

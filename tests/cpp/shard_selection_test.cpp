@@ -164,6 +164,29 @@ TEST(ShardSelectionTest, ZerosInfinitiesAndNaNTakeFewRounds) {
   }
 }
 
+TEST(ShardSelectionTest, ASearchBeginsWhereItIsExpectedToStop) {
+  const std::vector<ShardKeys> keys{counted_up(1000), counted_up(500)};
+  const auto groups = sharded(keys, 2, Split::runs);
+  std::vector<ShardSearch> searches{search_of({0}, {{1000, 1, 0, 1000}}, 700),
+                                    search_of({1}, {{500, 1, 0, 500}}, 100)};
+  const std::uint64_t step = (keys[0][999] - keys[0][0]) / 999;
+  for (const ShardHint hint : {ShardHint{keys[0][690], 3, 690, static_cast<double>(step), 20},
+                               ShardHint{keys[0][5], 0, 700, 1, 0}, ShardHint{}}) {
+    ShardSelection expecting(searches, 64);
+    expecting.expect(0, hint);
+    searches[0].hints = {hint};
+    ShardSelection hinted(searches, 64);
+    ASSERT_EQ(expecting.questions().size(), 2U);
+    EXPECT_EQ(expecting.questions()[0].places, hinted.questions()[0].places);
+    EXPECT_EQ(expecting.questions()[1].places, hinted.questions()[1].places);
+    EXPECT_THROW(expecting.expect(2, hint), ValueError);
+    run(expecting, groups);
+    EXPECT_THROW(expecting.expect(0, hint), StateError);
+    ShardCase walk{searches, {{keys[0]}, {keys[1]}}, groups, 64};
+    EXPECT_EQ(walk.fault(expecting), "");
+  }
+}
+
 TEST(ShardSelectionTest, SumsThatCannotBeAreRefusedAndChangeNothing) {
   const std::vector<ShardKeys> keys{counted_up(1000), counted_up(500), counted_up(800)};
   const auto groups = sharded(keys, 2, Split::runs);

@@ -9,7 +9,7 @@ import torch._dynamo  # which DTensors import at their first operation: once, no
 import torch.distributed as dist
 from datasparse import DataNormSparsifier, DataScheduler, schedules, scores
 from datasparse.torch import attach
-from datasparse.torch.sharded import RankError, Traffic, layout_of
+from datasparse.torch.sharded import RankError, Traffic, layout_of, sample
 from device_cases import put_into_pools, random_groups, random_values
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, get_state_dict
@@ -99,6 +99,7 @@ def random_sparsifiers(rank, seed, n):
     taken = refused = 0
     for case in range(n):
         rng = np.random.default_rng([seed, case])
+        sample.LARGE = int(rng.choice([1, 1 << 20]))
         groups, dtypes = random_groups(rng)
         if rng.random() < 0.5:
             put_into_pools(rng, groups)
@@ -257,7 +258,7 @@ def train(rank, kind, config, steps=3):
     return len(attachment.names), zeros / elements
 
 
-def traffic(rank, dtype, tensors=20, pool="all", steps=2):
+def traffic(rank, dtype, tensors=40, pool="all", steps=2):
     """What a step sends without hints, and with those of the step before."""
     generator = torch.Generator().manual_seed(0)
     kind = getattr(torch, dtype)

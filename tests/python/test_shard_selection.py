@@ -65,6 +65,17 @@ def test_hint_of_the_same_data_takes_one_round():
     np.testing.assert_array_equal(pruned(again, 0, keys[0]), pruned(first, 0, keys[0]))
 
 
+def test_a_search_begins_where_it_is_expected_to_stop():
+    keys = [keys_of(np.random.default_rng(1).normal(size=1000))]
+    (hint,) = find([search_of([0], [1000], 900)], keys, 2, 32).hint(0)
+    expecting = ShardSelection([search_of([0], [1000], 900)], 32)
+    expecting.expect(0, hint)
+    hinted = ShardSelection([search_of([0], [1000], 900, (hint,))], 32)
+    np.testing.assert_array_equal(expecting.questions[0][2], hinted.questions[0][2])
+    with pytest.raises(ValueError, match="search must be less than 1, got 1"):
+        expecting.expect(1, hint)
+
+
 def test_sums_that_do_not_add_up_are_refused():
     selection = ShardSelection([search_of([7], [10], 5)])
     before = selection.questions[0][2].copy()

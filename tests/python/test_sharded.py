@@ -102,10 +102,11 @@ def test_a_rank_that_dies_ends_the_others(at, tmp_path):
 def test_what_ranks_send(two, dtype):
     (cold, hinted), *others = two.run(sharded_cases.traffic, dtype)
     assert all(other == (cold, hinted) for other in others)
-    assert cold.most <= 65536 + 8
-    assert hinted.rounds < cold.rounds
+    assert cold.most <= 65536
+    assert cold.rounds <= 2
+    assert hinted.rounds == 1
     assert hinted.agreements == cold.agreements == 2
-    assert hinted.agreement_bytes == 48
+    assert hinted.agreement_bytes == 432
 
 
 @pytest.fixture(scope="module")

@@ -123,6 +123,9 @@ class DATASPARSE_API ShardSelection {
   /// the same for several groups, the sum of their counts may be added once, for any of them.
   std::pair<std::size_t, std::int64_t> row_of(const Question& question,
                                               std::size_t member) const noexcept;
+  /// Begins a search anew where its own hint says, as if it had been given. StateError once sums
+  /// were told; ValueError for an index of no search. All who take part must do the same.
+  void expect(std::size_t search, const ShardHint& hint);
   /// Takes the sums, and asks the next questions. ValueError where they do not add up to the
   /// tensors: parts are missing, or were counted twice.
   void tell(const std::vector<std::int64_t>& sums);
@@ -140,6 +143,7 @@ class DATASPARSE_API ShardSelection {
  private:
   struct Search;
   void require_done(const char* what) const;
+  void require_search(std::size_t search) const;
   void take_up(std::vector<Search> more);
   void ask();
 

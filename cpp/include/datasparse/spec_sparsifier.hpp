@@ -134,7 +134,7 @@ class SpecRule final : public MaskRule {
       } else if constexpr (std::is_same_v<Spec, BlockSpec>) {
         PackedBits kept;
         if (device != nullptr && device->lend(own, kept)) {
-          lent.push_back(std::move(kept));
+          if (!kept.empty()) lent.push_back(std::move(kept));
           device = nullptr;
         }
       }

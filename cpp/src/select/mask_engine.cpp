@@ -79,6 +79,10 @@ class Batch {
 /// The pools among some jobs.
 class Pools {
  public:
+  void reserve(std::size_t jobs) {
+    masks_.reserve(jobs);
+    groups_.reserve(jobs);
+  }
   void add(const MaskPlan& mask) {
     masks_.push_back(mask);
     elements_ += mask.elements();
@@ -91,10 +95,11 @@ class Pools {
   /// ValueError from PoolPlan::of().
   void allocate(PoolScratch& scratch) {
     for (const auto& [name, places, zeros] : pools_of(groups_)) {
-      std::vector<MaskPlan> masks;
+      std::vector<MaskPlan*> masks;
       std::vector<PoolGroup> groups;
+      groups.reserve(places.size());
       for (const std::size_t i : places) {
-        masks.push_back(masks_[i]);
+        masks.push_back(&masks_[i]);
         groups.push_back(groups_[i]);
       }
       pools_.push_back(std::make_unique<Pool>(PoolPlan::of(name, groups), masks));
@@ -124,6 +129,8 @@ void compute_masks(const std::vector<MaskJob>& jobs, const Kernels& table) {
   narrow.clear();
   wide.clear();
   Pools pools;
+  pools.reserve(static_cast<std::size_t>(std::count_if(
+      jobs.begin(), jobs.end(), [](const MaskJob& job) { return !job.spec.pool.empty(); })));
   for (const auto& job : jobs) {
     if (job.data.size() == 0) continue;
     const MaskPlan plan(job);

@@ -39,11 +39,14 @@ class Pool {
  public:
   using Counts = PoolPlan::Counts;
 
-  /// Of data that have elements, in the order of their groups.
-  Pool(PoolPlan plan, const std::vector<MaskPlan>& masks) : plan_(std::move(plan)) {
+  /// Of data that have elements, in the order of their groups. The plans are changed, and must live
+  /// as long as this does.
+  Pool(PoolPlan plan, const std::vector<MaskPlan*>& masks) : plan_(std::move(plan)) {
     bool any_narrow = false, any_norm = false;
-    for (const auto& mask : masks) {
-      Item item{mask};
+    items_.reserve(masks.size());
+    for (auto* const planned : masks) {
+      const MaskPlan& mask = *planned;
+      Item item{planned};
       item.has_past = mask.job->spec.monotone;
       item.is_wide = mask.job->data.dtype() == DType::float64;
       (item.is_wide ? any_wide_ : any_narrow) = true;
@@ -87,7 +90,7 @@ class Pool {
   void choose(std::int64_t budget, const Counts& eligible) noexcept {
     plan_.budget = budget;
     for (std::size_t i = 0; i < items_.size(); ++i) {
-      items_[i].mask.pruning.choice.eligible = eligible[i];
+      items_[i].mask->pruning.choice.eligible = eligible[i];
     }
   }
   /// How many blocks each has lost, or has marked, in run().
@@ -113,7 +116,7 @@ class Pool {
   static constexpr int asked_at_once = 15;  // keys in a pass over the data that only counts
 
   struct Item {
-    MaskPlan mask;
+    MaskPlan* mask;
     KeyScale scale{};
     bool is_wide = false;
     bool is_apart = false;  // its mask is computed by itself, once it is known how much it loses
@@ -136,7 +139,7 @@ class Pool {
     }
     /// Whether no two of its keys are one in the common order.
     bool is_exact() const noexcept { return !is_wide || scale.norm == 1; }
-    const Choice& choice() const noexcept { return mask.pruning.choice; }
+    const Choice& choice() const noexcept { return mask->pruning.choice; }
   };
 
   // --- the tensors -----------------------------------------------------------------------------
@@ -178,7 +181,7 @@ class Pool {
   template <class Work>
   void with_task(const Item& item, int lane, int lanes, bool with_past, const Work& work) noexcept {
     with_engine(item, [&](auto& engine, auto& all) {
-      const MaskPlan& mask = item.mask;
+      const MaskPlan& mask = *item.mask;
       const MaskJob& job = *mask.job;
       const Grid grid = mask.grid();
       const std::int64_t pitch = mask.pruning.matrix.columns();
@@ -223,7 +226,7 @@ class Pool {
 
   void normalize() noexcept {
     for_each([this](Item& item, int lane, int lanes) {
-      if (!item.mask.job->spec.normalize || !item.takes_part || item.choice().by_chance) return;
+      if (!item.mask->job->spec.normalize || !item.takes_part || item.choice().by_chance) return;
       with_task(item, lane, lanes, false, [&](const auto& engine, auto task) {
         task.choice = {};  // of all blocks
         const double norm = engine.norm(task);
@@ -237,7 +240,7 @@ class Pool {
   void count_past() noexcept {
     for_each([this](Item& item, int lane, int lanes) {
       if (is_choice_) item.past = item.choice().eligible;  // and nothing else
-      if (!item.mask.job->spec.monotone || !item.takes_part) return;
+      if (!item.mask->job->spec.monotone || !item.takes_part) return;
       with_task(item, lane, lanes, true, [&](const auto& engine, const auto& task) {
         item.past = task.has_past() ? engine.count_past(task) : 0;
       });
@@ -295,11 +298,11 @@ class Pool {
       if (!item.takes_part || item.bound <= 0 || item.bound == member.blocks || item.past > 0) {
         return;
       }
-      item.mask.pruning.quota.blocks = item.bound;
+      item.mask->pruning.quota.blocks = item.bound;
       std::uint64_t last = 0;
       with_engine(item, [&](auto& engine, const auto& found) {
         using Key = std::decay_t<decltype(found.gathered[0])>;
-        prune_alone(engine, engines_->table, item.mask, lane, lanes, false, &last);
+        prune_alone(engine, engines_->table, *item.mask, lane, lanes, false, &last);
         last = item.scale.of(static_cast<Key>(last));
       });
       item.is_done = item.bound == member.most ? last < bracket.lo : last > bracket.hi;
@@ -334,12 +337,12 @@ class Pool {
     item.ties_at_lo = bracket.ties_at_lo && may_tie && scale.of(lo) == bracket.lo;
     item.ties_at_hi = bracket.ties_at_hi && may_tie && scale.of(hi) == bracket.hi &&
                       !(item.ties_at_lo && hi == lo);
-    const double blocks = static_cast<double>(item.mask.grid().blocks());
+    const double blocks = static_cast<double>(item.mask->grid().blocks());
     const double share = (bracket.share_of_ties * static_cast<double>(blocks_) -
                           static_cast<double>(item.first_block)) /
                          blocks;
     item.pruned_tiles = static_cast<std::int64_t>(std::clamp(share, 0.0, 1.0) *
-                                                  static_cast<double>(item.mask.grid().tiles()));
+                                                  static_cast<double>(item.mask->grid().tiles()));
   }
 
   void tell(std::uint64_t key) noexcept {
@@ -366,7 +369,7 @@ class Pool {
     if (key > item.hi) return below + counts.inside;
     const TileCounts* const tiles = found.tiles.get() + item.first_tile;
     const auto& select = selection_of<Key>(engines_->table);
-    for (std::int64_t tile = 0; tile < item.mask.grid().tiles(); ++tile) {
+    for (std::int64_t tile = 0; tile < item.mask->grid().tiles(); ++tile) {
       below += select.count_below(found.gathered.get() + tiles[tile].candidates, tiles[tile].inside,
                                   key);
     }
@@ -423,7 +426,7 @@ class Pool {
     const Key first = item.scale.least_at<Key>(search_->first());
     const Key end = item.scale.least_at<Key>(search_->last() + 1);
     const TileCounts* const tiles = found.tiles.get() + item.first_tile;
-    for (std::int64_t tile = 0; tile < item.mask.grid().tiles(); ++tile) {
+    for (std::int64_t tile = 0; tile < item.mask->grid().tiles(); ++tile) {
       const Key* const of_tile = found.gathered.get() + tiles[tile].candidates;
       Common* const to = keys.add(index(item), tiles[tile].inside);
       std::int64_t n = 0;
@@ -505,7 +508,7 @@ class Pool {
       const std::int64_t end = std::min(runs, (i + 1) * batch);
       for (std::int64_t run = i * batch; run < end;) {
         const Item& item = items_[item_at(place_of_run(run, part))];
-        const std::int64_t behind = item.first_block + item.mask.grid().blocks();
+        const std::int64_t behind = item.first_block + item.mask->grid().blocks();
         std::int64_t last = run + 1;
         while (last < end && place_of_run(last, part) < behind) ++last;
         with_task(item, worker, 1, false, [&](const auto&, const auto& task) {
@@ -556,7 +559,7 @@ class Pool {
       Item& item = items_[i];
       const PoolMember& member = plan_.members[i];
       if (!item.takes_part) continue;
-      const CutHint* const hint = item.mask.job->hint;
+      const CutHint* const hint = item.mask->job->hint;
       if (hint == nullptr || hint->blocks != member.blocks || !(hint->density > 0)) return false;
       const auto weight = static_cast<double>(member.weight);
       weights += weight * static_cast<double>(member.blocks);
@@ -601,7 +604,7 @@ class Pool {
   void write(Item& item, int lane, int lanes) noexcept {
     const std::size_t i = index(item);
     if (has_pass_ && item.is_done) return;
-    item.mask.pruning.quota.blocks = pruned_[i];
+    item.mask->pruning.quota.blocks = pruned_[i];
     with_engine(item, [&](auto& engine, const auto& found) {
       using Key = std::decay_t<decltype(found.gathered[0])>;
       Cut<Key> cut{};
@@ -613,11 +616,11 @@ class Pool {
           }
         });
         renew_hint(item, cut.threshold);
-        const MaskJob& job = *item.mask.job;
+        const MaskJob& job = *item.mask->job;
         if (job.kept_zeros == nullptr) return;
-        zero_kept(engines_->table, job.mask, job.kept_zeros, item.mask.elements(), lanes);
+        zero_kept(engines_->table, job.mask, job.kept_zeros, item.mask->elements(), lanes);
       } else {
-        prune_alone(engine, engines_->table, item.mask, lane, lanes, item.has_past);
+        prune_alone(engine, engines_->table, *item.mask, lane, lanes, item.has_past);
       }
     });
   }
@@ -641,11 +644,11 @@ class Pool {
 
   template <class Key>
   void renew_hint(const Item& item, Key key) const noexcept {
-    CutHint* const hint = item.mask.job->hint;
+    CutHint* const hint = item.mask->job->hint;
     if (hint == nullptr) return;
     *hint = {};
     if (item.ties_at_lo || item.ties_at_hi || blocks_ <= candidates_min) return;
-    const std::int64_t blocks = item.mask.grid().blocks();
+    const std::int64_t blocks = item.mask->grid().blocks();
     constexpr double hardly_any =
         std::numeric_limits<double>::min();  // more than none: it is known
     const double density =

@@ -278,11 +278,11 @@ class Regrowth {
 
   void allocate(MovedPool& pool) {
     const auto make = [&](std::optional<Ranking> Moved::* of) {
-      std::vector<MaskPlan> masks;
-      for (const auto* one : pool.groups) masks.push_back((one->*of)->plan);
+      std::vector<MaskPlan*> masks;
+      for (auto* one : pool.groups) masks.push_back(&(one->*of)->plan);
       PoolPlan plan;
       for (std::size_t i = 0; i < masks.size(); ++i) {
-        const std::int64_t blocks = masks[i].grid().blocks();
+        const std::int64_t blocks = masks[i]->grid().blocks();
         plan.members.push_back({blocks, pool.plan.weights[i], 0, blocks});
       }
       auto made = std::make_unique<Pool>(std::move(plan), masks);

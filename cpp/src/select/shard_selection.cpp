@@ -42,6 +42,13 @@ std::pair<std::size_t, std::int64_t> ShardSelection::row_of(const Question& ques
   return searches_[question.search].row_of(member);
 }
 
+void ShardSelection::expect(std::size_t search, const ShardHint& hint) {
+  require_search(search);
+  if (rounds_ > 0) throw StateError("expect() must come before the first tell()");
+  searches_[search].hints[0] = hint;
+  ask();
+}
+
 void ShardSelection::tell(const std::vector<std::int64_t>& sums) {
   if (sums.size() != size_) {
     throw ValueError("sums must be as many as the questions' numbers, " + std::to_string(size_) +
@@ -121,10 +128,7 @@ const ShardSelection::Stop& ShardSelection::stop_of(std::size_t group) const {
 
 std::vector<ShardHint> ShardSelection::hints(std::size_t search) const {
   require_done("hints()");
-  if (search >= given_) {
-    throw ValueError("search must be less than " + std::to_string(given_) + ", got " +
-                     std::to_string(search));
-  }
+  require_search(search);
   const Search& stopped = searches_[search];
   std::vector<ShardHint> hints{stopped.hint()};
   for (std::size_t i = given_; i < searches_.size(); ++i) {
@@ -134,6 +138,12 @@ std::vector<ShardHint> ShardSelection::hints(std::size_t search) const {
     hints[1 + bound.parents_member] = bound.hint();
   }
   return hints;
+}
+
+void ShardSelection::require_search(std::size_t search) const {
+  if (search < given_) return;
+  throw ValueError("search must be less than " + std::to_string(given_) + ", got " +
+                   std::to_string(search));
 }
 
 void ShardSelection::require_done(const char* what) const {

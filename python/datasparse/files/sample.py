@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._sampling import keys_of, nan_of, spread
 from . import plan as plans
 from .header import FLOATS
 from .plan import Plan, Task
@@ -72,13 +72,6 @@ def sampled(
         norm = math.sqrt(float(np.square(scores[np.isfinite(scores)]).mean()) * whole)
         scores /= norm if norm > 0 and math.isfinite(norm) else 1
     return scores
-
-
-def spread(number: NDArray[np.int64], axis: int) -> NDArray[np.float64]:
-    """Evenly in [0, 1), in no order: an additive recurrence in two dimensions, by the powers of the
-    root of x**3 = x + 1 (Roberts 2018). `numpy.random` would take some MB to import."""
-    share: NDArray[np.float64] = (number + 1) / 1.324717957244746 ** (axis + 1) % 1.0
-    return share
 
 
 def in_file(
@@ -154,20 +147,3 @@ class Samples:
             else:
                 end = middle
         return first
-
-
-def nan_of(is_wide: bool) -> int:
-    """The key of NaN, which is the highest one."""
-    return 0xFFF0_0000_0000_0001 if is_wide else 0xFF80_0001
-
-
-def keys_of(scores: NDArray[np.float64], is_wide: bool) -> NDArray[Any]:
-    """Integers in the order of scores: the bits of a float64 or float32, negative ones mirrored."""
-    with np.errstate(over="ignore"):
-        values = scores if is_wide else scores.astype(np.float32)
-    bits: NDArray[Any] = values.view(np.uint64 if is_wide else np.uint32)
-    zero: Any = bits.dtype.type(1 << (63 if is_wide else 31))
-    magnitude = bits & (zero - bits.dtype.type(1))
-    keys: NDArray[Any] = np.where(bits >= zero, zero - magnitude, zero + magnitude)
-    keys[np.isnan(values)] = nan_of(is_wide)
-    return keys

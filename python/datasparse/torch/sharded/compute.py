@@ -19,6 +19,7 @@ from .layout import Layout, layout_of
 from .parts import Part, Parts, Search, Unwritten, dtype_of_sums, parts_for
 from .ranks import Call, Description, Ranks
 from .rectangle import Blocks, Integers, Rectangle, Shape
+from .sample import Sample
 
 KEY_STEPS = {torch.float16: 13, torch.bfloat16: 16}  # bits of a float32 that none of these has
 
@@ -33,6 +34,7 @@ class Prepared(NamedTuple):
     packing: Packing
     begun: Begun
     description: Description
+    sample: Sample
 
 
 class Begun(NamedTuple):
@@ -59,7 +61,7 @@ def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor | Unwritt
     ranks = ranks_for(jobs)
     call = ranks.call("step()")
     parts, searches, selection = find(
-        call, lambda: prepare(jobs, pools, [part_of(job, ranks) for job in jobs])
+        call, lambda: prepare(jobs, pools, [part_of(job, ranks) for job in jobs], is_sampled=True)
     )
     masks = call.attempt(spread, jobs, parts, selection)
     call.agree()  # from here on nothing fails
@@ -71,14 +73,15 @@ def compute(jobs: Sequence[Job], pools: Sequence[Pool]) -> list[Tensor | Unwritt
 def find(call: Call, prepare: Callable[[], Prepared]) -> tuple[Parts, list[Search], ShardSelection]:
     """Where searches over ranks stop, and what answers for the parts here."""
     prepared = call.attempt(prepare)
-    call.agree(prepared and prepared.description)
+    guesses = call.agree(prepared and prepared.description, prepared and prepared.sample.guesses)
     assert prepared is not None  # else agree() has raised
-    parts, searches, packing, (prelude, selection), _ = prepared
+    parts, searches, packing, (prelude, selection), _, sample = prepared
     while selection is None:
         begun = call.attempt(Begun.of, parts, packing, call.sum(prelude, prelude.size))
         call.agree(begun and [("what is asked for next", str(begun.prelude.size))])
         assert begun is not None
         prelude, selection = begun
+    call.attempt(sample.expect, selection, guesses)
     while not selection.done:
         counts = call.attempt(lambda asked: packing.pack(parts.count(asked)), selection)
         sums = call.sum(counts, packing.size(selection.size))
@@ -99,7 +102,9 @@ def ranks_for(jobs: Sequence[Job]) -> Ranks:
     return widest
 
 
-def prepare(jobs: Sequence[Job], pools: Sequence[Pool], own: Sequence[Part]) -> Prepared:
+def prepare(
+    jobs: Sequence[Job], pools: Sequence[Pool], own: Sequence[Part], is_sampled: bool = False
+) -> Prepared:
     searches = searches_of(jobs, pools, own)
     parts, packing = parts_for(own, searches), Packing.of(searches, own)
     begun = Begun.of(parts, packing)
@@ -107,7 +112,9 @@ def prepare(jobs: Sequence[Job], pools: Sequence[Pool], own: Sequence[Part]) -> 
         ("who counts", type(parts).__name__),
         ("numbers to begin with", str(begun.prelude.size)),
     ]
-    return Prepared(parts, searches, packing, begun, [*describe(jobs, searches), *facts])
+    description = [*describe(jobs, searches), *facts]
+    sample = Sample.of(own, searches if is_sampled else [])
+    return Prepared(parts, searches, packing, begun, description, sample)
 
 
 # --- what is here -----------------------------------------------------------------------------

@@ -33,7 +33,6 @@ __all__ = [
     "compute",
     "copy",
     "give_up",
-    "lent",
     "meet",
     "move",
     "ones",
@@ -77,14 +76,6 @@ def put(masks: Sequence[Tensor], contents: Sequence[Tensor | Unwritten]) -> None
     ]
     if made:
         memory.put([mask for mask, _ in made], [content for _, content in made])
-
-
-def lent(tensor: DTensor) -> tuple[int, tuple[int, ...]] | None:
-    """The address and strides in bytes of what is here, if that is in CPU memory."""
-    here = tensor._local_tensor  # to_local() would have autograd take note of it
-    if not here.is_cpu:
-        return None
-    return here.data_ptr(), tuple(step * here.element_size() for step in here.stride())
 
 
 @_plainly

@@ -21,6 +21,7 @@ Description = list[tuple[str, str]]  # topics, and what each rank has there
 T = TypeVar("T")
 
 MESSAGE = 1024  # characters of an error that go to the other ranks
+NUMBERS = 24  # that go along with an agreement
 TOLD = "__datasparse_told__"  # of an exception: the ranks that know of it
 
 
@@ -143,8 +144,11 @@ class Call:
     def fail(self, error: BaseException) -> None:
         self._error = self._error or error
 
-    def agree(self, description: Description | None = None) -> None:
-        """Goes on once all have come here, with the same description.
+    def agree(
+        self, description: Description | None = None, numbers: Integers | None = None
+    ) -> Integers:
+        """Goes on once all have come here, with the same description. Returns the maxima over ranks
+        of NUMBERS numbers, which need not be the same.
 
         Raises what attempt() has caught, and RankError where another rank has failed or has
         something else.
@@ -153,14 +157,20 @@ class Call:
         digest = hashlib.blake2b(repr(described).encode(), digest_size=7).digest()
         sign = int.from_bytes(digest, "little")
         failed = 0 if self._error is None else 1
-        sent = np.array([sign, -sign, failed], np.int64)
+        # As many in any call: ranks may be at different ones, and must learn of it.
+        sent = np.zeros(3 + NUMBERS, np.int64)
+        sent[:3] = sign, -sign, failed
+        if numbers is not None:
+            sent[3:] = numbers
         self.traffic.agreements += 1
         self.traffic.agreement_bytes += sent.nbytes
-        highest, lowest, failed = self._reduce("agreement", sent, dist.ReduceOp.MAX).tolist()
+        maxima = self._reduce("agreement", sent, dist.ReduceOp.MAX)
+        highest, lowest, failed = maxima[:3].tolist()
         if failed:
             self._raise()
         if highest != -lowest:
             self._raise_difference(self._gather(described))
+        return maxima[3:]
 
     def sum(self, numbers: Integers | None, size: int) -> Integers:
         """The sums over all ranks of as many numbers; of None, where there is an error to raise."""
