@@ -67,6 +67,7 @@ TEST(ApplyMask, ReachesExactlyTheElementsOfAnyLayout) {
 TEST(ApplyMask, SplitsLargeDataAmongThreads) {
   Random random(41);
   for (const int threads : {1, 2, 3, 4}) {
+    if (slowdown > 1 && threads % 3 != 0) continue;
     const Threads scope(threads);
     for (const Axes& shape : {Axes{65536}, Axes{65537}, Axes{parallel_from - 1},
                               Axes{parallel_from}, Axes{parallel_from + 65537}, parallel_matrix(3),

@@ -2,6 +2,7 @@
 
 import threading
 
+import numpy as np
 import torch
 from datasparse.torch.device.job import Moved
 from datasparse.torch.device.operations.grid import in_order
@@ -34,9 +35,10 @@ class SimulatedCall:
     def attempt(self, work, *args):
         return work(*args)
 
-    def agree(self, description=None):
-        first, *others = self.meeting.exchange(self.rank, description)
-        assert all(other == first for other in others)
+    def agree(self, description=None, numbers=None):
+        (first, own), *others = self.meeting.exchange(self.rank, (description, numbers))
+        assert all(other == first for other, _ in others)
+        return own if own is None else np.max([own, *(theirs for _, theirs in others)], axis=0)
 
     def sum(self, numbers, size):
         assert numbers.shape == (size,)

@@ -223,8 +223,8 @@ def test_simulated_ranks_have_the_masks_of_one_machine():
                 sent[ranks] = cold, hinted
             assert sent[1] == sent[3]  # however many they are
     assert Sent(1, 64 << 10, 64 << 10).seconds(1) == 0
-    # Three collectives of two hops each, and 65,584 bytes there and back by halves.
-    assert Sent(1, 65536, 65536).seconds(2) == pytest.approx(6 * 10e-6 + 65_584 / 10e9)
+    # Three collectives of two hops each, and 65,968 bytes there and back by halves.
+    assert Sent(1, 65536, 65536).seconds(2) == pytest.approx(6 * 10e-6 + 65_968 / 10e9)
 
 
 @empties_layers

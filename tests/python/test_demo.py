@@ -7,7 +7,11 @@ import pytest
 from datasparse import DataNormSparsifier, demo
 
 
-@pytest.fixture(scope="module", params=[0, 1, 2], ids=lambda seed: f"seed{seed}")
+@pytest.fixture(
+    scope="module",
+    params=[0, *(pytest.param(seed, marks=pytest.mark.full) for seed in (1, 2))],
+    ids=lambda seed: f"seed{seed}",
+)
 def result(request):
     return demo.run_demo(request.param, quiet=True)
 

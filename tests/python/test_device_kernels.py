@@ -104,7 +104,7 @@ def check_cases(seed, n, is_chosen):
 
 
 def test_random_cases():
-    check_cases(25, 80, is_light)
+    check_cases(25, 50, is_light)
 
 
 @pytest.mark.full

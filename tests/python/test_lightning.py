@@ -1,6 +1,7 @@
 """The callbacks, in trainings by the real library, under both of its names."""
 
 import copy
+import importlib
 
 import pytest
 import torch
@@ -9,16 +10,7 @@ from datasparse.schedules import Linear
 from datasparse.torch import attach, detach
 from torch import nn
 
-lightning = pytest.importorskip("lightning.pytorch", reason="needs the extra 'lightning'")
-pytorch_lightning = pytest.importorskip("pytorch_lightning", reason="needs pytorch_lightning")
-
-from datasparse.lightning import (  # noqa: E402
-    DataSparsity,
-    PostTrainingDataSparsity,
-    TrainingAwareDataSparsity,
-)
-
-PACKAGES = [lightning, pytorch_lightning]
+PACKAGES = ["lightning.pytorch", "pytorch_lightning"]
 CONFIG = {"sparsity_level": 0.8, "sparse_block_shape": (1, 1)}
 
 # What the trainers say about small trainings on a CPU.
@@ -32,9 +24,19 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(params=PACKAGES, ids=lambda package: package.__name__)
+# Imported by the process that runs these tests, and not by all that collect them: it takes seconds.
+@pytest.fixture(params=PACKAGES)
 def package(request):
-    return request.param
+    return pytest.importorskip(request.param, reason=f"needs {request.param}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _needs_the_extra():
+    pytest.importorskip("lightning.pytorch", reason="needs the extra 'lightning'")
+
+
+def callbacks():
+    return importlib.import_module("datasparse.lightning")
 
 
 class Body:
@@ -102,7 +104,7 @@ def sparse_module(package, **options):
     sparsifier = DataNormSparsifier(**CONFIG)
     attachment = attach(module, sparsifier, include="model.*.weight", mode=mode)
     scheduler = DataScheduler(sparsifier, "sparsity_level", Linear(end=4)) if scheduled else None
-    return module, DataSparsity(attachment, scheduler, **options)
+    return module, callbacks().DataSparsity(attachment, scheduler, **options)
 
 
 @pytest.mark.parametrize("mode", ["in_place", "parametrize"])
@@ -300,7 +302,7 @@ def test_of_several_optimizers_the_first_with_masked_parameters_renews_masks(pac
 
     module = Manual()
     sparsifier = DataNormSparsifier(**CONFIG)
-    callback = DataSparsity(attach(module, sparsifier, exclude="layers.0.*"))
+    callback = callbacks().DataSparsity(attach(module, sparsifier, exclude="layers.0.*"))
     trainer_of(package, tmp_path, callback, max_epochs=1).fit(module, Loader())
     assert sparsifier.step_count == 6
     assert module.zeros == [[0, 0, 0], [0, 115, 38], [0, 115, 38]] + 5 * [
@@ -372,10 +374,10 @@ def test_averages_have_the_zeros_of_the_masks(package, tmp_path, kind, mode, fir
     sparsifier = DataNormSparsifier(**CONFIG)
     attachment = attach(module.model, sparsifier, mode=mode)  # a part of the module
     scheduler = DataScheduler(sparsifier, "sparsity_level", Linear(end=8))
-    callbacks = [DataSparsity(attachment, scheduler), averaging_of(package, kind)]
+    both = [callbacks().DataSparsity(attachment, scheduler), averaging_of(package, kind)]
     saving = package.callbacks.ModelCheckpoint(tmp_path / "saved", save_last=True)
     trainer = trainer_of(
-        package, tmp_path, *(callbacks if first else callbacks[::-1]), saving,
+        package, tmp_path, *(both if first else both[::-1]), saving,
         enable_checkpointing=True, num_sanity_val_steps=0,
     )  # fmt: skip
     trainer.fit(module, Loader(), Loader())
@@ -389,25 +391,25 @@ def test_averages_have_the_zeros_of_the_masks(package, tmp_path, kind, mode, fir
 
 
 def test_arguments_are_checked():
-    module = module_of(lightning)
+    module = module_of(importlib.import_module(PACKAGES[0]))
     sparsifier = DataNormSparsifier(**CONFIG)
     attachment = attach(module, sparsifier)
     with pytest.raises(ValueError, match='schedule must be "step" or "epoch"'):
-        DataSparsity(attachment, schedule="batch")
+        callbacks().DataSparsity(attachment, schedule="batch")
     with pytest.raises(ValueError, match="every must be at least 1"):
-        DataSparsity(attachment, every=0)
+        callbacks().DataSparsity(attachment, every=0)
     other = DataNormSparsifier(**CONFIG)
     with pytest.raises(ValueError, match="belongs to another sparsifier"):
-        DataSparsity(attachment, DataScheduler(other, "sparsity_level", Linear(end=4)))
+        callbacks().DataSparsity(attachment, DataScheduler(other, "sparsity_level", Linear(end=4)))
     adaptive = AdaptiveDataScheduler(sparsifier, "sparsity_level", Linear(end=4))
     with pytest.raises(TypeError, match="needs a metric"):
-        DataSparsity(attachment, adaptive)
+        callbacks().DataSparsity(attachment, adaptive)
 
 
 def test_an_optimizer_without_attached_parameters_is_an_error(package, tmp_path):
     module, _ = sparse_module(package)
     other = nn.Linear(3, 3)
-    callback = DataSparsity(attach(other, DataNormSparsifier(**CONFIG)))
+    callback = callbacks().DataSparsity(attach(other, DataNormSparsifier(**CONFIG)))
     with pytest.raises(ValueError, match="no optimizer of the trainer holds"):
         trainer_of(package, tmp_path, callback).fit(module, Loader())
 
@@ -436,7 +438,7 @@ ARGUMENTS = {"sparsity_level": 0.1, "sparse_block_shape": (1, 4), "zeros_per_blo
 
 def test_post_training_sparsity(package, tmp_path):
     module = module_of(package)
-    callback = PostTrainingDataSparsity(
+    callback = callbacks().PostTrainingDataSparsity(
         data_sparsifier_class=DataNormSparsifier, data_sparsifier_args=ARGUMENTS
     )
     trainer_of(package, tmp_path, callback).fit(module, Loader())
@@ -451,7 +453,7 @@ def test_post_training_sparsity(package, tmp_path):
 
 def test_training_aware_sparsity(package, tmp_path):
     module = module_of(package)
-    callback = TrainingAwareDataSparsity(
+    callback = callbacks().TrainingAwareDataSparsity(
         data_sparsifier_class=DataNormSparsifier,
         data_sparsifier_args=ARGUMENTS,
         data_scheduler_class=StepSL,
@@ -469,7 +471,7 @@ def test_training_aware_sparsity(package, tmp_path):
 
 def test_training_aware_sparsity_resumes(package, tmp_path):
     def make():
-        return TrainingAwareDataSparsity(
+        return callbacks().TrainingAwareDataSparsity(
             DataNormSparsifier, ARGUMENTS, StepSL, {"gamma": 1.5}, include="*.weight"
         )
 
@@ -501,7 +503,7 @@ def test_a_module_that_is_the_model_itself(package, tmp_path):
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
     module = Whole()
-    callback = PostTrainingDataSparsity(DataNormSparsifier, CONFIG)
+    callback = callbacks().PostTrainingDataSparsity(DataNormSparsifier, CONFIG)
     trainer_of(package, tmp_path, callback).fit(module, Loader())
     assert int((callback.sparsified.layer.weight == 0).sum()) == round(0.8 * 48)
     assert copy.deepcopy(module).layer.weight.count_nonzero() == 48

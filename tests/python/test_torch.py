@@ -710,7 +710,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.device("cpu")
-@pytest.mark.parametrize("mode", ["in_place", "parametrize"])
+@pytest.mark.parametrize("mode", ["in_place", pytest.param("parametrize", marks=pytest.mark.full)])
 def test_every_rank_computes_the_same_bits(mode, tmp_path, run_file, free_port):
     script = tmp_path / "ddp.py"
     script.write_text(DDP)
