@@ -1,6 +1,7 @@
 """What ranks do in the tests of shards: run by ranks_harness, on each with the same arguments."""
 
 import warnings
+import weakref
 from functools import cache
 
 import numpy as np
@@ -274,6 +275,37 @@ def traffic(rank, dtype, tensors=40, pool="all", steps=2):
         sparsifier.step()
         sent.append(ranks.traffic)
     return tuple(sent)
+
+
+def replaced_memory(rank):
+    """Shards whose memory is another one at each step, in each of the ways in which it is replaced."""
+    mesh = mesh_of(dist.get_world_size())
+    generator = torch.Generator().manual_seed(0)
+    parameter = nn.Parameter(spread(torch.zeros(8, 12), mesh, (Shard(0),)))
+    sparsifier = DataNormSparsifier([("w", parameter)], 0.5, (1, 1))
+    alone = DataNormSparsifier(sparsity_level=0.5, sparse_block_shape=(1, 1))
+
+    def set_whole(whole):
+        with torch.no_grad():
+            parameter.copy_(spread(whole, mesh, (Shard(0),)))
+
+    def set_memory(whole):
+        parameter._local_tensor = whole.clone()  # as FSDP2 does
+
+    def set_storage(whole):
+        parameter._local_tensor.data = whole.t().clone().t()
+
+    for number, put in enumerate([set_whole, set_memory, set_storage] * 2):
+        whole = torch.randn(8, 12, generator=generator)
+        before = weakref.ref(parameter._local_tensor.untyped_storage())
+        put(whole)
+        sparsifier.step()
+        assert put is set_whole or before() is None, put
+        alone.add_data(f"{number}", whole)
+        alone.step()
+        assert torch.equal(sparsifier.get_mask("w").full_tensor(), alone.get_mask(f"{number}")), put
+        sparsifier.apply_mask()
+        assert torch.equal(parameter.full_tensor(), whole * alone.get_mask(f"{number}")), put
 
 
 def warm_up(rank):

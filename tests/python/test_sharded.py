@@ -50,6 +50,10 @@ def test_one_rank_counts_nothing(one):
     assert [each.rounds for each in sent] == [0, 0]
 
 
+def test_memory_of_one_rank_is_looked_up_at_each_step(one):
+    one.run(sharded_cases.replaced_memory)
+
+
 def test_models_are_masked_as_their_gathered_weights(ranks):
     kinds = ["fsdp", "mixed", "tp"] + ["hsdp", "fsdp_tp"] * (len(ranks.pipes) > 2)
     pool = {"pool": "all", "sparse_block_shape": (1, 1)}
