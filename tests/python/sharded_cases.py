@@ -278,7 +278,7 @@ def traffic(rank, dtype, tensors=40, pool="all", steps=2):
 
 
 def replaced_memory(rank):
-    """Shards whose memory is another one at each step, in each of the ways in which it is replaced."""
+    """Shards whose memory is another one at each step, in each way in which it is replaced."""
     mesh = mesh_of(dist.get_world_size())
     generator = torch.Generator().manual_seed(0)
     parameter = nn.Parameter(spread(torch.zeros(8, 12), mesh, (Shard(0),)))
