@@ -3,10 +3,12 @@
 import math
 from dataclasses import replace
 from itertools import pairwise
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from datasparse.torch.device.operations.grid import Grid, order_of
+from datasparse.torch.sharded import sample
 from datasparse.torch.sharded.compute import cut, in_memory, searches_of
 from datasparse.torch.sharded.core_parts import CoreParts
 
@@ -102,6 +104,15 @@ def compute_on(rng, ranks, kind, hints=None, traffic=None, most=8192):
             for answer in answers:
                 answer.begin(sum(preludes))
         selections = [answer.selection(most) for answer in answers]
+        if rng.random() < 0.5:
+            with patch.object(sample, "LARGE", 1):
+                samples = [sample.Sample.of(own, searches) for own in parts]
+            guesses = np.max([one.guesses for one in samples], axis=0)
+            for selection, one in zip(selections, samples, strict=True):
+                one.expect(selection, guesses)
+                assert [len(q[2]) for q in selection.questions] == [
+                    len(q[2]) for q in selections[0].questions
+                ]
         while not selections[0].done:
             sums = sum(a.count(s) for a, s in zip(answers, selections, strict=True))
             for selection in selections:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from ..._core import ShardSelection
 from ..._sampling import keys_of, spread
 from ..device.job import Job
-from ..device.operations.grid import Grid
 from .parts import Part, Search
 from .ranks import NUMBERS
 from .rectangle import Integers
@@ -72,8 +71,8 @@ def is_sampled(parts: Sequence[Part], search: Search) -> bool:
 
 
 def is_single(job: Job) -> bool:
-    grid = Grid.of(job)
-    return grid.size == 1 and grid.zeros == 1 and job.norm != "L2"
+    """Of a part, whose block is that of the whole tensor: another rank may have one row of it."""
+    return job.block == (1, 1) and job.zeros == 1 and job.norm != "L2"
 
 
 def total_of(parts: Sequence[Part], search: Search) -> int:
