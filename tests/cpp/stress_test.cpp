@@ -69,7 +69,7 @@ TEST(Stress, HintsRightAndWrongChangeNoMask) {
 // is rounded to. In a thread of its own, whose scratch memory fits these jobs and no more.
 TEST(Stress, TheLargestMatrixHasRoomForTheOthersCandidates) {
   Random random(502);
-  for (int round = 0; round < 300; ++round) {
+  for (int round = 0; round < 600 / (1 + slowdown); ++round) {
     std::vector<Case> some;
     for (const std::int64_t n : {1185, 1186}) {  // samples of 96 and of 112 blocks
       Case one{Tensor(DType::float32, {n}), spec(0.3 + 0.4 * random.unit(), 1, 1), 0, {}, {}};

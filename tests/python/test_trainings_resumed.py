@@ -9,7 +9,7 @@ import interrupted_regrowth
 import interrupted_scores
 import pytest
 
-KILLS = [2, pytest.param(50, marks=pytest.mark.full)]
+KILLS = [1, pytest.param(50, marks=pytest.mark.full)]
 STEPS = 60
 
 
