@@ -102,13 +102,14 @@ same positions. position, best and bad_steps are a part of the state. Where a sc
                   const py::object& back_off, const py::object& steps, const py::object& strict,
                   const py::object& last_epoch, const py::object& verbose) {
         refuse_second_init(self);
+        require_key(schedule_param);
         construct(self, data_sparsifier, schedule_param, schedule, mode, tolerance, patience,
                   back_off, steps, strict, last_epoch, verbose);
         auto& side = live(SelfScheduler(self));
         without_gil([&] { side.start(); });
       },
-      py::arg("data_sparsifier"), py::arg("schedule_param"), py::arg("schedule"), py::kw_only(),
-      py::arg("mode") = "min", py::arg("tolerance") = 0.0, py::arg("patience") = 0,
+      py::arg("data_sparsifier"), py::arg("schedule_param"), py::arg("schedule") = py::none(),
+      py::kw_only(), py::arg("mode") = "min", py::arg("tolerance") = 0.0, py::arg("patience") = 0,
       py::arg("back_off") = 1, py::arg("steps") = py::none(), py::arg("strict") = true,
       py::arg("last_epoch") = -1, py::arg("verbose") = false);
 

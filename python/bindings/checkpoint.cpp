@@ -33,16 +33,24 @@ std::vector<Scheduler*> to_schedulers(const py::args& objects) {
   return schedulers;
 }
 
-void save(const py::object& path, const Self<BaseDataSparsifier>& sparsifier,
-          const py::args& schedulers) {
+/// An attachment of a model is what comes to mind first.
+Self<BaseDataSparsifier> to_sparsifier(const py::object& object) {
+  if (py::isinstance<BaseDataSparsifier>(object)) return Self<BaseDataSparsifier>(object);
+  throw datasparse::TypeError("sparsifier must be a BaseDataSparsifier, got " + class_name(object) +
+                              (py::hasattr(object, "sparsifier") ? "; pass its .sparsifier" : ""));
+}
+
+void save(const py::object& path, const py::object& saving, const py::args& schedulers) {
+  const auto sparsifier = to_sparsifier(saving);
   const auto to = to_path(path);
   const auto saved = to_schedulers<const BaseDataScheduler>(schedulers);
   side_of(sparsifier).mask_objects.adopt();
   without_gil([&] { save_checkpoint(to, *sparsifier, saved); });
 }
 
-void load(const py::object& path, const Self<BaseDataSparsifier>& sparsifier,
-          const py::args& schedulers, bool strict) {
+void load(const py::object& path, const py::object& loading, const py::args& schedulers,
+          bool strict) {
+  const auto sparsifier = to_sparsifier(loading);
   const auto from = to_path(path);
   const auto loaded = to_schedulers<BaseDataScheduler>(schedulers);
   const auto checkpoint = without_gil([&] { return datasparse::read_checkpoint(from); });

@@ -110,6 +110,14 @@ std::shared_ptr<BaseDataSparsifier> borrowed(const py::object& sparsifier) {
   return {std::shared_ptr<void>(), &*Self<BaseDataSparsifier>(sparsifier)};
 }
 
+void require_key(const py::object& schedule_param) {
+  if (py::isinstance<py::str>(schedule_param)) return;
+  throw datasparse::TypeError(
+      "schedule_param must be a str, the config key that is scheduled, \"sparsity_level\" say, "
+      "got " +
+      class_name(schedule_param));
+}
+
 PySchedulerSide& live(const SelfScheduler& self) {
   auto* const side = dynamic_cast<PySchedulerSide*>(&*self);
   if (side == nullptr || !side->sparsifier()) {
@@ -165,6 +173,7 @@ The constructor makes the initial step: last_epoch advances by one, and get_sche
                   const py::object& schedule_param, const py::object& last_epoch,
                   const py::object& verbose) {
         refuse_second_init(self);
+        require_key(schedule_param);
         construct(self, data_sparsifier, schedule_param, last_epoch, verbose);
         auto& side = live(SelfScheduler(self));
         without_gil([&] { side.start(); });
@@ -337,12 +346,14 @@ program. A step takes about 0.2 microseconds a group.
                   const py::object& strict, const py::object& last_epoch,
                   const py::object& verbose) {
         refuse_second_init(self);
+        require_key(schedule_param);
         construct(self, data_sparsifier, schedule_param, schedule, strict, last_epoch, verbose);
         auto& side = live(SelfScheduler(self));
         without_gil([&] { side.start(); });
       },
-      py::arg("data_sparsifier"), py::arg("schedule_param"), py::arg("schedule"), py::kw_only(),
-      py::arg("strict") = true, py::arg("last_epoch") = -1, py::arg("verbose") = false);
+      py::arg("data_sparsifier"), py::arg("schedule_param"), py::arg("schedule") = py::none(),
+      py::kw_only(), py::arg("strict") = true, py::arg("last_epoch") = -1,
+      py::arg("verbose") = false);
 
   def_plainly(cls, "__setstate__", [](const SelfDataScheduler& self, const py::tuple& full_state) {
     set_attributes(self.handle(), full_state[3]);

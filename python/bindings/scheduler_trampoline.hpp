@@ -43,6 +43,8 @@ class PySchedulerSide {
 /// The core's pointer owns nothing: a cycle through it would be invisible to the collector, which
 /// sees PySchedulerSide::sparsifier() instead.
 std::shared_ptr<datasparse::BaseDataSparsifier> borrowed(const pybind11::object& sparsifier);
+/// TypeError for what is no name of a config key.
+void require_key(const pybind11::object& schedule_param);
 
 template <class Base>
 class PyScheduler : public WithPythonAttributes<Base>,

@@ -114,21 +114,21 @@ py::object TorchSource::found_at(const char* method) const {
 }
 
 ArrayView TorchSource::pin_tensor(const py::object& tensor) {
-  const bool is_sharded = TorchDevice::is_sharded(tensor);
-  if (auto loan = is_sharded ? std::nullopt : borrow(tensor)) {
+  TorchDevice* device = nullptr;
+  if (TorchDevice::is_sharded(tensor)) {
+    device = &device_of_shards(tensor);
+    auto whole = device->is_alone() ? borrow_shards(tensor) : std::nullopt;
+    if (whole) return hold({tensor, std::move(whole)}, *device);
+  } else if (auto loan = borrow(tensor)) {
     const ArrayView view = dlpack::view_of(loan->tensor(), loan->read_only(), what_);
     pinned_.emplace_back(std::move(*loan));
     device_ = &datasparse::cpu();
     return view;
-  }
-  if (is_sharded) {
-    TorchDevice& device = device_of_shards(tensor);
-    auto whole = device.is_alone() ? borrow_shards(tensor) : std::nullopt;
-    if (whole) return hold({tensor, std::move(whole)}, device);
+  } else {
+    device = &TorchDevice::of_tensor(tensor);
   }
   // It shares the version counter, so that what is written to it counts.
-  const py::object detached = tensor.attr("detach")();
-  return hold({detached, std::nullopt}, TorchDevice::of_tensor(detached));
+  return hold({tensor.attr("detach")(), std::nullopt}, *device);
 }
 
 ArrayView TorchSource::hold(TorchData data, datasparse::Device& device) {

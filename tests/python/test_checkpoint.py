@@ -22,6 +22,7 @@ import xxhash
 from conftest import observe
 from datasparse import BaseDataScheduler, BaseDataSparsifier, DataNormSparsifier
 from datasparse.schedules import Linear
+from datasparse.torch import attach
 from hypothesis import given
 from hypothesis import strategies as st
 from interrupted import SCHEDULERS, STEPS
@@ -556,6 +557,10 @@ def test_arguments_of_other_kinds_are_refused(saved, path):
         datasparse.save(path, saved.scheduler)
     with pytest.raises(TypeError):
         datasparse.load(path)
+    attachment = attach(torch.nn.Linear(2, 2))
+    for call in (datasparse.save, datasparse.load):
+        with pytest.raises(TypeError, match=r"got Attachment; pass its \.sparsifier"):
+            call(path, attachment)
     with pytest.raises(ValueError, match="drives another"):
         datasparse.save(path, saved.sparsifier, Pair().scheduler)
     with pytest.raises(ValueError, match="must be different ones"):

@@ -122,6 +122,15 @@ def test_constructor_refuses_arguments_of_a_wrong_kind(wrong):
         Plain(**{**arguments, **wrong})
 
 
+@pytest.mark.parametrize("kind", [datasparse.DataScheduler, datasparse.AdaptiveDataScheduler])
+def test_a_schedule_in_the_place_of_the_key_is_told_from_it(kind):
+    sparsifier, schedule = sparsifier_of("a"), datasparse.schedules.Linear(end=3)
+    with pytest.raises(TypeError, match=r"schedule_param must be a str, .* got Linear"):
+        kind(sparsifier, schedule)
+    with pytest.raises(TypeError, match=r"schedule must be a schedule, .* got None"):
+        kind(sparsifier, "sparsity_level")
+
+
 @pytest.mark.parametrize("names", ["a", ""])
 def test_unknown_schedule_param_is_refused_with_the_nearest_key(names):
     with pytest.raises(ValueError, match=r"sparsity_levl.*sparsity_level"):

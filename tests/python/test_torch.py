@@ -121,6 +121,9 @@ def test_config_goes_to_every_group():
         ({"gradients": "straight_through"}, ValueError, 'needs mode="parametrize"'),
         ({"sparsity_level": 1.5}, ValueError, "sparsity_level of 'scale' must be in"),
         ({"sparsity_levle": 0.5}, TypeError, "did you mean 'sparsity_level'"),
+        ({"exclude": nn.Embedding}, TypeError, "exclude must be globs .* types chooses by the cl"),
+        ({"include": ["*", 3]}, TypeError, "include must be globs of names, got 3"),
+        ({"types": ["Linear"]}, TypeError, "types must be classes of modules, got 'Linear'"),
     ],
 )
 def test_what_cannot_be_attached_says_why_and_changes_nothing(arguments, error, says):
@@ -130,6 +133,33 @@ def test_what_cannot_be_attached_says_why_and_changes_nothing(arguments, error, 
     assert list(sparsifier.data_groups) == []
     with pytest.raises(ValueError, match="nothing is attached"):
         detach(model)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (
+            (nn.Linear(2, 2), DataNormSparsifier),
+            "got the class DataNormSparsifier: make one",
+        ),
+        (
+            (nn.Linear(2, 2), 0.8),
+            "got float; as a level it is sparsity_level=0.8",
+        ),
+        ((nn.Linear(2, 2).state_dict(),), "got OrderedDict; a state dict has no modules"),
+        (
+            (nn.Linear, DataNormSparsifier()),
+            "must be a torch.nn.Module, got the class Linear",
+        ),
+    ],
+)
+def test_what_is_no_model_or_no_sparsifier_is_refused(given, says):
+    with pytest.raises(TypeError, match=says):
+        attach(*given)
+
+
+def test_types_may_be_a_list():
+    assert attach(Tower(), half(), types=[nn.Embedding, nn.Conv2d]).names == ("table.weight",)
 
 
 @pytest.mark.parametrize("mode", ["in_place", "parametrize"])

@@ -34,7 +34,13 @@ from .layout import Layout, layout_of
 from .optimizer import held_by, inner_optimizer, plain_optimizer
 from .parametrize import MaskedTensor, mask_tensor, masked_of, masked_tensors
 from .places import Path, Place, Seen, plain_model, same_memory, weight_at
-from .refuse import refuse_other_data, refuse_unfit, require_one_of
+from .refuse import (
+    refuse_other_data,
+    refuse_unfit,
+    require_model,
+    require_one_of,
+    require_sparsifier,
+)
 from .weights import Weight, weight_of
 
 if TYPE_CHECKING:
@@ -443,6 +449,7 @@ def attach(
     24
     >>> detach(model)
     """
+    require_model(model)
     if sparsifier is None:
         sparsifier = DataNormSparsifier(score=score, **config)  # type: ignore[arg-type]
         config = {}
@@ -451,6 +458,7 @@ def attach(
             f"score must go to the sparsifier that is given, got {score} here: make that with "
             f"score={score}, or leave it out"
         )
+    require_sparsifier(sparsifier)
     require_one_of("layout", layout, LAYOUTS)
     if distribution is not None:
         require_distribution(distribution)

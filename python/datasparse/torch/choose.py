@@ -16,7 +16,7 @@ from .._core import _matches
 from .places import Path, entry_of, is_replaced_by_peft, path_of
 from .weights import Weight, hooked_attributes, parts_by_hook, weight_of
 
-Types = type[nn.Module] | tuple[type[nn.Module], ...]
+Types = type[nn.Module] | Iterable[type[nn.Module]]
 Patterns = str | Iterable[str]
 Modules = list[tuple[str, nn.Module]]  # a model's named_modules()
 
@@ -166,8 +166,10 @@ def choose(
 ) -> Choice:
     """The weights that `attach()` is asked for; ValueError where a pattern or all match none."""
     everything = weights_in(modules)
-    wanted = None if include is None else patterns_of(include)
-    unwanted = patterns_of(exclude)
+    wanted = None if include is None else patterns_of("include", include)
+    unwanted = patterns_of("exclude", exclude)
+    if types is not None:
+        types = classes_of(types)
     for pattern in [*(wanted or ()), *unwanted]:
         require_a_match(pattern, everything)
 
@@ -223,8 +225,24 @@ def listed(left: dict[str, str]) -> str:
     )
 
 
-def patterns_of(patterns: Patterns) -> list[str]:
-    return [patterns] if isinstance(patterns, str) else list(patterns)
+def patterns_of(argument: str, patterns: Patterns) -> list[str]:
+    several = (
+        [patterns] if isinstance(patterns, str) or not isinstance(patterns, Iterable) else patterns
+    )
+    found = list(several)
+    for pattern in found:
+        if not isinstance(pattern, str):
+            hint = "; types chooses by the class of a layer" if isinstance(pattern, type) else ""
+            raise TypeError(f"{argument} must be globs of names, got {pattern!r}{hint}")
+    return found
+
+
+def classes_of(types: Types) -> tuple[type[nn.Module], ...]:
+    found = tuple(types) if isinstance(types, Iterable) else (types,)
+    for one in found:
+        if not isinstance(one, type):
+            raise TypeError(f"types must be classes of modules, got {one!r}")
+    return found
 
 
 def matches_any(name: str, patterns: Iterable[str]) -> bool:

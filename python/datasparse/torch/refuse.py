@@ -14,6 +14,32 @@ from .dtensors import is_sharded
 from .parametrize import masked_of
 
 
+def require_model(model: object) -> None:
+    if isinstance(model, nn.Module):
+        return
+    hint = "; a state dict has no modules: `datasparse prune` prunes what is in a file"
+    raise TypeError(
+        f"model must be a torch.nn.Module, got {kind_of(model)}{hint * isinstance(model, dict)}"
+    )
+
+
+def require_sparsifier(sparsifier: object) -> None:
+    if isinstance(sparsifier, BaseDataSparsifier):
+        return
+    hint = ""
+    if isinstance(sparsifier, type) and issubclass(sparsifier, BaseDataSparsifier):
+        hint = f": make one, {sparsifier.__name__}(...)"
+    elif isinstance(sparsifier, (int, float)):
+        hint = f"; as a level it is sparsity_level={sparsifier}"
+    raise TypeError(
+        f"sparsifier must be a sparsifier of datasparse, got {kind_of(sparsifier)}{hint}"
+    )
+
+
+def kind_of(thing: object) -> str:
+    return f"the class {thing.__name__}" if isinstance(thing, type) else f"{type(thing).__name__}"
+
+
 def require_one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         choices = " or ".join(f'"{choice}"' for choice in allowed)

@@ -33,6 +33,8 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
+    """What this rank has seen of some searches."""
+
     budgets: dict[int, int]  # by search
     guesses: Integers
 
