@@ -113,7 +113,7 @@ The data are seen as a matrix (rows: first axis; columns: all others; one axis o
 into blocks from the origin, partial at the edges. A block's score is the mean of abs(x) (norm "L1"), of
 x * x ("L2") or of x itself (None) over its elements. The round(sparsity_level * blocks) lowest blocks are
 pruned, NaN ranking highest, ties by lower block index; in each, the zeros_per_block smallest elements
-are zeroed, by the same measure.
+are zeroed, by the same measure: of a partial block that has no more elements, all.
 
 data: NumPy array, torch tensor or object with __dlpack__; float16, bfloat16, float32 or float64, any
     shape and strides. It is read, not copied and not changed.
