@@ -1,5 +1,6 @@
 """Arrays without memory of their own: refused by what they are, with what to do in their place."""
 
+import os
 import subprocess
 import sys
 import warnings
@@ -231,7 +232,8 @@ def test_arrays_of_others(program, needs):
         capture_output=True,
         text=True,
         timeout=120,
-        env={"JAX_PLATFORMS": "cpu", "PATH": ""},
+        # Of what the tests themselves import.
+        env={"JAX_PLATFORMS": "cpu", "PATH": "", "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.stdout == "served\n", done.stderr
 

@@ -176,5 +176,6 @@ def test_layers_whose_inputs_are_not_known_are_refused_by_name(make, batch, mess
 
 
 def test_only_a_score_of_inputs_records_them():
+    model = mlp()  # an attachment does not keep it
     with pytest.raises(ValueError, match=r"score must be Wanda\(\), .* got SNIP\(\)"):
-        record_inputs(attach(mlp(), score=SNIP()))
+        record_inputs(attach(model, score=SNIP()))

@@ -264,7 +264,8 @@ class Mixed(nn.Module):
 
 @pytest.mark.parametrize("include", [None, "*", "*.weight"])
 def test_norm_layers_and_vectors_are_left_by_patterns(include):
-    attachment = attach(Mixed(), half(), include=include)
+    model = Mixed()
+    attachment = attach(model, half(), include=include)
     assert attachment.names == ("conv.weight", "fc.weight")
     assert attachment.left["norm.weight"] == attachment.left["rms.weight"] == "of a norm layer"
     assert attachment.left["act.weight"] == "a bias or another vector"
@@ -272,7 +273,8 @@ def test_norm_layers_and_vectors_are_left_by_patterns(include):
 
 @pytest.mark.parametrize("name", ["norm.weight", "bn.weight", "act.weight", "fc.bias"])
 def test_they_are_taken_by_their_very_names(name):
-    attachment = attach(Mixed(), half(), include=[name])
+    model = Mixed()
+    attachment = attach(model, half(), include=[name])
     assert attachment.names == (name,)
 
 
@@ -306,7 +308,8 @@ class Low(nn.Module):
 
 
 def test_adapters_are_left():
-    attachment = attach(nn.Sequential(Low()), half())
+    model = nn.Sequential(Low())
+    attachment = attach(model, half())
     assert attachment.names == ("0.weight",)
     assert attachment.left == {"0.lora_A": "part of an adapter", "0.lora_B": "part of an adapter"}
 

@@ -10,15 +10,10 @@ import torch
 from torch import Tensor
 
 from .._core import DataNormSparsifier
+from ..recipes.reading import KEYS
 from ..scores import SynFlow
 from .places import plain_model
 from .scored import Scored
-
-# What of a group's config says which blocks go.
-PATTERN = (
-    "sparsity_level", "sparse_block_shape", "zeros_per_block", "norm", "monotone", "min_kept",
-    "pool", "min_level", "max_level", "normalize",
-)  # fmt: skip
 
 
 def synaptic_flow(of: Scored, score: SynFlow, example: Tensor) -> dict[str, np.ndarray[Any, Any]]:
@@ -88,7 +83,7 @@ class Rounds:
         for name, array in scores.items():
             config = dict(of.sparsifier.data_groups[name])
             self._densities[name] = 1.0 - config["sparsity_level"]
-            pattern = {key: config[key] for key in PATTERN if key in config}
+            pattern = {key: config[key] for key in KEYS if key in config}
             layout = of.sparsifier.layout(name)
             self._sparsifier.add_data(name, array, layout=layout, **pattern)
 
