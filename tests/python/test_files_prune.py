@@ -23,7 +23,7 @@ from files_support import (
     tensors_in,
     write_checkpoint,
 )
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from support import MAY_PRUNE_ALL
 
 pytestmark = MAY_PRUNE_ALL
@@ -318,6 +318,23 @@ def test_a_plan_counts_the_zeros_and_writes_nothing(source, tmp_path):
     datasparse.load(tmp_path / "masks", masks)
     zeros = sum(int((masks.get_mask(name) == 0).sum()) for name in done["tensors"])
     assert f"zeros: {zeros:,} of {done['total']['elements']:,}" in text
+
+
+def test_rows_that_m_does_not_divide_are_named(tmp_path):
+    shapes = {"whole": (6, 8), "rest": (5, 10), "kernel": (8, 3, 3, 3), "vector": (7,)}
+    save_file({name: torch.randn(shape) for name, shape in shapes.items()}, tmp_path / "s.st")
+    options = Options(1.0, sparse_block_shape=(1, 4), zeros_per_block=2, include=("*", "vector"))
+    done = prune(tmp_path / "s.st", tmp_path / "t.st", options)
+    assert done["partial"] == {
+        "kernel": "rows of 27 end in a block of 3, which loses 2",
+        "rest": "rows of 10 end in a block of 2, which loses 2",
+        "vector": "rows of 7 end in a block of 3, which loses 2",
+    }
+    lines = plan_prune(tmp_path / "s.st", options).splitlines()
+    assert "partial, rows of 10 end in a block of 2, which loses 2: rest" in lines
+    assert load_file(tmp_path / "t.st")["rest"][:, 8:].eq(0).all()
+    for plain in (Options(0.5), Options(1.0, sparse_block_shape=(1, 4))):  # whole blocks are lost
+        assert "partial" not in plan_prune(tmp_path / "s.st", plain)
 
 
 def test_memory_is_what_the_plan_says(tmp_path, run_python, measurable_memory):

@@ -224,7 +224,7 @@ def prune(given: argparse.Namespace) -> int:
     )
     print(f"{given.target}: {bytes_text(total['bytes'])} in {seconds:.1f} s, "
           f"{total['bytes'] / seconds / 1e9:.2f} GB/s")  # fmt: skip
-    for what in ("left", "not_copied"):
+    for what in ("partial", "left", "not_copied"):
         if done[what]:
             print(f"{what.replace('_', ' ')}: {summary(done[what])}")
     return 0

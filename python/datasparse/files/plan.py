@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,27 @@ class Task:
     def item_size(self) -> int:
         return FLOATS[self.tensor.dtype].itemsize
 
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """The shape in the order of the layout."""
+        shape = self.tensor.shape
+        return shape if self.layout is None else tuple(shape[axis] for axis in self.layout)
+
     def zeros(self) -> tuple[int, int]:
         """The fewest and the most elements that the rule zeroes, whatever the data are."""
-        shape = self.tensor.shape
-        seen = shape if self.layout is None else tuple(shape[axis] for axis in self.layout)
         if self.bounds is not None and self.pruned is None:
             return self.bounds
-        return _count_zeros(seen, **self.rule)
+        return _count_zeros(self.seen, **self.rule)
+
+    @property
+    def partial(self) -> str | None:
+        """What N:M does where rows are no multiple of M; None where all are."""
+        zeros, (_, width) = self.config["zeros_per_block"], self.config["sparse_block_shape"]
+        columns = prod(self.seen[1:] if len(self.seen) > 1 else self.seen)
+        rest = columns % width if width > 0 else 0
+        if zeros is None or rest == 0:
+            return None
+        return f"rows of {columns} end in a block of {rest}, which loses {min(zeros, rest)}"
 
 
 @dataclass(frozen=True)
@@ -118,6 +133,12 @@ class Plan:
     scores: Magnitudes
     pools: tuple[Pool, ...] = ()
     with_masks: bool = False
+
+    @property
+    def partial(self) -> dict[str, str]:
+        """What N:M does at the ends of rows, by the names of the tensors where it matters."""
+        found = {name: task.partial for name, task in self.tasks.items()}
+        return {name: text for name, text in found.items() if text is not None}
 
     @property
     def left(self) -> Mapping[str, str]:
@@ -234,12 +255,13 @@ class Plan:
                 ]
             )
         yield from aligned(rows, {0, 1, 2, 3, 4})
-        by_reason: dict[str, list[str]] = {}
-        for name, reason in self.left.items():
-            by_reason.setdefault(reason, []).append(name)
-        for reason, names in by_reason.items():
-            some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if names[4:] else "")
-            yield f"left, {reason}: {some}"
+        for what, several in (("partial", self.partial), ("left", self.left)):
+            by_reason: dict[str, list[str]] = {}
+            for name, reason in several.items():
+                by_reason.setdefault(reason, []).append(name)
+            for reason, names in by_reason.items():
+                some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if names[4:] else "")
+                yield f"{what}, {reason}: {some}"
 
     def _figures(self) -> Iterator[str]:
         elements = sum(task.tensor.elements for task in self.tasks.values())

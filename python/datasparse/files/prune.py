@@ -231,6 +231,7 @@ def report_of(plan: Plan, journal: Journal, target: Path) -> dict[str, Any]:
             "bytes": plan.bytes_written,
         },
         "tensors": tensors,
+        "partial": plan.partial,
         "left": dict(plan.left),
         "files": list(plan.checkpoint.files),
         "copied": list(plan.checkpoint.beside.copied),
