@@ -630,6 +630,8 @@ def turns_of_another_thread(work):
     thread.start()
     started.wait(30)
     sys.setswitchinterval(1000)
+    started.clear()  # a wait that has begun goes by the old interval: the next one does not
+    started.wait(30)
     try:
         before = next(turns)
         work()
