@@ -15,6 +15,17 @@ namespace py = pybind11;
 using datasparse::ArrayView;
 using datasparse::TypeError;
 
+namespace {
+
+/// What attr() gives, in less time: for what is asked of each tensor at each step.
+py::object attribute(const py::object& object, PyObject* interned) {
+  auto found = py::reinterpret_steal<py::object>(PyObject_GetAttr(object.ptr(), interned));
+  if (!found) throw py::error_already_set();
+  return found;
+}
+
+}  // namespace
+
 TorchSource::TorchSource(const py::object& data, const std::string& what, SourceOwner* owner,
                          const Torch& torch)
     : PySource(data, what, owner),
@@ -119,6 +130,7 @@ ArrayView TorchSource::pin_tensor(const py::object& tensor) {
     device = &device_of_shards(tensor);
     auto whole = device->is_alone() ? borrow_shards(tensor) : std::nullopt;
     if (whole) return hold({tensor, std::move(whole)}, *device);
+    if (device->is_alone()) device = &TorchDevice::of_tensor(tensor);
   } else if (auto loan = borrow(tensor)) {
     const ArrayView view = dlpack::view_of(loan->tensor(), loan->read_only(), what_);
     pinned_.emplace_back(std::move(*loan));
@@ -141,19 +153,23 @@ ArrayView TorchSource::hold(TorchData data, datasparse::Device& device) {
 
 /// To detach a DTensor, and to ask for its layout, takes longer than to prune 100 KiB of it.
 std::optional<dlpack::Loan> TorchSource::borrow_shards(const py::object& tensor) const {
-  const py::object here = tensor.attr("_local_tensor");
+  static PyObject* const name = PyUnicode_InternFromString("_local_tensor");
+  const py::object here = attribute(tensor, name);
   const bool is_plain = Py_TYPE(here.ptr()) == reinterpret_cast<PyTypeObject*>(torch_.tensor.ptr());
   return is_plain ? borrow(here) : std::nullopt;
 }
 
 TorchDevice& TorchSource::device_of_shards(const py::object& tensor) {
-  if (!py::cast<bool>(tensor.attr("is_cpu"))) return TorchDevice::of_tensor(tensor);
-  const py::object spec = tensor.attr("_spec");
-  if (!spec.is(spec_)) {
-    shards_on_ = &TorchDevice::of_tensor(tensor);
-    spec_ = spec;
+  static PyObject* const name = PyUnicode_InternFromString("_spec");
+  py::object spec = attribute(tensor, name);
+  // Nobody moves shards and keeps their spec but by hand; where the memory is borrowed, that shows.
+  if (spec.is(spec_) && shards_on_->is_alone()) return *shards_on_;
+  TorchDevice& device = TorchDevice::of_tensor(tensor);
+  if (device.is_alone() && py::cast<bool>(tensor.attr("is_cpu"))) {
+    shards_on_ = &device;
+    spec_ = std::move(spec);
   }
-  return *shards_on_;
+  return device;
 }
 
 datasparse::Device& TorchSource::device() noexcept {
@@ -177,8 +193,7 @@ std::optional<dlpack::Loan> TorchSource::borrow(const py::object& tensor) const 
     // along to the next one when the user writes param.data = ... The same as param.detach(), but
     // autograd has no part in it, which saves a quarter of the time.
     static PyObject* const name = PyUnicode_InternFromString("data");
-    const auto data = py::reinterpret_steal<py::object>(PyObject_GetAttr(tensor.ptr(), name));
-    if (!data) throw py::error_already_set();
+    const py::object data = attribute(tensor, name);
     // Subclasses may have their own table, or none.
     const bool is_plain =
         Py_TYPE(data.ptr()) == reinterpret_cast<PyTypeObject*>(torch_.tensor.ptr());

@@ -53,7 +53,7 @@ class TorchSource final : public PySource {
   datasparse::ArrayView hold(TorchData data, datasparse::Device& device);
   /// The memory of what is here of a DTensor, if that is CPU memory.
   std::optional<dlpack::Loan> borrow_shards(const pybind11::object& tensor) const;
-  /// Remembers where shards in CPU memory were.
+  /// Remembers where shards were that are all on this rank, in CPU memory.
   TorchDevice& device_of_shards(const pybind11::object& tensor);
   /// The memory of a tensor; nothing for one on a device.
   std::optional<dlpack::Loan> borrow(const pybind11::object& tensor) const;
