@@ -162,7 +162,7 @@ std::optional<dlpack::Loan> TorchSource::borrow_shards(const py::object& tensor)
 TorchDevice& TorchSource::device_of_shards(const py::object& tensor) {
   static PyObject* const name = PyUnicode_InternFromString("_spec");
   py::object spec = attribute(tensor, name);
-  // Nobody moves shards and keeps their spec but by hand; where the memory is borrowed, that shows.
+  // Shards that were moved by hand keep their spec: then borrow_shards() finds no CPU memory.
   if (spec.is(spec_) && shards_on_->is_alone()) return *shards_on_;
   TorchDevice& device = TorchDevice::of_tensor(tensor);
   if (device.is_alone() && py::cast<bool>(tensor.attr("is_cpu"))) {

@@ -259,8 +259,9 @@ def train(rank, kind, config, steps=3):
     return len(attachment.names), zeros / elements
 
 
-def traffic(rank, dtype, tensors=40, pool="all", steps=2):
+def traffic(rank, dtype, tensors=40, pool="all", steps=2, guesses=True):
     """What a step sends without hints, and with those of the step before."""
+    sample.LARGE = 1 << (20 if guesses else 60)
     generator = torch.Generator().manual_seed(0)
     kind = getattr(torch, dtype)
     mesh = mesh_of(dist.get_world_size())
