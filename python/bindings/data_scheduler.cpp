@@ -305,7 +305,8 @@ schedule: a schedule for all groups, or a dict of schedules by name pattern. The
     and [!a-c] are one of these, or none of these. Groups that none matches keep their values.
 strict: ValueError for a pattern that no group needs: because it matches none, as a mistyped one, or
     because others take all that it matches. Looked at once, in the first step that finds any group;
-    False is for groups that are added later.
+    False is for groups that are added later. In that step, too, a UserWarning names a schedule that ends
+    at a value which the sparsifier would refuse.
 last_epoch: the last epoch that is over; -1 to start.
 verbose: print each new value.
 

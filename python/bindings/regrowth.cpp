@@ -43,8 +43,10 @@ std::shared_ptr<datasparse::DataSource> gradients_from_python(datasparse::BaseDa
   const auto source = std::dynamic_pointer_cast<PySource>(self.get_data(name));
   const auto override = override_of(object, "get_gradients");
   if (!override) return side_of(Self<RegrowthSparsifier>(object)).gradients.of(self, name);
-  const py::object gradient =
-      source->call(override, py::make_tuple(name, source->array_for_override()), to_python(config));
+  const py::object gradient = noting(datasparse::label("in get_gradients()", name), [&] {
+    return source->call(override, py::make_tuple(name, source->array_for_override()),
+                        to_python(config));
+  });
   const std::string what = datasparse::label("gradient", name);
   if (gradient.is_none()) {
     throw datasparse::ValueError(

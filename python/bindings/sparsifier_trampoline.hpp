@@ -89,8 +89,10 @@ class PySparsifier : public WithPythonAttributes<Base>,
     }
     const auto source = std::dynamic_pointer_cast<PySource>(this->get_data(name));
     try {
-      const auto result = source->call(
-          override, pybind11::make_tuple(name, source->array_for_override()), to_python(config));
+      const auto result = noting(datasparse::label("in update_mask()", name), [&] {
+        return source->call(override, pybind11::make_tuple(name, source->array_for_override()),
+                            to_python(config));
+      });
       if (!result.is_none()) {
         throw datasparse::TypeError(class_name(self) + ".update_mask() returned " +
                                     class_name(result) +
@@ -108,7 +110,8 @@ class PySparsifier : public WithPythonAttributes<Base>,
     if (foreign_.check_config) {
       const AcquiredGil gil;
       if (const auto override = override_of("check_config")) {
-        call_python(override, pybind11::make_tuple(name, to_python(config)));
+        noting(datasparse::label("in check_config()", name),
+               [&] { call_python(override, pybind11::make_tuple(name, to_python(config))); });
         return;
       }
     }
@@ -166,8 +169,9 @@ class PySparsifier : public WithPythonAttributes<Base>,
     const auto override = static_cast<PySparsifier&>(self).override_of("get_scores");
     const auto source = std::dynamic_pointer_cast<PySource>(self.get_data(name));
     const pybind11::object data = source->array_for_override();
-    const pybind11::object scores =
-        source->call(override, pybind11::make_tuple(name, data), to_python(config));
+    const pybind11::object scores = noting(datasparse::label("in get_scores()", name), [&] {
+      return source->call(override, pybind11::make_tuple(name, data), to_python(config));
+    });
     if (scores.is(data)) return nullptr;
     return make_source(scores, datasparse::label("scores", name), nullptr);
   }

@@ -556,3 +556,49 @@ def test_a_plan_of_no_steps(arguments):
     scheduler = DataScheduler(sparsifier_of("a"), "sparsity_level", Constant())
     with pytest.raises(ValueError, match="must be at least 0, got -1"):
         scheduler.plan(*arguments)
+
+
+# --- where schedules end --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("param", "schedule", "says"),
+    [
+        ("sparsity_level", Polynomial(initial=0, final=1.5, end=1000),
+         "step 1000 of the schedule will be an error: sparsity_level of 'a' must be in [0, 1], got 1.5"),
+        ("sparsity_level", {"a": Constant(), "b": OneShot(40, value=-0.5)},
+         "step 40 of the schedule will be an error: sparsity_level of 'b' must be in [0, 1], got -0.5"),
+        ("zeros_per_block", Linear(initial=0, final=5, end=9),
+         "step 9 of the schedule will be an error: zeros_per_block of 'a' must be at most "),
+    ],
+)  # fmt: skip
+def test_an_end_that_the_sparsifier_would_refuse_is_told_at_the_beginning(param, schedule, says):
+    sparsifier = sparsifier_of("a", "b")
+    before = values(sparsifier)
+    with pytest.warns(UserWarning) as warned:
+        DataScheduler(sparsifier, param, schedule)
+    assert len(warned) == 1 and str(warned[0].message).startswith(says)
+    assert param != "sparsity_level" or values(sparsifier)["a"] in (0, before["a"])
+
+
+def test_ends_are_looked_at_once_and_only_those_to_come():
+    sparsifier = DataNormSparsifier(sparsity_level=0.5)
+    scheduler = DataScheduler(sparsifier, "sparsity_level", Linear(initial=0, final=1.5, end=3))
+    sparsifier.add_data("a", np.ones((4, 8), np.float32))
+    with pytest.raises(UserWarning, match="step 3 of the schedule"):  # which steps nowhere
+        scheduler.step()
+    assert scheduler.last_epoch == 0
+    for groups in ({"a": Linear(final=0.5, end=3)}, Exponential(gamma=1.5), Cyclic(period=4)):
+        DataScheduler(sparsifier_of("a"), "sparsity_level", groups)
+    late = DataScheduler(sparsifier_of("a"), "sparsity_level", OneShot(3, value=0.5), last_epoch=7)
+    assert late.last_epoch == 8
+
+
+def test_an_end_is_not_asked_of_an_override_of_check_config():
+    class Checked(DataNormSparsifier):
+        def check_config(self, name, config):
+            assert config["sparsity_level"] < 0.7
+            super().check_config(name, config)
+
+    sparsifier = Checked([("a", np.ones((4, 8), np.float32))], sparsity_level=0.5)
+    DataScheduler(sparsifier, "sparsity_level", Linear(initial=0, final=0.9, end=3))

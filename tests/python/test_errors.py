@@ -5,12 +5,14 @@ counters, and the data. States that do not fit are the matter of test_state.py.
 """
 
 import math
+import sys
 import warnings
 
 import datasparse
 import numpy as np
 import pytest
 import torch
+from datasparse.regrowth import RigL
 from support import BAD_VALUES, MAY_PRUNE_ALL, ON_DEVICES, as_numpy, name_of
 from torch import nn
 
@@ -671,6 +673,53 @@ def test_first_middle_or_last_group_raises(observe, count):
         with pytest.raises(ZeroDivisionError):
             sparsifier.step()
         assert observe(sparsifier) == before
+
+
+class Raises(RigL):
+    """In the hook that is named, at the second of two groups."""
+
+    where = ""
+
+    def hook(self, method, name):
+        if name == "b" and method == self.where:
+            raise ZeroDivisionError("mine")
+
+    def get_scores(self, name, data, **config):
+        self.hook("get_scores()", name)
+        return data
+
+    def get_gradients(self, name, data, **config):
+        self.hook("get_gradients()", name)
+        return data
+
+    def check_config(self, name, config):
+        self.hook("check_config()", name)
+        super().check_config(name, config)
+
+
+class RaisesInUpdate(datasparse.BaseDataSparsifier):
+    def update_mask(self, name, data, **config):
+        if name == "b":
+            raise ZeroDivisionError("mine")
+
+
+@pytest.mark.device("cpu")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have notes from 3.11 on")
+@pytest.mark.parametrize(
+    "where", ["update_mask()", "get_scores()", "get_gradients()", "check_config()"]
+)
+def test_an_exception_of_an_override_says_of_which_group(where):
+    kind = RaisesInUpdate if where == "update_mask()" else Raises
+    sparsifier = kind([("a", ramp()), ("b", ramp())])
+    sparsifier.where = where
+    with pytest.raises(ZeroDivisionError) as caught:
+        if where == "check_config()":
+            sparsifier.data_groups["b"]["sparsity_level"] = 0.25
+        else:
+            for _ in range(2):  # the first step of RigL draws
+                sparsifier.step()
+    assert caught.value.args == ("mine",)
+    assert caught.value.__notes__ == [f"in {where} of 'b'"]
 
 
 @pytest.mark.device("cpu")

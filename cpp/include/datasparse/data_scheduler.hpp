@@ -212,8 +212,9 @@ std::shared_ptr<T> make_scheduler(Args&&... args) {
 /// saves: the schedules are a part of the program.
 ///
 /// Errors: TypeError for a parameter that is not a number. With `strict`, ValueError for a pattern
-/// that no group needs: because it matches none, or because others take all that it matches. This
-/// is looked at once, in the first step that finds any group; strict = false is for groups to come.
+/// that no group needs: because it matches none, or because others take all that it matches;
+/// strict = false is for groups to come. A warning, for a schedule that ends at a value which the
+/// sparsifier would refuse. Both are looked at once, in the first step that finds any group.
 /// Cost of a step: about 0.2 µs a group.
 class DATASPARSE_API DataScheduler : public BaseDataScheduler {
  public:
@@ -265,6 +266,7 @@ class DATASPARSE_API DataScheduler : public BaseDataScheduler {
   std::vector<Assigned> assign(const ParamMap& groups) const;
   std::vector<Assigned> assign_strictly(const ParamMap& groups) const;
   bool integer_key() const;
+  void warn_of_ends(const std::vector<Assigned>& assigned, const ParamMap& base) const;
   void write(const std::vector<Assigned>& assigned, const ParamMap& base, std::int64_t step,
              bool integer_key, ParamMap& values) const;
 
@@ -274,7 +276,7 @@ class DATASPARSE_API DataScheduler : public BaseDataScheduler {
   // Of the last step:
   std::shared_ptr<const ParamMap> base_;
   std::vector<Assigned> assigned_;
-  bool patterns_checked_ = false;
+  bool checked_ = false;  // patterns and ends
 };
 
 }  // namespace datasparse

@@ -26,6 +26,9 @@ class DATASPARSE_API GroupParams {
   ParamMap set(const std::string& key, const ParamMap& values, ParamMap into = {});
   /// Throws what set() would throw, and writes nothing.
   void check(const std::string& key, const ParamMap& values) const;
+  /// The text of the ValueError that set() would throw, or an empty one. A check_config() of a
+  /// subclass is not called: where there is one, the text is empty.
+  std::string refusal(const std::string& key, const ParamMap& values) const;
   /// How many elements a step would zero in each group named in `values`, in their order, if `key`
   /// had these values, and in their pools; in a frozen one, how many are zero. Empty where only
   /// running update_mask() would tell. Throws what set() would throw; writes nothing, and reads

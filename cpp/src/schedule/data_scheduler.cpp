@@ -1,6 +1,7 @@
 #include "datasparse/data_scheduler.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <vector>
 
 #include "base/message.hpp"
@@ -266,7 +267,7 @@ void DataScheduler::restore(std::shared_ptr<BaseDataSparsifier> data_sparsifier,
                             bool strict) {
   schedules_ = std::move(schedules);
   strict_ = strict;
-  patterns_checked_ = !state.base_param.empty();
+  checked_ = !state.base_param.empty();
   BaseDataScheduler::restore(std::move(data_sparsifier), state, verbose);
 }
 
@@ -363,13 +364,33 @@ ParamMap DataScheduler::get_schedule_param() {
 void DataScheduler::write_schedule_param(ParamMap& values) {
   const auto base = base_values();
   if (base != base_) {
-    const bool check = strict_ && !patterns_checked_ && !base->empty();
-    auto assigned = check ? assign_strictly(*base) : assign(*base);
+    const bool check = !checked_ && !base->empty();
+    auto assigned = check && strict_ ? assign_strictly(*base) : assign(*base);
+    if (check) warn_of_ends(assigned, *base);
     assigned_ = std::move(assigned);
     base_ = base;
-    patterns_checked_ |= check;
+    checked_ |= check;
   }
   write(assigned_, *base_, position(), integer_key(), values);
+}
+
+/// Warns of a schedule that ends at a value which the sparsifier would refuse as it is now: hours of
+/// training may lie between. It is no error, since configs may change until then.
+void DataScheduler::warn_of_ends(const std::vector<Assigned>& assigned,
+                                 const ParamMap& base) const {
+  const bool integers = integer_key();
+  for (const std::int64_t end : ends()) {
+    if (end <= position()) continue;
+    std::vector<Assigned> ending;
+    std::copy_if(assigned.begin(), assigned.end(), std::back_inserter(ending),
+                 [end](const Assigned& one) { return one.schedule->end() == end; });
+    ParamMap values;
+    write(ending, base, end, integers, values);
+    const std::string refusal = GroupParams(*data_sparsifier()).refusal(schedule_param(), values);
+    if (refusal.empty()) continue;
+    send_message(Severity::warning,
+                 "step " + std::to_string(end) + " of the schedule will be an error: " + refusal);
+  }
 }
 
 Plan DataScheduler::plan(std::int64_t steps, std::int64_t first) const {

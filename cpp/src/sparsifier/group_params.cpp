@@ -113,6 +113,18 @@ void GroupParams::check(const std::string& key, const ParamMap& values) const {
   during(made, key, false, [] { return true; });
 }
 
+std::string GroupParams::refusal(const std::string& key, const ParamMap& values) const {
+  const Entry entry(sparsifier_, "checking a config");
+  const Checker checked(sparsifier_);
+  if (checked.foreign().check_config) return "";
+  try {
+    auto made = changes(checked, key, values);
+    return during(made, key, false, [] { return std::string(); });
+  } catch (const ValueError& error) {
+    return error.what();
+  }
+}
+
 ZeroCounts GroupParams::count_zeros(const std::string& key, const ParamMap& values) const {
   const Entry entry(sparsifier_, "planning");
   const Checker checked(sparsifier_);
