@@ -273,5 +273,22 @@ TEST(Device, FirstMasksAreDrawnForAnyDeviceAndMoveOnThoseThatSaySo) {
   EXPECT_EQ(still.get_mask("w").pack(), drawn);
 }
 
+TEST(Device, PoolsOfMasksThatMoveNameBothOfItsDevices) {
+  Random random(9);
+  PretendedDevice device;
+  std::vector<float> values = numbers(8, random);
+  const auto there = std::make_shared<Placed>(device.store(values, {8}), device);
+  const auto here = make_source(ArrayView(values.data(), {8}));
+  RegrowthSpec spec;
+  spec.pool = "p";
+  for (const bool first : {true, false}) {
+    SET sparsifier(spec);
+    sparsifier.add_data("a", first ? here : there);
+    sparsifier.add_data("b", first ? there : here);
+    EXPECT_EQ(message_of<TypeError>([&] { sparsifier.step(); }),
+              "what pool 'p' ranks must be on one device, got some in CPU memory beside pretended");
+  }
+}
+
 }  // namespace
 }  // namespace datasparse

@@ -283,11 +283,13 @@ def refused(rank):
     beside = RigL([], sparsity_level=0.5)
     beside.add_data("w", rows, mask=mask)
     beside.set_gradients({"w": columns})
-    mixed = SET([], sparsity_level=0.5, pool="p")
+    mixed, turned = (SET([], sparsity_level=0.5, pool="p") for _ in range(2))
     mixed.add_data("w", rows, mask=mask)
     mixed.add_data("plain", tensor, mask=mask)
+    turned.add_data("plain", tensor, mask=mask)
+    turned.add_data("w", rows, mask=mask)
     errors = []
-    for sparsifier in (cut, beside, mixed):
+    for sparsifier in (cut, beside, mixed, turned):
         try:
             sparsifier.step()
         except Exception as error:

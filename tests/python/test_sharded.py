@@ -227,10 +227,11 @@ def test_a_move_that_fails_on_one_rank_raises_on_all(two, method, at):
 
 def test_what_moves_of_shards_refuse(two):
     """On two ranks, whose shards of six rows end at row 3."""
-    for cut, beside, mixed in two.run(sharded_moves.refused):
+    for cut, beside, mixed, turned in two.run(sharded_moves.refused):
         assert cut[0] == "ValueError"
         assert "must lie on one rank each, got a shard that ends at row 3" in cut[1]
         assert beside[0] == "TypeError"
         assert "gradient of 'w' must be on the device of its data" in beside[1]
         assert mixed[0] == "TypeError"
         assert "what pool 'p' ranks must be on one device, got some in CPU memory" in mixed[1]
+        assert turned == mixed, "whichever comes first"

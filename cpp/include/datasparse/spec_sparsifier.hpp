@@ -232,16 +232,14 @@ class SpecRule final : public MaskRule {
       if (pool.empty()) continue;
       Device*& found = first.try_emplace(pool, job.device).first->second;
       if (found == job.device) continue;
-      if (is_cpu(found) || (!shares(found) && shares(job.device))) {
-        found = job.device;
-      }
+      Device* other = job.device;
+      if (is_cpu(found) || (!shares(found) && shares(other))) std::swap(found, other);
       spanning[pool] = found;
       if (std::is_same_v<Spec, BlockSpec> && found->spans_devices()) continue;
-      if (shares(found) && shares(job.device)) continue;
-      throw TypeError(
-          "what pool '" + std::string(pool) + "' ranks must be on one device, got " +
-          (is_cpu(job.device) ? "some in CPU memory" : "some on " + job.device->name()) +
-          " beside " + found->name());
+      if (shares(found) && shares(other)) continue;
+      throw TypeError("what pool '" + std::string(pool) + "' ranks must be on one device, got " +
+                      (is_cpu(other) ? "some in CPU memory" : "some on " + other->name()) +
+                      " beside " + found->name());
     }
     return spanning;
   }
