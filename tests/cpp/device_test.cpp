@@ -273,7 +273,25 @@ TEST(Device, FirstMasksAreDrawnForAnyDeviceAndMoveOnThoseThatSaySo) {
   EXPECT_EQ(still.get_mask("w").pack(), drawn);
 }
 
-TEST(Device, PoolsOfMasksThatMoveNameBothOfItsDevices) {
+TEST(Device, ReportsAskDevicesInTheOrderOfGroups) {
+  Random random(9);
+  PretendedDevice one, other;
+  const auto values = numbers(8, random);
+  for (const bool is_first : {true, false}) {
+    DataNormSparsifier sparsifier(spec(0.5, 1, 1));
+    for (auto* const device : {is_first ? &one : &other, is_first ? &other : &one}) {
+      sparsifier.add_data(device == &one ? "one" : "other",
+                          std::make_shared<Placed>(device->store(values, {8}), *device));
+    }
+    one.calls_until_failure = 2;    // it hands out a mask, and finds zeros
+    other.calls_until_failure = 1;  // it hands out a mask
+    EXPECT_THROW(GroupTable(sparsifier).figures(), std::runtime_error);
+    EXPECT_EQ(one.calls_until_failure, is_first ? 0 : 1);
+    one.calls_until_failure = other.calls_until_failure = -1;
+  }
+}
+
+TEST(Device, PoolsOfMasksThatMoveNameBothDevices) {
   Random random(9);
   PretendedDevice device;
   std::vector<float> values = numbers(8, random);

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -8,6 +7,7 @@
 #include "base/parallel.hpp"
 #include "datasparse/apply_mask.hpp"
 #include "datasparse/device.hpp"
+#include "device/by_device.hpp"
 #include "kernels/kernels.hpp"
 #include "mask/level.hpp"
 #include "mask/mask_bits.hpp"
@@ -127,15 +127,8 @@ BlockPlan BlockPlan::of(const BlockSpec& spec, const Axes& shape, const Axes& la
 }
 
 std::vector<PackedBits> pack_all(const std::vector<Mask>& masks) {
-  // In the order in which devices come first: other processes may have to keep to it.
-  std::vector<std::pair<Device*, std::vector<std::size_t>>> places;
-  for (std::size_t i = 0; i < masks.size(); ++i) {
-    Device* const device = &masks[i].device();
-    const auto known = std::find_if(places.begin(), places.end(),
-                                    [&](const auto& place) { return place.first == device; });
-    (known != places.end() ? *known : places.emplace_back(device, std::vector<std::size_t>()))
-        .second.push_back(i);
-  }
+  ByDevice<std::size_t> places;
+  for (std::size_t i = 0; i < masks.size(); ++i) items_of(masks[i].device(), places).push_back(i);
   std::vector<PackedBits> all(masks.size());
   for (const auto& [device, own] : places) {
     std::vector<Mask> some;

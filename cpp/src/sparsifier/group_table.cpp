@@ -3,9 +3,9 @@
 #include "datasparse/group_table.hpp"
 
 #include <algorithm>
-#include <map>
 #include <vector>
 
+#include "device/by_device.hpp"
 #include "sparsifier/data_sparsifier_impl.hpp"
 
 namespace datasparse {
@@ -151,13 +151,15 @@ std::vector<GroupFigures> GroupTable::figures() const {
       std::size_t group;
       ArrayView view;
     };
-    std::map<Device*, std::vector<Place>> places;
+    ByDevice<Place> places;
     auto view = pins.views().begin();
     for (std::size_t i = 0; i < result.size(); ++i) {
       const auto& group = *impl.groups[i];
       if (group.squashed()) continue;
       result[i].dtype = view->dtype();
-      if (view->shape() == group.mask.shape()) places[&group.mask.device()].push_back({i, *view});
+      if (view->shape() == group.mask.shape()) {
+        items_of(group.mask.device(), places).push_back({i, *view});
+      }
       ++view;
     }
     for (const auto& [device, some] : places) {
