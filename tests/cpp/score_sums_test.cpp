@@ -115,6 +115,19 @@ TEST_F(ScoreSumsTest, AddsAllOrNothing) {
             "no data named 'gone'; known: 'a', 'b'");
 }
 
+TEST_F(ScoreSumsTest, BeginsAnewWhereSamplesHaveNoSums) {
+  GroupArrays arrays(sparsifier);
+  arrays.set("b", ScoreSums::samples, KeptArray(KeptArray::Type::uint8, Axes{1}));
+  ScoreSums(sparsifier).add(ScoreTerm::gradient, 1, both());
+  EXPECT_EQ(sums("b"), of_b);
+  EXPECT_EQ(arrays.get("b", ScoreSums::samples), arrays.get("a", ScoreSums::samples));
+  arrays.set("b", ScoreSums::samples, KeptArray(KeptArray::Type::float64, Axes{}));
+  EXPECT_NE(message_of<ValueError>([&] {
+              ScoreSums(sparsifier).add(ScoreTerm::gradient, 1, both());
+            }).find("call reset_score() first"),
+            std::string::npos);
+}
+
 /// Ranks by its sums, and says so.
 struct Summed : DataNormSparsifier {
   using DataNormSparsifier::DataNormSparsifier;

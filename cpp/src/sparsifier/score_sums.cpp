@@ -70,7 +70,8 @@ void require_fit(const std::string& name, const ArrayView& gradient, const Array
   const KeptArray& sums = found->second;
   const auto type = sums_type(weights.dtype());
   const auto count = arrays.find(ScoreSums::samples);
-  const bool counted = count != arrays.end() && count->second.byte_count() == sizeof(std::int64_t);
+  const bool counted = count != arrays.end() && count->second.type() == KeptArray::Type::int64 &&
+                       count->second.byte_count() == sizeof(std::int64_t);
   if (sums.type() == type && sums.shape() == weights.shape() && counted) return;
   throw ValueError("sums of '" + name + "' are of " + name_of(sums.type()) + " and shape " +
                    to_string(sums.shape()) + ", and its data need " + name_of(type) + " and " +
@@ -113,7 +114,8 @@ void ScoreSums::add(ScoreTerm term, double scale, const std::vector<Sample>& som
   }
   for (std::size_t i = 0; i < some.size(); ++i) {
     auto& arrays = groups[i]->arrays;
-    arrays.merge(fresh[i]);
+    fresh[i].merge(arrays);  // but for samples that were there without sums
+    arrays.swap(fresh[i]);
     add_score_terms(term, scale, data.views()[i], gradients.views[i], arrays.find(sums)->second,
                     decay);
     ++*reinterpret_cast<std::int64_t*>(arrays.find(samples)->second.write());
