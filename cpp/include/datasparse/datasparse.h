@@ -401,7 +401,7 @@ typedef struct datasparse_group {
   int64_t zeros;  ///< of the mask
 } datasparse_group;
 
-/// All groups, of one moment. Reads every mask once.
+/// All groups, of one moment. Pins every source, and reads every mask twice and all data once.
 DATASPARSE_API datasparse_status
 datasparse_sparsifier_report(const datasparse_sparsifier* sparsifier, datasparse_report** report);
 DATASPARSE_API datasparse_status datasparse_report_size(const datasparse_report* report,

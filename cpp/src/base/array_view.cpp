@@ -99,8 +99,8 @@ struct Axis {
   std::int64_t length, stride;
 };
 
-/// Start offsets of all elements, sorted: for strides that interleave, where no rule of thumb
-/// holds.
+/// Whether two elements begin less than so many bytes apart. It sorts the offsets of all: for
+/// strides that interleave, where no rule of thumb holds.
 bool any_offsets_closer_than(std::int64_t bytes, const std::vector<Axis>& axes) {
   std::vector<std::int64_t> offsets{0};
   for (const auto& axis : axes) {

@@ -10,9 +10,9 @@
 
 namespace datasparse {
 
-/// Everything before the masks. Their packed bits follow, those of each group in turn, and behind
-/// them those of its kept zeros, if it has some, with nothing between. ValueError where a name is
-/// not UTF-8, or the header grows beyond what readers accept.
+/// Everything before the masks. What follows has nothing between: of each group in turn the packed
+/// bits of its mask, those of its kept zeros, if it has some, and its arrays. ValueError where a
+/// name is not UTF-8, or the header grows beyond what readers accept.
 std::string encode_header(const Checkpoint& checkpoint);
 
 /// Copies `size` bytes from `offset` on; offset + size is within the file.

@@ -14,9 +14,9 @@
 namespace datasparse {
 namespace {
 
-/// ValueError for an epoch that no training reaches, beginning with `what`.
 constexpr std::int64_t max_epoch = std::int64_t{1} << 53;  // a schedule may compute in doubles
 
+/// ValueError for an epoch that no training reaches, beginning with `what`.
 void require_epoch(std::int64_t epoch, const char* what, std::int64_t least = -1) {
   if (epoch < least || epoch > max_epoch) {
     throw ValueError(std::string(what) + " must be at least " + std::to_string(least) +

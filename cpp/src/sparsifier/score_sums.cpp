@@ -10,9 +10,9 @@
 namespace datasparse {
 namespace {
 
-/// Sources that are pinned for the length of a scope.
 using Access = std::function<void(const std::function<void()>&)>;
 
+/// Gradients that are pinned for the length of a scope.
 class PinnedSamples {
  public:
   PinnedSamples(const Access& access, const std::vector<ScoreSums::Sample>& some)
