@@ -4,7 +4,6 @@
 /// the last one innermost. An empty layout leaves them as they are.
 #pragma once
 
-#include <cstdint>
 #include <string>
 
 #include "datasparse/array_view.hpp"

@@ -108,7 +108,7 @@ void expand_bits(std::byte* data, const std::uint8_t* bits, std::int64_t n,
 
 PackedBits zeros_in(const ArrayView& data) {
   const auto pack = kernels().pack;
-  PackedBits bits(static_cast<std::size_t>((data.size() + 7) / 8));
+  PackedBits bits(packed_size(data.size()));
   for_each_piece(data, [&](const std::uint8_t* zeros, std::int64_t first, std::int64_t n) {
     pack(bits.data() + first / 8, zeros, n);
   });

@@ -5,7 +5,6 @@
 #include <map>
 #include <numeric>
 #include <string_view>
-#include <utility>
 
 #include "datasparse/error.hpp"
 #include "datasparse/param.hpp"

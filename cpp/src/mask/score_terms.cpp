@@ -200,8 +200,8 @@ void add_score_terms(ScoreTerm term, double scale, const ArrayView& weights,
 }
 
 bool is_finite(const ArrayView& view) {
-  Matrix matrix(view), same(view);
-  merge_rows(matrix, same);
+  Matrix matrix(view);
+  if (matrix.is_one_row()) matrix = matrix.as_one_row();
   return view.dtype() == DType::float64 ? all_finite<double>(matrix) : all_finite<float>(matrix);
 }
 

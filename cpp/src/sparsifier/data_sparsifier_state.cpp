@@ -12,7 +12,7 @@ namespace {
 void check_bits(const PackedBits& bits, const Axes& shape, const std::string& entry,
                 const char* what) {
   const std::int64_t elements = element_count(shape);
-  const auto bytes = static_cast<std::size_t>((elements + 7) / 8);
+  const std::size_t bytes = packed_size(elements);
   if (bits.size() != bytes) {
     throw ValueError(entry + " must hold " + std::to_string(bytes) + " bytes of " + what +
                      " for shape " + to_string(shape) + ", got " + std::to_string(bits.size()));

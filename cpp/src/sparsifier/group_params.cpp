@@ -2,7 +2,6 @@
 
 #include "datasparse/group_params.hpp"
 
-#include <algorithm>
 #include <unordered_map>
 
 #include "sparsifier/data_sparsifier_impl.hpp"

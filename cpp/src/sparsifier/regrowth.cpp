@@ -2,7 +2,6 @@
 
 #include <string>
 #include <typeinfo>
-#include <utility>
 
 #include "datasparse/error.hpp"
 #include "sparsifier/data_sparsifier_impl.hpp"

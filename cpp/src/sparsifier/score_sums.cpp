@@ -2,8 +2,6 @@
 
 #include "datasparse/score_sums.hpp"
 
-#include <utility>
-
 #include "datasparse/error.hpp"
 #include "sparsifier/data_sparsifier_impl.hpp"
 
