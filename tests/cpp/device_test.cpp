@@ -273,6 +273,30 @@ TEST(Device, FirstMasksAreDrawnForAnyDeviceAndMoveOnThoseThatSaySo) {
   EXPECT_EQ(still.get_mask("w").pack(), drawn);
 }
 
+TEST(Device, MasksThatCannotMoveTakeBackWhatHooksHaveWritten) {
+  struct Noting final : SET {
+    using SET::SET;
+    std::shared_ptr<DataSource> get_scores(const std::string& name, const ArrayView&,
+                                           const ParamMap&) override {
+      replace_state(name, {{"asked", true}});
+      GroupArrays(*this).set(name, "asked", KeptArray(KeptArray::Type::uint8, Axes{1}));
+      return nullptr;
+    }
+  };
+  Random random(10);
+  PretendedDevice device;
+  Noting sparsifier;
+  const Bytes mask{1, 0, 1, 0, 1, 0, 1, 0};
+  sparsifier.add_data("w", std::make_shared<Placed>(device.store(numbers(8, random), {8}), device),
+                      {}, true, mask.data());
+  const auto before = sparsifier.save_state().groups.front();
+  EXPECT_THROW(sparsifier.step(), TypeError);
+  const auto after = sparsifier.save_state().groups.front();
+  EXPECT_EQ(after.state, before.state);
+  EXPECT_EQ(after.arrays, before.arrays) << "what was ever active, and nothing else";
+  EXPECT_EQ(after.mask_bits, before.mask_bits);
+}
+
 TEST(Device, ReportsAskDevicesInTheOrderOfGroups) {
   Random random(9);
   PretendedDevice one, other;

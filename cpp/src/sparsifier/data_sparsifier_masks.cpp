@@ -170,15 +170,16 @@ class BaseDataSparsifier::Before {
     has_saved();
     all_saved_ = true;
   }
-  /// Lets go of what was saved: nothing can fail any more, or all that can undoes itself.
-  void forget() noexcept {
+  /// Lets go of the masks, and of what was ever active: whoever writes to these undoes it. An array
+  /// that is still saved here would be copied first.
+  void forget_masks() noexcept {
     impl_.save_masks = nullptr;
-    states_.clear();
-    arrays_.clear();
     masks_.clear();
     there_.clear();
     bits_ = PackedBits();
     saved_ = 0;
+    for (auto& saved : arrays_) saved.arrays.erase(Group::ever_active_key);
+    has_forgotten_ = true;
   }
   /// Saves them when somebody asks for one.
   void save_masks_that_are_read() {
@@ -206,6 +207,7 @@ class BaseDataSparsifier::Before {
     for (std::size_t i = 0; i < states_.size(); ++i) {
       groups_[i]->state = std::move(states_[i]);
       auto& [arrays, ever_there, ever_is_behind] = arrays_[i];
+      if (has_forgotten_) arrays.insert(groups_[i]->arrays.extract(Group::ever_active_key));
       groups_[i]->arrays = std::move(arrays);
       groups_[i]->ever_there = std::move(ever_there);
       groups_[i]->ever_is_behind = ever_is_behind;
@@ -246,7 +248,7 @@ class BaseDataSparsifier::Before {
   std::size_t used_ = 0, saved_ = 0;
   std::vector<Saved> masks_;
   std::vector<SavedThere> there_;  // of masks on devices, which save them there
-  bool all_saved_ = false;
+  bool all_saved_ = false, has_forgotten_ = false;
 };
 
 /// Scores that were asked for, or gradients, pinned for the length of a scope.
@@ -485,7 +487,7 @@ void BaseDataSparsifier::move_masks(const std::vector<Group*>& groups,
     before.bring_back();
     throw;
   }
-  before.forget();
+  before.forget_masks();
 
   for (std::size_t i = 0; i < groups.size(); ++i) {
     if (groups[i]->is_drawn()) continue;
@@ -516,6 +518,7 @@ void BaseDataSparsifier::move_masks(const std::vector<Group*>& groups,
       group->arrays.erase(Group::ever_active_key);
       group->forget_ever_there();
     }
+    before.bring_back();
     throw;
   }
   for (auto* group : moved) group->ever_is_behind = static_cast<bool>(group->ever_there);
