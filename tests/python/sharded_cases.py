@@ -309,6 +309,24 @@ def replaced_memory(rank):
         assert torch.equal(parameter.full_tensor(), whole * alone.get_mask(f"{number}")), put
 
 
+def pool_of_two_kinds(rank):
+    """A pool of shards of which one is of a class of its own, whose memory nobody borrows."""
+
+    class Own(torch.Tensor):
+        pass
+
+    mesh = mesh_of(dist.get_world_size())
+    sparsifier = DataNormSparsifier(sparsity_level=0.5, sparse_block_shape=(1, 1), pool="p")
+    for name, first in (("less", 1.0), ("more", 101.0)):
+        shards = spread(torch.arange(first, first + 24).reshape(6, 4), mesh, (Shard(0),))
+        if name == "more":
+            shards._local_tensor = shards._local_tensor.as_subclass(Own)
+        sparsifier.add_data(name, shards)
+    sparsifier.step()
+    assert not bool(sparsifier.get_mask("less").to_local().any())
+    assert bool(sparsifier.get_mask("more").to_local().all())
+
+
 def warm_up(rank):
     """DCP fills an optimizer's state by a step that is none."""
     model = sharded_model("fsdp")

@@ -54,6 +54,10 @@ def test_memory_of_one_rank_is_looked_up_at_each_step(one):
     one.run(sharded_cases.replaced_memory)
 
 
+def test_a_pool_of_one_rank_is_pruned_as_a_whole(one):
+    one.run(sharded_cases.pool_of_two_kinds)
+
+
 def test_models_are_masked_as_their_gathered_weights(ranks):
     kinds = ["fsdp", "mixed", "tp"] + ["hsdp", "fsdp_tp"] * (len(ranks.pipes) > 2)
     pool = {"pool": "all", "sparse_block_shape": (1, 1)}

@@ -124,12 +124,12 @@ class SpecRule final : public MaskRule {
     here.reserve(jobs.size());
     Turns elsewhere;               // mostly none
     std::vector<PackedBits> lent;  // what devices have made for jobs that are here
-    const auto spanning = pools_over_devices(jobs);
+    const auto pooled = pools_on_devices(jobs);
     for (const auto& job : jobs) {
       JobOf<Spec> own = job.with(spec_in(job.spec));
       Device* device = job.device;
-      const auto found = spanning.find(pool_of(own.spec));
-      if (found != spanning.end()) {
+      const auto found = pooled.find(pool_of(own.spec));
+      if (found != pooled.end()) {
         device = found->second;
       } else if constexpr (std::is_same_v<Spec, BlockSpec>) {
         PackedBits kept;
@@ -214,34 +214,47 @@ class SpecRule final : public MaskRule {
     return result;
   }
 
-  /// The pools whose groups are on several devices, each with the one that computes it: the first
-  /// one that computes together with others, else the first that is not the CPU. TypeError where
-  /// that cannot.
-  static std::map<std::string_view, Device*> pools_over_devices(const std::vector<RuleJob>& jobs) {
+  /// The pools that are computed on a device, each with that one. Of several devices it is the
+  /// first one that computes together with others, else the first that is not the CPU. TypeError
+  /// where that cannot. Left out are pools that are on the CPU, or that a device lends as a whole.
+  static std::map<std::string_view, Device*> pools_on_devices(const std::vector<RuleJob>& jobs) {
     const auto is_cpu = [](const Device* device) { return device == nullptr || device == &cpu(); };
     const auto shares = [&](Device* device) {
       return !is_cpu(device) && &device->together() != device;
     };
-    std::map<std::string_view, Device*> first, spanning;
+    std::map<std::string_view, Device*> first, pools;
     if (std::all_of(jobs.begin(), jobs.end(),
                     [&](const auto& job) { return is_cpu(job.device); })) {
-      return spanning;
+      return pools;
     }
     for (const auto& job : jobs) {
       const std::string_view pool = pool_of(spec_in(job.spec));
       if (pool.empty()) continue;
       Device*& found = first.try_emplace(pool, job.device).first->second;
-      if (found == job.device) continue;
+      if (found == job.device) {
+        if (!is_cpu(found) && pools.count(pool) == 0 && !is_lent(job)) pools[pool] = found;
+        continue;
+      }
       Device* other = job.device;
       if (is_cpu(found) || (!shares(found) && shares(other))) std::swap(found, other);
-      spanning[pool] = found;
+      pools[pool] = found;
       if (std::is_same_v<Spec, BlockSpec> && found->spans_devices()) continue;
       if (shares(found) && shares(other)) continue;
       throw TypeError("what pool '" + std::string(pool) + "' ranks must be on one device, got " +
                       (is_cpu(other) ? "some in CPU memory" : "some on " + other->name()) +
                       " beside " + found->name());
     }
-    return spanning;
+    return pools;
+  }
+
+  static bool is_lent(const RuleJob& job) {
+    if constexpr (std::is_same_v<Spec, BlockSpec>) {
+      JobOf<Spec> own = job.with(spec_in(job.spec));
+      PackedBits kept;
+      return job.device->lend(own, kept);
+    } else {
+      return false;
+    }
   }
 
   static const Spec& spec_in(const std::any& compiled) {
