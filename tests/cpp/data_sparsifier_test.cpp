@@ -1514,6 +1514,9 @@ TEST(DataSparsifierFigures, SayWhatIsInTheDataAndWhatIsDead) {
   Scripted other;
   other.add_data("rows", ArrayView(numbers, {3, 4}), {{"sparse_block_shape", "none"}});
   EXPECT_EQ(GroupTable(other).figures()[0].block, std::nullopt);
+  const std::int64_t most = std::int64_t{1} << 60;  // more elements than 64 bits tell
+  other.update_config("rows", {{"sparse_block_shape", ParamValue::Ints{most, -1}}});
+  EXPECT_EQ(GroupTable(other).figures()[0].block, (std::pair<std::int64_t, std::int64_t>(most, 4)));
 }
 
 TEST(DataSparsifierFigures, AreCountedFromTheMasks) {

@@ -1,6 +1,5 @@
 #include "datasparse/block_mask.hpp"
 
-#include <algorithm>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -12,9 +11,6 @@
 
 namespace datasparse {
 namespace {
-
-constexpr std::int64_t whole_axis = -1;
-constexpr std::int64_t axis_max = std::int64_t{1} << 60;
 
 std::string pair_of(std::int64_t height, std::int64_t width) {
   return to_string(ParamValue(ParamValue::Ints{height, width}));
@@ -53,7 +49,7 @@ Field<BlockSpec> shape_field(std::string_view key) {
           },
           [](const BlockSpec& spec, std::string_view name, const std::string& group) {
             for (const std::int64_t length : {spec.block_height, spec.block_width}) {
-              if (length == whole_axis || (length >= 1 && length <= axis_max)) continue;
+              if (is_length(length)) continue;
               refuse_value(name, group, "hold lengths of 1 to 2^60, or -1 for a whole axis",
                            ParamValue::Ints{spec.block_height, spec.block_width});
             }
@@ -184,8 +180,8 @@ BlockSpec BlockSpec::resolved(const Axes& shape, const std::string& group) const
   require_possible(shape, "shape");
   const auto [rows, columns] = MatrixShape::of(shape);
   BlockSpec result = *this;
-  if (block_height == whole_axis) result.block_height = std::max<std::int64_t>(rows, 1);
-  if (block_width == whole_axis) result.block_width = std::max<std::int64_t>(columns, 1);
+  result.block_height = filled_in(block_height, rows);
+  result.block_width = filled_in(block_width, columns);
   const auto size = block_size(result.block_height, result.block_width, group);
   if (!result.zeros_per_block) result.zeros_per_block = size;
   result.check(group);

@@ -2,6 +2,7 @@
 /// of M elements, N of which go.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "datasparse/array_view.hpp"
@@ -16,6 +17,17 @@ struct MatrixShape {
   /// Of a tensor: rows are the first axis of its layout, columns all others.
   static MatrixShape of(const Axes& shape, const Axes& layout = {}) noexcept;
 };
+
+constexpr std::int64_t whole_axis = -1;  // in the place of the length of a block
+
+/// Whether the height or the width of a block may be given as that.
+constexpr bool is_length(std::int64_t length) noexcept {
+  return length == whole_axis || (length >= 1 && length <= std::int64_t{1} << 60);
+}
+/// The same, with a whole axis of that many rows or columns filled in.
+constexpr std::int64_t filled_in(std::int64_t length, std::int64_t axis) noexcept {
+  return length == whole_axis ? std::max<std::int64_t>(axis, 1) : length;
+}
 
 struct Pattern {
   std::int64_t height, width;  // of a block: what would lie outside the matrix is cut off

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "device/by_device.hpp"
+#include "mask/pattern.hpp"
 #include "sparsifier/data_sparsifier_impl.hpp"
 
 namespace datasparse {
@@ -15,18 +16,13 @@ namespace {
 /// then there are none.
 std::optional<std::pair<std::int64_t, std::int64_t>> block_in(const ParamMap& config,
                                                               const Axes& viewed) {
-  constexpr std::int64_t longest = std::int64_t{1} << 60;
   const auto* const value = config.find("sparse_block_shape");
   const auto* const lengths = value == nullptr ? nullptr : value->get_if<ParamValue::Ints>();
   if (lengths == nullptr || lengths->size() != 2) return std::nullopt;
-  for (const std::int64_t length : *lengths) {
-    if (length != -1 && (length < 1 || length > longest)) return std::nullopt;
-  }
-  BlockSpec spec;
-  spec.block_height = (*lengths)[0];
-  spec.block_width = (*lengths)[1];
-  spec = spec.resolved(viewed);
-  return std::pair(spec.block_height, spec.block_width);
+  const std::int64_t height = lengths->front(), width = lengths->back();
+  if (!is_length(height) || !is_length(width)) return std::nullopt;
+  const MatrixShape matrix = MatrixShape::of(viewed);
+  return std::pair(filled_in(height, matrix.rows), filled_in(width, matrix.columns));
 }
 
 }  // namespace
