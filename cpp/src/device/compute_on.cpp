@@ -1,7 +1,6 @@
 // What a step asks devices for, and what it puts there at the end.
 
 #include <cstdint>
-#include <map>
 #include <utility>
 #include <vector>
 
@@ -10,6 +9,7 @@
 #include "datasparse/error.hpp"
 #include "datasparse/regrowth.hpp"
 #include "datasparse/spec_sparsifier.hpp"
+#include "device/by_device.hpp"
 
 namespace datasparse {
 namespace {
@@ -49,9 +49,9 @@ void Device::zero_grown(const std::vector<Growing>&) noexcept {}
 
 Put compute_on(Device& device, const std::vector<JobOf<BlockSpec>>& jobs) {
   auto made = device.compute(jobs);
-  std::map<Device*, std::vector<Device::Change>> changes;  // of several where a pool spans them
+  ByDevice<Device::Change> changes;  // of several where a pool spans them
   for (std::size_t i = 0; i < jobs.size(); ++i) {
-    changes[jobs[i].device].push_back({*jobs[i].own, std::move(made[i])});
+    items_of(*jobs[i].device, changes).push_back({*jobs[i].own, std::move(made[i])});
   }
   return [changes] {
     for (const auto& [own, some] : changes) own->put(some);

@@ -6,7 +6,6 @@
 #include <atomic>
 #include <cstring>
 #include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -19,6 +18,7 @@
 #include "datasparse/data_sparsifier.hpp"
 #include "datasparse/device.hpp"
 #include "datasparse/error.hpp"
+#include "device/by_device.hpp"
 #include "mask/mask_bits.hpp"
 
 namespace datasparse {
@@ -299,7 +299,7 @@ struct BaseDataSparsifier::Loading {
     Mask ever_there;  // none: the array counts
   };
   std::vector<Attached> attached;
-  std::map<Device*, std::vector<Device::Change>> masks;
+  ByDevice<Device::Change> masks;
   std::vector<std::unique_ptr<Group>> squashed;  // not here yet
   std::unordered_map<std::string, Group*> by_name;
   std::unordered_map<std::string, GroupState> waiting;

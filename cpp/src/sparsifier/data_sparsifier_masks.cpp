@@ -1,7 +1,6 @@
 // What happens to masks and data: step, apply, squash.
 
 #include <algorithm>
-#include <map>
 #include <string_view>
 #include <unordered_map>
 #include <unordered_set>
@@ -572,7 +571,7 @@ void BaseDataSparsifier::zero(const std::vector<Group*>& groups, const std::stri
   const Pins pins(*this, groups, kept ? Pins::Of::data_of_any_shape : Pins::Of::zeroed);
   std::vector<Mask> kept_masks;
   if (kept) kept_masks.reserve(groups.size());
-  std::map<Device*, std::vector<Device::Zeroing>> zeroings;  // mostly of one device
+  ByDevice<Device::Zeroing> zeroings;
   for (std::size_t i = 0; i < groups.size(); ++i) {
     const Group& group = *groups[i];
     group.require_shape(pins.views()[i].shape());
@@ -583,14 +582,14 @@ void BaseDataSparsifier::zero(const std::vector<Group*>& groups, const std::stri
       mask = &kept_masks.emplace_back(device.make_mask(group.mask.shape()));
       group.prune_kept(*mask);
     }
-    zeroings[&device].push_back({pins.views()[i], mask});
+    items_of(device, zeroings).push_back({pins.views()[i], mask});
   }
   // What the CPU does cannot fail, so it comes last.
-  for (const auto& [device, some] : zeroings) {
-    if (device != &cpu()) device->zero(some);
+  for (const bool on_cpu : {false, true}) {
+    for (const auto& [device, some] : zeroings) {
+      if ((device == &cpu()) == on_cpu) device->zero(some);
+    }
   }
-  const auto here = zeroings.find(&cpu());
-  if (here != zeroings.end()) cpu().zero(here->second);
   impl_->access([&groups] {
     for (auto* group : groups) group->source->mark_written();
   });

@@ -141,8 +141,8 @@ BaseDataSparsifier::Loading BaseDataSparsifier::prepare_load(const SparsifierSta
           {attached, &saved, std::move(config), saved.state, saved.arrays,
            as_layout(saved.layout, saved.shape.size(), label("layout", saved.name)),
            std::move(kept), std::move(kept_there), Mask()});
-      loading.masks[&device].push_back(
-          {attached->mask, device.unpack(saved.shape, saved.mask_bits.data())});
+      items_of(device, loading.masks)
+          .push_back({attached->mask, device.unpack(saved.shape, saved.mask_bits.data())});
     } else if (saved.squashed) {
       loading.squashed.push_back(Group::restored(saved, std::move(config)));
       loading.by_name.emplace(saved.name, loading.squashed.back().get());

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "device/by_device.hpp"
 #include "mask/pattern.hpp"
 #include "sparsifier/data_sparsifier_impl.hpp"
 
