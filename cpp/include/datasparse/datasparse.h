@@ -20,10 +20,10 @@
 /// thread or jump out.
 ///
 /// Threads: as for the C++ classes, any function may be called by several threads at once, also
-/// with the same handle, but for params, which belong to one thread at a time, for releasing a
-/// handle that another thread still uses, and for the bytes of a mask, which a step in another
-/// thread writes. Callbacks are called on the thread that called the library, never from a parallel
-/// region.
+/// with the same handle. Three things are left to the caller. Params belong to one thread at a
+/// time. A handle must not be released while another thread still uses it. The bytes of a mask are
+/// written by a step in another thread. Callbacks are called on the thread that called the library,
+/// never from a parallel region.
 ///
 /// Structs begin with the DATASPARSE_ABI_VERSION that their writer was compiled with;
 /// datasparse_array_of() and datasparse_block_spec_of() fill it in. Until that version rises, no

@@ -26,9 +26,9 @@ struct DATASPARSE_API RegrowthSpec : BlockSpec {
 
   /// The config keys: sparsity_level, drop_fraction, seed, and the others of BlockSpec.
   static const Fields<RegrowthSpec>& fields();
-  /// ValueError unless every field is in its range; and for what masks that move do not know:
-  /// monotone, bounds of levels, min_kept in a pool; N:M with another level than 1, without any
-  /// zeros, or in blocks of more than 4096 elements.
+  /// ValueError unless every field is in its range, and for what masks that move do not know. That
+  /// is monotone, bounds of levels, and min_kept in a pool. Of N:M it is another level than 1, no
+  /// zeros at all, and blocks of more than 4096 elements.
   void check(const std::string& group = "") const;
   /// BlockSpec::resolved().
   RegrowthSpec resolved(const Axes& shape, const std::string& group = "") const;

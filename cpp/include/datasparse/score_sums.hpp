@@ -51,11 +51,12 @@ class DATASPARSE_API ScoreSums {
   /// Adds a sample to the sums of each group that is named, which begin as zeros; all or none. The
   /// sums are multiplied by `decay` before, in [0, 1]; 1 forgets nothing.
   ///
-  /// Errors, naming the group: ValueError for a decay outside [0, 1], for a gradient of another
-  /// shape than the data, for one that is not finite, for data whose type takes other sums than
-  /// those that are there, and for a group that was squashed; UnknownNameError; StateError from
-  /// inside an override. Cost: reads gradients twice, and all else once; in place, where nobody
-  /// holds the sums.
+  /// Errors, naming the group: ValueError for a gradient of another shape than the data, for one
+  /// that is not finite, for data whose type takes other sums than those that are there, and for a
+  /// group that was squashed. TypeError for data or a gradient that are not in CPU memory.
+  /// UnknownNameError. ValueError, too, for a decay outside [0, 1], and for a name that comes
+  /// twice. StateError from inside an override. Cost: reads gradients twice, and all else once; in
+  /// place, where nobody holds the sums.
   void add(ScoreTerm term, double scale, const std::vector<Sample>& some, double decay = 1);
 
  private:

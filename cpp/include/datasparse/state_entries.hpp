@@ -67,9 +67,10 @@ void each_scheduler_entry(Archive& archive, State& state) {
 /// A dict that was saved: the archive that reads. An entry that is missing, or of another type, is
 /// a ValueError that names it.
 ///
-/// `Form` tells what dicts and values are: its `Value` is a pointer, or alike. find(dict, key) is
-/// null where there is no such entry; kind(value) is what messages call the type; get(value, field,
-/// path) is false where the field is of another one; keys(dict, path) are the dict's.
+/// `Form` tells what dicts and values are. Its `Value` is a pointer, or alike. is_dict(value) and
+/// is_none(value) say which it is. find(dict, key) is null where there is no such entry.
+/// kind(value) is what messages call the type. get(value, field, path) is false where the field is
+/// of another one. keys(dict, path) are the dict's.
 template <class Form>
 class StateDict {
  public:

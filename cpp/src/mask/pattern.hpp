@@ -45,10 +45,11 @@ struct Pattern {
 };
 
 /// Whether the masks of a tensor depend on its layout. They do not, by rule, where the order of
-/// columns is no matter to what the blocks are: single elements (of blocks, what lies within the
-/// matrix counts); and, where the rows are the data's first axis, blocks that are one column wide
-/// or as wide as the matrix. Then the data are taken as they lie in memory: sums are added and ties
-/// broken in that order, and nothing is permuted, which would cost two to three times the time.
+/// columns is no matter to what the blocks are. So it is with single elements, and with blocks of
+/// which no more lies within the matrix. Where the rows are the data's first axis, so it is with
+/// blocks that are one column wide, or as wide as the matrix. Then the data are taken as they lie
+/// in memory: sums are added and ties broken in that order. Nothing is permuted, which would cost
+/// two to three times the time.
 bool layout_matters(const BlockSpec& spec, const Axes& shape, const Axes& layout) noexcept;
 
 }  // namespace datasparse
