@@ -1,8 +1,6 @@
 // Masks of tensors in parts, on many ranks that see sums alone, against those of whole tensors.
 // Built twice, as stress_test.cpp is.
 
-#include <iostream>
-
 #include "datasparse/error.hpp"
 #include "datasparse/shard_parts.hpp"
 #include "mask/level.hpp"
@@ -314,6 +312,38 @@ TEST(ShardParts, CountsAreForgottenWithTheirOrder) {
   parts.find(selection);
   EXPECT_EQ(parts.pruned(0), 8);
   EXPECT_EQ(parts.pruned(1), 32);
+}
+
+/// What was counted before the data of one part could not be loaded is not counted again.
+TEST(ShardParts, CountAnewWhereALoadHasFailed) {
+  constexpr std::int64_t n = 64;
+  Tensor first(DType::float32, Axes{n}), second(DType::float32, Axes{n});
+  for (std::int64_t i = 0; i < n; ++i) {
+    first.set_bits(i, bits_of(DType::float32, static_cast<double>(1 + i)));
+    second.set_bits(i, bits_of(DType::float32, static_cast<double>(n - i)));
+  }
+  const auto source = std::make_shared<CountingSource>(second.view());
+  const BlockSpec rule = spec(0.5, 1, 1, {}, Norm::L1);
+  const std::vector<ShardJob> jobs{
+      {{first.view(), rule, nullptr}, {1, n}, {}, std::make_shared<CountingSource>(first.view())},
+      {{second.view(), rule, nullptr}, {1, n}, {}, source}};
+  ShardSearch search;
+  search.groups = {0, 1};
+  search.plan.members = {{n, 1, 0, n}, {n, 1, 0, n}};
+  search.plan.budget = n;
+  ShardParts parts(jobs, {search}), untouched(jobs, {search});
+  ASSERT_TRUE(parts.prelude().empty());
+  ShardSelection selection = parts.selection();
+  source->fails = true;
+  EXPECT_THROW(parts.count(selection), std::runtime_error);
+  source->fails = false;
+  const auto numbers = parts.count(selection);
+  EXPECT_EQ(numbers, untouched.count(selection));
+  selection.tell(numbers);
+  while (!selection.done()) selection.tell(parts.count(selection));
+  parts.find(selection);
+  EXPECT_EQ(parts.pruned(0), n / 2);
+  EXPECT_EQ(parts.pruned(1), n / 2);
 }
 
 TEST(ShardParts, APartThatCutsABlockIsRefused) {

@@ -32,6 +32,7 @@ class ShardCounting {
   /// Adds the counts of a question to its numbers.
   void answer(const ShardSelection& selection, const ShardSelection::Question& question,
               std::int64_t* numbers) {
+    bins_.clear();  // also of a question whose data could not be loaded
     std::map<std::pair<std::size_t, std::int64_t>, std::size_t> sums;  // by row and weight
     std::vector<Sum> added;
     std::vector<Asked> asked;
@@ -72,6 +73,7 @@ class ShardCounting {
 
   /// Finds out how many blocks each part loses, and at which key of its own that stops.
   void find(const ShardSelection& selection) {
+    bins_.clear();
     std::vector<Asked> asked;
     std::vector<std::vector<ShardPlace>> stops(items_.size());
     for (std::size_t i = 0; i < items_.size(); ++i) {
@@ -90,7 +92,6 @@ class ShardCounting {
     for (std::size_t i = 0; i < items_.size(); ++i) {
       items_[i]->pruned += taken(i, 0, before_and_behind);
     }
-    bins_.clear();
   }
 
  private:
@@ -153,7 +154,6 @@ class ShardCounting {
       counts[places] = added[s].blocks;
       selection.add(question, added[s].member, counts.data(), numbers);
     }
-    bins_.clear();
   }
 
   Bins bins_of(std::size_t sum, std::size_t size) noexcept {
