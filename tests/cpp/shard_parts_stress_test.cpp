@@ -346,6 +346,27 @@ TEST(ShardParts, CountAnewWhereALoadHasFailed) {
   EXPECT_EQ(parts.pruned(1), n / 2);
 }
 
+TEST(ShardParts, SumsOfAnotherNumberAreRefused) {
+  Tensor tensor(DType::float32, Axes{6, 8});
+  Bytes mask(48, 1);
+  BlockSpec rule = spec(0.5, 4, 4, {}, Norm::L1);
+  rule.monotone = true;
+  ShardSearch search;
+  search.groups = {0};
+  search.plan.members = {{6, 1, 0, 6}};
+  search.plan.budget = 3;
+  ShardParts parts({{{tensor.view(), rule, mask.data()}, {12, 8, 6, 0}, {6}}}, {search});
+  EXPECT_THROW(parts.begin({1}), ValueError) << "none were asked for";
+  for (auto sums = parts.prelude(); !sums.empty(); sums = parts.prelude()) {
+    EXPECT_THROW(parts.begin({}), ValueError);
+    auto more = sums;
+    more.push_back(0);
+    EXPECT_THROW(parts.begin(more), ValueError);
+    parts.begin(sums);
+    EXPECT_THROW(parts.begin(sums), ValueError) << "they are told already";
+  }
+}
+
 TEST(ShardParts, APartThatCutsABlockIsRefused) {
   Tensor tensor(DType::float32, Axes{6, 8});
   Bytes mask(48, 1);

@@ -73,7 +73,7 @@ class DATASPARSE_API ShardParts {
   /// from one part to the next; how many blocks monotone masks have pruned; the squares of scores
   /// that are divided by their norm. To be asked until there is nothing, mostly at once.
   std::vector<std::int64_t> prelude();
-  /// Takes the sums of that.
+  /// Takes the sums of that. ValueError for more or fewer of them, which changes nothing.
   void begin(const std::vector<std::int64_t>& sums);
   /// The selection that answers are for: of the searches, and of what begin() was told.
   ShardSelection selection(std::int64_t most = 8192) const;

@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <string>
+#include <utility>
 #include <variant>
 
 #include "base/float_environment.hpp"
 #include "base/parallel.hpp"
+#include "datasparse/error.hpp"
 #include "select/shard_counting.hpp"
 #include "select/shard_engines.hpp"
 #include "select/shard_item.hpp"
@@ -30,64 +33,19 @@ class ShardParts::Impl {
   }
 
   std::vector<std::int64_t> prelude() {
-    if (carried_ < rounds_of_cuts()) return carry();
-    std::vector<std::int64_t> numbers;
-    if (has_begun_) return numbers;
-    for (auto& item : items_) {
-      const BlockSpec& spec = item->job.mask.spec;
-      std::optional<Pin> pin;
-      if (item->is_loaded() && spec.normalize && item->has_blocks) item->load(pin);
-      if (spec.monotone && item->has_blocks) {
-        engines_.with_task(*item, 0, engines_.lanes_of(*item),
-                           [&](const auto& engine, const auto& task) {
-                             item->past = task.has_past() ? engine.count_past(task) : 0;
-                           });
-      }
-      if (spec.monotone) {
-        numbers.push_back((item->job.shard.counts ? item->past : 0) + item->cut.counted_past());
-      }
-      if (!spec.normalize) continue;
-      if (item->is_wide()) {
-        add_squares<std::uint64_t>(*item, numbers);
-      } else {
-        add_squares<std::uint32_t>(*item, numbers);
-      }
-    }
+    std::vector<std::int64_t> numbers = carried_ < rounds_of_cuts() ? carry() : past_and_squares();
+    asked_ = numbers.size();
     return numbers;
   }
 
   void begin(const std::vector<std::int64_t>& sums) {
+    if (sums.size() != asked_) {
+      throw ValueError("sums must be as many as the numbers of prelude(), " +
+                       std::to_string(asked_) + ", got " + std::to_string(sums.size()));
+    }
+    if (std::exchange(asked_, 0) == 0) return;
     if (carried_ < rounds_of_cuts()) return take_carried(sums);
-    has_begun_ = true;
-    std::vector<std::int64_t> past(items_.size());
-    std::size_t at = 0;
-    const auto norm_of = [&](auto key) {
-      using Sum = SquareSum<decltype(key)>;
-      typename Sum::Limbs limbs;
-      std::uint64_t carry = 0;
-      for (auto& limb : limbs) {
-        carry += static_cast<std::uint64_t>(sums.at(at++));
-        limb = static_cast<std::uint32_t>(carry);
-        carry >>= 32;
-      }
-      const double norm = std::sqrt(Sum::rounded(limbs));
-      return norm > 0 ? norm : 1;  // a norm of 0 leaves the scores
-    };
-    for (std::size_t i = 0; i < items_.size(); ++i) {
-      const BlockSpec& spec = items_[i]->job.mask.spec;
-      if (spec.monotone) past[i] = sums.at(at++);
-      if (!spec.normalize) continue;
-      items_[i]->scale.norm =
-          items_[i]->is_wide() ? norm_of(std::uint64_t{}) : norm_of(std::uint32_t{});
-    }
-    for (auto& search : searches_) {
-      search.past.clear();
-      search.is_finer.clear();
-      for (const std::size_t group : search.groups) {
-        search.past.push_back(past[group]);
-        search.is_finer.push_back(items_[group]->is_wide() && items_[group]->scale.norm != 1);
-      }
-    }
+    take_past_and_squares(sums);
   }
   ShardSelection selection(std::int64_t most) const { return ShardSelection(searches_, most); }
 
@@ -180,6 +138,64 @@ class ShardParts::Impl {
       }
     }
   }
+  /// How many blocks monotone masks have pruned, and the squares of scores.
+  std::vector<std::int64_t> past_and_squares() {
+    std::vector<std::int64_t> numbers;
+    if (has_begun_) return numbers;
+    for (auto& item : items_) {
+      const BlockSpec& spec = item->job.mask.spec;
+      std::optional<Pin> pin;
+      if (item->is_loaded() && spec.normalize && item->has_blocks) item->load(pin);
+      if (spec.monotone && item->has_blocks) {
+        engines_.with_task(*item, 0, engines_.lanes_of(*item),
+                           [&](const auto& engine, const auto& task) {
+                             item->past = task.has_past() ? engine.count_past(task) : 0;
+                           });
+      }
+      if (spec.monotone) {
+        numbers.push_back((item->job.shard.counts ? item->past : 0) + item->cut.counted_past());
+      }
+      if (!spec.normalize) continue;
+      if (item->is_wide()) {
+        add_squares<std::uint64_t>(*item, numbers);
+      } else {
+        add_squares<std::uint32_t>(*item, numbers);
+      }
+    }
+    return numbers;
+  }
+  void take_past_and_squares(const std::vector<std::int64_t>& sums) {
+    has_begun_ = true;
+    std::vector<std::int64_t> past(items_.size());
+    std::size_t at = 0;
+    const auto norm_of = [&](auto key) {
+      using Sum = SquareSum<decltype(key)>;
+      typename Sum::Limbs limbs;
+      std::uint64_t carry = 0;
+      for (auto& limb : limbs) {
+        carry += static_cast<std::uint64_t>(sums[at++]);
+        limb = static_cast<std::uint32_t>(carry);
+        carry >>= 32;
+      }
+      const double norm = std::sqrt(Sum::rounded(limbs));
+      return norm > 0 ? norm : 1;  // a norm of 0 leaves the scores
+    };
+    for (std::size_t i = 0; i < items_.size(); ++i) {
+      const BlockSpec& spec = items_[i]->job.mask.spec;
+      if (spec.monotone) past[i] = sums[at++];
+      if (!spec.normalize) continue;
+      items_[i]->scale.norm =
+          items_[i]->is_wide() ? norm_of(std::uint64_t{}) : norm_of(std::uint32_t{});
+    }
+    for (auto& search : searches_) {
+      search.past.clear();
+      search.is_finer.clear();
+      for (const std::size_t group : search.groups) {
+        search.past.push_back(past[group]);
+        search.is_finer.push_back(items_[group]->is_wide() && items_[group]->scale.norm != 1);
+      }
+    }
+  }
   template <class Key>
   void add_squares(ShardItem& item, std::vector<std::int64_t>& numbers) {
     SquareSum<Key>* sum = &engines_.engine<Key>().squares();
@@ -232,6 +248,7 @@ class ShardParts::Impl {
   const ShardEngines engines_{items_};
   ShardCounting counting_{items_, engines_};
   std::int64_t carried_ = 0;  // rounds that cut blocks have taken
+  std::size_t asked_ = 0;     // numbers of the last prelude(), until their sums are told
   bool has_begun_ = false;
 };
 
