@@ -18,24 +18,13 @@ constexpr std::uint8_t grown = 4;
 constexpr std::uint8_t stays = 8;  ///< the element is a zero that is kept
 constexpr std::uint8_t dead = 2;   ///< and so are all of its block, which was not active
 
-/// 1 where a block may be dropped, else 0.
-constexpr std::uint8_t may_drop(std::uint8_t state) noexcept { return state & was_active; }
-/// 1 where it stays as it is, active, else 0.
+// A block may be dropped if it was active, and may grow if it neither survives nor is dead. It is
+// new if it has grown and was not active. A mask keeps what survives or has grown, but for elements
+// that stay zero. kernels/marks.inl is the code.
+
+/// 1 where a block stays as it is, active, else 0.
 constexpr std::uint8_t survives(std::uint8_t state) noexcept {
   return static_cast<std::uint8_t>(state & ~(state >> 1) & 1);
-}
-/// 1 where it may grow, else 0: neither survives, nor is dead.
-constexpr std::uint8_t may_grow(std::uint8_t state) noexcept {
-  return static_cast<std::uint8_t>(~(state ^ (state >> 1)) & 1);
-}
-constexpr bool is_dead(std::uint8_t state) noexcept { return (state & 3) == dead; }
-/// The mask's byte, once the step is over.
-constexpr std::uint8_t kept(std::uint8_t state) noexcept {
-  return static_cast<std::uint8_t>((survives(state) | (state >> 2)) & ~(state >> 3) & 1);
-}
-/// 1 where an element is active that was not before, else 0.
-constexpr std::uint8_t is_new(std::uint8_t state) noexcept {
-  return static_cast<std::uint8_t>((state >> 2) & ~state & ~(state >> 3) & 1);
 }
 
 }  // namespace moving
