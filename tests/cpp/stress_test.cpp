@@ -4,7 +4,6 @@
 // way. With DATASPARSE_FULL set it runs long.
 
 #include <algorithm>
-#include <cmath>
 #include <iostream>
 #include <limits>
 #include <thread>

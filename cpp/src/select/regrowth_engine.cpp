@@ -11,7 +11,6 @@
 #include <cmath>
 #include <cstdint>
 #include <deque>
-#include <map>
 #include <memory>
 #include <optional>
 #include <vector>

@@ -1,7 +1,6 @@
 /// The engines that look through the parts of one process.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>

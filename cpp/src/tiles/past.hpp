@@ -7,8 +7,6 @@
 /// since it says nothing of its block; one that is a block by itself is pruned.
 #pragma once
 
-#include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <cstring>
 
