@@ -16,10 +16,6 @@
 namespace datasparse {
 namespace {
 
-/// Scratch memory that a thread keeps from one step to the next, since fresh memory costs as much
-/// as a step: what would be more is given back.
-constexpr std::int64_t kept_bytes_max = std::int64_t{64} << 20;
-
 /// Jobs whose scores are of one type.
 template <class Key>
 class Batch {

@@ -115,14 +115,13 @@ struct MovedPool {
   }
 };
 
-/// What stays with the thread from one step to the next: see mask_engine.cpp.
+/// What stays with the thread from one step to the next.
 struct MoveScratch {
   Engine<std::uint32_t> narrow;
   Engine<std::uint64_t> wide;
   PoolScratch pools;
 
   void trim() noexcept {
-    constexpr std::int64_t kept_bytes_max = std::int64_t{64} << 20;
     if (narrow.bytes_held() > kept_bytes_max) narrow = {};
     if (wide.bytes_held() > kept_bytes_max) wide = {};
     if (pools.bytes() > kept_bytes_max) pools.release();

@@ -72,7 +72,6 @@ class ShardEngines {
   /// A thread keeps its scratch memory from one step to the next, as with masks of whole tensors.
   static std::shared_ptr<Engines> engines_of_thread() {
     thread_local std::shared_ptr<Engines> kept;
-    constexpr std::int64_t kept_bytes_max = std::int64_t{64} << 20;
     const bool is_free = kept != nullptr && kept.use_count() == 1;
     if (!is_free || kept->narrow.bytes_held() + kept->wide.bytes_held() > kept_bytes_max) {
       kept = std::make_shared<Engines>();

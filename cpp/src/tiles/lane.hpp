@@ -82,6 +82,10 @@ struct Findings {
   std::atomic<std::int64_t>* used;  // by all tensors that share it; nullptr for one by itself
 };
 
+/// Scratch memory that a thread keeps from one step to the next, since fresh memory costs as much
+/// as a step: what would be more is given back.
+constexpr std::int64_t kept_bytes_max = std::int64_t{64} << 20;
+
 /// Memory of one thread.
 template <class Key>
 struct Lane {
