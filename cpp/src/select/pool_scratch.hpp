@@ -48,7 +48,8 @@ struct PoolScratch {
   Buffer<std::int64_t> counts;
 
   std::int64_t bytes() const noexcept {
-    return narrow.bytes() + wide.bytes() + narrow_keys.bytes() + wide_keys.bytes();
+    return narrow.bytes() + wide.bytes() + narrow_keys.bytes() + wide_keys.bytes() + runs.bytes() +
+           counts.bytes();
   }
   void release() noexcept {
     narrow.release();
