@@ -25,6 +25,19 @@ struct CutHint {
   }
 };
 
+constexpr int rest_after_miss = 8;  // CutHint::rest
+
+/// How far the cut may lie from where a hint says, to either side, in blocks: a thousandth of all,
+/// enough of them to tell how dense they are; some more where the level has moved, since that is
+/// not the same everywhere; and what the last hint would have needed.
+inline double margin_of_hint(double blocks, double moved, double error) noexcept {
+  return 0.001 * blocks + 100 + 0.1 * moved + 1.5 * error;
+}
+/// Whether that is less than a sample would need.
+inline bool beats_sample(double margin, double blocks) noexcept {
+  return margin <= 0.01 * blocks + 200;
+}
+
 /// Whether a bracket may reach so far from a score to either side. Magnitudes are hardly as dense
 /// all over a wider range: their squares crowd near zero. Those of values are alike around it.
 inline bool may_reach(Norm norm, double score, double reach) noexcept {

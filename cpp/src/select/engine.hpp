@@ -454,13 +454,10 @@ class Engine {
     if (hint.rest > 0) return false;
     constexpr std::int64_t short_band = 128;  // which a pass begins as often as it compares
     if (blocks <= in_memory_max && task.grid.per_band < short_band) return false;
-    // To each side: a thousandth of the blocks, enough of them to tell how dense they are; some
-    // more where the level has moved, since that is not the same everywhere; and what the last hint
-    // would have needed.
     const auto all = static_cast<double>(blocks);
     const double moved = std::abs(static_cast<double>(task.quota.blocks - hint.pruned));
-    const double margin = 0.001 * all + 100 + 0.1 * moved + 1.5 * hint.error;
-    if (!(margin <= 0.01 * all + 200)) return false;  // a sample does as well
+    const double margin = margin_of_hint(all, moved, hint.error);
+    if (!beats_sample(margin, all)) return false;
     const double guess = hint.score_at(task.quota.blocks);
     const double reach = margin / hint.density;
     if (!may_reach(task.scorer.norm(), guess, reach)) return false;
@@ -471,8 +468,7 @@ class Engine {
                                2 * margin};
     const PassCounts counts = pass(task, bracket);
     if (correct(task, bracket, counts)) return true;
-    constexpr int steps = 8;
-    hint.rest = steps;
+    hint.rest = rest_after_miss;
     return false;
   }
 
@@ -668,7 +664,7 @@ class Engine {
     }
   }
 
-  /// The same for blocks that do not fit into a lane: each is a selection of its own.
+  /// What is zeroed in blocks that do not fit into a lane: each is a selection of its own.
   void write_within_large_blocks(const Task<Key>& task, Norm norm) noexcept {
     const Grid& grid = task.grid;
     for (std::int64_t block = 0; block < grid.blocks(); ++block) {

@@ -19,6 +19,7 @@
 
 #include "base/parallel.hpp"
 #include "datasparse/pool.hpp"
+#include "select/cut_hint.hpp"
 #include "select/engine.hpp"
 #include "select/key_scale.hpp"
 #include "select/mask_plan.hpp"
@@ -587,8 +588,8 @@ class Pool {
     is_guessed_ = guess_by_hints(guess_ = {});
     if (!is_guessed_ || std::exchange(rest_, std::max(rest_ - 1, 0)) > 0) return false;
     const auto all = static_cast<double>(blocks_);
-    const double margin = 0.001 * all + 100 + 0.1 * guess_.moved + 1.5 * guess_.error;
-    if (!(margin <= 0.01 * all + 200)) return false;  // a sample does as well
+    const double margin = margin_of_hint(all, guess_.moved, guess_.error);
+    if (!beats_sample(margin, all)) return false;
     const double reach = margin / guess_.density;
     if (!may_reach(any_value_ ? Norm::none : Norm::L1, guess_.score, reach)) return false;
     const auto key = [this](double score) -> std::uint64_t {
@@ -664,8 +665,6 @@ class Pool {
              number_of(key), std::max(hardly_any, density),  // in this order, as it may be NaN
              error,          rest_};
   }
-
-  static constexpr int rest_after_miss = 8;
 
   PoolPlan plan_;
   std::vector<Item> items_;
