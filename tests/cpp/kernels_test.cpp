@@ -21,11 +21,6 @@ class KernelsTest : public ::testing::TestWithParam<const Kernels*> {
   const Kernels& table() const { return *GetParam(); }
 };
 
-std::vector<const Kernels*> all_tables() {
-  const auto list = available_kernels();
-  return {list.begin(), list.end()};
-}
-
 INSTANTIATE_TEST_SUITE_P(All, KernelsTest, ::testing::ValuesIn(all_tables()),
                          [](const auto& table) { return std::string(table.param->name); });
 
@@ -894,7 +889,7 @@ TEST_P(KernelsTest, ZeroMaskedWritesTheMaskedElementsOnly) {
 }
 
 TEST(AvailableKernels, EndWithTheScalarOnes) {
-  const auto tables = all_tables();
+  const auto& tables = all_tables();
   ASSERT_FALSE(tables.empty());
   EXPECT_EQ(tables.back(), &scalar_kernels());
   EXPECT_STREQ(scalar_kernels().name, "scalar");

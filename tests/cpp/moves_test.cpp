@@ -12,8 +12,6 @@
 namespace datasparse {
 namespace {
 
-using Bytes = std::vector<std::uint8_t>;
-
 TEST(Moves, ExceedFindsEveryBlockThatKeepsTooMuch) {
   Random random(73);
   for (const std::int64_t width : {2, 3, 4, 8, 16}) {

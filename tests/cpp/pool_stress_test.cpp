@@ -16,7 +16,7 @@ TEST(PoolStress, RandomPoolsAgreeWithAWalk) {
   for (; done < count; ++done) {
     auto some = random_pool(random, limits_are_small ? 16 * in_memory_max : 400000);
     if (expect_pool(some)) {
-      expect_right(some, static_cast<int>(random.between(1, 4)), *random.pick(tables()));
+      expect_right(some, static_cast<int>(random.between(1, 4)), *random.pick(all_tables()));
     } else {
       ++refused;
       std::vector<MaskJob> jobs;
@@ -51,7 +51,7 @@ TEST(PoolStress, HintsRightAndWrongChangeNoMask) {
         one.spec.sparsity_level = std::clamp(one.spec.sparsity_level + by, 0., 1.);
       }
       if (!expect_pool(some)) break;
-      expect_right(some, static_cast<int>(random.between(1, 4)), *random.pick(tables()));
+      expect_right(some, static_cast<int>(random.between(1, 4)), *random.pick(all_tables()));
       if (HasFatalFailure()) FAIL() << "step " << step << " of pool " << done << described(some);
     }
   }

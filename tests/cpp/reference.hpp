@@ -304,8 +304,8 @@ struct PoolGroup {
   bool normalize = false;
 };
 
-/// How many blocks each group loses: DESIGN's walk, block by block. Nothing where the budget is
-/// more than the bounds leave.
+/// How many blocks each group loses: the walk of pool.hpp, block by block. Nothing where the budget
+/// is more than the bounds leave.
 inline std::optional<std::vector<std::int64_t>> walk(std::vector<PoolGroup> groups) {
   std::int64_t divisor = 0;
   for (const auto& group : groups) {

@@ -169,7 +169,7 @@ TEST(RegrowthStress, RandomStepsAgreeWithSortedLists) {
       job.kept_zeros = any_kept ? bits.data() : nullptr;
       job.move = &move;
       const Threads threads(static_cast<int>(random.between(1, 4)));
-      move_masks({job}, *random.pick(tables()));
+      move_masks({job}, *random.pick(all_tables()));
       ASSERT_EQ(one.mask, expected.mask) << "step " << step << " of case " << done;
       for (std::size_t i = 0; i < one.weights.size(); ++i) {
         const bool same = std::memcmp(&one.weights[i], &expected.weights[i], sizeof(float)) == 0;

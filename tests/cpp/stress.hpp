@@ -22,14 +22,6 @@ constexpr bool limits_are_small = in_memory_max < 1000;
 inline bool is_full() { return std::getenv("DATASPARSE_FULL") != nullptr; }
 inline int cases(int ci, int full) { return (is_full() ? full : ci) / slowdown; }
 
-inline const std::vector<const Kernels*>& tables() {
-  static const std::vector<const Kernels*> all = [] {
-    const auto list = available_kernels();
-    return std::vector<const Kernels*>(list.begin(), list.end());
-  }();
-  return all;
-}
-
 /// Data, what is asked of them, and the mask between bytes that nobody may touch.
 struct Case {
   Tensor tensor;

@@ -24,7 +24,7 @@ TEST(Stress, RandomCasesAgreeWithAStableSort) {
     for (std::int64_t i = 0; i < jobs; ++i) {
       some.push_back(random_case(random, limits_are_small ? 16 * in_memory_max : 400000));
     }
-    expect_right(some, static_cast<int>(random.between(1, 4)), *random.pick(tables()));
+    expect_right(some, static_cast<int>(random.between(1, 4)), *random.pick(all_tables()));
     if (HasFatalFailure()) {
       FAIL() << "after " << done << " cases";
     }
@@ -55,7 +55,7 @@ TEST(Stress, HintsRightAndWrongChangeNoMask) {
         if (one.spec.monotone) one.past.mask = one.expected;
         one.expect();
       }
-      expect_right(some, static_cast<int>(random.between(1, 4)), *random.pick(tables()));
+      expect_right(some, static_cast<int>(random.between(1, 4)), *random.pick(all_tables()));
       if (HasFatalFailure()) FAIL() << "step " << step << " of case " << done;
     }
   }
@@ -109,7 +109,7 @@ TEST(Stress, LargeBlocksAtTheEdgeHaveRoomToBePacked) {
   }
 }
 
-/// The hard inputs that the design names.
+/// Inputs that are hard on a selection, by name.
 const std::vector<const char*> named_inputs{
     "constant",  "two-valued",   "256 values", "sorted",  "reversed", "90% zeros", "one outlier",
     "Zipf rows", "Zipf columns", "denormals",  "all NaN", "half NaN", "strided",   "transposed"};
@@ -147,7 +147,7 @@ void expect_right_everywhere(Case one) {
   one.expected = reference::mask(one.tensor.view(), rules_of(one.spec));
   std::vector<Case> some;
   some.push_back(std::move(one));
-  for (const Kernels* table : tables()) {
+  for (const Kernels* table : all_tables()) {
     for (int threads = 1; threads <= 4; ++threads) {
       if (threads > 1 && some[0].tensor.size() < parallel_from) continue;  // runs on one
       expect_right(some, threads, *table);
