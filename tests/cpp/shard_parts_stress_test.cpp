@@ -346,6 +346,19 @@ TEST(ShardParts, CountAnewWhereALoadHasFailed) {
   EXPECT_EQ(parts.pruned(1), n / 2);
 }
 
+TEST(ShardParts, GroupsWithoutAJobAreRefused) {
+  Tensor tensor(DType::float32, Axes{8});
+  Bytes mask(8, 1);
+  const ShardJob job{{tensor.view(), spec(0.5, 1, 1, {}, Norm::L1), mask.data()}, {1, 8}};
+  ShardSearch search;
+  search.groups = {1};
+  search.plan.members = {{8, 1, 0, 8}};
+  search.plan.budget = 4;
+  EXPECT_THROW(ShardParts({job}, {search}), ValueError);
+  const ShardSelection selection({search});
+  EXPECT_THROW(ShardParts({job}, {}).count(selection), ValueError);
+}
+
 TEST(ShardParts, SumsOfAnotherNumberAreRefused) {
   Tensor tensor(DType::float32, Axes{6, 8});
   Bytes mask(48, 1);

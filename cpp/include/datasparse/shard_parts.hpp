@@ -63,7 +63,8 @@ struct ShardJob {
 /// get_num_threads().
 class DATASPARSE_API ShardParts {
  public:
-  /// ValueError for a shard that its data do not fit, or that cuts a block.
+  /// ValueError for a shard that its data do not fit, or that cuts a block, and for a search of a
+  /// group that has no job.
   ShardParts(const std::vector<ShardJob>& jobs, const std::vector<ShardSearch>& searches);
   ~ShardParts();
   ShardParts(const ShardParts&) = delete;
@@ -77,7 +78,7 @@ class DATASPARSE_API ShardParts {
   void begin(const std::vector<std::int64_t>& sums);
   /// The selection that answers are for: of the searches, and of what begin() was told.
   ShardSelection selection(std::int64_t most = 8192) const;
-  /// The numbers for all questions of a round.
+  /// The numbers for all questions of a round. ValueError for a selection of other groups.
   std::vector<std::int64_t> count(const ShardSelection& selection);
   /// Finds out how many of its lowest blocks each part loses. selection.done() must hold.
   void find(const ShardSelection& selection);

@@ -23,7 +23,8 @@ class ShardParts::Impl {
     for (const auto& search : searches_) {
       bool any_wide = false, any_narrow = false, any_norm = false;
       for (const std::size_t group : search.groups) {
-        (items_.at(group)->is_wide() ? any_wide : any_narrow) = true;
+        require_job(group);
+        (items_[group]->is_wide() ? any_wide : any_narrow) = true;
         any_norm = any_norm || items_[group]->job.mask.spec.normalize;
       }
       for (const std::size_t group : search.groups) {
@@ -52,6 +53,7 @@ class ShardParts::Impl {
   std::vector<std::int64_t> count(const ShardSelection& selection) {
     std::vector<std::int64_t> numbers(selection.size());
     for (const auto& question : selection.questions()) {
+      for (const std::size_t group : *question.groups) require_job(group);
       counting_.answer(selection, question, numbers.data());
     }
     return numbers;
@@ -76,6 +78,11 @@ class ShardParts::Impl {
   std::int64_t pruned(std::size_t job) const noexcept { return items_[job]->pruned; }
 
  private:
+  void require_job(std::size_t group) const {
+    if (group < items_.size()) return;
+    throw ValueError("groups of searches must be places of jobs, less than " +
+                     std::to_string(items_.size()) + ", got " + std::to_string(group));
+  }
   /// Each has room for its share of the candidates: 1% of the data, and something in any case.
   static ShardItems items_of(const std::vector<ShardJob>& jobs) {
     constexpr auto one = static_cast<double>(sizeof(Candidate<std::uint64_t>));
