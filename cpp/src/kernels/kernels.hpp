@@ -124,14 +124,14 @@ struct Kernels {
   using Score = void (*)(void* keys, const Blocks& blocks) noexcept;
   Score score[dtype_count][norm_count];
 
-  /// The same of n of the blocks only: those at `places`. nullptr where bracket() is.
+  /// The same of n of the blocks only: those at `places`. nullptr where bracket() is nullptr.
   using ScoreAt = void (*)(void* keys, const Blocks& blocks, const std::uint16_t* places,
                            std::int64_t n) noexcept;
   ScoreAt score_at[dtype_count][norm_count];
 
   /// SelectionKernels::bracket for the keys of blocks, which are never in memory: the pass over
-  /// large data. The bounds are as wide as the keys of the data. nullptr where score() and
-  /// SelectionKernels do: no norm is rare, of other types than float32 rarer.
+  /// large data. The bounds are as wide as the keys of the data. nullptr for values as they are, of
+  /// no norm, if they are not float32: these are rare, and score() and SelectionKernels do.
   using Bracket = BracketCounts (*)(std::uint8_t* keep, std::uint16_t* inside, const Blocks& blocks,
                                     std::uint64_t from, std::uint64_t first, std::uint64_t width,
                                     Store store) noexcept;

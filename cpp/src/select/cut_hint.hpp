@@ -27,9 +27,10 @@ struct CutHint {
 
 constexpr int rest_after_miss = 8;  // CutHint::rest
 
-/// How far the cut may lie from where a hint says, to either side, in blocks: a thousandth of all,
-/// enough of them to tell how dense they are; some more where the level has moved, since that is
-/// not the same everywhere; and what the last hint would have needed.
+/// How far the cut may lie from where a hint says, to either side, in blocks. A thousandth of all,
+/// and a hundred, are enough to tell how dense they are. Some more are needed where the level has
+/// moved, since the density is not the same everywhere. What the last hint would have needed is
+/// added.
 inline double margin_of_hint(double blocks, double moved, double error) noexcept {
   return 0.001 * blocks + 100 + 0.1 * moved + 1.5 * error;
 }

@@ -1,4 +1,4 @@
-/// The algorithm of the mask engine: see mask_engine.hpp.
+/// The algorithm of the mask engine: ARCHITECTURE.md tells it.
 #pragma once
 
 #include <algorithm>

@@ -1,12 +1,5 @@
-/// Computes masks, one or many at once. See block_mask.hpp for what a mask is.
-///
-/// How: the matrix is cut into tiles of at most 16,384 blocks. Up to 32,768 blocks are scored once
-/// and their keys kept. Above, the last computation or a sample brackets the key at which pruning
-/// stops; one pass compares the keys as they are made, writes the mask as if pruning stopped where
-/// it most likely does, counts, and collects the few candidates in the bracket; the exact cut is
-/// selected among those, and the wrong ones are corrected. What defeats samples is bracketed by
-/// counting instead, 13 bits of the keys a round. Scores are never stored for the whole tensor;
-/// every stage but the selection is parallel over tiles.
+/// Computes masks, one or many at once. block_mask.hpp says what a mask is, and ARCHITECTURE.md how
+/// it is computed.
 #pragma once
 
 #include <vector>

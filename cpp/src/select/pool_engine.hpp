@@ -1,11 +1,5 @@
-/// The masks of tensors that share one threshold: pool.hpp says what is pruned.
-///
-/// How: as with one tensor (mask_engine.hpp), over the tiles of all of them. A sample of all, or
-/// their hints, bracket the key at which the pool stops; one pass over each writes its mask as if
-/// pruning stopped at the likely place, counts, and collects candidates; the exact key is searched
-/// among these; each mask is put right. Where the pool stops, each tensor loses a number of its own
-/// lowest blocks. So what a pass cannot write at once is computed by itself, once that number is
-/// known: masks in another order than the data, monotone ones, and those of groups at a bound.
+/// The masks of tensors that share one threshold: pool.hpp says what is pruned, and ARCHITECTURE.md
+/// how that is found.
 #pragma once
 
 #include <algorithm>

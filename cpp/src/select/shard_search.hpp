@@ -42,9 +42,9 @@ struct ShardSelection::Search {
       return std::clamp(count, pool.least, pool.most);
     }
   };
-  /// What is known at once: places, from the range's first one to its end; what it costs to prune
-  /// what comes before each, and the part of those members whose weights are added up; and, of the
-  /// others, how many blocks come before the i-th place.
+  /// What is known at once. Places go from the range's first one to its end. Costs are of what
+  /// comes before each. `shared` is the part in them of those members whose weights are added up.
+  /// Of the others, count(member, i) tells how many blocks come before the i-th place.
   struct Known {
     std::vector<ShardPlace> places;
     std::vector<std::int64_t> costs, shared;

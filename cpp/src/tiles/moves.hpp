@@ -46,9 +46,9 @@ struct MoveCounts {
   std::int64_t dead = 0;  ///< of kept zeros alone
 };
 
-/// Makes of n bytes of a mask, and of n bytes that tell kept zeros, or nullptr for none, the marks
-/// that a step of single elements begins with. `draws`: of a mask that keeps all. In the place of
-/// the mask.
+/// Makes the marks that a step of single elements begins with, in the place of n bytes of a mask.
+/// `kept_zeros` tells by n bytes which zeros are kept, and is nullptr for none. `draws`: as of a
+/// mask that keeps all.
 MoveCounts begin_elements(const Kernels& table, std::uint8_t* states,
                           const std::uint8_t* kept_zeros, std::int64_t n, bool draws) noexcept;
 /// The same where blocks are larger, of a whole matrix whose bytes follow each other; or, where
@@ -56,9 +56,9 @@ MoveCounts begin_elements(const Kernels& table, std::uint8_t* states,
 MoveCounts begin_blocks(const Kernels& table, const Grid& grid, std::uint8_t* states, bool draws,
                         bool any_kept_zeros, int threads) noexcept;
 
-/// Makes a mask of the marks, and writes +0 where it is new in `weights`, a matrix whose elements
-/// have the same order, or nullptr for none. Sets the bits of what is and, unless it `draws`, of
-/// what was active in `ever`, unless that is nullptr.
+/// Makes a mask of the marks. Writes +0 over what is new in `weights`, a matrix whose elements have
+/// the same order, or nullptr for none. Sets in `ever`, unless that is nullptr, the bits of what is
+/// active now and, unless the step `draws`, of what was active before.
 void finish_moves(const Kernels& table, std::uint8_t* states, const Matrix* weights,
                   std::uint8_t* ever, std::int64_t size, bool draws, int threads) noexcept;
 

@@ -16,7 +16,7 @@
 #include "tiles/moving.hpp"
 #include "tiles/task.hpp"
 
-// Not inlined where it is called for chunks, in many places: the library is small.
+// What is called for chunks, in many places, is not inlined: the library is small.
 namespace datasparse {
 
 namespace past {
