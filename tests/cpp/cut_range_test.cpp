@@ -72,5 +72,16 @@ TYPED_TEST(CutRangeTest, IsNarrowedToAFewKeys) {
   EXPECT_EQ(cut.left, 700);
 }
 
+TYPED_TEST(CutRangeTest, StaysWithinTheCountsWhereDataChangeMeanwhile) {
+  using Key = TypeParam;
+  const std::vector<Key> keys(1000, KeyTraits<Key>::zero), none;
+  const auto cut = range_of_cut<Key>(1000, 700, 10, [&](const auto& range, int bits) {
+    return this->histogram(this->rounds == 0 ? keys : none, range, bits);
+  });
+  EXPECT_EQ(this->rounds, 2);
+  EXPECT_EQ(cut.left, 700);
+  EXPECT_EQ(cut.among, 0);
+}
+
 }  // namespace
 }  // namespace datasparse

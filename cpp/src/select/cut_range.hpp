@@ -48,8 +48,10 @@ CutRange<Key> range_of_cut(std::int64_t blocks, std::int64_t pruned, std::int64_
   while (cut.keys.low > 0 && cut.among > few) {
     const int bits = std::min(radix_bits, cut.keys.low);
     const std::int64_t* const counts = histogram(cut.keys, bits);
+    // Data that somebody writes to meanwhile may have fewer keys in the range than were counted.
+    const Key last = (Key{1} << bits) - 1;
     Key bucket = 0;
-    for (; cut.left > counts[bucket]; ++bucket) cut.left -= counts[bucket];
+    for (; cut.left > counts[bucket] && bucket < last; ++bucket) cut.left -= counts[bucket];
     cut.among = counts[bucket];
     cut.keys = {cut.keys.prefix << bits | bucket, cut.keys.low - bits};
   }

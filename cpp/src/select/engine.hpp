@@ -380,7 +380,8 @@ class Engine {
         task.grid.blocks(), task.quota.blocks, task.found.room,
         [&](const KeyRange<Key>& range, int bits) { return count_buckets(task, range, bits); },
         KeyRange<Key>::of(task.scorer.norm()));
-    const double share = static_cast<double>(cut.left) / static_cast<double>(cut.among);
+    const double share =
+        static_cast<double>(cut.left) / static_cast<double>(std::max(cut.among, cut.left));
     const Key lo = cut.keys.lo();
     const Key hi = std::min(cut.keys.hi(), KeyTraits<Key>::nan);
     const Bracket<Key> bracket{
