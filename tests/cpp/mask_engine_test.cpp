@@ -1,7 +1,9 @@
 #include "select/mask_engine.hpp"
 
+#include <algorithm>
 #include <limits>
 
+#include "select/sampling.hpp"
 #include "support.hpp"
 
 namespace datasparse {
@@ -133,18 +135,25 @@ TEST(ComputeMasks, OfManyTilesWithHardValuesAgreeWithAStableSort) {
   }
 }
 
-// One value where the sample looks, at a place that it cannot know of elsewhere: the bracket
-// misses, and counting must take over.
+// One value where the sample looks, and others elsewhere: the bracket misses, and counting must
+// take over.
 TEST(ComputeMasks, SurviveABracketThatMisses) {
   Random random(404);
   constexpr std::int64_t n = 40000;
+  const std::int64_t runs = std::min(runs_of_sample(n), n / 2 / run_length);
+  std::vector<bool> is_sampled(n);
+  for (std::int64_t run = 0; run < runs; ++run) {
+    const std::int64_t begin = place_of_run(run, n / runs) / run_length * run_length;
+    for (std::int64_t i = begin; i < begin + run_length; ++i) {
+      is_sampled[static_cast<std::size_t>(i)] = true;
+    }
+  }
   for (const double level : {0.1, 0.5, 0.9}) {
-    // A quarter of the tensor, in one piece, differs from what every stratum shows but the last.
     for (const float spike : {0.F, 2.F}) {
       Tensor tensor(DType::float32, {n});
       for (std::int64_t i = 0; i < n; ++i) {
         const auto part = static_cast<float>(random.unit());
-        const float x = i % 256 < 64 ? spike : part;
+        const float x = is_sampled[static_cast<std::size_t>(i)] ? spike : part;
         std::uint32_t bits = 0;
         std::memcpy(&bits, &x, sizeof(bits));
         tensor.set_bits(i, bits);
