@@ -7,7 +7,6 @@
 #include <limits>
 #include <vector>
 
-#include "base/square_sum.hpp"
 #include "select/key_scale.hpp"
 #include "support.hpp"
 
@@ -56,20 +55,6 @@ TYPED_TEST(KeysTest, OrderAsTheirNumbersAndStandForThem) {
   }
   EXPECT_TRUE(std::isnan(number_of(KeyTraits<Key>::nan)));
   EXPECT_EQ(number_of(Key{1}), -std::numeric_limits<double>::infinity()) << "below all scores";
-}
-
-TYPED_TEST(KeysTest, SumsOfSquaresKnowNoSign) {
-  using Key = TypeParam;
-  using Score = typename KeyTraits<Key>::Score;
-  using Limits = std::numeric_limits<Score>;
-  const std::vector<Score> scores{
-      -3, 4, -Score{0}, Limits::infinity(), -Limits::infinity(), Limits::quiet_NaN(), -12};
-  std::vector<Key> keys;
-  for (const Score score : scores) keys.push_back(key_of<Key>(score));
-  SquareSum<Key> sum;
-  sum.clear();
-  sum.add(keys.data(), static_cast<std::int64_t>(keys.size()));
-  EXPECT_EQ(sum.rounded(), 169);
 }
 
 TYPED_TEST(KeysTest, ACommonOrderIsMonotoneAndFindsItsWayBack) {

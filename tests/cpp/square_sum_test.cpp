@@ -57,6 +57,7 @@ TYPED_TEST(SquareSumTest, LeavesInfinityAndNaNOut) {
   using Score = TypeParam;
   using Limits = std::numeric_limits<Score>;
   EXPECT_EQ(sum<Score>({3, Limits::infinity(), 4}), 25);
+  EXPECT_EQ(sum<Score>({-3, -Score{0}, -Limits::infinity(), 4}), 25) << "with a sign";
   EXPECT_EQ(sum<Score>({Limits::quiet_NaN(), 2}), 4);
 }
 
