@@ -1,10 +1,13 @@
 // What kernels have in common whatever their vectors are. The file of an instruction set includes
 // this text within its anonymous namespace: what it becomes there is nobody else's.
 //
-// Before, the file defines TARGET, with which every function says what it is compiled for; Bytes, a
-// vector; Vector32 and Vector64, of keys; the elements Float16, BFloat16, Float32 and Float64,
-// which say how they are read into vectors of their sums; RowOrder; takes_columns. After, it
-// defines what is only declared here.
+// Before, the file defines
+//   TARGET, with which every function says what it is compiled for;
+//   Bytes, a vector, load_bytes() and store_bytes();
+//   Vector32 and Vector64, of keys;
+//   the elements Float16, BFloat16, Float32 and Float64: how they are read into vectors of sums;
+//   RowOrder, and takes_columns: whether blocks of one column are Narrow.
+// After, it defines what is only declared here.
 
 // --- scores --------------------------------------------------------------------------------------
 

@@ -1,10 +1,13 @@
 // The kernels of AVX2 and NEON, whose vectors are compared to vectors of all ones and zeros: there
 // are no masks of bits, and no loads of the first few. Included as generic.inl is, and behind it.
 //
-// Before, the file also defines `group`, so many bytes make a vector; Place, in whose units
-// Vector::permute() counts; first_of(); compress<Vector>(); are_zero(); and, for bytes that are all
-// ones or zeros, ones_where_zero(), and bits() and count(), which take `few` vectors at a time: bit
-// i of a mask belongs to byte i.
+// Before, the file also defines
+//   group: so many bytes make a vector;
+//   Place: in its units Vector::permute() counts;
+//   first_of(), compress<Vector>(), are_zero();
+//   is_aligned(), and stream_bytes() for where it holds;
+//   ones_where_zero(), of bytes that are all ones or zeros;
+//   bits() and count(), of `few` vectors of such bytes: bit i of a mask belongs to byte i.
 
 /// So many keys at a time make a mask of bits.
 constexpr int bundle = 64;
