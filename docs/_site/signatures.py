@@ -45,10 +45,8 @@ def take_from_stub(app, what, name, it, options, signature, returns):
     """
     if what == "class" and "<factory>" in (signature or ""):
         return "", None
-    if what not in ("class", "function", "method"):
-        return None
-    owner = getattr(it, "__module__", "") or getattr(it, "__objclass__", it).__module__
-    if "datasparse" not in owner and "_core" not in owner and "builtins" not in owner:
+    # A function of Python has its own, also where one that is compiled has the same name.
+    if what not in ("class", "function", "method") or inspect.isfunction(it):
         return None
     for length in (1, 2):
         key = ".".join(name.split(".")[-length:])

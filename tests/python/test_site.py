@@ -1,9 +1,12 @@
 """The pages of docs/: each is in the site's table of contents, and every link leads somewhere."""
 
+import importlib.util
 import re
 from pathlib import Path
 
+import datasparse
 import pytest
+from datasparse import recipes
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -71,6 +74,19 @@ def test_every_link_of_a_page_leads_somewhere(page):
         assert target.exists(), f"{link} leads nowhere"
         assert ROOT in target.parents, f"{link} leads out of the repository"
         assert not anchor or anchor in anchors_of(target), f"{link}: no such heading"
+
+
+def test_only_what_is_compiled_has_its_signature_from_the_stub():
+    """Two functions are called load()."""
+    spec = importlib.util.spec_from_file_location("signatures", DOCS / "_site" / "signatures.py")
+    signatures = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(signatures)
+
+    def shown(function, name):
+        return signatures.take_from_stub(None, "function", name, function, None, "(x)", None)
+
+    assert shown(recipes.load, "datasparse.recipes.load") is None
+    assert shown(datasparse.load, "datasparse.load")[0].startswith("(path: str | bytes")
 
 
 PROGRAMS = sorted((DOCS / "gallery").glob("*.py"))
