@@ -183,6 +183,24 @@ def test_a_kill_around_the_rename(at, source, tmp_path, monkeypatch):
         prune(source, tmp_path / "t", HALF)
 
 
+def test_a_kill_behind_the_rename_of_a_file(tmp_path, monkeypatch):
+    source = write_checkpoint(tmp_path / "s.safetensors", {"s": {"w": torch.randn(8, 8)}})
+    target = tmp_path / "t"
+    prune(source, tmp_path / "whole", HALF)
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place.Path, "rmdir", killed)
+        with pytest.raises(Killed):
+            prune(source, target, HALF)
+    assert target.exists()
+    prune(source, target, HALF)
+    assert target.read_bytes() == (tmp_path / "whole").read_bytes()
+    assert not (tmp_path / "t.partial").exists()
+
+
 def test_a_source_that_changes_while_it_is_read(source, tmp_path, monkeypatch):
     file = sorted(source.glob("*.safetensors"))[-1]
     take = Ring.take

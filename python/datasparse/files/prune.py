@@ -100,7 +100,7 @@ def prune(
         outputs = [Path(path) for path in (report, masks) if path is not None]
         refuse_places(plan.checkpoint, target, outputs)
         is_done = os.path.lexists(target)  # by a run that was killed before it had cleaned up?
-        if is_done and (not (partial / NAME).exists() or (partial / "files").exists()):
+        if is_done and (not (partial / NAME).exists() or holds_files(partial / "files")):
             raise ValueError(f"{target} is there already: remove it, or name another target")
         places = {"target": str(target.absolute()), "masks": masks and str(Path(masks).absolute())}
         journal = stack.enter_context(Journal(partial, identity_of(plan, places)))
@@ -193,6 +193,11 @@ def refuse_lost(plan: Plan, folder: Path, journal: Journal, masks: Path | None) 
         raise ValueError(f"{masks} is gone, and work goes on: remove {journal.folder}")
     if masks is not None and not journal.records:
         masks.unlink(missing_ok=True)
+
+
+def holds_files(folder: Path) -> bool:
+    """Whether there is something in a folder. A file that got its name leaves an empty one."""
+    return folder.exists() and any(folder.iterdir())
 
 
 def bytes_there(plan: Plan, folder: Path) -> int:
