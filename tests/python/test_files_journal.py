@@ -138,6 +138,16 @@ def test_other_work_is_refused(source, tmp_path, monkeypatch, small_steps):
     refused("is there, and no work of datasparse")
 
 
+@pytest.mark.parametrize("line", [b"\xff", b"7", b'{"cuts": 1}', b'{"file": "a"}'])
+def test_a_damaged_line_is_refused(line, source, tmp_path, monkeypatch, small_steps):
+    journal = interrupted(source, tmp_path / "t", monkeypatch) / "journal"
+    journal.write_bytes(journal.read_bytes() + line + b"\n")
+    before = snapshot(tmp_path)
+    with pytest.raises(ValueError, match="is damaged: remove"):
+        prune(source, tmp_path / "t", HALF)
+    assert snapshot(tmp_path) == before
+
+
 def test_bytes_that_were_lost_are_noticed(source, tmp_path, monkeypatch, small_steps):
     partial = interrupted(source, tmp_path / "t", monkeypatch)
     next((partial / "files").glob("*.safetensors")).unlink()

@@ -77,7 +77,7 @@ class Journal(Closing):
                 refuse_difference(self.folder, lines[0]["identity"], identity)
             for line in lines[1:]:
                 self._take(line)
-        except (KeyError, TypeError, json.JSONDecodeError):
+        except (AttributeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError):
             raise ValueError(f"{self.path} is damaged: remove {self.folder}") from None
         os.ftruncate(self._file, self._size)
         if not lines:
