@@ -1,6 +1,7 @@
 """What is packed where: folders, places that are taken, sources that are refused, the commands."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -104,6 +105,19 @@ def test_a_source_that_changes_while_it_is_packed_leaves_nothing(tmp_path, monke
     monkeypatch.setattr(packing, "write_packed", changed)
     with pytest.raises(ValueError, match=r"dense: 'w' .*changed"):
         pack(tmp_path / "dense", tmp_path / "packed")
+    assert [path.name for path in tmp_path.iterdir()] == ["dense"]
+
+
+def test_values_that_change_while_they_are_packed_leave_nothing(tmp_path):
+    """No zero comes or goes: what is there still fits what was counted."""
+    dense = tmp_path / "dense"
+    safetensors.numpy.save_file({"w": pruned(np.random.default_rng(0), (64, 64), 0.9)}, dense)
+
+    def changed(*_):
+        os.utime(dense, ns=(0, 0))
+
+    with pytest.raises(ValueError, match="dense was changed while it was read"):
+        pack(dense, tmp_path / "packed", progress=changed)
     assert [path.name for path in tmp_path.iterdir()] == ["dense"]
 
 

@@ -123,6 +123,7 @@ def pack_file(source: Path, target: Path, step: Step) -> Packing:
                     for part in parts(file, tensor, STEP):
                         packed.write(tensor.name, part)
                 step(tensor, tensor.size)
+            file.require_unchanged()
         sizes = file.header.file_size, packed.header.file_size
     return Packing(1, len(file.header.tensors), len(layouts), *sizes)
 
