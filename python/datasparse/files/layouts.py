@@ -42,7 +42,7 @@ class Layout(Protocol):
     def values(self, elements: int, nonzero: int) -> int:
         """How many elements are there, of a tensor with so many that are not all zero bits."""
 
-    def put(self, places: Bytes, begin: int, elements: int, nonzero: Mask) -> Mask:
+    def put(self, places: Bytes, begin: int, nonzero: Mask) -> Mask:
         """Write the places of elements from `begin` on. Returns which of them are there."""
 
     def bits(self, places: Bytes, begin: int, end: int) -> Bytes:
@@ -71,7 +71,7 @@ class Bits:
     def values(self, elements: int, nonzero: int) -> int:
         return nonzero
 
-    def put(self, places: Bytes, begin: int, elements: int, nonzero: Mask) -> Mask:
+    def put(self, places: Bytes, begin: int, nonzero: Mask) -> Mask:
         packed = np.packbits(nonzero, bitorder="little")
         places[begin // 8 : begin // 8 + len(packed)] = packed
         return nonzero
@@ -121,7 +121,7 @@ class Pattern:
     def values(self, elements: int, nonzero: int) -> int:
         return elements // self.size * (self.size - self.zeros)
 
-    def put(self, places: Bytes, begin: int, elements: int, nonzero: Mask) -> Mask:
+    def put(self, places: Bytes, begin: int, nonzero: Mask) -> Mask:
         # Column by column: `packbits` along a short axis takes several times as long.
         columns = nonzero.reshape(-1, self.size).view(np.uint8).T
         numbers = np.zeros(columns.shape[1], np.uint16)

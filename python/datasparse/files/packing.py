@@ -146,7 +146,7 @@ def write_packed(file: Reader, tensor: Tensor, layout: Layout, packed: Writer) -
     first = 0
     for part in parts(file, tensor, STEP // layout.step * layout.step):
         try:
-            kept = layout.put(places, first, tensor.elements, part != 0)
+            kept = layout.put(places, first, part != 0)
         except ValueError as error:
             raise ValueError(f"{file.path}: {tensor.name!r} {error}: it was changed") from None
         packed.write(VALUES + tensor.name, part[np.flatnonzero(kept)])
