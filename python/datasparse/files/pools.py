@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -51,9 +52,7 @@ class Blocks:
 
     def matrix(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Rows and columns."""
-        elements = 1
-        for length in shape:
-            elements *= length
+        elements = math.prod(shape)
         if len(shape) < 2:
             return 1, elements
         rows = shape[self.order[0] if self.order else 0]
@@ -103,14 +102,13 @@ class Search:
     """A pool's tensors that lose something, and in what order their keys are: `ShardSearch`.
 
     dtypes: of what ranks them, as the format of files names them.
-    as_doubles: keys of several kinds are compared as doubles.
+    is_wide: whether keys are those of doubles, since a tensor is of these or is normalized.
     """
 
     pool: Pool
     names: tuple[str, ...]
     members: tuple[Member, ...]
     dtypes: tuple[str, ...]
-    as_doubles: bool
     is_wide: bool
     has_sign: bool
     key_step: int
@@ -142,9 +140,7 @@ def search_of(
     names = tuple(name for name, _ in some)
     kinds = tuple(dtypes[name] for name in names)
     configs = [groups[name][2] for name in names]
-    widths = {kind == "F64" for kind in kinds}
-    as_doubles = len(widths) > 1 or any(config.get("normalize") for config in configs)
-    is_wide = as_doubles or True in widths
+    is_wide = "F64" in kinds or any(config.get("normalize") for config in configs)
     plain = [
         blocks[name].height * blocks[name].width == 1 and config["norm"] != "L2"
         for name, config in zip(names, configs, strict=True)
@@ -155,7 +151,6 @@ def search_of(
         names,
         tuple(member for _, member in some),
         kinds,
-        as_doubles,
         is_wide,
         any(config["norm"] is None for config in configs),
         0 if is_wide else min(steps, default=0),
