@@ -18,16 +18,17 @@ class Patterns:
     """
 
     def __init__(self, length: int) -> None:
+        self.length = length
         self.fewest = {size: size for size in range(2, MOST + 1) if length and length % size == 0}
 
     def add(self, zero: NDArray[np.bool_]) -> None:
-        """Take a part: a contiguous array whose last axis has `length` elements. Cost: O(n).
+        """Take a part: a contiguous array of whole rows of `length` elements. Cost: O(n).
 
         An M is dropped once a group of it has no zero, so that dense parts cost next to nothing.
         """
         # Of most tensors the first rows tell that nothing holds.
-        head = max(1, zero.size // 16 // zero.shape[-1])
-        rows = zero.reshape(-1, zero.shape[-1])
+        rows = zero.reshape(-1, self.length)
+        head = max(1, len(rows) // 16)
         for part in (rows[:head], rows[head:]):
             if part.size and self.fewest:
                 counts = _Counts(part)
