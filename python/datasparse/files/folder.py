@@ -150,10 +150,9 @@ def tensors_of(
                 where = index.get(name, "no file")
                 raise ValueError(f"{path}: the index has {name!r} in {where}, it lies in {file}")
             found[name] = file, tensor
-    for name in index or ():
+    for name, file in (index or {}).items():
         if name not in found:
-            assert index is not None
-            raise ValueError(f"{path}: the index has {name!r} in {index[name]}, which has none")
+            raise ValueError(f"{path}: the index has {name!r} in {file}, which has none")
     return dict(sorted(found.items()))
 
 

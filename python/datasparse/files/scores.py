@@ -56,11 +56,11 @@ class Given(Magnitudes):
         self.files = (scores,)
         self._scores = scores
         for name, tensor in taken.items():
-            given = found(scores, name, "scores").dtype, found(scores, name, "scores").shape
-            if given[0] not in FLOATS or given[1] != tensor.shape:
+            given = found(scores, name, "scores")
+            if given.dtype not in FLOATS or given.shape != tensor.shape:
                 raise ValueError(
                     f"{scores.path}: scores of {name!r} must be of {', '.join(FLOATS)} and of its "
-                    f"shape, {tensor.shape}, got {given[0]} of {given[1]}"
+                    f"shape, {tensor.shape}, got {given.dtype} of {given.shape}"
                 )
 
     def file_bytes(self, name: str) -> int:

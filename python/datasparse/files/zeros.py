@@ -15,7 +15,9 @@ from .. import DataNormSparsifier
 class Ranked(DataNormSparsifier):
     """A sparsifier of one tensor, ranked by scores that are there."""
 
-    _scores: NDArray[Any]
+    def __init__(self, scores: NDArray[Any]) -> None:
+        super().__init__()
+        self._scores = scores
 
     def get_scores(self, name: str, data: Any, **config: Any) -> NDArray[Any]:
         return self._scores
@@ -34,9 +36,7 @@ def zero_lowest(
     ranks `scores` where they are given. Cost: O(elements), one byte of memory for each, and what a
     step takes; without the GIL, by the threads of `set_num_threads()`.
     """
-    sparsifier = DataNormSparsifier() if scores is None else Ranked()
-    if isinstance(sparsifier, Ranked):
-        sparsifier._scores = scores  # type: ignore[assignment]
+    sparsifier = DataNormSparsifier() if scores is None else Ranked(scores)
     sparsifier.add_data(name, data, layout=layout, **config)
     with warnings.catch_warnings():
         # The report says it of each tensor.
