@@ -1,8 +1,8 @@
-"""Tables as text."""
+"""Tables as text, and what stands in them and beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]], left_aligned: Collection[int] = ()) -> Iterator[str]:
@@ -14,3 +14,22 @@ def aligned(rows: Sequence[Sequence[str]], left_aligned: Collection[int] = ()) -
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         yield "  ".join(cells).rstrip()
+
+
+def between(least: int, most: int) -> str:
+    """Two counts as text, or one where they are the same."""
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def few(names: Iterable[str]) -> str:
+    """The first of several names, and how many more there are."""
+    some = list(names)
+    return ", ".join(some[:4]) + (f" and {len(some) - 4} more" if some[4:] else "")
+
+
+def by_reason(reasons: Mapping[str, str]) -> list[str]:
+    """A line for each reason with a few of the names that have it."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(name)
+    return [f"{reason}: {few(some)}" for reason, some in names.items()]

@@ -202,6 +202,7 @@ def dry_run(given: argparse.Namespace) -> int:
 
 def prune(given: argparse.Namespace) -> int:
     """Do it, show how far it is, and sum up."""
+    from datasparse._table import few
     from datasparse.files.prune import prune
     from datasparse.report import bytes_text
 
@@ -226,7 +227,7 @@ def prune(given: argparse.Namespace) -> int:
           f"{total['bytes'] / seconds / 1e9:.2f} GB/s")  # fmt: skip
     for what in ("partial", "left", "not_copied"):
         if done[what]:
-            print(f"{what.replace('_', ' ')}: {summary(done[what])}")
+            print(f"{what.replace('_', ' ')}: {few(done[what])}")
     return 0
 
 
@@ -235,9 +236,3 @@ def set_threads(given: argparse.Namespace) -> None:
         from datasparse import set_num_threads
 
         set_num_threads(given.threads)
-
-
-def summary(names: Any) -> str:
-    """A few of the names."""
-    some = list(names)
-    return ", ".join(some[:4]) + (f" and {len(some) - 4} more" if some[4:] else "")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .._core import _matches
+from .._table import by_reason
 from .header import FLOATS, Tensor
 
 VECTOR = "a scalar or a vector"
@@ -52,7 +53,7 @@ def choose(
     if strict:
         refuse_left_by_dtype(left)
     if not taken:
-        raise ValueError("no tensor is left to be pruned; " + listed(left))
+        raise ValueError("no tensor is left to be pruned; " + "; ".join(by_reason(left)))
     return Choice(taken, left)
 
 
@@ -94,17 +95,6 @@ def require_use(pattern: str, tensors: Mapping[str, Tensor], taken: set[str]) ->
             f"{pattern!r} matches nothing that it may take: {matched[0].name!r} is "
             f"{reasons[0]}{only}"
         )
-
-
-def listed(left: Mapping[str, str]) -> str:
-    """The names that are left, by their reasons: a few of each."""
-    by_reason: dict[str, list[str]] = {}
-    for name, reason in left.items():
-        by_reason.setdefault(reason, []).append(name)
-    return "; ".join(
-        f"{reason}: {', '.join(names[:4])}" + (f" and {len(names) - 4} more" if names[4:] else "")
-        for reason, names in by_reason.items()
-    )
 
 
 def matches_any(name: str, patterns: Iterable[str]) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._core import _count_zeros, get_num_threads
-from .._table import aligned
+from .._table import aligned, between, by_reason
 from ..report import bytes_text
 from .folder import Checkpoint
 from .header import FLOATS, Tensor
@@ -31,7 +31,7 @@ ALIGNMENT = 64  # of what lies in the buffers
 class Task:
     """A tensor that is pruned, the file that it lies in, and by what rule.
 
-    bounds: the fewest and the most zeros of one in a pool, whatever the data are.
+    bounds: the fewest and the most zeros of one in a pool, until it is known how many those are.
     pruned, blocks: of one in a pool, how many of so many are pruned; None until that is known.
     """
 
@@ -62,7 +62,7 @@ class Task:
 
     def zeros(self) -> tuple[int, int]:
         """The fewest and the most elements that the rule zeroes, whatever the data are."""
-        if self.bounds is not None and self.pruned is None:
+        if self.bounds is not None:
             return self.bounds
         return _count_zeros(self.seen, **self.rule)
 
@@ -148,7 +148,7 @@ class Plan:
     def with_cuts(self, pruned: Mapping[str, int]) -> Plan:
         """The same, where it is known how many blocks each tensor in a pool loses."""
         tasks = {
-            name: replace(task, pruned=pruned[name]) if task.bounds is not None else task
+            name: task if task.bounds is None else replace(task, bounds=None, pruned=pruned[name])
             for name, task in self.tasks.items()
         }
         return replace(self, tasks=tasks)
@@ -250,31 +250,25 @@ class Plan:
                     task.tensor.dtype,
                     shape_text(task),
                     block_text(task.config),
-                    f"{least:,}" if least == most else f"{least:,} to {most:,}",
+                    between(least, most),
                     f"{(least + most) / 2 / task.tensor.elements:.2%}",
                 ]
             )
         yield from aligned(rows, {0, 1, 2, 3, 4})
-        for what, several in (("partial", self.partial), ("left", self.left)):
-            by_reason: dict[str, list[str]] = {}
-            for name, reason in several.items():
-                by_reason.setdefault(reason, []).append(name)
-            for reason, names in by_reason.items():
-                some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if names[4:] else "")
-                yield f"{what}, {reason}: {some}"
+        for what, reasons in (("partial", self.partial), ("left", self.left)):
+            for line in by_reason(reasons):
+                yield f"{what}, {line}"
 
     def _figures(self) -> Iterator[str]:
         elements = sum(task.tensor.elements for task in self.tasks.values())
         least, most = self._zeros()
-        zeros = f"{least:,}" if least == most else f"{least:,} to {most:,}"
         files, memory = len(self.checkpoint.files), self.memory
         beside = self.checkpoint.beside
         yield f"{len(self.tasks)} tensors of {len(self.tasks) + len(self.left)}, in {files} files"
-        yield f"zeros: {zeros} of {elements:,} ({(least + most) / 2 / elements:.2%})"
+        yield f"zeros: {between(least, most)} of {elements:,} ({(least + most) / 2 / elements:.2%})"
         for pool in self.pools:
-            low, high = pool.zeros
-            count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-            yield f"pool {pool.name}: {len(pool.names)} tensors with one threshold, {count} zeros"
+            zeros = between(*pool.zeros)
+            yield f"pool {pool.name}: {len(pool.names)} tensors with one threshold, {zeros} zeros"
         yield f"read: {bytes_text(self.bytes_read)} in one pass"
         if self.pools:
             yield (
@@ -295,10 +289,9 @@ class Plan:
 
     def _zeros(self) -> tuple[int, int]:
         """The fewest and the most zeros of all together."""
-        is_open = [task.bounds is not None and task.pruned is None for task in self.tasks.values()]
-        counts = [task.zeros() for task, is_in in zip(self.tasks.values(), is_open, strict=True)
-                  if not is_in]  # fmt: skip
-        if any(is_open):
+        tasks = self.tasks.values()
+        counts = [task.zeros() for task in tasks if task.bounds is None]
+        if len(counts) < len(tasks):
             counts += [pool.zeros for pool in self.pools]
         return sum(least for least, _ in counts), sum(most for _, most in counts)
 

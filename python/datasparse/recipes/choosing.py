@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .._core import _matches
+from .._table import by_reason
 
 if TYPE_CHECKING:
     from .recipe import Recipe
@@ -71,7 +72,8 @@ def chosen(recipe: Recipe, names: Mapping[str, str | None], all_are_here: bool =
             # Of several reasons, the one that says most.
             left[name] = max(reasons, key=lambda why: (why != "not included", why != "excluded"))
     if all_are_here and not entry:
-        raise recipe.error((), "takes none of the weights: " + listed(left))
+        listed = "; ".join(by_reason(left)) or "there are none"
+        raise recipe.error((), f"takes none of the weights: {listed}")
     return Chosen(entry, left)
 
 
@@ -103,18 +105,3 @@ def escaped(name: str) -> str:
 def of_shape(shape: tuple[int, ...]) -> str | None:
     """Why a pattern does not take a weight of this shape."""
     return VECTOR if len(shape) < 2 else None
-
-
-def listed(left: Mapping[str, str]) -> str:
-    """The names that are left, by their reasons: a few of each."""
-    by_reason: dict[str, list[str]] = {}
-    for name, reason in left.items():
-        by_reason.setdefault(reason, []).append(name)
-    return (
-        "; ".join(
-            f"{reason}: {', '.join(names[:4])}"
-            + (f" and {len(names) - 4} more" if names[4:] else "")
-            for reason, names in by_reason.items()
-        )
-        or "there are none"
-    )

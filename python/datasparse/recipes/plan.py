@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._core import DataScheduler
-from .._table import aligned
+from .._table import aligned, between, by_reason
 from ..schedules import Constant, Schedule
-from .choosing import chosen, listed, of_shape
+from .choosing import chosen, of_shape
 from .recipe import sizes_of
 from .resolving import LEVEL, OWN, in_layout
 
@@ -52,7 +52,7 @@ class RecipePlan:
             shape = self.shapes[name]
             rows.append([name, "x".join(map(str, shape)), said(config), self._zeros(name)])
         lines = [*aligned(rows, left_aligned=(0, 1, 2, 3))]
-        lines += [f"left, {group}" for group in listed(self.left).split("; ") if self.left]
+        lines += [f"left, {line}" for line in by_reason(self.left)]
         if self.method is not None:
             lines.append(self.method)
         lines += [f"schedule of {param}: {text}" for param, text in self.schedules.items()]
@@ -132,10 +132,6 @@ def said(config: Config) -> str:
             value = f"{value:.4g}"
         parts.append(f"{key}={value}" if key not in OWN or value is not True else key)
     return ", ".join(parts)
-
-
-def between(least: int, most: int) -> str:
-    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def shown(schedule: Schedule | dict[str, Schedule]) -> str:
