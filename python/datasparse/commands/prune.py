@@ -9,6 +9,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._table import few
+from .status import status_of
+
 if TYPE_CHECKING:
     from datasparse.files.options import Options
 
@@ -165,25 +168,15 @@ def options_of(given: argparse.Namespace) -> Options:
 
 def run(given: argparse.Namespace) -> int:
     """Prune, or print the plan, and return the exit status."""
-    try:
-        return dry_run(given) if given.dry_run else prune(given)
-    except (TypeError, ValueError) as error:
-        print(f"datasparse prune: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"datasparse prune: {where}{error.strerror or error}", file=sys.stderr)
-    except MemoryError:
-        print("datasparse prune: not enough memory; --dry-run tells how much", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("datasparse prune: interrupted", file=sys.stderr)
-    if given.target is not None and os.path.lexists(f"{given.target}.partial"):
+    work = dry_run if given.dry_run else prune
+    status = status_of("prune", lambda: work(given), "; --dry-run tells how much")
+    if status == 1 and given.target is not None and os.path.lexists(f"{given.target}.partial"):
         print(f"What was done is in {given.target}.partial: the same command goes on from there.",
               file=sys.stderr)  # fmt: skip
-    return 1
+    return status
 
 
-def dry_run(given: argparse.Namespace) -> int:
+def dry_run(given: argparse.Namespace) -> None:
     """Print what would be done."""
     from datasparse.files.prune import plan_prune
 
@@ -197,12 +190,10 @@ def dry_run(given: argparse.Namespace) -> int:
         text = plan_prune(given.source, options, masks=given.masks is not None, read=given.read,
                           progress=progress)  # fmt: skip
     print(text)
-    return 0
 
 
-def prune(given: argparse.Namespace) -> int:
+def prune(given: argparse.Namespace) -> None:
     """Do it, show how far it is, and sum up."""
-    from datasparse._table import few
     from datasparse.files.prune import prune
     from datasparse.report import bytes_text
 
@@ -228,7 +219,6 @@ def prune(given: argparse.Namespace) -> int:
     for what in ("partial", "left", "not_copied"):
         if done[what]:
             print(f"{what.replace('_', ' ')}: {few(done[what])}")
-    return 0
 
 
 def set_threads(given: argparse.Namespace) -> None:

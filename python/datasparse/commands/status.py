@@ -6,8 +6,11 @@ import sys
 from collections.abc import Callable
 
 
-def status_of(command: str, work: Callable[[], None]) -> int:
-    """Do the work. Returns 0; 2 where it was refused, 1 where the system refused."""
+def status_of(command: str, work: Callable[[], None], if_no_memory: str = "") -> int:
+    """Do the work. Returns 0; 2 where it was refused, 1 where the system refused.
+
+    if_no_memory: what is added to the line where there is not enough memory.
+    """
     try:
         work()
     except (TypeError, ValueError) as error:
@@ -18,7 +21,7 @@ def status_of(command: str, work: Callable[[], None]) -> int:
         print(f"datasparse {command}: {where}{error.strerror or error}", file=sys.stderr)
         return 1
     except MemoryError:
-        print(f"datasparse {command}: not enough memory", file=sys.stderr)
+        print(f"datasparse {command}: not enough memory{if_no_memory}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"datasparse {command}: interrupted", file=sys.stderr)
