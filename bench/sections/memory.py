@@ -7,7 +7,7 @@ process of its own, whose threads have been started before.
 import ctypes
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasparse
@@ -34,6 +34,15 @@ def resident(key: str) -> int:
     raise LookupError(key)
 
 
+def extra_of(work: Callable[[], object]) -> int:
+    """The most bytes that some work takes at a time, besides those that are there before."""
+    ctypes.CDLL(None).malloc_trim(0)  # or the work might live in what making the data has freed
+    CLEAR.write_text("5")  # the peak begins anew
+    before = resident("VmRSS")
+    work()
+    return max(0, resident("VmHWM") - before)
+
+
 def extra_bytes(name: str, dtype: str, elements: int, case: Case, threads: int) -> int:
     """Of the first step of a sparsifier, whose mask is there already."""
     datasparse.set_num_threads(threads)
@@ -42,11 +51,7 @@ def extra_bytes(name: str, dtype: str, elements: int, case: Case, threads: int) 
     data = input_.array.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else input_.data
     sparsifier = datasparse.DataNormSparsifier([("w", data)], case.level, **case.config)
     sparsifier.apply_mask()  # starts the threads, allocates nothing, and masks nothing yet
-    ctypes.CDLL(None).malloc_trim(0)  # or the step might live in what making the data has freed
-    CLEAR.write_text("5")  # the peak begins anew
-    before = resident("VmRSS")
-    sparsifier.step()
-    return max(0, resident("VmHWM") - before)
+    return extra_of(sparsifier.step)
 
 
 def allowance(natural_input: bool, data_bytes: int) -> float:

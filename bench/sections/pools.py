@@ -1,6 +1,5 @@
 """One threshold over many tensors, beside the same tensors each by itself."""
 
-import ctypes
 import json
 import math
 import sys
@@ -16,7 +15,7 @@ from bench.child import run_child
 from bench.measure import Candidate, time_all
 from bench.options import Options
 from bench.report import Goal, Row, progress
-from bench.sections.memory import CLEAR, allowance, resident
+from bench.sections.memory import CLEAR, allowance, extra_of
 
 TITLE = "Pools: one threshold over many tensors"
 LEVEL, STEP = 0.5, 0.01
@@ -170,11 +169,7 @@ def extra_bytes(what: str, largest: int, threads: int) -> int:
     step.prepare(0)
     if what == "pool":
         step.sparsifier.apply_mask()
-    ctypes.CDLL(None).malloc_trim(0)
-    CLEAR.write_text("5")
-    before = resident("VmRSS")
-    step.run(0)
-    return max(0, resident("VmHWM") - before)
+    return extra_of(lambda: step.run(0))
 
 
 def run(options: Options) -> Iterator[Row]:

@@ -1,6 +1,5 @@
 """A step of masks that move, beside what it must read and write, and the same in torch."""
 
-import ctypes
 import json
 import sys
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from bench.inputs import Input, natural
 from bench.measure import Candidate, time_all
 from bench.options import Options
 from bench.report import Goal, Row, progress
-from bench.sections.memory import CLEAR, allowance, resident
+from bench.sections.memory import CLEAR, allowance, extra_of
 from bench.step import best_of, bound_of
 from bench.yardstick import Bound, Copy, Loop
 
@@ -180,11 +179,7 @@ def extra_bytes(kind: str, elements: int, case: Case, config: dict[str, Any], th
     if kind == "RigL":
         sparsifier.set_gradients({"w": gradients})
     sparsifier.apply_mask()  # starts the threads
-    ctypes.CDLL(None).malloc_trim(0)
-    CLEAR.write_text("5")
-    before = resident("VmRSS")
-    sparsifier.step()
-    return max(0, resident("VmHWM") - before)
+    return extra_of(sparsifier.step)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Masks over ranks: what is sent, by simulated ranks and by two of gloo; what one rank costs."""
 
-import ctypes
 import json
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from bench.build import ROOT
 from bench.measure import Candidate, time_all
 from bench.options import Options
 from bench.report import Goal, Row, progress
-from bench.sections.memory import CLEAR, allowance, resident
+from bench.sections.memory import CLEAR, allowance, extra_of
 from bench.sections.pools import POOL, LevelStep, Step, transformer
 from bench.shards import (
     BANDWIDTH,
@@ -269,11 +268,7 @@ def extra_bytes(
     step.sparsifier.apply_mask()
     if when == "next":
         step.run(0)
-    ctypes.CDLL(None).malloc_trim(0)
-    CLEAR.write_text("5")
-    before = resident("VmRSS")
-    step.run(0)
-    return max(0, resident("VmHWM") - before), sum(x.nbytes for x in data)
+    return extra_of(lambda: step.run(0)), sum(x.nbytes for x in data)
 
 
 CHILDREN = {"gloo": steps_on_gloo, "one": beside_no_shards, "memory": extra_bytes}
