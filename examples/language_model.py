@@ -284,7 +284,8 @@ class Study:
         title = f"{BEST}, trained {self.steps} steps"
         self.measure(title, lambda: self.tuned(title))
         self.measure(f"{title} by LoRA", lambda: self.tuned_by_lora(f"{title} by LoRA"))
-        self.measure(f"dense, trained {self.steps} steps", self.dense_tuned)
+        dense = f"dense, trained {self.steps} steps"
+        self.measure(dense, lambda: self.dense_tuned(dense))
 
     def measure(self, title: str, make: Callable[[], nn.Module]) -> None:
         if title in self.rows:
@@ -313,8 +314,8 @@ class Study:
         model = copy.deepcopy(self.pruned(RECIPES[BEST]))  # PEFT changes it
         return fine_tune_by_lora(model, self.task, self.steps, self.kept(title))
 
-    def dense_tuned(self) -> nn.Module:
-        fine_tune(self.task.model, self.task, self.steps, self.kept("dense"))
+    def dense_tuned(self, title: str) -> nn.Module:
+        fine_tune(self.task.model, self.task, self.steps, self.kept(title))
         detach(self.task.model)
         return self.task.model
 

@@ -75,6 +75,24 @@ def test_the_study_measures_each_row_once_and_keeps_all_zeros(example, task, tmp
     assert again.rows == rows == study.rows
 
 
+def test_a_study_of_other_steps_trains_anew(example, task, tmp_path):
+    fresh = {name: value.clone() for name, value in task.model.state_dict().items()}
+
+    def dense_trained(folder, steps):
+        task.model.load_state_dict(fresh)
+        study = example.Study(task, tmp_path / folder, steps)
+        others = (f"{example.BEST}, trained {steps} steps" + way for way in ("", " by LoRA"))
+        study.rows = dict.fromkeys(("dense", *example.RECIPES, *others))  # measured already
+        study.measure = lambda title, make: title in study.rows or made.append(make())
+        made = []
+        study.run()
+        return {name: value.clone() for name, value in made[0].state_dict().items()}
+
+    dense_trained("both", 2)
+    again, alone = dense_trained("both", 1), dense_trained("alone", 1)
+    assert all(torch.equal(again[name], alone[name]) for name in alone)
+
+
 def test_masks_are_those_of_the_norms(example, task, tmp_path):
     """Wanda per row, written down a second time."""
     weight = task.model.model.layers[1].mlp.down_proj.weight.detach().clone()
