@@ -309,6 +309,9 @@ def test_what_no_recipe_can_say():
         recipes.from_sparsifier(sparsifier, [scheduler])
     with pytest.raises(ValueError, match="belongs to another sparsifier"):
         recipes.from_sparsifier(DataNormSparsifier(), [scheduler])
+    halves = [DataScheduler(sparsifier, "sparsity_level", {"a": Linear(end=end)}) for end in (3, 4)]
+    with pytest.raises(ValueError, match="one key each, got two of sparsity_level"):
+        recipes.from_sparsifier(sparsifier, halves)
     adaptive = datasparse.AdaptiveDataScheduler(sparsifier, "sparsity_level", Linear(end=3))
     with pytest.raises(TypeError, match="scheduler must be a DataScheduler"):
         recipes.from_sparsifier(sparsifier, [adaptive])

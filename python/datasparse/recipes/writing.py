@@ -30,8 +30,8 @@ def from_sparsifier(
     group, and zeros that stay are those that the data will have then.
 
     TypeError for classes of your own, of sparsifiers, schedulers or scores, and for schedules of
-    them; ValueError for a scheduler of another sparsifier, and for a `Lambda`: a recipe holds no
-    code.
+    them; ValueError for a scheduler of another sparsifier, for two schedulers of one key, which a
+    recipe has no room for, and for a `Lambda`: a recipe holds no code.
     """
     kinds: dict[type[Any], str | None] = {DataNormSparsifier: None} | {
         kind: name for name, kind in REGROWTH.items()
@@ -49,6 +49,8 @@ def from_sparsifier(
     schedules: dict[str, Schedule | dict[str, Schedule]] = {}
     for scheduler in schedulers:
         param = scheduler.schedule_param
+        if param in schedules:
+            raise ValueError(f"schedulers must be of one key each, got two of {param}")
         schedules[param] = schedule_of(scheduler, sparsifier)
         begun[param] = scheduler.base_param
     state = sparsifier.state_dict()
