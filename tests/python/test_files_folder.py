@@ -1,5 +1,6 @@
 """What a checkpoint may consist of, what of it is copied, and what is refused."""
 
+import errno
 import json
 import os
 import struct
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasparse.files.folder import Checkpoint
+from datasparse.files.place import copy_beside
 from datasparse.files.prune import prune
 from files_support import snapshot, write_checkpoint
 from safetensors.torch import save_file
@@ -80,6 +82,25 @@ def test_one_file_needs_no_index_and_any_index_will_do(tmp_path):
     (one / "other.name.safetensors.index.json").write_text('{"weight_map": {"w": "w.safetensors"}}')
     prune(one, tmp_path / "t2")
     assert len(list((tmp_path / "t2").iterdir())) == 2
+
+
+def test_an_error_of_copying_names_the_file_that_it_is_of(source, tmp_path, monkeypatch):
+    target = tmp_path / "folder"
+    target.mkdir()
+    with Checkpoint(source) as checkpoint:
+        name = next(iter(checkpoint.beside.copied))
+        (source / name).unlink()
+        with pytest.raises(FileNotFoundError) as caught:
+            copy_beside(checkpoint, target)
+        assert caught.value.filename == str(source / name)
+
+        def full(one, other):
+            raise OSError(errno.ENOSPC, "full", str(one), None, str(other))
+
+        monkeypatch.setattr("datasparse.files.place.shutil.copy", full)
+        with pytest.raises(OSError, match="full") as caught:
+            copy_beside(checkpoint, target)
+        assert caught.value.filename == str(target / name)
 
 
 def test_links_to_files_are_followed(source, tmp_path):

@@ -49,7 +49,9 @@ def copy_beside(checkpoint: Checkpoint, folder: Path) -> None:
         try:
             shutil.copy(checkpoint.path / name, path)
         except OSError as error:
-            raise named(error, path) from None
+            # An error of writing names both files, or none; any other the one that it is of.
+            own = error.filename if error.filename2 is None else None
+            raise named(error, Path(own or path)) from None
         with path.open("rb") as file:
             flush(file.fileno(), path)
     for inner in checkpoint.beside.folders:
