@@ -29,9 +29,10 @@ class RecipePlan:
     configs: the whole config of each weight that is taken, as `Recipe.configs()` gives it, with
         scheduled values where they end, if they do.
     shapes: their shapes. left: why each other weight is left.
-    zeros: the least and the greatest number of zeros of each weight; those of a weight in a pool
-        depend on the data, and are the pool's level times its elements.
+    zeros: the least and the greatest number of zeros of each weight. Those of a weight in a pool
+        depend on the data: both are its level times its elements.
     schedules: each scheduled key with its schedule, as text.
+    method: by what score weights are ranked, or by what masks move, as text; None for magnitudes.
     """
 
     configs: dict[str, Config]
