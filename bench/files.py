@@ -4,9 +4,9 @@
 
 A checkpoint of bfloat16 matrices is made up, none above 512 MiB. In turn, cp copies it without
 sharing blocks and sync waits for the disk, and `datasparse prune`, which waits by itself, makes 50%
-of it zero. Before each, the page cache is dropped, which takes root, and some seconds pass: free
-memory of a virtual machine goes back to its host then, and comes again page by page, which is slow.
-Who comes at once would find it there. Medians.
+of it zero. Before each, the page cache is dropped, which takes root. Then some seconds pass, in
+which a virtual machine gives free memory back to its host. It comes again page by page, which is
+slow, and whoever came sooner would be spared that. Medians.
 """
 
 import argparse

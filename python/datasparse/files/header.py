@@ -129,9 +129,9 @@ def parse_header(where: str, text: bytes, file_size: int) -> Header:
     """The header in the first bytes of a file of that size.
 
     text: the length and the JSON, as `header_size()` says. where: the file, for messages.
-    ValueError, naming the file and the tensor, for all that is no rule of the format: JSON that is
-    none, keys that come twice, unknown dtypes, shapes that are not as long as their bytes, tensors
-    that overlap or leave a gap, and a file that does not end with its last tensor.
+    ValueError, naming the file and the tensor, for all that breaks a rule of the format: what is no
+    JSON, keys that come twice, unknown dtypes, shapes that do not fit their bytes, tensors that
+    overlap or leave a gap, and a file that does not end with its last tensor.
     """
     entries = json_of(where, text[PREFIX:])
     metadata = entries.pop(METADATA, None)

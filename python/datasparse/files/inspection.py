@@ -46,17 +46,17 @@ class View:
 
 @dataclass(frozen=True)
 class TensorFound:
-    """The figures of one tensor. Zero is a value: +0 and -0; False; of complex numbers, both parts.
+    """The figures of one tensor. +0, -0 and False are zero; a complex number is if both parts are.
 
     file: the path it is in. dtype: by the name that the format has for it.
     zeros: None for elements of fewer than eight bits, which are not looked at; then the fields
         below are None too.
-    along_last: with groups along the last axis, as the tensor lies in memory; blocks are of the
+    along_last: with groups along the last axis, as the tensor lies in memory. Blocks are of the
         matrix of the first axis x all others, and of one row for a tensor of one axis.
-    along_inputs: with groups along the inputs, as hardware wants them, by the shape alone: the last
-        axis of two, and of more the second one, which has the inputs of a convolution; blocks are
-        of the matrix of outputs x (places of the kernel x inputs), inputs innermost. None for fewer
-        than two axes.
+    along_inputs: with groups along the inputs, as hardware wants them. The shape alone tells the
+        axis: it is the last of two, and of more the second, which has the inputs of a convolution.
+        Blocks are of the matrix of outputs x (places of the kernel x inputs), inputs innermost.
+        None for fewer than two axes.
     rows, zero_rows: the entries of the first axis, and those that are wholly zero.
     columns, zero_columns: those of the second axis. None for fewer than two axes.
     bytes_dense, bytes_packed: without the header; packed as `pack()` would.

@@ -227,8 +227,8 @@ def pack(
     by one code per group where an N:M holds. Elements of fewer than eight bits stay dense.
 
     Returns the sizes. Memory: an eighth of a byte per element of the greatest tensor, one row of a
-    last axis, and a few MiB. Each file is read twice. ValueError,
-    naming file and tensor, for a target that is there, a damaged source, and one that is packed.
+    last axis, and a few MiB. Each file is read twice. ValueError, naming file and tensor, for a
+    target that is there, and for a source that is damaged, packed, or written to meanwhile.
     """
     return convert(Path(source), Path(target), pack_file, progress)
 

@@ -99,10 +99,10 @@ class Memory:
     """The bytes that a pruning takes at its most.
 
     process: what the interpreter takes before. buffers: the greatest tensor with what ranks it, and
-    AHEAD bytes for the others. mask: a byte for each element of the greatest. scores: those that
-    are made of input norms. scratch: what a step takes by itself, for natural data. candidates:
-    1% of the tensors in pools, a sample, and what is asked, of which a cut is found, before there
-    is a mask.
+    AHEAD bytes for the others. mask: a byte for each element of the greatest, and its bits where
+    masks are written. scores: those that are made of input norms. scratch: what a step takes by
+    itself, for natural data. candidates: what cuts of pools are found in, before there is a mask:
+    1% of the tensors in pools, a sample, and the places that are asked about.
     """
 
     process: int

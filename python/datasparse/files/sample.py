@@ -26,8 +26,7 @@ Hint = tuple[int, int, int, float, float]
 
 
 def hint_of(plan: Plan, search: Search, blocks: Mapping[str, Blocks]) -> Hint | None:
-    """Where a search will stop, as far as a sample tells. None where blocks lie too far apart in a
-    file for one.
+    """Where a search will stop, as far as a sample tells. None where a tensor allows for none.
 
     Cost: reads of 4 KiB, 4 MiB in all or 16 of each tensor; some four times that in memory.
     """
@@ -48,7 +47,8 @@ def sampled(
 ) -> NDArray[np.float64] | None:
     """The scores of some blocks of a tensor: those that follow each other are a row of the result.
 
-    Deterministic: of each of as many equal parts of a tensor, one place.
+    They are from one place of each of many equal parts, and always from the same ones. None where
+    blocks are too large for that, or lie too far apart.
     """
     found = in_file(task.tensor.shape, blocks)
     if found is None:
