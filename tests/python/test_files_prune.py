@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from datasparse import distributions
+from datasparse._norms_file import write_norms
 from datasparse.files.options import Options
 from datasparse.files.prune import plan_prune, prune
 from datasparse.torch import attach
@@ -167,6 +168,21 @@ def test_input_norms_are_wandas(dtype, norms_dtype, tmp_path, rng):
     prune(source, tmp_path / "t.safetensors", options)
     masks = {name: sparsifier.get_mask(name) for name in weights}
     require_pruned(source, tmp_path / "t.safetensors", masks)
+
+
+def test_norms_of_a_weight_that_is_stored_by_inputs_need_its_layout(tmp_path):
+    """A square weight: its shape does not tell."""
+    weight = np.random.default_rng(0).standard_normal((8, 8), np.float32)
+    norms = np.arange(8, dtype=np.float32)
+    source = write_checkpoint(tmp_path / "s.safetensors", {"": {"w": torch.from_numpy(weight)}})
+    write_norms(tmp_path / "norms", {"w": norms}, transposed=["w"])
+    by = {"input_norms": str(tmp_path / "norms")}
+    with pytest.raises(ValueError, match="'w' are of a weight that is stored as inputs x outputs"):
+        prune(source, tmp_path / "t", Options(**by))
+    prune(source, tmp_path / "t", Options(**by, transposed=("w",)))
+    order = np.argsort(np.abs(weight) * norms[:, None], axis=None)
+    kept = tensors_in(tmp_path / "t")["w"].numpy().reshape(-1)[order] != 0
+    assert kept.tolist() == [False] * 32 + [True] * 32
 
 
 def test_a_layout_is_that_of_attach(tmp_path):

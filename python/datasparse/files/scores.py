@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -130,6 +131,11 @@ def norms_of(
         raise ValueError(f"{tensor.name!r} has no inputs that input_norms could be of: exclude it")
     axis = 0 if layout and layout[-1] == 0 else 1  # outputs x inputs, or inputs x outputs
     given = found(norms, tensor.name, "input_norms")
+    if axis == 1 and is_stored_by_inputs(norms, tensor.name):
+        raise ValueError(
+            f"{norms.path}: input_norms of {tensor.name!r} are of a weight that is stored as "
+            "inputs x outputs: name it in transposed, or end its layout with axis 0"
+        )
     if given.dtype not in FLOATS or given.shape != (tensor.shape[axis],):
         raise ValueError(
             f"{norms.path}: input_norms of {tensor.name!r} must be of {', '.join(FLOATS)}, one for "
@@ -146,6 +152,16 @@ def norms_of(
     shape = [1] * len(tensor.shape)
     shape[axis] = tensor.shape[axis]
     return as_float32.reshape(shape)
+
+
+def is_stored_by_inputs(norms: Checkpoint, name: str) -> bool:
+    """Whether `calibrate()`, which has seen the layer, says that a weight is inputs x outputs."""
+    said = (norms.reader(name).header.metadata or {}).get("transposed", "")
+    try:
+        names = json.loads(said)
+    except (ValueError, RecursionError):  # somebody else's metadata
+        return False
+    return isinstance(names, list) and name in names
 
 
 def elements_of(
