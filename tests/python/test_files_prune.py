@@ -244,6 +244,7 @@ def test_what_is_left_is_named_with_the_reason(tmp_path, rng):
         ({"exclude": ("w",)}, "no tensor is left to be pruned; a scalar or a vector: bias;"),
         ({"strict": True}, "'f8' is of dtype F8_E4M3, which is not pruned: exclude it"),
         ({"transposed": ("b*",)}, "'b\\*' matches no tensor; there are w"),
+        ({"transposed": ("bias",), "include": ("bias",)}, "'bias' .* tensor; there are none"),
         ({"zeros_per_block": 2}, "'w': zeros_per_block must"),
     ],
 )

@@ -80,7 +80,7 @@ def why_unfit(tensor: Tensor, by_its_name: bool) -> str | None:
 def require_a_match(pattern: str, tensors: Mapping[str, Tensor]) -> None:
     if any(_matches(pattern, name) for name in tensors):
         return
-    names = ", ".join(sorted(tensors)[:8])
+    names = ", ".join(sorted(tensors)[:8]) or "none"
     more = ", ..." if len(tensors) > 8 else ""
     raise ValueError(f"{pattern!r} matches no tensor; there are {names}{more}")
 
