@@ -254,7 +254,8 @@ def test_source_and_target_must_not_touch(source, tmp_path):
 
 @pytest.mark.parametrize("option", ["report", "masks"])
 def test_nothing_is_written_into_source_or_target(option, source, tmp_path):
-    for place in (source / "x", source / "model-1.safetensors", tmp_path / "t", tmp_path / "t/x"):
+    places = (source / "x", source / "model-1.safetensors", tmp_path / "t", tmp_path / "t/x")
+    for place in (*places, tmp_path / "t.partial", tmp_path / "t.partial/x"):
         message = refusal(source, **{option: place})
         assert "neither the source nor the target" in message
     assert "in a folder that is there" in refusal(source, **{option: tmp_path / "no" / "x"})

@@ -11,8 +11,11 @@ from .folder import Checkpoint
 from .safetensors import flush, named, write_at
 
 
-def refuse_places(checkpoint: Checkpoint, target: Path, outputs: list[Path]) -> None:
-    """ValueError for places in which a new file would change the source, or lie in the target."""
+def refuse_places(checkpoint: Checkpoint, target: Path, partial: Path, outputs: list[Path]) -> None:
+    """ValueError for places in which a new file would change the source, or lie in the target.
+
+    partial: where the target is made, which is no place for other files either.
+    """
     source = checkpoint.path.resolve()
     goal = target.resolve()
     if not target.absolute().parent.is_dir():
@@ -25,7 +28,7 @@ def refuse_places(checkpoint: Checkpoint, target: Path, outputs: list[Path]) -> 
         raise ValueError(f"report and masks must be two files, got {outputs[0]} for both")
     for path in outputs:
         place = path.resolve()
-        if place in files or {source, goal} & {place, *place.parents}:
+        if place in files or {source, goal, partial.resolve()} & {place, *place.parents}:
             raise ValueError(f"{path} must lie in neither the source nor the target")
         if not path.absolute().parent.is_dir() or path.is_dir():
             raise ValueError(f"{path} must be a file in a folder that is there")
