@@ -19,7 +19,8 @@ from .resolving import LEVEL, OWN, in_layout
 if TYPE_CHECKING:
     from torch import nn
 
-    from .recipe import Config, Recipe, Shape
+    from .recipe import Config, Recipe
+    from .resolving import Shape
 
 
 @dataclass(frozen=True)

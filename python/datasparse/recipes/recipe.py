@@ -18,6 +18,7 @@ from .resolving import (
     INTEGERS,
     LEVEL,
     OWN,
+    Shape,
     base_of,
     in_layout,
     of_whole_axes,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from ..torch import Attachment
     from .plan import RecipePlan
 
-Shape = tuple[int, ...]
 Config = dict[str, Any]
 
 REGROWTH: dict[str, type[RigL] | type[SET] | type[Static]] = {
