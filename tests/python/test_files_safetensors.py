@@ -188,13 +188,21 @@ def test_a_writer_takes_its_bytes_in_order_and_nothing_else(path):
         Writer(path, tensors)
 
 
-def test_an_unfinished_file_is_removed(path):
+def test_an_unfinished_file_is_removed(path, monkeypatch):
     tensors = [("a", "U8", (4,))]
     with pytest.raises(ValueError, match="bytes of 'a' are missing"), Writer(path, tensors) as file:
         file.write("a", b"123")
     assert not path.exists()
     with pytest.raises(KeyError), Writer(path, tensors):
         raise KeyError
+    assert not path.exists()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("datasparse.files.safetensors.flush", interrupted)
+    with pytest.raises(KeyboardInterrupt), Writer(path, tensors) as file:
+        file.write("a", b"1234")
     assert not path.exists()
 
 

@@ -149,14 +149,14 @@ class Writer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None:
+            self._remove()
+            return
         try:
-            if error is not None:
-                self._remove()
-                return
             if self._left:
                 raise ValueError(f"{self.path}: bytes of {self._left[-1].name!r} are missing")
             flush(self._file, self.path)
-        except (ValueError, OSError):
+        except BaseException:
             self._remove()
             raise
         os.close(self._file)
