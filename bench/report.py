@@ -154,3 +154,9 @@ def compare(before: Path, after: Path) -> str:
 def progress(text: str) -> None:
     """A line for whoever waits."""
     print(text, file=sys.stderr, flush=True)
+
+
+def tell_faults(what: str, faults: Iterable[str]) -> None:
+    """A line for each fault that was found in answers."""
+    for fault in faults:
+        progress(f"WRONG: {what}: {fault}")

@@ -12,7 +12,7 @@ from bench.cases import Case
 from bench.inputs import Input
 from bench.measure import Candidate, Times, time_all
 from bench.options import Options
-from bench.report import Goal, Row, progress
+from bench.report import Goal, Row, progress, tell_faults
 from bench.yardstick import Bound, Copy, Loop
 
 
@@ -161,6 +161,8 @@ def measure_step(
     if copy is not None:
         candidates += copy_candidates(copy, calls)
     times = time_all(candidates, options.rounds, calls)
+    for what, timed in times.items():
+        tell_faults(f"{name}, {what}", timed.faults)
     disturbed = sum(timed.disturbed for timed in times.values())
     if disturbed:
         progress(
@@ -182,8 +184,6 @@ def measure_step(
         yield row(what, timed, gigabytes_a_second=copy.bytes_moved / timed.median / 1e9)
     for kind, goal in goals.items():
         timed = times[kind.name]
-        for fault in timed.faults:
-            progress(f"WRONG: {name}, {kind.name}: {fault}")
         ratio = timed.median / fastest.median
         yield row(kind.name, timed, value=ratio, goal=None if goal is None else Goal(goal))
     for peer in peers or []:
@@ -203,8 +203,7 @@ def rows_of(
     """Rows for candidates that all do the same, one of which is called the bound."""
     times = time_all(candidates, options.rounds, calls)
     for what, timed in times.items():
-        for fault in timed.faults:
-            progress(f"WRONG: {name}, {what}: {fault}")
+        tell_faults(f"{name}, {what}", timed.faults)
         ratio = None if what == "bound" else timed.median / times["bound"].median
         yield Row(
             section, name, what, timed.median, timed.spread, 1e9 * timed.median / elements,

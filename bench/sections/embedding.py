@@ -8,7 +8,7 @@ import numpy as np
 from bench import build
 from bench.measure import Candidate, time_all
 from bench.options import Options
-from bench.report import Goal, Row, progress
+from bench.report import Goal, Row, progress, tell_faults
 
 TITLE = "A step of 1,000 groups of 1,024 elements from C, beside C++"
 GROUPS, ELEMENTS = 1_000, 1_024
@@ -56,8 +56,7 @@ def run(options: Options) -> Iterator[Row]:
         ]
         times = time_all(candidates, options.rounds, calls=40)
         for way, timed in times.items():
-            for fault in timed.faults:
-                progress(f"WRONG: {name}, {way}: {fault}")
+            tell_faults(f"{name}, {way}", timed.faults)
             yield Row(
                 "embedding", name, {"classes": "C++", "functions": "C"}[way], timed.median,
                 timed.spread, 1e9 * timed.median / (groups * ELEMENTS),

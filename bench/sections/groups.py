@@ -12,7 +12,7 @@ from bench import build
 from bench.cases import Case
 from bench.measure import Candidate, time_all
 from bench.options import Options
-from bench.report import Goal, Row, progress
+from bench.report import Goal, Row, progress, tell_faults
 
 TITLE = "10,000 groups of 1,024 elements"
 GROUPS, ELEMENTS = 10_000, 1_024
@@ -109,8 +109,7 @@ def run(options: Options) -> Iterator[Row]:
             progress("No CMake: the row from C++ is left out.")
         candidates = [candidate(what, way, data, case) for what, way in ways.items() if way]
         for what, timed in time_all(candidates, options.rounds, calls=3).items():
-            for fault in timed.faults:
-                progress(f"WRONG: {name}, {what}: {fault}")
+            tell_faults(f"{name}, {what}", timed.faults)
             yield Row(
                 "groups", name, what, timed.median, timed.spread,
                 1e9 * timed.median / data.size, value=1e6 * timed.median / groups,

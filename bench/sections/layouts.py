@@ -9,7 +9,7 @@ import numpy as np
 from bench.cases import ELEMENTS, TWO_OF_FOUR, Case
 from bench.measure import Candidate, time_all
 from bench.options import Options
-from bench.report import Goal, Row, progress
+from bench.report import Goal, Row, progress, tell_faults
 from bench.step import mask_of
 
 TITLE = "Blocks along inputs"
@@ -75,8 +75,7 @@ def run(options: Options) -> Iterator[Row]:
             times = time_all(candidates, options.rounds, 8)
             for when, what in steps:
                 timed = times[f"{what}, {when}"]
-                for fault in timed.faults:
-                    progress(f"WRONG: {name}, {what}, {when}: {fault}")
+                tell_faults(f"{name}, {what}, {when}", timed.faults)
                 ratio = timed.median / times[f"memory, {when}"].median
                 yield Row(
                     "layouts", name, f"{what}, {when} step", timed.median, timed.spread,

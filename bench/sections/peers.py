@@ -11,7 +11,7 @@ from bench.cases import HEADLINE, Case
 from bench.inputs import Input, natural
 from bench.measure import Candidate, time_all
 from bench.options import Options, use_threads
-from bench.report import Goal, Row, progress
+from bench.report import Goal, Row, progress, tell_faults
 from bench.step import ColdStep, candidate
 
 TITLE = "Peers: how many times as long as step(), cold"
@@ -148,8 +148,7 @@ def run(options: Options) -> Iterator[Row]:
             progress(f"[peers] {name}")
             times = time_all(candidates, options.rounds)
             for what, timed in times.items():
-                for fault in timed.faults:
-                    progress(f"WRONG: {name}, {what}: {fault}")
+                tell_faults(f"{name}, {what}", timed.faults)
                 goal = None
                 if full_size and what.startswith("numpy.partition"):
                     goal = Goal(8.0 if threads == 1 else 10.0, at_least=True)

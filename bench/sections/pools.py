@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 from bench.child import run_child
 from bench.measure import Candidate, time_all
 from bench.options import Options
-from bench.report import Goal, Row, progress
+from bench.report import Goal, Row, progress, tell_faults
 from bench.sections.memory import CLEAR, allowance, extra_of
 
 TITLE = "Pools: one threshold over many tensors"
@@ -197,8 +197,7 @@ def run(options: Options) -> Iterator[Row]:
             base[GlobalUnstructured.name] = "pool, cold"
         times = time_all(candidates, options.rounds)
         for what, timed in times.items():
-            for text in timed.faults:
-                progress(f"WRONG: {case}, {what}: {text}")
+            tell_faults(f"{case}, {what}", timed.faults)
             beside = base[what]
             yield Row(
                 "pools", case, what, timed.median, timed.spread, 1e9 * timed.median / elements,
@@ -219,8 +218,7 @@ def many_small(options: Options) -> Iterator[Row]:
     steps = [kind(what, list(rows), (1, 1), POOL) for kind, what in
              ((Step, "cold"), (LevelStep, "level moved by 0.01"))]  # fmt: skip
     for what, timed in time_all([candidate(step) for step in steps], options.rounds).items():
-        for text in timed.faults:
-            progress(f"WRONG: {case}, {what}: {text}")
+        tell_faults(f"{case}, {what}", timed.faults)
         yield Row(
             "pools", case, what, timed.median, timed.spread, 1e9 * timed.median / rows.size,
             value=1e6 * timed.median / groups, unit="µs a group",

@@ -15,7 +15,7 @@ from bench.child import run_child
 from bench.inputs import Input, natural
 from bench.measure import Candidate, time_all
 from bench.options import Options
-from bench.report import Goal, Row, progress
+from bench.report import Goal, Row, progress, tell_faults
 from bench.sections.memory import CLEAR, allowance, extra_of
 from bench.step import best_of, bound_of
 from bench.yardstick import Bound, Copy, Loop
@@ -154,8 +154,7 @@ def measure(
     for what, timed in times.items():
         if what.startswith("bound") and what != best:
             continue
-        for fault in timed.faults:
-            progress(f"WRONG: {name}, {what}: {fault}")
+        tell_faults(f"{name}, {what}", timed.faults)
         is_mine = what == mine.name
         yield Row(
             "regrowth", name, what, timed.median, timed.spread, 1e9 * timed.median / elements,

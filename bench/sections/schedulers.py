@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.measure import Candidate, time_all
 from bench.options import Options
-from bench.report import Goal, Row, progress
+from bench.report import Goal, Row, progress, tell_faults
 
 TITLE = "A scheduler's step for 10,000 groups"
 GROUPS = 10_000
@@ -83,8 +83,7 @@ def run(options: Options) -> Iterator[Row]:
         Candidate(what, way.run, way.prepare, way.check) for what, (way, _) in ways.items()
     ]
     for what, timed in time_all(candidates, options.rounds).items():
-        for fault in timed.faults:
-            progress(f"WRONG: {what}: {fault}")
+        tell_faults(what, timed.faults)
         yield Row(
             "schedulers", f"{groups} groups", what, timed.median, timed.spread,
             value=1e6 * timed.median / groups, unit="µs a group",

@@ -10,7 +10,7 @@ import numpy as np
 from bench.cases import Case
 from bench.measure import Candidate, time_all
 from bench.options import Options
-from bench.report import Goal, Row, progress
+from bench.report import Goal, Row, progress, tell_faults
 
 TITLE = "A score of one's own: |weight * gradient| of 100 groups of 64 Ki elements"
 GROUPS, ELEMENTS = 100, 1 << 16
@@ -90,8 +90,7 @@ def run(options: Options) -> Iterator[Row]:
             calls=5,
         )
         for what, timed in times.items():
-            for fault in timed.faults:
-                progress(f"WRONG: {name}, {what}: {fault}")
+            tell_faults(f"{name}, {what}", timed.faults)
             beyond = (timed.median - times[computing].median) / times[plain].median
             is_full = elements == ELEMENTS and what == mine
             yield Row(
