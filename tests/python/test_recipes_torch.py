@@ -10,6 +10,7 @@ from datasparse.schedules import Constant, Linear
 from datasparse.scores import Wanda
 from datasparse.torch import attach, calibrate, detach
 from torch import nn
+from torch.nn.utils import prune
 
 RECIPE = """
 version = 1
@@ -164,6 +165,23 @@ sparsity_level = 0.5
 sparsity_level = "Linear(initial=0.25, end=4)"
 drop_fraction = "Linear(initial=0.5, final=0.0, end=4)"
 """
+
+
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [
+        (lambda: nn.LazyLinear(4), "'0.weight' is not initialized yet"),
+        (lambda: prune.l1_unstructured(nn.Linear(8, 4), "weight", 0.5), "torch.nn.utils.prune"),
+    ],
+    ids=["lazy", "pruned by torch"],
+)
+def test_what_attach_refuses_a_recipe_refuses_in_the_same_words(layer, says):
+    model = nn.Sequential(layer(), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match=says) as plain:
+        attach(model, DataNormSparsifier())
+    with pytest.raises(ValueError, match=says) as by_recipe:
+        loads("version = 1").attach(model)
+    assert str(by_recipe.value) == str(plain.value)
 
 
 def test_several_schedules_are_followed_together():

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from support import as_numpy
 from torch import nn
+from torch.nn.utils import prune
 
 
 def mlp():
@@ -112,6 +113,12 @@ def test_what_has_no_columns_is_left_by_default_and_refused_by_name():
         calibrate(grouped, batches(1, 2, 4, 5), include="*")
     with pytest.raises(ValueError, match="no weight of the model belongs to a layer"):
         calibrate(grouped, batches(1, 2, 4, 5))
+
+
+def test_layers_that_torch_prunes_have_norms():
+    model = prune.l1_unstructured(nn.Linear(3, 2), "weight", 0.5)
+    (norms,) = calibrate(model, [torch.tensor([[3.0, 0.0, 1.0], [4.0, 0.0, 0.0]])]).values()
+    np.testing.assert_array_equal(norms, [5.0, 0.0, 1.0])
 
 
 def test_batches_are_passed_as_what_they_are():

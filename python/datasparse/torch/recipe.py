@@ -11,6 +11,7 @@ from .attachment import Attachment, attach_chosen, require_modes
 from .choose import Choice, Owned, modules_in, refuse_flat, show_shards, weights_in
 from .layout import Layout, layout_of
 from .places import plain_model
+from .refuse import refuse_lazy
 
 if TYPE_CHECKING:
     from .._core import BaseDataSparsifier
@@ -46,6 +47,8 @@ def resolved_for(model: nn.Module, recipe: Recipe) -> Resolved:
 def resolved_in(everything: list[Owned], recipe: Recipe) -> Resolved:
     of = chosen(recipe, {owned.name: owned.by_name_only for owned in everything})
     taken = [owned for owned in everything if owned.name in of.entry]
+    for owned in taken:
+        refuse_lazy(owned)
     shapes = {owned.name: tuple(owned.weight.tensor().shape) for owned in taken}
     axes: dict[str, Layout | None] = {
         owned.name: layout_of(owned.modules[0], owned.weight.ndim) for owned in taken

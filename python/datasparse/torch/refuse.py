@@ -55,15 +55,21 @@ def refuse_other_data(owned: Owned, sparsifier: BaseDataSparsifier) -> None:
 
 def refuse_unfit(owned: Owned, model: nn.Module, mode: str) -> None:
     """ValueError for what cannot be pruned in this mode; add_data() finds the rest."""
-    name = owned.name
-    if any(map(is_lazy, owned.weight.parameters)):
-        raise ValueError(f"{name!r} is not initialized yet: run the model once, then attach()")
+    refuse_lazy(owned)
     if any(map(is_sharded, owned.weight.parameters)):
         refuse_unfit_shards(owned, mode)
     if mode == "in_place":
-        owned.weight.require_written(name)
+        owned.weight.require_written(owned.name)
     else:
         refuse_to_parametrize(owned, model)
+
+
+def refuse_lazy(owned: Owned) -> None:
+    """ValueError for a weight that has no shape yet."""
+    if any(map(is_lazy, owned.weight.parameters)):
+        raise ValueError(
+            f"{owned.name!r} is not initialized yet: run the model once, then attach()"
+        )
 
 
 def refuse_unfit_shards(owned: Owned, mode: str) -> None:

@@ -46,7 +46,8 @@ class Weight:
             if parametrize.is_parametrized(self.module, self.attribute):
                 return without_masks(self.module, self.attribute)
             hook: Any = hook_of(self.module, self.attribute)
-            computed: Tensor = hook.compute_weight(self.module)
+            compute = hook.apply_mask if self.made_by == PRUNED else hook.compute_weight
+            computed: Tensor = compute(self.module)
             return computed
 
     def tensor(self) -> Tensor:
