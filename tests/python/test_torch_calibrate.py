@@ -115,6 +115,27 @@ def test_what_has_no_columns_is_left_by_default_and_refused_by_name():
         calibrate(grouped, batches(1, 2, 4, 5))
 
 
+class Stacked(nn.Module):
+    """Several matrices in one parameter, as mixtures of experts keep them."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 6, 6))
+
+    def forward(self, x):
+        return x @ self.weight[0] + x @ self.weight[1]
+
+
+def test_what_nobody_knows_the_inputs_of_is_left_by_default():
+    attention = nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0, batch_first=True)
+    model = nn.Sequential(Stacked(), nn.Bilinear(6, 6, 6), attention)
+    norms = calibrate(model, batches(2, 3, 4, 6), call=lambda model, x: model[2](model[0](x)))
+    assert list(norms) == ["2.linear1.weight", "2.linear2.weight"]
+    for name in ("0.weight", "1.weight", "2.self_attn.in_proj_weight"):
+        with pytest.raises(ValueError, match="whose inputs are not known, and norms are of"):
+            calibrate(model, [], include=name)
+
+
 def test_layers_that_torch_prunes_have_norms():
     model = prune.l1_unstructured(nn.Linear(3, 2), "weight", 0.5)
     (norms,) = calibrate(model, [torch.tensor([[3.0, 0.0, 1.0], [4.0, 0.0, 0.0]])]).values()
@@ -164,6 +185,11 @@ def test_an_attachment_that_fails_is_as_before(tmp_path):
     np.testing.assert_array_equal(found, sums)
     assert not path.exists()
     assert not model[0]._forward_hooks
+    attachment.sparsifier.reset_score()
+    with pytest.raises(ValueError, match=r"has seen no inputs of '3\.weight'"):
+        calibrate(attachment, batches(), call=lambda model, batch: model[0](batch), path=path)
+    assert attachment.sparsifier.get_array("0.weight", "inputs") is None
+    assert not path.exists()
 
 
 def test_what_is_refused():

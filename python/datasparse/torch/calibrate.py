@@ -93,13 +93,12 @@ def calibrate(
     refuse_flat(modules)
     show_shards(modules)
     taken = choose(modules, include, exclude, types).taken
+    owners = {owned.name: weights_of(owned) for owned in taken}
     if include is not None:
-        for owned in taken:
-            require_columns(owned.name, owned.modules)
+        for name, weights in owners.items():
+            require_columns(name, weights)
     inputs = {
-        owned.name: inputs_of(owned.name, weights_of(owned))
-        for owned in taken
-        if has_columns(owned.modules)
+        name: inputs_of(name, weights) for name, weights in owners.items() if has_columns(weights)
     }
     if not inputs:
         raise ValueError("no weight of the model belongs to a layer whose inputs are known")
@@ -110,8 +109,7 @@ def calibrate(
     if unseen and include is not None:
         raise ValueError(f"{unseen[0]!r} got no input from any batch: leave it out by exclude")
     norms = {name: norms_of(sums.arrays[name]) for name in inputs if name in sums.arrays}
-    owners = {owned.name: owned.modules for owned in taken}
-    return written(path, norms, {name: owners[name] for name in norms})
+    return written(path, norms, owners)
 
 
 def calibrated(
@@ -129,12 +127,12 @@ def calibrated(
     try:
         with record_inputs(attachment):
             run(model, batches, call)
-        owners = {
-            name: [weight.module for weight in attachment.places[name].weights()] for name in names
-        }
-        sums = {name: sparsifier.get_array(name, "inputs") for name in names
-                if has_columns(owners[name])}  # fmt: skip
-        norms = {name: norms_of(total) for name, total in sums.items() if total is not None}
+        sums = {name: sparsifier.get_array(name, "inputs") for name in names}
+        if any(total is None for total in sums.values()):
+            sparsifier.step()  # refuses weights that have seen no inputs, before there is a file
+        owners = {name: attachment.places[name].weights() for name in names}
+        norms = {name: norms_of(total) for name, total in sums.items()
+                 if total is not None and has_columns(owners[name])}  # fmt: skip
         written(path, norms, owners)
         sparsifier.step()
     except BaseException:
@@ -173,30 +171,32 @@ def weights_of(owned: Owned) -> list[Weight]:
     return [weight for weight in found if weight is not None]
 
 
-def has_columns(owners: Iterable[nn.Module]) -> bool:
+def has_columns(owners: Iterable[Weight]) -> bool:
     """Whether each owner of a weight is a layer with one input for each column of it."""
-    return all(why_none(module) is None for module in owners)
+    return all(why_none(weight) is None for weight in owners)
 
 
-def require_columns(name: str, owners: Iterable[nn.Module]) -> None:
-    for module in owners:
-        why = why_none(module)
+def require_columns(name: str, owners: Iterable[Weight]) -> None:
+    for weight in owners:
+        why = why_none(weight)
         if why is not None:
             raise ValueError(
-                f"{name!r} belongs to a {type(module).__name__}, {why}, and norms are of columns: "
-                "leave it out by exclude"
+                f"{name!r} belongs to a {type(weight.module).__name__}, {why}, and norms are of "
+                "columns: leave it out by exclude"
             )
 
 
-def why_none(module: nn.Module) -> str | None:
+def why_none(weight: Weight) -> str | None:
     """Why the inputs of a module are not the columns of its weight; None where they are."""
+    module = weight.module
     if isinstance(module, _ConvTransposeNd):
         return "whose inputs are its rows"
     if isinstance(module, _ConvNd) and module.groups > 1:
         return "whose groups have inputs of their own"
     if isinstance(module, nn.Embedding):
         return "whose inputs are its rows"
-    if isinstance(module, nn.EmbeddingBag | nn.RNNBase | nn.RNNCellBase | nn.Bilinear):
+    unknown = nn.EmbeddingBag | nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention
+    if isinstance(module, unknown) or (weight.ndim > 2 and not isinstance(module, _ConvNd)):
         return "whose inputs are not known"
     return None
 
@@ -209,12 +209,14 @@ def norms_of(squares: Any) -> NDArray[np.float32]:
 
 
 def written(
-    path: str | os.PathLike[str] | None, norms: Norms, owners: Mapping[str, Iterable[nn.Module]]
+    path: str | os.PathLike[str] | None, norms: Norms, owners: Mapping[str, Iterable[Weight]]
 ) -> Norms:
     """The norms, and the file of them where one is wanted."""
     if path is not None:
         transposed = [
-            name for name in norms if any(layout_of(module, 2) == (1, 0) for module in owners[name])
+            name
+            for name in norms
+            if any(layout_of(weight.module, 2) == (1, 0) for weight in owners[name])
         ]
         write_norms(path, norms, transposed)
     return norms
