@@ -476,7 +476,11 @@ def test_a_scheduler_is_moved_by_one_optimizer_only():
     with pytest.raises(ValueError, match=r"moved by the steps of another follow\(\)"):
         attachment.follow(optimizer, scheduler=scheduler)
     following.remove()
-    attachment.follow(optimizer, scheduler=scheduler)
+    other = attachment.follow(optimizer, scheduler=scheduler)
+    following.remove()  # once more, which is nothing to the other one
+    with pytest.raises(ValueError, match=r"moved by the steps of another follow\(\)"):
+        attachment.follow(optimizer, scheduler=scheduler)
+    other.remove()
 
 
 def test_what_a_training_masks_is_attached_once():

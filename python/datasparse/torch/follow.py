@@ -93,7 +93,9 @@ class Following:
             hook.remove()
         self._attachment.followings.discard(self)
         for scheduler, _ in self._schedulers:
-            _moved_by.pop(scheduler, None)
+            mover = _moved_by.get(scheduler)
+            if mover is not None and mover() is self:  # another one may have taken over since
+                del _moved_by[scheduler]
 
     # Torch calls the hooks for each class's step(): twice, where one calls that of its base. The
     # frame that calls a hook is that of the step.
