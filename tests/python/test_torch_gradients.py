@@ -154,6 +154,29 @@ def test_a_weight_without_a_gradient_stops_the_step_before_anything_moves():
     assert scheduler.last_epoch == 2
 
 
+def test_an_error_of_another_kind_takes_the_schedule_back(monkeypatch):
+    """Another rank's, say: the schedules of all ranks stay together."""
+    model, sparsifier, attachment = attached(ByGradient)
+    scheduler = datasparse.DataScheduler(
+        sparsifier, "sparsity_level", datasparse.schedules.Linear(initial=0.0, final=0.8, end=4)
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    following = attachment.follow(optimizer, scheduler=scheduler)
+    step(model, optimizer)
+    before = (sparsifier.state_dict(), scheduler.state_dict(), following.steps)
+
+    def fail(*_, **__):
+        raise RuntimeError("rank 1 failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ByGradient, "get_scores", fail)
+        with pytest.raises(RuntimeError, match="rank 1 failed"):
+            step(model, optimizer)
+    assert (sparsifier.state_dict(), scheduler.state_dict(), following.steps) == before
+    step(model, optimizer)
+    assert scheduler.last_epoch == following.steps == 2
+
+
 def test_a_step_that_trains_nothing_moves_nothing():
     model, sparsifier, attachment = attached(ByGradient)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -198,7 +198,9 @@ class Following:
         move(schedulers)
         try:
             self._renew_masks()
-        except ValueError:  # a weight without a gradient: no mask has changed, nor shall the value
+        # A weight without a gradient, an error of another rank: no mask has changed, nor shall the
+        # value. Where a warning is an error, masks have changed.
+        except (ValueError, RuntimeError):
             for scheduler, state in zip(schedulers, before or (), strict=False):
                 scheduler.load_state_dict(state)
             raise
