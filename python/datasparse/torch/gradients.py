@@ -58,9 +58,8 @@ class BeforeUpdate:
         return renews_before_update(self._sparsifier)
 
     def accumulate(self) -> None:
-        """Let the sparsifier see the gradients of this step: its score may sum them up.
-
-        A subclass may override it, to keep a running mean, say.
+        """Let the sparsifier see the gradients of this step: its score may sum them up, and its
+        subclass may keep a running mean, say.
         """
         self._hand_in_unscaled()
         self._sparsifier.accumulate()

@@ -8,9 +8,9 @@ from torch import Tensor
 from .dtensors import is_sharded, local, whole
 from .optimizer import tensors_in
 
-# In what optimizers of torch and transformers call the averages of squared gradients:
-# exp_avg_sq, max_exp_avg_sq, square_avg, v, Adagrad's sum, Adafactor's variance.
-SQUARES = ("sq", "square")
+# What optimizers of torch and transformers call the averages of squared gradients: exp_avg_sq,
+# max_exp_avg_sq, square_avg, v, Adagrad's sum, Adafactor's variance.
+SQUARES = "sq"  # within a name
 SQUARES_BY_NAME = ("v", "sum", "variance")
 MAGNITUDES = ("exp_inf",)  # Adamax: the largest magnitude, not its square
 RATES = ("step_size",)  # Rprop: a rate for each weight
@@ -60,7 +60,7 @@ def mean_of(tensor: Tensor, grown: Tensor) -> Tensor:
 
 
 def is_of_squares(key: str) -> bool:
-    return key in SQUARES_BY_NAME or any(part in key for part in SQUARES)
+    return key in SQUARES_BY_NAME or SQUARES in key
 
 
 def rate_of(optimizer: torch.optim.Optimizer, parameter: Tensor) -> float:

@@ -59,11 +59,11 @@ def score_once(
         elif loss is None:
             raise ValueError(f"loss must be given for {score}: loss(model, batch) -> tensor")
         elif isinstance(score, GraSP):
-            made = grasp(of, Batches(of, batches, loss))
+            made = grasp(Batches(of, batches, loss))
         elif isinstance(score, AccumulatedScore):
-            made = accumulated(of, score, Batches(of, batches, loss))
+            made = accumulated(score, Batches(of, batches, loss))
         elif isinstance(score, GradientScore):
-            made = by_mean_gradient(of, score, Batches(of, batches, loss))
+            made = by_mean_gradient(score, Batches(of, batches, loss))
         else:
             raise TypeError(f"{score} is not scored on batches and a loss: step() ranks by it")
     for name, scores in made.items():
@@ -150,14 +150,14 @@ class Batches:
         return gradient
 
 
-def by_mean_gradient(of: Scored, score: GradientScore, batches: Batches) -> dict[str, Kept]:
+def by_mean_gradient(score: GradientScore, batches: Batches) -> dict[str, Kept]:
     return {
         name: as_array(score.sample(batches.parameters[name].detach(), gradient))
         for name, gradient in batches.mean().items()
     }
 
 
-def accumulated(of: Scored, score: AccumulatedScore, batches: Batches) -> dict[str, Kept]:
+def accumulated(score: AccumulatedScore, batches: Batches) -> dict[str, Kept]:
     sums: dict[str, Any] = {}
     for gradients in batches.gradients():
         for name, gradient in gradients.items():
@@ -169,7 +169,7 @@ def accumulated(of: Scored, score: AccumulatedScore, batches: Batches) -> dict[s
     }
 
 
-def grasp(of: Scored, batches: Batches) -> dict[str, Kept]:
+def grasp(batches: Batches) -> dict[str, Kept]:
     """w·(Hg), of the mean gradient g and the mean Hessian H. Each batch is gone through twice."""
     batches.twice()
     state = torch.get_rng_state()

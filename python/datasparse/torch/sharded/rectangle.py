@@ -63,10 +63,6 @@ class Rectangle:
     def elements(self) -> int:
         return self.size[0] * self.size[1]
 
-    @property
-    def is_whole(self) -> bool:
-        return self.size == self.whole
-
 
 @dataclass(frozen=True, slots=True)
 class Blocks:

@@ -129,7 +129,7 @@ def _batches(
     for number, pool in enumerate(pools):
         for place, normalize in zip(pool.moves, pool.normalize, strict=True):
             kinds[place] = replace(kinds[place], pool=number, normalize=normalize)
-        _bring_together(pool, moves, kinds)
+        _bring_together(pool, kinds)
     places: dict[Kind, list[int]] = {}
     for place, kind in enumerate(kinds):
         places.setdefault(kind, []).append(place)
@@ -182,7 +182,7 @@ def _dtype_of_sums(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _bring_together(pool: MovePool, moves: Sequence[Move], kinds: list[Kind]) -> None:
+def _bring_together(pool: MovePool, kinds: list[Kind]) -> None:
     """Keys of a pool are compared: of one type as they are."""
     own = [kinds[place] for place in pool.moves]
     divided = any(pool.normalize)
