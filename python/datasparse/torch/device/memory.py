@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the size of an item
+from .operations.keys import integer_of
 
 
 def ones(shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -99,4 +99,4 @@ def to_host(tensors: Sequence[Tensor]) -> list[bytes]:
 
 def _magnitude(tensor: Tensor) -> Tensor:
     """The bits without the sign, moved up by one."""
-    return tensor.view(INTEGERS[tensor.element_size()]).bitwise_left_shift(1)
+    return tensor.view(integer_of(tensor.dtype)).bitwise_left_shift(1)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .operations.arithmetic import dtype_of_sums
+
 TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gradient": lambda w, g: g.clone(),
     "abs_gradient": lambda w, g: g.abs(),
@@ -24,7 +26,7 @@ TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def score_terms(term: str, weight: Tensor, gradient: Tensor, scale: float = 1.0) -> Tensor:
     """`scale` times the term of each element: contiguous, float64 for a weight in float64, else
     float32."""
-    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    dtype = dtype_of_sums(weight.dtype)
     w, g = weight.detach().to(dtype), gradient.detach().to(dtype)
     made = TERMS[term](w, g).contiguous()
     return made if scale == 1 else made.mul_(scale)

@@ -13,10 +13,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..._core import ShardSelection, __version__
 from ..device.job import Job, Pool
+from ..device.operations.arithmetic import dtype_of_sums
 from ..device.operations.grid import Grid, order_of
 from .counts import Packing
 from .layout import Layout, layout_of
-from .parts import Part, Parts, Search, Unwritten, dtype_of_sums, parts_for
+from .parts import Part, Parts, Search, Unwritten, parts_for
 from .ranks import Call, Description, Ranks
 from .rectangle import Blocks, Integers, Rectangle, Shape
 from .sample import Sample
@@ -244,7 +245,7 @@ def searches_of(jobs: Sequence[Job], pools: Sequence[Pool], parts: Sequence[Part
 
 def search_of(pool: Pool, jobs: Sequence[Job]) -> Search:
     ranked = [jobs[place] for place in pool.jobs]
-    sums = {dtype_of_sums(job) for job in ranked}
+    sums = {dtype_of_sums(job.scores.dtype) for job in ranked}
     as_doubles = any(pool.normalize) or len(sums) > 1
     is_wide = as_doubles or torch.float64 in sums
     steps = {KEY_STEPS.get(job.scores.dtype, 0) if is_plain(job) else 0 for job in ranked}

@@ -15,14 +15,14 @@ from torch import Tensor
 from ..._core import ShardSelection
 from ..device import routes
 from ..device.job import Job
-from ..device.operations.arithmetic import exact_arithmetic, require_exact
+from ..device.operations.arithmetic import dtype_of_sums, exact_arithmetic, require_exact
 from ..device.operations.batch import Batch
 from ..device.operations.grid import Grid
-from ..device.operations.keys import INTEGERS, make_keys
+from ..device.operations.keys import integer_of, make_keys
 from ..device.operations.pool import to_doubles
 from ..device.operations.select import count
 from ..device.operations.squares import digits_of, roots_of
-from .parts import Part, Search, dtype_of_sums
+from .parts import Part, Search
 from .rectangle import Blocks, Integers
 
 Order: TypeAlias = tuple[bool, bool]
@@ -62,7 +62,7 @@ class DeviceParts:
         at = len(self._monotone)
         self._past = dict(zip(self._monotone, sums[:at].tolist(), strict=True))
         for group in self._divided:
-            dtype = dtype_of_sums(self._parts[group].job)
+            dtype = dtype_of_sums(self._parts[group].job.scores.dtype)
             digits = sums[at : at + digits_in(dtype)]
             self._norms[group] = roots_of(torch.from_numpy(digits.copy())[None], dtype)
             at += len(digits)
@@ -105,7 +105,7 @@ class DeviceParts:
         """A search, with what begin() was told."""
         # Only what is divided in its own type may become equal, where it was not.
         finer = [
-            normalize and dtype_of_sums(self._parts[group].job) == torch.float64
+            normalize and dtype_of_sums(self._parts[group].job.scores.dtype) == torch.float64
             for group, normalize in zip(search.groups, search.normalize, strict=True)
         ]
         past = [self._past.get(group, 0) for group in search.groups]
@@ -211,7 +211,7 @@ class Sorted:
 
 
 def batch_of(job: Job) -> Batch:
-    dtype = dtype_of_sums(job)
+    dtype = dtype_of_sums(job.scores.dtype)
     require_exact(job.scores.device, dtype)
     return Batch([0], [job], Grid.of(job), dtype, job.scores.device)
 
@@ -225,5 +225,5 @@ def signed(keys: NDArray[np.uint64], is_wide: bool) -> Integers:
 
 def digits_in(dtype: torch.dtype) -> int:
     """The length of a sum of squares."""
-    zero = torch.zeros((1, 1), dtype=INTEGERS[dtype.itemsize])
+    zero = torch.zeros((1, 1), dtype=integer_of(dtype))
     return digits_of(zero, dtype).shape[1]

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
 from torch import Tensor
 
 from ..device.job import Job
@@ -98,10 +97,6 @@ class Unwritten:
             by_writer.setdefault(one.write, []).append(one.place)
         for write, places in by_writer.items():
             write(places)
-
-
-def dtype_of_sums(job: Job) -> torch.dtype:
-    return torch.float64 if job.scores.dtype == torch.float64 else torch.float32
 
 
 def parts_for(parts: Sequence[Part], searches: Sequence[Search]) -> Parts:

@@ -18,6 +18,11 @@ import torch
 TRUSTED = {"cpu", "cuda"}
 
 
+def dtype_of_sums(dtype: torch.dtype) -> torch.dtype:
+    """What scores of a dtype are squared, added up and divided in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 @contextmanager
 def exact_arithmetic(device: torch.device) -> Iterator[None]:
     """On the CPU, denormals count meanwhile. The setting is that of a thread, and what the other

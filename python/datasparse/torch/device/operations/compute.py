@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..job import Job, Pool
-from .arithmetic import exact_arithmetic, require_exact
+from .arithmetic import dtype_of_sums, exact_arithmetic, require_exact
 from .batch import Batch
 from .grid import Grid
 from .pool import prune_pool
@@ -113,7 +113,7 @@ def _kind_of(job: Job) -> _Kind:
     kept = job.kept_zeros is not None
     scores = job.scores
     kind = _Kind(grid, scores.device, scores.dtype, job.norm, job.monotone, kept, -1, False, share)
-    return replace(kind, dtype=_dtype_of_sums(job)) if _is_computed(job, kind) else kind
+    return replace(kind, dtype=dtype_of_sums(scores.dtype)) if _is_computed(job, kind) else kind
 
 
 def _is_computed(job: Job, kind: _Kind) -> bool:
@@ -122,10 +122,6 @@ def _is_computed(job: Job, kind: _Kind) -> bool:
         return False
     has_sums = kind.share == "some" and kind.grid.size > 1
     return job.norm == "L2" or has_sums or kind.dtype != job.scores.dtype
-
-
-def _dtype_of_sums(job: Job) -> torch.dtype:
-    return torch.float64 if job.scores.dtype == torch.float64 else torch.float32
 
 
 def _join(number: int, pool: Pool, jobs: Sequence[Job], kinds: list[_Kind]) -> None:
@@ -137,11 +133,11 @@ def _join(number: int, pool: Pool, jobs: Sequence[Job], kinds: list[_Kind]) -> N
         if weight > 0 and kind.grid.blocks > 0:
             kind = replace(kind, pool=number, normalize=normalize, share="some")
             if _is_computed(jobs[place], kind):
-                kind = replace(kind, dtype=_dtype_of_sums(jobs[place]))
+                kind = replace(kind, dtype=dtype_of_sums(jobs[place].scores.dtype))
             members.append(place)
         kinds[place] = kind
     if len({kinds[place].dtype for place in members}) > 1 or any(
         kinds[place].normalize for place in members
     ):
         for place in members:
-            kinds[place] = replace(kinds[place], dtype=_dtype_of_sums(jobs[place]))
+            kinds[place] = replace(kinds[place], dtype=dtype_of_sums(jobs[place].scores.dtype))

@@ -18,6 +18,7 @@ INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def integer_of(dtype: torch.dtype) -> torch.dtype:
+    """Of the same size."""
     return INTEGERS[dtype.itemsize]
 
 

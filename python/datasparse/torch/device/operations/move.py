@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..job import Move, Moved, MovePool
-from .arithmetic import exact_arithmetic, is_exact, require_exact
+from .arithmetic import dtype_of_sums, exact_arithmetic, is_exact, require_exact
 from .compute import BATCH_LEAST
 from .grid import Grid
 from .moving import Kind, Moving, only
@@ -172,14 +172,10 @@ def is_computed(kind: Kind) -> bool:
 def _with_sums(kind: Kind, weights: bool = True, gradients: bool = True) -> Kind:
     """Scores in the type that sums are in."""
     if weights:
-        kind = replace(kind, weights=_dtype_of_sums(kind.weights))
+        kind = replace(kind, weights=dtype_of_sums(kind.weights))
     if gradients and kind.gradients is not None:
-        kind = replace(kind, gradients=_dtype_of_sums(kind.gradients))
+        kind = replace(kind, gradients=dtype_of_sums(kind.gradients))
     return kind
-
-
-def _dtype_of_sums(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _bring_together(pool: MovePool, kinds: list[Kind]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..job import MovePool, Pool
 from .arithmetic import require_exact
 from .batch import Batch
-from .keys import INTEGERS, make_keys, new_keys, put_past
+from .keys import integer_of, make_keys, new_keys, put_past
 from .select import count, greatest, numbers
 from .squares import norms_of
 
@@ -54,7 +54,7 @@ def prune_pool(
             return plan.in_order([among(keys) for keys in kept])
         return plan.in_order([among(some.keys(returning)) for some in members])
 
-    like = torch.empty((1, 1), dtype=INTEGERS[members[0].dtype.itemsize], device=plan.device)
+    like = torch.empty((1, 1), dtype=integer_of(members[0].dtype), device=plan.device)
     stop = greatest(lambda key: plan.cost(counts(torch.lt, key)) <= plan.budget, like)
     pruned = plan.prune(counts(torch.lt, stop), counts(torch.le, stop))
     is_cut = not as_doubles and returning is None and not plan.is_bounded
