@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from datasparse.torch.device.job import Job
+from datasparse.torch.device.operations.grid import Grid, order_of
 
 Axis = tuple[int, int, int]  # its length, and the strides of scores and mask, in elements
 
@@ -91,49 +92,23 @@ def merged(axes: Sequence[Axis]) -> list[Axis]:
 
 def geometry_of(job: Job) -> Geometry:
     """Of a job that has elements. It may have more axes than the kernels take."""
-    scores = job.scores
-    return _geometry(tuple(scores.shape), scores.stride(), job.order, job.block, job.zeros)
+    grid, scores = Grid.of(job), job.scores
+    order = order_of(job) or tuple(range(scores.dim()))
+    block = (grid.height, grid.width)
+    return _geometry(tuple(scores.shape), scores.stride(), order, block, grid.zeros)
 
 
 @lru_cache(maxsize=4096)
 def _geometry(shape: tuple[int, ...], strides: tuple[int, ...], order: tuple[int, ...],
               block: tuple[int, int], zeros: int) -> Geometry:  # fmt: skip
-    height, width = block_within(shape, order, block)
-    if not order_matters(shape, order, block):
-        order = tuple(range(len(shape)))
     of_mask = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
     axes = [(shape[axis], strides[axis], of_mask[axis]) for axis in order]
     rows = axes.pop(0) if len(axes) > 1 else NOTHING
     columns = merged(axes)
     length = math.prod(axis[0] for axis in columns)
     # Where nothing depends on the rows, they are one behind the other.
-    if height == 1 and length % width == 0:
+    if block[0] == 1 and length % block[1] == 0:
         one = merged([rows, *columns])
         if len(one) == 1:
             rows, columns = NOTHING, one
-    return Geometry(rows, tuple(columns), (height, width), min(zeros, height * width))
-
-
-def order_matters(shape: tuple[int, ...], order: tuple[int, ...], block: tuple[int, int]) -> bool:
-    """Whether the matrix is that of an order of the axes, not that of memory.
-
-    It is not for single elements, nor, where rows are the first axis, for blocks of one column or
-    as wide as the matrix. The core's rule: layout_matters() in cpp/src/mask/pattern.hpp.
-    """
-    if len(order) < 2:
-        return False
-    longer = [axis for axis in order if shape[axis] != 1]
-    if longer == sorted(longer) and shape[order[0]] == shape[0]:
-        return False
-    height, width = block_within(shape, order, block)
-    if height <= 1 and width <= 1:
-        return False
-    return order[0] != 0 or 1 < width < math.prod(shape[axis] for axis in order[1:])
-
-
-def block_within(shape: tuple[int, ...], order: tuple[int, ...], block: tuple[int, int]
-                 ) -> tuple[int, int]:  # fmt: skip
-    """A block, cut off at the matrix of that order, be it the one that is taken or not."""
-    lengths = [shape[axis] for axis in order] if order else list(shape)
-    rows = lengths.pop(0) if len(lengths) > 1 else 1
-    return min(block[0], rows), min(block[1], math.prod(lengths))
+    return Geometry(rows, tuple(columns), block, zeros)

@@ -15,8 +15,8 @@ from datasparse.torch.device.kernels.geometry import (
     Geometry,
     flat,
     geometry_of,
-    order_matters,
 )
+from datasparse.torch.device.operations.grid import order_of
 
 NARROW_MAX = 1 << 30
 
@@ -134,9 +134,7 @@ def as_matrix(job: Job) -> tuple[Job, tuple[int, ...]]:
         job = replace(job, kept_zeros=kept.contiguous())
     if job.scores.numel() == 0 or len(geometry_of(job).columns) <= COLUMN_AXES:
         return job, ()
-    order = tuple(range(job.scores.dim()))
-    if order_matters(tuple(job.scores.shape), job.order, job.block):
-        order = job.order
+    order = order_of(job) or tuple(range(job.scores.dim()))
 
     def moved(tensor: Tensor) -> Tensor:
         return tensor.permute(order).contiguous()
