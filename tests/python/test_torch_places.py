@@ -352,6 +352,22 @@ def test_a_copy_after_a_group_was_removed():
     assert zeros(other[0].weight) == 32
 
 
+def test_what_cannot_be_attached_leaves_the_masks_of_another_attachment(monkeypatch):
+    """Names are those within the model that is attached: two weights may have the same one."""
+    model = nn.Linear(4, 3)
+    model.inner = nn.Linear(4, 3)
+    attach(model.inner, DataNormSparsifier(), include="weight", mode="parametrize")
+
+    def failing(*_, **__):
+        raise RuntimeError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.utils.parametrize, "register_parametrization", failing)
+        with pytest.raises(RuntimeError, match="no memory"):
+            attach(model, DataNormSparsifier(), include="weight", mode="parametrize")
+    assert nn.utils.parametrize.is_parametrized(model.inner, "weight")
+
+
 def test_what_cannot_be_parametrized_leaves_the_model_as_it_was(monkeypatch):
     model, sparsifier = mlp(), DataNormSparsifier(**SINGLE)
     register = nn.utils.parametrize.register_parametrization

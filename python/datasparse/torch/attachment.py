@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING, Any
 from warnings import warn
 from weakref import WeakKeyDictionary, WeakSet
@@ -252,7 +253,9 @@ class Attachment:
         )
 
     def _layout_of(self, name: str) -> Layout | None:
-        layout: Layout | None = self.sparsifier.layout(name) if name in self._known() else None
+        if name not in self.sparsifier.data_groups:
+            return None
+        layout: Layout | None = self.sparsifier.layout(name)
         return layout
 
     def _present(self) -> list[str]:
@@ -368,12 +371,10 @@ def restored(
 def seen_as(shape: tuple[int, ...], layout: Layout | None) -> str:
     """The matrix that blocks are cut from, as text: "64 x 27"."""
     if len(shape) < 2:
-        return f"1 x {shape[0] if shape else 1}"
-    rows = shape[layout[0]] if layout else shape[0]
-    elements = 1
-    for length in shape:
-        elements *= length
-    return f"{rows} x {elements // rows if rows else 0}" + (", inputs innermost" if layout else "")
+        return f"1 x {prod(shape)}"
+    row = layout[0] if layout else 0
+    columns = prod(length for axis, length in enumerate(shape) if axis != row)
+    return f"{shape[row]} x {columns}" + (", inputs innermost" if layout else "")
 
 
 def attach(
@@ -552,7 +553,10 @@ def withdraw(attachment: Attachment, names: list[str]) -> None:
     """Take back an attachment that cannot be made whole, and the groups that it added."""
     model = attachment.model()
     assert model is not None  # whoever attaches it holds it
-    unmask_all(masked_tensors(model.modules()), set(attachment.names))
+    for tensor in masked_tensors(model.modules()):
+        masked = tensor.masked
+        if masked.sparsifier is attachment.sparsifier and masked.name in attachment.places:
+            tensor.unmask()
     if attachment.mode == "in_place":
         _attachments[model].remove(attachment)
     for name in names:
@@ -606,12 +610,6 @@ def detach(model: nn.Module, *, keep_zeros: bool = True) -> None:
 def attachments_of(model: nn.Module) -> list[Attachment]:
     """Those to the plain model or to parts of it, in place."""
     return [attachment for module in model.modules() for attachment in _attachments.get(module, ())]
-
-
-def unmask_all(tensors: Iterable[MaskedTensor], names: set[str]) -> None:
-    for tensor in tensors:
-        if tensor.masked.name in names:
-            tensor.unmask()
 
 
 def is_computed(tensor: MaskedTensor) -> bool:
