@@ -96,7 +96,6 @@ class Training:
         self._resumed = self._resumed and resumed
         if not self._resumed:
             self._first = [one.last_epoch - epochs for one in self.schedulers]
-        if not self._resumed:
             self.steps = 0
         chosen = [optimizer for optimizer in map(plain_optimizer, optimizers)
                   if self.attachment.owns_any_of(optimizer)]  # fmt: skip

@@ -280,9 +280,8 @@ def trained_nothing(optimizer: torch.optim.Optimizer, had_gradients: bool) -> bo
 
     Some call `step()` to fill an optimizer's state: torch.distributed.checkpoint does, to save,
     with zero gradients at the rate 0. Without any gradient an optimizer passes over all parameters.
-    A fused optimizer is called by a GradScaler though it
-    found infinite gradients, and passes over them then. A warm-up that begins at the rate 0 has
-    gradients, and is a training.
+    A fused optimizer is called by a GradScaler though it found infinite gradients, and passes over
+    them then. A warm-up that begins at the rate 0 has gradients, and is a training.
     """
     if is_infinite(getattr(optimizer, "found_inf", None)):
         return True

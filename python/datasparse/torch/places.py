@@ -90,7 +90,7 @@ def module_at(root: nn.Module, path: Sequence[str]) -> nn.Module | None:
     for part in path:
         if module is not None:
             module = child(module, part)
-    if module is None and path[:2] == ["base_model", "model"]:
+    if module is None and tuple(path[:2]) == ("base_model", "model"):
         return module_at(root, path[2:])  # PEFT's model around the whole was taken away
     return module
 

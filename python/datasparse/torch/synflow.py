@@ -41,7 +41,9 @@ def flow(
         name: value.detach().abs().to(dtype) if value.is_floating_point() else value.clone()
         for name, value in (*model.named_parameters(), *model.named_buffers())
     }
-    sizes = {name: everything[called[id(parameter)]] for name, parameter in of.parameters().items()}
+    # The names of groups are those of weights: parametrized ones have others in the model.
+    paths = {name: called[id(parameter)] for name, parameter in of.parameters().items()}
+    sizes = {name: everything[path] for name, path in paths.items()}
     thetas = dict(sizes)
     where = next(iter(sizes.values())).device
     given = torch.ones((1, *example.shape[1:]), dtype=dtype, device=where)
@@ -51,8 +53,8 @@ def flow(
     ranked = Rounds(of, scores)
     for k in range(1, score.rounds + 1):
         leaves = {name: theta.detach().requires_grad_() for name, theta in thetas.items()}
-        by_parameter = {called[id(p)]: leaves[name] for name, p in of.parameters().items()}
-        output = torch.func.functional_call(model, everything | by_parameter, (given,))
+        scored = {paths[name]: leaf for name, leaf in leaves.items()}
+        output = torch.func.functional_call(model, everything | scored, (given,))
         if not isinstance(output, Tensor):
             raise TypeError(
                 "the model must return a tensor for SynFlow(), got "
