@@ -497,6 +497,17 @@ def test_a_model_that_is_wrapped_and_frozen_masks():
     assert attachment.sparsifier.get_array("2.weight", "scores") is None
 
 
+@pytest.mark.parametrize("mode", ["in_place", "parametrize"])
+@pytest.mark.parametrize("gone", ["remove_data", "squash_mask"])
+def test_a_model_is_scored_without_what_was_removed_or_squashed(mode, gone):
+    model = mlp()
+    sparsifier = attach(model, score=SNIP(), mode=mode, **HALF).sparsifier
+    first, *others = sparsifier.data_groups
+    getattr(sparsifier, gone)(first)
+    score_once(model, SNIP(), batches(1), mse)
+    assert all(sparsifier.get_array(name, "scores") is not None for name in others)
+
+
 class Unused(nn.Module):
     def __init__(self):
         super().__init__()

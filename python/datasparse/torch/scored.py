@@ -84,7 +84,8 @@ def scored(model: nn.Module | Attachment) -> Scored:
     if any(sparsifier is not sparsifiers[0] for sparsifier in sparsifiers):
         raise ValueError("several sparsifiers are attached to this model: pass an attachment")
     sparsifier = sparsifiers[0]
-    renewed = {name: of for name, of in owners.items() if not sparsifier.frozen(name)}
+    present = sparsifier.active(list(owners))  # a parametrization outlives its group
+    renewed = {name: owners[name] for name in present if not sparsifier.frozen(name)}
     return Scored(called, sparsifier, renewed, tuple(in_place))
 
 
