@@ -157,7 +157,7 @@ class QuantizedEmbeddingBag(QuantizedEmbedding):
             rows,
             offsets,
             mode=self.mode,
-            per_sample_weights=per_sample_weights,
+            per_sample_weights=None if per_sample_weights is None else per_sample_weights.float(),
             include_last_offset=self.include_last_offset,
             padding_idx=padding,
         )

@@ -115,6 +115,15 @@ def test_bags_of_every_kind(name, shape):
         )
 
 
+def test_a_bag_of_a_narrow_model_takes_its_narrow_weights():
+    model = nn.Sequential(nn.EmbeddingBag(7, 4, mode="sum").bfloat16())
+    bags, factors = torch.tensor([[0, 3], [6, 2]]), torch.tensor([[0.5, 2.0], [1.0, 0.25]])
+    model[0](bags, per_sample_weights=factors.bfloat16())
+    post_training_sparse_quantize(model, DataNormSparsifier, **CONFIG)
+    narrow = model[0](bags, per_sample_weights=factors.bfloat16())
+    assert torch.equal(narrow, model[0](bags, per_sample_weights=factors))
+
+
 def test_a_state_dict_holds_bytes():
     model, other = (nn.Sequential(nn.Embedding(50, 8)) for _ in range(2))
     for some in (model, other):
