@@ -293,6 +293,28 @@ def test_grasp_is_the_weight_times_the_hessian_times_the_gradient():
     )
 
 
+@pytest.mark.parametrize("generator", [random, np.random], ids=["Python", "NumPy"])
+def test_grasp_draws_the_same_for_the_mean_and_for_the_product(generator):
+    def scored(draw):
+        attachment = attach(held(mlp()), score=GraSP(), **HALF)
+        score_once(attachment, GraSP(), batches(2), lambda m, b: draw() * mse(m, b))
+        return scores_of(attachment)
+
+    generator.seed(3)
+    found = scored(generator.random)
+    factors = [generator.random() for _ in range(2)]
+    wanted = scored(iter(factors * 2).__next__)
+    for name, scores in found.items():
+        np.testing.assert_array_equal(scores, wanted[name])
+
+
+@pytest.mark.parametrize("score", [SNIP(), SynFlow()], ids=repr)
+def test_nothing_to_score_is_refused(score):
+    attachment = attach(held(mlp()), score=score, update=False, **HALF)
+    with pytest.raises(ValueError, match="no attached weight is left whose mask a step renews"):
+        score_once(attachment, score, batches(1), mse)
+
+
 def plain_synflow(weights, biases, rounds, level, with_biases):
     """Matrices of magnitudes, masks by one threshold for all; the scores of the last round."""
     weights = [np.abs(w).astype(np.float64) for w in weights]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .._core import _score_terms
 from ..scores import AccumulatedScore, GradientScore, GraSP, Magnitude, Random, Score, SynFlow
-from .scored import Scored, as_it_was, scored
+from .scored import Scored, as_it_was, chance_as_it_was, scored
 from .synflow import synaptic_flow
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ def score_once(
     """
     of = scored(model)
     require_score(of, score)
+    if not of.owners:
+        raise ValueError("no attached weight is left whose mask a step renews")
     made: Mapping[str, Kept]
     with as_it_was(of.model), torch.enable_grad():
         if isinstance(score, SynFlow):
@@ -172,9 +174,8 @@ def accumulated(score: AccumulatedScore, batches: Batches) -> dict[str, Kept]:
 def grasp(batches: Batches) -> dict[str, Kept]:
     """w·(Hg), of the mean gradient g and the mean Hessian H. Each batch is gone through twice."""
     batches.twice()
-    state = torch.get_rng_state()
-    mean = batches.mean()
-    torch.set_rng_state(state)  # the same order, the same dropout
+    with chance_as_it_was():  # the same order, the same dropout
+        mean = batches.mean()
     products = {name: torch.zeros_like(gradient) for name, gradient in mean.items()}
     for gradients in batches.gradients(create_graph=True):
         along = sum((gradients[name] * mean[name]).sum() for name in mean)

@@ -90,11 +90,23 @@ def scored(model: nn.Module | Attachment) -> Scored:
 
 
 @contextmanager
+def chance_as_it_was() -> Iterator[None]:
+    """Brings back the states of the random generators of torch's CPU, NumPy and Python."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
+
+
+@contextmanager
 def as_it_was(model: nn.Module) -> Iterator[None]:
     """Brings back what a forward and a backward pass change.
 
     Those are buffers, such as the statistics of batch norm; `.grad` of the parameters; whether
-    modules are training; and the states of the random generators of torch's CPU, NumPy and Python.
+    modules are training; and what `chance_as_it_was()` does.
     """
     modules = list(model.modules())
     training = [module.training for module in modules]
@@ -107,13 +119,10 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     for parameter, _ in gradients:
         parameter.grad = None
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
-        yield
+        with chance_as_it_was():
+            yield
     finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])
         for parameter, gradient in gradients:
             parameter.grad = gradient
         with torch.no_grad():
