@@ -7,6 +7,7 @@ import pytest
 from datasparse.torch.sharded.core_parts import CoreParts
 from datasparse.torch.sharded.counts import Packing
 from datasparse.torch.sharded.device_parts import DeviceParts
+from datasparse.torch.sharded.parts import Search
 from device_cases import check_route
 from shard_cases import compute_on
 
@@ -53,8 +54,8 @@ def test_blocks_are_those_of_a_matrix_whose_order_does_not_matter(kind):
 @pytest.mark.parametrize("numbers", [0, 1, 2, 7])
 @pytest.mark.parametrize("greatest", [2**32 - 1, 2**32])
 def test_sums_of_packed_counts_are_those_of_the_counts(numbers, greatest):
-    part, search = SimpleNamespace(blocks=SimpleNamespace(all=greatest)), SimpleNamespace()
-    search.groups, search.weights = (0,), (1,)
+    part = SimpleNamespace(blocks=SimpleNamespace(all=greatest))
+    search = Search((0,), (1,), (0,), (greatest,), 0, (False,), False, False, False, 0)
     packing = Packing.of([search], [part])
     assert packing.most == (16382 if greatest < 2**32 else 8191)
     # Of two ranks: together, as many as there may be.

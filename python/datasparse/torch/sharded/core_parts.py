@@ -18,12 +18,7 @@ class CoreParts:
     memory are made anew."""
 
     def __init__(self, parts: Sequence[Part], searches: Sequence[Search]) -> None:
-        divided = {
-            group
-            for search in searches
-            for group, normalize in zip(search.groups, search.normalize, strict=True)
-            if normalize
-        }
+        divided = {group for search in searches for group in search.divided}
         self._parts = parts
         # What a monotone mask has pruned is read from the one that is written in the end.
         self._masks = [

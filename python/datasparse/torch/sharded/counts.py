@@ -25,16 +25,7 @@ class Packing:
     @staticmethod
     def of(searches: Sequence[Search], parts: Sequence[Part]) -> Packing:
         """By the greatest sums that there may be: the same on all ranks."""
-        greatest = max(
-            (
-                sum(
-                    parts[group].blocks.all * weight
-                    for group, weight in zip(search.groups, search.weights, strict=True)
-                )
-                for search in searches
-            ),
-            default=0,
-        )
+        greatest = max((search.cost(parts) for search in searches), default=0)
         return Packing(2 if greatest < 1 << 32 else 1)
 
     @property

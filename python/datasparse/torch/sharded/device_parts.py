@@ -37,13 +37,7 @@ class DeviceParts:
         self._searches = searches
         self._search_of = {group: search for search in searches for group in search.groups}
         self._monotone = [group for group in self._search_of if parts[group].job.monotone]
-        # Those whose scores are divided by their norm.
-        self._divided = [
-            group
-            for search in searches
-            for group, normalize in zip(search.groups, search.normalize, strict=True)
-            if normalize
-        ]
+        self._divided = [group for search in searches for group in search.divided]
         self._is_prelude_told = False
         self._past: dict[int, int] = {}  # blocks that masks before have pruned, of all parts
         self._norms: dict[int, Tensor] = {}

@@ -47,6 +47,16 @@ class Search:
     key_step: int
     hint: Hint | None = None
 
+    @property
+    def divided(self) -> list[int]:
+        """The groups whose scores are divided by their norm."""
+        return [group for group, one in zip(self.groups, self.normalize, strict=True) if one]
+
+    def cost(self, parts: Sequence[Part]) -> int:
+        """Of all blocks, of whole tensors: the greatest sum that there may be."""
+        pairs = zip(self.groups, self.weights, strict=True)
+        return sum(parts[group].blocks.all * weight for group, weight in pairs)
+
     def as_dict(self, parts: Sequence[Part]) -> dict[str, Any]:
         """As ShardSelection takes it."""
         blocks = [parts[group].blocks.all for group in self.groups]

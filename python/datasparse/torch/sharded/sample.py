@@ -68,19 +68,13 @@ def is_sampled(parts: Sequence[Part], search: Search) -> bool:
         sum(blocks) >= LARGE
         and tuple(blocks) == search.most
         and all(is_single(parts[group].job) for group in search.groups)
-        and 0 < search.budget < total_of(parts, search)
+        and 0 < search.budget < search.cost(parts)
     )
 
 
 def is_single(job: Job) -> bool:
     """Of a part, whose block is that of the whole tensor: another rank may have one row of it."""
     return job.block == (1, 1) and job.zeros == 1 and job.norm != "L2"
-
-
-def total_of(parts: Sequence[Part], search: Search) -> int:
-    """What all blocks of a search cost."""
-    pairs = zip(search.groups, search.weights, strict=True)
-    return sum(parts[group].blocks.all * weight for group, weight in pairs)
 
 
 def guess_of(parts: Sequence[Part], search: Search) -> tuple[int, int, int]:
@@ -90,7 +84,7 @@ def guess_of(parts: Sequence[Part], search: Search) -> tuple[int, int, int]:
         return NOTHING, NOTHING, NOTHING
     order = np.argsort(keys)
     keys, paid = keys[order], np.cumsum(costs[order])
-    total = total_of(parts, search)
+    total = search.cost(parts)
     paid *= total / paid[-1]  # tensors of which nothing is here are as the others
     share = search.budget / total
     error = np.sqrt(share * (1 - share) * np.square(costs / costs.sum()).sum()) * total
