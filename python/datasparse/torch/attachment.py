@@ -520,7 +520,7 @@ def attach_chosen(
             if owned.name not in present and not sparsifier.awaits_data(owned.name)
         ]
     )
-    add_all(sparsifier, choice.taken, places, options)
+    add_all(sparsifier, choice.taken, places, options, present)
     attachment = registered(model, sparsifier, mode, choice.left, places, gradients)
     try:
         if isinstance(sparsifier, RegrowthSparsifier):  # its training begins with few weights
@@ -646,9 +646,9 @@ def add_all(
     chosen: list[Owned],
     places: dict[str, Place],
     options: dict[str, dict[str, Any]],
+    present: set[str],
 ) -> None:
     """A group for each, with its options if it is new; or for none."""
-    present = set(sparsifier.active([owned.name for owned in chosen]))
     added: list[str] = []
     try:
         for owned in chosen:

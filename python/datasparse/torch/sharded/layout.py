@@ -19,8 +19,7 @@ from torch.distributed.tensor._utils import (
 from torch.distributed.tensor.placement_types import Placement, Replicate, Shard, _StridedShard
 
 from .ranks import Ranks
-
-Shape = tuple[int, ...]
+from .rectangle import Shape
 
 
 @dataclass(frozen=True, slots=True)

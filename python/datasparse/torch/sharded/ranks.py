@@ -13,10 +13,10 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from torch.distributed.device_mesh import DeviceMesh
 
-Integers = NDArray[np.int64]
+from .rectangle import Integers
+
 Description = list[tuple[str, str]]  # topics, and what each rank has there
 T = TypeVar("T")
 
