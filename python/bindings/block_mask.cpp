@@ -2,6 +2,7 @@
 
 #include <pybind11/numpy.h>
 
+#include "arrays.hpp"
 #include "datasparse/device.hpp"
 #include "datasparse/error.hpp"
 #include "gil.hpp"
@@ -30,8 +31,7 @@ py::array checked_out(const py::object& out, const Axes& shape) {
         "out must have dtype bool, got " +
         std::string(py::str(static_cast<const py::object&>(result.dtype()))));
   }
-  Axes given;
-  for (py::ssize_t axis = 0; axis < result.ndim(); ++axis) given.push_back(result.shape(axis));
+  const Axes given = axes_of(result.attr("shape"));
   if (given != shape) {
     throw datasparse::ValueError("out must have the shape of data, " + to_string(shape) + ", got " +
                                  to_string(given));
@@ -93,10 +93,8 @@ py::object block_mask(const py::object& data, const py::object& sparsity_level,
 
 /// The fewest and the most zeros of a mask, whatever the data are.
 py::tuple count_zeros(const py::tuple& lengths, const py::kwargs& config) {
-  Axes shape;
-  for (const auto length : lengths) shape.push_back(length.cast<std::int64_t>());
   const auto spec = datasparse::BlockSpec::from_config(to_param_map(config, ""));
-  const auto zeros = datasparse::count_zeros(shape, spec);
+  const auto zeros = datasparse::count_zeros(axes_of(lengths), spec);
   return py::make_tuple(zeros.least, zeros.most);
 }
 

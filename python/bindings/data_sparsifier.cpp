@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "arrays.hpp"
 #include "config_map.hpp"
 #include "copying.hpp"
 #include "datasparse/group_arrays.hpp"
@@ -80,8 +81,7 @@ py::array to_bytes(const std::string& name, py::object mask, const datasparse::A
                                 class_name(mask));
   }
   const auto array = py::reinterpret_borrow<py::array>(mask);
-  datasparse::Axes given;
-  for (py::ssize_t axis = 0; axis < array.ndim(); ++axis) given.push_back(array.shape(axis));
+  const datasparse::Axes given = axes_of(array.attr("shape"));
   if (given != shape) {
     throw datasparse::ValueError("mask of '" + name + "' must have the shape of its data, " +
                                  to_string(shape) + ", got " + to_string(given));

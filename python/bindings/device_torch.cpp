@@ -1,18 +1,16 @@
 #include "device_torch.hpp"
 
+#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <cstring>
-#include <map>
 #include <memory>
-#include <unordered_map>
 #include <utility>
 
-#include "datasparse/error.hpp"
+#include "arrays.hpp"
 #include "datasparse/pool.hpp"
 #include "datasparse/regrowth.hpp"
 #include "gil.hpp"
-#include "params.hpp"
 #include "refusals.hpp"
 
 namespace py = pybind11;
@@ -79,10 +77,9 @@ py::object tensor_here(void* data, const char* integer, const Axes& shape, const
 
 py::object tensor_here(const ArrayView& view) {
   static constexpr const char* integers[] = {"int16", "int16", "int32", "int64"};
-  static constexpr const char* dtypes[] = {"float16", "bfloat16", "float32", "float64"};
-  const auto type = static_cast<std::size_t>(view.dtype());
-  return tensor_here(view.data(), integers[type], view.shape(), view.strides())
-      .attr("view")(py::module_::import("torch").attr(dtypes[type]));
+  const char* const integer = integers[static_cast<std::size_t>(view.dtype())];
+  return tensor_here(view.data(), integer, view.shape(), view.strides())
+      .attr("view")(py::module_::import("torch").attr(name_of(view.dtype())));
 }
 
 /// A job's data, its mask, and what stays zero, where they are.
@@ -277,21 +274,13 @@ ArrayView TorchDevice::view_of(TorchData& data, const std::string& what) {
     return {&data, here.dtype(), here.shape(), here.strides(), false};
   }
   const py::object& tensor = data.tensor;
-  static const std::unordered_map<std::string, datasparse::DType> dtypes{
-      {"torch.float16", datasparse::DType::float16},
-      {"torch.bfloat16", datasparse::DType::bfloat16},
-      {"torch.float32", datasparse::DType::float32},
-      {"torch.float64", datasparse::DType::float64}};
   const std::string name = py::str(tensor.attr("dtype"));
-  const auto dtype = dtypes.find(name);
-  if (dtype == dtypes.end()) refuse_dtype(what, name, "convert it with .float()");
-  const auto item = static_cast<std::int64_t>(datasparse::item_size(dtype->second));
-  Axes shape, strides;
-  for (const auto length : tensor.attr("shape")) shape.push_back(length.cast<std::int64_t>());
-  for (const auto stride : tensor.attr("stride")()) {
-    strides.push_back(stride.cast<std::int64_t>() * item);
-  }
-  return {&data, dtype->second, shape, strides, false};
+  const auto dtype = dtype_named(name, "torch.");
+  if (!dtype) refuse_dtype(what, name, "convert it with .float()");
+  const auto item = static_cast<std::int64_t>(datasparse::item_size(*dtype));
+  Axes strides;
+  for (const auto stride : axes_of(tensor.attr("stride")())) strides.push_back(stride * item);
+  return {&data, *dtype, axes_of(tensor.attr("shape")), strides, false};
 }
 
 const py::object& TorchDevice::tensor_of(const Mask& mask) {

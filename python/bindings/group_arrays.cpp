@@ -7,11 +7,11 @@
 #include <optional>
 #include <utility>
 
+#include "arrays.hpp"
 #include "datasparse/error.hpp"
 #include "device_torch.hpp"
 #include "gil.hpp"
 #include "self.hpp"
-#include "state.hpp"
 #include "torch.hpp"
 
 namespace py = pybind11;
@@ -63,9 +63,8 @@ bool is_tensor(const py::object& object) {
 }  // namespace
 
 KeptArray kept_there(const py::object& tensor) {
-  datasparse::Axes shape;
-  for (const auto length : tensor.attr("shape")) shape.push_back(length.cast<std::int64_t>());
-  return KeptArray(*type_of_tensor(tensor), shape, std::make_shared<TorchArray>(tensor));
+  return KeptArray(*type_of_tensor(tensor), axes_of(tensor.attr("shape")),
+                   std::make_shared<TorchArray>(tensor));
 }
 
 py::object to_tensor(KeptArray& array, datasparse::Device& device) {
@@ -107,9 +106,7 @@ KeptArray to_kept_array(const py::object& given, const std::string& what) {
     const auto here = py::reinterpret_borrow<py::array>(array);
     for (const auto type : types) {
       if (!here.dtype().equal(dtype_of(type))) continue;
-      datasparse::Axes shape;
-      for (py::ssize_t axis = 0; axis < here.ndim(); ++axis) shape.push_back(here.shape(axis));
-      KeptArray kept(type, shape);
+      KeptArray kept(type, axes_of(here.attr("shape")));
       const py::object numpy = py::module_::import("numpy");
       const py::array in_order = numpy.attr("ascontiguousarray")(here);
       if (kept.byte_count() != 0) std::memcpy(kept.write(), in_order.data(), kept.byte_count());

@@ -4,9 +4,9 @@
 
 #include <vector>
 
+#include "arrays.hpp"
 #include "datasparse/device.hpp"
 #include "params.hpp"
-#include "state.hpp"
 
 namespace py = pybind11;
 using datasparse::Axes;
@@ -17,20 +17,14 @@ using datasparse::PoolPlan;
 
 namespace {
 
-Axes to_axes(const py::handle& given) {
-  Axes axes;
-  for (const auto length : given) axes.push_back(length.cast<std::int64_t>());
-  return axes;
-}
-
 py::tuple pool_plan(const py::iterable& groups) {
   std::vector<BlockSpec> specs;
   std::vector<PoolGroup> all;
   py::list blocks;
   for (const auto group : groups) {
     const auto given = py::reinterpret_borrow<py::tuple>(group);
-    const Axes shape = to_axes(given[0]);
-    const Axes layout = given[1].is_none() ? Axes() : to_axes(given[1]);
+    const Axes shape = axes_of(given[0]);
+    const Axes layout = given[1].is_none() ? Axes() : axes_of(given[1]);
     const auto config = py::reinterpret_borrow<py::dict>(given[2]);
     all.push_back({nullptr, viewed_shape(shape, layout)});
     specs.push_back(

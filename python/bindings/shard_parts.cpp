@@ -4,16 +4,16 @@
 #include <pybind11/stl.h>
 
 #include <cstddef>
-#include <map>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "arrays.hpp"
 #include "datasparse/error.hpp"
 #include "gil.hpp"
 #include "params.hpp"
-#include "self.hpp"
+#include "refusals.hpp"
 #include "shard_selection.hpp"
 #include "source.hpp"
 #include "torch.hpp"
@@ -36,9 +36,8 @@ py::array as_numpy(const py::object& array) {
 /// A bool array in C order, of that shape.
 py::array bytes_of(const py::object& given, const Axes& shape, const char* what) {
   py::array array = as_numpy(given);
-  Axes own;
-  for (py::ssize_t axis = 0; axis < array.ndim(); ++axis) own.push_back(array.shape(axis));
-  if (array.dtype().kind() != 'b' || (array.flags() & py::array::c_style) == 0 || own != shape) {
+  const bool is_in_order = (array.flags() & py::array::c_style) != 0;
+  if (array.dtype().kind() != 'b' || !is_in_order || axes_of(array.attr("shape")) != shape) {
     throw datasparse::TypeError(std::string(what) + " must be a bool array of shape " +
                                 to_string(shape) + " in C order, got " +
                                 std::string(py::repr(array)));
@@ -76,20 +75,11 @@ class LoadedSource final : public datasparse::DataSource {
 
 /// The shape and dtype of what will be loaded, in C order.
 datasparse::ArrayView view_to_load(const py::dict& given) {
-  static const std::map<std::string, datasparse::DType> dtypes{
-      {"float16", datasparse::DType::float16},
-      {"bfloat16", datasparse::DType::bfloat16},
-      {"float32", datasparse::DType::float32},
-      {"float64", datasparse::DType::float64}};
   const std::string name = py::str(given["dtype"]);
-  const auto dtype = dtypes.find(name);
-  if (dtype == dtypes.end()) {
-    throw datasparse::TypeError("dtype must be float16, bfloat16, float32 or float64, got " + name);
-  }
-  Axes shape;
-  for (const auto length : given["shape"]) shape.push_back(length.cast<std::int64_t>());
+  const auto dtype = dtype_named(name);
+  if (!dtype) refuse_dtype("dtype", name, "");
   alignas(64) static std::byte nowhere[64];  // a view has a pointer, which nobody follows
-  return datasparse::ArrayView(nowhere, dtype->second, shape);
+  return datasparse::ArrayView(nowhere, *dtype, axes_of(given["shape"]));
 }
 
 /// Parts whose memory is pinned for as long as the object lives, and their masks.
@@ -148,7 +138,7 @@ class PyShardParts {
       masks_.push_back(std::move(mask));
     }
     const datasparse::ArrayView& view = job.mask.data;
-    for (const auto axis : given["order"]) job.mask.layout.push_back(axis.cast<std::int64_t>());
+    job.mask.layout = axes_of(given["order"]);
     py::dict config;
     config["sparse_block_shape"] = given["block"];
     config["zeros_per_block"] = given["zeros"];

@@ -1,8 +1,8 @@
 #include "source_torch.hpp"
 
-#include <set>
 #include <utility>
 
+#include "arrays.hpp"
 #include "datasparse/error.hpp"
 #include "device_torch.hpp"
 #include "dlpack.hpp"
@@ -39,9 +39,7 @@ void TorchSource::check() const {
   if (!TorchDevice::is_sharded(tensor)) refuse_known_class(tensor, what_);
   check_memory(tensor);
   const std::string dtype = py::str(tensor.attr("dtype"));
-  static const std::set<std::string> known{"torch.float16", "torch.bfloat16", "torch.float32",
-                                           "torch.float64"};
-  if (known.count(dtype) == 0) {
+  if (!dtype_named(dtype, "torch.")) {
     if (py::cast<bool>(tensor.attr("is_complex")())) refuse_complex(what_, dtype, "their .abs()");
     const bool quantized = py::cast<bool>(tensor.attr("is_quantized"));
     refuse_dtype(what_, dtype,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string_view>
 
+#include "arrays.hpp"
 #include "datasparse/error.hpp"
 #include "datasparse/state_entries.hpp"
 #include "params.hpp"
@@ -11,13 +12,6 @@
 namespace py = pybind11;
 using datasparse::ParamMap;
 using datasparse::ValueError;
-
-py::tuple to_tuple(const datasparse::Axes& shape) {
-  py::tuple tuple(static_cast<std::size_t>(shape.size()));
-  for (int axis = 0; axis < shape.size(); ++axis)
-    tuple[static_cast<std::size_t>(axis)] = shape[axis];
-  return tuple;
-}
 
 namespace {
 

@@ -6,7 +6,6 @@
 #include "datasparse/data_scheduler.hpp"
 #include "datasparse/data_sparsifier.hpp"
 
-pybind11::tuple to_tuple(const datasparse::Axes& shape);
 pybind11::dict to_state_dict(const datasparse::SparsifierState& state);
 pybind11::dict to_state_dict(const datasparse::SchedulerState& state);
 
