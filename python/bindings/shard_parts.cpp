@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "arrays.hpp"
+#include "datasparse/device.hpp"
 #include "datasparse/error.hpp"
 #include "gil.hpp"
 #include "params.hpp"
@@ -45,6 +46,15 @@ py::array bytes_of(const py::object& given, const Axes& shape, const char* what)
   return array;
 }
 
+/// TypeError for memory on a device, where the pointer of a view means nothing to the core.
+std::shared_ptr<PySource> source_here(const py::object& data, const std::string& what) {
+  auto source = make_source(data, what, nullptr);
+  const datasparse::Device& device = source->device();
+  if (&device == &datasparse::cpu()) return source;
+  throw datasparse::TypeError(what + " must lie in CPU memory, got a tensor on " + device.name() +
+                              "; copy it to the CPU first");
+}
+
 /// Data that a function loads, and that are let go of after each look.
 class LoadedSource final : public datasparse::DataSource {
  public:
@@ -59,7 +69,7 @@ class LoadedSource final : public datasparse::DataSource {
 
   datasparse::ArrayView pin() override {
     const AcquiredGil gil;
-    source_ = make_source(call_python(load_), "loaded data", nullptr);
+    source_ = source_here(call_python(load_), "loaded data");
     return source_->pin();
   }
   void unpin() noexcept override {
@@ -94,7 +104,7 @@ class PyShardParts {
   py::array_t<std::int64_t> prelude() {
     return as_array(without_gil([&] { return parts_->prelude(); }));
   }
-  void begin(const py::array_t<std::int64_t>& sums) { parts_->begin(as_vector(sums)); }
+  void begin(const Numbers& sums) { parts_->begin({sums.data(), sums.data() + sums.size()}); }
   ShardSelection selection(std::int64_t most) const { return parts_->selection(most); }
   py::array_t<std::int64_t> count(const ShardSelection& selection) {
     return as_array(without_gil([&] { return parts_->count(selection); }));
@@ -130,7 +140,7 @@ class PyShardParts {
       job.mask.data = view_to_load(given);
       masks_.emplace_back();
     } else {
-      const auto source = make_source(given["data"], "data", nullptr);
+      const auto source = source_here(given["data"], "data");
       pinned_.push_back({source, std::make_unique<datasparse::Pin>(*source)});
       job.mask.data = pinned_.back().pin->view();
       py::array mask = bytes_of(given["mask"], job.mask.data.shape(), "mask");
@@ -164,9 +174,6 @@ class PyShardParts {
 
   static py::array_t<std::int64_t> as_array(const std::vector<std::int64_t>& numbers) {
     return py::array_t<std::int64_t>(static_cast<py::ssize_t>(numbers.size()), numbers.data());
-  }
-  static std::vector<std::int64_t> as_vector(const py::array_t<std::int64_t>& numbers) {
-    return {numbers.data(), numbers.data() + numbers.size()};
   }
 
   std::vector<Pinned> pinned_;

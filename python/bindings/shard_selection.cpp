@@ -1,6 +1,5 @@
 #include "shard_selection.hpp"
 
-#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <memory>
@@ -16,8 +15,6 @@ using datasparse::ShardSearch;
 using datasparse::ShardSelection;
 
 namespace {
-
-using Numbers = py::array_t<std::int64_t, py::array::c_style>;
 
 using HintTuple = std::tuple<std::uint64_t, std::int64_t, std::int64_t, double, double>;
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from datasparse._core import ShardSelection
+import torch
+from datasparse._core import ShardParts, ShardSelection
 
 
 def keys_of(numbers):
@@ -112,3 +113,41 @@ def test_calls_that_make_no_sense_are_refused():
         done.stop(8)
     with pytest.raises(ValueError, match="search must be less than 1, got 1"):
         done.hint(1)
+
+
+RULE = {"order": (), "block": (1, 1), "zeros": 1, "norm": "L1", "monotone": False}
+RULE |= {"normalize": None, "kept": None, "counts": True}
+
+
+def masks_of_parts(data, told):
+    """Of groups in a pool, half of whose elements are pruned. `told` makes what begin() is told."""
+    masks = [np.ones(own.shape, bool) for own in data]
+    jobs = [
+        RULE | {"data": own, "mask": mask, "shard": (1, own.size, 0, 0), "normalize": "l2"}
+        for own, mask in zip(data, masks, strict=True)
+    ]
+    sizes = [own.size for own in data]
+    search = search_of(range(len(data)), sizes, sum(sizes) // 2) | {"wide": True}
+    parts = ShardParts(jobs, [search])
+    parts.begin(told(parts.prelude()))
+    selection = parts.selection()
+    while not selection.done:
+        selection.tell(parts.count(selection))
+    parts.find(selection)
+    parts.write(range(len(data)))
+    return masks
+
+
+def test_parts_read_sums_that_do_not_follow_each_other_in_memory():
+    data = [np.arange(1.0, 9.0)[None], 1000 * np.arange(1.0, 9.0)[None]]
+    expected = masks_of_parts(data, lambda sums: sums)
+    assert [mask.sum() for mask in expected] == [4, 4]  # by their norms, both are alike
+    apart = masks_of_parts(data, lambda sums: np.repeat(sums, 2)[::2])
+    np.testing.assert_array_equal(apart, expected)
+
+
+@pytest.mark.device("wrapped", "pretended", "cuda")
+def test_parts_on_a_device_are_refused(device):
+    job = RULE | {"data": device.put(torch.ones(1, 8)), "shard": (1, 8, 0, 0)}
+    with pytest.raises(TypeError, match=r"^data must lie in CPU memory, got a tensor on "):
+        ShardParts([job | {"mask": np.ones((1, 8), bool)}], [search_of([0], [8], 4)])
