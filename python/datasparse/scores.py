@@ -143,7 +143,8 @@ class AccumulatedScore(GradientScore):
         return (1 - self.decay**samples) / (1 - self.decay)
 
     def get_scores(self, sparsifier: BaseDataSparsifier, name: str, data: Array) -> Array:
-        sums, samples = (sparsifier.get_array(name, key) for key in self.arrays[:2])
+        # A subclass may list others in `arrays`.
+        sums, samples = (sparsifier.get_array(name, key) for key in AccumulatedScore.arrays)
         if sums is None or samples is None:
             return self.from_sums(data, super().get_scores(sparsifier, name, data), 1)
         return self.from_sums(data, sums, int(samples))

@@ -670,6 +670,23 @@ def test_what_counts_as_kept_is_what_is_listed_and_the_sums():
     np.testing.assert_array_equal(sparsifier.get_array("w", "notes"), np.ones(5))
 
 
+@dataclass(frozen=True)
+class Noting(Taylor):
+    arrays = ("notes", "marks")
+
+
+def test_a_score_that_lists_arrays_of_its_own_ranks_by_its_sums():
+    masks = []
+    for score in (Taylor(), Noting()):
+        sparsifier = sparsifier_of(score, {"w": values(1)})
+        sparsifier.set_gradients({"w": values(2)})
+        sparsifier.accumulate()
+        sparsifier.set_gradients({"w": values(3)})
+        sparsifier.step()
+        masks.append(sparsifier.get_mask("w"))
+    np.testing.assert_array_equal(*masks)
+
+
 NO_SCORES = {
     "a class": (Taylor, r"score must be an object, got the class: Taylor\(\)"),
     "a name": ("taylor", "score must be one of datasparse.scores, .*got 'taylor'"),
