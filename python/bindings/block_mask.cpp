@@ -20,8 +20,7 @@ namespace {
 
 /// The caller's buffer as a NumPy array over the same memory.
 py::array checked_out(const py::object& out, const Axes& shape) {
-  const auto* torch = Torch::if_imported();
-  const py::object array = torch != nullptr && torch->is_tensor(out) ? out.attr("numpy")() : out;
+  const py::object array = is_torch_tensor(out) ? out.attr("numpy")() : out;
   if (!py::isinstance<py::array>(array)) {
     throw datasparse::TypeError("out must be a bool array or tensor, got " + class_name(out));
   }

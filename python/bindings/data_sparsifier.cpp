@@ -70,8 +70,7 @@ std::optional<std::vector<std::string>> to_names(const py::object& names) {
 
 /// A user's mask as bytes in C order. Those that are bytes already are left for the core to check.
 py::array to_bytes(const std::string& name, py::object mask, const datasparse::Axes& shape) {
-  const auto* const torch = Torch::if_imported();
-  if (torch != nullptr && torch->is_tensor(mask)) {
+  if (is_torch_tensor(mask)) {
     mask = mask.attr("detach")().attr("cpu")();
     if (py::cast<bool>(mask.attr("is_floating_point")())) mask = mask.attr("float")();
     mask = mask.attr("numpy")();

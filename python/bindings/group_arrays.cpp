@@ -55,11 +55,6 @@ std::optional<KeptArray::Type> type_of_tensor(const py::object& tensor) {
   return std::nullopt;
 }
 
-bool is_tensor(const py::object& object) {
-  const auto* const torch = Torch::if_imported();
-  return torch != nullptr && torch->is_tensor(object);
-}
-
 }  // namespace
 
 KeptArray kept_there(const py::object& tensor) {
@@ -94,7 +89,7 @@ py::array to_numpy(const KeptArray& array) {
 
 KeptArray to_kept_array(const py::object& given, const std::string& what) {
   py::object array = given;
-  if (is_tensor(given) && type_of_tensor(given)) {
+  if (is_torch_tensor(given) && type_of_tensor(given)) {
     array = given.attr("detach")();
     if (!py::cast<bool>(array.attr("is_cpu"))) {
       const py::object contiguous = py::module_::import("torch").attr("contiguous_format");

@@ -15,6 +15,7 @@
 #include "gil.hpp"
 #include "params.hpp"
 #include "refusals.hpp"
+#include "self.hpp"
 #include "shard_selection.hpp"
 #include "source.hpp"
 #include "torch.hpp"
@@ -28,22 +29,18 @@ using datasparse::ShardSelection;
 
 namespace {
 
-py::array as_numpy(const py::object& array) {
-  const auto* torch = Torch::if_imported();
-  const bool is_tensor = torch != nullptr && torch->is_tensor(array);
-  return py::reinterpret_borrow<py::array>(is_tensor ? array.attr("numpy")() : array);
-}
-
 /// A bool array in C order, of that shape.
 py::array bytes_of(const py::object& given, const Axes& shape, const char* what) {
-  py::array array = as_numpy(given);
-  const bool is_in_order = (array.flags() & py::array::c_style) != 0;
-  if (array.dtype().kind() != 'b' || !is_in_order || axes_of(array.attr("shape")) != shape) {
-    throw datasparse::TypeError(std::string(what) + " must be a bool array of shape " +
-                                to_string(shape) + " in C order, got " +
-                                std::string(py::repr(array)));
+  const py::object object = is_torch_tensor(given) ? given.attr("numpy")() : given;
+  if (py::isinstance<py::array>(object)) {
+    auto array = py::reinterpret_borrow<py::array>(object);
+    const bool is_in_order = (array.flags() & py::array::c_style) != 0;
+    const bool fits = array.dtype().kind() == 'b' && axes_of(array.attr("shape")) == shape;
+    if (is_in_order && fits) return array;
   }
-  return array;
+  throw datasparse::TypeError(std::string(what) + " must be a bool array of shape " +
+                              to_string(shape) + " in C order, got " +
+                              std::string(py::repr(object)));
 }
 
 /// TypeError for memory on a device, where the pointer of a view means nothing to the core.
@@ -97,7 +94,8 @@ class PyShardParts {
  public:
   PyShardParts(const py::iterable& jobs, const py::iterable& searches) {
     std::vector<ShardJob> all;
-    for (const auto job : jobs) all.push_back(to_job(py::reinterpret_borrow<py::dict>(job)));
+    for (const auto job : jobs)
+      all.push_back(to_job(to_dict(job, "a job is a " + class_name(job))));
     parts_ = std::make_unique<ShardParts>(all, to_searches(searches));
   }
 

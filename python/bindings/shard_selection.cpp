@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "datasparse/error.hpp"
+#include "params.hpp"
+#include "self.hpp"
 
 namespace py = pybind11;
 using datasparse::ShardHint;
@@ -103,7 +105,7 @@ void add(const ShardSelection& self, std::size_t question, std::size_t member,
 std::vector<ShardSearch> to_searches(const py::iterable& given) {
   std::vector<ShardSearch> all;
   for (const auto search : given)
-    all.push_back(to_search(py::reinterpret_borrow<py::dict>(search)));
+    all.push_back(to_search(to_dict(search, "a search is a " + class_name(search))));
   return all;
 }
 

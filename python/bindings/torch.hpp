@@ -43,3 +43,9 @@ struct Torch {
     return pybind11::isinstance(object, embedding);
   }
 };
+
+/// Whether an object is a tensor of torch, imported or not.
+inline bool is_torch_tensor(pybind11::handle object) {
+  const auto* const torch = Torch::if_imported();
+  return torch != nullptr && torch->is_tensor(object);
+}

@@ -151,3 +151,17 @@ def test_parts_on_a_device_are_refused(device):
     job = RULE | {"data": device.put(torch.ones(1, 8)), "shard": (1, 8, 0, 0)}
     with pytest.raises(TypeError, match=r"^data must lie in CPU memory, got a tensor on "):
         ShardParts([job | {"mask": np.ones((1, 8), bool)}], [search_of([0], [8], 4)])
+
+
+def test_what_is_no_part_is_refused():
+    search = search_of([0], [8], 4)
+    job = RULE | {"data": np.ones((1, 8)), "shard": (1, 8, 0, 0)}
+    wrong = [[[True] * 8], np.ones((8, 1), bool), np.ones((1, 8)), np.ones((1, 16), bool)[:, ::2]]
+    for mask in wrong:
+        with pytest.raises(TypeError, match=r"^mask must be a bool array of shape \(1, 8\) in C"):
+            ShardParts([job | {"mask": mask}], [search])
+    job["mask"] = np.ones((1, 8), bool)
+    with pytest.raises(TypeError, match=r"^a job is a str, expected a mapping$"):
+        ShardParts(job, [search])
+    with pytest.raises(TypeError, match=r"^a search is a str, expected a mapping$"):
+        ShardParts([job], search)
