@@ -346,8 +346,11 @@ void follow_moves(const BaseDataSparsifier& sparsifier) {
   side->moves_seen = moves;
   for (const auto& [name, object] : side->mask_objects.tensors()) {
     const auto mask = without_gil([&, of = name]() -> std::optional<datasparse::Mask> {
-      if (!sparsifier.contains(of)) return std::nullopt;
-      return sparsifier.get_mask(of);
+      try {
+        return sparsifier.get_mask(of);
+      } catch (const datasparse::UnknownNameError&) {
+        return std::nullopt;  // it was removed, maybe by another thread just now
+      }
     });
     if (!mask || object->shows(*mask) || !object->can_show(*mask)) continue;
     side->mask_objects.replace(name, object, std::make_shared<const MaskObject>(*object, *mask));

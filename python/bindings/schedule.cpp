@@ -107,10 +107,7 @@ struct PythonFunction {
 };
 
 Lambda to_lambda(const py::object& fn) {
-  if (PyCallable_Check(fn.ptr()) == 0) {
-    throw TypeError("fn must be callable, got " + std::string(py::repr(fn)) + " (" +
-                    class_name(fn) + ")");
-  }
+  if (PyCallable_Check(fn.ptr()) == 0) refuse("fn", "callable", fn);
   const PythonFunction function(fn);
   return Lambda(function, function.callable, py::repr(fn));
 }

@@ -104,12 +104,12 @@ class DeviceSums {
              std::vector<Sample>& samples)
       : self_(self) {
     const auto is_there = [&](const Sample& sample) {
-      const auto row = without_gil([&] { return datasparse::GroupTable(*self).row(sample.name); });
-      datasparse::Device& device = row.source->device();
+      const auto data = without_gil([&] { return self->get_data(sample.name); });
+      datasparse::Device& device = data->device();
       if (&device == &datasparse::cpu()) return false;
       Asked& asked = asked_of(dynamic_cast<TorchDevice&>(device));
       asked.names.append(sample.name);
-      asked.weights.append(std::dynamic_pointer_cast<PySource>(row.source)->array_for_override());
+      asked.weights.append(std::dynamic_pointer_cast<PySource>(data)->array_for_override());
       asked.gradients.append(
           std::dynamic_pointer_cast<PySource>(sample.gradient)->array_for_override());
       auto sums = array_of(sample, ScoreSums::sums);
@@ -248,7 +248,8 @@ std::shared_ptr<const ScoreRecipe> ScoreRecipe::of(const py::object& score) {
     fused = Fused{to_term(term), scale};
   }
   const bool accumulates = py::cast<bool>(score.attr("accumulates"));
-  const py::object decay = accumulates ? py::getattr(score, "decay", py::float_(1.0)) : py::none();
+  const double decay =
+      accumulates ? py::getattr(score, "decay", py::float_(1.0)).cast<double>() : 1.0;
   auto* const made = new ScoreRecipe{score,
                                      name,
                                      py::cast<bool>(score.attr("signed")),
@@ -256,7 +257,7 @@ std::shared_ptr<const ScoreRecipe> ScoreRecipe::of(const py::object& score) {
                                      accumulates,
                                      score.attr("arrays").cast<std::vector<std::string>>(),
                                      fused,
-                                     accumulates ? decay.cast<double>() : 1.0};
+                                     decay};
   return {made, [](const ScoreRecipe* last) { let_go([last] { delete last; }); }};
 }
 
