@@ -28,8 +28,7 @@ py::object new_mask_object(const Mask& mask, const Torch* torch) {
   if (mask.there() != nullptr) return TorchDevice::tensor_of(mask).attr("detach")();
   if (torch == nullptr) return numpy_mask(mask);
   // Within torch.inference_mode() it would be a tensor that may not be written to outside.
-  const Within normal_mode(torch->inference_mode(false));
-  return torch->from_numpy(numpy_mask(mask));
+  return within(torch->inference_mode(false), [&] { return torch->from_numpy(numpy_mask(mask)); });
 }
 
 MaskObject::MaskObject(const MaskObject& before, const Mask& mask)

@@ -82,8 +82,7 @@ void TorchSource::mark_written() {
 
 py::object TorchSource::call(const py::object& override, const py::tuple& args,
                              const py::dict& kwargs) const {
-  const Within no_grad(torch_.no_grad());
-  return call_python(override, args, kwargs);
+  return within(torch_.no_grad(), [&] { return call_python(override, args, kwargs); });
 }
 
 /// Only leaves have gradients. Of a tensor that is computed, torch warns where one asks.

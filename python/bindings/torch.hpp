@@ -3,26 +3,26 @@
 
 #include <pybind11/pybind11.h>
 
-#include <utility>
-
 #include "dlpack.hpp"
 
-/// A Python context for the length of a scope.
-class Within {
- public:
-  explicit Within(pybind11::object context) : context_(std::move(context)) {
-    context_.attr("__enter__")();
+/// What `work` returns, called within a context of Python. Leaving it may raise: an interrupt by
+/// the user, which Python notices where it likes.
+template <class Work>
+pybind11::object within(const pybind11::object& context, const Work& work) {
+  const auto leave = [&] {
+    context.attr("__exit__")(pybind11::none(), pybind11::none(), pybind11::none());
+  };
+  context.attr("__enter__")();
+  pybind11::object result;
+  try {
+    result = work();
+  } catch (...) {
+    leave();
+    throw;
   }
-  Within(const Within&) = delete;
-  Within& operator=(const Within&) = delete;
-  ~Within() {
-    const pybind11::error_scope pending;
-    context_.attr("__exit__")(pybind11::none(), pybind11::none(), pybind11::none());
-  }
-
- private:
-  pybind11::object context_;
-};
+  leave();
+  return result;
+}
 
 struct Torch {
   pybind11::object tensor;                      // torch.Tensor

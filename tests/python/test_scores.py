@@ -593,3 +593,26 @@ def test_the_weight_of_a_normed_layer_is_what_scores_are_made_of():
     (name,) = sparsifier.data_groups
     expected = reference.mask(as_numpy(1 / seen[0]), 0.5, (1, 1))
     np.testing.assert_array_equal(sparsifier.get_mask(name), expected)
+
+
+@pytest.mark.parametrize("error", [None, ZeroDivisionError()], ids=["returned", "raised"])
+def test_an_interrupt_on_the_way_out_of_an_override_is_raised(monkeypatch, error):
+    """Python notices Ctrl-C where it likes: in the end of torch.no_grad(), too."""
+    leave = torch.no_grad.__exit__
+
+    def interrupted(self, *raised):
+        leave(self, *raised)
+        raise KeyboardInterrupt
+
+    def get(name, data, config):
+        if error is not None:
+            raise error
+        return abs(data)
+
+    sparsifier = scored({"w": torch.arange(4.0)}, get)
+    monkeypatch.setattr(torch.no_grad, "__exit__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sparsifier.step()
+    monkeypatch.undo()
+    assert torch.is_grad_enabled()
+    assert sparsifier.get_mask("w").all()
