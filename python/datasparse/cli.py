@@ -62,9 +62,6 @@ def build_parser() -> argparse.ArgumentParser:
     demo_parser.add_argument(
         "--epochs", type=at_least(2), metavar="N", help="2 or more (default: enough to converge)"
     )
-    add_plan_parser(commands.add_parser("plan", help="show what a schedule will do, step by step"))
-    for command in (prune, inspect, pack):
-        command.add_parser(commands)
     plot = demo_parser.add_mutually_exclusive_group()
     plot.add_argument(
         "--png",
@@ -74,6 +71,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="where the plot is written (default: %(default)s)",
     )
     plot.add_argument("--no-plot", action="store_true", help="write no plot")
+    add_plan_parser(commands.add_parser("plan", help="show what a schedule will do, step by step"))
+    for command in (prune, inspect, pack):
+        command.add_parser(commands)
     return parser
 
 
