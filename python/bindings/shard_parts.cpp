@@ -100,11 +100,27 @@ class PyShardParts {
   }
 
   py::array_t<std::int64_t> prelude() {
-    return as_array(without_gil([&] { return parts_->prelude(); }));
+    const auto numbers = without_gil([&] { return parts_->prelude(); });
+    asked_ = numbers.size();
+    return as_array(numbers);
   }
-  void begin(const Numbers& sums) { parts_->begin({sums.data(), sums.data() + sums.size()}); }
+  void begin(const Numbers& sums) {
+    if (static_cast<std::size_t>(sums.size()) != asked_) {
+      throw datasparse::ValueError("sums must be as many as the numbers of prelude(), " +
+                                   std::to_string(asked_) + ", got " + std::to_string(sums.size()));
+    }
+    parts_->begin({sums.data(), sums.data() + sums.size()});
+  }
   ShardSelection selection(std::int64_t most) const { return parts_->selection(most); }
   py::array_t<std::int64_t> count(const ShardSelection& selection) {
+    for (const auto& question : selection.questions()) {
+      for (const std::size_t group : *question.groups) {
+        if (group < masks_.size()) continue;
+        throw datasparse::ValueError("selection must be of groups less than " +
+                                     std::to_string(masks_.size()) + ", got " +
+                                     std::to_string(group));
+      }
+    }
     return as_array(without_gil([&] { return parts_->count(selection); }));
   }
   void find(const ShardSelection& selection) {
@@ -178,6 +194,7 @@ class PyShardParts {
   std::vector<py::array> masks_;
   std::vector<PackedBits> kept_;
   std::unique_ptr<ShardParts> parts_;
+  std::size_t asked_ = 0;  // how many numbers the last prelude() has given
 };
 
 }  // namespace

@@ -165,3 +165,14 @@ def test_what_is_no_part_is_refused():
         ShardParts(job, [search])
     with pytest.raises(TypeError, match=r"^a search is a str, expected a mapping$"):
         ShardParts([job], search)
+
+
+def test_sums_and_selections_of_others_are_refused():
+    job = RULE | {"data": np.ones((3, 4)), "mask": np.ones((3, 4), bool), "shard": (6, 4, 0, 0)}
+    job |= {"block": (2, 2), "zeros": 4, "cuts": [3]}
+    parts = ShardParts([job], [search_of([0], [6], 3) | {"wide": True}])
+    assert len(parts.prelude()) == 2  # the sums of two blocks that another part ends
+    with pytest.raises(ValueError, match=r"^sums must be as many as .* prelude\(\), 2, got 0$"):
+        parts.begin(np.zeros(0, np.int64))
+    with pytest.raises(ValueError, match=r"^selection must be of groups less than 1, got 5$"):
+        parts.count(ShardSelection([search_of([5], [6], 3) | {"wide": True}]))
