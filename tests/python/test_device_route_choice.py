@@ -76,13 +76,3 @@ def test_info_shows_the_choice(capsys, monkeypatch):
     assert datasparse.cli.main(["info"]) == 0
     shown = capsys.readouterr().out
     assert "plain operations (DATASPARSE_DEVICE_ROUTE=operations)" in shown
-
-
-def test_info_imports_no_torch(run_python):
-    run_python("""
-import sys
-from datasparse.cli import main
-
-main(["info"])
-assert "torch" not in sys.modules
-""")

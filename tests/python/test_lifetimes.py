@@ -3,7 +3,6 @@
 That a step follows data which move is the matter of test_pinning.py.
 """
 
-import contextlib
 import os
 import sys
 import weakref
@@ -267,15 +266,13 @@ def test_mask_outlives_its_group(rng, wrap):
     mask[0] = True
 
 
-def test_views_that_outlive_their_sparsifier_do_not_crash():
+def test_views_that_outlive_their_sparsifier_can_be_read():
     sparsifier = datasparse.DataNormSparsifier([("a", np.ones((4, 4)))])
     groups, config = sparsifier.data_groups, sparsifier.data_groups["a"]
     del sparsifier
     collect()
-    with contextlib.suppress(KeyError, RuntimeError):
-        assert config["sparsity_level"] == 0.5
-    with contextlib.suppress(KeyError, RuntimeError):
-        assert list(groups) in (["a"], [])
+    assert config["sparsity_level"] == 0.5
+    assert list(groups) == ["a"]
 
 
 def test_scheduler_gives_back_the_very_same_sparsifier():
@@ -509,33 +506,6 @@ del data
 print("leaving")
 """
     assert run_python(script).startswith("leaving\nreleased ")
-
-
-def test_child_of_a_fork_can_step(run_python):
-    script = """
-import os
-import signal
-import numpy as np
-import datasparse
-
-data = np.random.default_rng(0).normal(size=(600, 600))
-sparsifier = datasparse.DataNormSparsifier([("a", data)])
-sparsifier.step()
-expected = sparsifier.get_mask("a").tobytes()
-child = os.fork()
-if child == 0:
-    signal.alarm(60)  # ends it where it hangs
-    sparsifier.step()
-    other = datasparse.DataNormSparsifier([("a", data)])
-    other.step()
-    same = sparsifier.get_mask("a").tobytes() == other.get_mask("a").tobytes() == expected
-    os._exit(0 if same else 3)
-_, status = os.waitpid(child, 0)
-sparsifier.step()
-assert sparsifier.get_mask("a").tobytes() == expected
-print(os.waitstatus_to_exitcode(status))
-"""
-    assert run_python(script) == "0\n"
 
 
 STEPPING_AT_EXIT = """

@@ -103,11 +103,6 @@ def data_sparsifier(model):
     return sparsifier
 
 
-@pytest.mark.device("cpu")
-def test_sample_is_quoted_with_its_comment():
-    assert "# half the sparsity level every epoch" in SAMPLE
-
-
 def test_initial_step_gives_the_base_level(data_sparsifier, ImplementedDataScheduler):  # noqa: N803
     data_scheduler = ImplementedDataScheduler(data_sparsifier)
     assert data_scheduler.last_epoch == 0
