@@ -74,7 +74,6 @@ def random_cases(request):
     return [(data, arguments, reference.mask(data, **arguments)) for data, arguments in cases]
 
 
-@on_devices
 def test_pytorch_and_reference_agree_in_every_random_case(random_cases):
     for seed, (data, arguments, expected) in enumerate(random_cases):
         assert np.array_equal(pytorch_mask(data, arguments), expected), (seed, arguments)

@@ -460,7 +460,7 @@ class Lookahead(torch.optim.Optimizer):
 
 
 def test_an_optimizer_around_another_is_followed_where_it_writes():
-    model, attachment = nn.Linear(10, 10), None
+    model = nn.Linear(10, 10)
     attachment = attach(model, DataNormSparsifier(sparsity_level=0.9, **SINGLE))
     optimizer = Lookahead(torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.warns(UserWarning, match=r"keeps another one in its attribute 'optimizer'"):
