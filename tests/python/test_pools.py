@@ -370,29 +370,24 @@ def test_copies_keep_their_pools():
         assert zeros_of(other) == zeros_of(sparsifier)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_many_small_and_some_large_tensors_give_the_same_masks(threads):
-    import datasparse
-
+@pytest.mark.parametrize("number", [1, 3])
+def test_many_small_and_some_large_tensors_give_the_same_masks(number, threads):
+    threads(number)
     rng = np.random.default_rng(7)
     sizes = [64] * 200 + [600_000, 5, 300_000]
     data = [rng.standard_normal(n).astype(np.float32) for n in sizes]
-    datasparse.set_num_threads(threads)
-    try:
-        sparsifier = sparsifier_of([(x, {}) for x in data], sparsity_level=0.9)
-        for level in (0.9, 0.91, 0.5):  # cold, and with hints near and far
-            for name in sparsifier.data_groups:
-                sparsifier.data_groups[name][LEVEL] = level
-            sparsifier.step()
-            all_ = np.concatenate(data)
-            k = round(level * all_.size)
-            order = np.argsort(np.abs(all_), kind="stable")
-            expected = np.ones(all_.size, dtype=bool)
-            expected[order[:k]] = False
-            found = np.concatenate([sparsifier.get_mask(n) for n in sparsifier.data_groups])
-            np.testing.assert_array_equal(found, expected)
-    finally:
-        datasparse.set_num_threads(0)
+    sparsifier = sparsifier_of([(x, {}) for x in data], sparsity_level=0.9)
+    for level in (0.9, 0.91, 0.5):  # cold, and with hints near and far
+        for name in sparsifier.data_groups:
+            sparsifier.data_groups[name][LEVEL] = level
+        sparsifier.step()
+        all_ = np.concatenate(data)
+        k = round(level * all_.size)
+        order = np.argsort(np.abs(all_), kind="stable")
+        expected = np.ones(all_.size, dtype=bool)
+        expected[order[:k]] = False
+        found = np.concatenate([sparsifier.get_mask(n) for n in sparsifier.data_groups])
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_attach_makes_one_threshold_for_a_model():

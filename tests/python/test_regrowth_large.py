@@ -1,6 +1,5 @@
 """Masks that move, of tensors so large that the engine samples: against stable sorts."""
 
-import datasparse
 import numpy as np
 import pytest
 from datasparse.regrowth import SET, RigL
@@ -117,15 +116,11 @@ def test_a_large_pool_agrees_with_stable_sorts(dtypes, kind, inputs):
     run(kind, (inputs, "normal"), 1, [ELEMENTS, 80, 40_000], dtypes, 0.9, 0.4)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 5])
-def test_masks_are_the_same_for_any_number_of_threads(threads):
-    before = datasparse.get_num_threads()
-    datasparse.set_num_threads(threads)
-    try:
-        run(RigL, ("256 values", "normal"), 1, [ELEMENTS * 2], [np.float32], 0.9, 0.3)
-        run(SET, ("256 values", "normal"), 4, [ELEMENTS * 2, 4096], [np.float32] * 2, 0.9, 0.3)
-    finally:
-        datasparse.set_num_threads(before)
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_masks_are_the_same_for_any_number_of_threads(number, threads):
+    threads(number)
+    run(RigL, ("256 values", "normal"), 1, [ELEMENTS * 2], [np.float32], 0.9, 0.3)
+    run(SET, ("256 values", "normal"), 4, [ELEMENTS * 2, 4096], [np.float32] * 2, 0.9, 0.3)
 
 
 @pytest.mark.full
