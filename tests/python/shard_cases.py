@@ -34,13 +34,13 @@ def boxes_of(rng, job, ranks, row_step=None):
         down = int(rng.integers(1, ranks + 1)) if rows is not None else 1
         across = int(rng.integers(1, ranks // down + 1)) if split is not None else 1
         row_cuts = (
-            cuts(rng, shape[rows], row_step or grid_step(job, grid, 0), down)
+            cuts(rng, shape[rows], row_step or grid_step(grid, 0), down)
             if rows is not None
             else [None]
         )
         if split is not None:
             behind = math.prod(shape[axis] for axis in others[others.index(split) + 1 :])
-            step = math.lcm(grid_step(job, grid, 1), behind) // behind
+            step = math.lcm(grid_step(grid, 1), behind) // behind
             column_cuts = cuts(rng, shape[split], step, across)
         else:
             column_cuts = [None]
@@ -60,7 +60,7 @@ def boxes_of(rng, job, ranks, row_step=None):
     return [given[i] for i in rng.permutation(ranks)]
 
 
-def grid_step(job, grid, axis):
+def grid_step(grid, axis):
     """The height or the width of a block within the whole matrix."""
     return max((grid.height, grid.width)[axis], 1)
 

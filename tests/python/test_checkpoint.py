@@ -504,7 +504,7 @@ def test_other_shapes_names_and_classes_are_refused(saved, path):
         datasparse.load(path, other, strict=False)
 
 
-def test_an_override_that_refuses_the_last_object_saves_all_the_others(saved, path):
+def test_a_last_object_that_refuses_leaves_all_the_others(saved, path):
     """The sparsifier and the first scheduler are fine; the second one is not."""
     second = Tenths(saved.sparsifier)
     datasparse.save(path, *saved.both, second)

@@ -163,7 +163,7 @@ def test_a_model_is_trained_as_on_the_cpu(device):
 
 
 @pytest.mark.device("cpu", "pretended", "cuda")
-def test_models_are_copied_and_saved(device, tmp_path):
+def test_models_are_copied_and_saved(device):
     model = device.put(torch.nn.Linear(3, 2))
     assert copy.deepcopy(model).weight.device == device.at()
     file = io.BytesIO()

@@ -187,7 +187,7 @@ def test_progress_is_drawn_on_a_terminal(with_rich, monkeypatch):
         assert text.splitlines()[1].endswith("layer.[1].weight")
 
 
-def test_nothing_is_drawn_elsewhere(monkeypatch):
+def test_nothing_is_drawn_elsewhere():
     with contextlib.redirect_stderr(io.StringIO()) as stderr, progress.shown() as advance:
         advance(1, 1, "x")
     assert stderr.getvalue() == ""

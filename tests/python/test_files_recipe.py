@@ -155,7 +155,7 @@ def test_what_cannot_be_is_refused_with_file_and_key(text, options, message, cal
     assert snapshot(tmp_path) == before
 
 
-def test_options_beside_a_recipe(tmp_path):
+def test_options_beside_a_recipe():
     with pytest.raises(ValueError, match="max_level and recipe must not both be given"):
         Options(recipe="r.toml", max_level=0.5)
 
@@ -174,7 +174,7 @@ def test_wanda_takes_the_norms(source, tmp_path, call, rng):
     assert target.read_bytes() == (tmp_path / "other.safetensors").read_bytes()
 
 
-def test_scores_beside_a_recipe_are_ranked_by_value(source, tmp_path, call, rng):
+def test_scores_beside_a_recipe_are_ranked_by_value(tmp_path, call, rng):
     scores = {name: torch.from_numpy(rng.standard_normal(shape)) for name, shape in SHAPES.items()}
     save_file(scores, tmp_path / "scores.safetensors")
     status, target, _ = call(RULE, "--scores", tmp_path / "scores.safetensors")
@@ -184,7 +184,7 @@ def test_scores_beside_a_recipe_are_ranked_by_value(source, tmp_path, call, rng)
     assert pruned.reshape(-1)[order[:64]].all()
 
 
-def test_a_recipe_that_has_changed_is_other_work(source, tmp_path, call, monkeypatch):
+def test_a_recipe_that_has_changed_is_other_work(call, monkeypatch):
     def failing(*_):
         raise OSError(28, "No space left on device", "t")
 

@@ -57,7 +57,7 @@ def test_may_be_set_per_group_and_scheduled(rng):
     assert kept == [8, 6, 4, 2, 0]
 
 
-def test_a_plan_counts_it(rng):
+def test_a_plan_counts_it():
     sparsifier = datasparse.DataNormSparsifier(
         [("w", np.ones((4, 10), np.float32))], 0.0, (1, 2), min_kept=3
     )

@@ -875,7 +875,7 @@ def test_what_a_call_says_beats_what_waits(pair, waiting):
     assert waiting.data_groups["emb"]["sparse_block_shape"] == (1, 1)
 
 
-def test_waiting_state_without_reuse_gives_its_config_only(pair, waiting):
+def test_waiting_state_without_reuse_gives_its_config_only(waiting):
     data = np.ones((2, 2))
     assert waiting.add_data("emb", data, reuse_mask=False) is data
     assert waiting.get_mask("emb").all()
@@ -912,7 +912,7 @@ def test_a_step_leaves_waiting_state_alone(pair, waiting):
     assert waiting.state_dict()["data_groups"]["emb"] == saved
 
 
-def test_loading_again_replaces_what_waits(pair, waiting):
+def test_loading_again_replaces_what_waits(waiting):
     other = DataNormSparsifier([("z", np.ones(4))])
     other.step()
     waiting.load_state_dict(other.state_dict())
