@@ -4,6 +4,7 @@ A case is one call: jobs, pools of some of them, and the mask that each job must
 the same tensors and configs; only the numbers of a pool's plan are worked out here (`plan_of`).
 """
 
+import importlib
 import math
 import warnings
 from itertools import count
@@ -15,6 +16,11 @@ from datasparse.torch.device.job import Job, Pool
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Of the route by plain operations. A function of that package hides its module `compute`.
+MODULES = {
+    name: importlib.import_module(f"datasparse.torch.device.operations.{name}")
+    for name in ("arithmetic", "compute", "draw", "keys", "move", "select", "squares", "within")
+}
 
 
 def tenths(rng, shape):
@@ -353,6 +359,12 @@ def check_route(compute, seed, n):
 
 def bits_of(job):
     return job.scores.clone().view(BITS[job.scores.element_size()])
+
+
+def ever_of(sparsifier, name="w"):
+    """The bits of what was ever active, in CPU memory."""
+    array = sparsifier.get_array(name, "ever_active")
+    return array if isinstance(array, np.ndarray) else array.cpu().numpy()
 
 
 def describe(jobs, pools):

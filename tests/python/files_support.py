@@ -79,6 +79,11 @@ def tensors_in(path):
     return {name: tensor for one in paths for name, tensor in load_file(one).items()}
 
 
+def is_taken(tensor):
+    """Whether tensors like this one are pruned."""
+    return tensor.ndim > 1 and tensor.dtype in {DTYPES[name] for name in FLOATS}
+
+
 def header_of(path):
     content = path.read_bytes()
     return content[: 8 + int.from_bytes(content[:8], "little")]
@@ -124,6 +129,10 @@ def require_pruned(source, target, masks):
     for path in source.glob("*.safetensors") if source.is_dir() else [source]:
         there = target / path.name if source.is_dir() else target
         assert header_of(path) == header_of(there)
+
+
+class Killed(BaseException):
+    """What a test stops a run with where a kill would."""
 
 
 def snapshot(path):

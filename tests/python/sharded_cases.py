@@ -11,7 +11,7 @@ import torch.distributed as dist
 from datasparse import DataNormSparsifier, DataScheduler, schedules, scores
 from datasparse.torch import attach
 from datasparse.torch.sharded import RankError, Traffic, layout_of, sample
-from device_cases import put_into_pools, random_groups, random_values
+from device_cases import BITS, put_into_pools, random_groups, random_values
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, get_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -23,8 +23,6 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 from torch.distributed.tensor.placement_types import _StridedShard
-
-BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @cache

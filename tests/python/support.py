@@ -42,6 +42,10 @@ def values(seed, shape=(12, 16), dtype=np.float32):
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
+def zeros(tensor):
+    return int((tensor == 0).sum())
+
+
 def collect():
     for _ in range(3):
         gc.collect()

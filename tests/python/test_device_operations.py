@@ -3,7 +3,6 @@
 A route is a function from jobs and pools to masks. What every one must do is asked of `route`.
 """
 
-import importlib
 import math
 import warnings
 from dataclasses import replace
@@ -15,12 +14,8 @@ import pytest
 import reference
 import torch
 from datasparse.torch.device.operations import compute
-from device_cases import BITS, DTYPES, check_route, matrix_job, pool_of, random_bits
+from device_cases import BITS, DTYPES, MODULES, check_route, matrix_job, pool_of, random_bits
 
-MODULES = {
-    name: importlib.import_module(f"datasparse.torch.device.operations.{name}")
-    for name in ("arithmetic", "compute", "keys", "select", "squares", "within")
-}
 ROUTES = {"operations": compute}
 
 

@@ -1,6 +1,5 @@
 """What masks by plain torch operations take: operations, memory, and no value that is read."""
 
-import importlib
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,15 +9,10 @@ import pytest
 import torch
 from datasparse.torch.device.job import Job
 from datasparse.torch.device.operations import compute
-from device_cases import matrix_job, pool_of, random_cases
+from device_cases import MODULES, matrix_job, pool_of, random_cases
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
-
-MODULES = {
-    name: importlib.import_module(f"datasparse.torch.device.operations.{name}")
-    for name in ("arithmetic", "compute", "keys", "select", "squares", "within")
-}
 
 ALLOCATES = {"empty", "empty_like", "empty_strided", "new_empty"}
 

@@ -4,7 +4,6 @@ Two sparsifiers of the same groups, one of which has its tensors on the device t
 and, on any, the function of the device by itself, asked on tensors in CPU memory.
 """
 
-import importlib
 import math
 from dataclasses import replace
 
@@ -20,6 +19,8 @@ from datasparse.torch.device.operations.arithmetic import require_exact
 from device_cases import (
     BITS,
     DTYPES,
+    MODULES,
+    ever_of,
     job_of,
     pattern_of,
     plan_of,
@@ -60,12 +61,6 @@ def random_config(rng, is_within):
 
 def random_kept(rng, shape):
     return torch.from_numpy(np.asarray(rng.random(shape) < rng.choice([0.1, 0.6, 1])))
-
-
-def ever_of(sparsifier, name="w"):
-    """The bits of what was ever active, in CPU memory."""
-    array = sparsifier.get_array(name, "ever_active")
-    return array if isinstance(array, np.ndarray) else array.cpu().numpy()
 
 
 def bits_of(tensor):
@@ -251,9 +246,8 @@ def small_limits(monkeypatch):
     limits = {"select": {"TILE": 8}, "draw": {"PART_LEAST": 4}, "move": {"BATCH_LEAST": 1},
               "within": {"PART_LEAST": 1, "FEW": 3}, "keys": {"SIGNS_LEAST": 1}}  # fmt: skip
     for name, values in limits.items():
-        module = importlib.import_module(f"datasparse.torch.device.operations.{name}")
         for key, value in values.items():
-            monkeypatch.setattr(module, key, value)
+            monkeypatch.setattr(MODULES[name], key, value)
 
 
 @pytest.mark.parametrize("seed", range(60, 80))
@@ -269,8 +263,7 @@ def test_the_function_by_itself_does_what_the_core_does_of_many(first):
 
 
 def test_a_device_without_doubles_is_refused(monkeypatch):
-    module = importlib.import_module("datasparse.torch.device.operations.move")
-    monkeypatch.setattr(module, "is_exact", lambda device, dtype: dtype != torch.float64)
+    monkeypatch.setattr(MODULES["move"], "is_exact", lambda device, dtype: dtype != torch.float64)
     twins = ByItself(0, devices.named("cpu"))
     twins.here.draw()
     gradients, _ = twins.change()

@@ -12,14 +12,9 @@ from datasparse import DataScheduler
 from datasparse.regrowth import SET, RigL
 from datasparse.schedules import Cosine
 from datasparse.torch import attach
+from device_cases import ever_of
 
 THERE = pytest.mark.device("pretended", "cuda")
-
-
-def ever_of(sparsifier, name="w"):
-    """The bits of what was ever active, in CPU memory."""
-    array = sparsifier.get_array(name, "ever_active")
-    return array if isinstance(array, np.ndarray) else array.cpu().numpy()
 
 
 def weights_of(seed=0, shape=(16, 12)):

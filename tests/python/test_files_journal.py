@@ -15,7 +15,7 @@ from datasparse.files import place, stream
 from datasparse.files.options import Options
 from datasparse.files.prune import prune
 from datasparse.files.ring import Ring, StoppedError
-from files_support import random_files, snapshot, write_checkpoint
+from files_support import Killed, random_files, snapshot, write_checkpoint
 
 HALF = Options(sparse_block_shape=(1, 4))
 
@@ -32,10 +32,6 @@ def source(tmp_path, rng):
 def small_steps(monkeypatch):
     """Every piece gets its line in the journal."""
     monkeypatch.setattr(stream, "FLUSHED", 1)
-
-
-class Killed(BaseException):
-    """What a test stops a run with where a kill would."""
 
 
 def stop_after(monkeypatch, calls):

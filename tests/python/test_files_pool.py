@@ -13,7 +13,9 @@ from datasparse.files.options import Options
 from datasparse.files.pools import alone, level_of
 from datasparse.files.prune import plan_prune, prune
 from files_support import (
+    Killed,
     RankedBy,
+    is_taken,
     layout_seen,
     masks_in_memory,
     random_files,
@@ -27,11 +29,6 @@ from safetensors.torch import save_file
 from support import MAY_PRUNE_ALL
 
 pytestmark = MAY_PRUNE_ALL
-FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-
-
-def is_taken(tensor):
-    return tensor.ndim > 1 and tensor.dtype in FLOATS
 
 
 def random_rule(rng):
@@ -139,10 +136,6 @@ def test_a_hint_that_misleads_changes_no_mask(hint, source, tmp_path, monkeypatc
     assert snapshot(tmp_path / "t") == snapshot(tmp_path / "whole")
 
 
-class Killed(BaseException):
-    """What a test stops a run with where a kill would."""
-
-
 def test_a_run_that_was_killed_while_it_counted_counts_again(source, tmp_path, monkeypatch):
     prune(source, tmp_path / "whole", POOL)
     reads = itertools.count()
@@ -173,9 +166,7 @@ def test_a_run_that_was_killed_afterwards_does_not_count_again(source, tmp_path,
         with pytest.raises(Killed):
             prune(source, tmp_path / "t", POOL)
     lines = (tmp_path / "t.partial" / "journal").read_text().splitlines()
-    names = {
-        name for name, one in tensors_in(source).items() if one.ndim > 1 and one.dtype in FLOATS
-    }
+    names = {name for name, tensor in tensors_in(source).items() if is_taken(tensor)}
     assert json.loads(lines[1])["cuts"].keys() == names
     monkeypatch.setattr("datasparse.files.prune.count_pools", killed)
     with pytest.raises(ValueError, match=r"options.max_level was None, and is 0.9"):

@@ -16,6 +16,7 @@ from datasparse.files.prune import plan_prune, prune
 from datasparse.torch import attach
 from files_support import (
     RankedBy,
+    is_taken,
     layout_seen,
     masks_in_memory,
     random_files,
@@ -28,11 +29,6 @@ from safetensors.torch import load_file, save_file
 from support import MAY_PRUNE_ALL
 
 pytestmark = MAY_PRUNE_ALL
-
-
-def is_taken(tensor):
-    dtypes = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-    return tensor.ndim > 1 and tensor.dtype in dtypes
 
 
 def zeros_per_row(tensor, layout, level):

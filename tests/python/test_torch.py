@@ -11,7 +11,7 @@ import pytest
 import torch
 from datasparse import BaseDataScheduler, DataNormSparsifier
 from datasparse.torch import Masked, attach, detach, mask_optimizer_state
-from support import ON_DEVICES
+from support import ON_DEVICES, zeros
 from torch import nn
 
 pytestmark = ON_DEVICES
@@ -50,10 +50,6 @@ def train_step(model, optimizer, inputs, labels):
     loss.backward()
     optimizer.step()
     return loss.item()
-
-
-def zeros(tensor):
-    return int((tensor == 0).sum())
 
 
 def keys(model):

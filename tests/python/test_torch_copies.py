@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasparse import DataNormSparsifier
 from datasparse.torch import Masked, attach
-from support import ON_DEVICES
+from support import ON_DEVICES, zeros
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -33,10 +33,6 @@ def attached(mode="in_place", model=None):
     attachment.sparsifier.step()
     attachment.apply()
     return model, attachment
-
-
-def zeros(tensor):
-    return int((tensor == 0).sum())
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -9,7 +9,7 @@ import torch
 from datasparse import AdaptiveDataScheduler, BaseDataScheduler, DataNormSparsifier, DataScheduler
 from datasparse.schedules import Constant, Linear, OneShot, Polynomial, Sequential
 from datasparse.torch import attach
-from support import ON_DEVICES
+from support import ON_DEVICES, zeros
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, get_state_dict
 
@@ -41,10 +41,6 @@ def train(model, optimizer, steps=1):
         optimizer.step()
         counted.append(zeros(model.weight))
     return counted
-
-
-def zeros(tensor):
-    return int((tensor == 0).sum())
 
 
 # --- schedules that arrive ------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 from datasparse import DataNormSparsifier, DataScheduler
 from datasparse.schedules import Linear
 from datasparse.torch import Masked, attach, detach
-from support import ON_DEVICES
+from support import ON_DEVICES, zeros
 from torch import nn
 
 pytestmark = ON_DEVICES
@@ -39,10 +39,6 @@ def step(sparsifier, attachment):
     attachment.refresh()
     sparsifier.step()
     attachment.apply()
-
-
-def zeros(tensor):
-    return int((tensor == 0).sum())
 
 
 def by_state_dict(model):

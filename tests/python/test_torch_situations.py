@@ -11,7 +11,7 @@ import torch.distributed as dist
 from datasparse import DataNormSparsifier, DataScheduler
 from datasparse.schedules import Linear
 from datasparse.torch import Masked, attach, detach
-from support import ON_DEVICES
+from support import ON_DEVICES, zeros
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -83,10 +83,6 @@ def step(sparsifier, attachment):
     attachment.refresh()
     sparsifier.step()
     attachment.apply()
-
-
-def zeros(tensor):
-    return int((tensor == 0).sum())
 
 
 # --- the rows -------------------------------------------------------------------------------------

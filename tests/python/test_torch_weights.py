@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasparse import DataNormSparsifier
 from datasparse.torch import attach, detach
-from support import ON_DEVICES
+from support import ON_DEVICES, zeros
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
@@ -22,10 +22,6 @@ def seed():
 
 def half(level=0.5):
     return DataNormSparsifier(sparsity_level=level, **SINGLE)
-
-
-def zeros(tensor):
-    return int((tensor == 0).sum())
 
 
 def lowest(weight, count):
