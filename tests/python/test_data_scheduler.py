@@ -8,6 +8,7 @@ import warnings
 import datasparse
 import numpy as np
 import pytest
+import torch
 from support import name_of, on_devices
 
 
@@ -477,7 +478,6 @@ def test_scheduler_reads_values_written_by_the_user_in_between():
 @pytest.fixture
 def torchs():
     """A tensor, a parameter, an embedding and a tensor with a level of its own, and a scheduler."""
-    torch = pytest.importorskip("torch")
     data = [
         ("plain", torch.randn(5, 5)),
         ("parameter", torch.nn.Parameter(torch.randn(10, 10))),

@@ -7,10 +7,10 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from datasparse import DataNormSparsifier, block_mask
+from torch import nn
 
-torch = pytest.importorskip("torch", reason="needs torch")
-nn = torch.nn
 SPEC = {"sparsity_level": 0.5, "sparse_block_shape": (1, 1)}
 
 

@@ -6,16 +6,14 @@ import weakref
 import datasparse
 import numpy as np
 import pytest
+import torch
 from datasparse.regrowth import RigL
 from datasparse.scores import Taylor
+from datasparse.torch import attach
+from datasparse.torch.grown import start_from_rest
 from support import ON_DEVICES, as_numpy
 
 pytestmark = ON_DEVICES
-
-torch = pytest.importorskip("torch")
-
-from datasparse.torch import attach  # noqa: E402
-from datasparse.torch.grown import start_from_rest  # noqa: E402
 
 
 class ByGradient(datasparse.DataNormSparsifier):
