@@ -64,7 +64,8 @@ def fuzz(seconds: float, seed: int) -> tuple[int, int]:
         # Python's parser must not warn either: it would do so of lines that are not the user's.
         warnings.simplefilter("always")
         warnings.showwarning = refuse_warning
-        while time.process_time() < seconds:
+        end = time.process_time() + seconds
+        while time.process_time() < end:
             text = mutated(rng, corpus)
             tried += 1
             try:

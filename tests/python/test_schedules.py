@@ -5,7 +5,6 @@ import copy
 import gc
 import math
 import pickle
-import time
 import weakref
 
 import numpy as np
@@ -529,5 +528,5 @@ def test_no_expression_does_anything_but_parse_or_raise(expression):
 
 
 def test_mutated_expressions_for_a_moment():
-    tried, parsed = fuzz(time.process_time() + 2, seed=1)
+    tried, parsed = fuzz(2, seed=1)
     assert tried > parsed > 0
