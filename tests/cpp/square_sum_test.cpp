@@ -34,7 +34,7 @@ TYPED_TEST_SUITE(SquareSumTest, Scores, );
 TYPED_TEST(SquareSumTest, AddsUpSquares) {
   using Score = TypeParam;
   EXPECT_EQ(sum<Score>({}), 0);
-  EXPECT_EQ(sum<Score>({0}), 0);
+  EXPECT_EQ(sum<Score>({0, -Score{0}}), 0);
   EXPECT_EQ(sum<Score>({3, 4}), 25);
   EXPECT_EQ(sum<Score>({-3, 4}), 25) << "with a sign";
   EXPECT_EQ(sum<Score>({0.5, 1, 0.25}), 1.3125);
