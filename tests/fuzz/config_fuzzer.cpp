@@ -24,8 +24,7 @@ namespace {
 
 using namespace datasparse;
 
-// --- drawing
-// --------------------------------------------------------------------------------------
+// --- drawing ----------------------------------------------------------------------------------
 
 const char* const known_keys[] = {"sparsity_level", "sparse_block_shape", "zeros_per_block",
                                   "norm"};
@@ -103,8 +102,7 @@ ParamMap map_from(FuzzedDataProvider& input) {
   return map;
 }
 
-// --- the rules, a second time
-// ---------------------------------------------------------------------
+// --- the rules, a second time -----------------------------------------------------------------
 
 std::optional<double> as_number(const ParamValue& value) {
   if (const auto* integer = value.get_if<std::int64_t>()) return static_cast<double>(*integer);
@@ -190,8 +188,7 @@ bool is_allowed(const ParamMap& config, const std::optional<std::pair<int, int>>
   return !known_size || (!too_large && *count <= size);
 }
 
-// --- the sparsifier and its model
-// -----------------------------------------------------------------
+// --- the sparsifier and its model -------------------------------------------------------------
 
 using Shape = std::pair<int, int>;
 
