@@ -178,6 +178,20 @@ void fail_every_allocation(const Attempt& attempt, const Check& check) {
   }
 }
 
+/// Scratch memory stays with the thread: only a new one asks for all of it.
+template <class Work>
+void in_a_new_thread(const Work& work) {
+  std::exception_ptr error;
+  std::thread([&] {
+    try {
+      work();
+    } catch (...) {
+      error = std::current_exception();
+    }
+  }).join();
+  if (error) std::rethrow_exception(error);
+}
+
 class OutOfMemory : public ::testing::Test {
  protected:
   OutOfMemory() : sparsifier(std::make_shared<DataNormSparsifier>(spec(0.5, 1, 1))) {
@@ -225,18 +239,11 @@ TEST_F(OutOfMemory, AStepWithMuchScratchMemoryIsAllOrNothing) {
   sparsifier->add_data("large blocks", rows.view(), spec(0.5, -1, 300, 5000).to_config());
   for (const int threads : {1, 4}) {
     const Threads scope(threads);
-    // Scratch memory stays with the thread: only a new one asks for all of it.
     expect_all_or_nothing([&] {
-      std::exception_ptr error;
-      std::thread([&] {
+      in_a_new_thread([&] {
         const Threads inner(threads);
-        try {
-          sparsifier->step();
-        } catch (...) {
-          error = std::current_exception();
-        }
-      }).join();
-      if (error) std::rethrow_exception(error);
+        sparsifier->step();
+      });
     });
   }
 }
@@ -265,19 +272,9 @@ TEST_F(OutOfMemory, MonotoneAndPermutedMasksAreWrittenAllOrNothing) {
   Bytes mask = past.mask;
   const std::vector<MaskJob> jobs{{tensor.view(), chosen.resolved(viewed_shape(shape, layout)),
                                    mask.data(), nullptr, layout, bits.data()}};
-  const auto attempt = [&] {
-    std::exception_ptr error;
-    std::thread([&] {
-      try {
-        compute_masks(jobs);
-      } catch (...) {
-        error = std::current_exception();
-      }
-    }).join();
-    if (error) std::rethrow_exception(error);
-  };
   fail_every_allocation(
-      attempt, [&](std::int64_t nth) { EXPECT_EQ(mask, past.mask) << "allocation " << nth; });
+      [&] { in_a_new_thread([&] { compute_masks(jobs); }); },
+      [&](std::int64_t nth) { EXPECT_EQ(mask, past.mask) << "allocation " << nth; });
   EXPECT_EQ(mask, reference::mask(tensor.view(), rules_of(chosen), layout, past));
 }
 

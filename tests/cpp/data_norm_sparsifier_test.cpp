@@ -7,10 +7,6 @@
 namespace datasparse {
 namespace {
 
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
 TEST(DataNormSparsifier, MasksEveryGroupByItsOwnConfig) {
   Random random(600);
   for (const int threads : {1, 3}) {

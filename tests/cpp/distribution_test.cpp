@@ -1,9 +1,6 @@
 #include "datasparse/distribution.hpp"
 
-#include <gtest/gtest.h>
-
 #include <algorithm>
-#include <functional>
 #include <limits>
 #include <numeric>
 #include <random>
@@ -13,6 +10,7 @@
 #include "datasparse/error.hpp"
 #include "datasparse/group_params.hpp"
 #include "mask/level.hpp"
+#include "support.hpp"
 
 namespace datasparse::distributions {
 namespace {
@@ -39,15 +37,6 @@ Counts erk_zeros(const Shapes& shapes, double level, double power = 1,
 
 Counts uniform_zeros(const Shapes& shapes, double level) {
   return zeros_of(uniform(shapes, level), shapes);
-}
-
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 // Elements 235200, 30000, 1000: 266200 together. Sums of lengths 1084, 400, 110: 1594 together.
@@ -157,7 +146,7 @@ TEST(Distribution, AVeryNameStandsForItselfAlone) {
 }
 
 TEST(Distribution, DenseThatLeavesTooLittleIsAnErrorWithThePossibleRange) {
-  EXPECT_EQ(message_of([] { erk(lenet, 0.9, 1, {"fc1"}); }),
+  EXPECT_EQ(message_of<Error>([] { erk(lenet, 0.9, 1, {"fc1"}); }),
             "level must be in [0.0, 0.11645379413974455], since all but 31000 of the 266200 "
             "elements are dense, got 0.9");
   EXPECT_EQ(erk_zeros(lenet, 0.11645379413974455, 1, {"fc1"}), (Counts{0, 30000, 1000}));
@@ -165,10 +154,10 @@ TEST(Distribution, DenseThatLeavesTooLittleIsAnErrorWithThePossibleRange) {
 }
 
 TEST(Distribution, NamesThatAreNone) {
-  EXPECT_EQ(message_of([] { erk(lenet, 0.9, 1, {"fc4"}); }),
+  EXPECT_EQ(message_of<Error>([] { erk(lenet, 0.9, 1, {"fc4"}); }),
             "dense must name layers, and none is named or matched by 'fc4'; did you mean 'fc1'?");
   EXPECT_THROW(erk(lenet, 0.9, 1, {"conv*"}), UnknownNameError);
-  EXPECT_EQ(message_of([] { uniform({{"a", {2}}, {"b", {3}}, {"a", {4}}}, 0.5); }),
+  EXPECT_EQ(message_of<Error>([] { uniform({{"a", {2}}, {"b", {3}}, {"a", {4}}}, 0.5); }),
             "shapes must hold every name once, got 'a' twice");
 }
 
@@ -182,13 +171,13 @@ TEST(Distribution, ValuesOutOfRange) {
   for (const double power : {-1.0, -1e-300, nan, infinity}) {
     EXPECT_THROW(erk(lenet, 0.5, power), ValueError) << power;
   }
-  EXPECT_EQ(message_of([] { uniform(lenet, 1.5); }), "level must be in [0, 1], got 1.5");
-  EXPECT_EQ(message_of([] { erk(lenet, 0.5, -1); }),
+  EXPECT_EQ(message_of<Error>([] { uniform(lenet, 1.5); }), "level must be in [0, 1], got 1.5");
+  EXPECT_EQ(message_of<Error>([] { erk(lenet, 0.5, -1); }),
             "power must be a finite number of at least 0, got -1.0");
-  EXPECT_EQ(message_of([] { uniform({{"a", {2, -1}}}, 0.5); }),
+  EXPECT_EQ(message_of<Error>([] { uniform({{"a", {2, -1}}}, 0.5); }),
             "the shape of 'a' must not be negative, got (2, -1)");
   constexpr std::int64_t most = std::int64_t{1} << 51;
-  EXPECT_EQ(message_of([] { uniform({{"a", {most}}, {"b", {1}}}, 0.5); }),
+  EXPECT_EQ(message_of<Error>([] { uniform({{"a", {most}}, {"b", {1}}}, 0.5); }),
             "shapes must have at most 2^51 elements together, got more with 'b' of (1,)");
 }
 

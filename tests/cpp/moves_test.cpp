@@ -1,7 +1,5 @@
 #include "tiles/moves.hpp"
 
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <vector>

@@ -1,6 +1,5 @@
 #include "datasparse/param.hpp"
 
-#include <cmath>
 #include <limits>
 #include <map>
 

@@ -154,9 +154,7 @@ TEST(ScoreName, IsSavedAndAnotherIsRefused) {
   ScoreSums(summed).add(ScoreTerm::abs_gradient, 1,
                         {{"w", make_source(ArrayView(gradient.data(), Axes{4}))}});
   summed.step();
-  const Mask mask = summed.get_mask("w");
-  EXPECT_EQ(std::vector<std::uint8_t>(mask.data(), mask.data() + 4),
-            (std::vector<std::uint8_t>{1, 1, 0, 0}));
+  EXPECT_EQ(bytes_of(summed.get_mask("w")), (Bytes{1, 1, 0, 0}));
   const auto state = summed.save_state();
   EXPECT_EQ(state.score, "Summed()");
   same.load_state(state);

@@ -1,7 +1,6 @@
 // get_scores(): what is ranked in the place of the data.
 
 #include <functional>
-#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>

@@ -5,7 +5,6 @@
 #include <numeric>
 #include <vector>
 
-#include "datasparse/data_scheduler.hpp"
 #include "datasparse/group_params.hpp"
 #include "pretended_device.hpp"
 #include "support.hpp"

@@ -94,8 +94,6 @@ class HardValues {
     seed_ = random.bits();
   }
 
-  std::int64_t kind() const { return kind_; }
-
   double operator()(std::int64_t i) {
     const double unit = random_.unit();
     switch (kind_) {

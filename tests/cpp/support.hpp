@@ -372,6 +372,10 @@ std::string message_of(const Work& work) {
   return "";
 }
 
+inline bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
 /// Collects the library's messages for the length of a scope.
 class Messages {
  public:
