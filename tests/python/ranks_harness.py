@@ -1,6 +1,6 @@
 """Runs functions on several ranks: processes that torch.distributed connects by gloo.
 
-A start takes seconds, so a `Pool` of ranks stays, and runs one function after another.
+A start takes seconds, so `Ranks` stay, and run one function after another.
 """
 
 from __future__ import annotations

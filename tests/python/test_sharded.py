@@ -4,6 +4,7 @@ import pytest
 import sharded_cases
 import sharded_faults
 import sharded_moves
+import sharded_transformer
 from ranks_harness import Ranks
 
 
@@ -239,3 +240,18 @@ def test_what_moves_of_shards_refuse(two):
         assert mixed[0] == "TypeError"
         assert "what pool 'p' ranks must be on one device, got some in CPU memory" in mixed[1]
         assert turned == mixed, "whichever comes first"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "kind", "depth", "steps"),
+    [
+        ("two", "fsdp", 2, 6),
+        pytest.param("two", "fsdp", 20, 50, marks=pytest.mark.full),
+        pytest.param("four", "fsdp_tp", 20, 50, marks=pytest.mark.full),
+    ],
+    indirect=["ranks"],
+)
+def test_a_transformer_has_the_masks_of_its_gathered_weights(ranks, kind, depth, steps):
+    losses = ranks.run(sharded_transformer.train, kind, depth, steps)
+    if steps >= 50:
+        assert all(sum(own[-5:]) < 0.9 * sum(own[:5]) for own in losses)
