@@ -190,15 +190,19 @@ std::vector<std::uint8_t> mask(const std::vector<double>& values, std::int64_t r
                std::max(may_go, std::int64_t{0})));
   for (std::size_t i = 0; i < static_cast<std::size_t>(pruned); ++i) {
     const auto& block = blocks[order[i]];
+    const auto zeros = static_cast<std::size_t>(rules.zeros_per_block.value_or(height * width));
+    if (zeros >= block.size()) {  // there is nothing to choose
+      for (const auto position : block) keep[position] = 0;
+      continue;
+    }
     std::vector<Sum> within;
     std::vector<bool> within_was_pruned;
     for (const auto position : block) {
       within.push_back(scores[position]);
       within_was_pruned.push_back(rules.monotone && was_pruned[position]);
     }
-    const auto zeros = static_cast<std::size_t>(rules.zeros_per_block.value_or(height * width));
     const auto least = pruned_first(lowest_first(within), within_was_pruned);
-    for (std::size_t z = 0; z < std::min(zeros, block.size()); ++z) keep[block[least[z]]] = 0;
+    for (std::size_t z = 0; z < zeros; ++z) keep[block[least[z]]] = 0;
   }
   return keep;
 }
