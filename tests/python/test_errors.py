@@ -711,13 +711,13 @@ class RaisesInUpdate(datasparse.BaseDataSparsifier):
 def test_an_exception_of_an_override_says_of_which_group(where):
     kind = RaisesInUpdate if where == "update_mask()" else Raises
     sparsifier = kind([("a", ramp()), ("b", ramp())])
+    if where != "update_mask()":
+        sparsifier.step()  # draws
     sparsifier.where = where
+    config = sparsifier.data_groups["b"]
+    is_write = where == "check_config()"
     with pytest.raises(ZeroDivisionError) as caught:
-        if where == "check_config()":
-            sparsifier.data_groups["b"]["sparsity_level"] = 0.25
-        else:
-            for _ in range(2):  # the first step of RigL draws
-                sparsifier.step()
+        config.update(sparsity_level=0.25) if is_write else sparsifier.step()
     assert caught.value.args == ("mine",)
     assert caught.value.__notes__ == [f"in {where} of 'b'"]
 

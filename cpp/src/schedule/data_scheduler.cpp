@@ -374,8 +374,8 @@ void DataScheduler::write_schedule_param(ParamMap& values) {
   write(assigned_, *base_, position(), integer_key(), values);
 }
 
-/// Warns of a schedule that ends at a value which the sparsifier would refuse as it is now: hours of
-/// training may lie between. It is no error, since configs may change until then.
+/// Warns of a schedule that ends at a value which the sparsifier would refuse as it is now: hours
+/// of training may lie between. It is no error, since configs may change until then.
 void DataScheduler::warn_of_ends(const std::vector<Assigned>& assigned,
                                  const ParamMap& base) const {
   const bool integers = integer_key();
