@@ -110,8 +110,7 @@ class PySparsifier : public WithPythonAttributes<Base>,
     if (foreign_.check_config) {
       const AcquiredGil gil;
       if (const auto override = override_of("check_config")) {
-        noting(datasparse::label("in check_config()", name),
-               [&] { call_python(override, pybind11::make_tuple(name, to_python(config))); });
+        call_python(override, pybind11::make_tuple(name, to_python(config)));
         return;
       }
     }

@@ -584,6 +584,7 @@ def test_an_end_that_the_sparsifier_would_refuse_is_told_at_the_beginning(param,
 def test_ends_are_looked_at_once_and_only_those_to_come():
     sparsifier = DataNormSparsifier(sparsity_level=0.5)
     scheduler = DataScheduler(sparsifier, "sparsity_level", Linear(initial=0, final=1.5, end=3))
+    sparsifier.step()
     sparsifier.add_data("a", np.ones((4, 8), np.float32))
     with pytest.raises(UserWarning, match="step 3 of the schedule"):  # which steps nowhere
         scheduler.step()

@@ -281,8 +281,10 @@ def test_an_impossible_budget_is_refused_where_it_is_seen():
         scheduler.step()
     assert sparsifier.data_groups["g0"][LEVEL] == 0.5
     assert scheduler.last_epoch == 0
+    with pytest.warns(UserWarning, match=r"step 4 .*" + rule):
+        scheduler = DataScheduler(sparsifier, LEVEL, Linear(final=1.0, end=4))
     with pytest.raises(ValueError, match=r"step 3: .*" + rule):
-        DataScheduler(sparsifier, LEVEL, Linear(final=1.0, end=4)).plan(5)
+        scheduler.plan(5)
 
 
 def test_an_override_of_update_mask_is_told_that_pools_need_all_groups():

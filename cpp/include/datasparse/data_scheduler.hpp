@@ -266,7 +266,8 @@ class DATASPARSE_API DataScheduler : public BaseDataScheduler {
   std::vector<Assigned> assign(const ParamMap& groups) const;
   std::vector<Assigned> assign_strictly(const ParamMap& groups) const;
   bool integer_key() const;
-  void warn_of_ends(const std::vector<Assigned>& assigned, const ParamMap& base) const;
+  void warn_of_ends(const std::vector<Assigned>& assigned, const ParamMap& base,
+                    bool integers) const;
   void write(const std::vector<Assigned>& assigned, const ParamMap& base, std::int64_t step,
              bool integer_key, ParamMap& values) const;
 

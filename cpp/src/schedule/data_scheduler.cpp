@@ -363,22 +363,22 @@ ParamMap DataScheduler::get_schedule_param() {
 
 void DataScheduler::write_schedule_param(ParamMap& values) {
   const auto base = base_values();
+  const bool integers = integer_key();
   if (base != base_) {
     const bool check = !checked_ && !base->empty();
     auto assigned = check && strict_ ? assign_strictly(*base) : assign(*base);
-    if (check) warn_of_ends(assigned, *base);
+    if (check) warn_of_ends(assigned, *base, integers);
     assigned_ = std::move(assigned);
     base_ = base;
     checked_ |= check;
   }
-  write(assigned_, *base_, position(), integer_key(), values);
+  write(assigned_, *base_, position(), integers, values);
 }
 
 /// Warns of a schedule that ends at a value which the sparsifier would refuse as it is now: hours
 /// of training may lie between. It is no error, since configs may change until then.
-void DataScheduler::warn_of_ends(const std::vector<Assigned>& assigned,
-                                 const ParamMap& base) const {
-  const bool integers = integer_key();
+void DataScheduler::warn_of_ends(const std::vector<Assigned>& assigned, const ParamMap& base,
+                                 bool integers) const {
   for (const std::int64_t end : ends()) {
     if (end <= position()) continue;
     std::vector<Assigned> ending;
