@@ -121,8 +121,9 @@ constexpr int hard_kinds = 14;
 
 TEST(ComputeMasks, OfManyTilesWithHardValuesAgreeWithAStableSort) {
   Random random(403);
-  for (int round = 0; round < 560 / slowdown; ++round) {
-    const Threads scope(static_cast<int>(1 + round / hard_kinds % 4));
+  constexpr int most_threads = 4;
+  for (int round = 0; round < hard_kinds * most_threads * (slowdown > 1 ? 1 : 3); ++round) {
+    const Threads scope(static_cast<int>(1 + round / hard_kinds % most_threads));
     const std::int64_t n =
         round % 20 == 0 ? parallel_from + random.below(5000) : random.between(32769, 60000);
     std::vector<Job> jobs;

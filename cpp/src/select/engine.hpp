@@ -84,156 +84,32 @@ class Engine {
   /// Writes the whole mask, on `threads` threads from lane `first_lane` on. Calls that share no
   /// lane may run at the same time, but for matrices with large blocks: those need the engine for
   /// themselves.
-  void prune(const Pruning& pruning, const Target& target, int first_lane, int threads) noexcept {
-    const auto& [matrix, norm, height, width, quota, choice] = pruning;
-    const Grid grid(matrix, height, width);
-    if ((quota.blocks == 0 || quota.zeros == 0) && !choice.is_made()) {
-      target.mask.fill(matrix.rows(), matrix.columns(), 1);
-      return;
-    }
-    const Lane<Key>& lane = *lanes_[static_cast<std::size_t>(first_lane)];
-    Task<Key> task = task_of(grid, pruning, target, first_lane, threads,
-                             {lane.tiles.get(), lane.gathered.get(), lane.gathered_spare.get(),
-                              lane.places.get(), candidates_max(grid.blocks()), nullptr});
-    if (task.has_past()) begin_with_past(task);
-    if (quota.blocks == (choice.is_made() ? choice.eligible : grid.blocks())) {
-      write_all(task, nullptr, 0);
-    } else if (task.quota.blocks == 0) {
-      write_all(task, nullptr, 1);  // but for those that were pruned before
-    } else if (!prune_by_hint(task)) {
-      if (grid.blocks() <= in_memory_max) {
-        prune_in_memory(task);
-      } else if (!prune_by_sample(task)) {
-        prune_by_counting(task);
-      }
-    }
-    if (task.large()) write_within_large_blocks(task, norm);
-  }
+  void prune(const Pruning& pruning, const Target& target, int first_lane, int threads) noexcept;
 
   /// Marks elements within all blocks, as mark_within_blocks() does; blocks are small.
   void mark_within(const Pruning& pruning, const Target& target, int first_lane,
-                   int threads) const noexcept {
-    const Grid grid(pruning.matrix, pruning.height, pruning.width);
-    const Task<Key> task = task_of(grid, pruning, target, first_lane, threads, {});
-    for_each_tile(task, [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
-      Grid::for_each_band(grid.tile(tile), [&](const Grid::Part& band, std::int64_t) {
-        mark_within_band(task, band, patch, lane);
-      });
-    });
-  }
+                   int threads) const noexcept;
 
   // --- for several matrices with one cut: see pool_engine.hpp ------------------------------------
 
   /// Writes the mask as if pruning stopped at the bracket's guess, if there is a mask to write;
   /// counts; and collects the candidates.
-  PassCounts pass(const Task<Key>& task, const Bracket<Key>& bracket) const noexcept {
-    std::atomic<std::int64_t> below{0}, at_lo{0}, inside{0}, at_hi{0};
-    // Not for each tile: an atomic addition waits for all that was written past the cache.
-    const auto hand_in = [&](Lane<Key>& lane) {
-      const PassCounts& group = lane.group;
-      below.fetch_add(group.below);
-      at_lo.fetch_add(group.at_lo);
-      at_hi.fetch_add(group.at_hi);
-      std::int64_t begin = inside.fetch_add(group.inside);
-      if (task.found.used != nullptr) begin = task.found.used->fetch_add(group.inside);
-      for (int i = 0; i < lane.group_size; ++i) {
-        task.found.tiles[lane.group_tiles[static_cast<std::size_t>(i)]].candidates += begin;
-      }
-      if (begin + group.inside <= task.found.room) {
-        std::copy_n(lane.group_candidates.data(), group.inside, task.found.gathered + begin);
-        std::copy_n(lane.group_places.data(), group.inside, task.found.places + begin);
-      }
-      lane.group = {};
-      lane.group_size = 0;
-    };
-    for_each_tile(
-        task,
-        [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
-          if (lane.group.inside + tile_blocks_max > group_candidates_max) hand_in(lane);
-          pass_tile(task, bracket, tile, patch, lane);
-        },
-        hand_in);
-    return {below, at_lo, inside, at_hi};
-  }
+  PassCounts pass(const Task<Key>& task, const Bracket<Key>& bracket) const noexcept;
 
   /// Turns the mask of a pass into the right one, where the cut is known, and how many keys equal
   /// its threshold.
   void put_right(const Task<Key>& task, const Bracket<Key>& bracket, Cut<Key> cut,
-                 std::int64_t among) noexcept {
-    if (cut.ties > 0 && cut.ties == among)
-      cut = {cut.threshold + 1, 0};  // all of them: no need to count
-    if (cut.ties > 0) {
-      count_ties_before(task, [&](const TileCounts& tile) -> std::int64_t {
-        if (bracket.ties_at_lo && cut.threshold == bracket.lo) return tile.at_lo;
-        if (bracket.ties_at_hi && cut.threshold == bracket.hi) return tile.at_hi;
-        return task.select.count_equal(task.found.gathered + tile.candidates, tile.inside,
-                                       cut.threshold);
-      });
-    }
-    // Hardly any tile is wrong as a whole: none but those is packed again.
-    for_each_unpacked(task, [&](std::int64_t index, const Patch& whole, Lane<Key>& lane) {
-      const TileCounts& found = tile_counts(task, index);
-      const Key from = bracket.from(index);
-      const auto wrong = [&](Key key, std::int64_t ties) {
-        const std::int64_t pruned =
-            key < cut.threshold   ? ties
-            : key > cut.threshold ? 0
-                                  : std::clamp<std::int64_t>(cut.ties - found.ties_before, 0, ties);
-        return pruned != (key < from ? ties : 0);
-      };
-      if (wrong(bracket.lo, found.at_lo) || wrong(bracket.hi, found.at_hi)) {
-        write_by_cut(task, index, whole ? whole : pack_tile(task, index, lane), cut, lane);
-      } else {
-        correct_candidates(task, index, whole, from, cut, lane);
-      }
-    });
-  }
+                 std::int64_t among) noexcept;
 
   /// How many blocks the mask before has pruned.
-  std::int64_t count_past(const Task<Key>& task) const noexcept {
-    std::atomic<std::int64_t> pruned{0};
-    for_each_unpacked(task, [&](std::int64_t tile, const Patch&, Lane<Key>& lane) {
-      std::int64_t here = 0;
-      Grid::for_each_chunk(task.grid.tile(tile), [&](const Grid::Part& chunk) {
-        here += task.table.count_zeros(free_blocks(task, chunk, lane), chunk.size());
-      });
-      pruned.fetch_add(here);
-    });
-    return pruned;
-  }
+  std::int64_t count_past(const Task<Key>& task) const noexcept;
 
   /// The L2 norm of the scores of all blocks.
-  double norm(const Task<Key>& task) const noexcept {
-    const int used = static_cast<int>(std::min<std::int64_t>(task.threads, task.grid.tiles()));
-    for (int w = 0; w < used; ++w) task.lane(w).squares.clear();
-    for_each_tile(task, [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
-      for_each_scored_chunk(task, tile, patch, lane, [&](const Grid::Part& chunk, const Key* keys) {
-        lane.squares.add(keys, chunk.size());
-      });
-    });
-    SquareSum<Key>& sum = task.lane(0).squares;
-    for (int w = 1; w < used; ++w) sum.add(task.lane(w).squares);
-    return std::sqrt(sum.rounded());
-  }
+  double norm(const Task<Key>& task) const noexcept;
 
   /// below[i] = how many keys are less than keys[i], for at most 2^radix_bits of them.
   [[gnu::cold]] void count_below(const Task<Key>& task, const Key* keys, std::int64_t n,
-                                 std::int64_t* below) const noexcept {
-    const int used = static_cast<int>(std::min<std::int64_t>(task.threads, task.grid.tiles()));
-    for (int w = 0; w < used; ++w) std::fill_n(task.lane(w).counts.data(), n, 0);
-    for_each_tile(task, [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
-      for_each_scored_chunk(task, tile, patch, lane, [&](const Grid::Part& chunk, const Key* of) {
-        for (std::int64_t i = 0; i < n; ++i) {
-          lane.counts[static_cast<std::size_t>(i)] +=
-              task.select.count_below(of, chunk.size(), keys[i]);
-        }
-      });
-    });
-    std::fill_n(below, n, 0);
-    for (int w = 0; w < used; ++w) {
-      std::transform(below, below + n, task.lane(w).counts.data(), below, std::plus<>());
-    }
-  }
+                                 std::int64_t* below) const noexcept;
 
   /// Calls work(lane, keys, n, first) for all blocks, in parallel: with the keys of n that follow
   /// each other, from the `first` one on.
@@ -319,293 +195,56 @@ class Engine {
   /// Writes the mask chunk by chunk, where it is known of each block whether it is kept:
   /// `all_keep`, or the same of all where that is nullptr. Blocks that stay pruned are pruned all
   /// the same.
-  void write_all(const Task<Key>& task, const std::uint8_t* all_keep, int of_all) noexcept {
-    const auto write = [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
-      Grid::for_each_chunk(task.grid.tile(tile), [&](const Grid::Part& chunk) {
-        std::uint8_t* const keep = keep_of(task, chunk, lane);
-        const auto n = static_cast<std::size_t>(chunk.size());
-        if (all_keep == nullptr) {
-          std::memset(keep, of_all, n);
-        } else {
-          std::memmove(keep, all_keep + task.grid.begin(chunk), n);  // to where it is, or elsewhere
-        }
-        prune_again(task, chunk, keep, lane);
-        write_chunk(task, chunk, patch, keep, lane);
-      });
-    };
-    if (task.whole() || task.large()) {
-      for_each_unpacked(task, write);  // which elements a block has does not count
-    } else {
-      for_each_tile(task, write);
-    }
-  }
+  void write_all(const Task<Key>& task, const std::uint8_t* all_keep, int of_all) noexcept;
 
   /// Finds out what is to be chosen: see past.hpp. Where nothing was pruned, all is as ever.
-  void begin_with_past(Task<Key>& task) const noexcept {
-    const std::int64_t pruned = count_past(task);
-    if (pruned == 0) {
-      task.past = {};
-      return;
-    }
-    task.hint = nullptr;  // it is about all blocks
-    task.returning = task.quota.blocks < pruned;
-    if (!task.returning) task.quota.blocks -= pruned;
-  }
+  void begin_with_past(Task<Key>& task) const noexcept;
 
   /// Scores once, and keeps all keys.
-  void prune_in_memory(const Task<Key>& task) noexcept {
-    const Grid& grid = task.grid;
-    const std::int64_t n = grid.blocks();
-    Lane<Key>& first = task.lane(0);
-    Key* const keys = first.all_keys.get();
-    for_each_tile(task, [&](std::int64_t index, const Patch& patch, Lane<Key>& lane) {
-      const Grid::Part tile = grid.tile(index);
-      score_blocks(task, keys + grid.begin(tile), tile, patch, lane);
-    });
-    const Cut<Key> cut = cut_of(task.select, keys, n, task.quota.blocks, first.spare.get(), n);
-    renew_hint(task, cut);
-    std::uint8_t* const keep = task.large()    ? block_keep_.get()
-                               : task.direct() ? task.mask.bytes
-                                               : first.all_keep.get();
-    task.select.threshold(keep, keys, n, cut.threshold, cut.ties);
-    if (task.direct() && !task.has_past()) return;
-    write_all(task, keep, 0);
-  }
+  void prune_in_memory(const Task<Key>& task) noexcept;
 
   /// Brackets the cut by counting keys, radix_bits at a time, until it is one of so few that they
   /// can be collected, or one of many that are equal. Scores anew for each round: slower, but as
   /// fast for any input. Rare, hence small.
-  [[gnu::cold]] void prune_by_counting(const Task<Key>& task) noexcept {
-    const CutRange<Key> cut = range_of_cut<Key>(
-        task.grid.blocks(), task.quota.blocks, task.found.room,
-        [&](const KeyRange<Key>& range, int bits) { return count_buckets(task, range, bits); },
-        KeyRange<Key>::of(task.scorer.norm()));
-    const double share =
-        static_cast<double>(cut.left) / static_cast<double>(std::max(cut.among, cut.left));
-    const Key lo = cut.keys.lo();
-    const Key hi = std::min(cut.keys.hi(), KeyTraits<Key>::nan);
-    const Bracket<Key> bracket{
-        lo,
-        hi,
-        cut.keys.low == 0,
-        false,
-        lo + static_cast<Key>(share * static_cast<double>(hi - lo)),
-        static_cast<std::int64_t>(share * static_cast<double>(task.grid.tiles())),
-        static_cast<double>(cut.among)};
-    correct(task, bracket, pass(task, bracket));
-  }
+  [[gnu::cold]] void prune_by_counting(const Task<Key>& task) noexcept;
 
   /// What range_of_cut() asks for, in the first lane's counts.
-  std::int64_t* count_buckets(const Task<Key>& task, const KeyRange<Key>& range,
-                              int bits) noexcept {
-    const std::int64_t buckets = std::int64_t{1} << bits;
-    const int used = static_cast<int>(std::min<std::int64_t>(task.threads, task.grid.tiles()));
-    for (int w = 0; w < used; ++w) {
-      std::fill_n(task.lane(w).counts.data(), buckets, 0);
-    }
-    for_each_tile(task, [&](std::int64_t tile, const Patch& patch, Lane<Key>& lane) {
-      for_each_scored_chunk(task, tile, patch, lane, [&](const Grid::Part& chunk, const Key* keys) {
-        task.select.histogram(lane.counts.data(), keys, chunk.size(), range.prefix,
-                              range.low - bits, bits);
-      });
-    });
-    std::int64_t* const total = task.lane(0).counts.data();
-    for (int w = 1; w < used; ++w) {
-      const std::int64_t* const more = task.lane(w).counts.data();
-      std::transform(total, total + buckets, more, total, std::plus<>());
-    }
-    return total;
-  }
+  std::int64_t* count_buckets(const Task<Key>& task, const KeyRange<Key>& range, int bits) noexcept;
 
   /// Fills in ties_before from what a tile adds.
   template <class Ties>
-  void count_ties_before(const Task<Key>& task, const Ties& ties_of) noexcept {
-    TileCounts* const tiles = task.found.tiles;
-    std::int64_t before = 0;
-    for (std::int64_t tile = 0; tile < task.grid.tiles(); ++tile) {
-      tiles[tile].ties_before = before;
-      before += ties_of(tiles[tile]);
-    }
-  }
+  void count_ties_before(const Task<Key>& task, const Ties& ties_of) noexcept;
 
   /// Brackets the cut by a sample. One pass then writes the mask as if the cut were where it lies
   /// most likely, counts, and collects the candidates in the bracket; the exact cut is selected
   /// among those, and their places are corrected. False where the bracket missed the cut, or held
   /// too many candidates: the mask is written then, but wrong.
-  bool prune_by_sample(const Task<Key>& task) noexcept {
-    const double enough = 0.8 * static_cast<double>(task.found.room);
-    const Sample sample = first_sample(task);
-    const Spread<Key> spread = spread_of(task, sample);
-    Bracket<Key> bracket = bracket_of(task, sample, spread);
-    if (bracket.candidates > enough) {
-      const Key from = select_near(task, sample, -2 * spread.margin_below());
-      const Key to = select_near(task, sample, 2 * spread.margin_up_to());
-      const auto [more, spread_of_more] = take_second_sample(task, spread.key, from, to);
-      bracket = bracket_of(task, more, spread_of_more);
-      if (bracket.candidates > enough) return false;
-    }
-    return correct(task, bracket, pass(task, bracket));  // a sample that misled once is no guide
-  }
+  bool prune_by_sample(const Task<Key>& task) noexcept;
 
   /// The same, with a bracket around where the cut lies by the hint of the last time.
-  bool prune_by_hint(const Task<Key>& task) noexcept {
-    const std::int64_t blocks = task.grid.blocks();
-    if (task.hint == nullptr || task.hint->blocks != blocks) return false;
-    CutHint& hint = *task.hint;
-    if (hint.rest > 0) return false;
-    constexpr std::int64_t short_band = 128;  // which a pass begins as often as it compares
-    if (blocks <= in_memory_max && task.grid.per_band < short_band) return false;
-    const auto all = static_cast<double>(blocks);
-    const double moved = std::abs(static_cast<double>(task.quota.blocks - hint.pruned));
-    const double margin = margin_of_hint(all, moved, hint.error);
-    if (!beats_sample(margin, all)) return false;
-    const double guess = hint.score_at(task.quota.blocks);
-    const double reach = margin / hint.density;
-    if (!may_reach(task.scorer.norm(), guess, reach)) return false;
-    const auto key = [](double score) {
-      return key_of<Key>(static_cast<typename KeyTraits<Key>::Score>(score));
-    };
-    const Bracket<Key> bracket{key(guess - reach), key(guess + reach), false, false, key(guess), 0,
-                               2 * margin};
-    const PassCounts counts = pass(task, bracket);
-    if (correct(task, bracket, counts)) return true;
-    hint.rest = rest_after_miss;
-    return false;
-  }
+  bool prune_by_hint(const Task<Key>& task) noexcept;
 
   /// What a cut tells the caller, and the next step. No hint where many keys are equal.
-  static void renew_hint(const Task<Key>& task, const Cut<Key>& cut) noexcept {
-    if (task.last != nullptr) *task.last = cut.threshold;
-    const std::int64_t blocks = task.grid.blocks();
-    if (task.hint == nullptr || blocks < hinted_min) return;
-    const CutHint old = std::exchange(*task.hint, {});
-    constexpr std::int64_t many = 16;
-    if (!(cut.density > 0) || cut.ties > many) return;
-    const double score = number_of(cut.threshold);
-    CutHint hint{blocks, task.quota.blocks, score, cut.density, 0, std::max(old.rest - 1, 0)};
-    if (old.blocks == blocks) {
-      hint.error = std::abs(score - old.score_at(hint.pruned)) * hint.density;
-    }
-    *task.hint = hint;
-  }
+  static void renew_hint(const Task<Key>& task, const Cut<Key>& cut) noexcept;
 
   /// Writes the provisional mask of a tile, and adds to what its group has found.
   void pass_tile(const Task<Key>& task, const Bracket<Key>& bracket, std::int64_t tile,
-                 const Patch& patch, Lane<Key>& lane) const noexcept {
-    const Key from = bracket.from(tile);
-    const Key* const candidates = lane.group_candidates.data() + lane.group.inside;
-    const bool at_once = patch && !task.has_past() && !task.choice.is_made() &&
-                         task.scorer.can_bracket() &&
-                         (!bracket.counts_ties() || task.scorer.can_count_ends());
-    PassCounts found = at_once ? pass_at_once(task, bracket, from, tile, patch, lane)
-                               : pass_in_chunks(task, bracket, from, tile, patch, lane);
-    // Of what is pruned now, some is not below the bracket.
-    found.below -= task.select.count_below(candidates, found.inside, from);
-    if (bracket.lo < from) found.below -= found.at_lo;
-    if (bracket.hi < from) found.below -= found.at_hi;
-
-    task.found.tiles[tile] = {lane.group.inside, static_cast<std::int32_t>(found.inside),
-                              static_cast<std::int32_t>(found.at_lo),
-                              static_cast<std::int32_t>(found.at_hi), 0};
-    lane.group_tiles[static_cast<std::size_t>(lane.group_size++)] = tile;
-    lane.group.add(found);
-  }
+                 const Patch& patch, Lane<Key>& lane) const noexcept;
 
   /// The pass over a tile without keys in memory. `below` counts all it prunes, and candidates are
   /// appended to those of the group.
   PassCounts pass_at_once(const Task<Key>& task, const Bracket<Key>& bracket, Key from,
-                          std::int64_t tile, const Patch& patch, Lane<Key>& lane) const noexcept {
-    PassCounts found{};
-    const bool count_ends = bracket.counts_ties();
-    const bool write_mask =
-        task.writes() && task.whole() && task.scorer.can_bracket_masks() && !count_ends;
-    const auto visit = [&](const Grid::Part& band, std::int64_t first) {
-      std::uint8_t* const keep = keep_of(task, band, lane);
-      const MaskWindow window =
-          write_mask ? task.window(task.grid.elements(band)) : MaskWindow{keep, 0};
-      const typename Scorer<Key>::Target target{window.bytes, window.pitch, write_mask, count_ends,
-                                                task.store()};
-      const std::int64_t before = lane.group.inside + found.inside;
-      const auto [counts, before_first, behind] = task.scorer.bracket(
-          target, lane.group_candidates.data() + before, lane.group_places.data() + before,
-          task.grid, band, first, patch, from, bracket.first(), bracket.width());
-      found.below += band.width - counts.kept;
-      found.inside += counts.inside;
-      if (bracket.ties_at_lo) found.at_lo += before_first;
-      if (bracket.ties_at_hi) found.at_hi += behind;
-      if (!write_mask) write_chunk(task, band, patch, keep, lane);
-    };
-    const Grid::Part part = task.grid.tile(tile);
-    const std::int64_t columns = task.grid.matrix.columns();
-    const bool without_gaps = patch.pitch == columns * task.grid.matrix.item_size() &&
-                              task.mask.pitch == columns && task.grid.has_runs_of_rows();
-    if (write_mask && without_gaps) {
-      visit({part.band, 1, part.block, part.size()}, 0);
-    } else {
-      Grid::for_each_band(part, visit);
-    }
-    return found;
-  }
+                          std::int64_t tile, const Patch& patch, Lane<Key>& lane) const noexcept;
 
   /// The same by way of keys in memory.
   PassCounts pass_in_chunks(const Task<Key>& task, const Bracket<Key>& bracket, Key from,
-                            std::int64_t tile, const Patch& patch, Lane<Key>& lane) const noexcept {
-    PassCounts found{};
-    std::int64_t blocks = 0;
-    for_each_scored_chunk(task, tile, patch, lane, [&](const Grid::Part& chunk, const Key* keys) {
-      const std::int64_t n = chunk.size();
-      const std::int64_t before = lane.group.inside + found.inside;
-      Key* const candidates = lane.group_candidates.data() + before;
-      std::uint16_t* const places = lane.group_places.data() + before;
-      std::uint8_t* const keep = keep_of(task, chunk, lane);
-      const BracketCounts counts =
-          task.select.bracket(keep, places, keys, n, from, bracket.first(), bracket.width());
-      for (std::int64_t i = 0; i < counts.inside; ++i) {
-        candidates[i] = keys[places[i]];
-        places[i] = static_cast<std::uint16_t>(blocks + places[i]);
-      }
-      found.below += n - counts.kept;
-      found.inside += counts.inside;
-      if (bracket.ties_at_lo) found.at_lo += task.select.count_equal(keys, n, bracket.lo);
-      if (bracket.ties_at_hi) found.at_hi += task.select.count_equal(keys, n, bracket.hi);
-      prune_again(task, chunk, keep, lane);
-      write_chunk(task, chunk, patch, keep, lane);
-      blocks += n;
-    });
-    return found;
-  }
+                            std::int64_t tile, const Patch& patch, Lane<Key>& lane) const noexcept;
 
   /// Selects the cut among the candidates; false where the bracket missed.
   bool correct(const Task<Key>& task, const Bracket<Key>& bracket,
-               const PassCounts& counts) noexcept {
-    const Findings<Key>& found = task.found;
-    Cut<Key> cut{bracket.lo, task.quota.blocks - counts.below};
-    std::int64_t among = counts.at_lo;  // keys that equal the threshold
-    if (cut.ties < 1 || counts.inside > found.room) return false;
-    if (cut.ties > counts.at_lo + counts.inside) {
-      cut = {bracket.hi, cut.ties - counts.at_lo - counts.inside};
-      among = counts.at_hi;
-      if (cut.ties > among) return false;
-    } else if (cut.ties > counts.at_lo) {
-      cut = cut_of(task.select, found.gathered, counts.inside, cut.ties - counts.at_lo, found.spare,
-                   run_length * runs_of_sample(task.grid.blocks()));
-      among = task.select.count_equal(found.gathered, counts.inside, cut.threshold);
-    }
-    if (bracket.counts_ties()) {
-      cut.density = 0;
-    } else {
-      cut.density = density_of(counts.inside, bracket.lo, bracket.hi + 1);
-    }
-    renew_hint(task, cut);
-    put_right(task, bracket, cut, among);
-    return true;
-  }
+               const PassCounts& counts) noexcept;
 
-  Patch pack_tile(const Task<Key>& task, std::int64_t index, Lane<Key>& lane) const noexcept {
-    if (task.grid.packed_elements() == 0) return {};
-    const Grid::Rectangle elements = task.grid.elements(task.grid.tile(index));
-    return pack(task.table, lane.packed.get(), task.grid, elements);
-  }
+  Patch pack_tile(const Task<Key>& task, std::int64_t index, Lane<Key>& lane) const noexcept;
 
   const TileCounts& tile_counts(const Task<Key>& task, std::int64_t tile) const noexcept {
     return task.found.tiles[tile];
@@ -614,78 +253,28 @@ class Engine {
   /// Where the decisions on a chunk's blocks go, a byte per block: with single elements, right into
   /// the mask; those on large blocks are kept.
   std::uint8_t* keep_of(const Task<Key>& task, const Grid::Part& chunk,
-                        Lane<Key>& lane) const noexcept {
-    if (!task.writes()) return lane.keep.data();
-    if (task.large()) return block_keep_.get() + task.grid.begin(chunk);
-    if (task.direct()) return task.mask.bytes + task.grid.begin(chunk);
-    return lane.keep.data();
-  }
+                        Lane<Key>& lane) const noexcept;
 
   /// Writes a tile anew; `cut.ties` counts from the first tile.
   void write_by_cut(const Task<Key>& task, std::int64_t tile, const Patch& patch,
-                    const Cut<Key>& cut, Lane<Key>& lane) const noexcept {
-    std::int64_t ties = cut.ties - tile_counts(task, tile).ties_before;
-    for_each_scored_chunk(task, tile, patch, lane, [&](const Grid::Part& chunk, const Key* keys) {
-      std::uint8_t* const keep = keep_of(task, chunk, lane);
-      task.select.threshold(keep, keys, chunk.size(), cut.threshold, ties);
-      if (ties > 0) ties -= task.select.count_equal(keys, chunk.size(), cut.threshold);
-      prune_again(task, chunk, keep, lane);
-      write_chunk(task, chunk, patch, keep, lane);
-    });
-  }
+                    const Cut<Key>& cut, Lane<Key>& lane) const noexcept;
 
   /// Puts right those candidates of a tile that the pass took for others; ties count from the first
   /// tile.
   void correct_candidates(const Task<Key>& task, std::int64_t index, const Patch& patch, Key from,
-                          const Cut<Key>& cut, Lane<Key>& lane) const noexcept {
-    const TileCounts& found = tile_counts(task, index);
-    const Key* const keys = task.found.gathered + found.candidates;
-    const std::uint16_t* const places = task.found.places + found.candidates;
-    const Grid::Part tile = task.grid.tile(index);
-    // Only those between what the pass assumed and the cut can be wrong.
-    const Key low = std::min(from, cut.threshold);
-    const Key high = std::max(from, cut.ties > 0 ? cut.threshold + 1 : cut.threshold);
-    const BracketCounts wrong = task.select.bracket(lane.tile_keep.data(), lane.wrong.data(), keys,
-                                                    found.inside, 0, low, high - low);
-    std::int64_t ties = cut.ties - found.ties_before;
-    for (std::int64_t i = 0; i < wrong.inside; ++i) {
-      const std::size_t candidate = lane.wrong[static_cast<std::size_t>(i)];
-      const Key key = keys[candidate];
-      const bool keep = key > cut.threshold || (key == cut.threshold && ties-- <= 0);
-      if (keep == (key >= from)) continue;
-      const std::int64_t place = places[candidate];
-      if (task.direct()) {
-        task.mask.bytes[task.grid.begin(tile) + place] = keep ? 1 : 0;
-      } else if (task.large()) {
-        block_keep_[task.grid.begin(tile) + place] = keep ? 1 : 0;
-      } else {
-        rewrite_block(task, {tile.band + place / tile.width, 1, tile.block + place % tile.width, 1},
-                      patch, keep, lane);
-      }
-    }
-  }
+                          const Cut<Key>& cut, Lane<Key>& lane) const noexcept;
 
   /// What is zeroed in blocks that do not fit into a lane: each is a selection of its own.
-  void write_within_large_blocks(const Task<Key>& task, Norm norm) noexcept {
-    const Grid& grid = task.grid;
-    for (std::int64_t block = 0; block < grid.blocks(); ++block) {
-      const std::int64_t row = block / grid.per_band * grid.height;
-      const std::int64_t column = block % grid.per_band * grid.width;
-      const std::int64_t rows = std::min(grid.height, grid.matrix.rows() - row);
-      const std::int64_t columns = std::min(grid.width, grid.matrix.columns() - column);
-      const bool keep = block_keep_[block] != 0;
-      const Quota quota{keep ? 0 : std::min(task.quota.zeros, rows * columns), 1};
-      Target target{{task.mask.at(row, column), task.mask.pitch}, task.read_again};
-      if (task.has_past()) target.past = {task.past.at(row, column), task.past.pitch};
-      prune({grid.matrix.part(row, column, rows, columns), norm, 1, 1, quota}, target, 0,
-            task.threads);
-    }
-  }
+  void write_within_large_blocks(const Task<Key>& task, Norm norm) noexcept;
 
   const Kernels* table_ = nullptr;
   const SelectionKernels<Key>* select_ = nullptr;
   std::vector<std::unique_ptr<Lane<Key>>> lanes_;
   Buffer<std::uint8_t> block_keep_;  // by block, for large blocks only
 };
+
+// Compiled once, in engine.cpp.
+extern template class Engine<std::uint32_t>;
+extern template class Engine<std::uint64_t>;
 
 }  // namespace datasparse
