@@ -123,6 +123,12 @@ def pytest_collection_modifyitems(config, items):
     return result
 
 
+def pytest_collection_finish():
+    """gc.collect() holds up every thread: spare it the objects of the imported libraries."""
+    gc.collect()
+    gc.freeze()
+
+
 # Under pytest-xdist, the workers collect, and this process sums up.
 
 
@@ -147,15 +153,6 @@ def pytest_terminal_summary(terminalreporter, config):
             f"{tier} tier: {not_run.total()} tests were not run, in {files}; "
             f"`pytest -m {tier}` runs them"
         )
-
-
-@pytest.fixture(scope="module")
-def quick_collections():
-    """gc.collect() holds up every thread: spare it the objects of the imported libraries."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

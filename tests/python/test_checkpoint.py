@@ -776,7 +776,7 @@ def finish(process):
 
 @pytest.mark.device("cpu")
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.full)])
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.full)])
 def test_a_training_that_is_killed_ends_as_if_it_had_not_been(tmp_path, scheduler, kills):
     unbroken = tmp_path / "unbroken"
     unbroken.mkdir()

@@ -589,7 +589,11 @@ def test_ends_are_looked_at_once_and_only_those_to_come():
     with pytest.raises(UserWarning, match="step 3 of the schedule"):  # which steps nowhere
         scheduler.step()
     assert scheduler.last_epoch == 0
-    for groups in ({"a": Linear(final=0.5, end=3)}, Exponential(gamma=1.5), Cyclic(period=4)):
+    for groups in (
+        {"a": Linear(final=0.5, end=3)},
+        Exponential(gamma=1.5),
+        Cyclic(low=0.0, high=0.5, period=4),
+    ):
         DataScheduler(sparsifier_of("a"), "sparsity_level", groups)
     late = DataScheduler(sparsifier_of("a"), "sparsity_level", OneShot(3, value=0.5), last_epoch=7)
     assert late.last_epoch == 8

@@ -15,8 +15,6 @@ import torch
 from support import HALF, as_numpy, collect, on_devices
 from torch import nn
 
-pytestmark = pytest.mark.usefixtures("quick_collections")
-
 
 class NormSubclass(datasparse.DataNormSparsifier):
     """Has a __dict__, so that it can hold whatever a user hangs on it."""

@@ -749,7 +749,7 @@ class Machine(RuleBasedStateMachine):
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     "sequences",
-    [100, pytest.param(300, marks=pytest.mark.full), pytest.param(2000, marks=pytest.mark.long)],
+    [50, pytest.param(300, marks=pytest.mark.full), pytest.param(2000, marks=pytest.mark.long)],
 )
 def test_random_sequences_of_calls(sequences):
     run_state_machine_as_test(

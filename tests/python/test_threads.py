@@ -19,7 +19,7 @@ from support import HALF, as_numpy, on_devices, values
 LEVELS = (0.25, 0.5, 0.75)
 
 # A hang fails after this time, with the stacks of all threads.
-pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("quick_collections")]
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
