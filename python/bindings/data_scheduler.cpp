@@ -393,7 +393,7 @@ An override may call this and change some.)")
 For all groups that the sparsifier has now, squashed ones aside, from the values with which this scheduler
 found them; other parameters are as they are now. Takes no step and changes nothing. Of an override of
 get_schedule_param() it knows nothing. ValueError, naming the step, where the sparsifier would refuse a
-value. Takes time and memory in proportion to steps x groups.)")
+value; and beyond 10^8 values. Takes time and memory in proportion to steps x groups.)")
       .def_property_readonly(
           "schedule", [](const SelfDataScheduler& self) { return to_python(self->schedules()); },
           "The schedule, or a dict of schedules by pattern.")

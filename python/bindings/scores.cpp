@@ -116,7 +116,7 @@ class DeviceSums {
       asked.before.append(sums ? to_tensor(*sums, device) : py::none());
       asked.places.push_back(kept_.size());
       kept_.push_back({sample.name, {}, datasparse::KeptArray(Type::int64, {})});
-      if (const auto count = array_of(sample, ScoreSums::samples)) kept_.back().samples = *count;
+      if (sums) kept_.back().samples = count_of(sample);
       ++*reinterpret_cast<std::int64_t*>(kept_.back().samples.write());
       return true;
     };
@@ -161,6 +161,16 @@ class DeviceSums {
 
   std::optional<datasparse::KeptArray> array_of(const Sample& sample, const char* key) const {
     return without_gil([&] { return GroupArrays(*self_).get(sample.name, key); });
+  }
+
+  /// How many samples there are in sums that are there. ValueError for an array that is no count.
+  datasparse::KeptArray count_of(const Sample& sample) const {
+    auto count = array_of(sample, ScoreSums::samples);
+    if (count && count->type() == Type::int64 && count->byte_count() == sizeof(std::int64_t)) {
+      return *std::move(count);
+    }
+    throw ValueError("samples of '" + sample.name +
+                     "' must be the int64 that counts its sums: call reset_score() first");
   }
 
   const SelfSparsifier& self_;

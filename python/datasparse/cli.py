@@ -18,7 +18,13 @@ from datasparse.commands import inspect, pack, prune
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, by default the one in `sys.argv`, and return the exit status."""
     options = build_parser().parse_args(arguments)
-    return RUN[options.command](options)
+    try:
+        status = RUN[options.command](options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
 
 
 class PrintPath(argparse.Action):

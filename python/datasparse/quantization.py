@@ -40,8 +40,9 @@ def post_training_sparse_quantize(
 
     Returns the sparsifier: its groups have the tables' names, and are squashed.
 
-    Raises ValueError if there are no tables, if one of the selected is not part of the model, or
-    has a max_norm, which would change quantized rows. Then nothing has changed.
+    Raises ValueError if there are no tables, if one of the selected is not part of the model, has
+    infinite values or NaN, which no level stands for, or a max_norm, which would change quantized
+    rows. Then nothing has changed.
 
     >>> model = torch.nn.Sequential(torch.nn.Embedding(1000, 32), torch.nn.Linear(32, 1))
     >>> sparsifier = post_training_sparse_quantize(model, DataNormSparsifier, sparsity_level=0.9)
@@ -182,6 +183,8 @@ def tables_of(model: nn.Module, selected: Iterable[Table] | None) -> dict[str, T
     for name, table in found.items():
         if table.max_norm is not None:
             raise ValueError(f"{name!r} has a max_norm, which would change quantized rows")
+        if not table.weight.isfinite().all():
+            raise ValueError(f"{name!r} must be finite to be quantized, got infinite values or NaN")
     return found
 
 

@@ -1,5 +1,6 @@
 #include "datasparse/block_mask.hpp"
 
+#include <algorithm>
 #include <cfenv>
 #include <cmath>
 #include <limits>
@@ -9,7 +10,9 @@
 #endif
 
 #include "datasparse/apply_mask.hpp"
+#include "datasparse/device.hpp"
 #include "datasparse/error.hpp"
+#include "datasparse/pool.hpp"
 #include "support.hpp"
 
 namespace datasparse {
@@ -590,11 +593,18 @@ TEST(BlockMask, RoundsHalfToEvenInAnyRoundingMode) {
     for (const double level : {0.1, 0.3, 0.5, 0.7, 1 / 3.0}) {
       const Bytes expected = mask_of(tensor.view(), spec(level, 1, 1));
       Bytes mask(5);
-      const BlockSpec chosen = spec(level, 1, 1);
+      const BlockSpec chosen = spec(level, 1, 1).resolved({5});
       std::fesetround(mode);
       block_mask(tensor.view(), chosen, mask.data());
+      const ZeroCount planned = count_zeros({5}, chosen);
+      const std::int64_t on_a_device = BlockPlan::of(chosen, {5}, {}).pruned;
+      const std::int64_t of_a_pool = PoolPlan::of("", {{&chosen, {5}}}).budget;
       std::fesetround(FE_TONEAREST);
       EXPECT_EQ(mask, expected) << level;
+      const auto pruned = std::count(expected.begin(), expected.end(), 0);
+      EXPECT_EQ(planned.least, pruned) << level;
+      EXPECT_EQ(on_a_device, pruned) << level;
+      EXPECT_EQ(of_a_pool, pruned) << level;
     }
   }
 }

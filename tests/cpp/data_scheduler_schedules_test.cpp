@@ -257,6 +257,8 @@ TEST_F(ScheduledSparsifier, PlansFromAnyStepOn) {
   EXPECT_EQ(
       message_of<ValueError>([&] { scheduler->plan(2, std::numeric_limits<std::int64_t>::max()); }),
       "first must be at least 0 and at most 2^53, got 9223372036854775807");
+  EXPECT_EQ(message_of<ValueError>([&] { scheduler->plan(std::int64_t{1} << 62); }),
+            "steps * groups must be at most 100000000, got 4611686018427387904 * 1");
   EXPECT_EQ(message_of<ValueError>([&] { make(Schedule(OneShot{3, 0.5, 1.35}))->plan(9); }),
             "step 3: sparsity_level of 'fc2' must be in [0, 1], got 1.35");
 }

@@ -1,5 +1,6 @@
 """The command line, run as a user runs it: in a process of its own."""
 
+import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -119,6 +120,15 @@ def test_plan_needs_no_matplotlib_without_a_plot(tmp_path):
     done = run_without("matplotlib", "plan", SCHEDULE, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("sparsity_level, steps 0 to 1100\n")
+
+
+def test_who_has_read_enough_of_a_table_sees_no_traceback():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "datasparse", "plan", SCHEDULE]
+    with os.fdopen(writer) as pipe:
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, timeout=120)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_plan_of_integers(capsys):

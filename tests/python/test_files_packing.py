@@ -108,6 +108,16 @@ def test_a_source_that_changes_while_it_is_packed_leaves_nothing(tmp_path, monke
     assert [path.name for path in tmp_path.iterdir()] == ["dense"]
 
 
+@pytest.mark.parametrize("name", ["dense", "dense/a.safetensors"])
+def test_a_target_that_is_made_meanwhile_stays(name, tmp_path):
+    a_folder(tmp_path / "dense")
+    target = tmp_path / "packed"
+    with pytest.raises(ValueError, match="packed is there now"):
+        pack(tmp_path / name, target, progress=lambda *_: target.write_text("mine"))
+    assert target.read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"dense", "packed"}
+
+
 def test_values_that_change_while_they_are_packed_leave_nothing(tmp_path):
     """No zero comes or goes: what is there still fits what was counted."""
     dense = tmp_path / "dense"

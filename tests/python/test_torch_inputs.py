@@ -175,6 +175,14 @@ def test_layers_whose_inputs_are_not_known_are_refused_by_name(make, batch, mess
     assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_a_table_tied_to_a_layer_is_refused_when_recording_begins():
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5))
+    model[1].weight = model[0].weight
+    wanda(model)
+    with pytest.raises(ValueError, match="is tied between a Embedding and a Linear, whose inputs"):
+        record_inputs(model)
+
+
 def test_only_a_score_of_inputs_records_them():
     model = mlp()  # an attachment does not keep it
     with pytest.raises(ValueError, match=r"score must be Wanda\(\), .* got SNIP\(\)"):

@@ -260,6 +260,26 @@ def test_scores_of_samples(kind, decay):
         np.testing.assert_allclose(scores, expected.numpy(), rtol=1e-4, atol=1e-9)
 
 
+def test_a_count_that_is_none_is_never_counted_on():
+    model = mlp()
+    sparsifier = attach(model, score=Taylor(), **HALF).sparsifier
+    [batch] = batches(1)
+    mse(model, batch).backward()
+    for name in WEIGHTS:
+        sparsifier.set_array(name, "samples", np.zeros(1, np.uint8))
+    sparsifier.accumulate()  # there are no sums yet: they begin anew
+    assert [sparsifier.get_array(name, "samples") for name in WEIGHTS] == [1, 1]
+    before = scores_of_sums(sparsifier)
+    sparsifier.set_array(WEIGHTS[1], "samples", np.zeros(1, np.uint8))
+    with pytest.raises(ValueError, match=rf"of '{WEIGHTS[1]}' .*: call reset_score\(\) first"):
+        sparsifier.accumulate()
+    assert scores_of_sums(sparsifier) == before
+
+
+def scores_of_sums(sparsifier):
+    return [as_numpy(sparsifier.get_array(name, "sums")).tolist() for name in WEIGHTS]
+
+
 def test_grasp_is_the_weight_times_the_hessian_times_the_gradient():
     model = mlp(dtype=torch.float64)
     some = batches(2, dtype=torch.float64)

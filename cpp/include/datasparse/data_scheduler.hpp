@@ -233,7 +233,8 @@ class DATASPARSE_API DataScheduler : public BaseDataScheduler {
 
   /// What would be at steps [first, first + steps), without taking any. Groups are those of the
   /// sparsifier now, squashed ones left out; other parameters are as they are now. ValueError where
-  /// the sparsifier would refuse a value. O(steps × groups) in time and memory.
+  /// the sparsifier would refuse a value, and beyond 10^8 values. O(steps × groups) in time and
+  /// memory.
   Plan plan(std::int64_t steps, std::int64_t first = 0) const;
 
   /// As given to the constructor.

@@ -15,7 +15,7 @@ namespace datasparse::distributions {
 using Shapes = std::vector<std::pair<std::string, Axes>>;
 
 // Each function returns the level of every layer, in the order of `shapes`: values for
-// BaseDataSparsifier::set_param(), from which any schedule may begin or to which it may go.
+// GroupParams::set(), from which any schedule may begin or to which it may go.
 //
 // The zeros of all layers together are level × elements in double, rounded half to even, as those
 // of one tensor would be. A layer's part of them is a fraction. It is rounded down, and what is

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/float_environment.hpp"
 #include "base/parallel.hpp"
 #include "datasparse/apply_mask.hpp"
 #include "datasparse/device.hpp"
@@ -119,6 +120,7 @@ void apply_mask(const ArrayView& data, const std::uint8_t* mask) {
 }
 
 BlockPlan BlockPlan::of(const BlockSpec& spec, const Axes& shape, const Axes& layout) {
+  const DefaultFloatEnvironment environment;
   const MatrixShape matrix = MatrixShape::of(shape, layout);
   const Pattern pattern = Pattern::of(spec, matrix);
   const std::int64_t pruned = Level::of(spec).pruned_of(pattern.blocks_of(matrix));

@@ -4,6 +4,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/float_environment.hpp"
 #include "datasparse/error.hpp"
 #include "mask/level.hpp"
 #include "mask/pattern.hpp"
@@ -189,6 +190,7 @@ BlockSpec BlockSpec::resolved(const Axes& shape, const std::string& group) const
 }
 
 ZeroCount count_zeros(const Axes& shape, const BlockSpec& spec) {
+  const DefaultFloatEnvironment environment;
   const BlockSpec resolved = spec.resolved(shape);
   const MatrixShape matrix = MatrixShape::of(shape);
   const Pattern pattern = Pattern::of(resolved, matrix);

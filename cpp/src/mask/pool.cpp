@@ -6,6 +6,7 @@
 #include <numeric>
 #include <string_view>
 
+#include "base/float_environment.hpp"
 #include "datasparse/error.hpp"
 #include "datasparse/param.hpp"
 #include "mask/level.hpp"
@@ -35,6 +36,7 @@ PoolPlan plan_of(const ZeroCounts::Pool& pool, const std::vector<PoolGroup>& gro
 }  // namespace
 
 PoolPlan PoolPlan::of(const std::string& pool, const std::vector<PoolGroup>& groups) {
+  const DefaultFloatEnvironment environment;
   PoolPlan plan;
   plan.members.reserve(groups.size());
   std::int64_t divisor = 0;

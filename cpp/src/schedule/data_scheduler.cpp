@@ -411,6 +411,12 @@ Plan DataScheduler::plan(std::int64_t steps, std::int64_t first) const {
     plan.groups.push_back(name);
     plan.elements.push_back(data_sparsifier()->get_mask(name).size());
   }
+  constexpr std::int64_t most_values = 100'000'000;  // some gigabytes
+  const auto groups = std::max<std::int64_t>(1, static_cast<std::int64_t>(plan.groups.size()));
+  if (steps > most_values / groups) {
+    throw ValueError("steps * groups must be at most " + std::to_string(most_values) + ", got " +
+                     std::to_string(steps) + " * " + std::to_string(groups));
+  }
   const auto assigned = assign(base);
   const bool integers = integer_key();
 

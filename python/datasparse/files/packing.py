@@ -29,7 +29,7 @@ from .packed import (
     reserved,
     safetensors_in,
 )
-from .place import flush_folder, rename
+from .place import flush_folder, refuse_arrived, rename
 from .safetensors import Reader, Writer, flush
 
 STEP = 1 << 18  # elements that are looked at at once
@@ -274,11 +274,20 @@ def convert(
             packings = [one(file, partial / file.name, step) for file in files]
             copy_others(source, partial, {file.name for file in files})
         except BaseException:
-            shutil.rmtree(partial)
+            discard(partial)
             raise
         packing = sum(packings[1:], packings[0])
+    try:
+        refuse_arrived(target)
+    except ValueError:
+        discard(partial)
+        raise
     rename(partial, target)
     return packing
+
+
+def discard(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def copy_others(source: Path, target: Path, but: set[str]) -> None:

@@ -63,13 +63,18 @@ def copy_beside(checkpoint: Checkpoint, folder: Path) -> None:
 
 def place(checkpoint: Checkpoint, folder: Path, target: Path) -> None:
     """Give what is whole the target's name."""
-    if os.path.lexists(target):
-        raise ValueError(f"{target} is there now, and was not when the work began: move it away")
+    refuse_arrived(target)
     if checkpoint.is_folder:
         rename(folder, target)
     else:
         rename(folder / checkpoint.path.name, target)
         folder.rmdir()
+
+
+def refuse_arrived(target: Path) -> None:
+    """ValueError for a target that somebody else has made during the work."""
+    if os.path.lexists(target):
+        raise ValueError(f"{target} is there now, and was not when the work began: move it away")
 
 
 def rename(path: Path, target: Path) -> None:

@@ -118,7 +118,15 @@ def record_inputs(model: nn.Module | Attachment) -> RecordedInputs:
 
 
 def inputs_of(name: str, owners: Iterable[Weight]) -> Inputs:
-    """How the inputs of all that own a weight are summed up. ValueError as `squares_of()` does."""
+    """How the inputs of all that own a weight are summed up. ValueError as `squares_of()` does, and
+    for a weight that is looked up here and multiplied by there."""
+    owners = list(owners)
+    if len({isinstance(weight.module, nn.Embedding) for weight in owners}) > 1:
+        kinds = " and a ".join(type(weight.module).__name__ for weight in owners)
+        raise ValueError(
+            f"{name!r} is tied between a {kinds}, whose inputs are not alike: leave it out by "
+            "exclude, or freeze its mask"
+        )
     return [(weight.module, squares_of(name, weight.module, weight.tensor())) for weight in owners]
 
 
