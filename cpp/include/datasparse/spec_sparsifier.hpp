@@ -122,25 +122,11 @@ class SpecRule final : public MaskRule {
   void compute(const std::vector<RuleJob>& jobs) const override {
     std::vector<JobOf<Spec>> here;
     here.reserve(jobs.size());
+    for (const auto& job : jobs) here.push_back(job.with(spec_in(job.spec)));
     Turns elsewhere;               // mostly none
     std::vector<PackedBits> lent;  // what devices have made for jobs that are here
-    const auto pooled = pools_on_devices(jobs);
-    for (const auto& job : jobs) {
-      JobOf<Spec> own = job.with(spec_in(job.spec));
-      Device* device = job.device;
-      const auto found = pooled.find(pool_of(own.spec));
-      if (found != pooled.end()) {
-        device = found->second;
-      } else if constexpr (std::is_same_v<Spec, BlockSpec>) {
-        PackedBits kept;
-        if (device != nullptr && device->lend(own, kept)) {
-          if (!kept.empty()) lent.push_back(std::move(kept));
-          device = nullptr;
-        }
-      }
-      const bool is_here = device == nullptr || device == &cpu();
-      (is_here ? here : turn_of(*device, elsewhere)).push_back(own);
-    }
+    const auto is_on_cpu = [](const auto& job) { return is_cpu(job.device); };
+    if (!std::all_of(jobs.begin(), jobs.end(), is_on_cpu)) deal(jobs, here, elsewhere, lent);
     compute(here, elsewhere);
   }
 
@@ -170,6 +156,36 @@ class SpecRule final : public MaskRule {
       if (known == computes) return jobs;
     }
     return turns.emplace_back(computes, std::vector<JobOf<Spec>>()).second;
+  }
+
+  static bool is_cpu(const Device* device) noexcept {
+    return device == nullptr || device == &cpu();
+  }
+
+  /// Leaves the jobs `here` that are on the CPU, or that their devices lend; the others get their
+  /// turns. A pool is computed as a whole.
+  static void deal(const std::vector<RuleJob>& jobs, std::vector<JobOf<Spec>>& here,
+                   Turns& elsewhere, std::vector<PackedBits>& lent) {
+    std::vector<JobOf<Spec>> own = std::move(here);
+    here.clear();
+    std::vector<bool> is_here;
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+      is_here.push_back(is_cpu(jobs[i].device));
+      if constexpr (std::is_same_v<Spec, BlockSpec>) {
+        PackedBits kept;
+        if (!is_here[i]) is_here[i] = jobs[i].device->lend(own[i], kept);
+        if (!kept.empty()) lent.push_back(std::move(kept));
+      }
+    }
+    const auto pooled = pools_on_devices(jobs, is_here);
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+      const auto found = pooled.find(pool_of(own[i].spec));
+      if (found != pooled.end()) {
+        turn_of(*found->second, elsewhere).push_back(jobs[i].with(spec_in(jobs[i].spec)));
+      } else {
+        (is_here[i] ? here : turn_of(*jobs[i].device, elsewhere)).push_back(own[i]);
+      }
+    }
   }
 
   /// Devices come first: nothing fails any more once the CPU has written its masks.
@@ -217,25 +233,21 @@ class SpecRule final : public MaskRule {
   /// The pools that are computed on a device, each with that one. Of several devices it is the
   /// first one that computes together with others, else the first that is not the CPU. TypeError
   /// where that cannot. Left out are pools that are on the CPU, or that a device lends as a whole.
-  static std::map<std::string_view, Device*> pools_on_devices(const std::vector<RuleJob>& jobs) {
-    const auto is_cpu = [](const Device* device) { return device == nullptr || device == &cpu(); };
-    const auto shares = [&](Device* device) {
+  static std::map<std::string_view, Device*> pools_on_devices(const std::vector<RuleJob>& jobs,
+                                                              const std::vector<bool>& is_here) {
+    const auto shares = [](Device* device) {
       return !is_cpu(device) && &device->together() != device;
     };
     std::map<std::string_view, Device*> first, pools;
-    if (std::all_of(jobs.begin(), jobs.end(),
-                    [&](const auto& job) { return is_cpu(job.device); })) {
-      return pools;
-    }
-    for (const auto& job : jobs) {
-      const std::string_view pool = pool_of(spec_in(job.spec));
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+      Device* other = jobs[i].device;
+      const std::string_view pool = pool_of(spec_in(jobs[i].spec));
       if (pool.empty()) continue;
-      Device*& found = first.try_emplace(pool, job.device).first->second;
-      if (found == job.device) {
-        if (!is_cpu(found) && pools.count(pool) == 0 && !is_lent(job)) pools[pool] = found;
+      Device*& found = first.try_emplace(pool, other).first->second;
+      if (found == other) {
+        if (!is_here[i]) pools.try_emplace(pool, found);
         continue;
       }
-      Device* other = job.device;
       if (is_cpu(found) || (!shares(found) && shares(other))) std::swap(found, other);
       pools[pool] = found;
       if (std::is_same_v<Spec, BlockSpec> && found->spans_devices()) continue;
@@ -245,16 +257,6 @@ class SpecRule final : public MaskRule {
                       " beside " + found->name());
     }
     return pools;
-  }
-
-  static bool is_lent(const RuleJob& job) {
-    if constexpr (std::is_same_v<Spec, BlockSpec>) {
-      JobOf<Spec> own = job.with(spec_in(job.spec));
-      PackedBits kept;
-      return job.device->lend(own, kept);
-    } else {
-      return false;
-    }
   }
 
   static const Spec& spec_in(const std::any& compiled) {

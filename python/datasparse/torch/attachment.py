@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from .._core import BaseDataSparsifier, DataNormSparsifier, RegrowthSparsifier
-from .._table import aligned
+from .._table import aligned, by_reason
 from .choose import (
     Choice,
     Owned,
     Patterns,
     Types,
     choose,
-    listed,
     modules_in,
     refuse_flat,
     show_shards,
@@ -240,7 +239,7 @@ class Attachment:
                     weight.made_by or "parameter",
                 ]
             )
-        left = [f"left, {group}" for group in listed(self.left).split("; ") if group]
+        left = [f"left, {group}" for group in by_reason(self.left)]
         return "\n".join([*aligned(rows, left_aligned=(0, 1, 3, 4)), *left])
 
     def __str__(self) -> str:

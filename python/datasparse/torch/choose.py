@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from .._core import _matches
+from .._table import by_reason
 from .places import Path, entry_of, is_replaced_by_peft, path_of
 from .weights import Weight, hooked_attributes, parts_by_hook, weight_of
 
@@ -190,7 +191,8 @@ def choose(
         require_use(pattern, everything, left)
     if not taken:
         raise ValueError(
-            "no parameter of the model is left by include, exclude and types; " + listed(left)
+            "no parameter of the model is left by include, exclude and types; "
+            + "; ".join(by_reason(left))
         )
     return Choice(taken, left)
 
@@ -212,17 +214,6 @@ def require_use(pattern: str, everything: list[Owned], left: dict[str, str]) -> 
             f"{pattern!r} matches nothing that a pattern may take: {first.name!r} is "
             f"{first.by_name_only}, which is included by its very name only"
         )
-
-
-def listed(left: dict[str, str]) -> str:
-    """The names that are left, by their reasons: a few of each."""
-    by_reason: dict[str, list[str]] = {}
-    for name, reason in left.items():
-        by_reason.setdefault(reason, []).append(name)
-    return "; ".join(
-        f"{reason}: {', '.join(names[:4])}" + (f" and {len(names) - 4} more" if names[4:] else "")
-        for reason, names in by_reason.items()
-    )
 
 
 def patterns_of(argument: str, patterns: Patterns) -> list[str]:

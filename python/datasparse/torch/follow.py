@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._core import AdaptiveDataScheduler, BaseDataScheduler
+from .._table import few
 from .dtensors import count_nonzero
 from .gradients import BeforeUpdate, regrows
 from .optimizer import gradients_of, held_by, mask_optimizer_state
@@ -236,8 +237,7 @@ def is_called_by(frame: FrameType, outer: FrameType) -> bool:
 
 
 def named(names: list[str]) -> str:
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(map(repr, names[:4])) + more
+    return few(map(repr, names))
 
 
 def listed(scheduler: Schedulers, attachment: Attachment) -> list[BaseDataScheduler]:
