@@ -183,7 +183,7 @@ class SpecRule final : public MaskRule {
       if (found != pooled.end()) {
         turn_of(*found->second, elsewhere).push_back(jobs[i].with(spec_in(jobs[i].spec)));
       } else {
-        (is_here[i] ? here : turn_of(*jobs[i].device, elsewhere)).push_back(own[i]);
+        (is_here[i] ? here : turn_of(*jobs[i].device, elsewhere)).push_back(std::move(own[i]));
       }
     }
   }
