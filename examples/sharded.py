@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -209,3 +211,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    sys.stdout.flush()
+    os._exit(0)  # a thread of gloo's may ask for the interpreter's lock after its end, and abort
