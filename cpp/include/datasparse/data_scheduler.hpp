@@ -213,7 +213,7 @@ std::shared_ptr<T> make_scheduler(Args&&... args) {
 ///
 /// Errors: TypeError for a parameter that is not a number. With `strict`, ValueError for a pattern
 /// that no group needs: because it matches none, or because others take all that it matches;
-/// strict = false is for groups to come. A warning, for a schedule that ends at a value which the
+/// strict = false is for groups to come. A warning for a schedule that ends at a value which the
 /// sparsifier would refuse. Both are looked at once, in the first step that finds any group.
 /// Cost of a step: about 0.2 µs a group.
 class DATASPARSE_API DataScheduler : public BaseDataScheduler {
