@@ -129,7 +129,8 @@ def test_lbfgs_is_refused():
         attachment.follow(torch.optim.LBFGS(model.parameters()))
 
 
-def test_a_weight_without_a_gradient_stops_the_step_before_anything_moves():
+def training_on_a_schedule():
+    """After one step."""
     model, sparsifier, attachment = attached(ByGradient)
     scheduler = datasparse.DataScheduler(
         sparsifier, "sparsity_level", datasparse.schedules.Linear(initial=0.0, final=0.8, end=4)
@@ -137,6 +138,11 @@ def test_a_weight_without_a_gradient_stops_the_step_before_anything_moves():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     following = attachment.follow(optimizer, scheduler=scheduler)
     step(model, optimizer)
+    return model, sparsifier, scheduler, optimizer, following
+
+
+def test_a_weight_without_a_gradient_stops_the_step_before_anything_moves():
+    model, sparsifier, scheduler, optimizer, following = training_on_a_schedule()
     before = (sparsifier.state_dict(), scheduler.state_dict(), following.steps)
     weights = [parameter.detach().clone() for parameter in model.parameters()]
     optimizer.zero_grad()
@@ -154,13 +160,7 @@ def test_a_weight_without_a_gradient_stops_the_step_before_anything_moves():
 
 def test_an_error_of_another_kind_takes_the_schedule_back(monkeypatch):
     """Another rank's, say: the schedules of all ranks stay together."""
-    model, sparsifier, attachment = attached(ByGradient)
-    scheduler = datasparse.DataScheduler(
-        sparsifier, "sparsity_level", datasparse.schedules.Linear(initial=0.0, final=0.8, end=4)
-    )
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    following = attachment.follow(optimizer, scheduler=scheduler)
-    step(model, optimizer)
+    model, sparsifier, scheduler, optimizer, following = training_on_a_schedule()
     before = (sparsifier.state_dict(), scheduler.state_dict(), following.steps)
 
     def fail(*_, **__):
