@@ -21,9 +21,7 @@ from .choose import (
     Patterns,
     Types,
     choose,
-    modules_in,
-    refuse_flat,
-    show_shards,
+    opened,
 )
 from .distribute import LEVEL, Distribution, distributed, require_distribution
 from .dtensors import count_nonzero, zero_where_pruned
@@ -463,10 +461,7 @@ def attach(
     if distribution is not None:
         require_distribution(distribution)
     require_modes(sparsifier, mode, gradients)
-    model = plain_model(model)
-    modules = modules_in(model)
-    refuse_flat(modules)
-    show_shards(modules)
+    model, modules = opened(model)
     options: dict[str, Any] = dict(config)
     if keep_zeros is not None:
         options["keep_zeros"] = keep_zeros
