@@ -120,6 +120,7 @@ def calibrated(
         raise ValueError("the model of this attachment is gone")
     names = [name for name in sparsifier.active(attachment.names) if not sparsifier.frozen(name)]
     before = {name: sparsifier.get_array(name, "inputs") for name in names}
+    count = sparsifier.step_count
     try:
         with record_inputs(attachment):
             run(model, batches, call)
@@ -132,8 +133,9 @@ def calibrated(
         written(path, norms, owners)
         sparsifier.step()
     except BaseException:
-        for name, array in before.items():
-            sparsifier.set_array(name, "inputs", array)
+        if sparsifier.step_count == count:  # a warning that is an error comes after new masks
+            for name, array in before.items():
+                sparsifier.set_array(name, "inputs", array)
         raise
     return norms
 
