@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -333,9 +334,14 @@ def settings(
 
 
 def read_results(path: Path) -> list[Run]:
+    """What is done. A line that a kill tore is cut off: the next would be written behind it."""
     if not path.exists():
         return []
-    return [Run(**json.loads(line)) for line in path.read_text().splitlines()]
+    text = path.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if whole != text:
+        os.truncate(path, len(whole))
+    return [Run(**json.loads(line)) for line in whole.splitlines()]
 
 
 def setting_of(run: Run) -> Setting:

@@ -15,6 +15,7 @@ from .recipes import Recipe, load
 from .torch import Attachment, Following
 from .torch.follow import Schedulers, listed, named
 from .torch.gradients import renews_before_update
+from .torch.groups import step_then
 from .torch.optimizer import held_by, plain_optimizer
 
 SCHEDULES = ("step", "epoch")
@@ -76,7 +77,7 @@ class Training:
             one.leads = True
         self.steps = 0  # of the optimizer, before the training was interrupted
         self._following: list[Following] = []
-        self._first = [one.last_epoch for one in schedulers]  # before the first epoch
+        self.first = [one.last_epoch for one in schedulers]  # before the first epoch
         self._resumed = False
 
     @property
@@ -95,7 +96,7 @@ class Training:
         self.end()
         self._resumed = self._resumed and resumed
         if not self._resumed:
-            self._first = [one.last_epoch - epochs for one in self.schedulers]
+            self.first = [one.last_epoch - epochs for one in self.schedulers]
             self.steps = 0
         chosen = [optimizer for optimizer in map(plain_optimizer, optimizers)
                   if self.attachment.owns_any_of(optimizer)]  # fmt: skip
@@ -134,7 +135,7 @@ class Training:
         """
         behind = [
             (one, first + epochs)
-            for one, first in zip(self.schedulers, self._first, strict=True)
+            for one, first in zip(self.schedulers, self.first, strict=True)
             if one.last_epoch < first + epochs
         ]
         if not self.by_epoch or not behind:
@@ -145,13 +146,17 @@ class Training:
         # Version 0.1.0 waited for the next renewal. What reads gradients has none here.
         waits = any(scheduler.counts_renewals for scheduler in self.schedulers)
         if not waits and not renews_before_update(self.attachment.sparsifier):
-            self.attachment.renew()
-            self.attachment.apply()
+            sparsifier, apply = self.attachment.sparsifier, self.attachment.apply
+            step_then(self.attachment.renew, sparsifier, apply)
 
-    def resume(self, steps: int) -> None:
-        """Say that masks and schedule were loaded, after so many steps of the optimizer."""
+    def resume(self, steps: int, first: list[int]) -> None:
+        """Say that masks and schedule were loaded, after so many steps of the optimizer.
+
+        first: where the schedules were before the first epoch.
+        """
         self.end()  # a training that broke off has left its hooks
         self.steps = steps
+        self.first = first
         self._resumed = True
 
     def end(self) -> None:
@@ -171,20 +176,41 @@ class Training:
         """Plain data."""
         return {
             "steps": self.steps_done(),
-            "first": self._first[0] if len(self._first) == 1 else self._first,
+            "first": self.first[0] if len(self.first) == 1 else self.first,
             "sparsifier": self.attachment.sparsifier.state_dict(),
             "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if len(state["schedulers"]) != len(self.schedulers):
+        """All of it, or nothing."""
+        keys = ["steps", "sparsifier", "schedulers"]
+        if not set(keys) <= set(state):
+            raise ValueError(f"the state must have {keys}, got {list(state)}")
+        steps, saved = state["steps"], [state["sparsifier"], *state["schedulers"]]
+        if type(steps) is not int or steps < 0:
+            raise ValueError(f"steps of the state must be an int of 0 or more, got {steps!r}")
+        if len(saved) - 1 != len(self.schedulers):
             raise ValueError(
-                f"the state has {len(state['schedulers'])} schedulers, the callback "
-                f"{len(self.schedulers)}"
+                f"the state has {len(saved) - 1} schedulers, the callback {len(self.schedulers)}"
             )
-        self.attachment.sparsifier.load_state_dict(state["sparsifier"])
-        for scheduler, saved in zip(self.schedulers, state["schedulers"], strict=True):
-            scheduler.load_state_dict(saved)
-        first = state.get("first", self._first)  # version 0.1.0 did not save it
-        self._first = list(first) if isinstance(first, list) else [first] * len(self.schedulers)
-        self.resume(state["steps"])
+        first = self.checked(state.get("first", self.first))  # version 0.1.0 did not save it
+        parts: list[Any] = [self.attachment.sparsifier, *self.schedulers]
+        before = [part.state_dict() for part in parts]
+        try:
+            for part, its in zip(parts, saved, strict=True):
+                part.load_state_dict(its)
+        except BaseException:
+            for part, its in zip(parts, before, strict=True):
+                part.load_state_dict(its)
+            raise
+        self.resume(steps, first)
+
+    def checked(self, first: Any) -> list[int]:
+        """`first` as it was saved. ValueError for what it cannot be."""
+        listed = list(first) if isinstance(first, list) else [first] * len(self.schedulers)
+        if len(listed) != len(self.schedulers) or any(type(one) is not int for one in listed):
+            raise ValueError(
+                f"first of the state must be an int for each of {len(self.schedulers)} schedulers, "
+                f"got {first!r}"
+            )
+        return listed

@@ -25,6 +25,7 @@ from ._training import Training, of_recipe
 from .recipes import Recipe
 from .torch import Attachment, attach
 from .torch.follow import Schedulers
+from .torch.groups import step_then
 from .torch.places import module_at, path_of, plain_model
 
 __all__ = ["DataSparsity", "PostTrainingDataSparsity", "TrainingAwareDataSparsity"]
@@ -214,8 +215,8 @@ class PostTrainingDataSparsity(Callback):
         self.sparsified = copy.deepcopy(wrapped_model(pl_module)).eval()
         self.data_sparsifier = self.data_sparsifier_class(**self.data_sparsifier_args)
         attach(self.sparsified, self.data_sparsifier, **self.selection)
-        self.data_sparsifier.step()
-        self.data_sparsifier.squash_mask()
+        sparsifier = self.data_sparsifier
+        step_then(sparsifier.step, sparsifier, sparsifier.squash_mask)
 
 
 class TrainingAwareDataSparsity(Callback):
@@ -269,10 +270,14 @@ class TrainingAwareDataSparsity(Callback):
         assert self.sparsified is not None  # on_train_start() was called
         assert self.data_sparsifier is not None
         assert self.data_scheduler is not None
+        sparsifier, scheduler = self.data_sparsifier, self.data_scheduler
         self.sparsified.load_state_dict(wrapped_model(pl_module).state_dict())
-        self.data_sparsifier.step()
-        self.data_sparsifier.apply_mask()
-        self.data_scheduler.step()
+
+        def follow() -> None:
+            sparsifier.apply_mask()
+            scheduler.step()
+
+        step_then(sparsifier.step, sparsifier, follow)
 
     def state_dict(self) -> dict[str, Any]:
         if self.data_sparsifier is None or self.data_scheduler is None:

@@ -87,6 +87,8 @@ class Grid:
     def of(weight: Tensor) -> Grid:
         """From the least to the greatest value of each row, and zero, in 256 levels."""
         rows = weight.float()
+        if rows.shape[1] == 0:  # which has no least value
+            rows = rows.new_zeros(len(rows), 1)
         least = rows.amin(1, keepdim=True).clamp(max=0)
         greatest = rows.amax(1, keepdim=True).clamp(min=0)
         scale = ((greatest - least) / 255).clamp(min=torch.finfo(torch.float32).tiny)

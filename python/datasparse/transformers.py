@@ -7,6 +7,7 @@ Trainer(model, arguments, callbacks=[callback], ...).train()
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from torch import nn
 
 from ._core import BaseDataScheduler, BaseDataSparsifier, load, save
 from ._training import Training, of_recipe
+from .files.header import json_of
 from .recipes import Recipe
 from .torch import Attachment
 from .torch.dtensors import is_sharded
@@ -23,6 +25,7 @@ from .torch.follow import Schedulers
 __all__ = ["DataSparsity"]
 
 CHECKPOINT = "datasparse.safetensors"  # within the trainer's
+FIRST = "datasparse.first.json"  # beside it: where the schedules were before the first epoch
 
 if TYPE_CHECKING:
 
@@ -60,8 +63,9 @@ class DataSparsity(TrainerCallback):
             its step in the trainer's output_dir.
 
     Each checkpoint of the trainer gets a file `datasparse.safetensors` with masks, configs and
-    schedule, which `datasparse.load()` reads, too; a training that is resumed from the checkpoint
-    goes on as if it had not been interrupted. Where the trainer ends with the best model
+    schedule, which `datasparse.load()` reads, too, and `datasparse.first.json`, which says where
+    the schedule began; a training that is resumed from the checkpoint goes on as if it had not been
+    interrupted. Where the trainer ends with the best model
     (load_best_model_at_end), the masks are those of its checkpoint. The model stays attached after
     the training: `detach(model)` makes the zeros permanent.
     """
@@ -101,10 +105,14 @@ class DataSparsity(TrainerCallback):
                     f"{CHECKPOINT} in {folder}: name the checkpoint by "
                     "DataSparsity(..., resume_from=...)"
                 )
+            first, noted = self._training.first, folder / FIRST
+            if noted.exists():  # version 0.1.0 did not write it
+                read = json_of(str(noted), noted.read_bytes())
+                first = self._training.checked(read.get("first"))
             load(folder / CHECKPOINT, self.sparsifier, *self._training.schedulers)
-            self._training.resume(state.global_step)
+            self._training.resume(state.global_step, first)
         optimizer = kwargs["optimizer"]
-        self._training.begin([optimizer])
+        self._training.begin([optimizer], resumed=state.global_step > 0)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._training.epochs_done(whole_epochs(state))
@@ -114,7 +122,9 @@ class DataSparsity(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if args.should_save:
-            save(folder_of(args, state) / CHECKPOINT, self.sparsifier, *self._training.schedulers)
+            folder = folder_of(args, state)
+            (folder / FIRST).write_text(json.dumps({"first": self._training.first}))
+            save(folder / CHECKPOINT, self.sparsifier, *self._training.schedulers)
         elif any(map(is_sharded, map(self.sparsifier.get_mask, self.sparsifier.data_groups))):
             self.sparsifier.state_dict()  # the rank that saves gathers masks of all others
 

@@ -3,6 +3,7 @@
 The whole studies are in the full tier. Their data come with packages that `scripts/test` installs.
 """
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -293,6 +294,30 @@ def test_what_was_trained_is_not_trained_again(sparse_training, tmp_path, capsys
     assert "| RigL ERK over SET ERK | 4.00% ± 0.00 |" in printed
     assert len(results.read_text().splitlines()) == len(runs)
     assert png.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("cut", [1, 9])  # characters of its end
+def test_a_line_of_results_that_a_kill_tore_is_trained_again(
+    cut, sparse_training, tmp_path, monkeypatch
+):
+    results = tmp_path / "results.jsonl"
+    wanted = sparse_training.settings(["lenet"], ["dense", "static"], [0.8], 1, 50)
+    runs = [sparse_training.Run(**vars(s), accuracy=0.5, density=0.2, dead=0) for s in wanted]
+    whole, torn = (json.dumps(vars(run)) + "\n" for run in runs[:2])
+    results.write_text(whole + torn[:-cut])
+
+    class Here:
+        """A pool that trains nothing, in this process."""
+
+        Pool = staticmethod(lambda *_: contextlib.nullcontext(Here()))
+
+        def imap(self, _, left):
+            assert list(left) == wanted[1:]
+            return runs[1:]
+
+    monkeypatch.setattr(sparse_training.multiprocessing, "get_context", lambda _: Here)
+    assert sparse_training.study(wanted, results, 1) == runs
+    assert [json.loads(line) for line in results.read_text().splitlines()] == list(map(vars, runs))
 
 
 def torchrun(size, *arguments):

@@ -3,6 +3,8 @@
 import itertools
 import json
 import math
+import subprocess
+import sys
 
 import ml_dtypes
 import numpy as np
@@ -275,6 +277,27 @@ def test_the_command_says_what_is_wrong(tmp_path, capsys):
     assert "w.safetensors" in capsys.readouterr().err
     assert cli.main(["inspect", str(tmp_path / "none.safetensors")]) == 1
     assert "No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors", "folder/pytorch_model.bin"])
+def test_a_pickle_is_refused_with_what_to_do_and_without_torch(name, is_zip, tmp_path):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    torch.save({"w": torch.ones(2, 2)}, path, _use_new_zipfile_serialization=is_zip)
+    named = path.parent if "/" in name else path
+    program = (
+        "import sys; from datasparse.cli import main; status = main(sys.argv[1:]); "
+        "assert 'torch' not in sys.modules; sys.exit(status)"
+    )
+    command = [sys.executable, "-c", program, "inspect", str(named)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == (
+        f"datasparse inspect: {path} is a pickle, and no safetensors file: convert it by "
+        f'safetensors.torch.save_file(torch.load("{path}", weights_only=True), '
+        '"model.safetensors")\n'
+    )
 
 
 def test_bytes_packed_are_those_of_the_packed_file(tmp_path):

@@ -264,6 +264,32 @@ def test_what_is_there_needs_no_space_again(source, tmp_path, monkeypatch, small
     assert 0 < needed[0] < sum(path.stat().st_size for path in files)
 
 
+def test_masks_need_space_too(source, tmp_path, monkeypatch):
+    masks = tmp_path / "masks"
+    prune(source, tmp_path / "whole", HALF, masks=masks)
+    written = sum(path.stat().st_size for path in (tmp_path / "whole").glob("*.safetensors"))
+    needed = written + masks.stat().st_size
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(place.shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
+    with pytest.raises(OSError, match=f"{needed:,} bytes are needed"):
+        prune(source, tmp_path / "t", HALF, masks=tmp_path / "m")
+    prune(source, tmp_path / "t2", HALF)
+    monkeypatch.setattr(place.shutil, "disk_usage", lambda _: usage._replace(free=needed))
+    prune(source, tmp_path / "t", HALF, masks=tmp_path / "m")
+
+
+def test_masks_on_a_disk_of_their_own_need_space_there(source, small_disk, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "datasparse.files.prune.require_space", lambda *arguments: asked.append(arguments)
+    )
+    masks = small_disk / "masks"
+    prune(source, tmp_path / "t", HALF, masks=masks)
+    written = sum(path.stat().st_size for path in (tmp_path / "t").glob("*.safetensors"))
+    files = tmp_path / "t.partial" / "files"
+    assert dict(asked) == {small_disk: masks.stat().st_size, files: written}
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of half a megabyte."""

@@ -490,6 +490,28 @@ def test_training_aware_sparsity_resumes(package, tmp_path):
     assert second.data_scheduler.state_dict() == unbroken.data_scheduler.state_dict()
 
 
+class Loud(DataNormSparsifier):
+    """Warns of new masks, and the warning is an error."""
+
+    def step(self):
+        super().step()
+        raise UserWarning("new masks")
+
+
+@pytest.mark.parametrize("kind", ["PostTraining", "TrainingAware"])
+def test_a_copy_gets_its_zeros_also_where_a_warning_is_an_error(package, tmp_path, kind):
+    module = module_of(package)
+    scheduled = (StepSL, {"gamma": 2, "step_size": 1}) if kind == "TrainingAware" else ()
+    callback = getattr(callbacks(), f"{kind}DataSparsity")(Loud, ARGUMENTS, *scheduled)
+    with pytest.raises(UserWarning, match="new masks"):
+        trainer_of(package, tmp_path, callback).fit(module, Loader())
+    assert int((callback.sparsified[0].weight == 0).sum()) == 24
+    if scheduled:
+        assert callback.data_scheduler.get_last_param()["0.weight"] == 0.2
+    else:
+        assert callback.data_sparsifier.squashed("0.weight")
+
+
 def test_a_module_that_is_the_model_itself(package, tmp_path):
     class Whole(package.LightningModule):
         def __init__(self):

@@ -55,6 +55,16 @@ def test_a_table_with_two_names_is_replaced_under_both():
 
 
 @pytest.mark.parametrize("sparsify_first", [True, False])
+def test_a_table_of_width_0_is_replaced_too(sparsify_first):
+    model = nn.ModuleList([nn.Embedding(5, 0), nn.EmbeddingBag(5, 0, mode="sum")])
+    post_training_sparse_quantize(model, DataNormSparsifier, sparsify_first, **CONFIG)
+    assert [table.levels.shape for table in model] == [(5, 0), (5, 0)]
+    rows = torch.arange(5)
+    assert model[0](rows).shape == (5, 0)
+    assert model[1](rows.view(1, -1)).shape == (1, 0)
+
+
+@pytest.mark.parametrize("sparsify_first", [True, False])
 def test_zeros_are_exact_and_values_are_near(sparsify_first):
     dense, model = Recommender(), Recommender()
     sparsifier = post_training_sparse_quantize(

@@ -192,6 +192,18 @@ def test_an_attachment_that_fails_is_as_before(tmp_path):
     assert not path.exists()
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_attachment_whose_masks_have_changed_keeps_its_sums():
+    model = mlp()
+    attachment = attach(model, score=Wanda(), sparsity_level=0.99, sparse_block_shape=(1, 1))
+    with pytest.raises(UserWarning, match="pruned all weights"):
+        calibrate(attachment, batches())
+    sparsifier = attachment.sparsifier
+    assert sparsifier.step_count == 1
+    assert not sparsifier.get_mask("0.weight").any()
+    assert sparsifier.get_array("0.weight", "inputs") is not None
+
+
 def test_what_is_refused():
     model = mlp()
     with pytest.raises(ValueError, match="batches must hold at least one, got none"):

@@ -308,6 +308,38 @@ def test_zeros_are_written_also_where_a_warning_is_an_error():
     assert sparsifier.step_count == 1
 
 
+def test_the_optimizers_state_is_masked_also_where_a_warning_is_an_error():
+    model, sparsifier = nn.Linear(10, 10), DataNormSparsifier(sparsity_level=0.997, **SINGLE)
+    attachment = attach(model, sparsifier)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    following = attachment.follow(optimizer, mask_state=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="pruned all weights of 'weight'"):
+            train(model, optimizer)
+    assert following.steps == 1
+    assert int(optimizer.state[model.weight]["momentum_buffer"].count_nonzero()) == 0
+
+
+def test_schedulers_stay_together_where_one_fails():
+    class Fails(BaseDataScheduler):
+        def get_schedule_param(self):
+            if self.last_epoch > 1:
+                raise RuntimeError("no value")
+            return {"weight": 1}
+
+    model, sparsifier = nn.Linear(10, 10), DataNormSparsifier(**SINGLE)
+    attachment = attach(model, sparsifier)
+    rise = DataScheduler(sparsifier, "sparsity_level", Linear(end=9))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedulers = [Fails(sparsifier, "zeros_per_block"), rise]
+    following = attachment.follow(optimizer, scheduler=schedulers)
+    train(model, optimizer)
+    with pytest.raises(RuntimeError, match="no value"):
+        train(model, optimizer)
+    assert rise.last_epoch == following.steps == 2  # as the optimizer has
+
+
 @pytest.mark.parametrize("monotone", [False, True])
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
 def test_zeros_that_stay_do_not_push_out_weights(kind, monotone):

@@ -1,7 +1,9 @@
 """follow() for masks that are made by gradients, or that move."""
 
 import gc
+import warnings
 import weakref
+from typing import ClassVar
 
 import datasparse
 import numpy as np
@@ -173,6 +175,128 @@ def test_an_error_of_another_kind_takes_the_schedule_back(monkeypatch):
     assert (sparsifier.state_dict(), scheduler.state_dict(), following.steps) == before
     step(model, optimizer)
     assert scheduler.last_epoch == following.steps == 2
+
+
+class Reluctant(Taylor):
+    """Ranks by sums, and fails when it is told to."""
+
+    fails: ClassVar[bool] = False
+
+    def from_sums(self, weight, sums, samples):
+        if type(self).fails:
+            raise RuntimeError("no ranking")
+        return sums
+
+
+class OfBlocks(datasparse.BaseDataScheduler):
+    """Writes what is there, and fails when it is told to."""
+
+    def __init__(self, *args):
+        self._fails = False
+        super().__init__(*args)
+
+    def get_schedule_param(self):
+        if self._fails:
+            raise RuntimeError("no value")
+        return dict.fromkeys(self.data_sparsifier.data_groups, 1)
+
+
+def dead_training(kind, **config):
+    """Its steps prune all of a weight, by rounding, of which a warning tells."""
+    model, sparsifier, attachment = attached(kind, **config)
+    scheduler = datasparse.DataScheduler(
+        sparsifier, "sparsity_level", datasparse.schedules.Linear(initial=0.99, final=0.99, end=4)
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    following = attachment.follow(optimizer, scheduler=scheduler, mask_state=True)
+    return model, sparsifier, scheduler, optimizer, following
+
+
+@pytest.mark.parametrize("closure", [False, True])
+@pytest.mark.parametrize("config", [{}, {"score": Taylor()}])
+def test_a_warning_that_is_an_error_comes_when_the_step_is_done(config, closure):
+    kind = datasparse.DataNormSparsifier if config else ByGradient
+    plain = dead_training(kind, **config)
+    with pytest.warns(UserWarning, match="pruned all weights"):
+        step(plain[0], plain[3], closure=closure)
+    strict = dead_training(kind, **config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="pruned all weights"):
+            step(strict[0], strict[3], closure=closure)
+    for model, sparsifier, scheduler, _, following in (plain, strict):
+        assert sparsifier.step_count == scheduler.last_epoch == following.steps == 1
+        assert int(model[0].weight.count_nonzero()) == 0
+    assert strict[1].state_dict() == plain[1].state_dict()
+    for one, other in zip(strict[0].parameters(), plain[0].parameters(), strict=True):
+        assert torch.equal(one, other)
+    for one, other in zip(strict[3].state.values(), plain[3].state.values(), strict=True):
+        assert torch.equal(one["momentum_buffer"], other["momentum_buffer"])
+    with pytest.warns(UserWarning, match="pruned all weights"):  # it is told once
+        step(strict[0], strict[3])
+    assert strict[4].steps == 2
+
+
+def test_what_grows_starts_from_rest_where_a_warning_is_an_error(monkeypatch):
+    model, sparsifier, attachment = attached(Moving)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    following = attachment.follow(optimizer, every=2)
+    step(model, optimizer)
+    before = sparsifier.get_mask("0.weight").clone()
+    moves = RigL.step
+
+    def warned(self):
+        moves(self)
+        raise UserWarning("moved")
+
+    monkeypatch.setattr(Moving, "step", warned, raising=False)
+    with pytest.raises(UserWarning, match="moved"):
+        step(model, optimizer)
+    assert following.steps == 2
+    grown = sparsifier.get_mask("0.weight") & ~before
+    assert bool(grown.any())
+    momentum = optimizer.state[model[0].weight]["momentum_buffer"]
+    assert torch.equal(momentum[grown], model[0].weight.grad[grown])  # of this step alone
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_nothing_is_summed_up_where_the_schedule_does_not_move(every):
+    model, sparsifier, attachment = attached(datasparse.DataNormSparsifier, score=Taylor())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    slope = datasparse.schedules.Linear(initial=0.2, final=0.4, end=9)
+    schedulers = [
+        datasparse.DataScheduler(sparsifier, "sparsity_level", slope),
+        OfBlocks(sparsifier, "zeros_per_block"),
+    ]
+    following = attachment.follow(optimizer, scheduler=schedulers, every=every)
+    step(model, optimizer)
+    before = sparsifier.state_dict(), [one.last_epoch for one in schedulers], following.steps
+    schedulers[1]._fails = True
+    with pytest.raises(RuntimeError, match="no value"):
+        step(model, optimizer)
+    after = sparsifier.state_dict(), [one.last_epoch for one in schedulers], following.steps
+    assert after == before
+
+
+def test_a_gradient_that_was_summed_up_is_trained_by():
+    model, sparsifier, attachment = attached(datasparse.DataNormSparsifier, score=Reluctant())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    slope = datasparse.schedules.Linear(initial=0.2, final=0.4, end=9)
+    scheduler = datasparse.DataScheduler(sparsifier, "sparsity_level", slope)
+    following = attachment.follow(optimizer, scheduler=scheduler)
+    step(model, optimizer)
+    mask, weights = sparsifier.get_mask("0.weight").clone(), model[0].weight.detach().clone()
+    Reluctant.fails = True
+    try:
+        with pytest.raises(RuntimeError, match="no ranking"):
+            step(model, optimizer)
+    finally:
+        Reluctant.fails = False
+    assert int(sparsifier.get_array("0.weight", "samples")) == following.steps == 2
+    assert scheduler.last_epoch == 2
+    assert torch.equal(sparsifier.get_mask("0.weight"), mask)
+    expected = (weights - 0.1 * model[0].weight.grad) * mask
+    assert torch.equal(model[0].weight.detach(), expected)
 
 
 def test_a_step_that_trains_nothing_moves_nothing():

@@ -680,6 +680,16 @@ def test_pruning_at_the_beginning_lasts_through_a_training(score, mode):
     detach(model)
 
 
+@pytest.mark.filterwarnings("error")
+def test_pruning_at_the_beginning_is_whole_where_a_warning_is_an_error():
+    model = mlp()
+    sparsifier = attach(model, sparsity_level=0.99, sparse_block_shape=(1, 1)).sparsifier
+    with pytest.raises(UserWarning, match="pruned all weights"):
+        prune_at_init(model, [])
+    assert int(model[0].weight.count_nonzero()) == 0
+    assert not sparsifier.enable_mask_update
+
+
 def test_no_warning_is_left(recwarn):
     warnings.simplefilter("error")
     attachment = attach(held(normed()), score=SynFlow(rounds=3), sparsity_level=0.9, pool="all")

@@ -381,3 +381,117 @@ def test_an_attachment_says_what_it_took_and_what_it_left():
         "left, an ingredient of a weight: 2.parametrizations.weight.original0, "
         "2.parametrizations.weight.original1",
     ]
+
+
+class Broken(nn.Module):
+    """A parametrization that fails when it is told to."""
+
+    fails = False
+
+    def forward(self, weight):
+        if self.fails:
+            raise RuntimeError("no weight")
+        return weight
+
+    def right_inverse(self, weight):
+        return weight
+
+
+def overlapping(layer):
+    """Its rows share their memory, in which no row can have zeros of its own."""
+    layer.weight = nn.Parameter(torch.randn(1, layer.in_features).expand(layer.out_features, -1))
+    return layer
+
+
+def everything_of(model):
+    """The classes, the keys, and each parameter with its identity."""
+    kinds = [type(module) for module in model.modules()]
+    state = {name: (id(value), value.clone()) for name, value in model.named_parameters()}
+    return kinds, list(model.state_dict()), state
+
+
+def assert_unchanged(model, before, inputs, outputs):
+    kinds, keys, state = everything_of(model)
+    assert (kinds, keys, list(state)) == (*before[:2], list(before[2]))
+    for name, (identity, value) in state.items():
+        assert identity == before[2][name][0], name
+        assert torch.equal(value, before[2][name][1]), name
+    assert torch.equal(model(inputs), outputs)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_detach_makes_a_parameter_of_what_is_computed_and_frozen(frozen):
+    model = nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 6)))
+    model.requires_grad_(not frozen)
+    sparsifier = half()
+    attach(model, sparsifier, mode="parametrize")
+    sparsifier.step()
+    with torch.no_grad():
+        expected = model[0].weight.clone()
+        detach(model)
+    assert isinstance(model[0].weight, nn.Parameter)
+    assert model[0].weight.requires_grad is not frozen
+    assert torch.equal(model[0].weight, expected)
+
+
+@pytest.mark.device("cpu")
+def test_what_cannot_be_detached_stays_attached():
+    model = nn.Sequential(
+        parametrizations.orthogonal(nn.Linear(6, 6)),
+        parametrizations.weight_norm(nn.Linear(6, 6)),
+        overlapping(nn.Linear(6, 6)),
+    )
+    sparsifier = half()
+    attach(model, sparsifier, mode="parametrize")
+    sparsifier.step()
+    model.eval()
+    inputs = torch.randn(3, 6)
+    outputs, before = model(inputs), everything_of(model)
+    with pytest.raises(ValueError, match=r"squash_mask of '2\.weight'"):
+        detach(model)
+    assert_unchanged(model, before, inputs, outputs)
+    assert len(sparsifier.active(sparsifier.data_groups)) == 3
+    model[2].parametrizations.weight.original = nn.Parameter(torch.randn(6, 6))
+    detach(model)
+    assert set(model.state_dict()) == {
+        f"{at}.{name}" for at in range(3) for name in ("weight", "bias")
+    }
+
+
+@pytest.mark.device("cpu")
+def test_where_a_parametrization_fails_all_stay_attached():
+    broken = Broken()
+    model = nn.Sequential(nn.Linear(6, 6), parametrizations.orthogonal(nn.Linear(6, 6)))
+    parametrize.register_parametrization(model[0], "weight", broken)
+    sparsifier = half()
+    attach(model, sparsifier, mode="parametrize")
+    sparsifier.step()
+    model.eval()
+    inputs = torch.randn(3, 6)
+    outputs, before = model(inputs), everything_of(model)
+    broken.fails = True
+    with pytest.raises(RuntimeError, match="no weight"):
+        detach(model)
+    broken.fails = False
+    assert_unchanged(model, before, inputs, outputs)
+    detach(model)
+    assert torch.equal(model(inputs), outputs)
+
+
+@pytest.mark.device("cpu")
+@pytest.mark.parametrize("mode", ["in_place", "parametrize"])
+@pytest.mark.parametrize("at", [0, 1])
+def test_where_one_sparsifier_is_refused_the_other_stays_attached(at, mode):
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+    overlapping(model[at])
+    sparsifiers = half(), half()
+    for name, sparsifier in zip(("0.weight", "1.weight"), sparsifiers, strict=True):
+        attach(model, sparsifier, include=name, mode=mode)
+        sparsifier.step()
+    inputs = torch.randn(3, 6)
+    outputs, before = model(inputs), everything_of(model)
+    with pytest.raises(ValueError, match=rf"of '{at}\.weight'"):
+        detach(model)
+    assert_unchanged(model, before, inputs, outputs)
+    for name, sparsifier in zip(("0.weight", "1.weight"), sparsifiers, strict=True):
+        assert sparsifier.active([name]) == [name]

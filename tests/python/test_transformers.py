@@ -172,6 +172,39 @@ def test_a_callback_whose_training_broke_off_resumes_too(tmp_path):
     assert broken.scheduler.last_epoch == callback.scheduler.last_epoch
 
 
+def test_a_second_training_that_is_resumed_schedules_as_the_unbroken_one(tmp_path):
+    options = {"schedule": "epoch", "every": 4}
+    saving = {"save_strategy": "steps", "save_steps": 6}  # the last of an epoch
+    unbroken, callback = sparse_bert(**options)
+    trainer_of(unbroken, tmp_path / "first", callback, num_train_epochs=1).train()
+    assert callback.scheduler.last_epoch == 1
+    watch = Watch()
+    trainer_of(unbroken, tmp_path, callback, watch, **saving).train()
+    for saved in (6, 12):
+        model, other = sparse_bert(**options)
+        rest = Watch()
+        checkpoint = str(tmp_path / f"checkpoint-{saved}")
+        resumed = trainer_of(model, tmp_path, other, rest)
+        resumed.train(resume_from_checkpoint=checkpoint)
+        assert rest.seen == watch.seen[saved:]
+        assert other.scheduler.state_dict() == callback.scheduler.state_dict()
+        assert other.sparsifier.state_dict() == callback.sparsifier.state_dict()
+        for name, value in unbroken.state_dict().items():
+            assert torch.equal(model.state_dict()[name], value), name
+
+
+def test_a_training_that_could_not_be_resumed_does_not_make_the_next_a_resumed_one(tmp_path):
+    model, callback = sparse_bert(schedule="epoch")
+    trainer_of(model, tmp_path, callback, save_strategy="epoch").train()
+    checkpoint = str(tmp_path / "checkpoint-12")
+    other, again = sparse_bert(schedule="epoch")
+    with pytest.raises(ValueError, match="no optimizer of the trainer holds a parameter"):
+        trainer_of(bert(), tmp_path, again).train(resume_from_checkpoint=checkpoint)
+    assert again.scheduler.last_epoch == 2
+    trainer_of(other, tmp_path / "anew", again, num_train_epochs=1).train()
+    assert again.scheduler.last_epoch == 3
+
+
 def test_checkpoints_can_be_read_without_the_trainer(tmp_path):
     model, callback = sparse_bert()
     trainer_of(model, tmp_path, callback, save_strategy="epoch").train()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .closing import Closing
 from .header import MOST_HEADER, Tensor, json_of, shortened
+from .pickles import refuse_pickles
 from .safetensors import Reader
 
 INDEX = ".safetensors.index.json"
@@ -23,7 +24,6 @@ DENSE = (
     *(".bin.index.json", ".h5.index.json", ".msgpack.index.json"),
 )
 """The ends of names of weights in files: beside pruned ones they would be the dense ones again."""
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,6 @@ class Checkpoint(Closing):
             places = {name: self.path / name for name in names}
             self.beside = beside(self.path, set(names), index_name)
         else:
-            refuse_pickle(self.path)
             places = {self.path.name: self.path}
         self._files = ExitStack()
         try:
@@ -104,8 +103,7 @@ def files_in(folder: Path) -> tuple[dict[str, str] | None, list[str], str | None
             f"{folder} has {len(files)} safetensors files and no *{INDEX}, which says what belongs "
             f"together: name one of {', '.join(files[:4])}"
         )
-    for name in names:
-        refuse_pickle(folder / name)
+    refuse_pickles(folder)
     raise ValueError(f"{folder} must have a safetensors file, got none")
 
 
@@ -190,13 +188,3 @@ def status_of(path: Path) -> os.stat_result:
         return path.stat()
     except FileNotFoundError:
         raise ValueError(f"{path} is a link to what is not there") from None
-
-
-def refuse_pickle(path: Path) -> None:
-    """ValueError, with the call that converts it, for weights as torch.save() writes them."""
-    if path.name.endswith(PICKLES):
-        raise ValueError(
-            f"{path} is a pickle, and must be a safetensors file: convert it by "
-            f'safetensors.torch.save_file(torch.load("{path}", weights_only=True), '
-            '"model.safetensors")'
-        )

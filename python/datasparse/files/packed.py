@@ -23,6 +23,7 @@ from .closing import Closing
 from .dtypes import NUMPY, TORCH, item_size, unsigned
 from .header import PREFIX, Header, Tensor, json_of, parse_header, shortened
 from .layouts import Layout, layout_named
+from .pickles import refuse_pickles
 from .safetensors import Reader
 
 if TYPE_CHECKING:
@@ -309,6 +310,7 @@ def safetensors_in(path: Path) -> list[Path]:
         return [path]
     files = sorted(path.glob("*.safetensors"))
     if not files:
+        refuse_pickles(path)
         raise FileNotFoundError(f"{path} must have files *.safetensors, got none")
     return files
 

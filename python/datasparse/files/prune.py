@@ -169,7 +169,15 @@ def fill(
     folder.mkdir(exist_ok=True)
     refuse_lost(plan, folder, journal, masks)
     copy_beside(plan.checkpoint, folder)
-    require_space(folder, plan.bytes_written - bytes_there(plan, folder))
+    needed = plan.bytes_written - bytes_there(plan, folder)
+    if masks is not None:
+        beside = masks.absolute().parent
+        of_masks = mask_header(plan).file_size - (masks.stat().st_size if masks.exists() else 0)
+        if beside.stat().st_dev == folder.stat().st_dev:
+            needed += of_masks
+        else:
+            require_space(beside, of_masks)
+    require_space(folder, needed)
     if plan.pools:
         plan = with_cuts(plan, journal, progress)
     Stream(plan, folder, journal, masks, progress).run()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from .closing import Closing
 from .header import FLOATS, PREFIX, Header, Tensor, header_size, make_header, parse_header
+from .pickles import refuse_pickle
 
 Bytes = Any  # an array in C order, or what memoryview() takes
 
@@ -47,6 +48,7 @@ class Reader(Closing):
                 raise ValueError(f"{path} must be a regular file")
             size = self.status.st_size
             prefix = os.pread(self._file, PREFIX, 0)
+            refuse_pickle(self.path, prefix)
             text = bytearray(header_size(str(path), prefix, size))
             self.read_into(0, text)
             self.header = parse_header(str(path), bytes(text), size)

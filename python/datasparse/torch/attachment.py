@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -21,9 +22,7 @@ from .choose import (
     Patterns,
     Types,
     choose,
-    modules_in,
-    refuse_flat,
-    show_shards,
+    opened,
 )
 from .distribute import LEVEL, Distribution, distributed, require_distribution
 from .dtensors import count_nonzero, zero_where_pruned
@@ -463,10 +462,7 @@ def attach(
     if distribution is not None:
         require_distribution(distribution)
     require_modes(sparsifier, mode, gradients)
-    model = plain_model(model)
-    modules = modules_in(model)
-    refuse_flat(modules)
-    show_shards(modules)
+    model, modules = opened(model)
     options: dict[str, Any] = dict(config)
     if keep_zeros is not None:
         options["keep_zeros"] = keep_zeros
@@ -572,7 +568,8 @@ def detach(model: nn.Module, *, keep_zeros: bool = True) -> None:
     dense), and the groups are removed. What follows an optimizer finds nothing to do then;
     `Following.remove()` ends it.
 
-    Raises ValueError if nothing is attached, or if a parameter's memory may not be written to.
+    Raises ValueError if nothing is attached, or if a parameter's memory may not be written to. The
+    model stays attached then, and as it was.
     """
     model = plain_model(model)
     # In reverse, so that parameters come back in their order.
@@ -588,22 +585,46 @@ def detach(model: nn.Module, *, keep_zeros: bool = True) -> None:
         raise ValueError(
             "nothing is attached to this model; a copy of a model that was pruned in place is plain"
         )
+    present = {
+        sparsifier: [name for name in dict.fromkeys(its) if is_masked(sparsifier, name)]
+        for sparsifier, its in names.items()
+    }
     if keep_zeros:
-        for tensor in tensors:
-            if is_computed(tensor):
-                tensor.make_permanent()
-    for sparsifier, all_names in names.items():
-        present = [name for name in dict.fromkeys(all_names) if is_masked(sparsifier, name)]
-        if keep_zeros:
-            sparsifier.squash_mask(present)
-        else:
-            for name in present:
+        with ExitStack() as undo:
+            for tensor in tensors:
+                if is_computed(tensor):
+                    undo.callback(tensor.restorer())
+                    tensor.make_permanent()
+            for sparsifier in [*present][1:]:  # the first checks its own before it writes
+                require_squashable(sparsifier, present[sparsifier], attached)
+            for sparsifier, its in present.items():
+                sparsifier.squash_mask(its)
+            undo.pop_all()
+    else:
+        for sparsifier, its in present.items():
+            for name in its:
                 sparsifier.remove_data(name)
     for tensor in tensors:
         if masked_of(tensor.module, tensor.attribute) is not None:
             tensor.unmask()
     for module in attached:
         del _attachments[module]
+
+
+def require_squashable(
+    sparsifier: BaseDataSparsifier, names: list[str], attached: list[nn.Module]
+) -> None:
+    """What squash_mask() would raise, before it writes."""
+    places = [one.places for module in attached for one in _attachments[module]
+              if one.sparsifier is sparsifier]  # fmt: skip
+    probe = BaseDataSparsifier()
+    for name in names:
+        probe.add_data(name, sparsifier.get_data(name))
+        probe.squash_mask(name)  # which prunes nothing yet
+        probe.remove_data(name)
+        for by_name in places:
+            if name in by_name:
+                by_name[name].__datasparse_allow_zeros__(sparsifier.get_mask(name))
 
 
 def attachments_of(model: nn.Module) -> list[Attachment]:

@@ -14,10 +14,9 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from .._norms_file import write_norms
 from .attachment import Attachment
-from .choose import Owned, Patterns, Types, choose, modules_in, refuse_flat, show_shards
+from .choose import Owned, Patterns, Types, choose, opened
 from .inputs import RecordedInputs, inputs_of, record_inputs
 from .layout import layout_of
-from .places import plain_model
 from .scored import as_it_was
 from .weights import Weight, set_training, weight_of
 
@@ -88,10 +87,7 @@ def calibrate(
         return calibrated(model, batches, call, path)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a model or what attach() returned, got {model!r}")
-    plain = plain_model(model)
-    modules = modules_in(plain)
-    refuse_flat(modules)
-    show_shards(modules)
+    _, modules = opened(model)
     taken = choose(modules, include, exclude, types).taken
     owners = {owned.name: weights_of(owned) for owned in taken}
     if include is not None:
@@ -124,6 +120,7 @@ def calibrated(
         raise ValueError("the model of this attachment is gone")
     names = [name for name in sparsifier.active(attachment.names) if not sparsifier.frozen(name)]
     before = {name: sparsifier.get_array(name, "inputs") for name in names}
+    count = sparsifier.step_count
     try:
         with record_inputs(attachment):
             run(model, batches, call)
@@ -136,8 +133,9 @@ def calibrated(
         written(path, norms, owners)
         sparsifier.step()
     except BaseException:
-        for name, array in before.items():
-            sparsifier.set_array(name, "inputs", array)
+        if sparsifier.step_count == count:  # a warning that is an error comes after new masks
+            for name, array in before.items():
+                sparsifier.set_array(name, "inputs", array)
         raise
     return norms
 

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from .._core import _matches
 from .._table import by_reason
-from .places import Path, entry_of, is_replaced_by_peft, path_of
+from .places import Path, entry_of, is_replaced_by_peft, path_of, plain_model
 from .weights import Weight, hooked_attributes, parts_by_hook, weight_of
 
 Types = type[nn.Module] | Iterable[type[nn.Module]]
@@ -74,6 +74,15 @@ def modules_in(model: nn.Module) -> Modules:
 
     add("", model)
     return found
+
+
+def opened(model: nn.Module) -> tuple[nn.Module, Modules]:
+    """The plain model, and its modules with their shards shown. TypeError for flattened ones."""
+    model = plain_model(model)
+    modules = modules_in(model)
+    refuse_flat(modules)
+    show_shards(modules)
+    return model, modules
 
 
 def weights_in(modules: Modules) -> list[Owned]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 from warnings import warn
@@ -16,6 +17,7 @@ from .._core import AdaptiveDataScheduler, BaseDataScheduler
 from .._table import few
 from .dtensors import count_nonzero
 from .gradients import BeforeUpdate, regrows
+from .groups import step_then
 from .optimizer import gradients_of, held_by, mask_optimizer_state
 
 if TYPE_CHECKING:
@@ -43,6 +45,11 @@ class Following:
     Masks that hang on weights alone are renewed after the update. What reads gradients gets them
     before it, with the weights that they belong to, and behind the closure where there is one.
     Zeros are written after the update in any case.
+
+    A step happens as a whole, or not at all. What is refused before the update leaves masks,
+    schedules and `steps` as they were, and the optimizer takes no step. An error that comes when
+    masks have changed, such as a warning that is an error, or gradients have been summed up, is
+    raised when all else is done. So is one that comes after the update.
 
     `steps` counts those steps. Where a training is resumed and masks are not renewed at each step,
     set it to what it was.
@@ -75,6 +82,8 @@ class Following:
         self._outermost: FrameType | None = None  # of the calls of step() that are under way
         self._had_gradients = False
         self._trained = False  # in the step under way
+        self._summed = False  # its gradients
+        self._late: BaseException | None = None  # what it raises when it is done
         self._changes = attachment.changes()
         for one in schedulers:
             one.leads = True
@@ -111,7 +120,8 @@ class Following:
         self._had_gradients = any(True for _ in gradients_of(optimizer))
         if not self._before_update.is_needed:
             return None
-        self._trained = False
+        self._trained = self._summed = False
+        self._late = None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._read_gradients(optimizer)
@@ -143,35 +153,43 @@ class Following:
     def _read_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         if trained_nothing(optimizer, had_gradients=False):
             return
-        if self._every is not None:
-            self._before_update.accumulate()
+        sparsifier = self._attachment.sparsifier
+        count = sparsifier.step_count
+        before = [(scheduler, scheduler.state_dict()) for scheduler, _ in self._schedulers]
         self.steps += 1
         try:
             self._renew()
-        except BaseException:
-            self.steps -= 1
-            raise
+        except BaseException as error:
+            # A weight without a gradient, an error of another rank: nothing has happened, nor shall
+            # it. What has changed masks, as a warning that is an error has, or sums, cannot be
+            # taken back: the optimizer then takes its step by these, and the error comes after it.
+            if not self._summed and sparsifier.step_count == count:
+                self.steps -= 1
+                for scheduler, state in before:
+                    scheduler.load_state_dict(state)
+                raise
+            self._late = error
         self._trained = True
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         if sys._getframe(1) is not self._outermost:
             return
         self._outermost = None
-        if self._before_update.is_needed:
-            if not self._trained:
-                return
-            self._attachment.apply()
-        else:
-            if trained_nothing(optimizer, self._had_gradients):
-                return
-            self.steps += 1
-            try:
+        is_renewed = self._before_update.is_needed
+        if not self._trained if is_renewed else trained_nothing(optimizer, self._had_gradients):
+            return
+        try:
+            if not is_renewed:
+                self.steps += 1
                 self._renew()
-            finally:  # a warning may be an error: of a group that has lost all its weights
-                self._attachment.apply()
+            elif self._late is not None:
+                raise self._late
+        finally:  # a warning may be an error: of a group that has lost all its weights
+            self._late = None
+            self._attachment.apply()
+            if self._mask_state:
+                mask_optimizer_state(optimizer, self._attachment.sparsifier, self._attachment.names)
         self._warn_of_replaced(optimizer)
-        if self._mask_state:
-            mask_optimizer_state(optimizer, self._attachment.sparsifier, self._attachment.names)
 
     def _renew(self) -> None:
         """Schedules move first, so that the masks after step s are those of schedule(s)."""
@@ -179,38 +197,22 @@ class Following:
             return
         due = (self.steps - self._phase) % self._every == 0
         schedulers = [scheduler for scheduler, _ in self._schedulers]
-        if any(scheduler.counts_renewals for scheduler in schedulers):  # as version 0.1.0 did
-            if due:
-                self._attachment.renew()
-                move(schedulers)
-            return
-        if not schedulers:
-            if due:
-                self._renew_masks()
-            return
-        if not due and not any(
-            scheduler.last_epoch + 1 in ends for scheduler, ends in self._schedulers
-        ):
+        moves_last = any(scheduler.counts_renewals for scheduler in schedulers)  # as 0.1.0 did
+        if not moves_last:
+            due = due or any(one.last_epoch + 1 in ends for one, ends in self._schedulers)
             move(schedulers)
-            return
-        before = None
         if self._before_update.is_needed:
-            before = [scheduler.state_dict() for scheduler in schedulers]
-        move(schedulers)
-        try:
+            self._summed = self._before_update.accumulate()
+        if due:
             self._renew_masks()
-        # A weight without a gradient, an error of another rank: no mask has changed, nor shall the
-        # value. Where a warning is an error, masks have changed.
-        except (ValueError, RuntimeError):
-            for scheduler, state in zip(schedulers, before or (), strict=False):
-                scheduler.load_state_dict(state)
-            raise
+            if moves_last:
+                move(schedulers)
 
     def _renew_masks(self) -> None:
         self._before_update.prepare()
         before = self._before_update.masks()
-        self._attachment.renew()
-        self._before_update.finish(before)
+        renewal, sparsifier = self._attachment.renew, self._attachment.sparsifier
+        step_then(renewal, sparsifier, lambda: self._before_update.finish(before))
 
     def _warn_of_replaced(self, optimizer: torch.optim.Optimizer) -> None:
         changes = self._attachment.changes()
@@ -267,9 +269,11 @@ def listed(scheduler: Schedulers, attachment: Attachment) -> list[BaseDataSchedu
     return found
 
 
-def move(schedulers: Iterable[BaseDataScheduler]) -> None:
-    for scheduler in schedulers:
-        scheduler.step()
+def move(schedulers: Sequence[BaseDataScheduler]) -> None:
+    """Each by a step, whatever becomes of the others: they stay together."""
+    with ExitStack() as calls:
+        for scheduler in reversed(schedulers):
+            calls.callback(scheduler.step)
 
 
 # --- steps that are none --------------------------------------------------------------------------

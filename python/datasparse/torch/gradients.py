@@ -57,12 +57,15 @@ class BeforeUpdate:
     def is_needed(self) -> bool:
         return renews_before_update(self._sparsifier)
 
-    def accumulate(self) -> None:
+    def accumulate(self) -> bool:
         """Let the sparsifier see the gradients of this step: its score may sum them up, and its
-        subclass may keep a running mean, say.
+        subclass may keep a running mean, say. Returns whether one of them does: it stays done.
         """
         self._hand_in_unscaled()
         self._sparsifier.accumulate()
+        score = self._sparsifier.score
+        is_own = type(self._sparsifier).accumulate is not BaseDataSparsifier.accumulate
+        return is_own or (score is not None and score.accumulates)
 
     def masks(self) -> Masks:
         """As they are before they move."""

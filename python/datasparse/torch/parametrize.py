@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,9 +102,39 @@ class MaskedTensor:
 
     def make_permanent(self) -> None:
         """What the model computes with becomes a plain parameter, without any parametrization."""
+        module, attribute = self.module, self.attribute
+        is_trained = any(original.requires_grad for original in self._originals())
         self._take_class_over()
-        parametrize.remove_parametrizations(self.module, self.attribute, leave_parametrized=True)
+        parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
+        frozen = module._buffers.pop(attribute, None)  # torch has no gradient of it, or no_grad()
+        if frozen is not None:
+            module.register_parameter(attribute, nn.Parameter(frozen, is_trained))
         self._put_in_order()
+
+    def restorer(self) -> Callable[[], None]:
+        """What brings it back as it is now, after `make_permanent()`, also after a failed one."""
+        module, kind = self.module, type(self.module)
+        entries: Any = module.parametrizations
+        registers: list[dict[str, Any]] = [
+            module._parameters, module._buffers, module._modules, entries._modules
+        ]  # fmt: skip
+        held = [(register, dict(register)) for register in registers]
+        values = [(original, original.detach()) for original in self._originals()]
+
+        def restore() -> None:
+            module.__class__ = kind
+            for register, before in held:
+                register.clear()
+                register.update(before)
+            with torch.no_grad():
+                for original, value in values:
+                    original.set_(value)  # type: ignore[call-overload]
+
+        return restore
+
+    def _originals(self) -> list[nn.Parameter]:
+        entries: Any = self.module.parametrizations[self.attribute]  # type: ignore[index]
+        return list(entries.parameters(recurse=False))
 
     def unmask(self) -> None:
         """Take the mask away, and leave parametrizations of others."""

@@ -8,7 +8,7 @@ from torch import nn
 
 from ..recipes.choosing import Chosen, chosen
 from .attachment import Attachment, attach_chosen, require_modes
-from .choose import Choice, Owned, modules_in, refuse_flat, show_shards, weights_in
+from .choose import Choice, Owned, modules_in, opened, weights_in
 from .layout import Layout, layout_of
 from .places import plain_model
 from .refuse import refuse_lazy
@@ -25,10 +25,7 @@ def attach_recipe(
 ) -> Attachment:
     """attach() with a config for each weight, as a recipe has it; in one go, since pools are."""
     require_modes(sparsifier, mode, gradients)
-    model = plain_model(model)
-    modules = modules_in(model)
-    refuse_flat(modules)
-    show_shards(modules)
+    model, modules = opened(model)
     everything = weights_in(modules)
     of, configs, _ = resolved_in(everything, recipe)
     choice = Choice([owned for owned in everything if owned.name in of.entry], of.left)

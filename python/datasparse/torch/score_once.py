@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .._core import _score_terms
 from ..scores import AccumulatedScore, GradientScore, GraSP, Magnitude, Random, Score, SynFlow
+from .groups import step_then
 from .scored import Scored, as_it_was, chance_as_it_was, scored
 from .synflow import synaptic_flow
 
@@ -96,9 +97,12 @@ def prune_at_init(
     score = of.sparsifier.score
     if score is not None and not isinstance(score, Magnitude | Random):
         score_once(model, score, batches, loss)
-    of.sparsifier.step()
-    of.sparsifier.apply_mask(of.in_place)
-    of.sparsifier.enable_mask_update = False
+
+    def keep() -> None:
+        of.sparsifier.apply_mask(of.in_place)
+        of.sparsifier.enable_mask_update = False
+
+    step_then(of.sparsifier.step, of.sparsifier, keep)
 
 
 class Batches:
