@@ -102,6 +102,9 @@ def deselect(config, items, is_kept):
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config, items):
     deselect(config, items, lambda item: can_be_asked_on(item, config.option.device))
+    for item in items:
+        if config.option.device != "cpu" and item.get_closest_marker("full_there"):
+            item.add_marker("full")
     tiered = [item for item in items if tier_of(item)]
     for item in filter(is_quick, items):
         item.add_marker("quick")

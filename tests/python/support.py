@@ -26,6 +26,20 @@ def on_devices(test):
     return test
 
 
+def placed(array):
+    """The array; where a test's tensors are made on a device, a tensor there. Tensors as they are."""
+    if isinstance(array, torch.Tensor) or torch.empty(0).device.type == "cpu":
+        return array
+    return torch.from_numpy(array)
+
+
+def first_there(cases, number=1):
+    """Cases of a parameter; on a device, those after the first ones are of the full tier."""
+    cases = list(cases)
+    rest = (pytest.param(case, marks=pytest.mark.full_there) for case in cases[number:])
+    return [*cases[:number], *rest]
+
+
 HALF = {"sparsity_level": 0.5, "sparse_block_shape": (1, 1)}
 
 
