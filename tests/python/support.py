@@ -27,7 +27,7 @@ def on_devices(test):
 
 
 def placed(array):
-    """The array; where a test's tensors are made on a device, a tensor there. Tensors as they are."""
+    """An array; where a test's tensors are made on a device, a tensor of it there."""
     if isinstance(array, torch.Tensor) or torch.empty(0).device.type == "cpu":
         return array
     return torch.from_numpy(array)
@@ -85,6 +85,14 @@ LAYOUTS = {
     "window of a larger array": lambda a: np.pad(a, ((3, 2), (1, 4)))[3:-2, 1:-4],
 }
 
+OF_NUMPY_ALONE = ("columns backwards", "rows backwards", "both backwards", "misaligned field")
+# A parameter's values: on a device, those that a tensor can have.
+EVERY_LAYOUT = [
+    pytest.param(
+        layout, id=name, marks=[pytest.mark.device("cpu")] if name in OF_NUMPY_ALONE else []
+    )
+    for name, layout in LAYOUTS.items()
+]
 
 # Values that no config may hold, whichever way they arrive: (key, value, error).
 BAD_VALUES = [
