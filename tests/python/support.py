@@ -40,6 +40,18 @@ def first_there(cases, number=1):
     return [*cases[:number], *rest]
 
 
+def named(cases, on_the_cpu_alone=()):
+    """Cases of one parameter or several by their names, some of which no device is asked."""
+    return [
+        pytest.param(
+            *(case if isinstance(case, tuple) else [case]),
+            id=name,
+            marks=[pytest.mark.device("cpu")] if name in on_the_cpu_alone else [],
+        )
+        for name, case in cases.items()
+    ]
+
+
 HALF = {"sparsity_level": 0.5, "sparse_block_shape": (1, 1)}
 
 
@@ -86,13 +98,6 @@ LAYOUTS = {
 }
 
 OF_NUMPY_ALONE = ("columns backwards", "rows backwards", "both backwards", "misaligned field")
-# A parameter's values: on a device, those that a tensor can have.
-EVERY_LAYOUT = [
-    pytest.param(
-        layout, id=name, marks=[pytest.mark.device("cpu")] if name in OF_NUMPY_ALONE else []
-    )
-    for name, layout in LAYOUTS.items()
-]
 
 # Values that no config may hold, whichever way they arrive: (key, value, error).
 BAD_VALUES = [

@@ -27,7 +27,7 @@ from datasparse.scores import (
     Taylor,
     Wanda,
 )
-from support import EVERY_LAYOUT, HALF, ON_DEVICES, as_numpy, placed, values
+from support import HALF, LAYOUTS, OF_NUMPY_ALONE, ON_DEVICES, as_numpy, named, placed, values
 
 pytestmark = ON_DEVICES
 
@@ -163,7 +163,7 @@ def test_own_samples_decay_too(decay):
 
 
 @pytest.mark.parametrize("score", SAMPLE, ids=repr)
-@pytest.mark.parametrize("layout", EVERY_LAYOUT)
+@pytest.mark.parametrize("layout", named(LAYOUTS, OF_NUMPY_ALONE))
 def test_any_strides_of_either(score, layout):
     w, g = values(1), values(2)
     for data, gradient in ((layout(w), g), (w, layout(g)), (layout(w), layout(g))):
