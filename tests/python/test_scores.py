@@ -473,7 +473,8 @@ def test_scores_may_change_their_dtype_from_step_to_step():
         made = placed(scores)
         sparsifier._get = lambda *_, made=made: made
         sparsifier.step()
-        np.testing.assert_array_equal(sparsifier.get_mask("w"), reference.mask(scores, 0.5, (1, 1)))
+        expected = reference.whole_block_mask_by_stable_sort(scores, 0.5)
+        np.testing.assert_array_equal(sparsifier.get_mask("w"), expected)
 
 
 # --- which override is called ---------------------------------------------------------------------
