@@ -57,7 +57,7 @@ CONV = (0, 2, 3, 1)
 @pytest.mark.parametrize("shape", [(6, 8, 3, 3), (5, 7, 2, 1), (1, 4, 1, 1)], ids=str)
 def test_blocks_are_cut_along_the_layout(rng, kind, block, shape, device):
     data = rng.standard_normal(shape).astype(np.float32)
-    for layout in [*itertools.permutations(range(4))][:: 1 if device.name == "cpu" else 5]:
+    for layout in [*itertools.permutations(range(4))][:: 1 if device.name == "cpu" else 11]:
         sparsifier = kind(sparsity_level=0.45, sparse_block_shape=block)
         sparsifier.add_data("w", placed(data), layout=layout)
         sparsifier.step()

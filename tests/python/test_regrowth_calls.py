@@ -325,7 +325,7 @@ def resume(number, path):
     assert train(kind, steps, place, way, path, number) == train(kind, steps, seed=number)
 
 
-@pytest.mark.parametrize("number", first_there(range(5), 3))
+@pytest.mark.parametrize("number", first_there(range(5), 2))
 def test_a_training_that_is_resumed_equals_an_unbroken_one(number, tmp_path):
     resume(number, tmp_path)
 

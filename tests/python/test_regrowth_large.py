@@ -121,7 +121,8 @@ def test_a_large_pool_agrees_with_stable_sorts(dtypes, kind, inputs):
     run(kind, (inputs, "normal"), 1, [ELEMENTS, 80, 40_000], dtypes, 0.9, 0.4)
 
 
-@pytest.mark.parametrize("number", first_there([1, 2, 5]))
+@pytest.mark.full_there
+@pytest.mark.parametrize("number", [1, 2, 5])
 def test_masks_are_the_same_for_any_number_of_threads(number, threads):
     threads(number)
     run(RigL, ("256 values", "normal"), 1, [ELEMENTS * 2], [np.float32], 0.9, 0.3)
