@@ -53,6 +53,7 @@ class Body:
 
     def training_step(self, batch, _index):
         inputs, labels = batch
+        assert self.device == inputs.device == torch.empty(0).device
         return nn.functional.cross_entropy(self.model(inputs), labels)
 
     def on_train_batch_end(self, *_):

@@ -1,4 +1,4 @@
-"""Trainings by Lightning where the tensors of a test are made."""
+"""Trainings by Lightning and by transformers where the tensors of a test are made."""
 
 from __future__ import annotations
 
@@ -42,3 +42,19 @@ def options_of_trainers(package: Any) -> dict[str, Any]:
 
     strategy = package.strategies.SingleDeviceStrategy(device=device)
     return {"accelerator": There(), "strategy": strategy, "devices": 1}
+
+
+def arguments_of_trainers(transformers: Any, folder: Any, **settings: Any) -> Any:
+    """TrainingArguments of a training there."""
+    device = torch.empty(0).device
+    if device.type == "cuda":
+        return transformers.TrainingArguments(str(folder), **settings)
+    arguments = transformers.TrainingArguments(str(folder), use_cpu=True, **settings)
+    if device.type != "cpu":
+        import accelerate
+
+        assert arguments.device.type in ("cpu", device.type)  # sets accelerate up, once a process
+        accelerate.PartialState._shared_state["device"] = device
+        arguments.__dict__["_setup_devices"] = device
+        arguments.dataloader_pin_memory = False
+    return arguments
