@@ -383,7 +383,8 @@ def test_copies_keep_their_pools():
         assert zeros_of(other) == zeros_of(sparsifier)
 
 
-@pytest.mark.parametrize("number", first_there([1, 3]))
+@pytest.mark.full_there
+@pytest.mark.parametrize("number", [1, 3])
 def test_many_small_and_some_large_tensors_give_the_same_masks(number, threads):
     threads(number)
     rng = np.random.default_rng(7)

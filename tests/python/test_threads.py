@@ -142,7 +142,8 @@ def eight_sparsifiers():
 
 @on_devices
 @pytest.mark.parametrize("steps", [40, FULL_500])
-def test_eight_threads_step_different_sparsifiers(steps):
+def test_eight_threads_step_different_sparsifiers(steps, device):
+    steps = often(steps, device)
     made, expected = eight_sparsifiers()
     run_together(*(repeat(steps, sparsifier.step) for sparsifier in made))
     for sparsifier, masks in zip(made, expected, strict=True):
@@ -154,7 +155,8 @@ def test_eight_threads_step_different_sparsifiers(steps):
 @on_devices
 @pytest.mark.parametrize("steps", [40, FULL_500])
 @pytest.mark.parametrize("kind", [datasparse.DataNormSparsifier, Override, Custom])
-def test_eight_threads_step_one_sparsifier(kind, steps):
+def test_eight_threads_step_one_sparsifier(kind, steps, device):
+    steps = often(steps, device)
     made, expected = eight_sparsifiers()
     index = [type(sparsifier) for sparsifier in made].index(kind)
     sparsifier = made[index]
@@ -789,6 +791,7 @@ def test_collector_beside_short_lives_and_steps(device):
 
 
 @on_devices
+@pytest.mark.full_there
 def test_collector_beside_steps_of_one_sparsifier(device):
     data = values(0)
     sparsifier = Custom([(str(index), placed(data.copy())) for index in range(10)])
