@@ -45,6 +45,16 @@ __all__ = [
 ]
 
 
+def _kept_beside(data: Array, sparsifier: BaseDataSparsifier, name: str, key: str) -> Any:
+    """The array of a group where its data are. One without axes comes as NumPy's from anywhere."""
+    array: Any = sparsifier.get_array(name, key)
+    if getattr(data, "is_cpu", True) or not isinstance(array, np.ndarray):
+        return array
+    import torch
+
+    return torch.tensor(array, device=data.device)
+
+
 @dataclass(frozen=True)
 class Score:
     """The base of all scores: override `get_scores()`, or derive from one of the two below.
@@ -91,7 +101,7 @@ class Score:
 
     def _answer(self, sparsifier: BaseDataSparsifier, name: str, data: Array) -> Array:
         """What step() asks for: scores that `score_once()` has made come first."""
-        made = sparsifier.get_array(name, "scores")
+        made = _kept_beside(data, sparsifier, name, "scores")
         return self.get_scores(sparsifier, name, data) if made is None else made
 
     def _fused(self) -> tuple[str, float] | None:
@@ -144,7 +154,8 @@ class AccumulatedScore(GradientScore):
 
     def get_scores(self, sparsifier: BaseDataSparsifier, name: str, data: Array) -> Array:
         # A subclass may list others in `arrays`.
-        sums, samples = (sparsifier.get_array(name, key) for key in AccumulatedScore.arrays)
+        sums = _kept_beside(data, sparsifier, name, "sums")
+        samples = sparsifier.get_array(name, "samples")
         if sums is None or samples is None:
             return self.from_sums(data, super().get_scores(sparsifier, name, data), 1)
         return self.from_sums(data, sums, int(samples))
@@ -308,7 +319,7 @@ class Wanda(Score):
     arrays = ("inputs",)
 
     def get_scores(self, sparsifier: BaseDataSparsifier, name: str, data: Array) -> Array:
-        squares = sparsifier.get_array(name, "inputs")
+        squares = _kept_beside(data, sparsifier, name, "inputs")
         if squares is None:
             raise ValueError(
                 f"Wanda() has seen no inputs of {name!r}: run batches within "

@@ -102,6 +102,9 @@ def deselect(config, items, is_kept):
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config, items):
     deselect(config, items, lambda item: can_be_asked_on(item, config.option.device))
+    for item in items:
+        if config.option.device != "cpu" and item.get_closest_marker("full_there"):
+            item.add_marker("full")
     tiered = [item for item in items if tier_of(item)]
     for item in filter(is_quick, items):
         item.add_marker("quick")
@@ -164,12 +167,9 @@ def device(request):
 @pytest.fixture
 def made_there(device):
     """All tensors of the test lie on the device, though the test does not say so."""
-    if device.name == "cpu":
-        yield
-        return
-    from devices.made_there import MadeThere
+    from devices.made_there import making_on
 
-    with MadeThere(device.at()):
+    with making_on(device):
         yield
 
 

@@ -1,6 +1,6 @@
 """Trainings that test_trainings_resumed.py kills.
 
-    interrupted_regrowth.py FOLDER STEPS KILLED...   kills itself at these steps, each once
+    interrupted_regrowth.py FOLDER STEPS DEVICE KILLED...   kills itself at these steps, each once
 
 RigL, SET, Movement and Taylor side by side, each with a model, an optimizer and a schedule of its
 own, which follow() drives. All is saved after each step; whoever starts it again goes on there.
@@ -11,12 +11,14 @@ import signal
 import sys
 from pathlib import Path
 
+import devices
 import torch
 from datasparse import DataNormSparsifier, DataScheduler
 from datasparse.regrowth import SET, RigL
 from datasparse.schedules import Cosine, Polynomial
 from datasparse.scores import Movement, Taylor
 from datasparse.torch import attach
+from devices.made_there import making_on
 from torch import nn
 
 CONFIG = {"sparsity_level": 0.7, "sparse_block_shape": (1, 1)}
@@ -109,5 +111,7 @@ class Training:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     steps = int(sys.argv[2])
-    training = Training(Path(sys.argv[1]), steps).run({int(step) for step in sys.argv[3:]})
-    (Path(sys.argv[1]) / "result").write_text(training.result())
+    with making_on(devices.named(sys.argv[3])):
+        training = Training(Path(sys.argv[1]), steps).run({int(step) for step in sys.argv[4:]})
+        result = training.result()
+    (Path(sys.argv[1]) / "result").write_text(result)

@@ -1,6 +1,6 @@
 """A training that test_trainings_resumed.py kills between accumulate() and step().
 
-    interrupted_scores.py FOLDER STEPS KILLED...   kills itself at these steps, each once
+    interrupted_scores.py FOLDER STEPS DEVICE KILLED...   kills itself at these steps, each once
 
 Movement() and Wanda() side by side. Each step's sums are saved before the masks are made; whoever
 starts it again goes on from there.
@@ -12,10 +12,13 @@ import sys
 from pathlib import Path
 
 import datasparse
+import devices
 import numpy as np
 import torch
 from datasparse.scores import Movement, Wanda
 from datasparse.torch import attach, record_inputs
+from devices.made_there import making_on
+from support import as_numpy, placed
 from torch import nn
 
 
@@ -23,7 +26,7 @@ class Training:
     def __init__(self, folder, steps):
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 4))
-        self.weight = np.random.default_rng(0).standard_normal((20, 30)).astype(np.float32)
+        self.weight = placed(np.random.default_rng(0).standard_normal((20, 30)).astype(np.float32))
         self.movement = datasparse.DataNormSparsifier(
             {"w": self.weight}, sparsity_level=0.6, sparse_block_shape=(1, 2), score=Movement()
         )
@@ -42,7 +45,7 @@ class Training:
         datasparse.save(folder / "movement", self.movement)
         datasparse.save(folder / "wanda", self.wanda.sparsifier)
         torch.save(self.model.state_dict(), folder / "model")
-        np.savez(folder / "weight.npz", weight=self.weight, done=self.done)
+        np.savez(folder / "weight.npz", weight=as_numpy(self.weight), done=self.done)
         (self.folder / "new").write_text(at)
         (self.folder / "new").replace(self.folder / "latest")
 
@@ -51,14 +54,14 @@ class Training:
         datasparse.load(folder / "wanda", self.wanda.sparsifier)
         self.model.load_state_dict(torch.load(folder / "model"))
         with np.load(folder / "weight.npz") as saved:
-            self.weight[...] = saved["weight"]
+            self.weight[...] = placed(saved["weight"])
             self.done = int(saved["done"])
         self.is_half_done = True
 
     def run(self, killed=()):
         while self.done < self.steps:
             rng = np.random.default_rng(100 + self.done)
-            gradient = rng.standard_normal(self.weight.shape).astype(np.float32)
+            gradient = placed(rng.standard_normal((20, 30)).astype(np.float32))
             inputs = torch.from_numpy(rng.standard_normal((3, 12)).astype(np.float32))
             if not self.is_half_done:
                 self.movement.set_gradients({"w": gradient})
@@ -74,7 +77,7 @@ class Training:
             self.movement.apply_mask()
             self.wanda.sparsifier.step()
             self.wanda.apply()
-            self.weight -= np.float32(0.1) * gradient
+            self.weight -= 0.1 * gradient
             with torch.no_grad():
                 for parameter in self.model.parameters():
                     parameter.add_(0.01)
@@ -91,5 +94,7 @@ class Training:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     steps = int(sys.argv[2])
-    training = Training(Path(sys.argv[1]), steps).run({int(step) for step in sys.argv[3:]})
-    (Path(sys.argv[1]) / "result").write_text(training.result())
+    with making_on(devices.named(sys.argv[3])):
+        training = Training(Path(sys.argv[1]), steps).run({int(step) for step in sys.argv[4:]})
+        result = training.result()
+    (Path(sys.argv[1]) / "result").write_text(result)

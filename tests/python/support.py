@@ -26,6 +26,32 @@ def on_devices(test):
     return test
 
 
+def placed(array):
+    """An array; where a test's tensors are made on a device, a tensor of it there."""
+    if isinstance(array, torch.Tensor) or torch.empty(0).device.type == "cpu":
+        return array
+    return torch.from_numpy(array)
+
+
+def first_there(cases, number=1):
+    """Cases of a parameter; on a device, those after the first ones are of the full tier."""
+    cases = list(cases)
+    rest = (pytest.param(case, marks=pytest.mark.full_there) for case in cases[number:])
+    return [*cases[:number], *rest]
+
+
+def named(cases, on_the_cpu_alone=()):
+    """Cases of one parameter or several by their names, some of which no device is asked."""
+    return [
+        pytest.param(
+            *(case if isinstance(case, tuple) else [case]),
+            id=name,
+            marks=[pytest.mark.device("cpu")] if name in on_the_cpu_alone else [],
+        )
+        for name, case in cases.items()
+    ]
+
+
 HALF = {"sparsity_level": 0.5, "sparse_block_shape": (1, 1)}
 
 
@@ -71,6 +97,7 @@ LAYOUTS = {
     "window of a larger array": lambda a: np.pad(a, ((3, 2), (1, 4)))[3:-2, 1:-4],
 }
 
+OF_NUMPY_ALONE = ("columns backwards", "rows backwards", "both backwards", "misaligned field")
 
 # Values that no config may hold, whichever way they arrive: (key, value, error).
 BAD_VALUES = [

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from interrupted import SCHEDULERS, STEPS
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from support import ON_DEVICES
+from support import ON_DEVICES, placed
 
 pytestmark = ON_DEVICES
 
@@ -161,14 +161,13 @@ def test_names_may_differ_where_that_is_said(saved, path):
     assert other.get_mask("more").all()
 
 
-@pytest.mark.device("cpu")
 def test_several_schedulers_come_in_their_order(path):
     class Turns(BaseDataScheduler):
         def get_schedule_param(self):
             return dict.fromkeys(self.base_param, self.last_epoch % 5)
 
     def make():
-        sparsifier = DataNormSparsifier([("w", np.arange(12.0))], zeros_per_block=1)
+        sparsifier = DataNormSparsifier([("w", placed(np.arange(12.0)))], zeros_per_block=1)
         return sparsifier, Tenths(sparsifier), Turns(sparsifier, "zeros_per_block")
 
     sparsifier, *schedulers = make()
@@ -391,30 +390,29 @@ def test_it_reads_what_safetensors_writes(saved, path):
     assert states(resumed) == states(saved)
 
 
-@pytest.mark.device("cpu")
 def test_the_data_begin_at_a_multiple_of_eight(path):
     for length in range(1, 20):
-        sparsifier = DataNormSparsifier([("x" * length, np.ones(3))])
+        sparsifier = DataNormSparsifier([("x" * length, placed(np.ones(3)))])
         datasparse.save(path, sparsifier)
         assert struct.unpack("<Q", path.read_bytes()[:8])[0] % 8 == 0
 
 
-@pytest.mark.device("cpu")
 @pytest.mark.parametrize("shape", [(10**6,), (1000, 1000), (999_999,)])
 def test_a_million_elements_take_a_bit_each_and_a_kilobyte(path, shape):
-    sparsifier = DataNormSparsifier([("w", np.zeros(shape, np.float32))])
+    sparsifier = DataNormSparsifier([("w", placed(np.zeros(shape, np.float32)))])
     sparsifier.step()
     datasparse.save(path, sparsifier, Tenths(sparsifier))
     assert path.stat().st_size <= 125_000 + 1000
 
 
-@pytest.mark.device("cpu")
 @pytest.mark.parametrize("name", ["__metadata__", "$dict", "mask.", "a\0b", "'", '"', "\U0001f600"])
 def test_hostile_names_are_names(path, name):
-    sparsifier = DataNormSparsifier([(name, np.arange(8.0)), ("other", np.arange(9.0))])
+    sparsifier = DataNormSparsifier(
+        [(name, placed(np.arange(8.0))), ("other", placed(np.arange(9.0)))]
+    )
     sparsifier.step()
     datasparse.save(path, sparsifier)
-    resumed = DataNormSparsifier([(name, np.zeros(8)), ("other", np.zeros(9))])
+    resumed = DataNormSparsifier([(name, placed(np.zeros(8))), ("other", placed(np.zeros(9)))])
     datasparse.load(path, resumed)
     assert resumed.state_dict() == sparsifier.state_dict()
     assert set(load_file(path)) == {f"mask.{name}", "mask.other"}
@@ -640,7 +638,6 @@ print(os.listdir(os.path.dirname(path)))
     assert run_python(script) == f"True File too large True\n['{path.name}']\n"
 
 
-@pytest.mark.device("cpu")
 @pytest.mark.skipif(
     os.geteuid() != 0 or not sys.platform.startswith("linux"), reason="needs a disk of its own"
 )
@@ -651,7 +648,7 @@ def test_a_disk_that_is_full_leaves_the_old_file(tmp_path):
     if mounted.returncode != 0:
         pytest.skip("this root may not mount")
     try:
-        sparsifier = DataNormSparsifier([("w", np.arange(1e6))])
+        sparsifier = DataNormSparsifier([("w", placed(np.arange(1e6)))])
         datasparse.save(tmp_path / "x", sparsifier)
         old = (tmp_path / "x").read_bytes()
         sparsifier.step()
@@ -666,7 +663,6 @@ def test_a_disk_that_is_full_leaves_the_old_file(tmp_path):
 # --- threads --------------------------------------------------------------------------------------
 
 
-@pytest.mark.device("cpu")
 def test_saving_waits_for_a_step_without_the_interpreter(path):
     entered, go_on = threading.Event(), threading.Event()
 
@@ -676,7 +672,7 @@ def test_saving_waits_for_a_step_without_the_interpreter(path):
             entered.set()
             assert go_on.wait(60)
 
-    sparsifier = Slow([("w", np.arange(8.0))], sparse_block_shape=(1, 1))
+    sparsifier = Slow([("w", placed(np.arange(8.0)))], sparse_block_shape=(1, 1))
     step = threading.Thread(target=sparsifier.step)
     step.start()
     assert entered.wait(60)
@@ -700,18 +696,17 @@ def test_saving_waits_for_a_step_without_the_interpreter(path):
     go_on.set()
     step.join(60)
     save.join(60)
-    resumed = DataNormSparsifier([("w", np.zeros(8))])
+    resumed = DataNormSparsifier([("w", placed(np.zeros(8)))])
     datasparse.load(path, resumed)
     assert (resumed.step_count, resumed.get_mask("w").sum()) == (1, 4)
 
 
-@pytest.mark.device("cpu")
 def test_a_checkpoint_from_inside_an_override_is_refused(path):
     class Eager(BaseDataSparsifier):
         def update_mask(self, name, data):
             datasparse.save(path, self)
 
-    sparsifier = Eager([("w", np.ones(3))])
+    sparsifier = Eager([("w", placed(np.ones(3)))])
     with pytest.raises(RuntimeError, match="must not be called from inside update_mask"):
         sparsifier.step()
 
@@ -720,7 +715,7 @@ def test_a_checkpoint_from_inside_an_override_is_refused(path):
             datasparse.save(path, self.data_sparsifier, self)
 
     with pytest.raises(RuntimeError, match=r"from inside its get_schedule_param\(\)"):
-        Hasty(DataNormSparsifier([("w", np.ones(3))]))
+        Hasty(DataNormSparsifier([("w", placed(np.ones(3)))]))
 
 
 def test_loading_lets_old_attributes_go_outside_the_locks(path):

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 from datasparse import BaseDataScheduler, DataNormSparsifier
+from support import ON_DEVICES, as_numpy, placed
+
+pytestmark = ON_DEVICES
 
 
 class Halving(BaseDataScheduler):
@@ -47,8 +50,8 @@ ALL = pytest.mark.parametrize("any_copy", [copy.copy, copy.deepcopy, *PROTOCOLS]
 def make_pair():
     rng = np.random.default_rng(0)
     sparsifier = Tagged("first")
-    sparsifier.add_data("a", rng.standard_normal((8, 10)), temperature=2.0)
-    sparsifier.add_data("b", rng.standard_normal(20), zeros_per_block=None)
+    sparsifier.add_data("a", placed(rng.standard_normal((8, 10))), temperature=2.0)
+    sparsifier.add_data("b", placed(rng.standard_normal(20)), zeros_per_block=None)
     sparsifier.state["a"]["seen"] = 3
     scheduler = Halving(sparsifier)
     sparsifier.step()
@@ -75,7 +78,7 @@ def test_a_copy_holds_what_the_original_holds(any_copy):
 def test_a_copy_has_masks_and_configs_of_its_own(any_copy):
     sparsifier, _ = make_pair()
     other = any_copy(sparsifier)
-    before = sparsifier.get_mask("a").copy()
+    before = as_numpy(sparsifier.get_mask("a")).copy()
     other.data_groups["a"]["sparsity_level"] = 0.1
     other.get_mask("a")[...] = True
     assert sparsifier.data_groups["a"]["sparsity_level"] == 0.4
@@ -159,13 +162,13 @@ def test_squashed_groups_and_waiting_states_are_kept(deep):
     state = sparsifier.state_dict()
     loaded = Tagged("second")
     loaded.load_state_dict(state)
-    loaded.add_data("b", np.ones(20))
+    loaded.add_data("b", placed(np.ones(20)))
     loaded.squash_mask("b")
     other = deep(loaded)
     np.testing.assert_array_equal(other.get_mask("b"), sparsifier.get_mask("b"))
     with pytest.raises(ValueError, match="squashed"):
         other.get_data("b")
-    other.add_data("a", np.ones((8, 10)))
+    other.add_data("a", placed(np.ones((8, 10))))
     np.testing.assert_array_equal(other.get_mask("a"), sparsifier.get_mask("a"))
 
 

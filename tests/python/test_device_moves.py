@@ -1,6 +1,7 @@
 """Masks of data that move from one device to another, between two calls."""
 
 import contextlib
+import copy
 import gc
 
 import datasparse
@@ -84,6 +85,26 @@ def test_a_model_may_move_before_its_first_step(device, other, is_gone):
         assert torch.equal(value, before[name]), "get_mask() has moved it on"
     layer(torch.ones(2, 6).to(device.at()))
     assert sparsifier.get_mask("0.weight").device == device.at()
+
+
+@pytest.mark.parametrize("release", [None, "remove_data", "squash_mask"])
+def test_masks_of_a_model_that_was_moved_are_counted_and_computed_with(device, release):
+    """No forward() has come between, and the group may be gone."""
+    layer = nn.Linear(6, 4)
+    model = nn.Sequential(layer)
+    sparsifier = datasparse.DataNormSparsifier(sparsity_level=0.5, sparse_block_shape=(1, 1))
+    attachment = attach(model, sparsifier, mode="parametrize")
+    sparsifier.step()
+    computed = model(torch.ones(2, 6))
+    if release is not None:
+        getattr(sparsifier, release)("0.weight")
+    model.to(device.at())
+    copied = copy.deepcopy(model).to(device.other)
+    if release != "remove_data":
+        assert attachment.sparsity() == attachment.sparsity(copied) == 0.5
+    for one, place in ((model, device.at()), (copied, device.other)):
+        found = one(torch.ones(2, 6).to(place)).cpu()
+        torch.testing.assert_close(found, computed)
 
 
 def test_sums_follow_their_data(device):

@@ -6,7 +6,14 @@ import pickle
 import datasparse
 import numpy as np
 import pytest
-from support import HALF, values
+from support import HALF, ON_DEVICES, as_numpy, placed, values
+
+pytestmark = ON_DEVICES
+
+
+def there(*arguments):
+    return placed(values(*arguments))
+
 
 ARRAYS = {
     "uint8": np.arange(7, dtype=np.uint8),
@@ -23,26 +30,30 @@ def kept(sparsifier, name="w"):
 
 def require_same(found, expected=ARRAYS):
     for key, array in expected.items():
-        assert found[key].dtype == array.dtype
+        assert as_numpy(found[key]).dtype == array.dtype
         np.testing.assert_array_equal(found[key], array)
 
 
 @pytest.fixture
 def sparsifier():
-    sparsifier = datasparse.DataNormSparsifier({"w": values(1), "v": values(2)}, **HALF)
+    sparsifier = datasparse.DataNormSparsifier({"w": there(1), "v": there(2)}, **HALF)
     for key, array in ARRAYS.items():
         sparsifier.set_array("w", key, array)
     return sparsifier
 
 
-def test_what_was_set_is_a_copy_and_what_is_got_a_view_that_stays(sparsifier):
+def test_what_was_set_is_a_copy_and_what_is_got_a_view_that_stays(sparsifier, device):
     array = np.zeros(3, np.float32)
     sparsifier.set_array("w", "a", array)
     array += 1
     view = sparsifier.get_array("w", "a")
     assert view.tolist() == [0, 0, 0]
-    assert not view.flags.writeable
-    assert np.shares_memory(view, sparsifier.get_array("w", "a"))
+    if device.name == "cpu":
+        assert not view.flags.writeable
+        assert np.shares_memory(view, sparsifier.get_array("w", "a"))
+    else:
+        assert view.device == device.at()
+        assert view.data_ptr() == sparsifier.get_array("w", "a").data_ptr()
     sparsifier.set_array("w", "a", array)
     assert view.tolist() == [0, 0, 0]
     assert sparsifier.get_array("w", "a").tolist() == [1, 1, 1]
@@ -66,7 +77,7 @@ def test_copies_and_pickles_have_them(sparsifier, copied):
 @pytest.mark.parametrize("waits", [False, True])
 @pytest.mark.parametrize("by_file", [False, True])
 def test_states_and_files_have_them(sparsifier, waits, by_file, tmp_path):
-    other = datasparse.DataNormSparsifier(None if waits else {"w": values(1), "v": values(2)})
+    other = datasparse.DataNormSparsifier(None if waits else {"w": there(1), "v": there(2)})
     if not waits:
         other.set_array("v", "gone", np.zeros(1))
     if by_file:
@@ -79,8 +90,8 @@ def test_states_and_files_have_them(sparsifier, waits, by_file, tmp_path):
         assert state == before
         other.load_state_dict(state)
     if waits:
-        other.add_data("w", values(1))
-        other.add_data("v", values(2))
+        other.add_data("w", there(1))
+        other.add_data("v", there(2))
     require_same(kept(other))
     assert other.get_array("v", "gone") is None
 
@@ -93,9 +104,9 @@ def test_a_state_without_them_looks_as_ever_and_has_them_as_plain_data(sparsifie
 
 
 def test_they_go_with_the_group_and_with_its_mask(sparsifier):
-    sparsifier.add_data("w", values(3))
+    sparsifier.add_data("w", there(3))
     require_same(kept(sparsifier))
-    sparsifier.add_data("w", values(3), reuse_mask=False)
+    sparsifier.add_data("w", there(3), reuse_mask=False)
     assert set(map(type, kept(sparsifier).values())) == {type(None)}
 
 
@@ -152,7 +163,7 @@ class Writes(datasparse.DataNormSparsifier):
 
 
 def test_a_step_that_fails_brings_them_back():
-    sparsifier = Writes({"w": values(1)}, **HALF)
+    sparsifier = Writes({"w": there(1)}, **HALF)
     sparsifier.set_array("w", "uint8", ARRAYS["uint8"])
     before = sparsifier.state_dict()
     with pytest.raises(ZeroDivisionError):

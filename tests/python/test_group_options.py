@@ -12,7 +12,9 @@ import reference
 import torch
 from datasparse import BaseDataSparsifier, DataNormSparsifier, DataScheduler
 from datasparse.schedules import Linear
-from support import on_devices
+from support import ON_DEVICES, placed
+
+pytestmark = ON_DEVICES
 
 
 def permuted_mask(data, layout, **config):
@@ -53,17 +55,16 @@ CONV = (0, 2, 3, 1)
 @pytest.mark.parametrize("kind", [DataNormSparsifier, Through])
 @pytest.mark.parametrize("block", [(1, 1), (1, 4), (2, 3), (-1, 2), (1, -1)], ids=str)
 @pytest.mark.parametrize("shape", [(6, 8, 3, 3), (5, 7, 2, 1), (1, 4, 1, 1)], ids=str)
-def test_blocks_are_cut_along_the_layout(rng, kind, block, shape):
+def test_blocks_are_cut_along_the_layout(rng, kind, block, shape, device):
     data = rng.standard_normal(shape).astype(np.float32)
-    for layout in itertools.permutations(range(4)):
+    for layout in [*itertools.permutations(range(4))][:: 1 if device.name == "cpu" else 11]:
         sparsifier = kind(sparsity_level=0.45, sparse_block_shape=block)
-        sparsifier.add_data("w", data, layout=layout)
+        sparsifier.add_data("w", placed(data), layout=layout)
         sparsifier.step()
         expected = permuted_mask(data, layout, sparsity_level=0.45, sparse_block_shape=block)
         assert np.array_equal(sparsifier.get_mask("w"), expected), layout
 
 
-@on_devices
 @pytest.mark.parametrize("kind", [DataNormSparsifier, Through])
 def test_a_pattern_lies_along_the_inputs_of_a_convolution(rng, kind):
     """2:4 in the order of memory leaves a third of the groups along the inputs without it."""
@@ -82,20 +83,20 @@ def test_a_pattern_lies_along_the_inputs_of_a_convolution(rng, kind):
 def test_a_layout_is_read_back_and_kept(rng):
     data = rng.standard_normal((2, 3, 4))
     sparsifier = single()
-    sparsifier.add_data("w", data, layout=[np.int64(1), 2, 0])
+    sparsifier.add_data("w", placed(data), layout=[np.int64(1), 2, 0])
     assert sparsifier.layout("w") == (1, 2, 0)
-    sparsifier.add_data("w", data)
+    sparsifier.add_data("w", placed(data))
     assert sparsifier.layout("w") == (1, 2, 0)
-    sparsifier.add_data("w", rng.standard_normal((4, 5, 6)), reuse_mask=False)
+    sparsifier.add_data("w", placed(rng.standard_normal((4, 5, 6))), reuse_mask=False)
     assert sparsifier.layout("w") == (1, 2, 0)
-    sparsifier.add_data("w", rng.standard_normal((4, 5)), reuse_mask=False)
+    sparsifier.add_data("w", placed(rng.standard_normal((4, 5))), reuse_mask=False)
     assert sparsifier.layout("w") == ()
     for memory in ((0, 1), ()):
-        sparsifier.add_data("w", data[0], reuse_mask=False, layout=(1, 0))
-        sparsifier.add_data("w", data[0], layout=memory)
+        sparsifier.add_data("w", placed(data[0]), reuse_mask=False, layout=(1, 0))
+        sparsifier.add_data("w", placed(data[0]), layout=memory)
         assert sparsifier.layout("w") == ()
         assert sparsifier.state_dict()["data_groups"]["w"]["layout"] is None
-    sparsifier.add_data("point", np.zeros(()), layout=())
+    sparsifier.add_data("point", placed(np.zeros(())), layout=())
     assert sparsifier.layout("point") == ()
 
 
@@ -104,30 +105,30 @@ def test_a_layout_is_read_back_and_kept(rng):
 )
 def test_a_layout_that_is_no_order_of_the_axes_is_refused(layout):
     sparsifier = single()
-    sparsifier.add_data("w", np.ones((2, 3, 4)), layout=(2, 0, 1))
+    sparsifier.add_data("w", placed(np.ones((2, 3, 4))), layout=(2, 0, 1))
     before = sparsifier.state_dict()
     with pytest.raises(ValueError, match=r"layout of 'w' must .* got \("):
-        sparsifier.add_data("w", np.ones((2, 3, 4)), layout=layout)
+        sparsifier.add_data("w", placed(np.ones((2, 3, 4))), layout=layout)
     assert sparsifier.state_dict() == before
 
 
 @pytest.mark.parametrize("layout", ["012", 3, (0.0, 1.0, 2.0), (True, False, 2), ("0", 1, 2), {}])
 def test_a_layout_of_another_kind_is_refused(layout):
     with pytest.raises(TypeError, match="layout of 'w' must be None or a tuple of int, got"):
-        single().add_data("w", np.ones((2, 3, 4)), layout=layout)
+        single().add_data("w", placed(np.ones((2, 3, 4))), layout=layout)
 
 
 def test_a_whole_axis_is_one_of_the_layout():
     sparsifier = DataNormSparsifier(sparse_block_shape=(-1, 1))
-    sparsifier.add_data("w", np.ones((4, 6, 2)), layout=(1, 0, 2))
+    sparsifier.add_data("w", placed(np.ones((4, 6, 2))), layout=(1, 0, 2))
     assert sparsifier.data_groups["w"]["zeros_per_block"] == 6
     sparsifier.data_groups["w"]["sparse_block_shape"] = (1, -1)
     assert sparsifier.data_groups["w"]["zeros_per_block"] == 8
     with pytest.raises(ValueError, match="zeros_per_block of 'w'"):
         sparsifier.data_groups["w"]["zeros_per_block"] = 9
-    sparsifier.add_data("w", np.ones((4, 6, 2)), layout=(), zeros_per_block=12)
+    sparsifier.add_data("w", placed(np.ones((4, 6, 2))), layout=(), zeros_per_block=12)
     with pytest.raises(ValueError, match="zeros_per_block of 'w'"):
-        sparsifier.add_data("w", np.ones((4, 6, 2)), layout=(1, 0, 2))
+        sparsifier.add_data("w", placed(np.ones((4, 6, 2))), layout=(1, 0, 2))
     assert sparsifier.layout("w") == ()
     copied = copy.deepcopy(sparsifier)
     assert copied.data_groups["w"]["zeros_per_block"] == 12
@@ -137,7 +138,7 @@ def test_a_plan_counts_the_blocks_of_the_layout(rng):
     data = rng.standard_normal((5, 6, 3))
     for layout in itertools.permutations(range(3)):
         sparsifier = DataNormSparsifier(sparse_block_shape=(2, 4))
-        sparsifier.add_data("w", data, layout=layout)
+        sparsifier.add_data("w", placed(data), layout=layout)
         plan = DataScheduler(sparsifier, "sparsity_level", Linear(final=1.0, end=10)).plan(11)
         for step, level in enumerate(plan.values["w"]):
             mask = permuted_mask(data, layout, sparsity_level=level, sparse_block_shape=(2, 4))
@@ -152,12 +153,12 @@ ZEROS = FINE_TUNED == 0
 
 
 def test_zeros_stay_whatever_the_data_become(rng):
-    data = FINE_TUNED.copy()
+    data = placed(FINE_TUNED.copy())
     sparsifier = single(0.25)
     assert sparsifier.add_data("w", data, keep_zeros=True) is data
     assert np.array_equal(sparsifier.get_mask("w"), ~ZEROS)  # at once
     for _ in range(5):
-        data[:] = rng.standard_normal(8)
+        data[:] = placed(rng.standard_normal(8))
         sparsifier.step()
         by_rule = reference.mask(data, sparsity_level=0.25, sparse_block_shape=(1, 1))
         assert np.array_equal(sparsifier.get_mask("w"), by_rule & ~ZEROS)
@@ -167,10 +168,10 @@ def test_zeros_stay_whatever_the_data_become(rng):
 
 def test_zeros_stay_under_overrides_too():
     for kind, level in ((Threshold, {}), (Through, {"sparse_block_shape": (1, 1)})):
-        data = FINE_TUNED.copy()
+        data = placed(FINE_TUNED.copy())
         sparsifier = kind(**level)
         sparsifier.add_data("w", data, keep_zeros=True)
-        data[:] = 9 + np.arange(8)
+        data[:] = placed(9 + np.arange(8))
         sparsifier.step()
         expected = np.full(8, True) if kind is Threshold else np.arange(8) >= 4
         assert np.array_equal(sparsifier.get_mask("w"), expected & ~ZEROS)
@@ -179,14 +180,14 @@ def test_zeros_stay_under_overrides_too():
 def test_zeros_are_joined_to_a_mask_that_is_given_or_reused():
     given = np.array([1, 1, 0, 0, 1, 1, 1, 1], bool)
     sparsifier = single()
-    returned = sparsifier.add_data("w", FINE_TUNED, mask=given, keep_zeros=True)
+    returned = sparsifier.add_data("w", placed(FINE_TUNED), mask=given, keep_zeros=True)
     assert np.array_equal(sparsifier.get_mask("w"), given & ~ZEROS)
     assert np.array_equal(returned, np.where(given, FINE_TUNED, 0))
 
     sparsifier = single()
-    sparsifier.add_data("w", np.ones(8, np.float32), mask=given)
+    sparsifier.add_data("w", placed(np.ones(8, np.float32)), mask=given)
     held = sparsifier.get_mask("w")
-    sparsifier.add_data("w", FINE_TUNED, keep_zeros=True)
+    sparsifier.add_data("w", placed(FINE_TUNED), keep_zeros=True)
     assert np.array_equal(sparsifier.get_mask("w"), given & ~ZEROS)
     assert np.array_equal(held, given & ~ZEROS)  # the same memory
 
@@ -199,42 +200,44 @@ def test_which_zeros_are_remembered():
         sparsifier.step()
         return ~sparsifier.get_mask("w")
 
-    sparsifier.add_data("w", FINE_TUNED, keep_zeros=True)
-    sparsifier.add_data("w", other)
+    sparsifier.add_data("w", placed(FINE_TUNED), keep_zeros=True)
+    sparsifier.add_data("w", placed(other))
     assert np.array_equal(kept(), ZEROS)  # None: as it was
-    sparsifier.add_data("w", other, reuse_mask=False)
+    sparsifier.add_data("w", placed(other), reuse_mask=False)
     assert np.array_equal(~sparsifier.get_mask("w"), ZEROS)
     assert np.array_equal(kept(), ZEROS)
-    sparsifier.add_data("w", other, keep_zeros=True)
+    sparsifier.add_data("w", placed(other), keep_zeros=True)
     assert np.array_equal(kept(), other == 0)  # those of the data then
-    sparsifier.add_data("w", other, keep_zeros=False)
+    sparsifier.add_data("w", placed(other), keep_zeros=False)
     assert not kept().any()
-    sparsifier.add_data("w", other, keep_zeros=True)
-    sparsifier.add_data("w", np.ones(9), reuse_mask=False)
+    sparsifier.add_data("w", placed(other), keep_zeros=True)
+    sparsifier.add_data("w", placed(np.ones(9)), reuse_mask=False)
     assert not kept().any()  # of another shape
-    sparsifier.add_data("w", FINE_TUNED, reuse_mask=False, keep_zeros=True)
+    sparsifier.add_data("w", placed(FINE_TUNED), reuse_mask=False, keep_zeros=True)
     assert np.array_equal(kept(), ZEROS)
     sparsifier.squash_mask("w")
-    sparsifier.add_data("w", other)
+    sparsifier.add_data("w", placed(other))
     assert not kept().any()  # afresh
 
 
 def test_a_call_that_is_refused_leaves_the_mask_as_it_was():
     sparsifier = single()
-    sparsifier.add_data("w", FINE_TUNED)
+    sparsifier.add_data("w", placed(FINE_TUNED))
     held = sparsifier.get_mask("w")
     before = sparsifier.state_dict()
     with pytest.raises(ValueError, match="sparsity_level"):
-        sparsifier.add_data("w", FINE_TUNED, keep_zeros=True, update=False, sparsity_level=1.5)
+        sparsifier.add_data(
+            "w", placed(FINE_TUNED), keep_zeros=True, update=False, sparsity_level=1.5
+        )
     with pytest.raises(ValueError, match="reuse_mask"):
-        sparsifier.add_data("w", np.zeros(9), keep_zeros=True)
+        sparsifier.add_data("w", placed(np.zeros(9)), keep_zeros=True)
     assert sparsifier.state_dict() == before
     assert held.all()
 
 
 def test_a_plan_knows_of_kept_zeros():
     sparsifier = single()
-    sparsifier.add_data("w", FINE_TUNED, keep_zeros=True)
+    sparsifier.add_data("w", placed(FINE_TUNED), keep_zeros=True)
     plan = DataScheduler(sparsifier, "sparsity_level", Linear(final=1.0, end=8)).plan(9)
     assert plan.zeros_least["w"].tolist() == [3, 3, 3, 3, 4, 5, 6, 7, 8]
     assert plan.zeros_most["w"].tolist() == [3, 4, 5, 6, 7, 8, 8, 8, 8]
@@ -244,15 +247,15 @@ def test_a_plan_knows_of_kept_zeros():
 @pytest.mark.parametrize("value", [0, 1, "yes", (), 1.0])
 def test_flags_are_bools(argument, value):
     with pytest.raises(TypeError, match=f"{argument} of 'w' must be None or a bool, got"):
-        single().add_data("w", FINE_TUNED, **{argument: value})
-    single().add_data("w", FINE_TUNED, **{argument: np.bool_(True)})
+        single().add_data("w", placed(FINE_TUNED), **{argument: value})
+    single().add_data("w", placed(FINE_TUNED), **{argument: np.bool_(True)})
 
 
 # --- frozen masks ---------------------------------------------------------------------------------
 
 
 def test_a_frozen_mask_stays_as_it_is(rng):
-    data = {name: rng.standard_normal(8) for name in "ab"}
+    data = {name: placed(rng.standard_normal(8)) for name in "ab"}
     sparsifier = single()
     sparsifier.add_data("a", data["a"], update=False, mask=np.arange(8) % 2)
     sparsifier.add_data("b", data["b"])
@@ -265,21 +268,20 @@ def test_a_frozen_mask_stays_as_it_is(rng):
     assert (data["a"][::2] == 0).all()
     sparsifier.add_data("a", data["a"])
     assert sparsifier.frozen("a")  # None: as it was
-    sparsifier.add_data("a", np.arange(8.0), update=True)
+    sparsifier.add_data("a", placed(np.arange(8.0)), update=True)
     sparsifier.step()
     assert sparsifier.get_mask("a").tolist() == [False] * 4 + [True] * 4
 
 
 def test_overrides_are_not_asked_for_frozen_masks():
     sparsifier = Threshold()
-    sparsifier.add_data("a", np.arange(4.0), update=False)
-    sparsifier.add_data("b", np.arange(4.0))
+    sparsifier.add_data("a", placed(np.arange(4.0)), update=False)
+    sparsifier.add_data("b", placed(np.arange(4.0)))
     sparsifier.step()
     assert sparsifier.seen == ["b"]
     assert sparsifier.get_mask("a").all()
 
 
-@on_devices
 def test_frozen_data_are_not_looked_up():
     parameter = torch.nn.Parameter(torch.ones(4))
     sparsifier = single()
@@ -291,7 +293,7 @@ def test_frozen_data_are_not_looked_up():
 
 
 def test_a_sparse_checkpoint_can_be_frozen_from_the_start():
-    data = FINE_TUNED.copy()
+    data = placed(FINE_TUNED.copy())
     sparsifier = single(0.9)
     sparsifier.add_data("w", data, keep_zeros=True, update=False)
     data += 1
@@ -304,7 +306,7 @@ def test_a_sparse_checkpoint_can_be_frozen_from_the_start():
 
 def test_what_is_known_of_a_group_is_asked_by_its_name():
     sparsifier = single()
-    sparsifier.add_data("w", np.ones(4))
+    sparsifier.add_data("w", placed(np.ones(4)))
     assert not sparsifier.squashed("w")
     sparsifier.squash_mask()
     assert sparsifier.squashed("w")
@@ -325,6 +327,7 @@ def trained(rng):
         "still": rng.standard_normal((3, 5)),
         "plain": rng.standard_normal(9),
     }
+    data = {name: placed(array) for name, array in data.items()}
     sparsifier = DataNormSparsifier(sparsity_level=0.5, sparse_block_shape=(1, 4))
     sparsifier.add_data("conv", data["conv"], layout=CONV)
     sparsifier.add_data("sparse", data["sparse"], keep_zeros=True, sparse_block_shape=(1, 1))
@@ -339,14 +342,18 @@ def train(sparsifier):
     rng = np.random.default_rng(11)
     for name in sparsifier.data_groups:
         data = sparsifier.get_data(name)
-        data[...] = rng.standard_normal(data.shape)
+        data[...] = placed(rng.standard_normal(tuple(data.shape)))
     sparsifier.step()
     return sparsifier.state_dict()
 
 
+def ones_like(data):
+    return 0 * data + 1
+
+
 def fresh(sparsifier):
     return DataNormSparsifier(
-        [(name, np.ones_like(sparsifier.get_data(name))) for name in sparsifier.data_groups]
+        [(name, ones_like(sparsifier.get_data(name))) for name in sparsifier.data_groups]
     )
 
 
@@ -360,7 +367,7 @@ def by_claiming(sparsifier, folder):
     other = DataNormSparsifier()
     other.load_state_dict(sparsifier.state_dict())
     for name in sparsifier.data_groups:
-        other.add_data(name, np.ones_like(sparsifier.get_data(name)))
+        other.add_data(name, ones_like(sparsifier.get_data(name)))
     return other
 
 
@@ -401,7 +408,7 @@ def test_all_of_it_comes_back(trained, tmp_path, way):
 def test_loading_replaces_what_was_said_here(trained):
     other = fresh(trained)
     shape = trained.get_data("plain").shape
-    other.add_data("plain", np.zeros(shape), keep_zeros=True, update=False)
+    other.add_data("plain", placed(np.zeros(shape)), keep_zeros=True, update=False)
     other.load_state_dict(trained.state_dict())
     assert not other.frozen("plain")
     assert train(other) == train(trained)
@@ -439,8 +446,8 @@ def range_back(axes):
 
 def test_a_group_without_a_weight_is_warned_of_once():
     sparsifier = single(0.99)
-    sparsifier.add_data("fc", np.ones(40))
-    sparsifier.add_data("wide", np.ones(400))
+    sparsifier.add_data("fc", placed(np.ones(40)))
+    sparsifier.add_data("wide", placed(np.ones(400)))
     with pytest.warns(UserWarning, match="pruned") as caught:
         sparsifier.step()
     assert [str(warning.message) for warning in caught] == [
@@ -448,7 +455,7 @@ def test_a_group_without_a_weight_is_warned_of_once():
     ]
     assert caught[0].filename == __file__
     sparsifier.step()  # warnings are errors here
-    sparsifier.add_data("fc", np.ones(40))
+    sparsifier.add_data("fc", placed(np.ones(40)))
     sparsifier.step()
     with pytest.warns(UserWarning, match="all weights of 'fc', 40 of 40"):
         copy.deepcopy(sparsifier).step()
@@ -461,31 +468,37 @@ def test_a_group_without_a_weight_is_warned_of_once():
 @pytest.mark.parametrize("level", [1.0, 1])
 def test_what_was_asked_for_is_not_warned_of(level):
     sparsifier = single(level)
-    sparsifier.add_data("all", np.ones(40))
-    sparsifier.add_data("empty", np.ones((0, 3)))
-    sparsifier.add_data("frozen", np.ones(4), mask=np.zeros(4), update=False, sparsity_level=0.5)
+    sparsifier.add_data("all", placed(np.ones(40)))
+    sparsifier.add_data("empty", placed(np.ones((0, 3))))
+    sparsifier.add_data(
+        "frozen", placed(np.ones(4)), mask=np.zeros(4), update=False, sparsity_level=0.5
+    )
     sparsifier.step()
     sparsifier.enable_mask_update = False
     sparsifier.data_groups["all"]["sparsity_level"] = 0.5
     sparsifier.step()
 
 
-def test_it_is_said_why_where_that_is_known():
+def test_it_is_said_why_where_that_is_known(device):
     sparsifier = single(0.5)
-    sparsifier.add_data("new", np.zeros(40), keep_zeros=True)
+    sparsifier.add_data("new", placed(np.zeros(40)), keep_zeros=True)
     with pytest.warns(
         UserWarning, match="weights of 'new', 40 of 40: keep_zeros=True found them all zero"
     ):
         sparsifier.step()
+    rows = Threshold([("rows", placed(np.zeros(3)))])
+    if device.name != "cpu":  # nobody looks at a mask there
+        rows.step()
+        return
     with pytest.warns(UserWarning, match="weights of 'rows', 3 of 3: let update_mask"):
-        Threshold([("rows", np.zeros(3))]).step()
+        rows.step()
 
 
 def test_a_step_is_complete_where_warnings_are_errors():
     sparsifier = single(0.99)
-    sparsifier.add_data("a", np.ones(40))
-    sparsifier.add_data("b", np.ones(40))
-    sparsifier.add_data("c", np.arange(400.0))
+    sparsifier.add_data("a", placed(np.ones(40)))
+    sparsifier.add_data("b", placed(np.ones(40)))
+    sparsifier.add_data("c", placed(np.arange(400.0)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in "ab":  # the next one comes at the next step
@@ -501,7 +514,7 @@ def test_a_step_is_complete_where_warnings_are_errors():
 
 
 def test_names_that_come_twice_are_one(rng):
-    data = {str(index): rng.standard_normal(4) for index in range(50)}
+    data = {str(index): placed(rng.standard_normal(4)) for index in range(50)}
     sparsifier = DataNormSparsifier(data, sparse_block_shape=(1, 1))
     sparsifier.step()
     names = [*map(str, range(40)), *map(str, range(20, 40))]

@@ -8,6 +8,8 @@ import torch
 from datasparse import AdaptiveDataScheduler, BaseDataScheduler, DataNormSparsifier, DataScheduler
 from datasparse.schedules import Linear
 from datasparse.torch import attach, detach
+from devices.trainers import options_of_trainers
+from support import ON_DEVICES, first_there
 from torch import nn
 
 PACKAGES = ["lightning.pytorch", "pytorch_lightning"]
@@ -21,11 +23,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
+    *ON_DEVICES,
 ]
 
 
 # Imported by the process that runs these tests, and not by all that collect them: it takes seconds.
-@pytest.fixture(params=PACKAGES)
+@pytest.fixture(params=first_there(PACKAGES))
 def package(request):
     return pytest.importorskip(request.param, reason=f"needs {request.param}")
 
@@ -50,6 +53,7 @@ class Body:
 
     def training_step(self, batch, _index):
         inputs, labels = batch
+        assert self.device == inputs.device == torch.empty(0).device
         return nn.functional.cross_entropy(self.model(inputs), labels)
 
     def on_train_batch_end(self, *_):
@@ -91,9 +95,9 @@ class Loader:
 
 def trainer_of(package, folder, *callbacks, **options):
     settings = {
-        "accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False,
-        "enable_model_summary": False, "enable_checkpointing": False, "max_epochs": 3,
-    } | options  # fmt: skip
+        "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
+        "enable_checkpointing": False, "max_epochs": 3,
+    } | options_of_trainers(package) | options  # fmt: skip
     return package.Trainer(default_root_dir=folder, callbacks=list(callbacks), **settings)
 
 
@@ -128,6 +132,7 @@ def test_the_schedule_may_go_by_epochs(package, tmp_path):
     assert int((module.model[0].weight == 0).sum()) == 144  # of the value at 3, once 3 are over
 
 
+@pytest.mark.full_there
 def test_gradient_accumulation(package, tmp_path):
     module, callback = sparse_module(package, scheduled=False)
     trainer_of(package, tmp_path, callback, accumulate_grad_batches=3).fit(module, Loader())
@@ -135,6 +140,7 @@ def test_gradient_accumulation(package, tmp_path):
     assert module.seen[:6] == [(0, 0), (0, 0), (1, 192), (1, 192), (1, 192), (2, 192)]
 
 
+@pytest.mark.full_there
 def test_masks_may_be_renewed_less_often(package, tmp_path):
     module, callback = sparse_module(package, every=4)
     trainer_of(package, tmp_path, callback).fit(module, Loader())
@@ -152,6 +158,7 @@ def test_the_optimizer_may_forget(package, tmp_path):
     assert not state["exp_avg_sq"][~mask].any()
 
 
+@pytest.mark.full_there
 def test_the_share_of_zeros_is_logged(package, tmp_path):
     module, callback = sparse_module(package, scheduled=False)
     trainer = trainer_of(package, tmp_path, callback)
@@ -177,7 +184,7 @@ def killer_of(package, at):
 
 
 @pytest.mark.parametrize(("mode", "schedule"), [("in_place", "epoch"), ("parametrize", "step")])
-@pytest.mark.parametrize("saved", [1, 4, 6, 9, 12])  # of 6 steps an epoch
+@pytest.mark.parametrize("saved", first_there([4, 1, 6, 9, 12]))  # of 6 steps an epoch
 def test_a_resumed_training_equals_the_unbroken_one(package, tmp_path, mode, schedule, saved):
     options = {"mode": mode, "schedule": schedule, "every": 2, "mask_state": True}
     unbroken, callback = sparse_module(package, **options)
@@ -226,6 +233,7 @@ def as_0_1_0_saved(state):
     }
 
 
+@pytest.mark.full_there
 @pytest.mark.parametrize(
     ("schedule", "levels", "renewals"),
     [
@@ -257,6 +265,7 @@ def test_the_callback_leaves_the_optimizer_alone_after_an_error(package, tmp_pat
     assert callback.sparsifier.step_count == steps == 2
 
 
+@pytest.mark.full_there
 def test_a_second_training_schedules_on(package, tmp_path):
     module, callback = sparse_module(package, schedule="epoch")
     for epochs in (1, 2, 3):
@@ -265,6 +274,7 @@ def test_a_second_training_schedules_on(package, tmp_path):
     assert callback.sparsifier.step_count == 18 + 3  # and at the end of each
 
 
+@pytest.mark.full_there
 def test_a_second_training_by_the_same_trainer_schedules_on(package, tmp_path):
     module, callback = sparse_module(package, schedule="epoch")
     trainer = trainer_of(package, tmp_path, callback, max_epochs=2)
@@ -275,6 +285,7 @@ def test_a_second_training_by_the_same_trainer_schedules_on(package, tmp_path):
     assert callback.scheduler.last_epoch == 3
 
 
+@pytest.mark.full_there
 def test_of_several_optimizers_the_first_with_masked_parameters_renews_masks(package, tmp_path):
     """And zeros are written after the steps of each that has any."""
 
@@ -310,6 +321,7 @@ def test_of_several_optimizers_the_first_with_masked_parameters_renews_masks(pac
     ]  # fmt: skip
 
 
+@pytest.mark.full_there
 @pytest.mark.parametrize("schedule", ["step", "epoch"])
 def test_testing_a_checkpoint_does_not_make_the_next_training_a_resumed_one(
     package, tmp_path, schedule
@@ -328,6 +340,7 @@ def test_testing_a_checkpoint_does_not_make_the_next_training_a_resumed_one(
     assert counted[0] == counted[1]
 
 
+@pytest.mark.full_there
 def test_a_second_training_that_is_resumed_goes_on_where_it_was(package, tmp_path):
     def run(stop):
         module, callback = sparse_module(package, schedule="epoch")
@@ -365,9 +378,9 @@ class Validated(Body):
         self.validated.append(int((self.model[0].weight == 0).sum()))
 
 
-@pytest.mark.parametrize("first", [True, False], ids=["before it", "after it"])
+@pytest.mark.parametrize("first", first_there([True, False]), ids=["before it", "after it"])
 @pytest.mark.parametrize("mode", ["in_place", "parametrize"])
-@pytest.mark.parametrize("kind", ["swa", "ema"])
+@pytest.mark.parametrize("kind", first_there(["ema", "swa"]))
 def test_averages_have_the_zeros_of_the_masks(package, tmp_path, kind, mode, first):
     """In the model that the training ends with, in what is validated, saved and logged."""
     module = type("Module", (Validated, package.LightningModule), {})()
@@ -464,11 +477,13 @@ def test_training_aware_sparsity(package, tmp_path):
     assert not (module.model[0].weight == 0).any()
     assert int((callback.sparsified[0].weight == 0).sum()) == 96  # 0.1, 0.2, 0.4 at its epochs
     assert not (callback.sparsified[2].weight == 0).any()
+    trained = module.model[0].weight.to(callback.sparsified[0].weight.device)  # Lightning moves it
     kept = callback.sparsified[0].weight != 0
-    assert torch.equal(callback.sparsified[0].weight[kept], module.model[0].weight[kept])
+    assert torch.equal(callback.sparsified[0].weight[kept], trained[kept])
     assert callback.data_scheduler.get_last_param() == {"0.weight": 0.8}
 
 
+@pytest.mark.full_there
 def test_training_aware_sparsity_resumes(package, tmp_path):
     def make():
         return callbacks().TrainingAwareDataSparsity(
@@ -512,6 +527,7 @@ def test_a_copy_gets_its_zeros_also_where_a_warning_is_an_error(package, tmp_pat
         assert callback.data_sparsifier.squashed("0.weight")
 
 
+@pytest.mark.full_there
 def test_a_module_that_is_the_model_itself(package, tmp_path):
     class Whole(package.LightningModule):
         def __init__(self):

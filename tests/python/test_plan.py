@@ -5,11 +5,15 @@ import pytest
 from datasparse import DataNormSparsifier, DataScheduler
 from datasparse.plot import plot_plan
 from datasparse.schedules import Linear, OneShot
+from support import ON_DEVICES, placed
+
+pytestmark = ON_DEVICES
 
 
 @pytest.fixture
 def plan():
-    data = {"fc1": np.ones((4, 8)), "fc2": np.ones((4, 8)), "emb": np.ones((3, 6))}
+    shapes = {"fc1": (4, 8), "fc2": (4, 8), "emb": (3, 6)}
+    data = {name: placed(np.ones(shape)) for name, shape in shapes.items()}
     sparsifier = DataNormSparsifier(data, sparsity_level=0.5)
     schedule = {"fc*": Linear(end=4, every=2), "emb": OneShot(3)}
     return DataScheduler(sparsifier, "sparsity_level", schedule).plan(7)
@@ -33,7 +37,7 @@ def test_a_long_table_is_cut_and_says_so(plan):
 
 
 def test_many_different_groups_are_cut_and_say_so():
-    data = {f"w{size}": np.ones(size) for size in range(1, 11)}
+    data = {f"w{size}": placed(np.ones(size)) for size in range(1, 11)}
     scheduler = DataScheduler(DataNormSparsifier(data), "sparsity_level", Linear(end=2))
     assert str(scheduler.plan(3)).splitlines()[-1] == "... 4 more groups"
 
@@ -59,7 +63,7 @@ def test_shares_of_zeros(plan):
 @pytest.mark.parametrize("steps", [0, 1])
 def test_short_plans(steps):
     scheduler = DataScheduler(
-        DataNormSparsifier([("a", np.ones(4))]), "sparsity_level", Linear(end=4)
+        DataNormSparsifier([("a", placed(np.ones(4)))]), "sparsity_level", Linear(end=4)
     )
     plan = scheduler.plan(steps)
     assert len(plan.arrays()["value"]) == steps
@@ -67,6 +71,7 @@ def test_short_plans(steps):
     plot_plan(plan)
 
 
+@pytest.mark.device("cpu")
 def test_a_plan_of_no_groups():
     plan = DataScheduler(DataNormSparsifier(), "sparsity_level", Linear(end=4)).plan(3)
     assert all(len(column) == 0 for column in plan.arrays().values())
@@ -74,6 +79,7 @@ def test_a_plan_of_no_groups():
     plot_plan(plan)
 
 
+@pytest.mark.device("cpu")
 def test_the_picture_has_a_line_per_different_group_and_a_panel_of_zeros(plan, tmp_path):
     figure = plot_plan(plan)
     values, zeros = figure.axes
@@ -86,6 +92,7 @@ def test_the_picture_has_a_line_per_different_group_and_a_panel_of_zeros(plan, t
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.device("cpu")
 def test_the_picture_leaves_pyplot_alone(run_python):
     script = """
 import sys

@@ -6,8 +6,12 @@ import regrowth_reference
 import torch
 from datasparse.regrowth import SET, RigL, Static
 from reference import as_matrix
+from support import ON_DEVICES, first_there
 
-pytestmark = pytest.mark.filterwarnings(r"ignore:step\(\) pruned all weights")
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:step\(\) pruned all weights"),
+    *ON_DEVICES,
+]
 
 KINDS = {"RigL": RigL, "SET": SET, "Static": Static}
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -141,12 +145,12 @@ def run(seed, kind=None):
         sequence.step(number)
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", first_there(range(100), 6))
 def test_random_sequences_agree_with_the_reference(seed):
     run(seed)
 
 
 @pytest.mark.full
-def test_many_random_sequences_agree_with_the_reference():
-    for seed in range(100, 2000):
+def test_many_random_sequences_agree_with_the_reference(device):
+    for seed in range(100, 2000 if device.name == "cpu" else 400):
         run(seed)

@@ -12,9 +12,11 @@ import reference
 import torch
 from datasparse.schedules import Linear
 from datasparse.torch import attach, detach
-from support import HALF, LAYOUTS, as_numpy, values
+from support import HALF, LAYOUTS, OF_NUMPY_ALONE, ON_DEVICES, as_numpy, named, placed, values
 from torch import nn
 from torch.nn.utils import parametrizations
+
+pytestmark = ON_DEVICES
 
 
 class Scored(datasparse.DataNormSparsifier):
@@ -26,10 +28,21 @@ class Scored(datasparse.DataNormSparsifier):
     _get = None
 
 
+def there(*arguments):
+    return placed(values(*arguments))
+
+
 def scored(data, get, **config):
+    data = {name: placed(array) for name, array in dict(data).items()}
     sparsifier = Scored(data, **{**HALF, **config})
     sparsifier._get = get
     return sparsifier
+
+
+def share_memory(a, b):
+    if isinstance(a, torch.Tensor):
+        return a.data_ptr() == b.data_ptr()
+    return np.shares_memory(a, b)
 
 
 class Lender:
@@ -55,10 +68,11 @@ class Subclass(torch.Tensor):
     pass
 
 
+ON_THE_CPU_ALONE = ("DLPack", "read-only", "broadcast", *OF_NUMPY_ALONE)
 KINDS = {
-    "float16": lambda a: a.astype(np.float16),
-    "float64": lambda a: a.astype(np.float64),
-    "torch": torch.from_numpy,
+    "float16": lambda a: placed(a.astype(np.float16)),
+    "float64": lambda a: placed(a.astype(np.float64)),
+    "torch": lambda a: torch.from_numpy(a),
     "bfloat16": lambda a: torch.from_numpy(a).bfloat16(),
     "requires_grad": lambda a: torch.from_numpy(a).requires_grad_(),
     "a graph's result": lambda a: torch.from_numpy(a).requires_grad_() * 2,
@@ -68,11 +82,11 @@ KINDS = {
     "DLPack": lambda a: Lender(torch.from_numpy(a)),
     "read-only": read_only,
     "broadcast": lambda a: np.broadcast_to(a[:1], a.shape),
-    **LAYOUTS,
+    **{name: lambda a, arrange=arrange: placed(arrange(a)) for name, arrange in LAYOUTS.items()},
 }
 
 
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+@pytest.mark.parametrize("kind", named(KINDS, ON_THE_CPU_ALONE))
 @pytest.mark.parametrize("block", [(1, 1), (2, 3)])
 def test_scores_of_any_kind_are_ranked_and_the_data_zeroed(kind, block, wrap):
     array = values(1)
@@ -85,9 +99,9 @@ def test_scores_of_any_kind_are_ranked_and_the_data_zeroed(kind, block, wrap):
         plain = plain.float().numpy() if plain.dtype == torch.bfloat16 else plain.numpy()
     expected = reference.mask(np.array(plain), 0.5, block)
     np.testing.assert_array_equal(as_numpy(sparsifier.get_mask("w")), expected)
-    kept = array.copy()
+    kept = values(1)
     sparsifier.apply_mask()
-    np.testing.assert_array_equal(array, np.where(expected, kept, 0))
+    np.testing.assert_array_equal(sparsifier.get_data("w"), np.where(expected, kept, 0))
 
 
 @pytest.mark.parametrize("norm", ["L1", "L2"])
@@ -97,8 +111,8 @@ def test_patterns_norms_layouts_and_zeros_that_stay_go_with_scores(norm, zeros):
     array[0, :4] = 0
     scores = values(2)
     config = {"sparse_block_shape": (1, 4), "zeros_per_block": zeros, "norm": norm}
-    sparsifier = scored({}, lambda *_: scores, **config)
-    sparsifier.add_data("w", array, layout=(1, 0), keep_zeros=True)
+    sparsifier = scored({}, lambda *_: placed(scores), **config)
+    sparsifier.add_data("w", placed(array), layout=(1, 0), keep_zeros=True)
     sparsifier.step()
     expected = reference.mask(scores.T, 0.5, (1, 4), zeros, norm).T
     expected[0, :4] = False
@@ -139,7 +153,7 @@ def test_get_scores_gets_what_update_mask_gets(wrap):
         sparsifier.step()
     (data, config, grad), (also, configured, enabled) = seen["scores"], seen["update"]
     assert type(data) is type(also)
-    assert np.shares_memory(as_numpy(data), as_numpy(also))
+    assert share_memory(data, also)
     assert not getattr(data, "requires_grad", False)
     assert config == configured
     assert "zeros_per_block" in config
@@ -164,7 +178,7 @@ def test_nobody_else_need_hold_them_and_they_go_with_the_step():
     alive = []
 
     def get(name, data, config):
-        scores = np.abs(data)
+        scores = abs(data)
         alive.append(weakref.ref(scores))
         return scores
 
@@ -175,7 +189,7 @@ def test_nobody_else_need_hold_them_and_they_go_with_the_step():
     np.testing.assert_array_equal(sparsifier.get_mask("c"), reference.mask(array, 0.5, (1, 1)))
 
 
-LARGE = np.broadcast_to(np.float64(1), (1 << 19) + 1)  # two of them exceed what is held together
+LARGE = np.ones((1 << 19) + 1)  # two of them exceed what is held together
 
 
 @pytest.mark.parametrize("pool", [None, "all"])
@@ -183,14 +197,14 @@ def test_large_scores_are_held_one_after_another_but_for_those_of_a_pool(pool):
     held, alive = [], []
 
     def get(name, data, config):
-        scores = data.view()
+        scores = data[...]
         held.append(weakref.ref(scores))
         alive.append(sum(ref() is not None for ref in held))
         return scores
 
     sparsifier = scored([("w", values(1))], get)
     for name in "abc":
-        sparsifier.add_data(name, LARGE, sparsity_level=0.0)
+        sparsifier.add_data(name, placed(LARGE), sparsity_level=0.0)
     for config in sparsifier.data_groups.values():
         config["pool"] = pool
     sparsifier.step()
@@ -205,7 +219,7 @@ def test_a_failure_behind_large_scores_brings_all_masks_back():
         if name == "last":
             assert not sparsifier.get_mask("w").all(), "the ones before are computed already"
             raise ZeroDivisionError
-        return data.view()
+        return data[...]
 
     sparsifier = scored({"w": values(1), "a": LARGE, "b": LARGE, "last": values(2)}, get)
     for name in "ab":
@@ -221,16 +235,16 @@ def test_a_failure_behind_large_scores_brings_all_masks_back():
 
 def test_a_pool_is_cut_by_scores_of_its_own():
     scores = {"a": np.array([1.0, 2, 3, 4]), "b": np.array([2.5, 5, 6, 7], np.float32)}
-    sparsifier = scored({}, lambda name, *_: scores[name])
+    sparsifier = scored({}, lambda name, *_: placed(scores[name]))
     for name in "ab":
-        sparsifier.add_data(name, np.ones(4), pool="all")
+        sparsifier.add_data(name, placed(np.ones(4)), pool="all")
     sparsifier.step()
     assert sparsifier.get_mask("a").tolist() == [False, False, False, True]
     assert sparsifier.get_mask("b").tolist() == [False, True, True, True]
 
 
 def test_zeros_are_planned_and_reported_as_the_built_in_ones():
-    scores = values(2)
+    scores = there(2)
     data = {"w": values(1), "v": values(3)}
     sparsifier = scored(data, lambda *_: scores)
     scheduler = datasparse.DataScheduler(sparsifier, "sparsity_level", Linear(final=0.9, end=4))
@@ -292,7 +306,8 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("get", "error", "message"), WRONG.values(), ids=WRONG.keys())
+# The pretended device has no sparse tensors.
+@pytest.mark.parametrize(("get", "error", "message"), named(WRONG, ["sparse"]))
 @pytest.mark.parametrize("monotone", [False, True])
 def test_wrong_scores_leave_everything_as_it_was(get, error, message, monotone, observe, wrap):
     def of(name, data, config):
@@ -329,18 +344,18 @@ def test_masks_that_are_written_to_before_it_raises_come_back(observe, wrap):
 
 def test_nan_ranks_highest():
     scores = np.array([1.0, np.nan, 3.0, np.inf, np.nan, 0.0])
-    sparsifier = scored([("w", np.ones(6))], lambda *_: scores, sparsity_level=4 / 6)
+    sparsifier = scored([("w", np.ones(6))], lambda *_: placed(scores), sparsity_level=4 / 6)
     sparsifier.step()
     assert sparsifier.get_mask("w").tolist() == [False, True, False, False, True, False]
 
 
 CHANGES = {
     "step": lambda s: s.step(),
-    "add_data": lambda s: s.add_data("x", np.ones(3)),
+    "add_data": lambda s: s.add_data("x", placed(np.ones(3))),
     "remove_data": lambda s: s.remove_data("w"),
     "squash_mask": lambda s: s.squash_mask(),
     "apply_mask": lambda s: s.apply_mask(),
-    "update_mask": lambda s: s.update_mask("w", np.ones((12, 16))),
+    "update_mask": lambda s: s.update_mask("w", placed(np.ones((12, 16)))),
     "config": lambda s: s.data_groups["w"].update(sparsity_level=0.1),
     "defaults": lambda s: s.defaults.update(sparsity_level=0.1),
     "load": lambda s: s.load_state_dict(s.state_dict()),
@@ -378,10 +393,10 @@ def test_reading_from_inside_and_writing_states():
         assert sparsifier.step_count == len(steps)
         assert sparsifier.report()["a"].zeros in (0, 96)
         seen = sparsifier.state[name].get("average", 0.0)
-        sparsifier.state[name] = {"average": 0.9 * seen + float(np.abs(data).mean())}
-        return np.abs(data)
+        sparsifier.state[name] = {"average": 0.9 * seen + float(abs(data).mean())}
+        return abs(data)
 
-    steps, arrays = [], {"a": values(1), "b": values(2)}
+    steps, arrays = [], {"a": there(1), "b": there(2)}
     sparsifier = scored(arrays, get)
     for _ in range(2):
         sparsifier.step()
@@ -397,7 +412,7 @@ def test_another_thread_waits_for_the_step_as_it_does_for_others():
             return data
         inside.set()
         assert read == []
-        return np.abs(data)
+        return abs(data)
 
     def other():
         inside.wait()
@@ -423,20 +438,23 @@ def test_data_that_are_changed_meanwhile_are_ranked_as_they_are_then():
         data[...] = changed
         return data if name == "same" else scores
 
-    changed, scores = values(3), values(4)
+    changed, scores = there(3), there(4)
     sparsifier = scored({"same": values(1), "other": values(2)}, get)
     sparsifier.step()
     for name, ranked in (("same", changed), ("other", scores)):
         np.testing.assert_array_equal(
-            sparsifier.get_mask(name), reference.mask(ranked, 0.5, (1, 1))
+            sparsifier.get_mask(name), reference.mask(as_numpy(ranked), 0.5, (1, 1))
         )
         np.testing.assert_array_equal(sparsifier.get_data(name), changed)
 
 
 @pytest.mark.parametrize(
     "view",
-    [lambda data: data[::-1], lambda data: data.T.T, lambda data: data[:1] + 0 * data],
-    ids=["backwards", "transposed twice", "computed"],
+    [
+        pytest.param(lambda data: data[::-1], id="backwards", marks=pytest.mark.device("cpu")),
+        pytest.param(lambda data: data.T.T, id="transposed twice"),
+        pytest.param(lambda data: data[:1] + 0 * data, id="computed"),
+    ],
 )
 def test_views_of_the_data_are_scores(view):
     array = values(1)
@@ -452,9 +470,11 @@ def test_scores_may_change_their_dtype_from_step_to_step():
     sparsifier = scored([("w", array)], None)
     for step, dtype in enumerate([np.float32, np.float64, np.float16, np.float32]):
         scores = (values(2, (200, 200)) * 10.0**step).astype(dtype)
-        sparsifier._get = lambda *_, scores=scores: scores
+        made = placed(scores)
+        sparsifier._get = lambda *_, made=made: made
         sparsifier.step()
-        np.testing.assert_array_equal(sparsifier.get_mask("w"), reference.mask(scores, 0.5, (1, 1)))
+        expected = reference.whole_block_mask_by_stable_sort(scores, 0.5)
+        np.testing.assert_array_equal(sparsifier.get_mask("w"), expected)
 
 
 # --- which override is called ---------------------------------------------------------------------
@@ -463,21 +483,23 @@ def test_scores_may_change_their_dtype_from_step_to_step():
 def test_an_update_mask_is_called_alone_and_ranks_what_it_passes():
     class Both(Scored):
         def update_mask(self, name, data, **config):
-            assert data is array
+            assert share_memory(data, array)
             super().update_mask(name, data)
 
-    array = values(1)
+    array = there(1)
     sparsifier = Both([("w", array)], **HALF)
     sparsifier._get = fail
     sparsifier.step()
-    np.testing.assert_array_equal(sparsifier.get_mask("w"), reference.mask(array, 0.5, (1, 1)))
+    np.testing.assert_array_equal(sparsifier.get_mask("w"), reference.mask(values(1), 0.5, (1, 1)))
 
 
 def test_an_override_is_found_whenever_it_is_set(monkeypatch):
     array, scores = values(1), values(2)
-    sparsifier = datasparse.DataNormSparsifier([("w", array)], **HALF)
+    sparsifier = datasparse.DataNormSparsifier([("w", placed(array))], **HALF)
     sparsifier.step()
-    monkeypatch.setattr(datasparse.DataNormSparsifier, "get_scores", lambda *_, **__: scores)
+    monkeypatch.setattr(
+        datasparse.DataNormSparsifier, "get_scores", lambda *_, **__: placed(scores)
+    )
     sparsifier.step()
     np.testing.assert_array_equal(sparsifier.get_mask("w"), reference.mask(scores, 0.5, (1, 1)))
     monkeypatch.undo()
@@ -487,17 +509,17 @@ def test_an_override_is_found_whenever_it_is_set(monkeypatch):
 
 def test_groups_that_are_not_renewed_are_not_asked_for():
     sparsifier = scored({"squashed": values(1)}, fail)
-    sparsifier.add_data("frozen", values(2), update=False)
+    sparsifier.add_data("frozen", there(2), update=False)
     sparsifier.squash_mask("squashed")
     sparsifier.step()
-    sparsifier.add_data("w", values(3))
+    sparsifier.add_data("w", there(3))
     sparsifier.enable_mask_update = False
     sparsifier.step()
     assert sparsifier.step_count == 2
 
 
 def test_scores_survive_copies_and_resumed_states():
-    array, scores = values(1), values(2)
+    array, scores = there(1), there(2)
     sparsifier = scored([("w", array)], None)
     Scored._get = lambda self, *_: scores
     try:
@@ -519,11 +541,13 @@ def test_a_sparsifier_that_scores_hold_is_collected():
 
     class Holding(datasparse.DataNormSparsifier):
         def get_scores(self, name, data, **config):
-            scores = np.abs(data).view(Holder)
+            scores = abs(data)
+            if isinstance(scores, np.ndarray):
+                scores = scores.view(Holder)
             scores.sparsifier = self
             return scores
 
-    sparsifier = Holding([("w", values(1))], **HALF)
+    sparsifier = Holding([("w", there(1))], **HALF)
     sparsifier.step()
     gone = weakref.ref(sparsifier)
     del sparsifier
@@ -558,7 +582,8 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
+# DataParallel scatters to CUDA alone.
+@pytest.mark.parametrize("make", named(MODELS, ["wrapped"]))
 @pytest.mark.parametrize("mode", ["in_place", "parametrize"])
 def test_scores_go_with_models_in_the_tensors_own_layout(make, mode):
     torch.manual_seed(5)

@@ -14,7 +14,7 @@ import pytest
 import torch
 import xxhash
 from datasparse import BaseDataScheduler, BaseDataSparsifier, DataNormSparsifier
-from support import ON_DEVICES, as_numpy, name_of
+from support import ON_DEVICES, as_numpy, name_of, placed
 from torch import nn
 
 pytestmark = ON_DEVICES
@@ -303,14 +303,13 @@ def test_a_mask_costs_one_bit_an_element_and_two_by_pickles_protocol_2():
         assert file.tell() <= limit
 
 
-@pytest.mark.device("cpu")
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 63, 64, 65])
 def test_masks_of_any_length_survive(rng, size):
-    sparsifier = DataNormSparsifier([("w", np.zeros(size, np.float32))])
+    sparsifier = DataNormSparsifier([("w", placed(np.zeros(size, np.float32)))])
     bits = rng.integers(0, 2, size).astype(bool)
-    sparsifier.get_mask("w")[...] = bits
+    sparsifier.get_mask("w")[...] = placed(bits)
     state = sparsifier.state_dict()
-    sparsifier.get_mask("w")[...] = ~bits
+    sparsifier.get_mask("w")[...] = placed(~bits)
     sparsifier.load_state_dict(state)
     assert sparsifier.get_mask("w").tolist() == bits.tolist()
 
@@ -781,25 +780,23 @@ def test_shapes_are_checked_without_strict_too(pair, load):
     pair.refuses("sparsifier", state, match="emb", load=load, strict=False)
 
 
-@pytest.mark.device("cpu")
 def test_attributes_of_a_subclass_cannot_be_loaded_into_a_class_without():
-    saved = Tagged([("emb", np.ones((2, 4), np.float32))], sparsity_level=0.25)
+    saved = Tagged([("emb", placed(np.ones((2, 4), np.float32)))], sparsity_level=0.25)
     saved.step()
-    other = DataNormSparsifier([("emb", np.ones((2, 4), np.float32))])
+    other = DataNormSparsifier([("emb", placed(np.ones((2, 4), np.float32)))])
     before = other.state_dict()
     with pytest.raises(ValueError, match="attributes"):
         other.load_state_dict(saved.state_dict())
     assert other.state_dict() == before
 
 
-@pytest.mark.device("cpu")
 def test_a_check_config_that_refuses_a_state():
     class Even(BaseDataSparsifier):
         def check_config(self, name, config):
             if config["turn"] % 2:
                 raise ValueError(f"turn of {name!r} must be even, got {config['turn']}")
 
-    data = [("a", np.ones(3)), ("b", np.ones(5))]
+    data = [("a", placed(np.ones(3))), ("b", placed(np.ones(5)))]
     sparsifier = Even(data, turn=2)
     sparsifier.get_mask("a")[0] = False
     state = sparsifier.state_dict()
@@ -986,9 +983,8 @@ def test_copy_of_a_squashed_group_whose_loaded_state_waits(pair, copied):
     assert other.state["emb"]["seen"] == 3
 
 
-@pytest.mark.device("cpu")
 def test_a_scheduler_without_a_state_of_its_own_refuses_one():
-    sparsifier = DataNormSparsifier([("w", np.arange(8.0))])
+    sparsifier = DataNormSparsifier([("w", placed(np.arange(8.0)))])
     scheduler = Still(sparsifier)
     before = scheduler.state_dict()
     with pytest.raises(ValueError, match=r"own of the state must be empty .* got 'position'"):

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from support import as_numpy
+from support import as_numpy, on_devices
 from torch import nn
 
 # --- the model ------------------------------------------------------------------------------------
@@ -746,12 +746,14 @@ class Machine(RuleBasedStateMachine):
             assert entry["mask"] == bits
 
 
+@on_devices
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     "sequences",
     [50, pytest.param(300, marks=pytest.mark.full), pytest.param(2000, marks=pytest.mark.long)],
 )
-def test_random_sequences_of_calls(sequences):
+def test_random_sequences_of_calls(sequences, device):
+    sequences = sequences if device.name == "cpu" else sequences // 10
     run_state_machine_as_test(
         Machine, settings=settings(max_examples=sequences, stateful_step_count=60)
     )

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from support import HALF, as_numpy, on_devices, values
+from support import HALF, as_numpy, on_devices, placed, values
 
 LEVELS = (0.25, 0.5, 0.75)
 
@@ -73,6 +73,11 @@ def run_together(*functions, beside=()):
 
 def repeat(times, function):
     return lambda: [function() for _ in range(times)] and None
+
+
+def often(number, device):
+    """A step elsewhere takes a hundred times as long as one of the core."""
+    return number if device.name == "cpu" else number // 10
 
 
 class Override(datasparse.DataNormSparsifier):
@@ -137,7 +142,8 @@ def eight_sparsifiers():
 
 @on_devices
 @pytest.mark.parametrize("steps", [40, FULL_500])
-def test_eight_threads_step_different_sparsifiers(steps):
+def test_eight_threads_step_different_sparsifiers(steps, device):
+    steps = often(steps, device)
     made, expected = eight_sparsifiers()
     run_together(*(repeat(steps, sparsifier.step) for sparsifier in made))
     for sparsifier, masks in zip(made, expected, strict=True):
@@ -149,7 +155,8 @@ def test_eight_threads_step_different_sparsifiers(steps):
 @on_devices
 @pytest.mark.parametrize("steps", [40, FULL_500])
 @pytest.mark.parametrize("kind", [datasparse.DataNormSparsifier, Override, Custom])
-def test_eight_threads_step_one_sparsifier(kind, steps):
+def test_eight_threads_step_one_sparsifier(kind, steps, device):
+    steps = often(steps, device)
     made, expected = eight_sparsifiers()
     index = [type(sparsifier) for sparsifier in made].index(kind)
     sparsifier = made[index]
@@ -161,12 +168,13 @@ def test_eight_threads_step_one_sparsifier(kind, steps):
         assert sparsifier.calls == 2 * 8 * steps
 
 
-def test_large_and_small_steps_together():
+@on_devices
+def test_large_and_small_steps_together(device):
     """Steps that use several threads of their own, beside others that use one."""
     large = [values(seed, (600, 700)) for seed in range(2)]
     small = [values(10 + seed) for seed in range(4)]
-    sparsifiers = [datasparse.DataNormSparsifier([("w", data)]) for data in (*large, *small)]
-    run_together(*(repeat(10, sparsifier.step) for sparsifier in sparsifiers))
+    sparsifiers = [datasparse.DataNormSparsifier([("w", placed(x))]) for x in (*large, *small)]
+    run_together(*(repeat(often(10, device), sparsifier.step) for sparsifier in sparsifiers))
     for sparsifier, data in zip(sparsifiers, (*large, *small), strict=True):
         np.testing.assert_array_equal(sparsifier.get_mask("w"), mask_of(data))
 
@@ -185,14 +193,16 @@ def test_steps_over_the_same_data(kind):
             np.testing.assert_array_equal(as_numpy(sparsifier.get_mask(name)), mask)
 
 
+@on_devices
 def test_block_masks_in_parallel():
     data = [values(seed, 100_000 + seed) for seed in range(6)]
+    there = [placed(array) for array in data]  # another thread would make them elsewhere
     masks = {}
 
     def work(index, level):
         def compute():
             masks[index, level] = datasparse.block_mask(
-                data[index], sparsity_level=level, sparse_block_shape=(1, 4)
+                there[index], sparsity_level=level, sparse_block_shape=(1, 4)
             )
 
         return compute
@@ -203,6 +213,7 @@ def test_block_masks_in_parallel():
     assert len(masks) == 18
 
 
+@on_devices
 def test_failing_steps_beside_good_ones():
     """Every second call raises; what raised changed nothing and counted nothing."""
 
@@ -218,7 +229,7 @@ def test_failing_steps_beside_good_ones():
                 raise ZeroDivisionError
             mask[...] = data > 0
 
-    data = values(0)
+    data = placed(values(0))
     sparsifier = Fails([("a", data)])
     raised = []
 
@@ -233,11 +244,6 @@ def test_failing_steps_beside_good_ones():
     assert len(raised) == 150
     assert sparsifier.step_count == 150
     np.testing.assert_array_equal(sparsifier.get_mask("a"), data > 0)
-
-
-def often(number, device):
-    """A step elsewhere takes a hundred times as long as one of the core."""
-    return number if device.name == "cpu" else number // 10
 
 
 # --- readers beside a step ------------------------------------------------------------------------
@@ -333,11 +339,12 @@ def test_copies_of_a_sparsifier_that_steps():
     )
 
 
-def test_states_saved_and_loaded_while_stepping():
+@on_devices
+def test_states_saved_and_loaded_while_stepping(device):
     """Each load is whole: after it, and after the steps since, all groups have one level."""
     arrays = {"a": values(0), "b": values(1)}
-    sparsifier = datasparse.DataNormSparsifier(arrays)
-    states = []
+    sparsifier = datasparse.DataNormSparsifier({n: placed(array) for n, array in arrays.items()})
+    states, times = [], often(150, device)
     for level in LEVELS:
         for name in arrays:
             sparsifier.data_groups[name]["sparsity_level"] = level
@@ -352,15 +359,17 @@ def test_states_saved_and_loaded_while_stepping():
         groups = sparsifier.state_dict()["data_groups"].values()
         assert len({group["config"]["sparsity_level"] for group in groups}) == 1
 
-    run_together(repeat(150, sparsifier.step), repeat(150, load), repeat(150, load), beside=[check])
+    loads = [repeat(times, load)] * 2
+    run_together(repeat(times, sparsifier.step), *loads, beside=[check])
     sparsifier.step()
     for name, config in sparsifier.data_groups.items():
         expected = mask_of(arrays[name], config["sparsity_level"])
         np.testing.assert_array_equal(sparsifier.get_mask(name), expected)
 
 
+@on_devices
 def test_configs_are_read_and_written_beside_an_override():
-    sparsifier = Custom([("a", values(0))], threshold=0)
+    sparsifier = Custom([("a", placed(values(0)))], threshold=0)
     turns = itertools.count(1)
 
     def write():
@@ -380,7 +389,7 @@ def test_configs_are_read_and_written_beside_an_override():
 
 @on_devices
 @pytest.mark.parametrize("make", [np.array, torch.tensor])
-def test_mask_object_read_while_its_group_is_replaced(hasty, make):
+def test_mask_object_read_while_its_group_is_replaced(hasty, make, device):
     """Whatever get_mask() has handed out in between, it ends up with the mask that steps write."""
     sparsifier = datasparse.DataNormSparsifier([("a", make(values(0)))])
     arrays = [make(values(seed)) for seed in range(8)]
@@ -390,20 +399,21 @@ def test_mask_object_read_while_its_group_is_replaced(hasty, make):
         for data in arrays * 5:
             sparsifier.add_data("a", data, reuse_mask=False)
 
-    for _ in range(200):
+    for _ in range(often(200, device)):
         run_together(replace, beside=[lambda: sparsifier.get_mask("a")] * 2)
         sparsifier.step()
         np.testing.assert_array_equal(as_numpy(sparsifier.get_mask("a")), expected)
 
 
-def test_masked_copy_read_while_its_group_is_replaced_by_another_shape(hasty):
+@on_devices
+def test_masked_copy_read_while_its_group_is_replaced_by_another_shape(hasty, device):
     """A copy has the shape of one of the data and the zeros of its mask, or the call is refused."""
     shapes = [(4, 4), (300, 400)]
-    arrays = [np.ones(shape, np.float32) for shape in shapes]
+    arrays = [placed(np.ones(shape, np.float32)) for shape in shapes]
     sparsifier = datasparse.DataNormSparsifier([("a", arrays[0])])
 
     def replace():
-        for turn in range(3000):
+        for turn in range(often(3000, device)):
             sparsifier.add_data("a", arrays[turn % 2], reuse_mask=False)
 
     def read():
@@ -415,14 +425,16 @@ def test_masked_copy_read_while_its_group_is_replaced_by_another_shape(hasty):
     run_together(replace, beside=[read, read])
 
 
-def test_groups_come_and_go_beside_steps_and_readers(hasty):
-    fixed = values(0)
-    sparsifier = Override([("fixed", fixed)])
+@on_devices
+def test_groups_come_and_go_beside_steps_and_readers(hasty, device):
+    fixed, times = values(0), often(60, device)
+    sparsifier = Override([("fixed", placed(fixed))])
+    data = [placed(values(index, (3 + index % 5, 8))) for index in range(times)]
 
     def come_and_go(name):
         def turn():
-            for index in range(60):
-                sparsifier.add_data(name, values(index, (3 + index % 5, 8)), sparsity_level=0.25)
+            for index in range(times):
+                sparsifier.add_data(name, copy.deepcopy(data[index]), sparsity_level=0.25)
                 sparsifier.data_groups[name].update(norm="L2", sparsity_level=0.75)
                 sparsifier.state[name]["turn"] = index
                 sparsifier.apply_mask(name)
@@ -442,7 +454,10 @@ def test_groups_come_and_go_beside_steps_and_readers(hasty):
         len(sparsifier.data_groups)
 
     run_together(
-        repeat(60, sparsifier.step), come_and_go("x"), come_and_go("y"), beside=[read, gc.collect]
+        repeat(times, sparsifier.step),
+        come_and_go("x"),
+        come_and_go("y"),
+        beside=[read, gc.collect],
     )
     assert list(sparsifier.data_groups) == ["fixed"]
     expected = mask_of(fixed)
@@ -450,6 +465,7 @@ def test_groups_come_and_go_beside_steps_and_readers(hasty):
     np.testing.assert_array_equal(sparsifier.get_mask("fixed"), expected)
 
 
+@on_devices
 @pytest.mark.parametrize(
     "read",
     [
@@ -466,13 +482,13 @@ def test_groups_come_and_go_beside_steps_and_readers(hasty):
     ids=["repr", "copy", "data_groups.copy", "data_groups ==", "state.copy", "squash", "apply",
          "step", "state_dict"],
 )  # fmt: skip
-def test_calls_about_all_groups_while_some_come_and_go(hasty, read):
+def test_calls_about_all_groups_while_some_come_and_go(hasty, read, device):
     """Such a call names no group: it must not fail because one has just gone."""
-    sparsifier = datasparse.DataNormSparsifier([(f"fixed {i}", values(i)) for i in range(5)])
-    data = values(9)
+    sparsifier = datasparse.DataNormSparsifier({f"fixed {i}": placed(values(i)) for i in range(5)})
+    data = placed(values(9))
 
     def come_and_go():
-        for _ in range(1000):
+        for _ in range(often(1000, device)):
             sparsifier.add_data("guest", data)
             sparsifier.get_mask("guest")
             sparsifier.remove_data("guest")
@@ -484,9 +500,10 @@ def test_calls_about_all_groups_while_some_come_and_go(hasty, read):
 # --- schedulers -----------------------------------------------------------------------------------
 
 
+@on_devices
 @pytest.mark.parametrize("steps", [250, pytest.param(5000, marks=pytest.mark.full)])
 def test_four_threads_step_one_scheduler(steps):
-    sparsifier = datasparse.DataNormSparsifier([("a", values(0)), ("b", values(1))])
+    sparsifier = datasparse.DataNormSparsifier({n: placed(values(i)) for i, n in enumerate("ab")})
     sparsifier.step()
     scheduler = Levels(sparsifier)
     run_together(*[repeat(steps, scheduler.step)] * 4)
@@ -497,6 +514,7 @@ def test_four_threads_step_one_scheduler(steps):
     assert sparsifier.data_groups["b"]["sparsity_level"] == level
 
 
+@on_devices
 def test_values_are_neither_lost_nor_doubled():
     """Each step builds on the last one's value: an interleaved one would skip or repeat."""
 
@@ -508,13 +526,14 @@ def test_values_are_neither_lost_nor_doubled():
             time.sleep(0)
             return {"a": last + 1}
 
-    sparsifier = Custom([("a", values(0))], turn=0)
+    sparsifier = Custom([("a", placed(values(0)))], turn=0)
     sparsifier.step()
     scheduler = Counts(sparsifier, "turn")
     run_together(*[repeat(100, scheduler.step)] * 4, beside=[sparsifier.step])
     assert sparsifier.data_groups["a"]["turn"] == scheduler.last_epoch == 400
 
 
+@on_devices
 def test_failing_schedules_are_not_counted():
     class Fails(datasparse.BaseDataScheduler):
         def __init__(self, sparsifier):
@@ -527,7 +546,7 @@ def test_failing_schedules_are_not_counted():
                 raise ZeroDivisionError
             return {"a": 2.0} if turn % 3 == 2 else {"a": 0.25}
 
-    sparsifier = datasparse.DataNormSparsifier([("a", values(0))])
+    sparsifier = datasparse.DataNormSparsifier([("a", placed(values(0)))])
     sparsifier.step()
     scheduler = Fails(sparsifier)
     good = []
@@ -543,24 +562,25 @@ def test_failing_schedules_are_not_counted():
     assert scheduler.last_epoch == 80
 
 
-def test_two_schedulers_of_one_sparsifier():
+@on_devices
+def test_two_schedulers_of_one_sparsifier(device):
     class Norms(datasparse.BaseDataScheduler):
         def get_schedule_param(self):
             return dict.fromkeys(
                 self.data_sparsifier.data_groups, ("L1", "L2")[self.last_epoch % 2]
             )
 
-    sparsifier = Override([("a", values(0)), ("b", values(1))])
+    sparsifier = Override({n: placed(values(i)) for i, n in enumerate("ab")})
     sparsifier.step()
-    schedulers = [Levels(sparsifier), Norms(sparsifier, "norm")]
+    schedulers, times = [Levels(sparsifier), Norms(sparsifier, "norm")], often(50, device)
     run_together(
-        *(repeat(50, scheduler.step) for scheduler in schedulers),
-        repeat(50, sparsifier.step),
+        *(repeat(times, scheduler.step) for scheduler in schedulers),
+        repeat(times, sparsifier.step),
         beside=[gc.collect],
     )
-    assert [scheduler.last_epoch for scheduler in schedulers] == [50, 50]
-    assert sparsifier.data_groups["a"]["norm"] == "L1"
-    assert sparsifier.data_groups["a"]["sparsity_level"] == LEVELS[50 % 3]
+    assert [scheduler.last_epoch for scheduler in schedulers] == [times, times]
+    assert sparsifier.data_groups["a"]["norm"] == ("L1", "L2")[times % 2]
+    assert sparsifier.data_groups["a"]["sparsity_level"] == LEVELS[times % 3]
 
 
 def test_update_mask_reads_its_scheduler_while_another_thread_steps_that(run_python):
@@ -770,11 +790,14 @@ def test_collector_beside_short_lives_and_steps(device):
     run_together(*[live] * 4, beside=[gc.collect])
 
 
-def test_collector_beside_steps_of_one_sparsifier():
+@on_devices
+@pytest.mark.full_there
+def test_collector_beside_steps_of_one_sparsifier(device):
     data = values(0)
-    sparsifier = Custom([(str(index), data.copy()) for index in range(10)])
+    sparsifier = Custom([(str(index), placed(data.copy())) for index in range(10)])
     sparsifier.itself = sparsifier
-    run_together(*[repeat(15, sparsifier.step)] * 3, beside=[gc.collect])
-    assert sparsifier.step_count == 45
+    times = often(15, device)
+    run_together(*[repeat(times, sparsifier.step)] * 3, beside=[gc.collect])
+    assert sparsifier.step_count == 3 * times
     for name in sparsifier.data_groups:
         np.testing.assert_array_equal(sparsifier.get_mask(name), data > 0)

@@ -70,6 +70,17 @@ def test_a_parametrized_copy_is_brought_up_to_date():
     assert masked.sparsifier is not attachment.sparsifier
 
 
+def test_a_copy_of_a_model_whose_groups_are_squashed_computes_the_same():
+    model, attachment = attached("parametrize")
+    attachment.sparsifier.squash_mask()
+    other = copy.deepcopy(model)
+    inputs = torch.randn(4, 8)
+    assert torch.equal(other(inputs), model(inputs))
+    attachment.apply(other)
+    assert torch.equal(other(inputs), model(inputs))
+    assert attachment.sparsity(other) == 0.75
+
+
 def compiled(model):
     return torch.compile(model, backend="eager")
 

@@ -9,6 +9,8 @@ from datasparse.regrowth import RigL
 from datasparse.schedules import Cosine, Polynomial
 from datasparse.scores import Taylor
 from datasparse.torch import attach
+from devices.trainers import arguments_of_trainers, options_of_trainers
+from support import ON_DEVICES, first_there
 from torch import nn
 
 pytestmark = [
@@ -17,6 +19,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*pin_memory"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
+    *ON_DEVICES,
 ]
 
 CONFIG = {"sparsity_level": 0.8, "sparse_block_shape": (1, 1)}
@@ -71,6 +74,7 @@ def test_masks_of_a_training_by_hand(kind):
     assert int((model[0].weight == 0).sum()) == 192
 
 
+@pytest.mark.full_there
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("package", ["lightning.pytorch", "pytorch_lightning"])
 def test_lightning_does_what_a_loop_by_hand_does(kind, package, tmp_path):
@@ -95,18 +99,18 @@ def test_lightning_does_what_a_loop_by_hand_does(kind, package, tmp_path):
         attachment, DataScheduler(sparsifier, key, schedule), every=3, replaces_step=kind == "rigl"
     )
     trainer = package.Trainer(
-        default_root_dir=tmp_path, callbacks=[callback], accelerator="cpu", devices=1, logger=False,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-        max_epochs=1,
+        default_root_dir=tmp_path, callbacks=[callback], logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, max_epochs=1,
+        **options_of_trainers(package),
     )  # fmt: skip
     trainer.fit(module, torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data()), 8))
     expected, masks = by_hand(kind, 3)
-    assert torch.equal(sparsifier.get_mask("0.weight"), masks[-1])
+    assert torch.equal(sparsifier.get_mask("0.weight").cpu(), masks[-1].cpu())
     for ours, other in zip(module.model.parameters(), expected.parameters(), strict=True):
-        assert torch.equal(ours, other)
+        assert torch.equal(ours.cpu(), other.cpu())  # Lightning leaves the model on the CPU
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", first_there(KINDS))
 def test_transformers_does_what_a_loop_by_hand_does(kind, tmp_path):
     transformers = pytest.importorskip("transformers", reason="needs the extra 'transformers'")
     pytest.importorskip("accelerate", reason="its Trainer needs accelerate")
@@ -118,6 +122,7 @@ def test_transformers_does_what_a_loop_by_hand_does(kind, tmp_path):
             self.model = network()
 
         def forward(self, inputs, labels):
+            assert inputs.device == labels.device == torch.empty(0).device
             logits = self.model(inputs)
             return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
@@ -135,11 +140,10 @@ def test_transformers_does_what_a_loop_by_hand_does(kind, tmp_path):
     callback = DataSparsity(
         attachment, DataScheduler(sparsifier, key, schedule), every=3, replaces_step=kind == "rigl"
     )
-    arguments = transformers.TrainingArguments(
-        str(tmp_path), num_train_epochs=1, per_device_train_batch_size=8, report_to=[],
-        save_strategy="no", logging_strategy="no", learning_rate=0.01, use_cpu=True,
-        disable_tqdm=True, lr_scheduler_type="constant", max_grad_norm=0.0, optim="adamw_torch",
-        weight_decay=0.0,
+    arguments = arguments_of_trainers(
+        transformers, tmp_path, num_train_epochs=1, per_device_train_batch_size=8, report_to=[],
+        save_strategy="no", logging_strategy="no", learning_rate=0.01, disable_tqdm=True,
+        lr_scheduler_type="constant", max_grad_norm=0.0, optim="adamw_torch", weight_decay=0.0,
     )  # fmt: skip
     InOrder(model, arguments, train_dataset=rows, callbacks=[callback]).train()
     expected, masks = by_hand(kind, 3)

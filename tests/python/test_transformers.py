@@ -8,6 +8,8 @@ import torch
 from datasparse import DataNormSparsifier, DataScheduler
 from datasparse.schedules import Linear
 from datasparse.torch import attach, detach
+from devices.trainers import arguments_of_trainers
+from support import ON_DEVICES
 from torch import nn
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'transformers'")
@@ -22,6 +24,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*pin_memory"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.full_there,
+    *ON_DEVICES,
 ]
 
 
@@ -77,21 +81,22 @@ def sparse_bert(**options):
 def trainer_of(model, folder, *callbacks, evaluated=None, **options):
     settings = {
         "num_train_epochs": 3, "per_device_train_batch_size": 4, "report_to": [],
-        "save_strategy": "no", "logging_strategy": "no", "learning_rate": 1e-2, "use_cpu": True,
+        "save_strategy": "no", "logging_strategy": "no", "learning_rate": 1e-2,
         "disable_tqdm": True, "seed": 4,
     } | options  # fmt: skip
-    arguments = transformers.TrainingArguments(str(folder), **settings)
+    arguments = arguments_of_trainers(transformers, folder, **settings)
     return transformers.Trainer(
         model, arguments, train_dataset=Data(), eval_dataset=evaluated, callbacks=list(callbacks)
     )
 
 
 @pytest.mark.parametrize("mode", ["in_place", "parametrize"])
-def test_masks_follow_every_optimizer_step(tmp_path, mode):
+def test_masks_follow_every_optimizer_step(tmp_path, mode, device):
     model, callback = sparse_bert(mode=mode)
     watch = Watch()
     trainer_of(model, tmp_path, callback, watch).train()
     assert watch.seen == [51, 102, 154] + 15 * [205]
+    assert model.device.type == device.name
     assert callback.sparsifier.step_count == callback.scheduler.last_epoch == 18
     detach(model)
     assert int((model.get_parameter(LAYER) == 0).sum()) == 205

@@ -30,15 +30,22 @@ class Masked(nn.Module):
         self.gradients = gradients
         self.order = order  # of the module's parameters, for detach()
         # No buffer: it belongs to the sparsifier's state, and DDP need not send it around.
-        self.mask = sparsifier.get_mask(name)
+        self.mask: Tensor = sparsifier.get_mask(name)
 
     def forward(self, parameter: Tensor) -> Tensor:
-        if self.mask.device != parameter.device:
-            self.mask = self.sparsifier.get_mask(self.name)  # follows the parameter
+        mask = self.mask_beside(parameter)
         if self.gradients == "masked":
-            return _masked(parameter, self.mask)
-        masked: Tensor = _StraightThrough.apply(parameter, self.mask)  # type: ignore[no-untyped-call]
+            return _masked(parameter, mask)
+        masked: Tensor = _StraightThrough.apply(parameter, mask)  # type: ignore[no-untyped-call]
         return masked
+
+    def mask_beside(self, parameter: Tensor) -> Tensor:
+        """The mask, which follows the parameter to its device."""
+        if self.mask.device != parameter.device:
+            if self.name in self.sparsifier.data_groups:  # it may have been removed since
+                self.mask = _mask_of(self.sparsifier, self.name)
+            self.mask = self.mask.to(parameter.device)  # that of a squashed group stays
+        return self.mask
 
     def right_inverse(self, assigned: Tensor) -> Tensor:
         """What `module.weight = assigned` writes: the dense parameter."""
@@ -50,11 +57,16 @@ class Masked(nn.Module):
         copied.name, copied.gradients, copied.order = self.name, self.gradients, self.order
         copied.sparsifier = copy.deepcopy(self.sparsifier, memo)
         has_group = self.name in copied.sparsifier.data_groups  # it may have been removed since
-        copied.mask = copied.sparsifier.get_mask(self.name) if has_group else self.mask.clone()
+        copied.mask = _mask_of(copied.sparsifier, self.name) if has_group else self.mask.clone()
         return copied
 
     def extra_repr(self) -> str:
         return f"{self.name!r}, gradients={self.gradients!r}"
+
+
+def _mask_of(sparsifier: BaseDataSparsifier, name: str) -> Tensor:
+    """The memory of its mask. A copy whose group is squashed knows of no torch: it has an array."""
+    return torch.as_tensor(sparsifier.get_mask(name))
 
 
 def _masked(parameter: Tensor, mask: Tensor) -> Tensor:

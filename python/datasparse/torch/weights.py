@@ -100,7 +100,8 @@ class Weight:
             with torch.no_grad(), at_rest(list(entries)):
                 computed: Tensor = getattr(self.module, self.attribute)
                 return computed.detach()
-        return self.tensor().detach().masked_fill(masked.mask.logical_not(), 0)
+        tensor = self.tensor().detach()
+        return tensor.masked_fill(masked.mask_beside(tensor).logical_not(), 0)
 
 
 def weight_of(module: nn.Module, attribute: str) -> Weight | None:

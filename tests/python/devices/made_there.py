@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import datasparse
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
+
+from devices import Device
 
 LIBRARY = str(Path(datasparse.__file__).parent)
 TO_NUMPY = (torch.Tensor.numpy, torch.Tensor.__array__)
@@ -17,6 +21,11 @@ TO_NUMPY = (torch.Tensor.numpy, torch.Tensor.__array__)
 def called_by_the_library() -> bool:
     """Whether what calls this is called by a function of ours."""
     return sys._getframe(2).f_code.co_filename.startswith(LIBRARY)
+
+
+def making_on(device: Device) -> AbstractContextManager[Any]:
+    """Within it, tensors are made on the device."""
+    return nullcontext() if device.name == "cpu" else MadeThere(device.at())
 
 
 class MadeThere(TorchFunctionMode):

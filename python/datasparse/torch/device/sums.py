@@ -43,10 +43,17 @@ def add_samples(
 ) -> list[Tensor]:
     """decay · before + scale · term, of each group, as new tensors.
 
-    ValueError, naming the group, for a gradient of another shape, or one that is not finite, which
-    it waits for once; and where the sums before are of another dtype or shape.
+    TypeError, naming the group, for a gradient that lies elsewhere than its weight. ValueError for
+    one of another shape, or one that is not finite, which it waits for once; and where the sums
+    before are of another dtype or shape.
     """
     for name, weight, gradient in zip(names, weights, gradients, strict=True):
+        there = gradient.device if isinstance(gradient, Tensor) else type(gradient).__name__
+        if there != weight.device:
+            raise TypeError(
+                f"gradient of {name!r} must be on the device of its data, {weight.device}, got "
+                f"{there}"
+            )
         if gradient.shape != weight.shape:
             raise ValueError(
                 f"gradient of {name!r} must have the shape of its data, {tuple(weight.shape)}, got "
