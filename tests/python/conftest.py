@@ -134,7 +134,7 @@ def pytest_collection_finish():
 
 @pytest.fixture(scope="module", autouse=True)
 def spare_the_collector(request):
-    """A file that collects spends its time on what it has made, not on what files before it left."""
+    """A file that collects looks at what it has made, and not at what files before it left."""
     if hasattr(request.module, "gc"):
         pytest_collection_finish()
 

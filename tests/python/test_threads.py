@@ -76,8 +76,8 @@ def repeat(times, function):
 
 
 def often(number, device):
-    """A step elsewhere takes a hundred times as long as one of the core. It lets go of the GIL at each
-    of hundreds of operations, and others then collect, or step."""
+    """A step elsewhere takes a hundred times as long as one of the core. It also lets go of the GIL
+    at each of hundreds of operations, and others then collect, or step."""
     return number if device.name == "cpu" else max(2, number // 50)
 
 
