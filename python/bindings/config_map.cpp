@@ -31,10 +31,8 @@ BaseDataSparsifier& core(const py::object& sparsifier) {
 template <class Change>
 void rewrite(BaseDataSparsifier& sparsifier, Shows shows, const std::string& name,
              const Change& change) {
-  ParamMap map = shows == Shows::state ? sparsifier.state(name) : sparsifier.defaults();
-  change(map);
-  if (shows == Shows::state) return sparsifier.replace_state(name, map);
-  sparsifier.replace_defaults(map);
+  if (shows == Shows::state) return GroupParams(sparsifier).change_state(name, change);
+  GroupParams(sparsifier).change_defaults(change);
 }
 
 template <class Map>

@@ -8,6 +8,7 @@ import pickle
 import sys
 import threading
 import time
+from functools import partial
 
 import datasparse
 import numpy as np
@@ -772,6 +773,22 @@ assert scheduler.last_epoch == 3
 print("as it was")
 """
     assert run_python(script) == "as it was\n"
+
+
+@pytest.mark.parametrize("kind", ["state", "defaults", "config"])
+def test_keys_that_several_threads_write_at_once_are_all_there(hasty, kind):
+    """A view of a state is changed as a whole, and not read by one call and written by another."""
+    sparsifier = Custom([("a", values(0))])
+    views = {"state": sparsifier.state["a"], "config": sparsifier.data_groups["a"]}
+    view = views.get(kind, sparsifier.defaults)
+
+    def write(thread):
+        for turn in range(200):
+            view[f"key {thread} {turn}"] = turn
+
+    run_together(*(partial(write, thread) for thread in range(4)))
+    written = {key: value for key, value in dict(view).items() if key.startswith("key ")}
+    assert written == {f"key {thread} {turn}": turn for thread in range(4) for turn in range(200)}
 
 
 # --- the collector --------------------------------------------------------------------------------

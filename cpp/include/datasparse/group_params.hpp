@@ -1,6 +1,7 @@
 /// The configs of all groups at once: what a scheduler reads and writes.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,6 +39,10 @@ class DATASPARSE_API GroupParams {
   void replace(const std::vector<std::pair<std::string, ParamMap>>& configs);
   /// Takes a key out of a group's config, if check_config() accepts the rest.
   void erase(const std::string& name, const std::string& key);
+  /// Replaces a group's state by what change() makes of it. No other thread writes in between.
+  void change_state(const std::string& name, const std::function<void(ParamMap&)>& change);
+  /// The same of the defaults, if check_config() accepts them.
+  void change_defaults(const std::function<void(ParamMap&)>& change);
 
  private:
   using Entry = BaseDataSparsifier::Entry;

@@ -74,7 +74,8 @@ class DATASPARSE_API MaskRule {
   virtual std::any compile(const std::string& name, const ParamMap& config,
                            const Axes* shape) const = 0;
   /// Throws what compile() would throw if one value changed, neither the old nor the new one being
-  /// None. False where that takes a look at the whole config.
+  /// None. False where that takes a look at the whole config, and for text: put_value() may not
+  /// need memory.
   virtual bool check_value(const std::any& compiled, const std::string& name,
                            const std::string& key, const ParamValue& value) const = 0;
   /// Makes of `compiled` what compile() would make of the config with that value, which

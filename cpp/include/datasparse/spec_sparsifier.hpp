@@ -74,7 +74,8 @@ class SpecRule final : public MaskRule {
   bool check_value(const std::any& compiled, const std::string& name, const std::string& key,
                    const ParamValue& value) const override {
     const auto* const field = find_field<Spec>(key);
-    if (field == nullptr || field->traits.is_of_shape) return false;
+    const bool is_text = value.get_if<std::string>() != nullptr;
+    if (field == nullptr || field->traits.is_of_shape || is_text) return false;
     Spec spec = spec_in(compiled);
     field->set(spec, key, value, name);
     field->check(spec, field->key, name);

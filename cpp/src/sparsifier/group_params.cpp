@@ -183,4 +183,20 @@ void GroupParams::erase(const std::string& name, const std::string& key) {
   group.config = Checker(sparsifier_)(group, std::move(config));
 }
 
+void GroupParams::change_state(const std::string& name,
+                               const std::function<void(ParamMap&)>& change) {
+  const Entry entry(sparsifier_);  // a subclass's own: also in an override
+  ParamMap& state = sparsifier_.impl_->at(name).state;
+  ParamMap changed = state;
+  change(changed);
+  state = std::move(changed);
+}
+
+void GroupParams::change_defaults(const std::function<void(ParamMap&)>& change) {
+  const Entry entry(sparsifier_, "writing the defaults");
+  ParamMap defaults = sparsifier_.impl_->defaults;
+  change(defaults);
+  sparsifier_.impl_->defaults = Checker(sparsifier_)("", std::move(defaults), nullptr).written;
+}
+
 }  // namespace datasparse

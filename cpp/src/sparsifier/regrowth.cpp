@@ -4,6 +4,7 @@
 #include <typeinfo>
 
 #include "datasparse/error.hpp"
+#include "select/limits.hpp"
 #include "sparsifier/data_sparsifier_impl.hpp"
 
 namespace datasparse {
@@ -33,15 +34,14 @@ void RegrowthSpec::check(const std::string& group) const {
   if (!zeros_per_block || block_height < 0 || block_width < 0) return;
   const std::int64_t size = block_height * block_width;
   if (*zeros_per_block == size) return;
-  constexpr std::int64_t most = 4096;
   if (*zeros_per_block == 0) {
     refuse_value("zeros_per_block", group, "be at least 1 where masks move", *zeros_per_block);
   }
-  if (size > most) {
-    refuse_value(
-        "zeros_per_block", group,
-        "be all of a block of more than " + std::to_string(most) + " elements where masks move",
-        *zeros_per_block);
+  if (size > small_block_max) {
+    refuse_value("zeros_per_block", group,
+                 "be all of a block of more than " + std::to_string(small_block_max) +
+                     " elements where masks move",
+                 *zeros_per_block);
   }
   if (sparsity_level != 1) {
     refuse_value("sparsity_level", group,
