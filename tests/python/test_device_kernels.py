@@ -113,6 +113,12 @@ def test_more_random_cases(seed):
     check_cases([26, seed], 25, lambda jobs: sum(job.scores.numel() for job in jobs) < 3000)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(400))
+def test_twenty_thousand_random_cases(seed):
+    check_cases([28, seed], 50, is_light)
+
+
 def test_indices_of_64_bits(monkeypatch):
     monkeypatch.setattr(plan, "NARROW_MAX", 0)
     check_cases(27, 6, is_light)
