@@ -4,6 +4,8 @@ Without a GPU they run in Triton's interpreter, on tensors in CPU memory. What i
 test_device_ptx.py.
 """
 
+import functools
+import inspect
 import os
 from dataclasses import replace
 
@@ -20,17 +22,39 @@ if not HAS_GPU:
     # Read where kernels are defined, and Triton's own functions: before it is imported.
     os.environ["TRITON_INTERPRET"] = "1"
 
-pytest.importorskip("triton", reason="the package triton is not installed")
+tl = pytest.importorskip("triton.language", reason="the package triton is not installed")
 
 from datasparse.torch.device import kernels  # noqa: E402
 from datasparse.torch.device.kernels import plan, route, tables  # noqa: E402
 from datasparse.torch.device.kernels.geometry import geometry_of  # noqa: E402
 from datasparse.torch.device.kernels.plan import Class, Sizes  # noqa: E402
+from triton.runtime import interpreter  # noqa: E402
 
 DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
 # Small ones, so that small tensors have many tiles; one where blocks soon count as large, and one
 # where none does.
 SIZES = [Sizes(64, 2, 4, 16, 1.0), Sizes(256, 1, 8, 64, 0.0), Sizes(1024, 1, 8, 64, 1 / 24)]
+
+
+@functools.cache
+def builtins_of(package):
+    return [name for name, member in inspect.getmembers(package) if tl.core.is_builtin(member)]
+
+
+def patch_builtins(package, builder, scope):
+    """As the interpreter does. It looks through all of Triton at each call of a function, for two
+    fifths of its time."""
+    for name in builtins_of(package):
+        member = getattr(package, name)
+        if not tl.core.is_builtin(member):  # the caller's patch
+            return
+        interpreter._patch_attr(package, name, member, builder, scope)
+
+
+@pytest.fixture(autouse=True)
+def quick_interpreter(monkeypatch):
+    if not HAS_GPU:
+        monkeypatch.setattr(interpreter, "_patch_builtin", patch_builtins)
 
 
 def on_device(job):
