@@ -11,12 +11,15 @@ from datasparse._restore import empty
 from datasparse.schedules import Cyclic, Linear, Polynomial
 from hypothesis import given
 from hypothesis import strategies as st
+from support import ON_DEVICES, placed
+
+pytestmark = ON_DEVICES
 
 RAMP = Linear(final=1.0, end=8)
 
 
 def adaptive(schedule=RAMP, **rule):
-    sparsifier = DataNormSparsifier([("w", np.ones(8))])
+    sparsifier = DataNormSparsifier([("w", placed(np.ones(8)))])
     sparsifier.step()
     return AdaptiveDataScheduler(sparsifier, "sparsity_level", schedule, **rule)
 
@@ -49,6 +52,7 @@ def expected(metrics, mode, tolerance, patience, back_off, steps):
     return seen
 
 
+@pytest.mark.full_there
 @given(
     metrics=st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0, np.nan, np.inf, -np.inf])),
     mode=st.sampled_from(["min", "max"]),
@@ -125,6 +129,7 @@ def test_a_plan_is_for_good_metrics():
     assert scheduler.plan(4).values["w"].tolist() == [0.0, 0.125, 0.25, 0.25]
 
 
+@pytest.mark.device("cpu")
 def test_one_that_is_not_filled_yet_says_so():
     """As a pickle makes it before it gives it its state."""
     with pytest.raises(RuntimeError, match="the sparsifier of this scheduler is gone"):

@@ -336,12 +336,11 @@ SEEDS = Path(__file__).parents[1] / "fuzz/corpus"
 
 
 def objects_of_the_seed():
-    sparsifier = datasparse.DataNormSparsifier([("w", np.ones((3, 5), np.float32))])
+    sparsifier = datasparse.DataNormSparsifier([("w", placed(np.ones((3, 5), np.float32)))])
     scheduler = datasparse.DataScheduler(sparsifier, "sparsity_level", Linear(final=0.4, end=2))
     return sparsifier, scheduler
 
 
-@pytest.mark.device("cpu")
 def test_a_file_of_0_1_0_means_what_it_meant(path):
     content = (SEEDS / "group-and-scheduler").read_bytes()
     header, _ = header_and_data(content)
@@ -367,7 +366,6 @@ def test_a_file_of_0_1_0_means_what_it_meant(path):
     assert resumed[1].counts_renewals is True
 
 
-@pytest.mark.device("cpu")
 @pytest.mark.parametrize("counts", [True, False])
 def test_what_steps_count_is_in_the_file(path, counts):
     sparsifier, scheduler = objects_of_the_seed()

@@ -7,13 +7,18 @@ import weakref
 import datasparse
 import numpy as np
 import pytest
-from support import name_of
+from support import ON_DEVICES, name_of, placed
+
+pytestmark = ON_DEVICES
 
 
 @pytest.fixture
 def sparsifier():
     return datasparse.DataNormSparsifier(
-        [("emb", np.ones((6, 8), np.float32)), ("head", np.ones((4, 4), np.float32))],
+        [
+            ("emb", placed(np.ones((6, 8), np.float32))),
+            ("head", placed(np.ones((4, 4), np.float32))),
+        ],
         sparsity_level=0.25,
     )
 
@@ -33,7 +38,7 @@ class FreeForm(datasparse.BaseDataSparsifier):
 @pytest.fixture
 def free():
     """The config of a sparsifier that has no keys of its own."""
-    return FreeForm([("emb", np.ones((2, 2)))], threshold=0.5).data_groups["emb"]
+    return FreeForm([("emb", placed(np.ones((2, 2))))], threshold=0.5).data_groups["emb"]
 
 
 EMB = {
@@ -88,13 +93,13 @@ def test_views_read_as_the_dicts_that_they_stand_for(sparsifier, config):
 
 def test_groups_are_ordered_as_added(sparsifier):
     for name in ("z", "a", "m"):
-        sparsifier.add_data(name, np.ones((1, 4)))
+        sparsifier.add_data(name, placed(np.ones((1, 4))))
     assert list(sparsifier.data_groups) == ["emb", "head", "z", "a", "m"]
 
 
 def test_config_unpacks_into_block_mask(config, rng):
     data = rng.normal(size=(6, 8))
-    assert np.count_nonzero(datasparse.block_mask(data, **config)) == 36
+    assert np.count_nonzero(datasparse.block_mask(placed(data), **config)) == 36
 
 
 def test_view_is_live_and_what_it_merges_to_is_not(config, sparsifier):
@@ -122,7 +127,7 @@ def test_values_read_back_as_plain_python_numbers(config):
 
 
 CHANGES = {
-    "add": lambda sparsifier, name: sparsifier.add_data(name + "+", np.ones((1, 4))),
+    "add": lambda sparsifier, name: sparsifier.add_data(name + "+", placed(np.ones((1, 4)))),
     "remove": lambda sparsifier, name: sparsifier.remove_data(name),
 }
 
@@ -146,7 +151,7 @@ def test_iterating_while_groups_come_or_go_does_not_crash(sparsifier, change):
 
 def test_written_value_is_used_by_the_next_step(sparsifier, rng):
     data = rng.normal(size=(10, 10))
-    sparsifier.add_data("data", data, sparse_block_shape=(1, 1))
+    sparsifier.add_data("data", placed(data), sparse_block_shape=(1, 1))
     for level, zeros in ((0.3, 30), (0.9, 90), (0.0, 0)):
         sparsifier.data_groups["data"]["sparsity_level"] = level
         sparsifier.step()
@@ -155,16 +160,16 @@ def test_written_value_is_used_by_the_next_step(sparsifier, rng):
 
 def test_writing_one_group_leaves_the_others_and_the_defaults(sparsifier):
     sparsifier.data_groups["emb"]["sparsity_level"] = 0.9
-    sparsifier.add_data("later", np.ones((2, 4)))
+    sparsifier.add_data("later", placed(np.ones((2, 4))))
     assert sparsifier.data_groups["head"] == sparsifier.data_groups["later"] == EMB
 
 
 def test_norm_is_read_per_group_and_may_be_written():
     data = np.array([[3.0, 3.0, 5.0, 0.0]])  # the second pair is lower in L1, higher in L2
     sparsifier = datasparse.DataNormSparsifier(sparse_block_shape=(1, 2))
-    sparsifier.add_data("l1", data)
-    sparsifier.add_data("l2", data, norm="L2")
-    sparsifier.add_data("written", data)
+    sparsifier.add_data("l1", placed(data))
+    sparsifier.add_data("l2", placed(data), norm="L2")
+    sparsifier.add_data("written", placed(data))
     sparsifier.data_groups["written"]["norm"] = "L2"
     sparsifier.step()
     assert sparsifier.get_mask("l1").tolist() == [[True, True, False, False]]
@@ -262,7 +267,7 @@ def test_removed_group_leaves_the_mapping_and_its_config_the_group(sparsifier, c
 def test_automatic_zeros_per_block_is_the_whole_block(sparsifier, config, block_shape, size):
     """Whether the shape is written, or given to add_data(); -1 is the whole axis of the data."""
     config["sparse_block_shape"] = block_shape
-    sparsifier.add_data("new", np.ones((6, 8)), sparse_block_shape=block_shape)
+    sparsifier.add_data("new", placed(np.ones((6, 8))), sparse_block_shape=block_shape)
     for name in ("emb", "new"):
         read = sparsifier.data_groups[name]
         assert read["zeros_per_block"] == size
@@ -279,7 +284,9 @@ def test_whole_blocks_are_pruned_after_the_block_shape_changed(sparsifier, confi
 
 def test_automatic_zeros_per_block_of_a_whole_axis_counts_all_trailing_axes():
     weight = np.ones((8, 3, 3, 3), np.float32)
-    sparsifier = datasparse.DataNormSparsifier([("conv", weight)], sparse_block_shape=(1, -1))
+    sparsifier = datasparse.DataNormSparsifier(
+        [("conv", placed(weight))], sparse_block_shape=(1, -1)
+    )
     assert sparsifier.data_groups["conv"]["zeros_per_block"] == 27
 
 
@@ -293,7 +300,7 @@ def test_explicit_zeros_per_block_stays_until_none_makes_it_automatic_again(conf
 
 def test_explicit_zeros_per_block_of_the_constructor_stays_for_another_block_shape():
     sparsifier = datasparse.DataNormSparsifier(zeros_per_block=2)
-    sparsifier.add_data("data", np.ones((4, 8)), sparse_block_shape=(1, 8))
+    sparsifier.add_data("data", placed(np.ones((4, 8))), sparse_block_shape=(1, 8))
     assert sparsifier.data_groups["data"]["zeros_per_block"] == 2
 
 
@@ -382,7 +389,7 @@ def test_what_does_not_fit_is_refused(free, key, value):
 
 def test_custom_sparsifier_takes_any_key():
     sparsifier = FreeForm(threshold=0.5)
-    sparsifier.add_data("data", np.ones((2, 2)), threshold=0.9, own=(1, 2))
+    sparsifier.add_data("data", placed(np.ones((2, 2))), threshold=0.9, own=(1, 2))
     sparsifier.data_groups["data"]["more"] = 1
     assert sparsifier.data_groups["data"] == {"threshold": 0.9, "own": (1, 2), "more": 1}
 
@@ -407,7 +414,7 @@ def push(sparsifier):
 @pytest.mark.parametrize(
     "write",
     [
-        lambda s: s.add_data("a", np.ones((2, 2)), threshold=2.0),
+        lambda s: s.add_data("a", placed(np.ones((2, 2))), threshold=2.0),
         lambda s: s.data_groups["a"].__setitem__("threshold", 2.0),
         lambda s: s.data_groups["a"].update(own=1, threshold=2.0),
         lambda s: s.data_groups.update({"b": {"threshold": 0.7}, "a": {"threshold": 2.0}}),
@@ -416,14 +423,17 @@ def push(sparsifier):
     ids=["add_data", "item", "update", "groups", "scheduler"],
 )
 def test_check_config_guards_every_write(write):
-    sparsifier = AtMostOne([("a", np.ones((2, 2))), ("b", np.ones((2, 2)))], threshold=0.5)
+    sparsifier = AtMostOne(
+        [("a", placed(np.ones((2, 2)))), ("b", placed(np.ones((2, 2))))], threshold=0.5
+    )
     with pytest.raises(ValueError, match=r"threshold of 'a' must be at most 1, got 2.0"):
         write(sparsifier)
     assert sparsifier.data_groups == {"a": {"threshold": 0.5}, "b": {"threshold": 0.5}}
 
 
-@pytest.mark.parametrize("data_list", [None, [("data", np.ones((2, 2)))]], ids=["none", "one"])
-def test_check_config_guards_the_constructor_and_the_defaults(data_list):
+@pytest.mark.parametrize("names", [(), ("data",)], ids=["none", "one"])
+def test_check_config_guards_the_constructor_and_the_defaults(names):
+    data_list = [(name, placed(np.ones((2, 2)))) for name in names] or None
     with pytest.raises(ValueError, match=r"threshold of .* must be at most 1, got 3"):
         AtMostOne(data_list, threshold=3)
     sparsifier = AtMostOne(data_list, threshold=1)
@@ -441,7 +451,7 @@ def test_check_config_sees_the_whole_config_as_it_would_be():
         def check_config(self, name, config):
             self.seen.append((name, dict(config)))
 
-    sparsifier = Record([("data", np.ones((2, 2)))], a=1, b=2)
+    sparsifier = Record([("data", placed(np.ones((2, 2))))], a=1, b=2)
     assert sparsifier.seen == [("", {"a": 1, "b": 2}), ("data", {"a": 1, "b": 2})]
     sparsifier.data_groups["data"]["b"] = 3
     assert sparsifier.seen[-1] == ("data", {"a": 1, "b": 3})
@@ -452,7 +462,7 @@ def test_check_config_may_refuse_keys_with_the_nearest_known_one():
         def check_config(self, name, config):
             datasparse.require_known_keys(name, config, ("threshold", "window"))
 
-    data = ("emb", np.ones((2, 2)))
+    data = ("emb", placed(np.ones((2, 2))))
     sparsifier = Strict([data], threshold=0.5)
     with pytest.raises(TypeError, match=r"^unknown config key 'treshold' of 'emb'; did you mean "):
         sparsifier.add_data(*data, treshold=0.5)
@@ -473,7 +483,7 @@ def test_items_of_groups_are_a_view(sparsifier):
     assert ("emb", {**EMB, "norm": "L2"}) not in items
     assert ("nope", EMB) not in items
     assert dict(items) == {"emb": EMB, "head": EMB}
-    sparsifier.add_data("tail", np.ones(4))
+    sparsifier.add_data("tail", placed(np.ones(4)))
     assert [name for name, _ in items] == ["emb", "head", "tail"]
     assert [name for name, _ in sparsifier.state.items()] == ["emb", "head", "tail"]
 
@@ -481,7 +491,7 @@ def test_items_of_groups_are_a_view(sparsifier):
 def test_groups_may_come_and_go_while_their_items_are_read(sparsifier):
     items = iter(sparsifier.data_groups.items())
     assert iter(items) is items
-    sparsifier.add_data("tail", np.ones(4))
+    sparsifier.add_data("tail", placed(np.ones(4)))
     sparsifier.remove_data("head")
     (first, config), (gone, config_of_gone) = items
     assert (first, gone) == ("emb", "head")
@@ -504,7 +514,7 @@ def test_an_iterator_does_not_keep_a_cycle_alive():
     class Holding(datasparse.DataNormSparsifier):
         pass
 
-    sparsifier = Holding([("emb", np.ones(4))])
+    sparsifier = Holding([("emb", placed(np.ones(4)))])
     sparsifier.iterator = iter(sparsifier.data_groups.items())
     gone = weakref.ref(sparsifier)
     del sparsifier
@@ -514,7 +524,7 @@ def test_an_iterator_does_not_keep_a_cycle_alive():
 
 @pytest.mark.parametrize("kind", ["config", "defaults", "state"])
 def test_each_view_changes_as_a_dict_does(kind):
-    sparsifier = FreeForm([("w", np.arange(8.0))], a=1, b=2)
+    sparsifier = FreeForm([("w", placed(np.arange(8.0)))], a=1, b=2)
     sparsifier.state["w"] = {"a": 1, "b": 2}
     views = {"config": sparsifier.data_groups["w"], "state": sparsifier.state["w"]}
     view = views.get(kind, sparsifier.defaults)
@@ -534,7 +544,7 @@ def test_each_view_changes_as_a_dict_does(kind):
 
 
 def test_names_of_a_state_dict_are_text():
-    sparsifier = FreeForm([("w", np.arange(8.0))])
+    sparsifier = FreeForm([("w", placed(np.arange(8.0)))])
     state = sparsifier.state_dict()
     state["data_groups"][1] = state["data_groups"]["w"]
     with pytest.raises(ValueError, match="must have names as keys, got 1"):

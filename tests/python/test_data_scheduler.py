@@ -9,12 +9,14 @@ import datasparse
 import numpy as np
 import pytest
 import torch
-from support import name_of, on_devices
+from support import ON_DEVICES, name_of, placed
+
+pytestmark = ON_DEVICES
 
 
 def sparsifier_of(*names, level=0.8):
     return datasparse.DataNormSparsifier(
-        [(name, np.ones((4, 8), np.float32)) for name in names], sparsity_level=level
+        [(name, placed(np.ones((4, 8), np.float32))) for name in names], sparsity_level=level
     )
 
 
@@ -228,7 +230,7 @@ class ScaledBase(datasparse.BaseDataScheduler):
 def test_group_added_later_is_picked_up():
     sparsifier = sparsifier_of("a")
     scheduler = ScaledBase(sparsifier, "sparsity_level")
-    sparsifier.add_data("late", np.ones((4, 8)), sparsity_level=0.6)
+    sparsifier.add_data("late", placed(np.ones((4, 8))), sparsity_level=0.6)
     sparsifier.step()
     scheduler.step()
     assert scheduler.base_param == {"a": 0.8, "late": 0.6}
@@ -239,7 +241,7 @@ def test_groups_may_all_be_added_later():
     sparsifier = sparsifier_of()
     scheduler = ScaledBase(sparsifier, "sparsity_level")
     assert scheduler.base_param == {}
-    sparsifier.add_data("late", np.ones((4, 8)), sparsity_level=0.6)
+    sparsifier.add_data("late", placed(np.ones((4, 8))), sparsity_level=0.6)
     sparsifier.step()
     scheduler.step()
     assert levels(sparsifier) == {"late": 0.3}
@@ -384,7 +386,7 @@ def test_base_class_itself_has_no_schedule():
 
 def test_zeros_per_block_can_be_scheduled(rng):
     data = rng.normal(size=(4, 8)).astype(np.float32)
-    sparsifier = datasparse.DataNormSparsifier([("a", data)], 1.0, (1, 4), 1)
+    sparsifier = datasparse.DataNormSparsifier([("a", placed(data))], 1.0, (1, 4), 1)
     scheduler = Returns(sparsifier, "zeros_per_block", {}, {"a": 2}, {"a": 3.0})
     for zeros in (1, 2, 3):
         assert sparsifier.data_groups["a"]["zeros_per_block"] == zeros
@@ -407,7 +409,7 @@ def test_any_other_key_can_be_scheduled(key, value, base):
 
 
 def test_two_schedulers_drive_two_parameters():
-    sparsifier = datasparse.DataNormSparsifier([("a", np.ones((4, 8)))], 0.8, (1, 4), 4)
+    sparsifier = datasparse.DataNormSparsifier([("a", placed(np.ones((4, 8))))], 0.8, (1, 4), 4)
     first = Halving(sparsifier)
     second = Returns(sparsifier, "zeros_per_block", {}, {"a": 2}, {"a": 1})
     for _ in range(2):
@@ -421,12 +423,12 @@ def test_two_schedulers_drive_two_parameters():
 
 class Threshold(datasparse.BaseDataSparsifier):
     def update_mask(self, name, data, threshold, **config):
-        self.get_mask(name)[...] = np.abs(data) > threshold
+        self.get_mask(name)[...] = abs(data) > threshold
 
 
 def test_key_of_a_custom_sparsifier_can_be_scheduled(rng):
     data = rng.normal(size=(6, 8))
-    sparsifier = Threshold([("a", data)], threshold=0.1)
+    sparsifier = Threshold([("a", placed(data))], threshold=0.1)
     scheduler = Returns(sparsifier, "threshold", {}, {"a": 1.0})
     sparsifier.step()
     scheduler.step()
@@ -436,13 +438,15 @@ def test_key_of_a_custom_sparsifier_can_be_scheduled(rng):
 
 
 def test_unknown_key_of_a_custom_sparsifier_is_refused():
-    sparsifier = Threshold([("a", np.ones((2, 2)))], threshold=0.1)
+    sparsifier = Threshold([("a", placed(np.ones((2, 2))))], threshold=0.1)
     with pytest.raises(ValueError, match="threshold"):
         Returns(sparsifier, "treshold")
 
 
 def test_values_of_a_custom_key_keep_their_type():
-    sparsifier = Threshold([("a", np.ones((2, 2)))], threshold=0.1, mode="soft", window=(1, 2))
+    sparsifier = Threshold(
+        [("a", placed(np.ones((2, 2))))], threshold=0.1, mode="soft", window=(1, 2)
+    )
     Returns(sparsifier, "mode", {"a": "hard"})
     Returns(sparsifier, "window", {"a": (3, 4)})
     Returns(sparsifier, "threshold", {"a": 2})
@@ -493,7 +497,6 @@ def torchs():
 START = {"plain": 0.7, "parameter": 0.7, "embedding": 0.7, "own": 0.3}
 
 
-@on_devices
 def test_as_torchs_once_made(torchs):
     sparsifier, scheduler = torchs
     assert scheduler.data_sparsifier == sparsifier
@@ -501,7 +504,6 @@ def test_as_torchs_once_made(torchs):
     assert scheduler.base_param == scheduler._last_param == START
 
 
-@on_devices
 def test_as_torchs_in_the_wrong_order_and_in_the_right_one(torchs):
     sparsifier, scheduler = torchs
     with pytest.warns(UserWarning, match=r"sparsifier\.step\(\)"):
@@ -510,7 +512,6 @@ def test_as_torchs_in_the_wrong_order_and_in_the_right_one(torchs):
     assert recorded(scheduler.step) == []
 
 
-@on_devices
 def test_as_torchs_each_step_writes_and_counts(torchs):
     sparsifier, scheduler = torchs
     assert levels(sparsifier) == START
@@ -521,7 +522,6 @@ def test_as_torchs_each_step_writes_and_counts(torchs):
         assert levels(sparsifier) == {name: level * 0.5**step for name, level in START.items()}
 
 
-@on_devices
 def test_as_torchs_a_state_brings_base_and_last_values(torchs):
     sparsifier, first = torchs
     sparsifier.step()
@@ -535,7 +535,6 @@ def test_as_torchs_a_state_brings_base_and_last_values(torchs):
     assert second._step_count == first._step_count == 2
 
 
-@on_devices
 @pytest.mark.parametrize("name", ["_step_count", "_last_param"])
 def test_what_torch_counts_privately_is_read_only(torchs, name):
     _, scheduler = torchs

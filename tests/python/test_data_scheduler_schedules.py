@@ -27,11 +27,13 @@ from datasparse.schedules import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from support import MAY_PRUNE_ALL
+from support import MAY_PRUNE_ALL, ON_DEVICES, first_there, placed
+
+pytestmark = ON_DEVICES
 
 
 def sparsifier_of(*names, level=0.75, **config):
-    data = [(name, np.ones((4, 8), np.float32)) for name in names]
+    data = [(name, placed(np.ones((4, 8), np.float32))) for name in names]
     return DataNormSparsifier(data, sparsity_level=level, **config)
 
 
@@ -65,6 +67,7 @@ def test_one_schedule_for_all_groups_from_each_groups_base():
     assert scheduler.base_param == {"a": 0.75, "b": 0.5}
 
 
+@pytest.mark.full_there
 @MAY_PRUNE_ALL
 @given(data=st.data())
 def test_values_are_those_of_the_schedule_to_the_last_bit(data):
@@ -76,7 +79,7 @@ def test_values_are_those_of_the_schedule_to_the_last_bit(data):
     bases = data.draw(st.lists(st.floats(0.1, 1), min_size=1, max_size=5))
     sparsifier = sparsifier_of()
     for number, base in enumerate(bases):
-        sparsifier.add_data(f"w{number}", np.ones(4), sparsity_level=base)
+        sparsifier.add_data(f"w{number}", placed(np.ones(4)), sparsity_level=base)
     scheduler = DataScheduler(sparsifier, "sparsity_level", schedule)
     for step, now in enumerate(run(sparsifier, scheduler, 10)):
         assert now == {f"w{n}": schedule(step, base) for n, base in enumerate(bases)}
@@ -99,7 +102,7 @@ class Drop(BaseDataSparsifier):
 
     def __init__(self, asked=None, says=True):
         self.asked, self.says = asked, says
-        super().__init__({"a": np.ones(4), "b": np.ones(4)}, share=1, count=4)
+        super().__init__({"a": placed(np.ones(4)), "b": placed(np.ones(4))}, share=1, count=4)
 
     def update_mask(self, name, data, **config):
         pass
@@ -218,7 +221,7 @@ class Warm(BaseDataSparsifier):
 
 @MAY_PRUNE_ALL
 def test_a_parameter_of_a_sparsifier_of_ones_own():
-    sparsifier = Warm([("a", np.ones(4))], temperature=2.0)
+    sparsifier = Warm([("a", placed(np.ones(4)))], temperature=2.0)
     scheduler = DataScheduler(sparsifier, "temperature", Exponential(0.5))
     assert [now["a"] for now in run(sparsifier, scheduler, 3)] == [2.0, 1.0, 0.5]
 
@@ -291,6 +294,7 @@ def test_groups_that_no_pattern_matches_keep_their_values():
     assert scheduler.get_schedule_param() == {"a": 0.25}
 
 
+@pytest.mark.device("cpu")  # of names alone
 @given(pattern=st.text("ab*?[]!é", max_size=8), name=st.text("ab]é!", min_size=1, max_size=6))
 def test_patterns_match_as_those_of_fnmatch(pattern, name):
     sparsifier = sparsifier_of(name)
@@ -316,11 +320,11 @@ def test_patterns_are_checked_once_there_are_groups():
     scheduler = DataScheduler(sparsifier, "sparsity_level", {"a*": Constant(0), "b*": Constant(1)})
     sparsifier.step()
     scheduler.step()
-    sparsifier.add_data("a1", np.ones(4))
+    sparsifier.add_data("a1", placed(np.ones(4)))
     sparsifier.step()
     with pytest.raises(ValueError, match=r"'b\*' must match a group"):
         scheduler.step()
-    sparsifier.add_data("b1", np.ones(4))
+    sparsifier.add_data("b1", placed(np.ones(4)))
     scheduler.step()
     assert values(sparsifier) == {"a1": 0.0, "b1": 1.0}
     sparsifier.remove_data("b1")  # its pattern has been of use
@@ -334,7 +338,7 @@ def test_not_strict_is_for_groups_to_come():
     scheduler = DataScheduler(sparsifier, "sparsity_level", schedule, strict=False)
     sparsifier.step()
     scheduler.step()
-    sparsifier.add_data("late", np.ones(4), sparsity_level=0.5)
+    sparsifier.add_data("late", placed(np.ones(4)), sparsity_level=0.5)
     scheduler.step()
     assert values(sparsifier) == {"a": 0.25, "late": 0.25}
     assert scheduler.base_param == {"a": 0.75, "late": 0.5}
@@ -364,10 +368,10 @@ def test_a_parameter_that_is_not_a_number(param, names):
 
 @MAY_PRUNE_ALL
 def test_a_late_group_whose_value_is_not_a_number(observe):
-    sparsifier = Warm([("a", np.ones(4))], temperature=2.0)
+    sparsifier = Warm([("a", placed(np.ones(4)))], temperature=2.0)
     scheduler = DataScheduler(sparsifier, "temperature", Constant(1.0))
     sparsifier.step()
-    sparsifier.add_data("b", np.ones(4), temperature="hot")
+    sparsifier.add_data("b", placed(np.ones(4)), temperature="hot")
     before = observe(sparsifier, scheduler)
     with pytest.raises(TypeError, match="temperature of 'b' must be a number, got 'hot'"):
         scheduler.step()
@@ -399,7 +403,7 @@ def trained(stop=None, schedule=None):
     return seen
 
 
-@pytest.mark.parametrize("stop", range(15))
+@pytest.mark.parametrize("stop", first_there([8, *range(8), *range(9, 15)]))
 def test_a_resumed_training_has_the_same_levels(stop):
     assert trained(stop) == trained()
 
@@ -476,7 +480,7 @@ def test_a_plan_is_what_a_run_does(data, seed):
         config = data.draw(CONFIGS)
         if np.prod(config["sparse_block_shape"]) < 2:  # a whole axis may be short
             config.pop("zeros_per_block", None)
-        sparsifier.add_data(f"w{number}", np.asarray(rng.normal(size=shape)), **config)
+        sparsifier.add_data(f"w{number}", placed(np.asarray(rng.normal(size=shape))), **config)
     scheduler = DataScheduler(sparsifier, "sparsity_level", Polynomial(final=0.9, begin=1, end=6))
     plan = scheduler.plan(8)
     for step in range(8):
@@ -488,11 +492,12 @@ def test_a_plan_is_what_a_run_does(data, seed):
         scheduler.step()
 
 
+@pytest.mark.full_there
 @given(rows=st.integers(1, 4), columns=st.integers(1, 4), level=st.floats(0, 1))
 def test_zeros_are_exact_where_blocks_are_whole(rows, columns, level):
     data = np.random.default_rng(0).normal(size=(2 * rows, 3 * columns))
     sparsifier = DataNormSparsifier(
-        [("w", data)], sparse_block_shape=(2, 3), zeros_per_block=4, sparsity_level=level
+        [("w", placed(data))], sparse_block_shape=(2, 3), zeros_per_block=4, sparsity_level=level
     )
     plan = DataScheduler(sparsifier, "sparsity_level", Constant()).plan(1)
     sparsifier.step()
@@ -502,9 +507,9 @@ def test_zeros_are_exact_where_blocks_are_whole(rows, columns, level):
 
 def test_the_bounds_of_partial_blocks_are_met():
     edge = np.array([[1.0, 2.0, 3.0, 4.0, 5.0]])  # blocks of 2, 2 and 1
-    for data, expected in ((edge, 2), (edge[:, ::-1], 1)):
+    for data, expected in ((edge, 2), (edge[:, ::-1].copy(), 1)):
         sparsifier = DataNormSparsifier(
-            [("w", data)], sparse_block_shape=(1, 2), sparsity_level=0.3
+            [("w", placed(data))], sparse_block_shape=(1, 2), sparsity_level=0.3
         )
         plan = DataScheduler(sparsifier, "sparsity_level", Constant()).plan(1)
         assert (plan.zeros_least["w"][0], plan.zeros_most["w"][0]) == (1, 2)
@@ -530,7 +535,7 @@ def test_a_plan_leaves_out_squashed_groups_and_takes_in_late_ones():
     scheduler = DataScheduler(sparsifier, "sparsity_level", Linear(end=4))
     sparsifier.step()
     sparsifier.squash_mask("a")
-    sparsifier.add_data("late", np.ones(4), sparsity_level=0.5)
+    sparsifier.add_data("late", placed(np.ones(4)), sparsity_level=0.5)
     assert list(scheduler.plan(3).values) == ["b", "late"]
 
 
@@ -539,7 +544,7 @@ def test_zeros_of_an_override_are_not_known():
         def update_mask(self, name, data, **config):
             super().update_mask(name, data, **config)
 
-    plan = DataScheduler(Own([("a", np.ones(4))]), "sparsity_level", Linear(end=2)).plan(3)
+    plan = DataScheduler(Own([("a", placed(np.ones(4)))]), "sparsity_level", Linear(end=2)).plan(3)
     assert plan.values["a"].tolist() == [0.0, 0.25, 0.5]
     assert plan.zeros_least == plan.zeros_most == {}
     assert str(plan).splitlines()[2].split() == ["0", "0.0000"]
@@ -585,7 +590,7 @@ def test_ends_are_looked_at_once_and_only_those_to_come():
     sparsifier = DataNormSparsifier(sparsity_level=0.5)
     scheduler = DataScheduler(sparsifier, "sparsity_level", Linear(initial=0, final=1.5, end=3))
     sparsifier.step()
-    sparsifier.add_data("a", np.ones((4, 8), np.float32))
+    sparsifier.add_data("a", placed(np.ones((4, 8), np.float32)))
     with pytest.raises(UserWarning, match="step 3 of the schedule"):  # which steps nowhere
         scheduler.step()
     assert scheduler.last_epoch == 0
@@ -605,5 +610,5 @@ def test_an_end_is_not_asked_of_an_override_of_check_config():
             assert config["sparsity_level"] < 0.7
             super().check_config(name, config)
 
-    sparsifier = Checked([("a", np.ones((4, 8), np.float32))], sparsity_level=0.5)
+    sparsifier = Checked([("a", placed(np.ones((4, 8), np.float32)))], sparsity_level=0.5)
     DataScheduler(sparsifier, "sparsity_level", Linear(initial=0, final=0.9, end=3))

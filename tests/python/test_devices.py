@@ -3,12 +3,14 @@
 pytest --device pretended, and --device wrapped: a process has one of them.
 """
 
+import contextlib
 import copy
 import io
 
 import devices
 import pytest
 import torch
+from datasparse.torch.device.operations import arithmetic
 from devices import Counts
 
 COUNTING = pytest.mark.device("pretended", "wrapped")
@@ -233,6 +235,18 @@ def test_the_nth_request_for_memory_is_refused(device):
 def test_names():
     assert devices.named("cpu").at() == torch.device("cpu")
     assert devices.named("cpu") is devices.named("cpu")
+
+
+@PRETENDED
+def test_one_that_has_no_memory_left_is_not_taken_for_an_inexact_one(device):
+    """Whether it is exact is asked once. Where the question finds no memory it is asked anew."""
+    nth, refused = 0, [True]
+    while refused == [True]:
+        arithmetic._is_exact.cache_clear()
+        with device.refusing(nth) as refused, contextlib.suppress(torch.OutOfMemoryError):
+            assert arithmetic.is_exact(device.at(), torch.float32)
+        nth += 1
+    assert nth > 10
 
 
 @PRETENDED

@@ -13,7 +13,10 @@ from datasparse import BaseDataSparsifier, DataNormSparsifier, DataScheduler, Un
 from datasparse.distributions import erk, uniform
 from datasparse.schedules import Linear, Polynomial
 from datasparse.torch import attach
+from support import ON_DEVICES, first_there, placed
 from torch import nn
+
+pytestmark = ON_DEVICES
 
 SINGLE = {"sparse_block_shape": (1, 1)}
 LENET = {"fc1": (300, 784), "fc2": (100, 300), "fc3": (10, 100)}
@@ -77,6 +80,7 @@ def random_shape(random):
     return tuple(int(n) for n in random.choice(lengths, size=random.integers(0, 5)))
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.parametrize("power", [1, 0.5, 2, 0.3, "any"])
 def test_erk_is_the_plain_formula_on_random_shapes(power):
     random = np.random.default_rng(7)
@@ -110,6 +114,7 @@ def test_erk_is_the_plain_formula_on_random_shapes(power):
     assert rounds > 20  # in so many cases layers are dense
 
 
+@pytest.mark.device("cpu")
 def test_uniform_is_within_one_element_of_the_level():
     random = np.random.default_rng(8)
     for _ in range(200):
@@ -143,11 +148,12 @@ def test_erk_is_as_worked_out_by_hand(shapes, level, zeros):
     data = {name: np.random.default_rng(1).normal(size=shape) for name, shape in shapes.items()}
     sparsifier = DataNormSparsifier(**SINGLE)
     for name, values in data.items():
-        sparsifier.add_data(name, values, sparsity_level=levels[name])
+        sparsifier.add_data(name, placed(values), sparsity_level=levels[name])
     sparsifier.step()
     assert [int((~sparsifier.get_mask(name)).sum()) for name in shapes] == zeros
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.parametrize("bits", [31, 32, 40, 50])
 def test_large_layers_have_their_zeros_to_the_element(bits):
     shapes = {"a": (2**bits - 1,), "b": (3, 2 ** (bits - 2) + 1), "c": (2, 5)}
@@ -175,6 +181,7 @@ def test_shapes_are_taken_from_whatever_has_one():
     assert list(by_parameter) == ["fc1.weight", "fc2.weight", "fc3.weight"]
 
 
+@pytest.mark.device("cpu")
 def test_levels_are_floats_in_the_order_of_shapes():
     levels = erk(dict(reversed(LENET.items())), 1)
     assert list(levels) == ["fc3", "fc2", "fc1"]
@@ -183,6 +190,7 @@ def test_levels_are_floats_in_the_order_of_shapes():
     assert erk({"scalar": (), "empty": (3, 0)}, 1) == {"scalar": 1.0, "empty": 0.0}
 
 
+@pytest.mark.device("cpu")
 def test_dense_takes_names_and_globs():
     # 35352 zeros of 43350 elements. The densest is fc3 again: 7998 / 629 x 94 = 1195 > 840.
     assert erk(CONVOLUTIONAL, 0.8, dense="fc3")["fc3"] == 0
@@ -193,6 +201,7 @@ def test_dense_takes_names_and_globs():
     assert sum(zeros_of(by_name, CONVOLUTIONAL).values()) == 35352
 
 
+@pytest.mark.device("cpu")
 def test_dense_that_leaves_too_little_names_the_possible_range():
     with pytest.raises(ValueError, match=r"^level must be in \[0\.0, 0\.1164.*\], since all but "):
         erk(LENET, 0.9, dense="fc1")
@@ -202,12 +211,14 @@ def test_dense_that_leaves_too_little_names_the_possible_range():
         erk(LENET, 0.5, dense="*")
 
 
+@pytest.mark.device("cpu")
 def test_an_unknown_dense_names_the_nearest():
     with pytest.raises(UnknownNameError, match="matched by 'conv3'; did you mean 'conv1'") as error:
         erk(CONVOLUTIONAL, 0.5, dense=["fc*", "conv3"])
     assert isinstance(error.value, KeyError)
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
@@ -246,11 +257,13 @@ def test_wrong_arguments(arguments, kind, message):
             uniform(**given)
 
 
+@pytest.mark.device("cpu")
 def test_a_shape_that_raises_is_not_hidden():
     with pytest.raises(RuntimeError, match="uninitialized"):
         erk(nn.LazyLinear(3).named_parameters(), 0.5)
 
 
+@pytest.mark.device("cpu")
 def test_the_module_is_there_without_an_import_of_its_own():
     assert datasparse.distributions.erk is erk
     assert "distributions" in datasparse.__all__
@@ -342,8 +355,8 @@ def test_a_sparsifier_that_was_loaded_keeps_its_levels(model):
     assert levels_in(second) == levels_in(first)
 
 
-@pytest.mark.parametrize("schedule", [Polynomial(end=10), Linear(end=10)])
-@pytest.mark.parametrize("scheduler_comes_first", [True, False])
+@pytest.mark.parametrize("schedule", first_there([Polynomial(end=10), Linear(end=10)]))
+@pytest.mark.parametrize("scheduler_comes_first", first_there([True, False]))
 def test_a_schedule_goes_to_each_level(model, schedule, scheduler_comes_first):
     sparsifier = DataNormSparsifier(sparsity_level=0.9, **SINGLE)
     if scheduler_comes_first:

@@ -2,6 +2,8 @@
 does the same to the core alone.
 
 CPython's own small objects are left out: pybind11 crashes where one of its instances cannot be had.
+Of data on a device, test_devices.py and others refuse the device's own memory. The core's is not
+refused there: after a step it counts what it may warn of, which is too late for an error.
 """
 
 import shutil

@@ -11,7 +11,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from support import LAYOUTS, MAY_PRUNE_ALL, on_devices
+from support import LAYOUTS, MAY_PRUNE_ALL, OF_NUMPY_ALONE, ON_DEVICES, named, placed
+
+pytestmark = ON_DEVICES
 
 LEVELS = st.one_of(
     st.floats(0, 1), st.sampled_from([0.0, 0.25, 0.5, 1 / 3, 0.9, 1.0]), st.integers(0, 1)
@@ -62,20 +64,26 @@ def flush_denormals(flush):
 @example(np.array(1, np.float32), 1, (-1, -1), "L2")
 def test_mask_is_the_reference_mask(data, level, block_shape, norm):
     mask = datasparse.block_mask(
-        data, sparsity_level=level, sparse_block_shape=block_shape, norm=norm
+        placed(data), sparsity_level=level, sparse_block_shape=block_shape, norm=norm
     )
     assert np.array_equal(mask, reference.mask(data, level, block_shape, norm=norm))
 
 
+@pytest.mark.full_there
 @given(small_arrays(), LEVELS, st.tuples(st.integers(1, 5), st.integers(1, 5)), NORMS, st.data())
 def test_mask_with_some_zeros_per_block_is_the_reference_mask(data, level, shape, norm, draw):
     zeros = draw.draw(st.integers(0, shape[0] * shape[1]))
     mask = datasparse.block_mask(
-        data, sparsity_level=level, sparse_block_shape=shape, zeros_per_block=zeros, norm=norm
+        placed(data),
+        sparsity_level=level,
+        sparse_block_shape=shape,
+        zeros_per_block=zeros,
+        norm=norm,
     )
     assert np.array_equal(mask, reference.mask(data, level, shape, zeros, norm))
 
 
+@pytest.mark.full_there
 @given(
     st.integers(100_001, 250_000),
     SEEDS,
@@ -86,10 +94,12 @@ def test_mask_with_some_zeros_per_block_is_the_reference_mask(data, level, shape
 @settings(max_examples=25)
 def test_large_data_are_masked_as_a_stable_sort_would(size, seed, distinct, level, dtype):
     data = large_array(seed, size, dtype, distinct)
-    mask = datasparse.block_mask(data, sparsity_level=level, sparse_block_shape=(1, 1))
+    mask = datasparse.block_mask(placed(data), sparsity_level=level, sparse_block_shape=(1, 1))
     assert np.array_equal(mask, reference.whole_block_mask_by_stable_sort(data, level))
 
 
+# A device has no threads of ours.
+@pytest.mark.device("cpu")
 @pytest.mark.parametrize("block_shape", [(1, 1), (1, 4), (4, 4), (-1, 3)], ids=str)
 def test_number_of_threads_does_not_change_the_mask(threads, rng, block_shape):
     shape = (421, 503)  # more than 200k elements, edges that no block divides
@@ -111,6 +121,7 @@ def test_number_of_threads_does_not_change_the_mask(threads, rng, block_shape):
             assert len(masks) == 1
 
 
+@pytest.mark.device("cpu")
 def test_number_of_threads_does_not_change_the_masks_of_many_groups(threads, rng):
     arrays = [rng.integers(-3, 4, size=(7, 31)).astype(np.float32) for _ in range(300)]
     arrays.append(rng.normal(size=(400, 400)).astype(np.float32))
@@ -123,6 +134,7 @@ def test_number_of_threads_does_not_change_the_masks_of_many_groups(threads, rng
     assert len(masks) == 1
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.parametrize(
     ("bad", "error"), [(-1, ValueError), ("2", TypeError), (None, TypeError), (1.5, TypeError)]
 )
@@ -133,6 +145,7 @@ def test_wrong_number_of_threads_is_refused(bad, error):
     assert datasparse.get_num_threads() == before
 
 
+@pytest.mark.device("cpu")
 def test_number_of_threads_is_the_least_of_ours_and_openmps(run_python):
     script = """
 import os
@@ -171,6 +184,7 @@ print(allowed, len(os.listdir("/proc/self/task")) - before + 1)
 """
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
 @pytest.mark.parametrize(
     ("environment", "limit", "number"),
@@ -191,6 +205,8 @@ def test_a_step_uses_no_more_threads_than_it_is_allowed(run_python, environment,
     assert allowed >= number  # OpenMP's limit on all threads shows only in what it starts
 
 
+# It is a mode of the CPU, in which a pretended device computes, too.
+@pytest.mark.device("cpu")
 @pytest.mark.parametrize("norm", ["L1", "L2", None])
 @pytest.mark.parametrize("size", [37, 150_001])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -215,6 +231,7 @@ def test_flushing_denormals_does_not_change_the_mask(threads, rng, dtype, size, 
             assert np.array_equal(masks[1], expected[1])
 
 
+@pytest.mark.device("cpu")
 def test_flushing_denormals_does_not_change_a_step(threads, rng):
     data = rng.integers(0, 1000, size=(300, 500)).astype(np.uint32).view(np.float32)
     expected = reference.whole_block_mask_by_stable_sort(data, 0.5, (1, 4))
@@ -226,6 +243,7 @@ def test_flushing_denormals_does_not_change_a_step(threads, rng):
         assert np.array_equal(sparsifier.get_mask("tiny"), expected)
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.parametrize("flush", [True, False])
 def test_callers_flush_setting_is_put_back(threads, flush):
     tiny = np.array([1e-40], np.float32)
@@ -239,13 +257,13 @@ def test_callers_flush_setting_is_put_back(threads, flush):
     assert flushed_before is flushed_after is flush
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("layout", named(LAYOUTS, OF_NUMPY_ALONE))
 def test_memory_layout_does_not_change_the_mask_of_large_data(rng, layout):
     data = rng.integers(-50, 50, size=(400, 301)).astype(np.float32)
     for block_shape in ((1, 1), (1, 4), (4, 4)):
         arguments = {"sparsity_level": 0.6, "sparse_block_shape": block_shape}
         assert np.array_equal(
-            datasparse.block_mask(layout(data), **arguments),
+            datasparse.block_mask(placed(layout(data)), **arguments),
             datasparse.block_mask(data, **arguments),
         )
 
@@ -256,6 +274,7 @@ def test_step_does_what_block_mask_does_and_a_second_one_changes_nothing(
     data, level, block_shape, norm
 ):
     """On the same data, and on data that were masked in whole blocks."""
+    data = placed(data)
     sparsifier = datasparse.DataNormSparsifier([("data", data)], level, block_shape, norm=norm)
     mask = datasparse.block_mask(
         data, sparsity_level=level, sparse_block_shape=block_shape, norm=norm
@@ -268,6 +287,7 @@ def test_step_does_what_block_mask_does_and_a_second_one_changes_nothing(
     assert np.array_equal(sparsifier.get_mask("data"), mask)
 
 
+@pytest.mark.full_there
 @given(
     st.lists(st.tuples(SEEDS, st.integers(0, 3), LEVELS), min_size=1, max_size=4),
     st.sampled_from([(1, 1), (1, 4), (4, 4)]),
@@ -276,40 +296,44 @@ def test_step_does_what_block_mask_does_and_a_second_one_changes_nothing(
 @settings(max_examples=30)
 def test_earlier_steps_leave_no_trace(rounds, block_shape, norm):
     """What a step remembers of the one before may make it quicker, never different."""
-    data = np.empty((150, 300), np.float32)
-    sparsifier = datasparse.DataNormSparsifier([("data", data)], 0.5, block_shape, norm=norm)
+    there = placed(np.empty((150, 300), np.float32))
+    sparsifier = datasparse.DataNormSparsifier([("data", there)], 0.5, block_shape, norm=norm)
     for seed, distinct, level in rounds:
-        data[...] = large_array(seed, data.size, np.float32, distinct).reshape(data.shape)
+        data = large_array(seed, 150 * 300, np.float32, distinct).reshape(150, 300)
+        there[...] = placed(data)
         sparsifier.data_groups["data"]["sparsity_level"] = level
         sparsifier.step()
         expected = reference.whole_block_mask_by_stable_sort(data, level, block_shape, norm)
         assert np.array_equal(sparsifier.get_mask("data"), expected)
 
 
+@pytest.mark.full_there
 @pytest.mark.parametrize("norm", ["L1", None])
 def test_levels_that_move_slowly_leave_no_trace(rng, norm):
     data = rng.standard_normal((300, 500), dtype=np.float32)
-    sparsifier = datasparse.DataNormSparsifier([("data", data)], 0.5, (1, 1), norm=norm)
+    there = placed(data.copy())
+    sparsifier = datasparse.DataNormSparsifier([("data", there)], 0.5, (1, 1), norm=norm)
     for level in np.linspace(0.4, 0.6, 21):
         data += rng.standard_normal(data.shape, dtype=np.float32) * np.float32(0.001)
+        there[...] = placed(data)
         sparsifier.data_groups["data"]["sparsity_level"] = float(level)
         sparsifier.step()
         expected = reference.whole_block_mask_by_stable_sort(data, level, norm=norm)
         assert np.array_equal(sparsifier.get_mask("data"), expected)
 
 
+@pytest.mark.full_there
 @given(SEEDS, st.integers(0, 3), st.lists(st.floats(0, 1), min_size=2, max_size=5))
 @settings(max_examples=20)
 def test_zeros_of_rising_levels_are_nested_in_large_data(seed, distinct, levels):
     data = large_array(seed, 150_001, np.float32, distinct)
-    previous = np.ones(data.shape, bool)
+    previous = placed(np.ones(data.shape, bool))
     for level in sorted(levels):
-        mask = datasparse.block_mask(data, sparsity_level=level, sparse_block_shape=(1, 1))
-        assert not np.any(mask & ~previous)
+        mask = datasparse.block_mask(placed(data), sparsity_level=level, sparse_block_shape=(1, 1))
+        assert not (mask & ~previous).any()
         previous = mask
 
 
-@on_devices
 @given(SEEDS, LEVELS, BLOCK_SHAPES, NORMS)
 def test_widening_bfloat16_does_not_change_the_mask(seed, level, block_shape, norm):
     bits = np.random.default_rng(seed).integers(-(2**15), 2**15, size=(9, 14)).astype(np.int16)
@@ -346,6 +370,7 @@ def stress_array(rng, size, dtype):
         return data.astype(dtype)
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_twenty_thousand_hard_arrays_on_one_to_four_threads(threads):
@@ -360,6 +385,7 @@ def test_twenty_thousand_hard_arrays_on_one_to_four_threads(threads):
         assert np.array_equal(mask, expected), (run, size, data.dtype, level)
 
 
+@pytest.mark.device("cpu")
 @pytest.mark.full
 @pytest.mark.timeout(3600)
 def test_five_thousand_steps_that_remember_the_one_before(threads):

@@ -582,6 +582,19 @@ def test_gradients_that_are_not_finite_change_nothing(score, dtype, bad, device)
     assert sparsifier.state_dict() == before
 
 
+@pytest.mark.device("pretended", "cuda")
+@pytest.mark.parametrize("score", [SNIP(), Taylor()], ids=repr)
+def test_a_step_on_a_device_ranks_gradients_that_are_not_finite(score):
+    sparsifier = sparsifier_of(score, {"w": np.ones((1, 4), np.float32)})
+    sparsifier.set_gradients({"w": placed(np.array([[np.nan, 2.0, np.inf, 3.0]], np.float32))})
+    sparsifier.step()
+    assert sparsifier.get_mask("w").tolist() == [[True, False, True, False]]
+    sparsifier.data_groups["w"]["sparsity_level"] = 0.75
+    sparsifier.set_gradients({"w": placed(np.array([[np.nan, 2.0, np.inf, 3.0]], np.float32))})
+    sparsifier.step()
+    assert sparsifier.get_mask("w").tolist() == [[True, False, False, False]]
+
+
 def test_data_of_another_type_than_the_sums_are_refused():
     sparsifier = sparsifier_of(Taylor(), {"w": values(1)})
     sparsifier.set_gradients({"w": there(2)})

@@ -62,6 +62,8 @@ def is_exact(device: torch.device, dtype: torch.dtype) -> bool:
 def _is_exact(kind: str, dtype: torch.dtype) -> bool:
     try:
         found = _results(torch.device(kind), dtype).tolist()
+    except torch.OutOfMemoryError:  # says nothing of the dtype, and is over another time
+        raise
     except (TypeError, RuntimeError, NotImplementedError):  # no such dtype there
         return False
     with exact_arithmetic(torch.device("cpu")):
