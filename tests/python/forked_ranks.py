@@ -9,6 +9,7 @@ import os
 import runpy
 import sys
 
+import torch._dynamo  # noqa: F401  else each rank would, for its shards
 from forked import start
 
 
