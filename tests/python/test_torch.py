@@ -190,7 +190,13 @@ def test_what_is_not_initialized_is_refused():
 @pytest.mark.parametrize("mode", ["in_place", "parametrize"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize(
-    "steps", [100, pytest.param(500, marks=[pytest.mark.full, pytest.mark.device("cpu")])]
+    "steps",
+    [
+        # On a device, at the first batch once more, whose loss is compared.
+        pytest.param(31, marks=pytest.mark.device("pretended", "cuda")),
+        pytest.param(100, marks=pytest.mark.full_there),
+        pytest.param(500, marks=[pytest.mark.full, pytest.mark.device("cpu")]),
+    ],
 )
 def test_pruned_weights_are_zero_after_each_step(steps, name, mode, mask_state):
     model = mlp()
@@ -697,6 +703,7 @@ def test_attention_computes_with_the_mask():
 
 DDP = """
 import os, sys, torch, torch.distributed as dist, torch.multiprocessing as mp
+import torch._dynamo  # else each rank would, for its optimizer
 from torch import nn
 from datasparse import DataNormSparsifier
 from datasparse.torch import attach, detach
@@ -733,7 +740,8 @@ def run(rank, port, mode):
     os._exit(0)
 
 if __name__ == "__main__":
-    mp.spawn(run, (int(sys.argv[1]), sys.argv[2]), nprocs=2)
+    # By fork, since torch is imported already.
+    mp.start_processes(run, (int(sys.argv[1]), sys.argv[2]), nprocs=2, start_method="fork")
 """
 
 
