@@ -64,9 +64,9 @@ def test_demo_shows_the_table_and_writes_the_plot(tmp_path):
     assert png.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def test_demo_writes_the_plot_where_told(tmp_path):
-    done = run("demo", "--epochs", "2", "--png", "curves.png", cwd=tmp_path)
-    assert done.returncode == 0
+def test_demo_writes_the_plot_where_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["demo", "--epochs", "2", "--png", "curves.png"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
 
 
@@ -93,13 +93,14 @@ def test_missing_extra_says_what_to_install(module, package, tmp_path):
     )
 
 
-def test_plot_that_cannot_be_written_is_one_line(tmp_path):
-    done = run("demo", "--epochs", "2", "--png", "missing/curves.png", cwd=tmp_path)
-    assert done.returncode == 1
-    assert "weights are zero" in done.stdout
-    assert done.stderr.startswith("datasparse demo could not write the plot: ")
-    assert "missing/curves.png" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_plot_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["demo", "--epochs", "2", "--png", "missing/curves.png"]) == 1
+    printed = capsys.readouterr()
+    assert "weights are zero" in printed.out
+    assert printed.err.startswith("datasparse demo could not write the plot: ")
+    assert "missing/curves.png" in printed.err
+    assert len(printed.err.splitlines()) == 1
 
 
 SCHEDULE = "Polynomial(final=0.9, begin=0, end=1000, every=100)"
