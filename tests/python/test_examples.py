@@ -85,7 +85,7 @@ def every(nth, ratings):
 
 
 @needs_ratings
-@pytest.mark.parametrize("nth", [20, pytest.param(1, marks=pytest.mark.full)])
+@pytest.mark.parametrize("nth", [40, pytest.param(1, marks=pytest.mark.full)])
 def test_pytorchs_sparsifier_ends_with_the_same_network(movielens, all_ratings, nth):
     ratings = every(nth, all_ratings)
     setting = movielens.Setting(0.8, (1, 4), "L2")
