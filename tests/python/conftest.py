@@ -233,7 +233,7 @@ def threads():
     datasparse.set_num_threads(0)  # no limit
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_python():
     """Runs a script in a fresh interpreter, fails unless it exits with 0, returns its stdout."""
 

@@ -3,7 +3,8 @@
     interrupted_regrowth.py FOLDER STEPS DEVICE KILLED...   kills itself at these steps, each once
 
 RigL, SET, Movement and Taylor side by side, each with a model, an optimizer and a schedule of its
-own, which follow() drives. All is saved after each step; whoever starts it again goes on there.
+own, which follow() drives. All is saved after each step; the next child goes on there. It prints
+how often one was killed.
 """
 
 import os
@@ -13,12 +14,14 @@ from pathlib import Path
 
 import devices
 import torch
+import torch._dynamo  # else each child would, for its optimizers
 from datasparse import DataNormSparsifier, DataScheduler
 from datasparse.regrowth import SET, RigL
 from datasparse.schedules import Cosine, Polynomial
 from datasparse.scores import Movement, Taylor
 from datasparse.torch import attach
 from devices.made_there import making_on
+from forked import times_killed
 from torch import nn
 
 CONFIG = {"sparsity_level": 0.7, "sparse_block_shape": (1, 1)}
@@ -108,10 +111,14 @@ class Training:
         return repr({kind: one.state() for kind, one in self.each.items()})
 
 
-if __name__ == "__main__":
+def train(folder, steps, device, killed):
     torch.set_num_threads(1)
-    steps = int(sys.argv[2])
-    with making_on(devices.named(sys.argv[3])):
-        training = Training(Path(sys.argv[1]), steps).run({int(step) for step in sys.argv[4:]})
-        result = training.result()
-    (Path(sys.argv[1]) / "result").write_text(result)
+    with making_on(devices.named(device)):
+        result = Training(folder, steps).run(killed).result()
+    (folder / "result").write_text(result)
+
+
+if __name__ == "__main__":
+    folder, steps, device, *killed = sys.argv[1:]
+    arguments = Path(folder), int(steps), device, set(map(int, killed))
+    print(times_killed(lambda: train(*arguments)))

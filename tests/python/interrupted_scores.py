@@ -2,8 +2,8 @@
 
     interrupted_scores.py FOLDER STEPS DEVICE KILLED...   kills itself at these steps, each once
 
-Movement() and Wanda() side by side. Each step's sums are saved before the masks are made; whoever
-starts it again goes on from there.
+Movement() and Wanda() side by side. Each step's sums are saved before the masks are made; the next
+child goes on from there. It prints how often it was killed.
 """
 
 import os
@@ -18,6 +18,7 @@ import torch
 from datasparse.scores import Movement, Wanda
 from datasparse.torch import attach, record_inputs
 from devices.made_there import making_on
+from forked import times_killed
 from support import as_numpy, placed
 from torch import nn
 
@@ -91,10 +92,14 @@ class Training:
         return repr((states, weights, self.weight.tolist()))
 
 
-if __name__ == "__main__":
+def train(folder, steps, device, killed):
     torch.set_num_threads(1)
-    steps = int(sys.argv[2])
-    with making_on(devices.named(sys.argv[3])):
-        training = Training(Path(sys.argv[1]), steps).run({int(step) for step in sys.argv[4:]})
-        result = training.result()
-    (Path(sys.argv[1]) / "result").write_text(result)
+    with making_on(devices.named(device)):
+        result = Training(folder, steps).run(killed).result()
+    (folder / "result").write_text(result)
+
+
+if __name__ == "__main__":
+    folder, steps, device, *killed = sys.argv[1:]
+    arguments = Path(folder), int(steps), device, set(map(int, killed))
+    print(times_killed(lambda: train(*arguments)))

@@ -1,6 +1,7 @@
 """The checks of scripts/test-gpu, on the device that --device names."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -38,16 +39,22 @@ def test_the_script_runs_dry(tmp_path):
     assert contents["left_out"] == []
 
 
-def test_what_time_does_not_suffice_for_is_named():
-    command = [sys.executable, SCRIPT, "--device", "cpu", "--quick", "--seconds", "0"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "- left out, for want of time: masks are those of the cpu, operations" in done.stdout
-    assert "0 checks hold, 0 failed" in done.stdout
+@pytest.fixture(scope="module")
+def main():
+    """The script's, in this process: another one would have to import torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path])  # the script puts folders in front
+        return runpy.run_path(str(SCRIPT))["main"]
+
+
+def test_what_time_does_not_suffice_for_is_named(main, capsys):
+    assert main(["--device", "cpu", "--quick", "--seconds", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "- left out, for want of time: masks are those of the cpu, operations" in printed
+    assert "0 checks hold, 0 failed" in printed
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_the_script_says_so():
-    done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "torch finds no GPU" in done.stderr
+def test_without_a_gpu_the_script_says_so(main, capsys):
+    assert main([]) == 2
+    assert "torch finds no GPU" in capsys.readouterr().err

@@ -47,9 +47,17 @@ def movielens(example):
     return example("movielens")
 
 
+@pytest.fixture(scope="module")
+def all_ratings():
+    """They are read once for all tests: it takes a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(EXAMPLES))
+        return importlib.import_module("movielens").read_ratings()
+
+
 @needs_ratings
-def test_ratings_are_all_there(movielens):
-    ratings = movielens.read_ratings()
+def test_ratings_are_all_there(movielens, all_ratings):
+    ratings = all_ratings
     assert len(ratings) == 100_000
     assert (ratings.sizes["user"], ratings.sizes["movie"]) == (943, 1682)
     assert ratings.liked.mean().item() == pytest.approx(0.55375)
@@ -77,9 +85,9 @@ def every(nth, ratings):
 
 
 @needs_ratings
-@pytest.mark.parametrize("nth", [20, pytest.param(1, marks=pytest.mark.full)])
-def test_pytorchs_sparsifier_ends_with_the_same_network(movielens, nth):
-    ratings = every(nth, movielens.read_ratings())
+@pytest.mark.parametrize("nth", [40, pytest.param(1, marks=pytest.mark.full)])
+def test_pytorchs_sparsifier_ends_with_the_same_network(movielens, all_ratings, nth):
+    ratings = every(nth, all_ratings)
     setting = movielens.Setting(0.8, (1, 4), "L2")
     ours, theirs = (
         movielens.train(ratings, setting, 0, 1, pruned)
@@ -90,8 +98,8 @@ def test_pytorchs_sparsifier_ends_with_the_same_network(movielens, nth):
 
 
 @needs_ratings
-def test_the_study_is_printed_and_drawn(movielens, tmp_path, capsys, monkeypatch):
-    few = every(100, movielens.read_ratings())
+def test_the_study_is_printed_and_drawn(movielens, all_ratings, tmp_path, capsys, monkeypatch):
+    few = every(100, all_ratings)
     monkeypatch.setattr(movielens, "read_ratings", lambda: few)
     png, json = tmp_path / "study.png", tmp_path / "runs.json"
     options = ["--seeds", "1", "--epochs", "1", "--levels", "0.5", "0.9"]
@@ -167,8 +175,10 @@ def test_images_are_all_there(distributions):
 
 @empties_layers
 @needs_ratings
-def test_ways_are_printed_and_drawn(distributions, few_images, tmp_path, capsys, monkeypatch):
-    few = every(100, distributions.movielens.read_ratings())
+def test_ways_are_printed_and_drawn(
+    distributions, all_ratings, few_images, tmp_path, capsys, monkeypatch
+):
+    few = every(100, all_ratings)
     monkeypatch.setattr(distributions.movielens, "read_ratings", lambda: few)
     png, json = tmp_path / "study.png", tmp_path / "runs.json"
     options = ["--seeds", "1", "--epochs", "1", "--levels", "0.8", "0.9"]
@@ -251,6 +261,8 @@ def sparse_training(example, monkeypatch):
     monkeypatch.setattr(study, "images", lambda: (images, images))
     monkeypatch.setattr(study, "TRAINED_ON", 200)
     monkeypatch.setattr(study, "BATCH", 20)
+    task = replace(study.TASKS["convolutional"], epochs=4)
+    monkeypatch.setitem(study.TASKS, "convolutional", task)
     return study
 
 
@@ -263,7 +275,7 @@ def test_every_method_keeps_as_few_weights(sparse_training):
     setups = sparse_training.METHODS.items()
     ways = [(method, way) for method, (_, shared) in setups for way in shared]
     settings = [
-        sparse_training.Setting("convolutional", *way, level, seed=0, every=10) for way in ways
+        sparse_training.Setting("convolutional", *way, level, seed=0, every=5) for way in ways
     ]
     runs = {(s.method, s.distribution): sparse_training.train(s) for s in settings}
     for (method, _), run in runs.items():
@@ -320,11 +332,19 @@ def test_a_line_of_results_that_a_kill_tore_is_trained_again(
     assert [json.loads(line) for line in results.read_text().splitlines()] == list(map(vars, runs))
 
 
-def torchrun(size, *arguments):
+def torchrun(size, _):
+    return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
+
+
+def forked(size, port):
+    """Without torchrun, which imports torch for itself, and again for each rank."""
+    return [str(Path(__file__).with_name("forked_ranks.py")), str(port), str(size)]
+
+
+def shards(begin, *arguments):
     """What the ranks of examples/sharded.py print."""
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
     done = subprocess.run(
-        [sys.executable, *command, str(EXAMPLES / "sharded.py"), *arguments],
+        [sys.executable, *begin, str(EXAMPLES / "sharded.py"), *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -340,8 +360,9 @@ def rows_printed(text):
     return [line.split() for line in table.splitlines() if line.strip()[0].isdigit()]
 
 
-def test_shards_are_trained_saved_and_resumed(tmp_path):
-    printed = torchrun(2, "--steps", "20", "--folder", str(tmp_path))
+@pytest.mark.parametrize("begin", [forked, pytest.param(torchrun, marks=pytest.mark.full)])
+def test_shards_are_trained_saved_and_resumed(begin, tmp_path, free_port):
+    printed = shards(begin(2, free_port()), "--steps", "20", "--folder", str(tmp_path))
     assert printed.startswith("2 ranks\n")
     assert "resumed after step 10 on 2 ranks\n" in printed
     assert printed.endswith("the same masks and losses: yes\n")
@@ -351,8 +372,9 @@ def test_shards_are_trained_saved_and_resumed(tmp_path):
 
 
 @pytest.mark.full
-def test_shards_are_resumed_on_other_ranks(tmp_path):
-    torchrun(2, "--steps", "20", "--folder", str(tmp_path))
-    resumed = torchrun(1, "--steps", "20", "--folder", str(tmp_path), "--resume")
+def test_shards_are_resumed_on_other_ranks(tmp_path, free_port):
+    options = ["--steps", "20", "--folder", str(tmp_path)]
+    shards(torchrun(2, free_port()), *options)
+    resumed = shards(torchrun(1, free_port()), *options, "--resume")
     assert "resumed after step 10 on 1 ranks\n" in resumed
     assert rows_printed(resumed)[-1][:3] == ["20", "90.0%", "90.0%"]

@@ -616,7 +616,7 @@ def sparsifier_of(size):
     return sparsifier
 
 sparsifier_of(1 << 16).step()  # threads, buffers, everything that is made once
-size = 1 << 24
+size = 1 << 23
 sparsifier = sparsifier_of(size)
 before = memory("VmRSS")
 sparsifier.step()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from datasparse import BaseDataScheduler, DataNormSparsifier
 from datasparse.torch import Masked, attach, detach, mask_optimizer_state
-from support import ON_DEVICES, zeros
+from support import ON_DEVICES, first_there, zeros
 from torch import nn
 
 pytestmark = ON_DEVICES
@@ -186,11 +186,17 @@ def test_what_is_not_initialized_is_refused():
 # --- training: what is pruned is zero after every step --------------------------------------------
 
 
-@pytest.mark.parametrize("mask_state", [False, True])
+@pytest.mark.parametrize("mask_state", first_there([True, False]))
 @pytest.mark.parametrize("mode", ["in_place", "parametrize"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize(
-    "steps", [100, pytest.param(500, marks=[pytest.mark.full, pytest.mark.device("cpu")])]
+    "steps",
+    [
+        # On a device, at the first batch once more, whose loss is compared.
+        pytest.param(31, marks=pytest.mark.device("pretended", "cuda")),
+        pytest.param(100, marks=pytest.mark.full_there),
+        pytest.param(500, marks=[pytest.mark.full, pytest.mark.device("cpu")]),
+    ],
 )
 def test_pruned_weights_are_zero_after_each_step(steps, name, mode, mask_state):
     model = mlp()
@@ -697,6 +703,7 @@ def test_attention_computes_with_the_mask():
 
 DDP = """
 import os, sys, torch, torch.distributed as dist, torch.multiprocessing as mp
+import torch._dynamo  # else each rank would, for its optimizer
 from torch import nn
 from datasparse import DataNormSparsifier
 from datasparse.torch import attach, detach
@@ -733,7 +740,8 @@ def run(rank, port, mode):
     os._exit(0)
 
 if __name__ == "__main__":
-    mp.spawn(run, (int(sys.argv[1]), sys.argv[2]), nprocs=2)
+    # By fork, since torch is imported already.
+    mp.start_processes(run, (int(sys.argv[1]), sys.argv[2]), nprocs=2, start_method="fork")
 """
 
 
@@ -837,7 +845,7 @@ def test_nothing_is_copied(run_file, tmp_path, width):
 
 
 @pytest.mark.parametrize("block", [(1, 1), (1, 4), (4, 4)])
-@pytest.mark.parametrize("norm", ["L1", "L2"])
+@pytest.mark.parametrize("norm", first_there(["L2", "L1"]))
 def test_a_training_has_the_masks_of_pytorchs_sparsifier_at_every_step(block, norm):
     from torch.ao.pruning._experimental.data_sparsifier import DataNormSparsifier as Theirs
 

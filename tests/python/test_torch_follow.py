@@ -9,7 +9,7 @@ import torch
 from datasparse import AdaptiveDataScheduler, BaseDataScheduler, DataNormSparsifier, DataScheduler
 from datasparse.schedules import Constant, Linear, OneShot, Polynomial, Sequential
 from datasparse.torch import attach
-from support import ON_DEVICES, zeros
+from support import ON_DEVICES, first_there, zeros
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, get_state_dict
 
@@ -51,13 +51,15 @@ def test_a_ramp_over_n_steps_ends_at_its_final_level():
     assert train(model, optimizer, 10) == [9, 18, 27, 36, 45, 54, 63, 72, 81, 90]
 
 
-def test_the_schedule_counts_steps_and_not_renewals():
-    model, optimizer, sparsifier, scheduler, _ = followed(Linear(end=1000), every=100)
-    counted = train(model, optimizer, 1000)
-    # Renewed after steps 1, 101, ..., 901 and, since the schedule ends there, 1000.
-    assert counted[99::100] == [0, 9, 18, 27, 36, 45, 54, 63, 72, 90]
-    assert counted[998] == 81
-    assert (sparsifier.step_count, scheduler.last_epoch) == (11, 1000)
+@pytest.mark.parametrize("every", first_there([25, 100]))
+def test_the_schedule_counts_steps_and_not_renewals(every):
+    steps = 10 * every
+    model, optimizer, sparsifier, scheduler, _ = followed(Linear(end=steps), every=every)
+    counted = train(model, optimizer, steps)
+    # Renewed after steps 1, 101, ..., 901 of 1000 and, since the schedule ends there, 1000.
+    assert counted[every - 1 :: every] == [0, 9, 18, 27, 36, 45, 54, 63, 72, 90]
+    assert counted[steps - 2] == 81
+    assert (sparsifier.step_count, scheduler.last_epoch) == (11, steps)
 
 
 @pytest.mark.parametrize(
