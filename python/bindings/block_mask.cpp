@@ -18,9 +18,29 @@ using datasparse::Axes;
 
 namespace {
 
+/// ValueError unless a mask of that shape can be written to bytes of the other, element by element.
+void require_room(const Axes& shape, const Axes& given, const Axes& strides) {
+  if (given != shape) {
+    throw datasparse::ValueError("out must have the shape of data, " + to_string(shape) + ", got " +
+                                 to_string(given));
+  }
+  Axes of_pairs;  // no dtype has one byte alone
+  for (int axis = 0; axis < strides.size(); ++axis) of_pairs.push_back(2 * strides[axis]);
+  std::uint16_t pair = 0;
+  if (ArrayView(&pair, datasparse::DType::float16, given, of_pairs, true).overlaps_itself()) {
+    throw datasparse::ValueError("out must not overlap itself, got a view of shape " +
+                                 to_string(given) + " with byte strides " + to_string(strides));
+  }
+}
+
 /// The caller's buffer as a NumPy array over the same memory.
 py::array checked_out(const py::object& out, const Axes& shape) {
-  const py::object array = is_torch_tensor(out) ? out.attr("numpy")() : out;
+  const bool is_tensor = is_torch_tensor(out);
+  if (is_tensor && !py::object(out.attr("is_cpu")).cast<bool>()) {
+    throw datasparse::TypeError("out must be in CPU memory, where data are, got a tensor on " +
+                                std::string(py::str(out.attr("device"))));
+  }
+  const py::object array = is_tensor ? out.attr("numpy")() : out;
   if (!py::isinstance<py::array>(array)) {
     throw datasparse::TypeError("out must be a bool array or tensor, got " + class_name(out));
   }
@@ -30,17 +50,33 @@ py::array checked_out(const py::object& out, const Axes& shape) {
         "out must have dtype bool, got " +
         std::string(py::str(static_cast<const py::object&>(result.dtype()))));
   }
-  const Axes given = axes_of(result.attr("shape"));
-  if (given != shape) {
-    throw datasparse::ValueError("out must have the shape of data, " + to_string(shape) + ", got " +
-                                 to_string(given));
-  }
+  require_room(shape, axes_of(result.attr("shape")), axes_of(result.attr("strides")));
   if (!result.writeable())
     throw datasparse::ValueError("out must be writable, got a read-only array");
   return result;
 }
 
-/// The same for a tensor on a device of torch.
+/// Throws unless `out` is a tensor into which `made` can be copied where it lies.
+void require_room_there(const py::object& out, const py::object& made, const Torch& torch,
+                        const std::string& device) {
+  const bool is_there = torch.is_tensor(out) &&
+                        py::object(out.attr("device")).equal(made.attr("device")) &&
+                        py::type::of(out).is(py::type::of(made));
+  if (!is_there) {
+    const std::string got =
+        torch.is_tensor(out) ? " on " + std::string(py::str(out.attr("device"))) : "";
+    throw datasparse::TypeError("out must be a bool tensor on " + device + ", got " +
+                                class_name(out) + got);
+  }
+  const py::object dtype = out.attr("dtype");
+  if (!dtype.is(torch.bool_dtype)) {
+    throw datasparse::TypeError("out must have dtype bool, got " + std::string(py::str(dtype)));
+  }
+  require_room(axes_of(made.attr("shape")), axes_of(out.attr("shape")),
+               axes_of(out.attr("stride")()));
+}
+
+/// The mask of a tensor on a device of torch.
 py::object mask_on_device(PySource& source, const ArrayView& data,
                           const datasparse::BlockSpec& spec, const py::object& out) {
   datasparse::Device& device = source.device();
@@ -51,14 +87,7 @@ py::object mask_on_device(PySource& source, const ArrayView& data,
   device.put({{mask, device.compute({job}).front()}});
   const py::object made = new_mask_object(mask, source.torch());
   if (out.is_none()) return made;
-  const bool fits = source.torch()->is_tensor(out) &&
-                    py::object(out.attr("dtype")).is(source.torch()->bool_dtype) &&
-                    py::object(out.attr("shape")).equal(made.attr("shape")) &&
-                    py::object(out.attr("device")).equal(made.attr("device"));
-  if (!fits) {
-    throw datasparse::TypeError("out must be a bool tensor of shape " + to_string(data.shape()) +
-                                " on " + device.name() + ", got " + std::string(py::repr(out)));
-  }
+  require_room_there(out, made, *source.torch(), device.name());
   out.attr("copy_")(made);
   return out;
 }

@@ -21,6 +21,7 @@
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/data_scheduler.hpp"
 #include "datasparse/group_params.hpp"
+#include "pretended_device.hpp"
 #include "select/mask_engine.hpp"
 #include "support.hpp"
 
@@ -222,6 +223,21 @@ class OutOfMemory : public ::testing::Test {
 };
 
 TEST_F(OutOfMemory, StepIsAllOrNothing) {
+  expect_all_or_nothing([&] { sparsifier->step(); });
+  EXPECT_EQ(sparsifier->step_count(), 2);
+}
+
+TEST_F(OutOfMemory, AStepOfWhichADeviceHasAPartIsAllOrNothing) {
+  PretendedDevice device;
+  const auto there = device.store({1, -2, 3, -4, 5, -6}, {2, 3});
+  sparsifier->add_data("there", std::make_shared<Placed>(there, device));
+  expect_all_or_nothing([&] { sparsifier->step(); });
+  EXPECT_EQ(sparsifier->step_count(), 2);
+  sparsifier->remove_data("there");
+}
+
+TEST_F(OutOfMemory, AStepThatLeavesNoWeightIsAllOrNothingAndWarnsIfItCan) {
+  GroupParams(*sparsifier).set("sparsity_level", {{"a", 0.9999}, {"b", 0.1}, {"c", 0.3}});
   expect_all_or_nothing([&] { sparsifier->step(); });
   EXPECT_EQ(sparsifier->step_count(), 2);
 }

@@ -29,6 +29,26 @@ TEST(PoolStress, RandomPoolsAgreeWithAWalk) {
   std::cout << done << " pools, of which " << refused << " are impossible" << std::endl;
 }
 
+// What pools of random bounds hardly ever are: so near to one that a sample cannot tell.
+TEST(PoolStress, ATensorNearItsBoundIsNotTakenToBeThere) {
+  Random random(607);
+  for (int done = 0; done < cases(60, 600); ++done) {
+    const double level = static_cast<double>(random.between(1, 9)) / 10;
+    const Axes shape{limits_are_small ? 8 * in_memory_max : in_memory_max + 9};
+    std::vector<Case> some;
+    for (int i = 0; i < 3; ++i) {
+      some.push_back({Tensor(DType::float32, shape), spec(level, 1, 1)});
+      fill(some.back().tensor, Values::numbers, random);
+      some.back().spec.pool = "all";
+    }
+    some[0].spec.max_level = level + 0.02 * (random.unit() - 0.5);
+    some[1].spec.min_level = level + 0.02 * (random.unit() - 0.5);
+    ASSERT_TRUE(expect_pool(some));
+    expect_right(some, static_cast<int>(random.between(1, 4)), *random.pick(all_tables()));
+    if (HasFatalFailure()) FAIL() << "pool " << done << ":" << described(some);
+  }
+}
+
 TEST(PoolStress, HintsRightAndWrongChangeNoMask) {
   const int count = limits_are_small ? cases(100, 5000) : cases(40, 400);
   Random random(605);

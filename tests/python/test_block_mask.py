@@ -13,6 +13,7 @@ from support import (
     MAY_PRUNE_ALL,
     OF_NUMPY_ALONE,
     ON_DEVICES,
+    as_numpy,
     first_there,
     name_of,
     named,
@@ -616,20 +617,56 @@ def read_only(shape):
     return out
 
 
-# On a device whatever is wrong with out is a TypeError, also its shape.
-@pytest.mark.device("cpu")
-@pytest.mark.parametrize(
+WRONG_OUT = [
+    *((np.full((5, 8), 7, d), TypeError) for d in (np.uint8, np.int8, np.float32, np.int64)),
+    *((np.ones(s, np.bool_), ValueError) for s in ((8, 5), (40,), (5, 9), (1, 5, 8), ())),
+    ([[True, True]], TypeError),
+]
+each_wrong_out = pytest.mark.parametrize(
     ("out", "error"),
-    [(np.full((5, 8), 7, dtype), TypeError) for dtype in (np.uint8, np.int8, np.float32, np.int64)]
-    + [(np.ones(s, np.bool_), ValueError) for s in ((8, 5), (40,), (5, 9), (1, 5, 8), ())]
-    + [(read_only((5, 8)), ValueError), ([[True, True]], TypeError)],
+    WRONG_OUT,
     ids=lambda value: f"{getattr(value, 'dtype', '')}{getattr(value, 'shape', '')}",
 )
+
+
+@each_wrong_out
 def test_wrong_out_is_refused_untouched(out, error):
-    before = np.array(out)
-    with pytest.raises(error, match="out"):
+    if isinstance(out, np.ndarray):
+        out = placed(out)
+    before = np.copy(as_numpy(out))
+    with pytest.raises(error, match=r"out must (be a bool|have)"):
+        datasparse.block_mask(placed(np.ones((5, 8))), out=out, **HALF)
+    assert np.array_equal(as_numpy(out), before)
+
+
+def test_read_only_out_is_refused():
+    out = read_only((5, 8))
+    with pytest.raises(ValueError, match="out must be writable"):
         datasparse.block_mask(np.ones((5, 8)), out=out, **HALF)
-    assert np.array_equal(out, before)
+    assert out.all()
+
+
+def test_out_that_overlaps_itself_is_refused_untouched():
+    for out in (
+        torch.ones(8, dtype=torch.bool).expand(5, 8),
+        torch.ones(12, dtype=torch.bool).as_strided((5, 8), (1, 1)),
+    ):
+        with pytest.raises(ValueError, match="out must not overlap itself, got a view of shape"):
+            datasparse.block_mask(torch.ones(5, 8), out=out, **HALF)
+        assert out.all()
+
+
+def test_out_on_another_device_than_the_data_is_refused(device):
+    here, there = (torch.ones(5, 8, device=where) for where in ("cpu", device.at()))
+    if here.device == there.device:
+        there = torch.ones(5, 8, device="meta")
+    with pytest.raises(
+        TypeError, match="out must be in CPU memory, where data are, got a tensor on"
+    ):
+        datasparse.block_mask(here, out=there.bool(), **HALF)
+    if there.device.type != "meta":
+        with pytest.raises(TypeError, match=f"out must be a bool tensor on {there.device}, got "):
+            datasparse.block_mask(there, out=here.bool(), **HALF)
 
 
 @pytest.mark.parametrize("dtype", first_there([np.float32, np.float16, np.float64]))

@@ -200,6 +200,7 @@ struct BaseDataSparsifier::Impl {
 
   /// Whether step() is to warn of the mask that it has made.
   bool is_dead(const Group& group, bool in_turn) const;
+  void warn_of_death(const std::vector<Group*>& some, bool in_turn) const;
 
   std::any compiled(const std::string& name, const ParamMap& config, const Axes* shape) const {
     return rule == nullptr ? std::any() : rule->compile(name, config, shape);

@@ -64,10 +64,7 @@ void BaseDataSparsifier::step() {
     }
   }
   ++impl_->step_count;
-  // The last thing, since the handler may throw.
-  for (Group* const group : groups) {
-    if (impl_->is_dead(*group, in_turn)) group->warn_of_death(in_turn);
-  }
+  impl_->warn_of_death(groups, in_turn);
 }
 
 /// New masks, or it throws and has changed none. Returns whether overrides have made them, one
@@ -112,6 +109,17 @@ bool BaseDataSparsifier::Impl::is_dead(const Group& group, bool in_turn) const {
   if (in_turn || !rule->pool(group.config.compiled).empty()) return false;
   const auto zeros = rule->count_zeros({{&group.config.compiled, group.viewed_shape()}});
   return group.with_kept(zeros.groups.front()).least == weights;
+}
+
+/// The last thing in a step, since the handler may throw. A warning that finds no memory is left
+/// out: the step has been made, and an error would say that it has not.
+void BaseDataSparsifier::Impl::warn_of_death(const std::vector<Group*>& some, bool in_turn) const {
+  try {
+    for (Group* const group : some) {
+      if (is_dead(*group, in_turn)) group->warn_of_death(in_turn);
+    }
+  } catch (const std::bad_alloc&) {
+  }
 }
 
 void BaseDataSparsifier::Group::warn_of_death(bool in_turn) {
@@ -536,9 +544,7 @@ void BaseDataSparsifier::draw_masks() {
     for (Device* const device : impl_->computing(groups)) device->give_up();
     throw;
   }
-  for (Group* const group : groups) {
-    if (impl_->is_dead(*group, false)) group->warn_of_death(false);
-  }
+  impl_->warn_of_death(groups, false);
 }
 
 void BaseDataSparsifier::run_as_update(const std::function<void()>& work) {
