@@ -37,7 +37,7 @@ TEST(PoolStress, ATensorNearItsBoundIsNotTakenToBeThere) {
     const Axes shape{limits_are_small ? 8 * in_memory_max : in_memory_max + 9};
     std::vector<Case> some;
     for (int i = 0; i < 3; ++i) {
-      some.push_back({Tensor(DType::float32, shape), spec(level, 1, 1)});
+      some.push_back({Tensor(DType::float32, shape), spec(level, 1, 1), 0, {}, {}});
       fill(some.back().tensor, Values::numbers, random);
       some.back().spec.pool = "all";
     }
