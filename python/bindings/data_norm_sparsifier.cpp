@@ -56,7 +56,7 @@ as ever.
 
 From inside, the sparsifier may be read: get_data(name) has the parameter with its .grad, get_mask(name) the
 mask before. state[name] may be written. If it raises, all masks and states are as before. TypeError or
-ValueError for what is no array of data's shape. Of more than 8 MiB of scores, groups that share no pool
+ValueError for what is no array of data's shape. Of more than 512 KiB of scores, groups that share no pool
 are ranked in several batches. Where update_mask() is overridden too, step() calls that one alone. Returns
 data unless overridden.
 

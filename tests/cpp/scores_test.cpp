@@ -275,7 +275,7 @@ TEST_F(ToldScores, AreRankedWhereTheDataLie) {
 /// elements are all the same one.
 class ManyScores : public ::testing::Test {
  protected:
-  static constexpr std::int64_t elements = (std::int64_t{1} << 19) + 1;  // of float64
+  static constexpr std::int64_t elements = (std::int64_t{1} << 15) + 1;  // of float64
 
   ManyScores() : sparsifier(spec(0.5, 1, 1)) {
     const ArrayView large(&one, DType::float64, {elements}, {0}, true);

@@ -189,7 +189,7 @@ def test_nobody_else_need_hold_them_and_they_go_with_the_step():
     np.testing.assert_array_equal(sparsifier.get_mask("c"), reference.mask(array, 0.5, (1, 1)))
 
 
-LARGE = np.ones((1 << 19) + 1)  # two of them exceed what is held together
+LARGE = np.ones((1 << 15) + 1)  # two of them exceed what is held together
 
 
 @pytest.mark.parametrize("pool", [None, "all"])

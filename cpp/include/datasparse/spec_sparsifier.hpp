@@ -279,7 +279,7 @@ class SpecSparsifier : public BaseDataSparsifier {
   /// and all figures go on being about the data.
   ///
   /// A step asks for the scores of all groups, then ranks: the memory must stay as it is until the
-  /// source is let go of, at the end of the step at the latest. Above 8 MiB of them, groups are
+  /// source is let go of, at the end of the step at the latest. Above 512 KiB of them, groups are
   /// ranked in several batches, and those of one pool together. Called with the pinned data and the
   /// group's config. The same thread may read the sparsifier from here, and replace states; all
   /// else is a StateError. If it throws, all masks and states are as before.

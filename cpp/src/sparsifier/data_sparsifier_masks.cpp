@@ -15,8 +15,10 @@ namespace datasparse {
 namespace {
 
 /// Scores that are held at the same time, unless a group or a pool has more of them. So many still
-/// lie in the cache when they are ranked, which saves more time than it takes to save masks.
-constexpr std::int64_t max_score_bytes = std::int64_t{8} << 20;
+/// lie in a core's own cache when they are ranked, and the next ones use their memory again.
+/// Several small groups are ranked by one thread then: to wake another for each batch would take
+/// longer.
+constexpr std::int64_t max_score_bytes = std::int64_t{1} << 19;
 
 std::int64_t bytes_of(const ArrayView& view) {
   return view.size() * static_cast<std::int64_t>(item_size(view.dtype()));
