@@ -24,7 +24,7 @@ void require_room(const Axes& shape, const Axes& given, const Axes& strides) {
     throw datasparse::ValueError("out must have the shape of data, " + to_string(shape) + ", got " +
                                  to_string(given));
   }
-  Axes of_pairs;  // no dtype has one byte alone
+  Axes of_pairs;  // the view's smallest elements have two bytes: all is twice as long
   for (int axis = 0; axis < strides.size(); ++axis) of_pairs.push_back(2 * strides[axis]);
   std::uint16_t pair = 0;
   if (ArrayView(&pair, datasparse::DType::float16, given, of_pairs, true).overlaps_itself()) {
@@ -61,7 +61,7 @@ void require_room_there(const py::object& out, const py::object& made, const Tor
                         const std::string& device) {
   const bool is_there = torch.is_tensor(out) &&
                         py::object(out.attr("device")).equal(made.attr("device")) &&
-                        py::type::of(out).is(py::type::of(made));
+                        py::isinstance(out, py::type::of(made));  // or made is in shards
   if (!is_there) {
     const std::string got =
         torch.is_tensor(out) ? " on " + std::string(py::str(out.attr("device"))) : "";

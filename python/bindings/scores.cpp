@@ -361,6 +361,6 @@ array([False,  True, False,  True]))")
           "get_gradient", &get_gradient, py::arg("name"),
           R"(The gradient of a group: what set_gradients() handed in, else the .grad of its parameter.
 
-ValueError where there is none, or it is not finite; it says what to do. One pass over the gradient. On a
-device nobody reads it: there it may be anything.)");
+ValueError where there is none, or it is not finite; it says what to do. One pass over the gradient. A
+gradient on a device is not read, and need not be finite.)");
 }

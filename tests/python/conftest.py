@@ -126,17 +126,21 @@ def pytest_collection_modifyitems(config, items):
     return result
 
 
-def pytest_collection_finish():
-    """gc.collect() holds up every thread: spare it the objects of the imported libraries."""
+def spare_the_collector():
+    """gc.collect() holds up every thread. From now on it leaves out what is there already."""
     gc.collect()
     gc.freeze()
 
 
+def pytest_collection_finish():
+    spare_the_collector()  # the objects of the imported libraries
+
+
 @pytest.fixture(scope="module", autouse=True)
-def spare_the_collector(request):
+def leave_out_other_files(request):
     """A file that collects looks at what it has made, and not at what files before it left."""
     if hasattr(request.module, "gc"):
-        pytest_collection_finish()
+        spare_the_collector()
 
 
 # Under pytest-xdist, the workers collect, and this process sums up.

@@ -9,10 +9,7 @@ how often one was killed.
 
 import os
 import signal
-import sys
-from pathlib import Path
 
-import devices
 import torch
 import torch._dynamo  # else each child would, for its optimizers
 from datasparse import DataNormSparsifier, DataScheduler
@@ -20,8 +17,7 @@ from datasparse.regrowth import SET, RigL
 from datasparse.schedules import Cosine, Polynomial
 from datasparse.scores import Movement, Taylor
 from datasparse.torch import attach
-from devices.made_there import making_on
-from forked import times_killed
+from forked import train_in_children
 from torch import nn
 
 CONFIG = {"sparsity_level": 0.7, "sparse_block_shape": (1, 1)}
@@ -111,14 +107,5 @@ class Training:
         return repr({kind: one.state() for kind, one in self.each.items()})
 
 
-def train(folder, steps, device, killed):
-    torch.set_num_threads(1)
-    with making_on(devices.named(device)):
-        result = Training(folder, steps).run(killed).result()
-    (folder / "result").write_text(result)
-
-
 if __name__ == "__main__":
-    folder, steps, device, *killed = sys.argv[1:]
-    arguments = Path(folder), int(steps), device, set(map(int, killed))
-    print(times_killed(lambda: train(*arguments)))
+    train_in_children(Training)

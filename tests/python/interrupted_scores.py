@@ -8,17 +8,13 @@ child goes on from there. It prints how often it was killed.
 
 import os
 import signal
-import sys
-from pathlib import Path
 
 import datasparse
-import devices
 import numpy as np
 import torch
 from datasparse.scores import Movement, Wanda
 from datasparse.torch import attach, record_inputs
-from devices.made_there import making_on
-from forked import times_killed
+from forked import train_in_children
 from support import as_numpy, placed
 from torch import nn
 
@@ -92,14 +88,5 @@ class Training:
         return repr((states, weights, self.weight.tolist()))
 
 
-def train(folder, steps, device, killed):
-    torch.set_num_threads(1)
-    with making_on(devices.named(device)):
-        result = Training(folder, steps).run(killed).result()
-    (folder / "result").write_text(result)
-
-
 if __name__ == "__main__":
-    folder, steps, device, *killed = sys.argv[1:]
-    arguments = Path(folder), int(steps), device, set(map(int, killed))
-    print(times_killed(lambda: train(*arguments)))
+    train_in_children(Training)

@@ -646,6 +646,13 @@ def test_read_only_out_is_refused():
     assert out.all()
 
 
+def test_out_may_be_of_a_subclass_of_tensors():
+    data = torch.arange(40.0).reshape(5, 8)
+    out = torch.nn.Parameter(torch.ones(5, 8, dtype=torch.bool), requires_grad=False)
+    assert datasparse.block_mask(data, out=out, **HALF) is out
+    assert int(out.sum()) == 20
+
+
 def test_out_that_overlaps_itself_is_refused_untouched():
     for out in (
         torch.ones(8, dtype=torch.bool).expand(5, 8),

@@ -8,17 +8,17 @@
 #include "base/message.hpp"
 #include "base/random.hpp"
 #include "datasparse/regrowth.hpp"
+#include "select/limits.hpp"
 #include "sparsifier/data_sparsifier_impl.hpp"
 
 namespace datasparse {
 
 namespace {
 
-/// Scores that are held at the same time, unless a group or a pool has more of them. So many still
-/// lie in a core's own cache when they are ranked, and the next ones use their memory again.
-/// Several small groups are ranked by one thread then: to wake another for each batch would take
-/// longer.
-constexpr std::int64_t max_score_bytes = std::int64_t{1} << 19;
+/// Fewer bytes of scores are held at the same time, unless a group or a pool has more of them. So
+/// many still lie in a core's own cache when they are ranked, and the next ones use their memory
+/// again. They are too few elements to wake a second thread for.
+constexpr std::int64_t max_score_bytes = 2 * parallel_from;
 
 std::int64_t bytes_of(const ArrayView& view) {
   return view.size() * static_cast<std::int64_t>(item_size(view.dtype()));
@@ -378,7 +378,7 @@ void BaseDataSparsifier::update_by_scores(const std::vector<Group*>& groups,
       impl_->access([&] {
         const auto goes_on = [&] {
           return at_once || place->first == (place - 1)->first ||
-                 scores.bytes() + bytes_of(data[place->group]) <= max_score_bytes;
+                 scores.bytes() + bytes_of(data[place->group]) < max_score_bytes;
         };
         do {
           Group& group = *groups[place->group];

@@ -71,7 +71,8 @@ std::vector<GroupParams::Change> GroupParams::changes(const Checker& checked,
     }
     ParamMap config = group.config.written;
     config.set(key, value);
-    changes.push_back({&group, std::make_unique<Config>(checked(group, std::move(config)))});
+    auto made = std::make_unique<Config>(checked(group, std::move(config)));
+    changes.push_back({&group, std::move(made)});
   }
   return changes;
 }
