@@ -305,10 +305,19 @@ TEST_F(OutOfMemory, AddDataIsAllOrNothing) {
 TEST_F(OutOfMemory, ConfigsAreWrittenAllOrNone) {
   expect_all_or_nothing(
       [&] { GroupParams(*sparsifier).set("sparsity_level", {{"c", 0.2}, {"a", 0.4}}); });
+  const std::string name = "a name that is not short", other = "another name, which is longer";
+  GroupParams(*sparsifier).set("pool", {{"a", name}, {"b", name}});
+  const ParamMap others = {{"a", other}, {"b", other}};
+  expect_all_or_nothing([&] { GroupParams(*sparsifier).set("pool", others); });
   expect_all_or_nothing([&] { sparsifier->update_config("a", {{"norm", "L2"}}); });
   expect_all_or_nothing([&] { GroupParams(*sparsifier).replace({{"a", {{"norm", "L2"}}}}); });
   expect_all_or_nothing([&] { sparsifier->replace_defaults(DataNormSparsifier().defaults()); });
   expect_all_or_nothing([&] { sparsifier->replace_state("a", {{"a key that is not short", 1}}); });
+  const auto add_key = [](ParamMap& map) { map.set("another key that is not short", 1); };
+  expect_all_or_nothing([&] { GroupParams(*sparsifier).change_state("a", add_key); });
+  expect_all_or_nothing([&] {
+    GroupParams(*sparsifier).change_defaults([](ParamMap& map) { map.set("norm", "L2"); });
+  });
 }
 
 TEST_F(OutOfMemory, SquashIsAllOrNothing) {

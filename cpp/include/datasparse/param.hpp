@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -32,6 +33,14 @@ class DATASPARSE_API ParamValue {
   ParamValue(T*) = delete;  // would be a bool
   ParamValue(Ints values) : value_(std::move(values)) {}
   ParamValue(Floats values) : value_(std::move(values)) {}
+  ParamValue(const ParamValue& other) : value_(copy_of(other.value_)) {}
+  ParamValue(ParamValue&&) noexcept = default;
+  ParamValue& operator=(const ParamValue& other) {
+    value_ = copy_of(other.value_);
+    return *this;
+  }
+  ParamValue& operator=(ParamValue&&) noexcept = default;
+  ~ParamValue() = default;
 
   const Variant& variant() const noexcept { return value_; }
   bool is_none() const noexcept { return std::holds_alternative<std::monostate>(value_); }
@@ -51,6 +60,15 @@ class DATASPARSE_API ParamValue {
   friend bool operator!=(const ParamValue& a, const ParamValue& b) { return !(a == b); }
 
  private:
+  /// A variant of libstdc++ copies itself wrongly: where a string or a vector finds no memory, it
+  /// destroys one that was never made.
+  static Variant copy_of(const Variant& variant) {
+    const auto copy = [](const auto& held) {
+      return Variant(std::in_place_type<std::decay_t<decltype(held)>>, held);
+    };
+    return std::visit(copy, variant);
+  }
+
   Variant value_;
 };
 
