@@ -4,8 +4,6 @@ Without a GPU they run in Triton's interpreter, on tensors in CPU memory. What i
 test_device_ptx.py.
 """
 
-import functools
-import inspect
 import os
 from dataclasses import replace
 
@@ -22,39 +20,25 @@ if not HAS_GPU:
     # Read where kernels are defined, and Triton's own functions: before it is imported.
     os.environ["TRITON_INTERPRET"] = "1"
 
-tl = pytest.importorskip("triton.language", reason="the package triton is not installed")
+pytest.importorskip("triton", reason="the package triton is not installed")
 
+import quick_interpreter  # noqa: E402
 from datasparse.torch.device import kernels  # noqa: E402
 from datasparse.torch.device.kernels import plan, route, tables  # noqa: E402
 from datasparse.torch.device.kernels.geometry import geometry_of  # noqa: E402
 from datasparse.torch.device.kernels.plan import Class, Sizes  # noqa: E402
-from triton.runtime import interpreter  # noqa: E402
 
 DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
 # Small ones, so that small tensors have many tiles; one where blocks soon count as large, and one
 # where none does.
 SIZES = [Sizes(64, 2, 4, 16, 1.0), Sizes(256, 1, 8, 64, 0.0), Sizes(1024, 1, 8, 64, 1 / 24)]
-
-
-@functools.cache
-def builtins_of(package):
-    return [name for name, member in inspect.getmembers(package) if tl.core.is_builtin(member)]
-
-
-def patch_builtins(package, builder, scope):
-    """As the interpreter does. It looks through all of Triton at each call of a function, for two
-    fifths of its time."""
-    for name in builtins_of(package):
-        member = getattr(package, name)
-        if not tl.core.is_builtin(member):  # the caller's patch
-            return
-        interpreter._patch_attr(package, name, member, builder, scope)
+TINY = Sizes(16, 1, 2, 16, 1.0)
 
 
 @pytest.fixture(autouse=True)
-def quick_interpreter(monkeypatch):
+def quick(monkeypatch):
     if not HAS_GPU:
-        monkeypatch.setattr(interpreter, "_patch_builtin", patch_builtins)
+        quick_interpreter.hasten(monkeypatch)
 
 
 def on_device(job):
@@ -106,16 +90,24 @@ def is_light(jobs):
         geometry = geometry_of(job) if job.scores.numel() > 0 else None
         if geometry and geometry.zeros < geometry.block_size and geometry.size > 40:
             return False
-    return sum(job.scores.numel() for job in jobs) <= 200 and len(jobs) <= 3
+    return elements_of(jobs) <= 200 and len(jobs) <= 3
 
 
-def check_cases(seed, n, is_chosen):
+def is_tiny(jobs):
+    return elements_of(jobs) <= 40 and is_light(jobs)
+
+
+def elements_of(jobs):
+    return sum(job.scores.numel() for job in jobs)
+
+
+def check_cases(seed, n, is_chosen, sizes=SIZES):
     done = 0
     for i, (jobs, pools, expected) in enumerate(device_cases.random_cases(seed, 40 * n)):
         if not kernels.takes(jobs, pools) or not is_chosen(jobs):
             continue
         before = [bits_of(job.scores).clone() for job in jobs]
-        masks = masks_of(jobs, pools, SIZES[i % len(SIZES)])
+        masks = masks_of(jobs, pools, sizes[i % len(sizes)])
         for mask, wanted in zip(masks, expected, strict=True):
             assert mask.shape == wanted.shape
             assert mask.is_contiguous()
@@ -127,14 +119,16 @@ def check_cases(seed, n, is_chosen):
     pytest.fail("too few cases")
 
 
-def test_random_cases():
-    check_cases(25, 50, is_light)
+@pytest.mark.parametrize("seed", range(20))
+def test_a_thousand_tiny_cases(seed):
+    check_cases([25, seed], 48, is_tiny, [TINY, *SIZES[1:]])
+    check_cases([25, seed], 2, is_light)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("seed", range(40))
 def test_more_random_cases(seed):
-    check_cases([26, seed], 25, lambda jobs: sum(job.scores.numel() for job in jobs) < 3000)
+    check_cases([26, seed], 25, lambda jobs: elements_of(jobs) < 3000)
 
 
 @pytest.mark.long

@@ -1,5 +1,6 @@
 """What masks by plain torch operations take: operations, memory, and no value that is read."""
 
+import itertools
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
@@ -163,11 +164,31 @@ def test_extra_memory_is_at_most_16_bytes_an_element(dtype, norm, tight_limits):
     assert peak_of([matrix_job(scores) for _ in range(5)]) <= MOST_BYTES * scores.numel()
 
 
-@pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_so_is_that_of_pools(dtype, normalize, tight_limits):
-    scores = torch.randn(32, 2051).to(dtype)
-    for number in (1, 3):
-        jobs = [matrix_job(scores, norm="none") for _ in range(number)]
+def check_memory_of_pools(dtype, normalize, blocks, heights):
+    scores = torch.randn(96, 2051).to(dtype)
+    kept = torch.rand(scores.shape) < 0.1
+
+    def past(rows):
+        return {"mask": ~kept[:rows], "monotone": True, "kept_zeros": kept[:rows]}
+
+    for (block, zeros), more in itertools.product(blocks, (lambda rows: {}, past)):
+        jobs = [matrix_job(scores[:n], block, 0.5, zeros, "none", **more(n)) for n in heights]
         peak = peak_of(jobs, [pool_of(jobs, normalize=normalize)])
-        assert peak <= (MOST_BYTES + 0.4) * scores.numel(), number
+        assert peak <= MOST_BYTES * scores.numel(), (block, zeros, more)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "block"), [(torch.float64, (1, 1)), (torch.float64, (1, 2)), (torch.float32, (1, 1))]
+)
+def test_so_is_that_of_pools(dtype, block, normalize, tight_limits):
+    check_memory_of_pools(dtype, normalize, [(block, None)], [96, 40, 7])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("heights", [[96], [96] * 3, [96, 40, 7]])
+def test_so_is_that_of_all_pools(heights, dtype, normalize, tight_limits):
+    blocks = [((1, 1), None), ((1, 2), None), ((1, 4), 2), ((1, 2051), 999)]
+    check_memory_of_pools(dtype, normalize, blocks, heights)
