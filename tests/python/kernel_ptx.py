@@ -17,10 +17,10 @@ ALL = [selection.count, writing.write, writing.keep_late_ties, large.score, larg
 POINTERS = {"members": "*i64", "geometry": "*i64", "selections": "*i64"}
 
 
-def ptx_of(kernel, target, counts="*i32", **constants):
+def ptx_of(kernel, target, **constants):
     names = kernel.arg_names
     constants = {name: value for name, value in constants.items() if name in names}
-    kinds = {"first": "i32", "shift": "i32", "counts": counts, **POINTERS}
+    kinds = {"first": "i32", "shift": "i32", **POINTERS}
     signature = {
         name: "constexpr" if name in constants else kinds.get(name, "*i32") for name in names
     }
@@ -35,7 +35,7 @@ def kind(dtype, norm, single, place):
         "DTYPE": dtype, "NORM": norm, "BITS": 64 if "64" in dtype else 32, "SINGLE": single,
         "FLAT": place == 0, "MERGED": place < 2, "INDEX": tl.int64 if place == 2 else tl.int32,
         "PAST": place == 2, "CUTS": True, "WITHIN": True, "OF_PAST": False, "BINS": 512,
-        "TILE": 1024, "STEPS": 16,
+        "TILE": 1024, "STEPS": 16, "COUNT": tl.int32,
     }  # fmt: skip
 
 
@@ -51,6 +51,7 @@ def report(kernels, kinds, targets):
 
 
 def barriers_before_the_first_store(bins):
-    constants = {"BINS": bins, "OF_PAST": bins == 2, "LAST": bins > 2, "AGAIN": False, "LOWEST": 0}
+    constants = {"BINS": bins, "OF_PAST": bins == 2, "LAST": bins > 2, "AGAIN": False, "LOWEST": 0,
+                 "COUNT": tl.int32}  # fmt: skip
     ptx = ptx_of(selection.decide, 80, **constants)
     return ptx[: ptx.index("st.global")].count("bar.sync")

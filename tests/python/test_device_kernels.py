@@ -358,7 +358,7 @@ def test_kinds_share_what_is_sent_and_the_counts():
     dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
     jobs = [job_of(torch.ones(50, dtype=dtype)) for dtype in dtypes]
     names = launches(jobs, memory=(memory := []))
-    assert names.count("zeros") == names.count("copy") == 1
+    assert names.count("clear") == names.count("copy") == 1
     assert len(names) == 2 + 2 * 3 + 2 * 6 + 3 * 2 + 2 * 4  # 16 bits decide together
     assert memory[0] < len(jobs) * 9000
 
@@ -389,6 +389,33 @@ def test_memory_beside_the_mask_is_a_twentieth(dtype, block, zeros):
     job = job_of(scores, 0.5, block, zeros, mask=torch.empty(scores.shape, dtype=torch.bool))
     launches([job], memory=(memory := []))
     assert memory[0] <= 0.05 * scores.nbytes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_beside_300_masks_is_a_twentieth_of_one_tensor(dtype):
+    scores = torch.empty(1024, 2048, dtype=dtype)
+    jobs = [job_of(scores, mask=torch.empty(scores.shape, dtype=torch.bool)) for _ in range(300)]
+    launches(jobs)  # tables of shapes are made
+    launches(jobs, memory=(memory := []))
+    assert memory[0] <= 0.05 * scores.nbytes
+
+
+@pytest.mark.parametrize(
+    ("dtype", "n"), [(torch.float32, 8192), (torch.bfloat16, 8191), (torch.float64, 9000)]
+)
+def test_counts_lie_in_a_mask_that_has_the_room(dtype, n, rng):
+    scores = torch.from_numpy(rng.integers(-400, 400, n) / 8).to(dtype)
+    check(scores, sizes=Sizes(8192, 2), level=0.3)
+
+
+def test_counts_lie_in_masks_of_all_kinds(monkeypatch):
+    def digits_of(kind):  # few counts, for which small masks have the room
+        bits = kind.bits if kind.signed else kind.bits - 1
+        return [(shift, min(4, bits - shift)) for shift in reversed(range(0, bits, 4))]
+
+    monkeypatch.setattr(route, "BINS", 16)
+    monkeypatch.setattr(route, "digits_of", digits_of)
+    check_cases(29, 12, lambda jobs: is_light(jobs) and elements_of(jobs) >= 64 * len(jobs))
 
 
 def test_digits_cover_all_bits():

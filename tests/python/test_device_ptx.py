@@ -53,8 +53,8 @@ def test_kernels_compile_for_keys_and_for_counts_of_64_bits(run_python):
     script = """
 from kernel_ptx import *
 for dtype in ("key32", "key64"):
-    for kernel in ALL[:3] + [selection.decide]:
+    for kernel in ALL[:3] + [selection.clear, selection.decide]:
         constants = kind(dtype, "none", True, 2) | dict(LAST=True, AGAIN=True, LOWEST=-(1 << 63))
-        assert ".f32" not in ptx_of(kernel, 90, counts="*i64", **constants)
+        assert ".f32" not in ptx_of(kernel, 90, **constants | {"COUNT": tl.int64})
 """
     run_python(script, TRITON_INTERPRET="0")

@@ -1,15 +1,16 @@
 """Masks on a device by Triton kernels: many tensors in a launch, little memory, nothing read back.
 
 Triton comes with torch's builds for GPUs; it is imported when the first mask is computed. Launches
-for all single elements or small blocks of one dtype and norm: a copy of addresses, two for each
-digit of the keys, one that writes and one that puts ties right: 10 for float32, 8 for 16 bits, 16
-for float64, however many tensors. Monotone masks take two more; a pool with bounds finds its cuts
-twice; blocks that are large one more to score, one to write, and one where they lose only some of
-their elements.
+for all single elements or small blocks of one dtype and norm: a copy of addresses, one that clears
+counts, two for each digit of the keys, one that writes and one that puts ties right: 10 for
+float32, 8 for 16 bits, 16 for float64, however many tensors. Monotone masks take two more; a pool
+with bounds finds its cuts twice; blocks that are large one more to score, one to write, and one
+where they lose only some of their elements.
 
-Memory beside the masks: 8 KiB a tensor whose level is neither 0 nor 1, about a thousandth of a byte
-an element, for large blocks at most 5% of the scores. Scores that have more than three axes of
-columns which cannot be merged, as in most unusual orders, are copied, and so are their masks.
+Memory beside the masks: a few hundred bytes a tensor, about a thousandth of a byte an element, for
+large blocks at most 5% of the scores. Keys are counted where the mask will be; of a tensor that has
+less than 8 Ki elements, in 8 KiB more. Scores that have more than three axes of columns which
+cannot be merged, as in most unusual orders, are copied, and so are their masks.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ BELOW = tl.constexpr(8)  # keys below the cut, as far as it is known
 CUT = tl.constexpr(9)
 TIES = tl.constexpr(10)  # of the keys that equal the cut, so many are pruned
 FREE = tl.constexpr(11)  # 1: what the mask before prunes is pruned, the cut is among the others
-MEMBER = tl.constexpr(12)  # so many numbers
+COUNTS = tl.constexpr(12)  # the address of its counts, BINS of them
+MEMBER = tl.constexpr(13)  # so many numbers
 
 # Of a selection, in the same table, behind the members.
 FIRST = tl.constexpr(0)

@@ -72,11 +72,12 @@ class Member:
     ties: int = 0  # -1 without a cut: all are kept
     own: int = 0
     cut: int = 0
+    counts: int = 0  # an address
 
     def numbers(self) -> list[int]:
         """In the order of `fields.py`."""
         return [self.scores, self.out, self.past, self.kept, self.weight, self.least, self.most,
-                self.own, 0, self.cut, self.ties, 1]  # fmt: skip
+                self.own, 0, self.cut, self.ties, 1, self.counts]  # fmt: skip
 
 
 @dataclass(eq=False, slots=True)

@@ -120,18 +120,32 @@ class Call:
     def __init__(self, plan: Plan, sizes: Sizes, device: torch.device) -> None:
         self.plan, self.sizes, self.device = plan, sizes, device
         self.members = plan.members()
+        self.counted = self.members[: len(self.members) - len(plan.without_cut)]
         self.place = {id(member): i for i, member in enumerate(self.members)}
         self.large_place = {id(one): i for i, one in enumerate(plan.large)}
 
     def run(self) -> None:
         if not self.members and not self.plan.large:
             return
+        self.place_counts()
         self.send()
         self.score_large_blocks()
         if self.plan.classes:
             self.select()
         self.write()
         self.write_large_blocks()
+
+    def place_counts(self) -> None:
+        """Keys are counted where the mask will be, which is written when its cut is known; of a
+        mask that is too small, in memory of their own."""
+        self.count_type = index_of(any(member.kind.wide for member in self.members))
+        size = BINS * self.count_type.primitive_bitwidth // 8
+        small = [member for member in self.counted if member.geometry.size < size]
+        self.counts = torch.empty(len(small) * size, dtype=torch.uint8, device=self.device)
+        for member in self.counted:
+            member.counts = member.out
+        for i, member in enumerate(small):
+            member.counts = self.counts.data_ptr() + i * size
 
     def send(self) -> None:
         """All that the kernels are told, by one copy: members, selections, large blocks."""
@@ -173,20 +187,17 @@ class Call:
 
     def select(self) -> None:
         """Finds all cuts, one class after another."""
-        n = len(self.members) - len(self.plan.without_cut)
-        is_wide = any(member.kind.wide for member in self.members)
-        dtype = torch.int64 if is_wide else torch.int32
-        counts = torch.zeros(n * BINS, dtype=dtype, device=self.device)
+        launch(selection.clear, len(self.counted), self.table, BINS=BINS, COUNT=self.count_type)
         for kind, selections in self.plan.classes.items():
             members = [member for one in selections for member in one.members]
             first = self.first_selection[kind]
-            self.find_cuts(kind, members, counts, first, len(selections), again=kind.bounded)
+            self.find_cuts(kind, members, first, len(selections), again=kind.bounded)
             if kind.bounded:
                 own = min(member.own for member in members)
-                self.find_cuts(kind, members, counts, own, len(members), again=False)
+                self.find_cuts(kind, members, own, len(members), again=False)
 
-    def find_cuts(self, kind: Class, members: list[Member], counts: Tensor, first: int,
-                  number: int, again: bool) -> None:  # fmt: skip
+    def find_cuts(self, kind: Class, members: list[Member], first: int, number: int,
+                  again: bool) -> None:  # fmt: skip
         digits = digits_of(kind)
         passes = [(0, 1, True)] if kind.past else []
         passes += [(shift, bits, False) for shift, bits in digits]
@@ -194,13 +205,13 @@ class Call:
         parts = [(constants(of), self.tiles_of(some)) for of, some in by_kind.items()]
         for shift, bits, of_past in passes:
             for options, tiles in parts:
-                launch(selection.count, len(tiles), self.table, self.geometries, tiles, counts,
-                       shift, **options, OF_PAST=of_past, BINS=1 << bits, TILE=self.sizes.tile,
-                       STEPS=self.sizes.steps)  # fmt: skip
+                launch(selection.count, len(tiles), self.table, self.geometries, tiles, shift,
+                       **options, OF_PAST=of_past, BINS=1 << bits, TILE=self.sizes.tile,
+                       STEPS=self.sizes.steps, COUNT=self.count_type)  # fmt: skip
             is_last = (shift, bits) == digits[-1] and not of_past
-            launch(selection.decide, number, self.table, self.selections, counts, first, shift,
+            launch(selection.decide, number, self.table, self.selections, first, shift,
                    BINS=1 << bits, OF_PAST=of_past, LAST=is_last, AGAIN=is_last and again,
-                   LOWEST=lowest_of(kind))  # fmt: skip
+                   LOWEST=lowest_of(kind), COUNT=self.count_type)  # fmt: skip
 
     # --- masks -----------------------------------------------------------------------------------
 
@@ -249,4 +260,8 @@ class Call:
 def constants(kind: Kind) -> dict[str, Any]:
     """As kernels name them."""
     options = {name.upper(): value for name, value in kind._asdict().items()}
-    return {**options, "INDEX": tl.int64 if options.pop("WIDE") else tl.int32}
+    return {**options, "INDEX": index_of(options.pop("WIDE"))}
+
+
+def index_of(is_wide: bool) -> tl.dtype:
+    return tl.int64 if is_wide else tl.int32

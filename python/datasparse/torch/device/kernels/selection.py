@@ -3,6 +3,8 @@
 `count` counts the keys of every member by their next digit. `decide` finds the digit of every
 selection, the greatest below which no more lies than the budget pays for: what PoolSearch does
 (datasparse/pool.hpp). A mask by itself is a pool of one. Nothing is read back.
+
+COUNT is the type of counts: tl.int32, or tl.int64 where they take more.
 """
 
 import triton
@@ -12,12 +14,25 @@ from datasparse.torch.device.kernels import fields as f
 from datasparse.torch.device.kernels.scoring import keys_of_blocks
 
 
+@triton.jit
+def counts_of(member, COUNT: tl.constexpr):
+    return tl.load(member + f.COUNTS).to(tl.pointer_type(COUNT))
+
+
+@triton.jit(do_not_specialize_on_alignment=["members"])
+def clear(members, BINS: tl.constexpr, COUNT: tl.constexpr):
+    """All counts of the members 0."""
+    counts = counts_of(members + tl.program_id(0) * f.MEMBER, COUNT)
+    tl.store(counts + tl.arange(0, BINS), tl.zeros([BINS], COUNT))
+
+
 @triton.jit(do_not_specialize=["shift"], do_not_specialize_on_alignment=["members"])
 def count(
-    members, geometry, tiles, counts, shift,
+    members, geometry, tiles, shift,
     DTYPE: tl.constexpr, NORM: tl.constexpr, BITS: tl.constexpr, SINGLE: tl.constexpr,
     FLAT: tl.constexpr, MERGED: tl.constexpr, INDEX: tl.constexpr, PAST: tl.constexpr,
     OF_PAST: tl.constexpr, BINS: tl.constexpr, TILE: tl.constexpr, STEPS: tl.constexpr,
+    COUNT: tl.constexpr,
 ):  # fmt: skip
     """Adds to the counts of the members: of keys; or OF_PAST, of blocks pruned before, or free.
 
@@ -29,7 +44,7 @@ def count(
     member = members + index * f.MEMBER
     matrix = geometry + index * f.GEOMETRY
     blocks = tl.load(matrix + f.BLOCKS).to(INDEX)
-    counts += index * f.BINS
+    counts = counts_of(member, COUNT)
     from_digit = tl.load(member + f.CUT) >> shift
     chosen = tl.load(member + f.FREE).to(tl.int32)
     found = tl.zeros([BINS], tl.int32)
@@ -60,9 +75,9 @@ def count(
     do_not_specialize_on_alignment=["members", "selections"],
 )
 def decide(
-    members, selections, counts, first, shift,
+    members, selections, first, shift,
     BINS: tl.constexpr, OF_PAST: tl.constexpr, LAST: tl.constexpr, AGAIN: tl.constexpr,
-    LOWEST: tl.constexpr,
+    LOWEST: tl.constexpr, COUNT: tl.constexpr,
 ):  # fmt: skip
     """The next digit of each cut, and all counts 0 again.
 
@@ -78,7 +93,7 @@ def decide(
     cost = tl.zeros([BINS], tl.int64)
     for index in range(begin, end):
         member = members + index * f.MEMBER
-        here = tl.load(counts + index * f.BINS + bins).to(tl.int64)
+        here = tl.load(counts_of(member, COUNT) + bins).to(tl.int64)
         below = tl.load(member + f.BELOW) + tl.cumsum(here, 0) - here
         below = tl.maximum(below, tl.load(member + f.LEAST))
         cost += tl.load(member + f.WEIGHT) * tl.minimum(below, tl.load(member + f.MOST))
@@ -88,7 +103,8 @@ def decide(
     tl.debug_barrier()  # every warp has read what one of them writes next
     for index in range(begin, end):
         member = members + index * f.MEMBER
-        here = tl.load(counts + index * f.BINS + bins).to(tl.int64)
+        counts = counts_of(member, COUNT)
+        here = tl.load(counts + bins).to(tl.int64)
         below = tl.load(member + f.BELOW) + tl.sum(tl.where(bins < digit, here, 0), 0)
         equal = tl.sum(tl.where(bins == digit, here, 0), 0)
         cut = tl.load(member + f.CUT)
@@ -96,7 +112,7 @@ def decide(
         least = tl.load(member + f.LEAST)
         most = tl.load(member + f.MOST)
         tl.debug_barrier()
-        tl.store(counts + index * f.BINS + bins, tl.zeros([BINS], counts.dtype.element_ty))
+        tl.store(counts + bins, tl.zeros([BINS], COUNT))
         if OF_PAST:
             tl.store(member + f.FREE, digit.to(tl.int64))
         else:
