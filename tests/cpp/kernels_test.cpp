@@ -517,6 +517,56 @@ TEST_P(KernelsTest, ScoreAndBracketBlocksOfAnyShape) {
   expect_plain_scores<std::uint64_t>(table(), DType::float64);
 }
 
+/// All that elements of 16 bits can be, which are compared as they are: at the ends of what is
+/// below all normal numbers, of infinity, of NaN, and anywhere.
+TEST_P(KernelsTest, BracketElementsOf16Bits) {
+  Random random(45);
+  std::vector<std::uint16_t> elements(65536);
+  std::iota(elements.begin(), elements.end(), std::uint16_t{0});
+  const Blocks blocks{reinterpret_cast<const std::byte*>(elements.data()), 0, 2, 65536, 1, 1};
+  for (const DType dtype : {DType::float16, DType::bfloat16}) {
+    for (const Norm norm : {Norm::L1, Norm::L2}) {
+      const auto at = [&](const auto& kernels) {
+        return kernels[static_cast<int>(dtype)][static_cast<int>(norm)];
+      };
+      if (at(table().bracket) == nullptr) continue;
+      std::vector<std::uint32_t> keys(65536);
+      at(scalar_kernels().score)(keys.data(), blocks);
+      const auto equal = [&keys](std::uint32_t key) {
+        return std::count(keys.begin(), keys.end(), key);
+      };
+      std::vector<int> ends{0, 1, 0x7FFF};
+      for (const int end : {0x80, 0x400, 0x7C00, 0x7F80}) {
+        for (const int bits : {end - 1, end, end + 1}) ends.push_back(bits);
+      }
+      for (int i = 0; i < 12; ++i) ends.push_back(static_cast<int>(random.below(32768)));
+      for (const int bits : ends) {
+        const std::uint32_t first =
+            keys[static_cast<std::size_t>(bits)] - 1 + static_cast<std::uint32_t>(random.below(3));
+        const auto width = static_cast<std::uint32_t>(random.below(1 << 16));
+        const std::uint32_t from = first + (random.one_in(2) ? width : 0);
+        const PlainBracket<std::uint32_t> plain(keys, from, first, width);
+        for (const bool count_ends : {false, true}) {
+          Bytes keep(keys.size() + 1, 7);
+          std::vector<std::uint16_t> inside(keys.size() + places_slack);
+          BracketEndCounts found{};
+          if (count_ends) {
+            if (at(table().bracket_ends) == nullptr) continue;
+            found = at(table().bracket_ends)(keep.data(), inside.data(), blocks, from, first, width,
+                                             Store::past_cache);
+            ASSERT_EQ(found.before, equal(first - 1)) << bits;
+            ASSERT_EQ(found.behind, equal(first + width)) << bits;
+          } else {
+            found.counts = at(table().bracket)(keep.data(), inside.data(), blocks, from, first,
+                                               width, Store::ordinary);
+          }
+          plain.expect(keep, inside, found.counts);
+        }
+      }
+    }
+  }
+}
+
 template <class Key>
 void expect_plain_zeros(const Kernels& table) {
   Selection<Key> selection(table);

@@ -99,6 +99,24 @@ struct Vector32 : Words<Vector32> {
   }
 };
 
+/// Elements of 16 bits by themselves, without their signs: see least_with().
+struct Vector16 {
+  using Key = std::uint16_t;
+  using Keys = __m256i;
+  static constexpr int size = 16;
+  TARGET static __m256i number(Key n) noexcept { return _mm256_set1_epi16(static_cast<short>(n)); }
+  TARGET static __m256i key(Key key) noexcept { return number(key ^ 0x8000U); }
+  TARGET static __m256i load(const void* halves) noexcept {
+    return _mm256_or_si256(load_bytes(halves), number(0x8000U));
+  }
+  TARGET static __m256i less(__m256i a, __m256i b) noexcept { return _mm256_cmpgt_epi16(b, a); }
+  TARGET static __m256i subtract(__m256i a, __m256i b) noexcept { return _mm256_sub_epi16(a, b); }
+  TARGET static __m256i bytes(const __m256i* lanes) noexcept {
+    return _mm256_permute4x64_epi64(_mm256_packs_epi16(lanes[0], lanes[1]),
+                                    _MM_SHUFFLE(3, 1, 2, 0));
+  }
+};
+
 struct Vector64 : Words<Vector64> {
   using Key = std::uint64_t;
   static constexpr int size = 4;
@@ -222,6 +240,7 @@ struct Halves : Floats {
 
 struct BFloat16 : Halves<BFloat16> {
   static constexpr int dtype = 1;
+  static constexpr std::uint16_t infinity = 0x7F80;
   TARGET static Sums widen(__m128i halves) noexcept {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
   }
@@ -229,6 +248,7 @@ struct BFloat16 : Halves<BFloat16> {
 
 struct Float16 : Halves<Float16> {
   static constexpr int dtype = 0;
+  static constexpr std::uint16_t infinity = 0x7C00;
   TARGET static Sums widen(__m128i halves) noexcept { return _mm256_cvtph_ps(halves); }
 };
 

@@ -602,9 +602,6 @@ void use_whole_passes(Kernels& table) noexcept {
   if constexpr (is_at_once<Element, norm>) {
     table.bracket_mask[dtype][norm] = bracket_mask<Element, norm>;
   }
-  if constexpr (norm != no_norm) {
-    table.bracket_ends[dtype][norm] = bracket_ends<Element, norm, true>;
-  }
 }
 
 template <class Element>

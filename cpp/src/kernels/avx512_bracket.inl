@@ -97,19 +97,18 @@ TARGET BracketCounts bracket(std::uint8_t* keep, std::uint16_t* inside, const Ke
 
 // --- of blocks -----------------------------------------------------------------------------------
 
-/// The bracket among single elements of 16 bits, compared as they are: their keys are in the order
-/// of their bits.
+/// The bracket among elements of 16 bits by themselves, compared as they are: see least_with().
 template <class Element, int norm, bool ends>
 class HalfBracketing {
  public:
   TARGET HalfBracketing(std::uint16_t* inside, std::uint64_t from, std::uint64_t first,
                         std::uint64_t width) noexcept
       : inside_(inside),
-        from_(least_with(from)),
-        within_(between(least_with(first), least_with(first + width))) {
+        from_(bound_of(from)),
+        within_(between(bound_of(first), bound_of(first + width))) {
     if constexpr (ends) {
-      if (first > 0) before_ = between(least_with(first - 1), within_.first);
-      behind_ = between(least_with(first + width), least_with(first + width + 1));
+      if (first > 0) before_ = between(bound_of(first - 1), within_.first);
+      behind_ = between(bound_of(first + width), bound_of(first + width + 1));
     }
   }
 
@@ -145,7 +144,7 @@ class HalfBracketing {
   TARGET static std::uint64_t both(__mmask32 low, __mmask32 high) noexcept {
     return low | std::uint64_t{high} << 32;
   }
-  /// Without signs. NaN differ here, but bounds lie below or above all of them.
+  /// Without signs.
   TARGET static __m512i load(const std::byte* data, __mmask32 lanes) noexcept {
     return _mm512_and_si512(_mm512_maskz_loadu_epi16(lanes, data), _mm512_set1_epi16(0x7FFF));
   }
@@ -156,9 +155,14 @@ class HalfBracketing {
                 _mm512_cmplt_epu16_mask(_mm512_sub_epi16(vectors[1], first), width));
   }
 
-  /// The least bits whose key is not below this one; above all others where there are none. Keys
-  /// rise with the bits: sixteen of these at a time tell in which sixteenth to look on.
-  TARGET static std::uint16_t least_with(std::uint64_t key) noexcept {
+  TARGET static std::uint16_t bound_of(std::uint64_t key) noexcept {
+    if constexpr (norm == 0) return least_with<Element>(key);
+    return search(key);
+  }
+
+  /// The same as least_with() of squares. Keys rise with the bits: sixteen of these at a time tell
+  /// in which sixteenth to look on.
+  TARGET static std::uint16_t search(std::uint64_t key) noexcept {
     const __m512i rising = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const __m512i bound = Vector32::all(static_cast<std::uint32_t>(key));
     int low = 0;
@@ -187,13 +191,6 @@ class HalfBracketing {
   BracketEndCounts counts_{};
 };
 
-/// Whether blocks are single elements side by side of 16 bits.
-template <class Element>
-bool are_halves(const Blocks& blocks) noexcept {
-  return Element::item == 2 && blocks.width == 1 && blocks.rows == 1 &&
-         blocks.step == Element::item;
-}
-
 template <class Element, int norm, bool ends>
 TARGET BracketEndCounts bracket_halves(std::uint8_t* keep, std::uint16_t* inside,
                                        const Blocks& blocks, std::uint64_t from,
@@ -215,12 +212,12 @@ TARGET BracketEndCounts bracket_halves(std::uint8_t* keep, std::uint16_t* inside
 /// Each vector of keys is compared as soon as it is there. Nothing branches on the data, so that
 /// the processor reads far ahead.
 template <class Element, int norm, bool ends>
-TARGET BracketEndCounts bracket_ends(std::uint8_t* keep, std::uint16_t* inside,
-                                     const Blocks& blocks, std::uint64_t from, std::uint64_t first,
-                                     std::uint64_t width, Store wanted) noexcept {
+TARGET BracketEndCounts bracket_any(std::uint8_t* keep, std::uint16_t* inside, const Blocks& blocks,
+                                    std::uint64_t from, std::uint64_t first, std::uint64_t width,
+                                    Store wanted) noexcept {
   const Store store = store_to(keep, wanted);
   if constexpr (Element::item == 2 && norm != no_norm) {
-    if (are_halves<Element>(blocks)) {
+    if (are_singles<Element>(blocks)) {
       return bracket_halves<Element, norm, ends>(keep, inside, blocks, from, first, width, store);
     }
   }
@@ -244,7 +241,14 @@ template <class Element, int norm>
 TARGET BracketCounts bracket_blocks(std::uint8_t* keep, std::uint16_t* inside, const Blocks& blocks,
                                     std::uint64_t from, std::uint64_t first, std::uint64_t width,
                                     Store store) noexcept {
-  return bracket_ends<Element, norm, false>(keep, inside, blocks, from, first, width, store).counts;
+  return bracket_any<Element, norm, false>(keep, inside, blocks, from, first, width, store).counts;
+}
+
+template <class Element, int norm>
+TARGET BracketEndCounts bracket_ends(std::uint8_t* keep, std::uint16_t* inside,
+                                     const Blocks& blocks, std::uint64_t from, std::uint64_t first,
+                                     std::uint64_t width, Store store) noexcept {
+  return bracket_any<Element, norm, true>(keep, inside, blocks, from, first, width, store);
 }
 
 /// The same, but the mask of the blocks takes the place of a byte for each.
@@ -255,7 +259,7 @@ TARGET BracketCounts bracket_mask(std::uint8_t* mask, std::ptrdiff_t pitch, std:
   // Lines of several rows in turn leave the buffers of such stores half filled.
   const Store store = blocks.rows > 1 ? Store::ordinary : store_to(mask, wanted);
   if constexpr (Element::item == 2 && norm != no_norm) {
-    if (are_halves<Element>(blocks)) {
+    if (are_singles<Element>(blocks)) {
       return bracket_halves<Element, norm, false>(mask, inside, blocks, from, first, width, store)
           .counts;
     }

@@ -172,6 +172,37 @@ TARGET void score_places(typename Element::Key* keys, const Blocks& blocks,
                            [&](std::int64_t i) { return blocks.data + places[i] * blocks.step; });
 }
 
+/// Whether blocks are elements by themselves and side by side. Those of 16 bits are compared as
+/// they are: keys of magnitudes are in the order of their bits. NaN differ in these, but bounds lie
+/// below or above all of them.
+template <class Element>
+TARGET bool are_singles(const Blocks& blocks) noexcept {
+  return blocks.width == 1 && blocks.rows == 1 && blocks.step == Element::item;
+}
+
+/// The least magnitude of 16 bits whose key is not below this one; 0x8000 where there is none.
+template <class Element>
+TARGET std::uint16_t least_with(std::uint64_t key) noexcept {
+  using Traits = KeyTraits<std::uint32_t>;
+  if (key <= Traits::zero) return 0;
+  if (key > Traits::nan) return 0x8000U;
+  if (key == Traits::nan) return Element::infinity + 1;
+  const auto bits = static_cast<std::uint32_t>(key - Traits::zero);  // of a float
+  std::uint32_t least = 0;
+  if constexpr (Element::dtype == BFloat16::dtype) {
+    least = (bits + 0xFFFFU) >> 16U;
+  } else if (constexpr std::uint32_t bias = 112U << 23U; bits >= bias + (1U << 23U)) {
+    least = (bits - bias + 0x1FFFU) >> 13U;
+  } else {  // below all that are normal: in multiples of the least one
+    float value = 0;
+    __builtin_memcpy(&value, &bits, sizeof(value));
+    value *= 1U << 24U;
+    least = static_cast<std::uint32_t>(value);
+    if (static_cast<float>(least) < value) ++least;
+  }
+  return static_cast<std::uint16_t>(least < Element::infinity ? least : Element::infinity);
+}
+
 /// Calls work(b, n, keys) for blocks [b, b + n) from `done` on, some at a time, with their keys.
 template <class Element, int norm, class Work>
 TARGET void with_keys(const Blocks& blocks, std::int64_t done, const Work& work) noexcept {

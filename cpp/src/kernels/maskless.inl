@@ -90,60 +90,98 @@ TARGET void store_places(std::uint16_t* places, std::int64_t first, std::uint64_
   }
 }
 
-/// The bounds of a bracket in vectors, and what was found so far.
-template <class Vector>
+/// What a bracket looks for: keys from `from` on; and those within it, before it and behind it, of
+/// which there are `width` from `first` on.
+template <class Key>
+struct Bounds {
+  struct Some {
+    Key first, width;
+  };
+  Key from;
+  Some within, before, behind;
+
+  TARGET static Bounds of(Key from, Key first, Key width) noexcept {
+    const Key end = static_cast<Key>(first + width);
+    return {from, {first, width}, {static_cast<Key>(first - 1), 1}, {end, 1}};
+  }
+};
+
+/// The bounds of a bracket in vectors, and what was found so far: with `ends`, at those too.
+template <class Vector, bool ends>
 class Bracketing {
  public:
   using Key = typename Vector::Key;
-  TARGET Bracketing(std::uint8_t* keep, std::uint16_t* inside, Key from, Key first,
-                    Key width) noexcept
-      : keep_(keep), inside_(inside), from_(Vector::key(from)), range_(first, width) {}
+  TARGET Bracketing(std::uint8_t* keep, std::uint16_t* inside, const Bounds<Key>& bounds,
+                    Store wanted) noexcept
+      : keep_(keep),
+        inside_(inside),
+        stream_(wanted == Store::past_cache && is_aligned(keep)),
+        from_(Vector::key(bounds.from)),
+        within_(bounds.within.first, bounds.within.width),
+        before_(bounds.before.first, bounds.before.width),
+        behind_(bounds.behind.first, bounds.behind.width) {}
 
   /// A bundle of keys from the i-th on; vector_at(v) gives those from the (i + v)-th on.
   template <class Load>
   TARGET void add(std::int64_t i, const Load& vector_at) noexcept {
     std::uint64_t found = 0;
     for (int p = 0; p < bundle; p += part) {
-      Bytes pruned[few];
-      Bytes within[few];
+      Bytes pruned[few], within[few], before[few], behind[few];
       for (int g = 0; g < few; ++g) {
-        typename Vector::Keys below[group / Vector::size];
-        typename Vector::Keys inside[group / Vector::size];
-        for (int v = 0; v < group / Vector::size; ++v) {
+        constexpr int vectors = group / Vector::size;
+        typename Vector::Keys are_below[vectors], are_within[vectors], are_before[vectors],
+            are_behind[vectors];
+        for (int v = 0; v < vectors; ++v) {
           const auto vector = vector_at(p + g * group + v * Vector::size);
-          below[v] = Vector::less(vector, from_);
-          inside[v] = range_.has(vector);
+          are_below[v] = Vector::less(vector, from_);
+          are_within[v] = within_.has(vector);
+          if constexpr (ends) {
+            are_before[v] = before_.has(vector);
+            are_behind[v] = behind_.has(vector);
+          }
         }
-        pruned[g] = Vector::bytes(below);
-        within[g] = Vector::bytes(inside);
-        store_bytes(keep_ + i + p + g * group, ones_where_zero(pruned[g]));
+        pruned[g] = Vector::bytes(are_below);
+        within[g] = Vector::bytes(are_within);
+        if constexpr (ends) {
+          before[g] = Vector::bytes(are_before);
+          behind[g] = Vector::bytes(are_behind);
+        }
+        std::uint8_t* const to = keep_ + i + p + g * group;
+        const Bytes ones = ones_where_zero(pruned[g]);
+        stream_ ? stream_bytes(to, ones) : store_bytes(to, ones);
       }
       found |= bits(within) << p;
-      counts_.kept += part - count(pruned);
+      found_.counts.kept += part - count(pruned);
+      if constexpr (ends) {
+        found_.before += count(before);
+        found_.behind += count(behind);
+      }
     }
-    store_places(inside_ + counts_.inside, i, found);
-    counts_.inside += __builtin_popcountll(found);
+    store_places(inside_ + found_.counts.inside, i, found);
+    found_.counts.inside += __builtin_popcountll(found);
   }
 
-  TARGET BracketCounts counts() const noexcept { return counts_; }
+  TARGET const BracketEndCounts& found() const noexcept { return found_; }
 
  private:
   std::uint8_t* keep_;
   std::uint16_t* inside_;
+  bool stream_;
   typename Vector::Keys from_;
-  Range<Vector> range_;
-  BracketCounts counts_{};
+  Range<Vector> within_, before_, behind_;
+  BracketEndCounts found_{};
 };
 
 template <class Vector, class Key = typename Vector::Key>
 TARGET BracketCounts bracket(std::uint8_t* keep, std::uint16_t* inside, const Key* keys,
                              std::int64_t n, Key from, Key first, Key width) noexcept {
-  Bracketing<Vector> bracketing(keep, inside, from, first, width);
+  const auto bounds = Bounds<Key>::of(from, first, width);
+  Bracketing<Vector, false> bracketing(keep, inside, bounds, Store::ordinary);
   std::int64_t i = 0;
   for (; i + bundle <= n; i += bundle) {
     bracketing.add(i, [&](int v) TARGET { return Vector::load(keys + i + v); });
   }
-  BracketCounts counts = bracketing.counts();
+  BracketCounts counts = bracketing.found().counts;
   for (; i < n; ++i) {
     keep[i] = keys[i] >= from ? 1 : 0;
     counts.kept += keep[i];
@@ -309,36 +347,119 @@ TARGET void score_at(void* out, const Blocks& blocks, const std::uint16_t* place
   score_places<Element, norm>(static_cast<typename Element::Key*>(out), blocks, places, n);
 }
 
+/// Whether an element by itself is compared as it is: see least_with().
+template <class Element, int norm>
+constexpr bool is_its_key = Element::item == 2 && norm == 0;
+
+template <class Element>
+TARGET Bounds<std::uint16_t> bounds_of_halves(std::uint64_t from, std::uint64_t first,
+                                              std::uint64_t width) noexcept {
+  const auto some = [](std::uint64_t begin, std::uint64_t end) TARGET {
+    const std::uint16_t least = least_with<Element>(begin);
+    return Bounds<std::uint16_t>::Some{
+        least, static_cast<std::uint16_t>(least_with<Element>(end) - least)};
+  };
+  const std::uint64_t end = first + width;
+  return {least_with<Element>(from), some(first, end), some(first - 1, first), some(end, end + 1)};
+}
+
+/// Whole bundles of elements by themselves. Returns how many elements that are.
+template <class Element, int norm, bool ends>
+TARGET std::int64_t bracket_singles(std::uint8_t* keep, std::uint16_t* inside, const Blocks& blocks,
+                                    std::uint64_t from, std::uint64_t first, std::uint64_t width,
+                                    Store store, BracketEndCounts& found) noexcept {
+  using Key = typename Element::Key;
+  const auto add_all = [&](auto& bracketing, const auto& vector_at) TARGET {
+    std::int64_t b = 0;
+    for (; b + bundle <= blocks.count; b += bundle) {
+      bracketing.add(b, [&](int v) TARGET { return vector_at(b + v); });
+    }
+    found = bracketing.found();
+    return b;
+  };
+  if constexpr (is_its_key<Element, norm>) {
+    const auto bounds = bounds_of_halves<Element>(from, first, width);
+    Bracketing<Vector16, ends> bracketing(keep, inside, bounds, store);
+    return add_all(bracketing, [&](std::int64_t b) TARGET {
+      return Vector16::load(blocks.data + b * Element::item);
+    });
+  } else {
+    const auto bounds =
+        Bounds<Key>::of(static_cast<Key>(from), static_cast<Key>(first), static_cast<Key>(width));
+    Bracketing<typename Element::Vector, ends> bracketing(keep, inside, bounds, store);
+    const Single<Element, norm> single(blocks);
+    return add_all(bracketing, [&](std::int64_t b) TARGET { return single.keys_at(b); });
+  }
+}
+
+/// The bracket of all blocks from `done` on, with their keys in memory.
+template <class Element, int norm, bool ends>
+TARGET void bracket_rest(std::uint8_t* keep, std::uint16_t* inside, const Blocks& blocks,
+                         std::int64_t done, std::uint64_t from, std::uint64_t first,
+                         std::uint64_t width, BracketEndCounts& all) noexcept {
+  using Vector = typename Element::Vector;
+  using Key = typename Element::Key;
+  const auto bounds =
+      Bounds<Key>::of(static_cast<Key>(from), static_cast<Key>(first), static_cast<Key>(width));
+  with_keys<Element, norm>(
+      blocks, done, [&](std::int64_t b, std::int64_t n, const Key* keys) TARGET {
+        std::uint16_t* const places = inside + all.counts.inside;
+        const BracketCounts found = bracket<Vector>(keep + b, places, keys, n, bounds.from,
+                                                    bounds.within.first, bounds.within.width);
+        for (std::int64_t i = 0; i < found.inside; ++i) {
+          places[i] = static_cast<std::uint16_t>(places[i] + b);
+        }
+        all.counts.kept += found.kept;
+        all.counts.inside += found.inside;
+        if constexpr (ends) {
+          all.before += count_equal<Vector>(keys, n, bounds.before.first);
+          all.behind += count_equal<Vector>(keys, n, bounds.behind.first);
+        }
+      });
+}
+
 /// Each vector of keys is compared as soon as it is there. Nothing branches on the data, so that
 /// the processor reads far ahead.
 template <class Element, int norm>
 TARGET BracketCounts bracket_blocks(std::uint8_t* keep, std::uint16_t* inside, const Blocks& blocks,
                                     std::uint64_t from, std::uint64_t first, std::uint64_t width,
-                                    Store) noexcept {
-  using Vector = typename Element::Vector;
+                                    Store store) noexcept {
   using Key = typename Element::Key;
-  const Key bounds[3] = {static_cast<Key>(from), static_cast<Key>(first), static_cast<Key>(width)};
-  Bracketing<Vector> bracketing(keep, inside, bounds[0], bounds[1], bounds[2]);
-  const std::int64_t done = with_fast_keys<Element, norm>(blocks, [&](const auto& fast) TARGET {
-    std::int64_t b = 0;
-    for (; b + bundle <= blocks.count; b += bundle) {
-      bracketing.add(b, [&](int v) TARGET { return fast.keys_at(b + v); });
-    }
-    return b;
-  });
-  BracketCounts counts = bracketing.counts();
-  with_keys<Element, norm>(
-      blocks, done, [&](std::int64_t b, std::int64_t n, const Key* keys) TARGET {
-        std::uint16_t* const places = inside + counts.inside;
-        const BracketCounts found =
-            bracket<Vector>(keep + b, places, keys, n, bounds[0], bounds[1], bounds[2]);
-        for (std::int64_t i = 0; i < found.inside; ++i) {
-          places[i] = static_cast<std::uint16_t>(places[i] + b);
-        }
-        counts.kept += found.kept;
-        counts.inside += found.inside;
-      });
-  return counts;
+  BracketEndCounts found{};
+  std::int64_t done = 0;
+  if (is_its_key<Element, norm> && are_singles<Element>(blocks)) {
+    done = bracket_singles<Element, norm, false>(keep, inside, blocks, from, first, width, store,
+                                                 found);
+  } else {
+    const auto bounds =
+        Bounds<Key>::of(static_cast<Key>(from), static_cast<Key>(first), static_cast<Key>(width));
+    Bracketing<typename Element::Vector, false> bracketing(keep, inside, bounds, store);
+    done = with_fast_keys<Element, norm>(blocks, [&](const auto& fast) TARGET {
+      std::int64_t b = 0;
+      for (; b + bundle <= blocks.count; b += bundle) {
+        bracketing.add(b, [&](int v) TARGET { return fast.keys_at(b + v); });
+      }
+      return b;
+    });
+    found = bracketing.found();
+  }
+  bracket_rest<Element, norm, false>(keep, inside, blocks, done, from, first, width, found);
+  return found.counts;
+}
+
+/// The same where ends are counted, of which there are many among elements by themselves.
+template <class Element, int norm>
+TARGET BracketEndCounts bracket_ends(std::uint8_t* keep, std::uint16_t* inside,
+                                     const Blocks& blocks, std::uint64_t from, std::uint64_t first,
+                                     std::uint64_t width, Store store) noexcept {
+  BracketEndCounts found{};
+  std::int64_t done = 0;
+  if (are_singles<Element>(blocks)) {
+    done = bracket_singles<Element, norm, true>(keep, inside, blocks, from, first, width, store,
+                                                found);
+  }
+  bracket_rest<Element, norm, true>(keep, inside, blocks, done, from, first, width, found);
+  return found;
 }
 
 // --- bytes ---------------------------------------------------------------------------------------

@@ -81,6 +81,23 @@ struct Vector32 {
   }
 };
 
+/// Elements of 16 bits by themselves, without their signs: see least_with().
+struct Vector16 {
+  using Key = std::uint16_t;
+  using Keys = uint16x8_t;
+  static constexpr int size = 8;
+  static Keys number(Key n) noexcept { return vdupq_n_u16(n); }
+  static Keys key(Key key) noexcept { return vdupq_n_u16(key); }
+  static Keys load(const void* halves) noexcept {
+    return vbicq_u16(vreinterpretq_u16_u8(load_bytes(halves)), number(0x8000U));
+  }
+  static Keys less(Keys a, Keys b) noexcept { return vcltq_u16(a, b); }
+  static Keys subtract(Keys a, Keys b) noexcept { return vsubq_u16(a, b); }
+  static uint8x16_t bytes(const Keys* lanes) noexcept {
+    return vuzp1q_u8(vreinterpretq_u8_u16(lanes[0]), vreinterpretq_u8_u16(lanes[1]));
+  }
+};
+
 struct Vector64 {
   using Key = std::uint64_t;
   using Keys = uint64x2_t;
@@ -212,6 +229,7 @@ struct Halves : Floats {
 
 struct BFloat16 : Halves<BFloat16> {
   static constexpr int dtype = 1;
+  static constexpr std::uint16_t infinity = 0x7F80;
   static Sums widen(uint16x4_t halves) noexcept {
     return vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(halves), 16));
   }
@@ -219,6 +237,7 @@ struct BFloat16 : Halves<BFloat16> {
 
 struct Float16 : Halves<Float16> {
   static constexpr int dtype = 0;
+  static constexpr std::uint16_t infinity = 0x7C00;
   static Sums widen(uint16x4_t halves) noexcept {
     return vcvt_f32_f16(vreinterpret_f16_u16(halves));
   }

@@ -21,6 +21,7 @@ void use(Kernels& table) noexcept {
     table.bracket[dtype][norm] = bracket_blocks<Element, norm>;
     table.zero_least[dtype][norm] = zero_least_elements<Element, norm>;
   }
+  if constexpr (norm != no_norm) table.bracket_ends[dtype][norm] = bracket_ends<Element, norm>;
 }
 
 template <class Element>

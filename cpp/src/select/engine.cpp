@@ -382,7 +382,7 @@ PassCounts Engine<Key>::pass_at_once(const Task<Key>& task, const Bracket<Key>& 
   const std::int64_t columns = task.grid.matrix.columns();
   const bool without_gaps = patch.pitch == columns * task.grid.matrix.item_size() &&
                             task.mask.pitch == columns && task.grid.has_runs_of_rows();
-  if (write_mask && without_gaps) {
+  if ((write_mask || task.direct()) && without_gaps) {
     visit({part.band, 1, part.block, part.size()}, 0);
   } else {
     Grid::for_each_band(part, visit);
