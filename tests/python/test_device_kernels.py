@@ -84,17 +84,18 @@ def bits_of(scores):
     return scores.view(device_cases.BITS[scores.element_size()])
 
 
-def is_light(jobs):
-    """Whether the interpreter takes little time."""
+def is_light(jobs, most=200, most_within=40):
+    """Whether the interpreter takes little time: within a block that loses some of its elements,
+    each is held against each."""
     for job in jobs:
         geometry = geometry_of(job) if job.scores.numel() > 0 else None
-        if geometry and geometry.zeros < geometry.block_size and geometry.size > 40:
+        if geometry and geometry.zeros < geometry.block_size and geometry.size > most_within:
             return False
-    return elements_of(jobs) <= 200 and len(jobs) <= 3
+    return elements_of(jobs) <= most and len(jobs) <= 3
 
 
 def is_tiny(jobs):
-    return elements_of(jobs) <= 40 and is_light(jobs)
+    return is_light(jobs, 40, 12)
 
 
 def elements_of(jobs):
