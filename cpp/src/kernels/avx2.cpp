@@ -7,6 +7,8 @@
 
 #include <immintrin.h>
 
+#include <type_traits>
+
 #include "kernels/kernels.hpp"
 
 #define TARGET __attribute__((target("avx2,bmi,f16c,popcnt")))

@@ -595,29 +595,12 @@ TARGET std::int64_t expand(std::byte* data, const std::byte* values, const std::
 
 #include "kernels/table.inl"
 
-/// What the others do by several kernels.
-template <class Element, int norm>
-void use_whole_passes(Kernels& table) noexcept {
-  constexpr int dtype = Element::dtype;
-  if constexpr (is_at_once<Element, norm>) {
-    table.bracket_mask[dtype][norm] = bracket_mask<Element, norm>;
-  }
-}
-
-template <class Element>
-void use_whole_passes(Kernels& table) noexcept {
-  use_whole_passes<Element, 0>(table);
-  use_whole_passes<Element, 1>(table);
-  use_whole_passes<Element, no_norm>(table);
-  table.zero_masked[Element::dtype] = zero_masked<Element>;
-}
-
 Kernels avx512_table() noexcept {
   Kernels table = make_table("avx512");
-  use_whole_passes<Float16>(table);
-  use_whole_passes<BFloat16>(table);
-  use_whole_passes<Float32>(table);
-  use_whole_passes<Float64>(table);
+  table.zero_masked[Float16::dtype] = zero_masked<Float16>;
+  table.zero_masked[BFloat16::dtype] = zero_masked<BFloat16>;
+  table.zero_masked[Float32::dtype] = zero_masked<Float32>;
+  table.zero_masked[Float64::dtype] = zero_masked<Float64>;
   table.copy_run = copy_run;
   table.transpose = transpose;
   table.transpose_mask = transpose_mask;

@@ -251,6 +251,9 @@ TARGET BracketEndCounts bracket_ends(std::uint8_t* keep, std::uint16_t* inside,
   return bracket_any<Element, norm, true>(keep, inside, blocks, from, first, width, store);
 }
 
+template <class Element, int norm>
+constexpr bool has_bracket_mask = is_at_once<Element, norm>;
+
 /// The same, but the mask of the blocks takes the place of a byte for each.
 template <class Element, int norm>
 TARGET BracketCounts bracket_mask(std::uint8_t* mask, std::ptrdiff_t pitch, std::uint16_t* inside,
@@ -277,7 +280,7 @@ TARGET BracketCounts bracket_mask(std::uint8_t* mask, std::ptrdiff_t pitch, std:
   });
   with_keys<Element, norm>(
       blocks, done, [&](std::int64_t b, std::int64_t n, const auto* keys) TARGET {
-        std::uint8_t keep[256];
+        std::uint8_t keep[keys_together];
         bracketing.add_keys(keep, b, keys, n);
         for (std::int64_t r = 0; r < blocks.rows; ++r) {
           repeat_any(mask + b * blocks.width + r * pitch, keep, n, blocks.width);

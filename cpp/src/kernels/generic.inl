@@ -203,15 +203,17 @@ TARGET std::uint16_t least_with(std::uint64_t key) noexcept {
   return static_cast<std::uint16_t>(least < Element::infinity ? least : Element::infinity);
 }
 
+/// So many keys are in memory at a time.
+constexpr int keys_together = 256;
+
 /// Calls work(b, n, keys) for blocks [b, b + n) from `done` on, some at a time, with their keys.
 template <class Element, int norm, class Work>
 TARGET void with_keys(const Blocks& blocks, std::int64_t done, const Work& work) noexcept {
-  constexpr std::int64_t together = 256;
-  alignas(64) typename Element::Key keys[together];
-  for (std::int64_t b = done; b < blocks.count; b += together) {
+  alignas(64) typename Element::Key keys[keys_together];
+  for (std::int64_t b = done; b < blocks.count; b += keys_together) {
     Blocks some = blocks;
     some.data += b * blocks.step;
-    some.count = blocks.count - b < together ? blocks.count - b : together;
+    some.count = blocks.count - b < keys_together ? blocks.count - b : keys_together;
     score<Element, norm>(keys, some);
     work(b, some.count, keys);
   }
@@ -225,12 +227,17 @@ template <int times>
 TARGET Bytes repeated(const std::uint8_t* bytes, Bytes pattern) noexcept;
 
 template <int times>
-TARGET void repeat(std::uint8_t* out, const std::uint8_t* bytes, std::int64_t n) noexcept {
+TARGET Bytes repeat_pattern() noexcept {
   constexpr int size = static_cast<int>(sizeof(Bytes));
-  constexpr int taken = size / times;
   alignas(size) std::uint8_t order[size];
   for (int i = 0; i < size; ++i) order[i] = static_cast<std::uint8_t>(i / times % 16);
-  const Bytes pattern = load_bytes(order);
+  return load_bytes(order);
+}
+
+template <int times>
+TARGET void repeat(std::uint8_t* out, const std::uint8_t* bytes, std::int64_t n) noexcept {
+  constexpr int taken = static_cast<int>(sizeof(Bytes)) / times;
+  const Bytes pattern = repeat_pattern<times>();
   std::int64_t i = 0;
   for (; i + taken <= n; i += taken) {
     store_bytes(out + i * times, repeated<times>(bytes + i, pattern));

@@ -90,6 +90,11 @@ TARGET void store_places(std::uint16_t* places, std::int64_t first, std::uint64_
   }
 }
 
+/// Whether bytes are written past the cache.
+TARGET bool streams(const std::uint8_t* bytes, Store wanted) noexcept {
+  return wanted == Store::past_cache && is_aligned(bytes);
+}
+
 /// What a bracket looks for: keys from `from` on; and those within it, before it and behind it, of
 /// which there are `width` from `first` on.
 template <class Key>
@@ -100,9 +105,9 @@ struct Bounds {
   Key from;
   Some within, before, behind;
 
-  TARGET static Bounds of(Key from, Key first, Key width) noexcept {
-    const Key end = static_cast<Key>(first + width);
-    return {from, {first, width}, {static_cast<Key>(first - 1), 1}, {end, 1}};
+  TARGET static Bounds of(std::uint64_t from, std::uint64_t first, std::uint64_t width) noexcept {
+    const auto key = [](std::uint64_t number) TARGET { return static_cast<Key>(number); };
+    return {key(from), {key(first), key(width)}, {key(first - 1), 1}, {key(first + width), 1}};
   }
 };
 
@@ -111,19 +116,17 @@ template <class Vector, bool ends>
 class Bracketing {
  public:
   using Key = typename Vector::Key;
-  TARGET Bracketing(std::uint8_t* keep, std::uint16_t* inside, const Bounds<Key>& bounds,
-                    Store wanted) noexcept
-      : keep_(keep),
-        inside_(inside),
-        stream_(wanted == Store::past_cache && is_aligned(keep)),
+  TARGET Bracketing(std::uint16_t* inside, const Bounds<Key>& bounds) noexcept
+      : inside_(inside),
         from_(Vector::key(bounds.from)),
         within_(bounds.within.first, bounds.within.width),
         before_(bounds.before.first, bounds.before.width),
         behind_(bounds.behind.first, bounds.behind.width) {}
 
-  /// A bundle of keys from the i-th on; vector_at(v) gives those from the (i + v)-th on.
+  /// A bundle of keys from the i-th on; vector_at(v) gives those from the (i + v)-th on. Writes a
+  /// byte for each.
   template <class Load>
-  TARGET void add(std::int64_t i, const Load& vector_at) noexcept {
+  TARGET void add(std::uint8_t* keep, bool stream, std::int64_t i, const Load& vector_at) noexcept {
     std::uint64_t found = 0;
     for (int p = 0; p < bundle; p += part) {
       Bytes pruned[few], within[few], before[few], behind[few];
@@ -146,9 +149,9 @@ class Bracketing {
           before[g] = Vector::bytes(are_before);
           behind[g] = Vector::bytes(are_behind);
         }
-        std::uint8_t* const to = keep_ + i + p + g * group;
+        std::uint8_t* const to = keep + p + g * group;
         const Bytes ones = ones_where_zero(pruned[g]);
-        stream_ ? stream_bytes(to, ones) : store_bytes(to, ones);
+        stream ? stream_bytes(to, ones) : store_bytes(to, ones);
       }
       found |= bits(within) << p;
       found_.counts.kept += part - count(pruned);
@@ -164,9 +167,7 @@ class Bracketing {
   TARGET const BracketEndCounts& found() const noexcept { return found_; }
 
  private:
-  std::uint8_t* keep_;
   std::uint16_t* inside_;
-  bool stream_;
   typename Vector::Keys from_;
   Range<Vector> within_, before_, behind_;
   BracketEndCounts found_{};
@@ -176,10 +177,10 @@ template <class Vector, class Key = typename Vector::Key>
 TARGET BracketCounts bracket(std::uint8_t* keep, std::uint16_t* inside, const Key* keys,
                              std::int64_t n, Key from, Key first, Key width) noexcept {
   const auto bounds = Bounds<Key>::of(from, first, width);
-  Bracketing<Vector, false> bracketing(keep, inside, bounds, Store::ordinary);
+  Bracketing<Vector, false> bracketing(inside, bounds);
   std::int64_t i = 0;
   for (; i + bundle <= n; i += bundle) {
-    bracketing.add(i, [&](int v) TARGET { return Vector::load(keys + i + v); });
+    bracketing.add(keep + i, false, i, [&](int v) TARGET { return Vector::load(keys + i + v); });
   }
   BracketCounts counts = bracketing.found().counts;
   for (; i < n; ++i) {
@@ -369,42 +370,41 @@ TARGET std::int64_t bracket_singles(std::uint8_t* keep, std::uint16_t* inside, c
                                     std::uint64_t from, std::uint64_t first, std::uint64_t width,
                                     Store store, BracketEndCounts& found) noexcept {
   using Key = typename Element::Key;
+  const bool stream = streams(keep, store);
   const auto add_all = [&](auto& bracketing, const auto& vector_at) TARGET {
     std::int64_t b = 0;
     for (; b + bundle <= blocks.count; b += bundle) {
-      bracketing.add(b, [&](int v) TARGET { return vector_at(b + v); });
+      bracketing.add(keep + b, stream, b, [&](int v) TARGET { return vector_at(b + v); });
     }
     found = bracketing.found();
     return b;
   };
   if constexpr (is_its_key<Element, norm>) {
     const auto bounds = bounds_of_halves<Element>(from, first, width);
-    Bracketing<Vector16, ends> bracketing(keep, inside, bounds, store);
+    Bracketing<Vector16, ends> bracketing(inside, bounds);
     return add_all(bracketing, [&](std::int64_t b) TARGET {
       return Vector16::load(blocks.data + b * Element::item);
     });
   } else {
-    const auto bounds =
-        Bounds<Key>::of(static_cast<Key>(from), static_cast<Key>(first), static_cast<Key>(width));
-    Bracketing<typename Element::Vector, ends> bracketing(keep, inside, bounds, store);
+    const auto bounds = Bounds<Key>::of(from, first, width);
+    Bracketing<typename Element::Vector, ends> bracketing(inside, bounds);
     const Single<Element, norm> single(blocks);
     return add_all(bracketing, [&](std::int64_t b) TARGET { return single.keys_at(b); });
   }
 }
 
-/// The bracket of all blocks from `done` on, with their keys in memory.
-template <class Element, int norm, bool ends>
-TARGET void bracket_rest(std::uint8_t* keep, std::uint16_t* inside, const Blocks& blocks,
-                         std::int64_t done, std::uint64_t from, std::uint64_t first,
-                         std::uint64_t width, BracketEndCounts& all) noexcept {
+/// The bracket of all blocks from `done` on, with their keys in memory. The bytes of the blocks
+/// from the b-th on go to keep_at(b), and then write(b, n) is called.
+template <class Element, int norm, bool ends, class KeepAt, class Write>
+TARGET void bracket_rest(std::uint16_t* inside, const Blocks& blocks, std::int64_t done,
+                         const Bounds<typename Element::Key>& bounds, BracketEndCounts& all,
+                         const KeepAt& keep_at, const Write& write) noexcept {
   using Vector = typename Element::Vector;
   using Key = typename Element::Key;
-  const auto bounds =
-      Bounds<Key>::of(static_cast<Key>(from), static_cast<Key>(first), static_cast<Key>(width));
   with_keys<Element, norm>(
       blocks, done, [&](std::int64_t b, std::int64_t n, const Key* keys) TARGET {
         std::uint16_t* const places = inside + all.counts.inside;
-        const BracketCounts found = bracket<Vector>(keep + b, places, keys, n, bounds.from,
+        const BracketCounts found = bracket<Vector>(keep_at(b), places, keys, n, bounds.from,
                                                     bounds.within.first, bounds.within.width);
         for (std::int64_t i = 0; i < found.inside; ++i) {
           places[i] = static_cast<std::uint16_t>(places[i] + b);
@@ -415,6 +415,7 @@ TARGET void bracket_rest(std::uint8_t* keep, std::uint16_t* inside, const Blocks
           all.before += count_equal<Vector>(keys, n, bounds.before.first);
           all.behind += count_equal<Vector>(keys, n, bounds.behind.first);
         }
+        write(b, n);
       });
 }
 
@@ -424,26 +425,27 @@ template <class Element, int norm>
 TARGET BracketCounts bracket_blocks(std::uint8_t* keep, std::uint16_t* inside, const Blocks& blocks,
                                     std::uint64_t from, std::uint64_t first, std::uint64_t width,
                                     Store store) noexcept {
-  using Key = typename Element::Key;
+  const auto bounds = Bounds<typename Element::Key>::of(from, first, width);
   BracketEndCounts found{};
   std::int64_t done = 0;
   if (is_its_key<Element, norm> && are_singles<Element>(blocks)) {
     done = bracket_singles<Element, norm, false>(keep, inside, blocks, from, first, width, store,
                                                  found);
   } else {
-    const auto bounds =
-        Bounds<Key>::of(static_cast<Key>(from), static_cast<Key>(first), static_cast<Key>(width));
-    Bracketing<typename Element::Vector, false> bracketing(keep, inside, bounds, store);
+    Bracketing<typename Element::Vector, false> bracketing(inside, bounds);
+    const bool stream = streams(keep, store);
     done = with_fast_keys<Element, norm>(blocks, [&](const auto& fast) TARGET {
       std::int64_t b = 0;
       for (; b + bundle <= blocks.count; b += bundle) {
-        bracketing.add(b, [&](int v) TARGET { return fast.keys_at(b + v); });
+        bracketing.add(keep + b, stream, b, [&](int v) TARGET { return fast.keys_at(b + v); });
       }
       return b;
     });
     found = bracketing.found();
   }
-  bracket_rest<Element, norm, false>(keep, inside, blocks, done, from, first, width, found);
+  bracket_rest<Element, norm, false>(
+      inside, blocks, done, bounds, found, [&](std::int64_t b) { return keep + b; },
+      [](std::int64_t, std::int64_t) {});
   return found.counts;
 }
 
@@ -452,14 +454,74 @@ template <class Element, int norm>
 TARGET BracketEndCounts bracket_ends(std::uint8_t* keep, std::uint16_t* inside,
                                      const Blocks& blocks, std::uint64_t from, std::uint64_t first,
                                      std::uint64_t width, Store store) noexcept {
+  const auto bounds = Bounds<typename Element::Key>::of(from, first, width);
   BracketEndCounts found{};
   std::int64_t done = 0;
   if (are_singles<Element>(blocks)) {
     done = bracket_singles<Element, norm, true>(keep, inside, blocks, from, first, width, store,
                                                 found);
   }
-  bracket_rest<Element, norm, true>(keep, inside, blocks, done, from, first, width, found);
+  bracket_rest<Element, norm, true>(
+      inside, blocks, done, bounds, found, [&](std::int64_t b) { return keep + b; },
+      [](std::int64_t, std::int64_t) {});
   return found;
+}
+
+/// Whether bracket_mask() is worth its room in the library.
+template <class Element, int norm>
+constexpr bool has_bracket_mask = norm == 0;
+
+/// The mask of a bundle, of a byte for each of its blocks.
+template <int columns>
+TARGET void write_bundle(std::uint8_t* mask, std::ptrdiff_t pitch, std::int64_t rows, bool stream,
+                         const std::uint8_t* keep, Bytes pattern) noexcept {
+  for (int i = 0; i < bundle * columns; i += group) {
+    Bytes bytes;
+    if constexpr (columns == 1) {
+      bytes = load_bytes(keep + i);
+    } else {
+      bytes = repeated<columns>(keep + i / columns, pattern);
+    }
+    std::uint8_t* line = mask + i;
+    for (std::int64_t r = 0; r < rows; ++r, line += pitch) {
+      stream ? stream_bytes(line, bytes) : store_bytes(line, bytes);
+    }
+  }
+}
+
+/// The same as bracket_blocks(), but the mask of the blocks takes the place of a byte for each.
+template <class Element, int norm>
+TARGET BracketCounts bracket_mask(std::uint8_t* mask, std::ptrdiff_t pitch, std::uint16_t* inside,
+                                  const Blocks& blocks, std::uint64_t from, std::uint64_t first,
+                                  std::uint64_t width, Store wanted) noexcept {
+  if (are_singles<Element>(blocks)) {
+    return bracket_blocks<Element, norm>(mask, inside, blocks, from, first, width, wanted);
+  }
+  const auto bounds = Bounds<typename Element::Key>::of(from, first, width);
+  Bracketing<typename Element::Vector, false> bracketing(inside, bounds);
+  // Lines of several rows in turn leave the buffers of such stores half filled.
+  const bool stream = blocks.rows == 1 && streams(mask, wanted);
+  const std::int64_t done = with_fast_keys<Element, norm>(blocks, [&](const auto& fast) TARGET {
+    constexpr int columns = std::remove_reference_t<decltype(fast)>::columns;
+    const Bytes pattern = repeat_pattern<columns>();
+    alignas(group) std::uint8_t keep[bundle];
+    std::int64_t b = 0;
+    for (; b + bundle <= blocks.count; b += bundle) {
+      bracketing.add(keep, false, b, [&](int v) TARGET { return fast.keys_at(b + v); });
+      write_bundle<columns>(mask + b * columns, pitch, blocks.rows, stream, keep, pattern);
+    }
+    return b;
+  });
+  BracketEndCounts found = bracketing.found();
+  std::uint8_t keep[keys_together];
+  bracket_rest<Element, norm, false>(
+      inside, blocks, done, bounds, found, [&](std::int64_t) { return keep; },
+      [&](std::int64_t b, std::int64_t n) TARGET {
+        for (std::int64_t r = 0; r < blocks.rows; ++r) {
+          repeat_any(mask + b * blocks.width + r * pitch, keep, n, blocks.width);
+        }
+      });
+  return found.counts;
 }
 
 // --- bytes ---------------------------------------------------------------------------------------

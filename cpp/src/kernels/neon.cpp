@@ -3,6 +3,8 @@
 
 #include <arm_neon.h>
 
+#include <type_traits>
+
 #include "kernels/kernels.hpp"
 
 #define TARGET  // the compiler's own

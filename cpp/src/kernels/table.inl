@@ -21,6 +21,9 @@ void use(Kernels& table) noexcept {
     table.bracket[dtype][norm] = bracket_blocks<Element, norm>;
     table.zero_least[dtype][norm] = zero_least_elements<Element, norm>;
   }
+  if constexpr (has_bracket_mask<Element, norm>) {
+    table.bracket_mask[dtype][norm] = bracket_mask<Element, norm>;
+  }
   if constexpr (norm != no_norm) table.bracket_ends[dtype][norm] = bracket_ends<Element, norm>;
 }
 
