@@ -39,7 +39,7 @@ double to_metric(const py::object& metric) {
   return value;
 }
 
-py::object to_python(const std::optional<double>& value) {
+py::object float_or_none(const std::optional<double>& value) {
   return value ? py::object(py::float_(*value)) : py::object(py::none());
 }
 
@@ -151,7 +151,7 @@ metric: a number, or an array or a tensor of one element. If anything raises, al
           "position", [](const SelfAdaptive& self) { return self->position(); },
           "Where the schedules are read: in [0, steps].")
       .def_property_readonly(
-          "best", [](const SelfAdaptive& self) { return to_python(self->best()); },
+          "best", [](const SelfAdaptive& self) { return float_or_none(self->best()); },
           "The best metric so far; None before the first that is a number.")
       .def_property_readonly(
           "bad_steps", [](const SelfAdaptive& self) { return self->bad_steps(); },

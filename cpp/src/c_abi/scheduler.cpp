@@ -11,13 +11,11 @@
 namespace datasparse::c_abi {
 namespace {
 
-using Overrides = datasparse_scheduler_overrides;
-
 /// A scheduler that calls back.
 class Scheduler : public WithOwnState<BaseDataScheduler> {
  public:
   template <class... Arguments>
-  explicit Scheduler(const Overrides& overrides, Arguments&&... arguments)
+  explicit Scheduler(const datasparse_scheduler_overrides& overrides, Arguments&&... arguments)
       : WithOwnState(overrides.own, std::forward<Arguments>(arguments)...), overrides_(overrides) {}
 
   ParamMap get_schedule_param() override {
@@ -32,7 +30,7 @@ class Scheduler : public WithOwnState<BaseDataScheduler> {
   }
 
  private:
-  const Overrides overrides_;
+  const datasparse_scheduler_overrides overrides_;
 };
 
 DataScheduler::Schedules matching(const char* const* patterns,
@@ -85,7 +83,7 @@ datasparse_status datasparse_scheduler_create(datasparse_sparsifier* sparsifier,
                                               int64_t last_epoch,
                                               datasparse_scheduler** scheduler) {
   return guarded([&] {
-    const Overrides& calls = versioned(overrides, "overrides");
+    const datasparse_scheduler_overrides& calls = versioned(overrides, "overrides");
     function(calls.get_schedule_param, "overrides->get_schedule_param");
     create<Scheduler>(scheduler, calls, object(sparsifier), text(schedule_param, "schedule_param"),
                       last_epoch)

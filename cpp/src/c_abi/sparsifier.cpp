@@ -17,13 +17,12 @@
 namespace datasparse::c_abi {
 namespace {
 
-using Overrides = datasparse_sparsifier_overrides;
-
 /// The caller's overrides, of this header's layout or an older one's.
-Overrides overrides_of(const Overrides* given) {
-  Overrides result = {};
+datasparse_sparsifier_overrides overrides_of(const datasparse_sparsifier_overrides* given) {
+  datasparse_sparsifier_overrides result = {};
   const bool is_old = versioned(given, "overrides").version < 2;
-  std::memcpy(&result, given, is_old ? offsetof(Overrides, get_scores) : sizeof(result));
+  std::memcpy(&result, given,
+              is_old ? offsetof(datasparse_sparsifier_overrides, get_scores) : sizeof(result));
   return result;
 }
 
@@ -61,8 +60,8 @@ template <class Base>
 class Sparsifier final : public WithOwnState<Base> {
  public:
   template <class... Arguments>
-  explicit Sparsifier(const Overrides& overrides, std::vector<std::string> own_keys,
-                      Arguments&&... arguments)
+  explicit Sparsifier(const datasparse_sparsifier_overrides& overrides,
+                      std::vector<std::string> own_keys, Arguments&&... arguments)
       : WithOwnState<Base>(overrides.own, std::forward<Arguments>(arguments)...),
         overrides_(overrides),
         own_keys_(std::move(own_keys)),
@@ -117,7 +116,7 @@ class Sparsifier final : public WithOwnState<Base> {
 
   static constexpr bool has_norm = std::is_base_of_v<DataNormSparsifier, Base>;
 
-  const Overrides overrides_;
+  const datasparse_sparsifier_overrides overrides_;
   const std::vector<std::string> own_keys_;  // config keys beside the norm's
   const datasparse_sparsifier handle_;       // for callbacks: owns nothing
 };
@@ -180,7 +179,8 @@ datasparse_status datasparse_data_norm_sparsifier_create(
     if (overrides == nullptr && map_or_none(own).empty()) {
       return create(std::make_shared<DataNormSparsifier>(spec), sparsifier);
     }
-    const Overrides calls = overrides == nullptr ? Overrides() : overrides_of(overrides);
+    const datasparse_sparsifier_overrides calls =
+        overrides == nullptr ? datasparse_sparsifier_overrides() : overrides_of(overrides);
     const ParamMap& more = map_or_none(own);
     create(std::make_shared<Sparsifier<DataNormSparsifier>>(calls, more.keys(), spec, more),
            sparsifier);
@@ -191,7 +191,7 @@ datasparse_status datasparse_sparsifier_create(const datasparse_params* defaults
                                                const datasparse_sparsifier_overrides* overrides,
                                                datasparse_sparsifier** sparsifier) {
   return guarded([&] {
-    const Overrides calls = overrides_of(overrides);
+    const datasparse_sparsifier_overrides calls = overrides_of(overrides);
     function(calls.update_mask, "overrides->update_mask");
     required(sparsifier, "sparsifier");
     create(std::make_shared<Sparsifier<BaseDataSparsifier>>(calls, std::vector<std::string>(),
