@@ -281,9 +281,9 @@ def random_groups(rng):
     return groups, dtypes
 
 
-def random_case(rng):
+def random_case(rng, with_pools):
     groups, dtypes = random_groups(rng)
-    pools = put_into_pools(rng, groups) if rng.random() < 0.35 else []
+    pools = put_into_pools(rng, groups) if rng.random() < 0.35 and with_pools else []
     sparsifier = DataNormSparsifier()
     jobs = []
     for i, ((shape, config, layout), dtype) in enumerate(zip(groups, dtypes, strict=True)):
@@ -304,11 +304,11 @@ def random_case(rng):
     return jobs, pools, [sparsifier.get_mask(str(i)).clone() for i in range(len(jobs))]
 
 
-def random_cases(seed, n):
+def random_cases(seed, n, with_pools=True):
     """Yields (jobs, pools, expected) n times: some Job, all on the CPU, Pools of some of them, and
     the bool mask of each job, as the core computes it. The same for the same seed."""
     for i in range(n):
-        yield random_case(np.random.default_rng([seed, i]))
+        yield random_case(np.random.default_rng([seed, i]), with_pools)
 
 
 def matrix_job(scores, block=(1, 1), level=0.5, zeros=None, norm="L1", **more):

@@ -31,7 +31,7 @@ def check(function: Check) -> Check:
 
 
 def random_cases_are_those_of_the_cpu(
-    compute, number: int, seed: int = 25, waits_first: bool = False
+    compute, number: int, seed: int = 25, waits_first: bool = False, with_pools: bool = True
 ) -> Check:
     """A check of what a route computes, without a sparsifier; also on the CPU, by that route. One
     that `waits_first` copies tables to the device for jobs that it has not seen."""
@@ -48,7 +48,7 @@ def random_cases_are_those_of_the_cpu(
 
         for dtype in (torch.float32, torch.float64):
             require_exact(device.at(), dtype)  # once it reads values
-        for jobs, pools, expected in random_cases(seed, number):
+        for jobs, pools, expected in random_cases(seed, number, with_pools):
             moved = [
                 replace(
                     job,

@@ -8,17 +8,19 @@ from device_checks import random_cases_are_those_of_the_cpu
 pytestmark = pytest.mark.device("wrapped", "pretended", "cuda")
 
 
-def number_of(cases, device):
-    """A tenth of them where each operation passes through Python."""
-    return cases // 10 if device.name == "wrapped" else cases
+def check_operations(number, seed, device):
+    """Few with pools where each operation passes through Python: these take the most."""
+    with_pools = number // 20 if device.name == "wrapped" else number
+    for some, has in ((with_pools, True), (number - with_pools, False)):
+        random_cases_are_those_of_the_cpu(operations.compute, some, seed, with_pools=has)(device)
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_operations_give_the_bits_of_the_core(seed, device):
-    random_cases_are_those_of_the_cpu(operations.compute, number_of(50, device), seed)(device)
+    check_operations(100, seed, device)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("seed", range(10, 110))
 def test_operations_give_the_bits_of_the_core_in_many_cases(seed, device):
-    random_cases_are_those_of_the_cpu(operations.compute, number_of(200, device), seed)(device)
+    check_operations(200, seed, device)
