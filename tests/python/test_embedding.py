@@ -224,8 +224,8 @@ def test_a_build_without_openmp_passes(tmp_path):
 
 @pytest.mark.xfail(
     strict=True,
-    reason="1.76 MB: pools and scores of one's own took 0.23 MB, sums of scores and regrowth 0.24, "
-    "devices, parts of tensors and what came with them 0.25",
+    reason="1.81 MB: pools and scores of one's own took 0.23 MB, sums of scores and regrowth 0.24, "
+    "devices, parts of tensors and what came with them 0.25, masks from registers by AVX2 0.05",
 )
 def test_the_shared_library_is_small(tmp_path):
     library = Path(datasparse.get_library())
