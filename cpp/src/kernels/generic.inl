@@ -172,15 +172,15 @@ TARGET void score_places(typename Element::Key* keys, const Blocks& blocks,
                            [&](std::int64_t i) { return blocks.data + places[i] * blocks.step; });
 }
 
-/// Whether blocks are elements by themselves and side by side. Those of 16 bits are compared as
-/// they are: keys of magnitudes are in the order of their bits. NaN differ in these, but bounds lie
-/// below or above all of them.
+/// Whether blocks are elements by themselves and side by side.
 template <class Element>
 TARGET bool are_singles(const Blocks& blocks) noexcept {
   return blocks.width == 1 && blocks.rows == 1 && blocks.step == Element::item;
 }
 
-/// The least magnitude of 16 bits whose key is not below this one; 0x8000 where there is none.
+/// The least magnitude of 16 bits whose key is not below this one; 0x8000 where there is none. By
+/// such bounds elements are compared as they are, since keys are in the order of magnitudes. NaN
+/// differ in their bits, but bounds lie below or above all of them.
 template <class Element>
 TARGET std::uint16_t least_with(std::uint64_t key) noexcept {
   using Traits = KeyTraits<std::uint32_t>;
