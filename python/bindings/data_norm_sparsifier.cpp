@@ -27,10 +27,10 @@ normalize: "l2" divides scores by the L2 norm of all of the group's before a poo
 score: of datasparse.scores, what groups are ranked by in the place of their data; no config key. One with a
     sign, such as Movement(), needs norm=None, which is the default then.
 
-All but the last are the config keys; add_data() and data_groups set them per group. A config has those from
-monotone on only where they were given and are not the defaults here. A subclass with keys of its own overrides
-check_config(), checks them, and passes the others on; it may give their defaults as further keywords
-here.
+All but the last are the config keys, as config_keys lists them; add_data() and data_groups set them per
+group. A config has those from monotone on only where they were given and are not the defaults here. A
+subclass with keys of its own overrides check_config(), checks them, and passes the others on; it may give
+their defaults as further keywords here.
 
 >>> import numpy as np
 >>> weight = np.array([4.0, -1.0, 3.0, 0.5])

@@ -321,11 +321,14 @@ void finish_init(const pybind11::object& self, const pybind11::object& data_list
 /// TypeError where the keywords of a sparsifier that takes no score have one; it says what to do.
 void refuse_score(const pybind11::object& self, const pybind11::dict& given);
 
-/// Binds __init__(data_list=None, *fields of the Spec, **own keys) of a SpecSparsifier. With
-/// `takes_score` it has the keyword `score`, too.
+/// Binds __init__(data_list=None, *fields of the Spec, **own keys) of a SpecSparsifier, and the
+/// tuple `config_keys` of its fields. With `takes_score` it has the keyword `score`, too.
 template <class T, class Spec, class Class>
 void def_init_of_spec(Class& cls, bool takes_score = false) {
   namespace py = pybind11;
+  py::list keys;
+  for (const auto& field : Spec::fields()) keys.append(std::string(field.key));
+  cls.attr("config_keys") = py::tuple(keys);
   cls.def(py::init([](const py::dict& spec, const py::dict& own) {
     return new PySparsifier<T>(
         datasparse::spec_of<Spec>(to_param_map(spec, ""), "", datasparse::OtherKeys::refuse),

@@ -9,7 +9,7 @@ from collections.abc import (
     ValuesView,
 )
 from os import PathLike
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from .plan import Plan
 from .report import Report
@@ -183,6 +183,7 @@ class BaseDataSparsifier:
     def update_mask(self, name: str, data: Any, **config: Any) -> None: ...
 
 class DataNormSparsifier(BaseDataSparsifier):
+    config_keys: ClassVar[tuple[str, ...]]
     def __init__(
         self,
         data_list: DataList | None = None,
@@ -211,6 +212,7 @@ class RegrowthSparsifier(BaseDataSparsifier):
     def is_drawn(self, name: str) -> bool: ...
 
 class RigL(RegrowthSparsifier):
+    config_keys: ClassVar[tuple[str, ...]]
     def __init__(
         self,
         data_list: DataList | None = None,
@@ -234,6 +236,7 @@ class RigL(RegrowthSparsifier):
     def update_mask(self, name: str, data: Any, **config: Any) -> None: ...
 
 class SET(RegrowthSparsifier):
+    config_keys: ClassVar[tuple[str, ...]]
     def __init__(
         self,
         data_list: DataList | None = None,
@@ -257,6 +260,7 @@ class SET(RegrowthSparsifier):
     def update_mask(self, name: str, data: Any, **config: Any) -> None: ...
 
 class Static(RegrowthSparsifier):
+    config_keys: ClassVar[tuple[str, ...]]
     def __init__(
         self,
         data_list: DataList | None = None,

@@ -11,11 +11,11 @@ import fuzz_recipes
 import numpy as np
 import pytest
 from datasparse import DataNormSparsifier, DataScheduler, recipes, scores
-from datasparse.files.pools import BLOCK_KEYS
+from datasparse.files.pools import HOW_MANY
 from datasparse.recipes import RecipeError, loads
-from datasparse.recipes.reading import KEYS, REGROWTH_KEYS
+from datasparse.recipes.reading import KEYS, NONE_KEYS, REGROWTH_KEYS
 from datasparse.recipes.resolving import INTEGERS
-from datasparse.regrowth import SET, RigL
+from datasparse.regrowth import SET, RigL, Static
 from datasparse.schedules import Constant, Cosine, Lambda, Linear, Polynomial
 
 STUB = Path(datasparse.__file__).with_name("_core.pyi").read_text()
@@ -330,17 +330,12 @@ def test_the_keys_are_those_of_the_sparsifiers():
             if name not in ("data_list", "score", "own")
         ]
 
-    assert set(KEYS) == set(keywords("DataNormSparsifier"))
-    assert {*KEYS, *REGROWTH_KEYS} == set(keywords("RigL"))
-
-
-def test_lists_of_keys_are_those_of_the_core():
-    """Who adds a key says in each whether it belongs there."""
-    sparsifier = DataNormSparsifier()
-    assert set(INTEGERS) == {key for key in KEYS if sparsifier.is_integer_param(key)}
-    how_many = {"sparsity_level", "pool", "min_level", "max_level", "normalize", "min_kept"}
-    assert {*BLOCK_KEYS, *how_many} == set(KEYS)
-    assert not how_many & {*BLOCK_KEYS}
+    for kind in (DataNormSparsifier, RigL, SET, Static):
+        assert kind.config_keys == tuple(keywords(kind.__name__))
+    assert REGROWTH_KEYS == ("drop_fraction", "seed")
+    assert INTEGERS == ("zeros_per_block", "min_kept")
+    assert NONE_KEYS == ("zeros_per_block", "norm", "pool", "normalize")
+    assert set(HOW_MANY) < set(KEYS)
 
 
 def test_a_plan_says_what_will_be():

@@ -16,8 +16,8 @@ Group = tuple[Tensor, tuple[int, ...] | None, Mapping[str, Any]]  # layout and c
 Zeros = tuple[int, int]  # the fewest and the most
 
 KEY_STEPS = {"F16": 13, "BF16": 16}  # lowest bits of a float32 that none of these has
-# What says which of its blocks a tensor loses, however many that are. All other keys say how many.
-BLOCK_KEYS = ("sparse_block_shape", "zeros_per_block", "norm", "monotone")
+# What says how many of its blocks a tensor loses. All other keys say which.
+HOW_MANY = ("sparsity_level", "pool", "min_level", "max_level", "normalize", "min_kept")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def level_of(pruned: int, blocks: int) -> float:
 
 def alone(config: Mapping[str, Any], level: float) -> dict[str, Any]:
     """The config of a tensor by itself that prunes what its pool prunes of it."""
-    rule = {key: config[key] for key in BLOCK_KEYS if key in config}
+    rule = {key: value for key, value in config.items() if key not in HOW_MANY}
     return {**rule, "sparsity_level": level}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from .. import scores
-from .._core import DataNormSparsifier
+from .._core import DataNormSparsifier, RigL
 from ..schedules import Schedule, parse
 from .choosing import Entry
 from .errors import Path, RecipeError, shown, unknown
@@ -19,22 +19,22 @@ from .resolving import INTEGERS, OWN
 
 MAX_LENGTH = 1_000_000  # characters
 TOP = ("version", "defaults", "groups", "distribution", "score", "regrowth", "schedule")
-# The config keys of DataNormSparsifier; what they may be, it says itself.
-KEYS = (
-    "sparsity_level",
-    "sparse_block_shape",
-    "zeros_per_block",
-    "norm",
-    "monotone",
-    "min_kept",
-    "pool",
-    "min_level",
-    "max_level",
-    "normalize",
-)
-REGROWTH_KEYS = ("drop_fraction", "seed")
-NONE_KEYS = ("zeros_per_block", "norm", "pool", "normalize")  # false in a recipe is None
+KEYS = DataNormSparsifier.config_keys  # what they may be, it says itself
+REGROWTH_KEYS = tuple(key for key in RigL.config_keys if key not in KEYS)
 PATTERN = "pattern"
+
+
+def may_be_none(key: str) -> bool:
+    """Whether a config key takes None, for which a recipe has false."""
+    none: dict[str, Any] = {key: None}
+    try:
+        DataNormSparsifier(**none)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+NONE_KEYS = tuple(filter(may_be_none, KEYS))
 
 
 def parsed(text: str) -> dict[str, Any]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from .._core import DataNormSparsifier
+
 Shape = tuple[int, ...]
 LEVEL = "sparsity_level"
-INTEGERS = ("zeros_per_block", "min_kept")  # config keys whose schedules are rounded
+# Config keys whose schedules are rounded.
+INTEGERS = tuple(filter(DataNormSparsifier().is_integer_param, DataNormSparsifier.config_keys))
 OWN = ("layout", "keep_zeros", "update", "per")  # beside the config keys
 
 
