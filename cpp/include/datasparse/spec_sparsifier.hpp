@@ -34,6 +34,8 @@ using Put = std::function<void()>;
 /// change when what it returns is called; the jobs must live until then.
 DATASPARSE_API Put compute_on(Device& device, const std::vector<JobOf<BlockSpec>>& jobs);
 DATASPARSE_API Put compute_on(Device& device, const std::vector<JobOf<RegrowthSpec>>& jobs);
+/// Computes masks of data in CPU memory, or throws and has changed none.
+DATASPARSE_API void compute_on_cpu(const std::vector<JobView<BlockSpec>>& jobs);
 
 /// The rule of a Spec, a value type with
 ///
@@ -121,13 +123,17 @@ class SpecRule final : public MaskRule {
   bool draws_masks() const override { return draws_masks_of<Spec>; }
 
   void compute(const std::vector<RuleJob>& jobs) const override {
+    const auto is_on_cpu = [](const auto& job) { return is_cpu(job.device); };
+    const bool all_on_cpu = std::all_of(jobs.begin(), jobs.end(), is_on_cpu);
+    if constexpr (std::is_same_v<Spec, BlockSpec>) {
+      if (all_on_cpu) return compute_on_cpu(views_of(jobs));
+    }
     std::vector<JobOf<Spec>> here;
     here.reserve(jobs.size());
     for (const auto& job : jobs) here.push_back(job.with(spec_in(job.spec)));
     Turns elsewhere;               // mostly none
     std::vector<PackedBits> lent;  // what devices have made for jobs that are here
-    const auto is_on_cpu = [](const auto& job) { return is_cpu(job.device); };
-    if (!std::all_of(jobs.begin(), jobs.end(), is_on_cpu)) deal(jobs, here, elsewhere, lent);
+    if (!all_on_cpu) deal(jobs, here, elsewhere, lent);
     compute(here, elsewhere);
   }
 
@@ -161,6 +167,13 @@ class SpecRule final : public MaskRule {
 
   static bool is_cpu(const Device* device) noexcept {
     return device == nullptr || device == &cpu();
+  }
+
+  static std::vector<JobView<Spec>> views_of(const std::vector<RuleJob>& jobs) {
+    std::vector<JobView<Spec>> views;
+    views.reserve(jobs.size());
+    for (const auto& job : jobs) views.push_back(job.view_with(spec_in(job.spec)));
+    return views;
   }
 
   /// Leaves the jobs `here` that are on the CPU, or that their devices lend; the others get their

@@ -8,6 +8,7 @@
 #include "base/parallel.hpp"
 #include "datasparse/apply_mask.hpp"
 #include "datasparse/device.hpp"
+#include "datasparse/spec_sparsifier.hpp"
 #include "device/by_device.hpp"
 #include "kernels/kernels.hpp"
 #include "mask/level.hpp"
@@ -118,6 +119,8 @@ void apply_mask(const ArrayView& data, const std::uint8_t* mask) {
   require_writable(data, "apply_mask");
   zero_masked(kernels(), data, mask);
 }
+
+void compute_on_cpu(const std::vector<JobView<BlockSpec>>& jobs) { compute_viewed_masks(jobs); }
 
 BlockPlan BlockPlan::of(const BlockSpec& spec, const Axes& shape, const Axes& layout) {
   const DefaultFloatEnvironment environment;

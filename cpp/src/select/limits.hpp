@@ -37,5 +37,6 @@ static_assert(tile_blocks_max <= 65536, "places in a tile are 16 bits wide");
 static_assert(chunk_blocks_max <= small_block_max, "a lane has room for a chunk's elements");
 static_assert(small_block_max <= tile_elements / 16, "what is not packed is a large block");
 static_assert(in_memory_max >= 64, "a sample has at least one run of sixteen blocks");
+static_assert(hinted_min <= in_memory_max, "there is room for few candidates where all are kept");
 
 }  // namespace datasparse

@@ -50,7 +50,7 @@ class Batch {
   void run() noexcept {
     const auto prune = [this](const MaskPlan& plan, int lane, int lanes) {
       plan.save();
-      prune_alone(engine_, *table_, plan, lane, lanes, plan.job->spec.monotone);
+      prune_alone(engine_, *table_, plan, lane, lanes, plan.job.spec.monotone);
     };
     parallel_for(
         static_cast<std::int64_t>(small_.size()), threads_,
@@ -82,7 +82,7 @@ class Pools {
   void add(const MaskPlan& mask) {
     masks_.push_back(mask);
     elements_ += mask.elements();
-    const MaskJob& job = *mask.job;
+    const MaskJobView& job = mask.job;
     groups_.push_back({&job.spec, viewed_shape(job.data.shape(), job.layout)});
   }
   bool empty() const noexcept { return masks_.empty(); }
@@ -118,7 +118,7 @@ class Pools {
 
 }  // namespace
 
-void compute_masks(const std::vector<MaskJob>& jobs, const Kernels& table) {
+void compute_viewed_masks(const std::vector<MaskJobView>& jobs, const Kernels& table) {
   const DefaultFloatEnvironment environment;
   thread_local Batch<std::uint32_t> narrow;
   thread_local Batch<std::uint64_t> wide;
@@ -126,7 +126,7 @@ void compute_masks(const std::vector<MaskJob>& jobs, const Kernels& table) {
   wide.clear();
   Pools pools;
   pools.reserve(static_cast<std::size_t>(std::count_if(
-      jobs.begin(), jobs.end(), [](const MaskJob& job) { return !job.spec.pool.empty(); })));
+      jobs.begin(), jobs.end(), [](const MaskJobView& job) { return !job.spec.pool.empty(); })));
   for (const auto& job : jobs) {
     if (job.data.size() == 0) continue;
     const MaskPlan plan(job);
@@ -150,6 +150,13 @@ void compute_masks(const std::vector<MaskJob>& jobs, const Kernels& table) {
   narrow.clear();
   wide.clear();
   if (scratch.bytes() > kept_bytes_max) scratch.release();
+}
+
+void compute_masks(const std::vector<MaskJob>& jobs, const Kernels& table) {
+  std::vector<MaskJobView> views;
+  views.reserve(jobs.size());
+  for (const auto& job : jobs) views.push_back(job.view());
+  compute_viewed_masks(views, table);
 }
 
 }  // namespace datasparse

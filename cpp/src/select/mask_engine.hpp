@@ -12,10 +12,13 @@ namespace datasparse {
 
 /// Of block masks; the spec may be resolved or not.
 using MaskJob = JobOf<BlockSpec>;
+using MaskJobView = JobView<BlockSpec>;
 
 /// Computes all masks. Monotone ones take a byte per element of scratch memory. Small ones are
 /// shared out among the threads, large ones split. Allocates its scratch memory first and may throw
 /// bad_alloc then; from the first mask byte on it cannot fail. Any table gives the same masks.
 void compute_masks(const std::vector<MaskJob>& jobs, const Kernels& table = kernels());
+/// The same of jobs that others keep.
+void compute_viewed_masks(const std::vector<MaskJobView>& jobs, const Kernels& table = kernels());
 
 }  // namespace datasparse

@@ -21,12 +21,13 @@ namespace datasparse {
 
 /// A job in the numbers of the engine.
 struct MaskPlan {
-  const MaskJob* job;
+  MaskJobView job;
   Pruning pruning;
   bool is_permuted = false;  // the mask in the order of its layout is another one
   bool has_single_elements;  // as blocks: of the whole tensor, where the matrix is a part of one
 
-  explicit MaskPlan(const MaskJob& of) noexcept : job(&of), pruning{Matrix(of.data), of.spec.norm} {
+  explicit MaskPlan(const MaskJobView& of) noexcept
+      : job(of), pruning{Matrix(of.data), of.spec.norm} {
     const Axes& shape = of.data.shape();
     const MatrixShape seen = MatrixShape::of(shape, of.layout);
     Matrix& matrix = pruning.matrix;
@@ -42,7 +43,7 @@ struct MaskPlan {
     if (pattern.height == 1 && matrix.columns() % pattern.width == 0 && matrix.is_one_row()) {
       matrix = matrix.as_one_row();
     }
-    pruning.quota = {Level::of(of.spec).pruned_of(grid().blocks()), pattern.zeros};
+    pruning.quota = {Level::of(of.spec).pruned_of(pattern.blocks_of(seen)), pattern.zeros};
   }
 
   std::int64_t elements() const noexcept {
@@ -58,7 +59,7 @@ struct MaskPlan {
   }
   /// Saves what the mask is, where somebody asks for it.
   void save() const noexcept {
-    if (job->before != nullptr) pack_bits(job->before, job->mask, elements());
+    if (job.before != nullptr) pack_bits(job.before, job.mask, elements());
   }
   /// The selections within large blocks included.
   Room room() const noexcept {
@@ -75,7 +76,7 @@ struct MaskPlan {
       }
     }
     if (is_permuted) room.viewed = elements();
-    if (job->spec.monotone) room.past = elements();
+    if (job.spec.monotone) room.past = elements();
     return room;
   }
   static Room room_of(const Grid& grid) noexcept {
@@ -90,7 +91,7 @@ struct MaskPlan {
 template <class Key>
 std::uint8_t* past_of(const Engine<Key>& engine, const Kernels& table, const MaskPlan& plan,
                       int lane, int lanes) noexcept {
-  const MaskJob& job = *plan.job;
+  const MaskJobView& job = plan.job;
   std::uint8_t* const past = engine.past(lane);
   std::uint8_t* const own = plan.is_permuted ? job.mask : past;
   // A single element that stays zero is a block that is pruned, whatever it has become meanwhile.
@@ -107,7 +108,7 @@ std::uint8_t* past_of(const Engine<Key>& engine, const Kernels& table, const Mas
 template <class Key>
 void prune_alone(Engine<Key>& engine, const Kernels& table, const MaskPlan& plan, int lane,
                  int lanes, bool has_past, std::uint64_t* last = nullptr) noexcept {
-  const MaskJob& job = *plan.job;
+  const MaskJobView& job = plan.job;
   const std::int64_t pitch = plan.pruning.matrix.columns();
   Target target{{job.mask, pitch}, job.kept_zeros != nullptr, {}, job.hint};
   if (plan.is_permuted) target = {{engine.viewed(lane), pitch}, true, {}, job.hint};

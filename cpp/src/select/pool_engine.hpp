@@ -42,11 +42,11 @@ class Pool {
     for (auto* const planned : masks) {
       const MaskPlan& mask = *planned;
       Item item{planned};
-      item.has_past = mask.job->spec.monotone;
-      item.is_wide = mask.job->data.dtype() == DType::float64;
+      item.has_past = mask.job.spec.monotone;
+      item.is_wide = mask.job.data.dtype() == DType::float64;
       (item.is_wide ? any_wide_ : any_narrow) = true;
-      any_norm = any_norm || mask.job->spec.normalize;
-      any_value_ = any_value_ || mask.job->spec.norm == Norm::none;
+      any_norm = any_norm || mask.job.spec.normalize;
+      any_value_ = any_value_ || mask.job.spec.norm == Norm::none;
       is_choice_ = mask.pruning.choice.is_made();  // in all of them, or in none
       item.is_apart = !is_choice_ && (mask.is_permuted || mask.has_large_blocks());
       item.takes_part = plan_.members[items_.size()].weight > 0;
@@ -177,7 +177,7 @@ class Pool {
   void with_task(const Item& item, int lane, int lanes, bool with_past, const Work& work) noexcept {
     with_engine(item, [&](auto& engine, auto& all) {
       const MaskPlan& mask = *item.mask;
-      const MaskJob& job = *mask.job;
+      const MaskJobView& job = mask.job;
       const Grid grid = mask.grid();
       const std::int64_t pitch = mask.pruning.matrix.columns();
       Target target{{item.is_apart ? nullptr : job.mask, pitch}, job.kept_zeros != nullptr};
@@ -221,7 +221,7 @@ class Pool {
 
   void normalize() noexcept {
     for_each([this](Item& item, int lane, int lanes) {
-      if (!item.mask->job->spec.normalize || !item.takes_part || item.choice().by_chance) return;
+      if (!item.mask->job.spec.normalize || !item.takes_part || item.choice().by_chance) return;
       with_task(item, lane, lanes, false, [&](const auto& engine, auto task) {
         task.choice = {};  // of all blocks
         const double norm = engine.norm(task);
@@ -235,7 +235,7 @@ class Pool {
   void count_past() noexcept {
     for_each([this](Item& item, int lane, int lanes) {
       if (is_choice_) item.past = item.choice().eligible;  // and nothing else
-      if (!item.mask->job->spec.monotone || !item.takes_part) return;
+      if (!item.mask->job.spec.monotone || !item.takes_part) return;
       with_task(item, lane, lanes, true, [&](const auto& engine, const auto& task) {
         item.past = task.has_past() ? engine.count_past(task) : 0;
       });
@@ -554,7 +554,7 @@ class Pool {
       Item& item = items_[i];
       const PoolMember& member = plan_.members[i];
       if (!item.takes_part) continue;
-      const CutHint* const hint = item.mask->job->hint;
+      const CutHint* const hint = item.mask->job.hint;
       if (hint == nullptr || hint->blocks != member.blocks || !(hint->density > 0)) return false;
       const auto weight = static_cast<double>(member.weight);
       weights += weight * static_cast<double>(member.blocks);
@@ -611,7 +611,7 @@ class Pool {
           }
         });
         renew_hint(item, cut.threshold);
-        const MaskJob& job = *item.mask->job;
+        const MaskJobView& job = item.mask->job;
         if (job.kept_zeros == nullptr) return;
         zero_kept(engines_->table, job.mask, job.kept_zeros, item.mask->elements(), lanes);
       } else {
@@ -639,7 +639,7 @@ class Pool {
 
   template <class Key>
   void renew_hint(const Item& item, Key key) const noexcept {
-    CutHint* const hint = item.mask->job->hint;
+    CutHint* const hint = item.mask->job.hint;
     if (hint == nullptr) return;
     *hint = {};
     if (item.ties_at_lo || item.ties_at_hi || blocks_ <= candidates_min) return;

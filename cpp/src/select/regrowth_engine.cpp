@@ -42,7 +42,7 @@ struct Ranking {
   MaskPlan plan;
 
   /// `layout`: the order of the marks.
-  Ranking(const MaskJob& of, const Axes& layout, const Choice& choice) : job(of), plan(job) {
+  Ranking(const MaskJob& of, const Axes& layout, const Choice& choice) : job(of), plan(job.view()) {
     plan.is_permuted = false;  // marks are in the order of the layout already
     Pruning& pruning = plan.pruning;
     pruning.choice = choice;

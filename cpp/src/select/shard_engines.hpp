@@ -54,9 +54,7 @@ class ShardEngines {
     Target target{{nullptr, pitch}};
     if (item.job.mask.spec.monotone) {
       MaskPlan plan = *item.mask;
-      MaskJob job = item.job.mask;
-      if (item.own_past.bytes() > 0) job.mask = item.own_past.get();
-      plan.job = &job;
+      if (item.own_past.bytes() > 0) plan.job.mask = item.own_past.get();
       target.past = {past_of(own, table_, plan, lane, lanes), pitch};
     }
     auto task = own.task_of(grid, item.mask->pruning, target, lane, lanes, {});

@@ -100,7 +100,7 @@ struct ShardItem {
 
   void look_at(const ArrayView& data) {
     job.mask.data = data;
-    mask.emplace(job.mask);
+    mask.emplace(job.mask.view());
     mask->has_single_elements = Pattern::of(job.mask.spec, whole()).size() == 1;
     // Whether the layout matters was asked of the whole tensor.
     if (job.mask.layout.size() == 0) return;

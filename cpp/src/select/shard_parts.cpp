@@ -228,26 +228,25 @@ class ShardParts::Impl {
     }
     if (!item.has_blocks || item.is_loaded()) return;
     item.mask->pruning.quota.blocks = item.pruned;
-    MaskJob job = item.job.mask;
     MaskPlan plan = *item.mask;
-    plan.job = &job;
     CutHint hint;
     if (item.is_wide()) {
-      write_of<std::uint64_t>(item, plan, job, hint, lane, lanes);
+      write_of<std::uint64_t>(item, plan, hint, lane, lanes);
     } else {
-      write_of<std::uint32_t>(item, plan, job, hint, lane, lanes);
+      write_of<std::uint32_t>(item, plan, hint, lane, lanes);
     }
   }
   template <class Key>
-  void write_of(const ShardItem& item, const MaskPlan& plan, MaskJob& job, CutHint& hint, int lane,
+  void write_of(const ShardItem& item, MaskPlan& plan, CutHint& hint, int lane,
                 int lanes) noexcept {
     const auto& found = std::get<Candidates<Key>>(item.found);
     if (found.size > 0 && plan.grid().blocks() >= hinted_min) {  // lanes have room for no others
       hint = {plan.grid().blocks(), item.pruned, number_of(static_cast<Key>(item.stopped)),
               density_of(found.size, found.first, found.end)};
-      job.hint = &hint;
+      plan.job.hint = &hint;
     }
-    prune_alone(engines_.engine<Key>(), engines_.table(), plan, lane, lanes, job.spec.monotone);
+    prune_alone(engines_.engine<Key>(), engines_.table(), plan, lane, lanes,
+                plan.job.spec.monotone);
   }
 
   std::vector<ShardSearch> searches_;

@@ -32,6 +32,7 @@ inline std::int64_t runs_of_sample(std::int64_t n) noexcept {
 /// not alike. With more, the bracket counts as missed. Never less for more blocks: the room for the
 /// largest matrix must do for all.
 inline std::int64_t candidates_max(std::int64_t n) noexcept {
+  if (n < hinted_min) return candidates_min;                   // their keys are all kept
   return 6 * run_length * runs_of_sample(n) + candidates_min;  // n / sqrt(s) is about s
 }
 

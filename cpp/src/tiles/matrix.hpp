@@ -34,6 +34,23 @@ class Matrix {
     }
   }
 
+  // Copies the axes that are there: room for all of them is half a kilobyte, and many small tensors
+  // are mostly copies of this.
+  Matrix(const Matrix& other) noexcept { *this = other; }
+  Matrix& operator=(const Matrix& other) noexcept {
+    data_ = other.data_;
+    dtype_ = other.dtype_;
+    item_size_ = other.item_size_;
+    rows_ = other.rows_;
+    row_stride_ = other.row_stride_;
+    columns_ = other.columns_;
+    first_column_ = other.first_column_;
+    axis_count_ = other.axis_count_;
+    std::copy_n(other.axes_.begin(), axis_count_, axes_.begin());
+    return *this;
+  }
+  ~Matrix() = default;
+
   DType dtype() const noexcept { return dtype_; }
   std::int64_t rows() const noexcept { return rows_; }
   std::int64_t columns() const noexcept { return columns_; }
@@ -121,7 +138,7 @@ class Matrix {
   void for_each_runs(std::int64_t row, std::int64_t begin, std::int64_t n,
                      const Visit& visit) const {
     const std::int64_t length = inner().length;
-    const Axis above = axis_count_ < 2 ? Axis{} : axes_[static_cast<std::size_t>(axis_count_ - 2)];
+    const Axis above = axis_count_ < 2 ? no_axis : axes_[static_cast<std::size_t>(axis_count_ - 2)];
     for (std::int64_t done = 0; done < n;) {
       const std::int64_t place = first_column_ + begin + done;
       std::int64_t runs = 1;
@@ -139,12 +156,13 @@ class Matrix {
 
  private:
   struct Axis {
-    std::int64_t length = 1;
-    std::ptrdiff_t stride = 0;
+    std::int64_t length;
+    std::ptrdiff_t stride;
   };
+  static constexpr Axis no_axis{1, 0};
 
   Axis inner() const noexcept {
-    return axis_count_ == 0 ? Axis{} : axes_[static_cast<std::size_t>(axis_count_ - 1)];
+    return axis_count_ == 0 ? no_axis : axes_[static_cast<std::size_t>(axis_count_ - 1)];
   }
 
   void append(std::int64_t length, std::ptrdiff_t stride) noexcept {
@@ -167,8 +185,8 @@ class Matrix {
   std::ptrdiff_t row_stride_ = 0;
   std::int64_t columns_ = 1;
   std::int64_t first_column_ = 0;
-  std::array<Axis, Axes::max_size> axes_{};
   int axis_count_ = 0;
+  std::array<Axis, Axes::max_size> axes_;  // the first axis_count_ of them
 };
 
 }  // namespace datasparse
