@@ -58,12 +58,14 @@ struct BaseDataSparsifier::Group {
   bool ever_is_behind = false;  // the array of ever_active_key, in CPU memory
 
   Mask mask;
-  ParamMap state;
-  KeptArrays arrays;
   Axes layout;                            // none: the order of memory
   std::shared_ptr<const KeptZeros> kept;  // or none
   Device::Content kept_there;             // the same for a mask on a device; or none yet
-  Mask ever_there;                        // ever_active_key's, beside a mask on a device; or none
+
+  // Below is what no ordinary step looks at.
+  ParamMap state;
+  KeptArrays arrays;
+  Mask ever_there;  // ever_active_key's, beside a mask on a device; or none
 
   bool squashed() const noexcept { return source == nullptr; }
   /// What a config is compiled for.
