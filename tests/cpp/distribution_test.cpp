@@ -9,7 +9,7 @@
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/error.hpp"
 #include "datasparse/group_params.hpp"
-#include "mask/level.hpp"
+#include "mask/pruned_share.hpp"
 #include "support.hpp"
 
 namespace datasparse::distributions {
@@ -24,7 +24,7 @@ Counts zeros_of(const ParamMap& levels, const Shapes& shapes) {
   for (const auto& [name, level] : levels) {
     EXPECT_EQ(name, shapes[place].first);
     const auto elements = element_count(shapes[place++].second);
-    zeros.push_back(Level{level.as_number(name), 0}.pruned_of(elements));
+    zeros.push_back(PrunedShare{level.as_number(name), 0}.pruned_of(elements));
   }
   EXPECT_EQ(place, shapes.size());
   return zeros;
@@ -214,7 +214,7 @@ TEST(Distribution, LevelsGiveTheZerosThatWereAssignedWhateverTheSize) {
       const double level = std::generate_canonical<double, 53>(random);
       const auto zeros = uniform_zeros(shapes, level);
       const auto elements = shapes[0].second[0] + shapes[1].second[0];
-      EXPECT_EQ(zeros[0] + zeros[1], (Level{level, 0}.pruned_of(elements))) << elements;
+      EXPECT_EQ(zeros[0] + zeros[1], (PrunedShare{level, 0}.pruned_of(elements))) << elements;
     }
   }
   // 2^44 + 1/2 and 2^44 - 1/2 are ties.
@@ -228,7 +228,7 @@ TEST(Distribution, LevelsGiveTheZerosThatWereAssignedWhateverTheSize) {
     for (int round = 0; round < 1000; ++round) {
       const auto zeros = static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(elements));
       const double level = static_cast<double>(zeros) / static_cast<double>(elements);
-      EXPECT_EQ((Level{level, 0}.pruned_of(elements)), zeros);
+      EXPECT_EQ((PrunedShare{level, 0}.pruned_of(elements)), zeros);
       EXPECT_EQ(uniform_zeros({{"a", {elements}}}, level), (Counts{zeros}));
     }
   }

@@ -3,8 +3,8 @@
 
 #include "datasparse/error.hpp"
 #include "datasparse/shard_parts.hpp"
-#include "mask/level.hpp"
 #include "mask/pattern.hpp"
+#include "mask/pruned_share.hpp"
 #include "pool_cases.hpp"
 
 namespace datasparse {
@@ -187,7 +187,7 @@ std::vector<ShardSearch> searches_of(std::vector<Case>& some) {
     const std::int64_t blocks = Pattern::of(some[i].spec, matrix).blocks_of(matrix);
     PoolPlan plan;
     plan.members.push_back({blocks, 1, 0, blocks});
-    plan.budget = Level::of(some[i].spec).pruned_of(blocks);
+    plan.budget = PrunedShare::of(some[i].spec).pruned_of(blocks);
     searches.push_back(search_of(some, {i}, plan));
   }
   return searches;

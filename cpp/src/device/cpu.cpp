@@ -11,9 +11,9 @@
 #include "datasparse/spec_sparsifier.hpp"
 #include "device/by_device.hpp"
 #include "kernels/kernels.hpp"
-#include "mask/level.hpp"
 #include "mask/mask_bits.hpp"
 #include "mask/pattern.hpp"
+#include "mask/pruned_share.hpp"
 #include "select/mask_engine.hpp"
 #include "tiles/matrix.hpp"
 
@@ -126,7 +126,7 @@ BlockPlan BlockPlan::of(const BlockSpec& spec, const Axes& shape, const Axes& la
   const DefaultFloatEnvironment environment;
   const MatrixShape matrix = MatrixShape::of(shape, layout);
   const Pattern pattern = Pattern::of(spec, matrix);
-  const std::int64_t pruned = Level::of(spec).pruned_of(pattern.blocks_of(matrix));
+  const std::int64_t pruned = PrunedShare::of(spec).pruned_of(pattern.blocks_of(matrix));
   return {layout_matters(spec, shape, layout) ? layout : Axes(), pattern.height, pattern.width,
           pattern.zeros, pruned};
 }

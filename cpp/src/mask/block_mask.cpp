@@ -6,8 +6,8 @@
 
 #include "base/float_environment.hpp"
 #include "datasparse/error.hpp"
-#include "mask/level.hpp"
 #include "mask/pattern.hpp"
+#include "mask/pruned_share.hpp"
 #include "select/mask_engine.hpp"
 
 namespace datasparse {
@@ -194,7 +194,7 @@ ZeroCount count_zeros(const Axes& shape, const BlockSpec& spec) {
   const BlockSpec resolved = spec.resolved(shape);
   const MatrixShape matrix = MatrixShape::of(shape);
   const Pattern pattern = Pattern::of(resolved, matrix);
-  return pattern.zeros_in(matrix, Level::of(resolved).pruned_of(pattern.blocks_of(matrix)));
+  return pattern.zeros_in(matrix, PrunedShare::of(resolved).pruned_of(pattern.blocks_of(matrix)));
 }
 
 void block_mask(const ArrayView& data, const BlockSpec& spec, std::uint8_t* mask) {

@@ -9,7 +9,7 @@
 #include "datasparse/error.hpp"
 #include "datasparse/field.hpp"
 #include "datasparse/glob.hpp"
-#include "mask/level.hpp"
+#include "mask/pruned_share.hpp"
 
 namespace datasparse::distributions {
 namespace {
@@ -197,7 +197,7 @@ ParamMap erk(const Shapes& shapes, double level, double power,
     elements += layer.elements;
     if (!layer.is_dense) may_be_zero += layer.elements;
   }
-  const auto zeros = Level{level, 0}.pruned_of(elements);
+  const auto zeros = PrunedShare{level, 0}.pruned_of(elements);
   const auto share_of = [](std::int64_t part, std::int64_t whole) {
     return part == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
   };

@@ -9,8 +9,8 @@
 #include "base/float_environment.hpp"
 #include "datasparse/error.hpp"
 #include "datasparse/param.hpp"
-#include "mask/level.hpp"
 #include "mask/pattern.hpp"
+#include "mask/pruned_share.hpp"
 
 namespace datasparse {
 namespace {

@@ -8,8 +8,8 @@
 #include "datasparse/mask.hpp"
 #include "kernels/kernels.hpp"
 #include "mask/kept_zeros.hpp"
-#include "mask/level.hpp"
 #include "mask/pattern.hpp"
+#include "mask/pruned_share.hpp"
 #include "select/engine.hpp"
 #include "select/limits.hpp"
 #include "select/mask_engine.hpp"
@@ -43,7 +43,7 @@ struct MaskPlan {
     if (pattern.height == 1 && matrix.columns() % pattern.width == 0 && matrix.is_one_row()) {
       matrix = matrix.as_one_row();
     }
-    pruning.quota = {Level::of(of.spec).pruned_of(pattern.blocks_of(seen)), pattern.zeros};
+    pruning.quota = {PrunedShare::of(of.spec).pruned_of(pattern.blocks_of(seen)), pattern.zeros};
   }
 
   std::int64_t elements() const noexcept {

@@ -17,11 +17,14 @@ inline std::int64_t round_half_even(double exact) noexcept {
   return rest > 0.5 || (rest == 0.5 && count % 2 != 0) ? count + 1 : count;
 }
 
-struct Level {
+/// A sparsity level. (`Level`, of schedules, is a number or none.)
+struct PrunedShare {
   double share;           // of the blocks
   std::int64_t min_kept;  // blocks that are kept whatever the share
 
-  static Level of(const BlockSpec& spec) noexcept { return {spec.sparsity_level, spec.min_kept}; }
+  static PrunedShare of(const BlockSpec& spec) noexcept {
+    return {spec.sparsity_level, spec.min_kept};
+  }
 
   /// How many of the blocks are pruned: share × blocks in double, rounded half to even, but no more
   /// than leave min_kept.
