@@ -13,7 +13,7 @@ import pytest
 from datasparse import DataNormSparsifier, DataScheduler, recipes, scores
 from datasparse.files.pools import HOW_MANY
 from datasparse.recipes import RecipeError, loads
-from datasparse.recipes.reading import KEYS, NONE_KEYS, REGROWTH_KEYS
+from datasparse.recipes.reading import KEYS, REGROWTH_KEYS, may_be_none
 from datasparse.recipes.resolving import INTEGERS
 from datasparse.regrowth import SET, RigL, Static
 from datasparse.schedules import Constant, Cosine, Lambda, Linear, Polynomial
@@ -334,8 +334,10 @@ def test_the_keys_are_those_of_the_sparsifiers():
         assert kind.config_keys == tuple(keywords(kind.__name__))
     assert REGROWTH_KEYS == ("drop_fraction", "seed")
     assert INTEGERS == ("zeros_per_block", "min_kept")
-    assert NONE_KEYS == ("zeros_per_block", "norm", "pool", "normalize")
-    assert set(HOW_MANY) < set(KEYS)
+    assert set(filter(may_be_none, KEYS)) == {"zeros_per_block", "norm", "pool", "normalize"}
+    assert not may_be_none("score")
+    which = {"sparse_block_shape", "zeros_per_block", "norm", "monotone"}
+    assert sorted({*HOW_MANY, *which}) == sorted(KEYS)
 
 
 def test_a_plan_says_what_will_be():

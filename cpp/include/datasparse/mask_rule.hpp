@@ -21,8 +21,8 @@ class Device;
 class DeviceMask;
 class Mask;
 
-/// One mask to be computed: the same record from the sparsifier to the engine. It has
-/// copies; JobView has references.
+/// One mask to be computed: the same record from the sparsifier to the engine. It has copies, and
+/// JobView references.
 template <class Spec, class View = ArrayView, class Layout = Axes>
 struct JobOf {
   View data;  ///< what is ranked
@@ -58,7 +58,8 @@ struct JobOf {
   auto view() const { return view_with(spec); }
 };
 
-/// A job of what others keep: 88 bytes in the place of 384, which is what many small groups cost.
+/// A job of what others keep. It has 88 bytes, where copies take 384: of many small groups, these
+/// would leave the cache.
 template <class Spec>
 using JobView = JobOf<const Spec&, const ArrayView&, const Axes&>;
 

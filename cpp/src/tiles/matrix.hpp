@@ -34,8 +34,8 @@ class Matrix {
     }
   }
 
-  // Copies the axes that are there: room for all of them is half a kilobyte, and many small tensors
-  // are mostly copies of this.
+  // A copy is of the axes that are there. Room for all of them is half a kilobyte, and a step makes
+  // several copies for each group.
   Matrix(const Matrix& other) noexcept { *this = other; }
   Matrix& operator=(const Matrix& other) noexcept {
     data_ = other.data_;

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import sys
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from .. import scores
@@ -24,17 +25,17 @@ REGROWTH_KEYS = tuple(key for key in RigL.config_keys if key not in KEYS)
 PATTERN = "pattern"
 
 
+@cache
 def may_be_none(key: str) -> bool:
-    """Whether a config key takes None, for which a recipe has false."""
+    """Whether it is a config key that takes None, for which a recipe has false."""
+    if key not in KEYS:
+        return False
     none: dict[str, Any] = {key: None}
     try:
         DataNormSparsifier(**none)
     except (TypeError, ValueError):
         return False
     return True
-
-
-NONE_KEYS = tuple(filter(may_be_none, KEYS))
 
 
 def parsed(text: str) -> dict[str, Any]:
@@ -125,7 +126,7 @@ class Reader:
                 if not isinstance(value, bool):
                     raise self.error(at, f"must be true or false, got {said(value)}")
                 options[key] = value
-            elif value is False and key in NONE_KEYS:
+            elif value is False and may_be_none(key):
                 options[key] = None
             else:
                 options[key] = tuple(value) if isinstance(value, list) else value

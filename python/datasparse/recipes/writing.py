@@ -12,7 +12,7 @@ from .._core import BaseDataScheduler, BaseDataSparsifier, DataNormSparsifier, D
 from ..schedules import Schedule, parse
 from .choosing import Entry, escaped
 from .errors import RecipeError
-from .reading import NONE_KEYS, SCORES
+from .reading import SCORES, may_be_none
 from .recipe import REGROWTH, Config, Recipe
 
 BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -140,7 +140,7 @@ def options_of(options: Config) -> list[str]:
     return [
         f"{key} = {text_of(value)}"
         for key, value in options.items()
-        if value is not None or key in NONE_KEYS or key == "per"
+        if value is not None or may_be_none(key) or key == "per"
     ]
 
 
