@@ -11,7 +11,6 @@ import os
 import signal
 
 import torch
-import torch._dynamo  # else each child would, for its optimizers
 from datasparse import DataNormSparsifier, DataScheduler
 from datasparse.regrowth import SET, RigL
 from datasparse.schedules import Cosine, Polynomial
@@ -108,4 +107,6 @@ class Training:
 
 
 if __name__ == "__main__":
+    import torch._dynamo  # else each child would, for its optimizers
+
     train_in_children(Training)

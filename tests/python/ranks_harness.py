@@ -5,7 +5,9 @@ A start takes seconds, so `Ranks` stay, and run one function after another.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import sys
 import traceback
@@ -16,12 +18,15 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 TIMEOUT = 60  # seconds, of a collective: also where a busy machine takes long to connect
 
 
 def serve(rank: int, size: int, folder: str, pipe, timeout: float) -> None:
     """What a rank does until it is told to end: calls functions, and sends what they return."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    gc.freeze()  # what was imported
     import torch
     import torch.distributed as dist
 
@@ -50,6 +55,21 @@ def serve(rank: int, size: int, folder: str, pipe, timeout: float) -> None:
     os._exit(0)  # gloo's threads may wait for a rank that is gone
 
 
+# torch._dynamo is what DTensors import at their first operation.
+PRELOADED = ["torch._dynamo", "sharded_cases", "sharded_moves", "ranks_harness"]
+
+
+def context_of_ranks():
+    """Ranks are forks of one process that has imported all they need, which takes seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    # It passes over what it cannot import, and does not take over this process's sys.path.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        multiprocessing.forkserver.ensure_running()
+    return context
+
+
 class Failed(AssertionError):  # noqa: N818 (it says what ranks have done)
     """What functions have raised, by rank."""
 
@@ -62,9 +82,7 @@ class Ranks:
     """So many ranks, until close()."""
 
     def __init__(self, size: int, folder: Path, timeout: float = TIMEOUT) -> None:
-        # Ranks are forks of one process that has imported all they need, which takes seconds.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["sharded_cases", "sharded_moves"])
+        context = context_of_ranks()
         self.pipes, self.processes = [], []
         for rank in range(size):
             here, there = context.Pipe()

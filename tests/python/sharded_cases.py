@@ -6,7 +6,6 @@ from functools import cache
 
 import numpy as np
 import torch
-import torch._dynamo  # which DTensors import at their first operation: once, not on each rank
 import torch.distributed as dist
 from datasparse import DataNormSparsifier, DataScheduler, schedules, scores
 from datasparse.torch import attach

@@ -15,8 +15,6 @@ from torch import nn
 transformers = pytest.importorskip("transformers", reason="needs the extra 'transformers'")
 pytest.importorskip("accelerate", reason="its Trainer needs accelerate")
 
-from datasparse.transformers import CHECKPOINT, DataSparsity  # noqa: E402
-
 CONFIG = {"sparsity_level": 0.8, "sparse_block_shape": (1, 1)}
 LAYER = "bert.encoder.layer.0.attention.self.query.weight"  # 16 x 16
 
@@ -51,18 +49,21 @@ class Data(torch.utils.data.Dataset):
         return {"input_ids": tokens, "labels": int(tokens.sum()) % 2}
 
 
-class Watch(transformers.TrainerCallback):
-    """Counts zeros after each step."""
+# Whoever collects the tests need not import what trainers import.
+def counter(stop_at=None):
+    """A callback that counts zeros after each step."""
 
-    def __init__(self, stop_at=None):
-        self.seen = []
-        self.stop_at = stop_at
+    class Counter(transformers.TrainerCallback):
+        def __init__(self):
+            self.seen = []
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        layer = model.get_submodule(LAYER.removesuffix(".weight"))
-        self.seen.append(int((layer.weight == 0).sum()))
-        if state.global_step == self.stop_at:
-            raise KillError
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            layer = model.get_submodule(LAYER.removesuffix(".weight"))
+            self.seen.append(int((layer.weight == 0).sum()))
+            if state.global_step == stop_at:
+                raise KillError
+
+    return Counter()
 
 
 class KillError(Exception):
@@ -70,6 +71,8 @@ class KillError(Exception):
 
 
 def sparse_bert(**options):
+    from datasparse.transformers import DataSparsity
+
     model = bert()
     sparsifier = DataNormSparsifier(**CONFIG)
     mode = options.pop("mode", "in_place")
@@ -93,7 +96,7 @@ def trainer_of(model, folder, *callbacks, evaluated=None, **options):
 @pytest.mark.parametrize("mode", ["in_place", "parametrize"])
 def test_masks_follow_every_optimizer_step(tmp_path, mode, device):
     model, callback = sparse_bert(mode=mode)
-    watch = Watch()
+    watch = counter()
     trainer_of(model, tmp_path, callback, watch).train()
     assert watch.seen == [51, 102, 154] + 15 * [205]
     assert model.device.type == device.name
@@ -105,7 +108,7 @@ def test_masks_follow_every_optimizer_step(tmp_path, mode, device):
 
 def test_the_schedule_may_go_by_epochs(tmp_path):
     model, callback = sparse_bert(schedule="epoch")
-    watch = Watch()
+    watch = counter()
     trainer_of(model, tmp_path, callback, watch).train()
     assert watch.seen == 6 * [0] + 6 * [51] + 6 * [102]
     assert int((model.get_parameter(LAYER) == 0).sum()) == 154  # of the value at 3
@@ -138,18 +141,18 @@ def test_the_share_of_zeros_is_logged(tmp_path):
 def test_a_resumed_training_equals_the_unbroken_one(tmp_path, mode, schedule, saved):
     options = {"mode": mode, "schedule": schedule, "every": 2, "mask_state": True}
     unbroken, callback = sparse_bert(**options)
-    watch = Watch()
+    watch = counter()
     trainer_of(unbroken, tmp_path / "unbroken", callback, watch).train()
 
     saving = {"save_strategy": "steps", "save_steps": saved}
     model, first = sparse_bert(**options)
     with pytest.raises(KillError):
-        trainer_of(model, tmp_path, first, Watch(stop_at=saved + 1), **saving).train()
+        trainer_of(model, tmp_path, first, counter(stop_at=saved + 1), **saving).train()
 
     model, second = sparse_bert(**options)
-    rest = Watch()
+    rest = counter()
     checkpoint = tmp_path / f"checkpoint-{saved}"
-    assert (checkpoint / CHECKPOINT).exists()
+    assert (checkpoint / "datasparse.safetensors").exists()
     trainer_of(model, tmp_path, second, rest).train(resume_from_checkpoint=str(checkpoint))
     assert rest.seen == watch.seen[saved:]
     for name, value in unbroken.state_dict().items():
@@ -163,14 +166,14 @@ def test_a_resumed_training_equals_the_unbroken_one(tmp_path, mode, schedule, sa
 def test_a_callback_whose_training_broke_off_resumes_too(tmp_path):
     options = {"schedule": "epoch", "every": 4}
     unbroken, callback = sparse_bert(**options)
-    watch = Watch()
+    watch = counter()
     trainer_of(unbroken, tmp_path / "unbroken", callback, watch).train()
 
     model, broken = sparse_bert(**options)
     saving = {"save_strategy": "steps", "save_steps": 7}
     with pytest.raises(KillError):
-        trainer_of(model, tmp_path, broken, Watch(stop_at=9), **saving).train()
-    rest = Watch()
+        trainer_of(model, tmp_path, broken, counter(stop_at=9), **saving).train()
+    rest = counter()
     checkpoint = str(tmp_path / "checkpoint-7")
     trainer_of(model, tmp_path, broken, rest).train(resume_from_checkpoint=checkpoint)
     assert rest.seen == watch.seen[7:]
@@ -183,11 +186,11 @@ def test_a_second_training_that_is_resumed_schedules_as_the_unbroken_one(tmp_pat
     unbroken, callback = sparse_bert(**options)
     trainer_of(unbroken, tmp_path / "first", callback, num_train_epochs=1).train()
     assert callback.scheduler.last_epoch == 1
-    watch = Watch()
+    watch = counter()
     trainer_of(unbroken, tmp_path, callback, watch, **saving).train()
     for saved in (6, 12):
         model, other = sparse_bert(**options)
-        rest = Watch()
+        rest = counter()
         checkpoint = str(tmp_path / f"checkpoint-{saved}")
         resumed = trainer_of(model, tmp_path, other, rest)
         resumed.train(resume_from_checkpoint=checkpoint)
@@ -215,7 +218,7 @@ def test_checkpoints_can_be_read_without_the_trainer(tmp_path):
     trainer_of(model, tmp_path, callback, save_strategy="epoch").train()
     folder = tmp_path / "checkpoint-12"
     other = DataNormSparsifier()
-    datasparse.load(folder / CHECKPOINT, other, strict=False)  # without its scheduler
+    datasparse.load(folder / "datasparse.safetensors", other, strict=False)  # without its scheduler
     assert set(other.report().groups) == set(callback.sparsifier.data_groups)
     assert json.loads((folder / "trainer_state.json").read_text())["global_step"] == 12
 
