@@ -120,8 +120,10 @@ def check_cases(seed, n, is_chosen, sizes=SIZES):
     pytest.fail("too few cases")
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_a_thousand_tiny_cases(seed):
+@pytest.mark.parametrize(
+    "seed", [*range(10), *(pytest.param(seed, marks=pytest.mark.full) for seed in range(10, 20))]
+)
+def test_fifty_small_cases(seed):
     check_cases([25, seed], 48, is_tiny, [TINY, *SIZES[1:]])
     check_cases([25, seed], 2, is_light)
 
