@@ -107,7 +107,7 @@ void GroupMap::replace(const py::dict& groups) {
   auto& sparsifier = core(sparsifier_);
   std::vector<std::pair<std::string, ParamMap>> maps;
   for (const auto& item : to_dict(groups, "the groups are a dict")) {
-    const auto name = item.first.cast<std::string>();
+    const auto name = to_text(item.first);
     maps.emplace_back(name, to_param_map(item.second, name));
   }
   without_gil([&] {
@@ -175,7 +175,7 @@ PyObject* subscript(PyObject* self, PyObject* key) {
   if (!PyUnicode_Check(key) || !py::detail::is_holder_constructed(self))
     return PyObject_CallMethod(self, "__getitem__", "(O)", key);  // which refuses it
   return raising([&] {
-    return held_by<ConfigMap>(self).get(py::handle(key).cast<std::string>()).release().ptr();
+    return held_by<ConfigMap>(self).get(to_text(key)).release().ptr();
   });
 }
 
@@ -227,7 +227,7 @@ void register_config_maps(py::module_& module) {
            })
       .def("__contains__",
            [](const GroupMap& self, const py::object& name) {
-             return py::isinstance<py::str>(name) && self.contains(name.cast<std::string>());
+             return py::isinstance<py::str>(name) && self.contains(to_text(name));
            })
       .def("__len__", [](const GroupMap& self) { return self.names().size(); })
       .def("__iter__",

@@ -86,7 +86,7 @@ DataScheduler::Schedules to_schedules(const py::object& schedule) {
         std::string(py::repr(schedule)) + " (" + class_name(schedule) + ")");
   }
   for (const auto& item : to_dict(schedule, "schedule is a " + class_name(schedule))) {
-    const auto pattern = item.first.cast<std::string>();
+    const auto pattern = to_text(item.first);
     schedules.emplace_back(pattern, to_schedule(item.second, "schedule['" + pattern + "']"));
   }
   return schedules;
@@ -157,7 +157,7 @@ The constructor makes the initial step: last_epoch advances by one, and get_sche
 {'w': 0.2})",
       collected<BaseDataScheduler, SchedulerAccess>());
 
-  cls.def(py::init([](py::object sparsifier, const std::string& schedule_param,
+  cls.def(py::init([](py::object sparsifier, const Name& schedule_param,
                       std::int64_t last_epoch, bool verbose) {
     auto core = borrowed(sparsifier);
     return without_gil([&] {
@@ -329,7 +329,7 @@ program. A step takes about 0.2 microseconds a group.
       collected<BaseDataScheduler, SchedulerAccess>());
 
   cls.def(
-      py::init([](py::object sparsifier, const std::string& schedule_param,
+      py::init([](py::object sparsifier, const Name& schedule_param,
                   const py::object& schedule, bool strict, std::int64_t last_epoch, bool verbose) {
         auto core = borrowed(sparsifier);
         auto schedules = to_schedules(schedule);

@@ -52,7 +52,7 @@ auto unlocked(Result (Of::*read)(Args...) const) {
 /// The names that `names` stands for: None for all, one, or several.
 std::optional<std::vector<std::string>> to_names(const py::object& names) {
   if (names.is_none()) return std::nullopt;
-  if (py::isinstance<py::str>(names)) return std::vector<std::string>{names.cast<std::string>()};
+  if (py::isinstance<py::str>(names)) return std::vector<std::string>{to_text(names)};
   if (!py::hasattr(names, "__iter__")) {
     throw datasparse::TypeError("names must be None, a str or several, got " +
                                 std::string(py::repr(names)));
@@ -63,7 +63,7 @@ std::optional<std::vector<std::string>> to_names(const py::object& names) {
       throw datasparse::TypeError("names must be None, a str or several, got " +
                                   std::string(py::repr(name)));
     }
-    result.push_back(name.cast<std::string>());
+    result.push_back(to_text(name));
   }
   return result;
 }
@@ -158,7 +158,7 @@ py::object add_data(const SelfSparsifier& self, const Name& name, const py::obje
   return source->masked_copy(source_and_mask(*self, name).second);
 }
 
-py::object get_mask(const SelfSparsifier& self, const std::string& name) {
+py::object get_mask(const SelfSparsifier& self, const Name& name) {
   auto& objects = side_of(self).mask_objects;
   // Other threads may replace the group at any moment. An object that was there before the mask was
   // looked up, and shows another one, is out of date.
@@ -183,7 +183,7 @@ py::object get_mask(const SelfSparsifier& self, const std::string& name) {
   }
 }
 
-py::object get_array(const SelfSparsifier& self, const std::string& name, const std::string& key) {
+py::object get_array(const SelfSparsifier& self, const Name& name, const Name& key) {
   auto array = without_gil([&] { return GroupArrays(*self).get(name, key); });
   if (!array) return py::none();
   const auto source = without_gil([&] { return GroupTable(*self).row(name).source; });
@@ -202,7 +202,7 @@ py::object get_array(const SelfSparsifier& self, const std::string& name, const 
   return tensor;
 }
 
-void set_array(const SelfSparsifier& self, const std::string& name, const std::string& key,
+void set_array(const SelfSparsifier& self, const Name& name, const Name& key,
                const py::object& array) {
   if (array.is_none()) {
     without_gil([&] { return GroupArrays(*self).erase(name, key); });
@@ -212,7 +212,7 @@ void set_array(const SelfSparsifier& self, const std::string& name, const std::s
   without_gil([&] { GroupArrays(*self).set(name, key, std::move(kept)); });
 }
 
-py::object get_data(const SelfSparsifier& self, const std::string& name, bool return_original) {
+py::object get_data(const SelfSparsifier& self, const Name& name, bool return_original) {
   if (return_original) return source_of(self, name)->array();
   const auto [source, mask] = source_and_mask(*self, name);
   if (source == nullptr) return source_of(self, name)->array();  // throws: squashed
@@ -240,7 +240,7 @@ void apply_mask(const SelfSparsifier& self, const py::object& names) {
 /// user still reads a torch mask.
 void make_mask_objects(const SelfSparsifier& self, const std::vector<std::string>& names) {
   for (const auto& name : without_gil([&] { return GroupTable(*self).active(names); }))
-    get_mask(self, name);
+    get_mask(self, Name{name});
 }
 
 void squash_mask(const SelfSparsifier& self, const py::object& names) {
@@ -388,7 +388,7 @@ void finish_init(const py::object& self, const py::object& data_list) {
 void register_data_sparsifier(py::module_& module) {
   module.def(
       "require_known_keys",
-      [](const std::string& name, const py::object& config, const std::vector<std::string>& known) {
+      [](const Name& name, const py::object& config, const std::vector<std::string>& known) {
         datasparse::require_known_keys(to_param_map(config, name), known, name);
       },
       py::arg("name"), py::arg("config"), py::arg("known"),
@@ -466,7 +466,7 @@ array([False, False,  True, False]))")
            "Whether squash_mask() has released the group's tensor.")
       .def(
           "frozen",
-          [](const SelfSparsifier& self, const std::string& name) {
+          [](const SelfSparsifier& self, const Name& name) {
             return without_gil([&] { return GroupTable(*self).row(name).frozen; });
           },
           py::arg("name"),
@@ -488,7 +488,7 @@ not. Attachment.follow() does.)")
            "Whether a loaded state waits for add_data() to bring data of that name.")
       .def(
           "layout",
-          [](const SelfSparsifier& self, const std::string& name) {
+          [](const SelfSparsifier& self, const Name& name) {
             return to_tuple(without_gil([&] { return GroupTable(*self).row(name).layout; }));
           },
           py::arg("name"),

@@ -66,7 +66,7 @@ Shapes to_shapes(const py::object& given) {
       throw TypeError("shapes must hold (name, shape) pairs with a str as name, got " +
                       described(item));
     }
-    const auto name = pair[0].cast<std::string>();
+    const auto name = to_text(py::object(pair[0]));
     shapes.emplace_back(name, to_axes(py::object(pair[1]), name));
   }
   return shapes;
@@ -74,7 +74,7 @@ Shapes to_shapes(const py::object& given) {
 
 /// One pattern, or several.
 std::vector<std::string> to_patterns(const py::object& given) {
-  if (PyUnicode_Check(given.ptr())) return {given.cast<std::string>()};
+  if (PyUnicode_Check(given.ptr())) return {to_text(given)};
   if (!py::isinstance<py::iterable>(given)) {
     throw TypeError("dense must be a str or several, got " + described(given));
   }
@@ -83,7 +83,7 @@ std::vector<std::string> to_patterns(const py::object& given) {
     if (!PyUnicode_Check(item.ptr())) {
       throw TypeError("dense must hold str, got " + described(item));
     }
-    patterns.push_back(item.cast<std::string>());
+    patterns.push_back(to_text(item));
   }
   return patterns;
 }

@@ -15,7 +15,7 @@ void Gradients::set(const BaseDataSparsifier& sparsifier, const py::object& by_n
                     SourceOwner* owner) {
   decltype(given_) given;
   for (const auto& [key, gradient] : to_dict(by_name, "gradients")) {
-    const auto name = key.cast<std::string>();
+    const auto name = to_text(key);
     const auto row = without_gil([&] { return datasparse::GroupTable(sparsifier).row(name); });
     const std::string what = datasparse::label("gradient", name);
     if (row.source == nullptr) throw ValueError(what + " is of no use: the group was squashed");

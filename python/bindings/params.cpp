@@ -86,6 +86,13 @@ ParamValue to_numbers(const py::tuple& values, const std::string& key, const std
 
 }  // namespace
 
+std::string to_text(py::handle text) {
+  Py_ssize_t size = 0;
+  const char* const utf8 = PyUnicode_AsUTF8AndSize(text.ptr(), &size);
+  if (utf8 == nullptr) throw py::error_already_set();
+  return {utf8, static_cast<std::size_t>(size)};
+}
+
 ParamValue to_param(py::handle given, const std::string& key, const std::string& group) {
   const py::object value = without_numpy(given);
   PyObject* const object = value.ptr();
@@ -93,7 +100,7 @@ ParamValue to_param(py::handle given, const std::string& key, const std::string&
   if (PyBool_Check(object)) return object == Py_True;
   if (PyFloat_Check(object)) return PyFloat_AS_DOUBLE(object);
   if (PyLong_Check(object)) return to_integer(value, key, group);
-  if (PyUnicode_Check(object)) return value.cast<std::string>();
+  if (PyUnicode_Check(object)) return to_text(value);
   if (PyTuple_Check(object))
     return to_numbers(py::reinterpret_borrow<py::tuple>(value), key, group);
   refuse(value, key, group);
@@ -139,7 +146,7 @@ ParamMap to_param_map(py::handle mapping, const std::string& group) {
                            " are a " + class_name(mapping);
   ParamMap result;
   for (const auto& item : to_dict(mapping, what)) {
-    const auto key = item.first.cast<std::string>();
+    const auto key = to_text(item.first);
     result.set(key, to_param(item.second, key, group));
   }
   return result;

@@ -7,6 +7,10 @@
 
 #include "datasparse/param.hpp"
 
+/// The text of a str. UnicodeEncodeError, which is a ValueError, for half a surrogate pair: UTF-8 has no
+/// place for it.
+std::string to_text(pybind11::handle text);
+
 /// A str argument; pybind11's std::string takes bytes too.
 struct Name : std::string {};
 
@@ -15,7 +19,7 @@ struct pybind11::detail::type_caster<Name> {
   PYBIND11_TYPE_CASTER(Name, const_name("str"));
   bool load(handle source, bool) {
     if (!PyUnicode_Check(source.ptr())) return false;
-    value.assign(source.cast<std::string>());
+    value.assign(to_text(source));
     return true;
   }
 };

@@ -76,14 +76,14 @@ drops some of what is active, and grows as much elsewhere.)")
           R"(Draw now all masks that the next step would draw. The others stay; step() moves all then.)")
       .def(
           "is_drawn",
-          [](const Self<RegrowthSparsifier>& self, const std::string& name) {
+          [](const Self<RegrowthSparsifier>& self, const Name& name) {
             return without_gil([&] { return self->is_drawn(name); });
           },
           py::arg("name"),
           "Whether a group has a mask, drawn, given or loaded, so that the next step moves it.")
       .def(
           "ever_active",
-          [](const Self<RegrowthSparsifier>& self, const std::string& name) {
+          [](const Self<RegrowthSparsifier>& self, const Name& name) {
             return without_gil([&] { return self->ever_active(name); });
           },
           py::arg("name"),

@@ -112,7 +112,7 @@ class PyScheduler : public WithPythonAttributes<Base>,
     std::size_t count = 0;
     values.reserve(items.size());
     for (const auto& item : items) {
-      const auto name = item.first.template cast<std::string>();
+      const auto name = to_text(item.first);
       values.rewrite(count++, name, to_param(item.second, this->schedule_param(), name));
     }
     values.truncate(count);

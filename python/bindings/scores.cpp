@@ -205,7 +205,7 @@ void accumulate(const SelfSparsifier& self) {
   side.gradients.clear();
 }
 
-py::object get_gradient(const SelfSparsifier& self, const std::string& name) {
+py::object get_gradient(const SelfSparsifier& self, const Name& name) {
   const auto gradient = side_of(self).gradients.of(*self, name);
   const auto row = without_gil([&] { return datasparse::GroupTable(*self).row(name); });
   const datasparse::Pin pin(*gradient);

@@ -33,7 +33,7 @@ struct PythonForm {
         throw ValueError("a key of " + path + " must be a str, got " +
                          std::string(py::repr(item.first)));
       }
-      result.push_back(item.first.cast<std::string>());
+      result.push_back(to_text(item.first));
     }
     return result;
   }
@@ -161,7 +161,7 @@ datasparse::SparsifierState to_sparsifier_state(const py::object& state_dict) {
   each_sparsifier_entry(saved, state);
   for (const auto& [name, entries] : named(saved, "data_groups")) {
     auto& group = state.groups.emplace_back();
-    group.name = name.cast<std::string>();
+    group.name = to_text(name);
     const PythonState saved_group(py::reinterpret_borrow<py::object>(entries),
                                   "state_dict['data_groups']['" + group.name + "']", saved.version);
     each_group_entry(saved_group, group);

@@ -24,7 +24,11 @@ namespace datasparse {
 ///     template <>
 ///     struct datasparse::DTypeOf<Eigen::half> : std::integral_constant<DType, DType::float16> {};
 template <class T>
-struct DTypeOf;
+struct DTypeOf {
+  static_assert(sizeof(T) == 0,
+                "elements must be float or double, or of a half type that datasparse::DTypeOf is "
+                "specialised for");
+};
 template <>
 struct DTypeOf<float> : std::integral_constant<DType, DType::float32> {};
 template <>
