@@ -1,4 +1,4 @@
-"""Programs that test_checkpoint.py starts and kills.
+"""Programs that test_checkpoint_killed.py starts and kills.
 
     interrupted.py train FOLDER SCHEDULER   a training that resumes from its last checkpoint
     interrupted.py save PATH ONE OTHER      saves what two files hold to PATH, in turn, for ever
