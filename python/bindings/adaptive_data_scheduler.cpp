@@ -79,10 +79,10 @@ same positions. position, best and bad_steps are a part of the state. Where a sc
 3 0.6)",
       collected<BaseDataScheduler, SchedulerAccess>());
 
-  cls.def(py::init([](py::object sparsifier, const Name& schedule_param,
-                      const py::object& schedule, const std::string& mode, double tolerance,
-                      std::int64_t patience, std::int64_t back_off, const py::object& steps,
-                      bool strict, std::int64_t last_epoch, bool verbose) {
+  cls.def(py::init([](py::object sparsifier, const Name& schedule_param, const py::object& schedule,
+                      const std::string& mode, double tolerance, std::int64_t patience,
+                      std::int64_t back_off, const py::object& steps, bool strict,
+                      std::int64_t last_epoch, bool verbose) {
     auto core = borrowed(sparsifier);
     auto schedules = to_schedules(schedule);
     AdaptiveRule rule{to_mode(mode), tolerance, patience, back_off, std::nullopt};

@@ -174,9 +174,7 @@ PyObject* raising(const Call& call) {
 PyObject* subscript(PyObject* self, PyObject* key) {
   if (!PyUnicode_Check(key) || !py::detail::is_holder_constructed(self))
     return PyObject_CallMethod(self, "__getitem__", "(O)", key);  // which refuses it
-  return raising([&] {
-    return held_by<ConfigMap>(self).get(to_text(key)).release().ptr();
-  });
+  return raising([&] { return held_by<ConfigMap>(self).get(to_text(key)).release().ptr(); });
 }
 
 /// next(iterator).

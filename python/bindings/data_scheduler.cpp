@@ -157,14 +157,14 @@ The constructor makes the initial step: last_epoch advances by one, and get_sche
 {'w': 0.2})",
       collected<BaseDataScheduler, SchedulerAccess>());
 
-  cls.def(py::init([](py::object sparsifier, const Name& schedule_param,
-                      std::int64_t last_epoch, bool verbose) {
-    auto core = borrowed(sparsifier);
-    return without_gil([&] {
-      return new SchedulerTrampoline(std::move(sparsifier), std::move(core), schedule_param,
-                                     last_epoch, verbose);
-    });
-  }));
+  cls.def(py::init(
+      [](py::object sparsifier, const Name& schedule_param, std::int64_t last_epoch, bool verbose) {
+        auto core = borrowed(sparsifier);
+        return without_gil([&] {
+          return new SchedulerTrampoline(std::move(sparsifier), std::move(core), schedule_param,
+                                         last_epoch, verbose);
+        });
+      }));
   cls.def(py::init([] { return new SchedulerTrampoline(); }));
   const py::object construct = cls.attr("__init__");
   def_plainly(
@@ -328,16 +328,15 @@ program. A step takes about 0.2 microseconds a group.
 {'fc1': 0.8, 'fc2': 0.8, 'emb': 0.25})",
       collected<BaseDataScheduler, SchedulerAccess>());
 
-  cls.def(
-      py::init([](py::object sparsifier, const Name& schedule_param,
-                  const py::object& schedule, bool strict, std::int64_t last_epoch, bool verbose) {
-        auto core = borrowed(sparsifier);
-        auto schedules = to_schedules(schedule);
-        return without_gil([&] {
-          return new Scheduler(std::move(sparsifier), std::move(core), schedule_param,
-                               std::move(schedules), strict, last_epoch, verbose);
-        });
-      }));
+  cls.def(py::init([](py::object sparsifier, const Name& schedule_param, const py::object& schedule,
+                      bool strict, std::int64_t last_epoch, bool verbose) {
+    auto core = borrowed(sparsifier);
+    auto schedules = to_schedules(schedule);
+    return without_gil([&] {
+      return new Scheduler(std::move(sparsifier), std::move(core), schedule_param,
+                           std::move(schedules), strict, last_epoch, verbose);
+    });
+  }));
   cls.def(py::init([] { return new Scheduler(); }));
   const py::object construct = cls.attr("__init__");
   def_plainly(

@@ -7,8 +7,8 @@
 
 #include "datasparse/param.hpp"
 
-/// The text of a str. UnicodeEncodeError, which is a ValueError, for half a surrogate pair: UTF-8 has no
-/// place for it.
+/// The text of a str. UnicodeEncodeError, which is a ValueError, for half a surrogate pair: UTF-8
+/// has no place for it.
 std::string to_text(pybind11::handle text);
 
 /// A str argument; pybind11's std::string takes bytes too.
