@@ -315,7 +315,6 @@ struct RowOrder {
     }
   }
 };
-constexpr bool takes_columns = true;
 
 #include "kernels/generic.inl"
 #include "kernels/marks.inl"

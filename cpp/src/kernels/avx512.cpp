@@ -358,12 +358,13 @@ class RowOrder {
     }
     order_ = load_bytes(order);
   }
-  TARGET __m512i of(__m512i keys) const noexcept { return Element::Vector::permute(order_, keys); }
+  TARGET __m512i of(__m512i keys) const noexcept {
+    return width == 1 ? keys : Element::Vector::permute(order_, keys);
+  }
 
  private:
   __m512i order_;
 };
-constexpr bool takes_columns = false;
 
 #include "kernels/generic.inl"
 #include "kernels/marks.inl"

@@ -6,7 +6,7 @@
 //   Bytes, a vector, load_bytes() and store_bytes();
 //   Vector32 and Vector64, of keys;
 //   the elements Float16, BFloat16, Float32 and Float64: how they are read into vectors of sums;
-//   RowOrder, and takes_columns: whether blocks of one column are Narrow.
+//   RowOrder.
 // After, it defines what is only declared here.
 
 // --- scores --------------------------------------------------------------------------------------
@@ -87,10 +87,10 @@ class Narrow {
         for (int t = 0; t < together; ++t) {
           v[t] = term<Element, norm>(Element::load(row + (i + t * apart) * Element::item));
         }
-        if constexpr (width < size) {
-          Element::template transpose_narrow<width>(v);
-        } else {
+        if constexpr (width >= size) {
           Element::transpose(v);
+        } else if constexpr (width > 1) {
+          Element::template transpose_narrow<width>(v);
         }
         for (int t = 0; t < together; ++t) sums += v[t];
       }
@@ -126,9 +126,7 @@ template <class Element, int norm, class Work>
 TARGET std::int64_t with_fast_keys(const Blocks& blocks, const Work& work) noexcept {
   if (blocks.step != blocks.width * Element::item) return 0;
   if (blocks.width == 1 && blocks.rows == 1) return work(Single<Element, norm>(blocks));
-  if constexpr (takes_columns) {
-    if (blocks.width == 1) return work(Narrow<Element, norm, 1>(blocks));
-  }
+  if (blocks.width == 1) return work(Narrow<Element, norm, 1>(blocks));
   if (blocks.width == 2) return work(Narrow<Element, norm, 2>(blocks));
   if (blocks.width == 4) return work(Narrow<Element, norm, 4>(blocks));
   if (blocks.width == 8) return work(Narrow<Element, norm, 8>(blocks));

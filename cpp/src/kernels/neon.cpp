@@ -285,7 +285,6 @@ template <class Element, int width>
 struct RowOrder {
   static auto of(typename Element::Vector::Keys keys) noexcept { return keys; }
 };
-constexpr bool takes_columns = true;
 
 #include "kernels/generic.inl"
 #include "kernels/marks.inl"

@@ -39,10 +39,8 @@ struct MaskPlan {
     pruning.height = pattern.height;
     pruning.width = pattern.width;
     has_single_elements = pattern.size() == 1;
-    // Narrow matrices make short strips; where nothing depends on the rows, see them as one.
-    if (pattern.height == 1 && matrix.columns() % pattern.width == 0 && matrix.is_one_row()) {
-      matrix = matrix.as_one_row();
-    }
+    // Narrow matrices make short strips; where nothing depends on the rows, see others.
+    if (pattern.height == 1) matrix = matrix.in_strips(pattern.width);
     pruning.quota = {PrunedShare::of(of.spec).pruned_of(pattern.blocks_of(seen)), pattern.zeros};
   }
 

@@ -47,10 +47,7 @@ struct Ranking {
     Pruning& pruning = plan.pruning;
     pruning.choice = choice;
     pruning.matrix = Matrix(job.data, layout);
-    if (pruning.height == 1 && pruning.matrix.columns() % pruning.width == 0 &&
-        pruning.matrix.is_one_row()) {
-      pruning.matrix = pruning.matrix.as_one_row();
-    }
+    if (pruning.height == 1) pruning.matrix = pruning.matrix.in_strips(pruning.width);
   }
   Ranking(const Ranking&) = delete;
   Ranking& operator=(const Ranking&) = delete;

@@ -14,6 +14,7 @@
 #include "select/cut_range.hpp"
 #include "select/limits.hpp"
 #include "tiles/grid.hpp"
+#include "tiles/small_blocks.hpp"
 
 namespace datasparse {
 
@@ -101,6 +102,8 @@ struct Lane {
   Array<std::uint8_t, small_block_max> bytes;
   Array<Key, small_block_max> element_keys;
   Array<Key, 2 * small_block_max> block_keys;
+  Array<Key, SmallBlocks::room> small_keys;  // of blocks that are gathered
+  Array<std::uint8_t, SmallBlocks::room> small_keep, small_free, small_kept;
   // Of a tile:
   Array<std::uint8_t, tile_blocks_max> free;  // of a chunk too: see past.hpp
   Array<std::uint8_t, tile_blocks_max> tile_keep;

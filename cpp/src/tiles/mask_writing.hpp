@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <functional>
 
 #include "select/limits.hpp"
 #include "select/selection.hpp"
@@ -14,6 +13,7 @@
 #include "tiles/moving.hpp"
 #include "tiles/past.hpp"
 #include "tiles/patch.hpp"
+#include "tiles/small_blocks.hpp"
 #include "tiles/task.hpp"
 
 namespace datasparse {
@@ -69,28 +69,60 @@ void zero_least_of_block(const Task<Key>& task, const Grid::Rectangle& elements,
   }
 }
 
+/// Sets bytes of a mask where others are set.
+inline void keep_too(std::uint8_t* mask, const std::uint8_t* kept, std::int64_t n) noexcept {
+  std::int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    std::uint64_t eight, more;
+    std::memcpy(&eight, mask + i, 8);
+    std::memcpy(&more, kept + i, 8);
+    eight |= more;
+    std::memcpy(mask + i, &eight, 8);
+  }
+  for (; i < n; ++i) mask[i] |= kept[i];
+}
+
+/// The mask of small blocks, whose element keys are in the lane.
+template <class Key>
+void zero_least_of_small(const Task<Key>& task, const SmallBlocks& blocks,
+                         const Grid::Rectangle& elements, const std::uint8_t* keep,
+                         Lane<Key>& lane) noexcept {
+  const MaskWindow window = task.window(elements);
+  const std::int64_t size = blocks.filled_size(), n = blocks.elements();
+  const bool in_place = blocks.are_in_place();
+  Key* const keys = in_place ? lane.element_keys.data() : lane.small_keys.data();
+  std::uint8_t* const mask = in_place ? window.bytes : lane.small_keep.data();
+  if (!in_place) {
+    blocks.gather(keys, lane.element_keys.data(), elements.columns, key_of_others<Key>);
+  }
+  if (task.has_past()) {
+    const std::uint8_t* free = task.past.at(elements.row, elements.column);
+    if (!in_place) {
+      blocks.gather(lane.small_free.data(), free, task.past.pitch, std::uint8_t{1});
+      free = lane.small_free.data();
+    }
+    rank_elements_of_blocks(keys, free, n, size, task.quota.zeros);
+  }
+  task.select.zero_least(mask, keys, blocks.count, size, task.quota.zeros);
+  if (std::memchr(keep, 1, static_cast<std::size_t>(blocks.count)) != nullptr) {
+    std::uint8_t* const kept = lane.small_kept.data();
+    task.table.repeat(kept, keep, blocks.count, size);
+    keep_too(mask, kept, n);
+  }
+  if (!in_place) blocks.scatter(window.bytes, window.pitch, mask);
+}
+
 /// The mask of blocks side by side, whose element keys are in the lane.
 template <class Key>
 void zero_least(const Task<Key>& task, const Grid::Rectangle& elements, const std::uint8_t* keep,
                 Lane<Key>& lane) noexcept {
   const std::int64_t width = task.grid.width;
   const MaskWindow window = task.window(elements);
+  const SmallBlocks whole{elements.rows, width, elements.columns / width};
   std::int64_t done = 0;
-  const bool a_power = width == 2 || width == 4 || width == 8 || width == 16;
-  if (elements.rows == 1 && a_power && task.quota.zeros < width) {
-    const std::int64_t blocks = elements.columns / width;
-    done = blocks * width;
-    std::uint8_t* const mask = window.at(0, 0);
-    if (task.has_past()) {
-      const std::uint8_t* const free = task.past.at(elements.row, elements.column);
-      rank_elements_of_blocks(lane.element_keys.data(), free, done, width, task.quota.zeros);
-    }
-    task.select.zero_least(mask, lane.element_keys.data(), blocks, width, task.quota.zeros);
-    if (std::memchr(keep, 1, static_cast<std::size_t>(blocks)) != nullptr) {
-      std::uint8_t* const kept = lane.bytes.data();
-      task.table.repeat(kept, keep, blocks, width);
-      std::transform(mask, mask + done, kept, mask, std::bit_or<>());
-    }
+  if (whole.fit() && whole.count > 0 && task.quota.zeros < whole.size()) {
+    zero_least_of_small(task, whole, elements, keep, lane);
+    done = whole.count * width;
   }
   for (; done < elements.columns; done += width) {
     const std::int64_t columns = std::min(width, elements.columns - done);

@@ -99,6 +99,14 @@ class Matrix {
     return row;
   }
 
+  /// The same elements in the same order, in rows that are quicker to read: where strips of `width`
+  /// elements are all that counts, and not which row holds one.
+  Matrix in_strips(std::int64_t width) const noexcept {
+    if (columns_ % width != 0) return *this;
+    if (is_one_row()) return as_one_row();
+    return are_rows_inside(width) ? with_rows_inside() : *this;
+  }
+
   /// The part of `height` rows and `width` columns from (row, column) on.
   Matrix part(std::int64_t row, std::int64_t column, std::int64_t height,
               std::int64_t width) const noexcept {
@@ -160,6 +168,22 @@ class Matrix {
     std::ptrdiff_t stride;
   };
   static constexpr Axis no_axis{1, 0};
+
+  /// Whether each row is several, of whole strips, which begin one element after another, also from
+  /// one row to the next: the weight of a transposed convolution, along its inputs.
+  bool are_rows_inside(std::int64_t width) const noexcept {
+    return axis_count_ == 2 && first_column_ == 0 && axes_[0].stride == item_size_ &&
+           row_stride_ == axes_[0].length * item_size_ && axes_[1].length % width == 0;
+  }
+  Matrix with_rows_inside() const noexcept {
+    Matrix result = *this;
+    result.rows_ = rows_ * axes_[0].length;
+    result.row_stride_ = item_size_;
+    result.columns_ = axes_[1].length;
+    result.axes_[0] = axes_[1];
+    result.axis_count_ = 1;
+    return result;
+  }
 
   Axis inner() const noexcept {
     return axis_count_ == 0 ? no_axis : axes_[static_cast<std::size_t>(axis_count_ - 1)];

@@ -95,13 +95,22 @@ void mark_within_blocks(const Task<Key>& task, const Grid::Rectangle& elements,
   const auto mark = [&](std::uint8_t* states, const std::uint8_t* of, std::int64_t n) {
     drops ? moving::drop_within(states, of, n) : task.table.mark(states, of, n, true);
   };
+  const SmallBlocks whole{elements.rows, width, elements.columns / width};
   std::int64_t done = 0;
-  const bool a_power = width == 2 || width == 4 || width == 8 || width == 16;
-  if (elements.rows == 1 && a_power && task.quota.zeros < width) {
-    const std::int64_t blocks = elements.columns / width;
-    done = blocks * width;
-    task.select.zero_least(keep, keys, blocks, width, task.quota.zeros);
-    mark(task.mask.at(elements.row, elements.column), keep, done);
+  if (whole.fit() && whole.count > 0 && task.quota.zeros < whole.size()) {
+    done = whole.count * width;
+    const std::int64_t size = whole.filled_size();
+    if (whole.are_in_place()) {
+      task.select.zero_least(keep, keys, whole.count, size, task.quota.zeros);
+    } else {
+      Key* const gathered = lane.small_keys.data();
+      whole.gather(gathered, keys, elements.columns, key_of_others<Key>);
+      task.select.zero_least(lane.small_keep.data(), gathered, whole.count, size, task.quota.zeros);
+      whole.scatter(keep, done, lane.small_keep.data());
+    }
+    for (std::int64_t r = 0; r < elements.rows; ++r) {
+      mark(task.mask.at(elements.row + r, elements.column), keep + r * done, done);
+    }
   }
   for (; done < elements.columns; done += width) {
     const std::int64_t columns = std::min(width, elements.columns - done);
