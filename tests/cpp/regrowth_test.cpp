@@ -45,6 +45,55 @@ TEST(Regrowth, DropsByWeightsAndGrowsByGradients) {
   EXPECT_EQ(sparsifier.ever_active("w"), 3);
 }
 
+/// The masks of two steps of N:M, of blocks in a matrix of 6 x 7; or of the same blocks, each a row
+/// of its own. Block by block.
+std::vector<std::vector<int>> masks_within(std::int64_t height, std::int64_t width, bool as_rows) {
+  const std::int64_t columns = 7 * width, size = height * width;
+  const auto n = static_cast<std::size_t>(6 * height * columns);
+  const auto place = [&](std::int64_t i) {
+    const std::int64_t block = i / size, row = i % size / width;
+    if (as_rows) return static_cast<std::size_t>(i);
+    return static_cast<std::size_t>((block / 7 * height + row) * columns + block % 7 * width +
+                                    i % width);
+  };
+  std::vector<float> weights(n);
+  Bytes given(n);
+  RegrowthSpec spec = half();
+  spec.sparsity_level = 1;
+  spec.block_height = as_rows ? 1 : height;
+  spec.block_width = as_rows ? size : width;
+  spec.zeros_per_block = 1;
+  WithGradient sparsifier(spec);
+  sparsifier.gradient.resize(n);
+  for (std::int64_t i = 0; i < static_cast<std::int64_t>(n); ++i) {
+    weights[place(i)] = static_cast<float>(i * 37 % 509 + 1);  // none twice
+    sparsifier.gradient[place(i)] = static_cast<float>(i * 101 % 509 + 1);
+    given[place(i)] = i * 29 % 3 != 0 ? 1 : 0;
+  }
+  const Axes shape = as_rows ? Axes{42, size} : Axes{6 * height, columns};
+  sparsifier.add_data("w", make_source(ArrayView(weights.data(), shape)), {}, true, given.data());
+  std::vector<std::vector<int>> masks(2);
+  for (auto& mask : masks) {
+    sparsifier.step();
+    for (auto& gradient : sparsifier.gradient) gradient = 510 - gradient;
+    const auto found = mask_of(sparsifier);
+    for (std::int64_t i = 0; i < static_cast<std::int64_t>(n); ++i) {
+      mask.push_back(found[place(i)]);
+    }
+  }
+  return masks;
+}
+
+TEST(Regrowth, WithinBlocksOfAnyShapeAsWithinRows) {
+  const std::vector<std::pair<int, int>> shapes{{2, 2}, {4, 1}, {8, 2}, {1, 3},
+                                                {2, 3}, {3, 5}, {5, 5}};
+  for (const auto& [height, width] : shapes) {
+    const auto masks = masks_within(height, width, false);
+    EXPECT_EQ(masks, masks_within(height, width, true)) << height << " x " << width;
+    EXPECT_NE(masks[0], masks[1]);
+  }
+}
+
 TEST(Regrowth, DrawsAFirstMaskOnce) {
   std::vector<float> weights(100, 1);
   Static sparsifier(half());
