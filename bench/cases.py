@@ -17,7 +17,7 @@ class Case:
     def rule(self) -> str:
         """The blocks alone: "(1,4)", "2:4"."""
         if self.zeros_per_block is not None:
-            return f"{self.zeros_per_block}:{self.block[1]}"
+            return f"{self.zeros_per_block}:{self.block[0] * self.block[1]}"
         return f"({self.block[0]},{self.block[1]})"
 
     @property

@@ -21,6 +21,7 @@ LAYERS = {
     "Conv1D": ((768, 3072), (1, 0)),
 }
 CASES = [ELEMENTS[0], Case((1, 4), 0.5), TWO_OF_FOUR]
+DOWN = Case((4, 1), 1.0, zeros_per_block=2)  # the same blocks by their shape, and not by a layout
 
 
 class Step:
@@ -45,6 +46,11 @@ class Step:
         self.sparsifier.step()
 
     def check(self, call: int) -> str | None:
+        if self.case is DOWN:
+            rows = np.ascontiguousarray(self.weight.T)
+            right = datasparse.block_mask(rows, sparsity_level=1.0, **TWO_OF_FOUR.config).T
+            same = np.array_equal(mask_of(self.sparsifier), right)
+            return None if same else "the mask is not that of rows, turned"
         order = self.layout or range(self.weight.ndim)
         single = self.case.block == (1, 1)  # the order of columns is no matter then
         rows = self.weight if single else np.ascontiguousarray(self.weight.transpose(order))
@@ -68,6 +74,9 @@ def run(options: Options) -> Iterator[Row]:
                 for when in ("first", "later")
                 for what, order in (("memory", None), ("inputs", layout))
             }
+            if case is TWO_OF_FOUR and len(shape) == 2:
+                for when in ("first", "later"):
+                    steps[when, "(4,1)"] = Step(weight, DOWN, None, when == "later")
             candidates = [
                 Candidate(f"{what}, {when}", step.run, step.prepare, step.check)
                 for (when, what), step in steps.items()

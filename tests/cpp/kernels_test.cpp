@@ -600,6 +600,42 @@ TEST_P(KernelsTest, ZeroLeastZeroesTheFirstOfEqualOnes) {
   expect_plain_zeros<std::uint64_t>(table());
 }
 
+/// Down columns as along the rows of the same keys, turned, by the scalar table.
+template <class Key>
+void expect_zeros_down(const Kernels& table) {
+  Selection<Key> selection(table);
+  const auto& plain = selection_of<Key>(scalar_kernels());
+  for (const std::int64_t height : {2, 3, 4, 8, 16}) {
+    for (std::int64_t zeros = 1; zeros < height; ++zeros) {
+      for (const std::int64_t columns : {0, 1, 2, 7, 8, 16, 33, 63, 64, 65, 150}) {
+        const std::int64_t pitch = columns + 3, mask_pitch = columns + 1;
+        const auto keys = selection.random_keys(height * pitch);
+        Bytes mask(static_cast<std::size_t>(height * mask_pitch), 7), expected = mask;
+        for (std::int64_t c = 0; c < columns; ++c) {
+          std::vector<Key> turned;
+          for (std::int64_t r = 0; r < height; ++r) {
+            turned.push_back(keys[static_cast<std::size_t>(r * pitch + c)]);
+          }
+          Bytes own(turned.size());
+          plain.zero_least(own.data(), turned.data(), 1, height, zeros);
+          for (std::int64_t r = 0; r < height; ++r) {
+            expected[static_cast<std::size_t>(r * mask_pitch + c)] =
+                own[static_cast<std::size_t>(r)];
+          }
+        }
+        selection.select.zero_least_down(mask.data(), mask_pitch, keys.data(), pitch, columns,
+                                         height, zeros);
+        ASSERT_EQ(mask, expected) << zeros << " of " << height << " in " << columns << " columns";
+      }
+    }
+  }
+}
+
+TEST_P(KernelsTest, ZeroLeastDownColumnsIsThatAlongRows) {
+  expect_zeros_down<std::uint32_t>(table());
+  expect_zeros_down<std::uint64_t>(table());
+}
+
 /// Each table's kernel that makes the keys itself against its keys and the plain kernel.
 template <class Key>
 void expect_zeros_without_keys(const Kernels& table, DType dtype) {

@@ -316,6 +316,7 @@ struct RowOrder {
   }
 };
 
+#include "kernels/columns.inl"
 #include "kernels/generic.inl"
 #include "kernels/marks.inl"
 #include "kernels/maskless.inl"

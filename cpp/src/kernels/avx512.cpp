@@ -366,6 +366,7 @@ class RowOrder {
   __m512i order_;
 };
 
+#include "kernels/columns.inl"
 #include "kernels/generic.inl"
 #include "kernels/marks.inl"
 

@@ -97,6 +97,12 @@ struct SelectionKernels {
   void (*zero_least)(std::uint8_t* mask, const Key* keys, std::int64_t blocks, std::int64_t width,
                      std::int64_t zeros) noexcept;
 
+  /// The same for columns of `height` keys: rows lie `pitch` keys apart, and those of the mask
+  /// `mask_pitch` bytes. The height is 2 at least, and small; 0 < zeros < height.
+  void (*zero_least_down)(std::uint8_t* mask, std::ptrdiff_t mask_pitch, const Key* keys,
+                          std::int64_t pitch, std::int64_t columns, std::int64_t height,
+                          std::int64_t zeros) noexcept;
+
   /// Makes nan + 1 of the keys of those of n blocks that may not be chosen by their marks: of the
   /// active ones, or, `inactive`, of the others. tiles/choice.hpp has the bits.
   void (*rank_marked)(Key* keys, const std::uint8_t* states, std::int64_t n,

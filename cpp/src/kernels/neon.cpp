@@ -286,6 +286,7 @@ struct RowOrder {
   static auto of(typename Element::Vector::Keys keys) noexcept { return keys; }
 };
 
+#include "kernels/columns.inl"
 #include "kernels/generic.inl"
 #include "kernels/marks.inl"
 #include "kernels/maskless.inl"

@@ -393,12 +393,14 @@ std::int64_t expand(std::byte*, const std::byte*, const std::byte*, const std::u
   return 0;
 }
 
+#include "kernels/columns.inl"
 #include "kernels/marks.inl"
 
 template <class Key>
-constexpr SelectionKernels<Key> selection{
-    make_keys<Key>, histogram<Key>, count_below<Key>, count_equal<Key>, split<Key>,
-    bracket<Key>,   threshold<Key>, zero_least<Key>,  rank_marked<Key>, rank_within<Key>};
+constexpr SelectionKernels<Key> selection{make_keys<Key>,   histogram<Key>,  count_below<Key>,
+                                          count_equal<Key>, split<Key>,      bracket<Key>,
+                                          threshold<Key>,   zero_least<Key>, zero_least_down<Key>,
+                                          rank_marked<Key>, rank_within<Key>};
 
 constexpr Kernels table{
     "scalar",

@@ -8,6 +8,7 @@ void use(SelectionKernels<Key>& kernels) noexcept {
   kernels.bracket = bracket<Vector>;
   kernels.threshold = threshold<Vector>;
   kernels.zero_least = zero_least<Vector>;
+  kernels.zero_least_down = zero_least_down<Key>;
   kernels.rank_marked = rank_marked<Key>;
   kernels.rank_within = rank_within<Key>;
 }

@@ -103,7 +103,7 @@ struct Lane {
   Array<Key, small_block_max> element_keys;
   Array<Key, 2 * small_block_max> block_keys;
   Array<Key, SmallBlocks::room> small_keys;  // of blocks that are gathered
-  Array<std::uint8_t, SmallBlocks::room> small_keep, small_free, small_kept;
+  Array<std::uint8_t, SmallBlocks::room> small_bytes;
   // Of a tile:
   Array<std::uint8_t, tile_blocks_max> free;  // of a chunk too: see past.hpp
   Array<std::uint8_t, tile_blocks_max> tile_keep;

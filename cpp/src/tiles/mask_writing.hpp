@@ -15,6 +15,7 @@
 #include "tiles/patch.hpp"
 #include "tiles/small_blocks.hpp"
 #include "tiles/task.hpp"
+#include "tiles/within_blocks.hpp"
 
 namespace datasparse {
 
@@ -88,28 +89,13 @@ void zero_least_of_small(const Task<Key>& task, const SmallBlocks& blocks,
                          const Grid::Rectangle& elements, const std::uint8_t* keep,
                          Lane<Key>& lane) noexcept {
   const MaskWindow window = task.window(elements);
-  const std::int64_t size = blocks.filled_size(), n = blocks.elements();
-  const bool in_place = blocks.are_in_place();
-  Key* const keys = in_place ? lane.element_keys.data() : lane.small_keys.data();
-  std::uint8_t* const mask = in_place ? window.bytes : lane.small_keep.data();
-  if (!in_place) {
-    blocks.gather(keys, lane.element_keys.data(), elements.columns, key_of_others<Key>);
-  }
-  if (task.has_past()) {
-    const std::uint8_t* free = task.past.at(elements.row, elements.column);
-    if (!in_place) {
-      blocks.gather(lane.small_free.data(), free, task.past.pitch, std::uint8_t{1});
-      free = lane.small_free.data();
-    }
-    rank_elements_of_blocks(keys, free, n, size, task.quota.zeros);
-  }
-  task.select.zero_least(mask, keys, blocks.count, size, task.quota.zeros);
-  if (std::memchr(keep, 1, static_cast<std::size_t>(blocks.count)) != nullptr) {
-    std::uint8_t* const kept = lane.small_kept.data();
-    task.table.repeat(kept, keep, blocks.count, size);
-    keep_too(mask, kept, n);
-  }
-  if (!in_place) blocks.scatter(window.bytes, window.pitch, mask);
+  if (task.has_past()) rank_small(task, blocks, elements, lane);
+  zero_least_within(task.select, blocks, task.quota.zeros, elements.columns, window, lane);
+  if (std::memchr(keep, 1, static_cast<std::size_t>(blocks.count)) == nullptr) return;
+  const std::int64_t columns = blocks.count * blocks.width;
+  std::uint8_t* const kept = lane.small_bytes.data();
+  task.table.repeat(kept, keep, blocks.count, blocks.width);
+  for (std::int64_t r = 0; r < blocks.height; ++r) keep_too(window.at(r, 0), kept, columns);
 }
 
 /// The mask of blocks side by side, whose element keys are in the lane.

@@ -13,6 +13,7 @@
 #include "tiles/moves.hpp"
 #include "tiles/patch.hpp"
 #include "tiles/task.hpp"
+#include "tiles/within_blocks.hpp"
 
 namespace datasparse {
 
@@ -99,15 +100,7 @@ void mark_within_blocks(const Task<Key>& task, const Grid::Rectangle& elements,
   std::int64_t done = 0;
   if (whole.fit() && whole.count > 0 && task.quota.zeros < whole.size()) {
     done = whole.count * width;
-    const std::int64_t size = whole.filled_size();
-    if (whole.are_in_place()) {
-      task.select.zero_least(keep, keys, whole.count, size, task.quota.zeros);
-    } else {
-      Key* const gathered = lane.small_keys.data();
-      whole.gather(gathered, keys, elements.columns, key_of_others<Key>);
-      task.select.zero_least(lane.small_keep.data(), gathered, whole.count, size, task.quota.zeros);
-      whole.scatter(keep, done, lane.small_keep.data());
-    }
+    zero_least_within(task.select, whole, task.quota.zeros, elements.columns, {keep, done}, lane);
     for (std::int64_t r = 0; r < elements.rows; ++r) {
       mark(task.mask.at(elements.row + r, elements.column), keep + r * done, done);
     }

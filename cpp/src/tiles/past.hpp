@@ -137,7 +137,7 @@ void rank_elements(Key* keys, const std::uint8_t* free, std::int64_t n,
   }
 }
 
-/// The same for all of n elements in blocks of 2, 4, 8 or 16 side by side.
+/// The same for all of n elements in blocks of 2, 4, 8 or 16, one behind another.
 template <class Key>
 [[gnu::noinline]] void rank_elements_of_blocks(Key* keys, const std::uint8_t* free, std::int64_t n,
                                                std::int64_t width, std::int64_t zeros) noexcept {
@@ -147,6 +147,22 @@ template <class Key>
     case 8: return past::rank_narrow<Key, 8>(keys, free, n, zeros);
     default: return past::rank_narrow<Key, 16>(keys, free, n, zeros);
   }
+}
+
+/// The same for small blocks, whose element keys are in the lane.
+template <class Key>
+void rank_small(const Task<Key>& task, const SmallBlocks& blocks, const Grid::Rectangle& elements,
+                Lane<Key>& lane) noexcept {
+  const std::uint8_t* const free = task.past.at(elements.row, elements.column);
+  const std::int64_t n = blocks.elements(), size = blocks.filled_size();
+  Key* const keys = lane.element_keys.data();
+  if (blocks.are_in_place()) return rank_elements_of_blocks(keys, free, n, size, task.quota.zeros);
+  Key* const gathered = lane.small_keys.data();
+  std::uint8_t* const free_gathered = lane.small_bytes.data();
+  blocks.gather(gathered, keys, elements.columns, key_of_others<Key>);
+  blocks.gather(free_gathered, free, task.past.pitch, std::uint8_t{1});
+  rank_elements_of_blocks(gathered, free_gathered, n, size, task.quota.zeros);
+  blocks.scatter(keys, elements.columns, gathered);
 }
 
 }  // namespace datasparse

@@ -42,7 +42,8 @@ struct SmallBlocks {
     }
   }
   /// Copies them back.
-  void scatter(std::uint8_t* out, std::int64_t pitch, const std::uint8_t* in) const noexcept {
+  template <class T>
+  void scatter(T* out, std::int64_t pitch, const T* in) const noexcept {
     const std::int64_t filled = filled_size();
     for (std::int64_t b = 0; b < count; ++b, in += filled, out += width) {
       for (std::int64_t r = 0; r < height; ++r) {
