@@ -129,8 +129,9 @@ void compute_viewed_masks(const std::vector<MaskJobView>& jobs, const Kernels& t
       jobs.begin(), jobs.end(), [](const MaskJobView& job) { return !job.spec.pool.empty(); })));
   for (const auto& job : jobs) {
     if (job.data.size() == 0) continue;
-    const MaskPlan plan(job);
+    MaskPlan plan(job);
     const bool alone = job.spec.pool.empty();
+    if (alone) plan.turn_columns();
     if (job.data.dtype() == DType::float64) {
       wide.add(plan, alone);
     } else {

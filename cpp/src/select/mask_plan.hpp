@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 #include "base/layout.hpp"
 #include "datasparse/mask.hpp"
@@ -16,6 +17,7 @@
 #include "tiles/grid.hpp"
 #include "tiles/matrix.hpp"
 #include "tiles/permutation.hpp"
+#include "tiles/small_blocks.hpp"
 
 namespace datasparse {
 
@@ -24,6 +26,7 @@ struct MaskPlan {
   MaskJobView job;
   Pruning pruning;
   bool is_permuted = false;  // the mask in the order of its layout is another one
+  bool is_turned = false;    // its layout is that of columns taken for rows
   bool has_single_elements;  // as blocks: of the whole tensor, where the matrix is a part of one
 
   explicit MaskPlan(const MaskJobView& of) noexcept
@@ -42,6 +45,28 @@ struct MaskPlan {
     // Narrow matrices make short strips; where nothing depends on the rows, see others.
     if (pattern.height == 1) matrix = matrix.in_strips(pattern.width);
     pruning.quota = {PrunedShare::of(of.spec).pruned_of(pattern.blocks_of(seen)), pattern.zeros};
+  }
+
+  /// Takes columns for rows where blocks are parts of one column, and all of them lose as many of
+  /// their elements: then nothing depends on the order of blocks. within_blocks.hpp is for small
+  /// ones, many side by side. For masks that are computed alone.
+  void turn_columns() noexcept {
+    const Axes& shape = job.data.shape();
+    if (shape.size() != 2 || pruning.width != 1 || pruning.quota.zeros >= pruning.height) return;
+    constexpr std::int64_t many = 16;
+    if (pruning.height <= SmallBlocks::max_size && pruning.matrix.columns() >= many) return;
+    if (pruning.quota.blocks < grid().blocks()) return;
+    const Axes turned{1, 0};
+    const bool is_back = layout_matters(job.spec, shape, job.layout);  // from that very layout
+    pruning.matrix = is_back ? Matrix(job.data) : Matrix(job.data, turned);
+    pruning.matrix = pruning.matrix.in_strips(pruning.height);
+    std::swap(pruning.height, pruning.width);
+    is_turned = true;
+    is_permuted = !is_back && !keeps_order(shape, turned);
+  }
+  /// Where the mask is permuted.
+  Permutation permutation() const noexcept {
+    return {job.data.shape(), is_turned ? Axes{1, 0} : job.layout};
   }
 
   std::int64_t elements() const noexcept {
@@ -96,7 +121,7 @@ std::uint8_t* past_of(const Engine<Key>& engine, const Kernels& table, const Mas
   const std::uint8_t* const kept = plan.has_single_elements ? nullptr : job.kept_zeros;
   if (!mark_free(table, own, job.mask, kept, plan.elements(), lanes)) return nullptr;
   if (plan.is_permuted) {
-    Permutation(job.data.shape(), job.layout).to_view(table, past, job.mask, lanes);
+    plan.permutation().to_view(table, past, job.mask, lanes);
   }
   return past;
 }
@@ -114,8 +139,7 @@ void prune_alone(Engine<Key>& engine, const Kernels& table, const MaskPlan& plan
   if (has_past) target.past = {past_of(engine, table, plan, lane, lanes), pitch};
   engine.prune(plan.pruning, target, lane, lanes);
   if (plan.is_permuted) {
-    const Permutation order(job.data.shape(), job.layout);
-    order.from_view(table, job.mask, target.mask.bytes, lanes);
+    plan.permutation().from_view(table, job.mask, target.mask.bytes, lanes);
   }
   if (job.kept_zeros != nullptr) {
     zero_kept(table, job.mask, job.kept_zeros, plan.elements(), lanes);
