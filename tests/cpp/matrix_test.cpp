@@ -194,5 +194,34 @@ TEST(Matrix, IsOneRowOnlyWhereTheOrderStaysTheSame) {
   EXPECT_FALSE(Matrix(ArrayView(numbers, DType::float32, {4, 3}, {24, 4}, false)).is_one_row());
 }
 
+TEST(Matrix, RowsWithinRowsKeepTheOrder) {
+  // 3 outputs of 5 places and 64 or 63 inputs: of a transposed convolution, inputs x outputs x
+  // places.
+  for (const std::int64_t inputs : {64, 63}) {
+    std::vector<float> numbers(static_cast<std::size_t>(inputs * 15));
+    const ArrayView view(numbers.data(), {inputs, 3, 5});
+    const Axes layout{1, 2, 0};
+    const Matrix whole(view, layout);
+    ASSERT_EQ(whole.rows(), 3);
+    const Matrix rows = whole.for_blocks(1, 4);
+    EXPECT_EQ(rows.rows(), inputs == 64 ? 15 : 3);  // 63 are no blocks of 4, and few
+    EXPECT_EQ(rows.rows() * rows.columns(), view.size());
+    EXPECT_EQ(whole.for_blocks(2, 4).rows(), 3);
+    EXPECT_EQ(whole.for_blocks(1, 3).rows(), 3);
+    std::vector<const std::byte*> places[2];
+    for (const Matrix* matrix : {&whole, &rows}) {
+      auto& found = places[matrix == &rows ? 1 : 0];
+      for (std::int64_t row = 0; row < matrix->rows(); ++row) {
+        matrix->for_each_run(
+            row, 0, matrix->columns(),
+            [&](const std::byte* run, std::ptrdiff_t stride, std::int64_t n, std::int64_t) {
+              for (std::int64_t i = 0; i < n; ++i) found.push_back(run + i * stride);
+            });
+      }
+    }
+    EXPECT_EQ(places[0], places[1]);
+  }
+}
+
 }  // namespace
 }  // namespace datasparse

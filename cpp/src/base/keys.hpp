@@ -9,6 +9,10 @@
 
 namespace datasparse {
 
+/// Above the keys of all scores: of what may not be chosen.
+template <class Key>
+constexpr Key key_of_others = KeyTraits<Key>::nan + 1;
+
 /// The key of a score.
 template <class Key>
 Key key_of(typename KeyTraits<Key>::Score score) noexcept {

@@ -26,7 +26,7 @@ struct MaskPlan {
   MaskJobView job;
   Pruning pruning;
   bool is_permuted = false;  // the mask in the order of its layout is another one
-  bool is_turned = false;    // its layout is that of columns taken for rows
+  bool is_turned = false;    // by turn_columns(): columns are taken for rows
   bool has_single_elements;  // as blocks: of the whole tensor, where the matrix is a part of one
 
   explicit MaskPlan(const MaskJobView& of) noexcept
@@ -42,27 +42,29 @@ struct MaskPlan {
     pruning.height = pattern.height;
     pruning.width = pattern.width;
     has_single_elements = pattern.size() == 1;
-    // Narrow matrices make short strips; where nothing depends on the rows, see others.
-    if (pattern.height == 1) matrix = matrix.in_strips(pattern.width);
+    matrix = matrix.for_blocks(pattern.height, pattern.width);
     pruning.quota = {PrunedShare::of(of.spec).pruned_of(pattern.blocks_of(seen)), pattern.zeros};
   }
 
   /// Takes columns for rows where blocks are parts of one column, and all of them lose as many of
-  /// their elements: then nothing depends on the order of blocks. within_blocks.hpp is for small
-  /// ones, many side by side. For masks that are computed alone.
+  /// their elements: then nothing depends on the order of blocks. Small ones, many side by side,
+  /// stay as they are, which is quicker (within_blocks.hpp), unless that spares a permutation. For
+  /// masks that are computed alone.
   void turn_columns() noexcept {
     const Axes& shape = job.data.shape();
-    if (shape.size() != 2 || pruning.width != 1 || pruning.quota.zeros >= pruning.height) return;
+    const Quota& quota = pruning.quota;
+    if (shape.size() != 2 || pruning.width != 1) return;
+    if (quota.zeros == 0 || quota.zeros >= pruning.height) return;
+    const bool is_turned_already = layout_matters(job.spec, shape, job.layout);
     constexpr std::int64_t many = 16;
-    if (pruning.height <= SmallBlocks::max_size && pruning.matrix.columns() >= many) return;
-    if (pruning.quota.blocks < grid().blocks()) return;
-    const Axes turned{1, 0};
-    const bool is_back = layout_matters(job.spec, shape, job.layout);  // from that very layout
-    pruning.matrix = is_back ? Matrix(job.data) : Matrix(job.data, turned);
-    pruning.matrix = pruning.matrix.in_strips(pruning.height);
+    const bool is_small = pruning.height <= SmallBlocks::max_size;
+    if (is_small && pruning.matrix.columns() >= many && !is_turned_already) return;
+    if (quota.blocks < grid().blocks()) return;
     std::swap(pruning.height, pruning.width);
-    is_turned = true;
-    is_permuted = !is_back && !keeps_order(shape, turned);
+    const Axes layout = is_turned_already ? Axes{0, 1} : Axes{1, 0};
+    pruning.matrix = Matrix(job.data, layout).for_blocks(pruning.height, pruning.width);
+    is_permuted = !keeps_order(shape, layout);
+    is_turned = is_permuted;
   }
   /// Where the mask is permuted.
   Permutation permutation() const noexcept {

@@ -46,8 +46,7 @@ struct Ranking {
     plan.is_permuted = false;  // marks are in the order of the layout already
     Pruning& pruning = plan.pruning;
     pruning.choice = choice;
-    pruning.matrix = Matrix(job.data, layout);
-    if (pruning.height == 1) pruning.matrix = pruning.matrix.in_strips(pruning.width);
+    pruning.matrix = Matrix(job.data, layout).for_blocks(pruning.height, pruning.width);
   }
   Ranking(const Ranking&) = delete;
   Ranking& operator=(const Ranking&) = delete;

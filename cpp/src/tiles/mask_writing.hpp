@@ -57,7 +57,7 @@ void zero_least_of_block(const Task<Key>& task, const Grid::Rectangle& elements,
     }
     rank_elements(keys, keep, n, zeros);
   }
-  constexpr std::int64_t few = 16;
+  constexpr std::int64_t few = SmallBlocks::max_size;
   if (n <= few && zeros < few) {
     std::fill(keys + n, keys + few, key_of_others<Key>);  // behind all that may be chosen
     task.select.zero_least(keep, keys, 1, few, zeros);
@@ -70,7 +70,8 @@ void zero_least_of_block(const Task<Key>& task, const Grid::Rectangle& elements,
   }
 }
 
-/// Sets bytes of a mask where others are set.
+/// Sets bytes of a mask where others are set: eight at a time, since the engine is compiled without
+/// vectors.
 inline void keep_too(std::uint8_t* mask, const std::uint8_t* kept, std::int64_t n) noexcept {
   std::int64_t i = 0;
   for (; i + 8 <= n; i += 8) {
@@ -143,7 +144,7 @@ template <class Key>
 void write_within_blocks(const Task<Key>& task, const Grid::Part& band, const Patch& patch,
                          const std::uint8_t* keep, Lane<Key>& lane) noexcept {
   if (zero_least_at_once(task, band, patch, keep)) return;
-  const std::int64_t together = std::max<std::int64_t>(1, chunk_blocks_max / task.block_size());
+  const std::int64_t together = blocks_together(task.block_size());
   for (std::int64_t b = 0; b < band.width; b += together) {
     const Grid::Part some{band.band, 1, band.block + b, std::min(together, band.width - b)};
     const Grid::Rectangle elements = task.grid.elements(some);

@@ -99,10 +99,10 @@ class Matrix {
     return row;
   }
 
-  /// The same elements in the same order, in rows that are quicker to read: where strips of `width`
-  /// elements are all that counts, and not which row holds one.
-  Matrix in_strips(std::int64_t width) const noexcept {
-    if (columns_ % width != 0) return *this;
+  /// The same elements in the same order, for blocks of that size: where these are of one row, no
+  /// matter which, in rows that are quicker to read.
+  Matrix for_blocks(std::int64_t height, std::int64_t width) const noexcept {
+    if (height != 1 || columns_ % width != 0) return *this;
     if (is_one_row()) return as_one_row();
     return are_rows_inside(width) ? with_rows_inside() : *this;
   }
@@ -169,11 +169,14 @@ class Matrix {
   };
   static constexpr Axis no_axis{1, 0};
 
-  /// Whether each row is several, of whole strips, which begin one element after another, also from
-  /// one row to the next: the weight of a transposed convolution, along its inputs.
+  /// Whether each row is made of shorter ones that hold whole blocks, and all of these begin one
+  /// element after another: the weight of a transposed convolution, along its inputs. Very short
+  /// ones would be slower to read.
   bool are_rows_inside(std::int64_t width) const noexcept {
+    constexpr std::int64_t least = 64;
     return axis_count_ == 2 && first_column_ == 0 && axes_[0].stride == item_size_ &&
-           row_stride_ == axes_[0].length * item_size_ && axes_[1].length % width == 0;
+           row_stride_ == axes_[0].length * item_size_ && axes_[1].length >= least &&
+           axes_[1].length % width == 0;
   }
   Matrix with_rows_inside() const noexcept {
     Matrix result = *this;

@@ -10,10 +10,6 @@
 
 namespace datasparse {
 
-/// Above the keys of all that may be chosen.
-template <class Key>
-constexpr Key key_of_others = KeyTraits<Key>::nan + 1;
-
 namespace moving {
 
 /// keys[i] = that of the block or element `first` + i by chance. Of 32 bits: what is drawn is drawn

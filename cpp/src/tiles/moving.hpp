@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "base/keys.hpp"
 #include "kernels/kernels.hpp"
 #include "select/limits.hpp"
 #include "select/selection.hpp"
@@ -12,6 +13,7 @@
 #include "tiles/lane.hpp"
 #include "tiles/moves.hpp"
 #include "tiles/patch.hpp"
+#include "tiles/small_blocks.hpp"
 #include "tiles/task.hpp"
 #include "tiles/within_blocks.hpp"
 
@@ -125,7 +127,7 @@ void mark_within_blocks(const Task<Key>& task, const Grid::Rectangle& elements,
 template <class Key>
 void mark_within_band(const Task<Key>& task, const Grid::Part& band, const Patch& patch,
                       Lane<Key>& lane) noexcept {
-  const std::int64_t together = std::max<std::int64_t>(1, chunk_blocks_max / task.block_size());
+  const std::int64_t together = blocks_together(task.block_size());
   for (std::int64_t b = 0; b < band.width; b += together) {
     const Grid::Part some{band.band, 1, band.block + b, std::min(together, band.width - b)};
     const Grid::Rectangle elements = task.grid.elements(some);

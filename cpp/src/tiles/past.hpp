@@ -10,10 +10,12 @@
 #include <cstdint>
 #include <cstring>
 
+#include "base/keys.hpp"
 #include "kernels/kernels.hpp"
 #include "tiles/grid.hpp"
 #include "tiles/lane.hpp"
 #include "tiles/moving.hpp"
+#include "tiles/small_blocks.hpp"
 #include "tiles/task.hpp"
 
 // What is called for chunks, in many places, is not inlined: the library is small.

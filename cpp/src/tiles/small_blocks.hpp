@@ -8,6 +8,12 @@
 
 namespace datasparse {
 
+/// How many blocks of that size are taken at a time where some of their elements go: as many as
+/// keys stay in the nearest cache.
+constexpr std::int64_t blocks_together(std::int64_t size) noexcept {
+  return std::max<std::int64_t>(1, chunk_blocks_max / size);
+}
+
 /// Whole blocks side by side. The kernels take blocks whose elements follow each other, a power of
 /// two of them: what a block lacks is filled up behind its own.
 struct SmallBlocks {
@@ -15,7 +21,7 @@ struct SmallBlocks {
   std::int64_t count;
 
   static constexpr std::int64_t max_size = 16;
-  /// As many elements as the blocks of a chunk have when they are filled up.
+  /// As many elements as blocks_together() have at the most when they are filled up.
   static constexpr std::int64_t room = std::max<std::int64_t>(2 * chunk_blocks_max, max_size);
 
   std::int64_t size() const noexcept { return height * width; }
@@ -27,7 +33,7 @@ struct SmallBlocks {
     return filled;
   }
   std::int64_t elements() const noexcept { return count * filled_size(); }
-  /// Whether they lie as the kernels want them, where rows without a gap hold nothing else.
+  /// Whether they lie as the kernels want them already.
   bool are_in_place() const noexcept { return height == 1 && width == filled_size(); }
 
   /// Copies them, block by block; `in` has rows that lie `pitch` elements apart.

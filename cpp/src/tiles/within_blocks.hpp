@@ -3,10 +3,10 @@
 
 #include <cstdint>
 
+#include "base/keys.hpp"
 #include "kernels/kernels.hpp"
 #include "tiles/grid.hpp"
 #include "tiles/lane.hpp"
-#include "tiles/moves.hpp"
 #include "tiles/small_blocks.hpp"
 
 namespace datasparse {
