@@ -102,11 +102,12 @@ DATASPARSE_API ZeroCount count_zeros(const Axes& shape, const BlockSpec& spec);
 /// @param data  any dtype, shape and strides; read only. Must not overlap `mask`.
 /// @param mask  data.size() bytes.
 /// Errors: ValueError from BlockSpec::check and resolved; bad_alloc; nothing is written then.
-/// Cost: O(n) in time; scratch memory of about 1 MiB a thread, and 10% of the data at the most; a
-/// byte per element besides where all blocks lose some of their elements, and are parts of one
-/// column, longer than 16, or in a matrix narrower than that. The calling thread keeps up to 64 MiB
-/// of it for the next call. Thread-safe for different masks; uses the threads of get_num_threads().
-/// Formula: PyTorch's DataNormSparsifier (torch.ao.pruning), with ties, NaN and shapes defined.
+/// Cost: O(n) in time; scratch memory of about 1 MiB a thread, and 10% of the data at the most. The
+/// calling thread keeps up to 64 MiB of it for the next call. N:M down the columns of data of two
+/// axes may take a byte per element more: where all blocks lose some of their elements, and are
+/// longer than 16, or fewer than 16 side by side. Thread-safe for different masks; uses the threads
+/// of get_num_threads(). Formula: PyTorch's DataNormSparsifier (torch.ao.pruning), with ties, NaN
+/// and shapes defined.
 DATASPARSE_API void block_mask(const ArrayView& data, const BlockSpec& spec, std::uint8_t* mask);
 
 }  // namespace datasparse

@@ -48,8 +48,8 @@ struct MaskPlan {
 
   /// Takes columns for rows where blocks are parts of one column, and all of them lose as many of
   /// their elements: then nothing depends on the order of blocks. Small ones, many side by side,
-  /// stay as they are, which is quicker (within_blocks.hpp), unless that spares a permutation. For
-  /// masks that are computed alone.
+  /// are quicker as they are (within_blocks.hpp). They are turned all the same where a layout has
+  /// turned them before: that spares a permutation. For masks that are computed alone.
   void turn_columns() noexcept {
     const Axes& shape = job.data.shape();
     const Quota& quota = pruning.quota;
