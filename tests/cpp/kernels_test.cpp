@@ -746,18 +746,16 @@ struct Mark {
 };
 
 template <class Key>
-void expect_ranked_marks(const SelectionKernels<Key>& select, const Bytes& states, bool inactive) {
-  const auto n = static_cast<std::int64_t>(states.size());
+void expect_ranked_others(const SelectionKernels<Key>& select, const Bytes& eligible) {
   std::vector<Key> keys, expected;
-  for (std::int64_t i = 0; i < n; ++i) {
-    keys.push_back(static_cast<Key>(i + 1));
-    const bool may = Mark(states[static_cast<std::size_t>(i)]).may_be_chosen(inactive);
-    expected.push_back(may ? keys.back() : KeyTraits<Key>::nan + 1);
+  for (const std::uint8_t may : eligible) {
+    keys.push_back(static_cast<Key>(keys.size() + 1));
+    expected.push_back(may != 0 ? keys.back() : KeyTraits<Key>::nan + 1);
   }
   keys.push_back(7);
   expected.push_back(7);
-  select.rank_marked(keys.data(), states.data(), n, inactive);
-  ASSERT_EQ(keys, expected) << n << " marks";
+  select.rank_others(keys.data(), eligible.data(), static_cast<std::int64_t>(eligible.size()));
+  ASSERT_EQ(keys, expected) << eligible.size() << " keys";
 }
 
 template <class Key>
@@ -785,9 +783,15 @@ TEST_P(KernelsTest, Marks) {
       states.push_back(static_cast<std::uint8_t>(random.below(16)));
       keep.push_back(static_cast<std::uint8_t>(random.below(2)));
     }
+    expect_ranked_others(table().select32, keep);
+    expect_ranked_others(table().select64, keep);
     for (const bool inactive : {false, true}) {
-      expect_ranked_marks(table().select32, states, inactive);
-      expect_ranked_marks(table().select64, states, inactive);
+      Bytes eligible = states, may;
+      for (const std::uint8_t state : states) may.push_back(Mark(state).may_be_chosen(inactive));
+      eligible.push_back(7);
+      may.push_back(7);
+      table().find_eligible(eligible.data(), n, inactive);
+      ASSERT_EQ(eligible, may) << n << " marks";
       expect_ranked_within(table().select32, states, inactive);
       expect_ranked_within(table().select64, states, inactive);
       Bytes marked = states, expected = states;

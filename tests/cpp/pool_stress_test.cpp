@@ -58,8 +58,8 @@ TEST(PoolStress, ATensorNearItsBoundIsNotTakenToBeThere) {
 TEST(PoolStress, HintsRightAndWrongChangeNoMask) {
   const int count = limits_are_small ? cases(100, 5000) : cases(40, 400);
   Random random(605);
-  int hinted = 0;
-  for (int done = 0; done < count; ++done) {
+  int hinted = 0, done = 0;
+  for (; done < count || (hinted == 0 && done < 20 * count); ++done) {  // few have hints for all
     auto some = random_pool(random, limits_are_small ? 16 * in_memory_max : 400000);
     std::vector<CutHint> hints(some.size());
     for (std::size_t i = 0; i < some.size(); ++i) some[i].hint = &hints[i];
@@ -82,7 +82,7 @@ TEST(PoolStress, HintsRightAndWrongChangeNoMask) {
     }
   }
   EXPECT_GT(hinted, 0);
-  std::cout << count << " pools, " << hinted << " steps with hints" << std::endl;
+  std::cout << done << " pools, " << hinted << " steps with hints" << std::endl;
 }
 
 }  // namespace

@@ -16,26 +16,37 @@ TARGET void draw(std::uint32_t* keys, std::uint64_t stream, std::int64_t first,
   }
 }
 
-/// 1 where a block may be chosen, of those that are active or of those that are not.
-template <bool inactive>
-TARGET inline __attribute__((always_inline)) unsigned may_choose(unsigned state) noexcept {
-  return inactive ? ~(state ^ (state >> 1)) & 1U : state & 1U;
+// In bytes throughout: of what becomes wider, vectors hold a quarter.
+
+/// The i-th bit.
+TARGET inline __attribute__((always_inline)) std::uint8_t bit(std::uint8_t state, int i) noexcept {
+  return static_cast<std::uint8_t>((state >> i) & 1);
 }
 
-template <bool inactive, class Key>
-TARGET void rank_some(Key* __restrict keys, const std::uint8_t* __restrict states,
-                      std::int64_t n) noexcept {
-  constexpr Key above = KeyTraits<Key>::nan + 1;
-  for (std::int64_t i = 0; i < n; ++i) {
-    const Key others = static_cast<Key>(may_choose<inactive>(states[i])) - 1;  // all bits, or none
-    keys[i] = (keys[i] & ~others) | (above & others);
-  }
+/// 1 where a block may be chosen, of those that are active or of those that are not.
+template <bool inactive>
+TARGET inline __attribute__((always_inline)) std::uint8_t may_choose(std::uint8_t state) noexcept {
+  const std::uint8_t active = bit(state, 0);
+  return inactive ? static_cast<std::uint8_t>(active ^ bit(state, 1) ^ 1) : active;
+}
+
+template <bool inactive>
+TARGET void find_eligible(std::uint8_t* states, std::int64_t n) noexcept {
+  for (std::int64_t i = 0; i < n; ++i) states[i] = may_choose<inactive>(states[i]);
+}
+
+TARGET void find_eligible(std::uint8_t* states, std::int64_t n, bool inactive) noexcept {
+  inactive ? find_eligible<true>(states, n) : find_eligible<false>(states, n);
 }
 
 template <class Key>
-TARGET void rank_marked(Key* keys, const std::uint8_t* states, std::int64_t n,
-                        bool inactive) noexcept {
-  inactive ? rank_some<true>(keys, states, n) : rank_some<false>(keys, states, n);
+TARGET void rank_others(Key* __restrict keys, const std::uint8_t* __restrict eligible,
+                        std::int64_t n) noexcept {
+  constexpr Key above = KeyTraits<Key>::nan + 1;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const Key others = static_cast<Key>(eligible[i]) - 1;  // all bits, or none
+    keys[i] = (keys[i] & ~others) | (above & others);
+  }
 }
 
 template <bool drops, class Key>
@@ -43,8 +54,8 @@ TARGET void rank_some_within(Key* __restrict keys, const std::uint8_t* __restric
                              std::int64_t n) noexcept {
   constexpr Key above = KeyTraits<Key>::nan + 1;
   for (std::int64_t i = 0; i < n; ++i) {
-    const unsigned state = states[i];
-    const Key survives = Key{0} - static_cast<Key>(state & ~(state >> 1) & 1U);
+    const std::uint8_t state = states[i];
+    const Key survives = Key{0} - static_cast<Key>(bit(state, 0) & (bit(state, 1) ^ 1));
     if (drops) {
       keys[i] &= survives;
     } else {
@@ -63,12 +74,12 @@ TARGET void rank_within(Key* keys, const std::uint8_t* states, std::int64_t n,
 template <bool inactive>
 TARGET void mark_some(std::uint8_t* __restrict states, const std::uint8_t* __restrict keep,
                       std::int64_t n) noexcept {
-  constexpr int bit = inactive ? 2 : 1;
+  constexpr int place = inactive ? 2 : 1;
   for (std::int64_t i = 0; i < n; ++i) {
-    const unsigned state = states[i];
-    const unsigned may = may_choose<inactive>(state);
-    const unsigned is_marked = may & (inactive ? keep[i] : keep[i] ^ 1U);
-    states[i] = static_cast<std::uint8_t>((state & ~(may << bit)) | (is_marked << bit));
+    const std::uint8_t state = states[i], may = may_choose<inactive>(state);
+    const auto marked = static_cast<std::uint8_t>(inactive ? keep[i] : keep[i] ^ 1);
+    const auto changed = static_cast<std::uint8_t>(may & (bit(state, place) ^ marked));
+    states[i] = static_cast<std::uint8_t>(state ^ (changed << place));
   }
 }
 
@@ -79,17 +90,19 @@ TARGET void mark(std::uint8_t* states, const std::uint8_t* keep, std::int64_t n,
 
 TARGET bool unmark(std::uint8_t* __restrict states, std::uint8_t* __restrict old,
                    std::uint8_t* __restrict active, std::int64_t n, bool before) noexcept {
-  unsigned any_new = 0;
-  const unsigned was_active = before ? 1 : 0;
+  std::uint8_t any_new = 0;
+  const std::uint8_t was_active = before ? 1 : 0;
   for (std::int64_t i = 0; i < n; ++i) {
-    const unsigned state = states[i];
-    const unsigned free = ~(state >> 3) & 1U;
-    const unsigned is_new = (state >> 2) & ~state & free;
-    const unsigned kept = ((state & ~(state >> 1)) | (state >> 2)) & free;
-    any_new |= is_new;
-    old[i] = static_cast<std::uint8_t>(is_new ^ 1U);
-    states[i] = static_cast<std::uint8_t>(kept);
-    active[i] = static_cast<std::uint8_t>(kept | (state & free & was_active));
+    const std::uint8_t state = states[i];
+    const std::uint8_t was = bit(state, 0), grown = bit(state, 2);
+    const auto free = static_cast<std::uint8_t>(bit(state, 3) ^ 1);
+    const auto survives = static_cast<std::uint8_t>(was & (bit(state, 1) ^ 1));
+    const auto is_new = static_cast<std::uint8_t>(grown & (was ^ 1) & free);
+    const auto kept = static_cast<std::uint8_t>((survives | grown) & free);
+    any_new = static_cast<std::uint8_t>(any_new | is_new);
+    old[i] = static_cast<std::uint8_t>(is_new ^ 1);
+    states[i] = kept;
+    active[i] = static_cast<std::uint8_t>(kept | (was & free & was_active));
   }
   return any_new != 0;
 }

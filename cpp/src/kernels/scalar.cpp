@@ -400,7 +400,7 @@ template <class Key>
 constexpr SelectionKernels<Key> selection{make_keys<Key>,   histogram<Key>,  count_below<Key>,
                                           count_equal<Key>, split<Key>,      bracket<Key>,
                                           threshold<Key>,   zero_least<Key>, zero_least_down<Key>,
-                                          rank_marked<Key>, rank_within<Key>};
+                                          rank_others<Key>, rank_within<Key>};
 
 constexpr Kernels table{
     "scalar",
@@ -443,6 +443,7 @@ constexpr Kernels table{
     unpack,
     expand,
     draw,
+    find_eligible,
     mark,
     unmark,
 };

@@ -9,7 +9,7 @@ void use(SelectionKernels<Key>& kernels) noexcept {
   kernels.threshold = threshold<Vector>;
   kernels.zero_least = zero_least<Vector>;
   kernels.zero_least_down = zero_least_down<Key>;
-  kernels.rank_marked = rank_marked<Key>;
+  kernels.rank_others = rank_others<Key>;
   kernels.rank_within = rank_within<Key>;
 }
 
@@ -51,6 +51,7 @@ Kernels make_table(const char* name) noexcept {
   table.unpack = unpack;
   table.expand = expand;
   table.draw = draw;
+  table.find_eligible = find_eligible;
   table.mark = mark;
   table.unmark = unmark;
   return table;

@@ -11,6 +11,7 @@
 #include "select/cut_hint.hpp"
 #include "select/cut_range.hpp"
 #include "select/selection.hpp"
+#include "tiles/eligible.hpp"
 #include "tiles/mask_writing.hpp"
 #include "tiles/past.hpp"
 
@@ -296,7 +297,6 @@ bool Engine<Key>::prune_by_hint(const Task<Key>& task) noexcept {
   if (task.hint == nullptr || task.hint->blocks != blocks) return false;
   CutHint& hint = *task.hint;
   if (hint.rest > 0) return false;
-  constexpr std::int64_t short_band = 128;  // which a pass begins as often as it compares
   if (blocks <= in_memory_max && task.grid.per_band < short_band) return false;
   const auto all = static_cast<double>(blocks);
   const double moved = std::abs(static_cast<double>(task.quota.blocks - hint.pruned));
@@ -337,11 +337,13 @@ void Engine<Key>::pass_tile(const Task<Key>& task, const Bracket<Key>& bracket, 
                             const Patch& patch, Lane<Key>& lane) const noexcept {
   const Key from = bracket.from(tile);
   const Key* const candidates = lane.group_candidates.data() + lane.group.inside;
-  const bool at_once = patch && !task.has_past() && !task.choice.is_made() &&
-                       task.scorer.can_bracket() &&
-                       (!bracket.counts_ties() || task.scorer.can_count_ends());
-  PassCounts found = at_once ? pass_at_once(task, bracket, from, tile, patch, lane)
-                             : pass_in_chunks(task, bracket, from, tile, patch, lane);
+  const bool counts_ties = bracket.counts_ties(), some = task.chooses_among_some();
+  const bool at_once = patch && task.scorer.can_bracket() && !task.choice.by_chance &&
+                       (!counts_ties || (!some && task.scorer.can_count_ends())) &&
+                       (!some || task.grid.per_band >= short_band);
+  PassCounts found = !at_once ? pass_in_chunks(task, bracket, from, tile, patch, lane)
+                     : some   ? pass_among_some(task, bracket, from, tile, patch, lane)
+                              : pass_at_once(task, bracket, from, tile, patch, lane);
   // Of what is pruned now, some is not below the bracket.
   found.below -= task.select.count_below(candidates, found.inside, from);
   if (bracket.lo < from) found.below -= found.at_lo;
@@ -387,6 +389,31 @@ PassCounts Engine<Key>::pass_at_once(const Task<Key>& task, const Bracket<Key>& 
   } else {
     Grid::for_each_band(part, visit);
   }
+  return found;
+}
+
+template <class Key>
+PassCounts Engine<Key>::pass_among_some(const Task<Key>& task, const Bracket<Key>& bracket,
+                                        Key from, std::int64_t tile, const Patch& patch,
+                                        Lane<Key>& lane) const noexcept {
+  PassCounts found{};
+  const Grid::Part part = task.grid.tile(tile);
+  const std::uint8_t* const eligible = eligible_blocks(task, part, lane);
+  std::uint8_t* const keep = keep_of(task, part, lane);
+  Grid::for_each_band(part, [&](const Grid::Part& band, std::int64_t first) {
+    const typename Scorer<Key>::Target target{keep + first,    0, false, false, Store::ordinary,
+                                              eligible + first};
+    const std::int64_t before = lane.group.inside + found.inside;
+    found.inside += task.scorer
+                        .bracket(target, lane.group_candidates.data() + before,
+                                 lane.group_places.data() + before, task.grid, band, first, patch,
+                                 from, bracket.first(), bracket.width())
+                        .counts.inside;
+  });
+  keep_others(keep, eligible, part.size());
+  found.below = task.table.count_zeros(keep, part.size());
+  if (task.prunes_others()) prune_others(keep, eligible, part.size());
+  write_chunk(task, part, patch, keep, lane);
   return found;
 }
 

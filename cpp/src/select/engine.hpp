@@ -21,11 +21,11 @@
 #include "select/limits.hpp"
 #include "select/sampling.hpp"
 #include "select/selection.hpp"
+#include "tiles/eligible.hpp"
 #include "tiles/grid.hpp"
 #include "tiles/lane.hpp"
 #include "tiles/mask_writing.hpp"
 #include "tiles/matrix.hpp"
-#include "tiles/past.hpp"
 #include "tiles/patch.hpp"
 #include "tiles/scorer.hpp"
 #include "tiles/task.hpp"
@@ -235,6 +235,10 @@ class Engine {
   /// appended to those of the group.
   PassCounts pass_at_once(const Task<Key>& task, const Bracket<Key>& bracket, Key from,
                           std::int64_t tile, const Patch& patch, Lane<Key>& lane) const noexcept;
+
+  /// The same where some blocks may not be chosen.
+  PassCounts pass_among_some(const Task<Key>& task, const Bracket<Key>& bracket, Key from,
+                             std::int64_t tile, const Patch& patch, Lane<Key>& lane) const noexcept;
 
   /// The same by way of keys in memory.
   PassCounts pass_in_chunks(const Task<Key>& task, const Bracket<Key>& bracket, Key from,

@@ -11,9 +11,9 @@
 #include "base/parallel.hpp"
 #include "select/limits.hpp"
 #include "select/selection.hpp"
+#include "tiles/eligible.hpp"
 #include "tiles/grid.hpp"
 #include "tiles/lane.hpp"
-#include "tiles/past.hpp"
 #include "tiles/patch.hpp"
 #include "tiles/scorer.hpp"
 #include "tiles/task.hpp"
@@ -95,7 +95,9 @@ void score_sample(const Task<Key>& task, std::int64_t runs, const Target& target
     Lane<Key>& lane = task.lane(worker);
     const std::int64_t first = i * batch, end = std::min(runs, first + batch);
     for (std::int64_t run = first; run < end; ++run) {
-      task.scorer.prefetch(task.grid, task.grid.run(place(run), run_length), patch);
+      const Grid::Part part_of_run = task.grid.run(place(run), run_length);
+      task.scorer.prefetch(task.grid, part_of_run, patch);
+      prefetch_eligible(task, part_of_run);
     }
     Key* const keys = target(lane, first);
     for (std::int64_t run = first; run < end; ++run) {

@@ -173,8 +173,7 @@ template <class Key>
 void rewrite_block(const Task<Key>& task, const Grid::Part& block, const Patch& patch, bool keep,
                    Lane<Key>& lane) noexcept {
   if (task.choice.is_made()) {
-    const std::uint8_t byte = keep ? 1 : 0;
-    mark_choice(task, block, &byte, lane);
+    remark_block(task, block, keep, lane);
   } else if (keep || task.whole()) {
     const Grid::Rectangle elements = task.grid.elements(block);
     task.window(elements).fill(elements.rows, elements.columns, keep ? 1 : 0);

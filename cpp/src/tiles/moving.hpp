@@ -19,26 +19,12 @@
 
 namespace datasparse {
 
-/// The keys of a part's blocks: of those that may be chosen, the others above them.
+/// The keys of a part's blocks by chance.
 template <class Key>
-[[gnu::noinline]] void score_choice(const Task<Key>& task, Key* keys, const Grid::Part& part,
-                                    const Patch& patch, Lane<Key>& lane) noexcept {
-  const Choice& choice = task.choice;
-  const std::int64_t width = task.grid.width;
-  if (!choice.by_chance) task.scorer.blocks(keys, task.grid, part, patch, lane.sums.data());
+void draw_blocks(const Task<Key>& task, Key* keys, const Grid::Part& part) noexcept {
   Grid::for_each_band(part, [&](const Grid::Part& band, std::int64_t first) {
-    Key* const here = keys + first;
-    if (choice.by_chance) {
-      moving::draw_keys(task.table, here, choice.stream, task.grid.begin(band), band.width);
-    }
-    const std::uint8_t* const states =
-        task.mask.at(band.band * task.grid.height, band.block * width);
-    const std::uint8_t* own = states;
-    if (width > 1) {
-      moving::gather_states(lane.free.data(), states, band.width, width);
-      own = lane.free.data();
-    }
-    task.select.rank_marked(here, own, band.width, choice.is_inactive());
+    moving::draw_keys(task.table, keys + first, task.choice.stream, task.grid.begin(band),
+                      band.width);
   });
 }
 
@@ -78,6 +64,19 @@ template <class Key>
       }
     }
   });
+}
+
+/// Takes back the mark of a block that may be chosen, or sets it. Where blocks are single elements,
+/// nothing waits for what is there, so that the processor asks for the memory of many at a time.
+template <class Key>
+void remark_block(const Task<Key>& task, const Grid::Part& block, bool keep,
+                  Lane<Key>& lane) noexcept {
+  const std::uint8_t byte = keep ? 1 : 0;
+  if (task.block_size() > 1) return mark_choice(task, block, &byte, lane);
+  const bool inactive = task.choice.is_inactive();
+  const std::uint8_t bit = inactive ? moving::grown : moving::dropped;
+  std::uint8_t& state = *task.mask.at(block.band, block.block);
+  state = static_cast<std::uint8_t>(keep == inactive ? state | bit : state & ~bit);
 }
 
 /// Within each of some blocks side by side, whose element keys are in the lane: of those that are

@@ -14,7 +14,6 @@
 #include "kernels/kernels.hpp"
 #include "tiles/grid.hpp"
 #include "tiles/lane.hpp"
-#include "tiles/moving.hpp"
 #include "tiles/small_blocks.hpp"
 #include "tiles/task.hpp"
 
@@ -95,33 +94,6 @@ template <class Key>
     }
   });
   return free;
-}
-
-/// The keys of a part's blocks as they rank: at most a tile of them.
-template <class Key>
-[[gnu::noinline]] void score_blocks(const Task<Key>& task, Key* keys, const Grid::Part& part,
-                                    const Patch& patch, Lane<Key>& lane) noexcept {
-  if (task.choice.is_made()) return score_choice(task, keys, part, patch, lane);
-  task.scorer.blocks(keys, task.grid, part, patch, lane.sums.data());
-  if (!task.has_past()) return;
-  const std::uint8_t* const free = free_blocks(task, part, lane);
-  const std::uint8_t chosen = task.returning ? 0 : 1;
-  const std::int64_t n = part.size();
-  for (std::int64_t i = 0; i < n; ++i) {
-    keys[i] = free[i] == chosen ? keys[i] : key_of_others<Key>;
-  }
-}
-
-/// Prunes those of a part's blocks that stay pruned.
-template <class Key>
-[[gnu::noinline]] void prune_again(const Task<Key>& task, const Grid::Part& part,
-                                   std::uint8_t* keep, Lane<Key>& lane) noexcept {
-  if (!task.has_past() || task.returning) return;
-  const std::uint8_t* const free = free_blocks(task, part, lane);
-  const std::int64_t n = part.size();  // bytes that are written might be the part's
-  for (std::int64_t i = 0; i < n; ++i) {
-    keep[i] = static_cast<std::uint8_t>(keep[i] & free[i]);
-  }
 }
 
 /// The keys of the n elements of one block as they rank, `zeros` of which are zeroed. Where all

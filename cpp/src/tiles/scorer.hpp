@@ -62,6 +62,7 @@ class Scorer {
     bool is_mask;
     bool count_ends;  // where there is no mask
     Store store;
+    const std::uint8_t* eligible = nullptr;  // or a byte for each block: only such are candidates
   };
   bool can_bracket() const noexcept { return bracket_ != nullptr; }
   bool can_bracket_masks() const noexcept { return bracket_mask_ != nullptr; }
@@ -85,6 +86,9 @@ class Scorer {
         with_ends = bracket_ends_(bytes, here, blocks, from, first, width, target.store);
       } else {
         found = bracket_(bytes, here, blocks, from, first, width, target.store);
+      }
+      if (target.eligible != nullptr) {
+        found.inside = keep_eligible(here, found.inside, target.eligible + done);
       }
       score_at_(candidates + counts.inside, blocks, here, found.inside);
       if (begin + done > 0) {
@@ -130,6 +134,18 @@ class Scorer {
   }
 
  private:
+  /// Keeps those of n places whose blocks may be chosen. Returns how many.
+  static std::int64_t keep_eligible(std::uint16_t* places, std::int64_t n,
+                                    const std::uint8_t* eligible) noexcept {
+    std::int64_t kept = 0;
+    for (std::int64_t i = 0; i < n; ++i) {
+      const std::uint16_t place = places[i];
+      places[kept] = place;
+      kept += eligible[place];
+    }
+    return kept;
+  }
+
   /// Calls work(done, blocks) for those of one size among blocks side by side: all, or all but the
   /// last, and the last, which is narrower; `done` counts those before.
   template <class Work>

@@ -71,6 +71,10 @@ struct Task {
   bool writes() const noexcept { return mask.bytes != nullptr; }
   /// Whether it counts what the mask before has pruned.
   bool has_past() const noexcept { return past.bytes != nullptr; }
+  /// Whether some blocks may not be chosen: see eligible.hpp.
+  bool chooses_among_some() const noexcept { return has_past() || choice.is_made(); }
+  /// Whether these stay pruned.
+  bool prunes_others() const noexcept { return has_past() && !returning; }
   /// Whether what is decided on the blocks is the mask itself.
   bool direct() const noexcept {
     return block_size() == 1 && mask.pitch == grid.matrix.columns() && !choice.is_made();

@@ -1,0 +1,81 @@
+/// Which blocks may be chosen, where not all may: those that a mask before leaves free (past.hpp),
+/// or those that the marks of a mask that moves allow (choice.hpp). All others rank above them.
+///
+/// A byte for each block says so: 1 for those that may be chosen, the eligible ones, else 0.
+#pragma once
+
+#include <cstdint>
+
+#include "base/keys.hpp"
+#include "kernels/kernels.hpp"
+#include "tiles/grid.hpp"
+#include "tiles/lane.hpp"
+#include "tiles/moving.hpp"
+#include "tiles/past.hpp"
+#include "tiles/patch.hpp"
+#include "tiles/task.hpp"
+
+namespace datasparse {
+
+/// Sets keep[i] to 1 where eligible[i] is 0.
+void keep_others(std::uint8_t* keep, const std::uint8_t* eligible, std::int64_t n) noexcept;
+/// Sets keep[i] to 0 there.
+void prune_others(std::uint8_t* keep, const std::uint8_t* eligible, std::int64_t n) noexcept;
+/// pruned[i] = 1 - free[i]; may be the same bytes.
+void find_pruned(std::uint8_t* pruned, const std::uint8_t* free, std::int64_t n) noexcept;
+
+/// Of a part's blocks: in the lane, or right in the mask before.
+template <class Key>
+[[gnu::noinline]] const std::uint8_t* eligible_blocks(const Task<Key>& task, const Grid::Part& part,
+                                                      Lane<Key>& lane) noexcept {
+  std::uint8_t* const eligible = lane.free.data();
+  if (!task.choice.is_made()) {
+    const std::uint8_t* const free = free_blocks(task, part, lane);
+    if (!task.returning) return free;
+    find_pruned(eligible, free, part.size());
+    return eligible;
+  }
+  const std::int64_t height = task.grid.height, width = task.grid.width;
+  Grid::for_each_band(part, [&](const Grid::Part& band, std::int64_t first) {
+    moving::gather_states(eligible + first, task.mask.at(band.band * height, band.block * width),
+                          band.width, width);
+  });
+  task.table.find_eligible(eligible, part.size(), task.choice.is_inactive());
+  return eligible;
+}
+
+/// Asks for the memory that eligible_blocks() reads of a few blocks side by side.
+template <class Key>
+void prefetch_eligible(const Task<Key>& task, const Grid::Part& run) noexcept {
+  if (!task.chooses_among_some()) return;
+  const Grid::Rectangle elements = task.grid.elements(run);
+  if (task.choice.is_made()) {
+    __builtin_prefetch(task.mask.at(elements.row, elements.column));
+    return;
+  }
+  for (std::int64_t r = 0; r < elements.rows; ++r) {
+    __builtin_prefetch(task.past.at(elements.row + r, elements.column));
+  }
+}
+
+/// The keys of a part's blocks as they rank: at most a tile of them.
+template <class Key>
+[[gnu::noinline]] void score_blocks(const Task<Key>& task, Key* keys, const Grid::Part& part,
+                                    const Patch& patch, Lane<Key>& lane) noexcept {
+  if (task.choice.by_chance) {
+    draw_blocks(task, keys, part);
+  } else {
+    task.scorer.blocks(keys, task.grid, part, patch, lane.sums.data());
+  }
+  if (!task.chooses_among_some()) return;
+  task.select.rank_others(keys, eligible_blocks(task, part, lane), part.size());
+}
+
+/// Prunes those of a part's blocks that stay pruned.
+template <class Key>
+[[gnu::noinline]] void prune_again(const Task<Key>& task, const Grid::Part& part,
+                                   std::uint8_t* keep, Lane<Key>& lane) noexcept {
+  if (task.prunes_others()) prune_others(keep, free_blocks(task, part, lane), part.size());
+}
+
+}  // namespace datasparse
