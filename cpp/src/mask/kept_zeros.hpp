@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "base/bytes.hpp"
 #include "base/parallel.hpp"
 #include "kernels/kernels.hpp"
 
@@ -39,10 +40,7 @@ inline void zero_kept(const Kernels& table, std::uint8_t* mask, const std::uint8
                       std::int64_t size, int threads) noexcept {
   kept::for_each_piece(table, bits, size, threads,
                        [mask](std::int64_t begin, std::int64_t n, const auto* kept) {
-                         std::uint8_t* const here = mask + begin;
-                         for (std::int64_t i = 0; i < n; ++i) {
-                           here[i] = static_cast<std::uint8_t>(here[i] & (kept[i] ^ 1U));
-                         }
+                         and_not_bytes(mask + begin, kept, n);
                        });
 }
 
@@ -54,13 +52,9 @@ inline bool mark_free(const Kernels& table, std::uint8_t* free, const std::uint8
   kept::for_each_piece(table, bits, size, threads,
                        [&](std::int64_t begin, std::int64_t n, const auto* kept) {
                          std::uint8_t* const to = free + begin;
-                         const std::uint8_t* const from = mask + begin;
-                         std::uint8_t all = 1;
-                         for (std::int64_t i = 0; i < n; ++i) {
-                           to[i] = static_cast<std::uint8_t>((from[i] != 0 ? 1 : 0) | kept[i]);
-                           all = static_cast<std::uint8_t>(all & to[i]);
-                         }
-                         if (all == 0) any.store(true, std::memory_order_relaxed);
+                         if (free != mask) std::copy_n(mask + begin, n, to);
+                         if (bits != nullptr) or_bytes(to, kept, n);
+                         if (normalise_bytes(to, n)) any.store(true, std::memory_order_relaxed);
                        });
   return any;
 }

@@ -7,6 +7,7 @@
 #include <functional>
 #include <utility>
 
+#include "base/bytes.hpp"
 #include "base/parallel.hpp"
 #include "select/cut_hint.hpp"
 #include "select/cut_range.hpp"
@@ -410,9 +411,9 @@ PassCounts Engine<Key>::pass_among_some(const Task<Key>& task, const Bracket<Key
                                  from, bracket.first(), bracket.width())
                         .counts.inside;
   });
-  keep_others(keep, eligible, part.size());
+  or_not_bytes(keep, eligible, part.size());
   found.below = task.table.count_zeros(keep, part.size());
-  if (task.prunes_others()) prune_others(keep, eligible, part.size());
+  if (task.prunes_others()) and_bytes(keep, eligible, part.size());
   write_chunk(task, part, patch, keep, lane);
   return found;
 }

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/buffer.hpp"
+#include "base/bytes.hpp"
 #include "base/float_environment.hpp"
 #include "base/layout.hpp"
 #include "base/parallel.hpp"
@@ -384,8 +385,7 @@ class Regrowth {
     const Permutation order(job.data.shape(), job.layout);
     kept::for_each_piece(table_, nullptr, size, lanes,
                          [&](std::int64_t begin, std::int64_t n, const std::uint8_t*) {
-                           std::uint8_t* const mask = job.mask + begin;
-                           for (std::int64_t i = 0; i < n; ++i) mask[i] = mask[i] != 0 ? 1 : 0;
+                           normalise_bytes(job.mask + begin, n);
                          });
     order.to_view(table_, one.marks, job.mask, lanes);
     if (job.kept_zeros == nullptr) return;

@@ -4,8 +4,10 @@
 /// A byte for each block says so: 1 for those that may be chosen, the eligible ones, else 0.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
+#include "base/bytes.hpp"
 #include "base/keys.hpp"
 #include "kernels/kernels.hpp"
 #include "tiles/grid.hpp"
@@ -17,13 +19,6 @@
 
 namespace datasparse {
 
-/// Sets keep[i] to 1 where eligible[i] is 0.
-void keep_others(std::uint8_t* keep, const std::uint8_t* eligible, std::int64_t n) noexcept;
-/// Sets keep[i] to 0 there.
-void prune_others(std::uint8_t* keep, const std::uint8_t* eligible, std::int64_t n) noexcept;
-/// pruned[i] = 1 - free[i]; may be the same bytes.
-void find_pruned(std::uint8_t* pruned, const std::uint8_t* free, std::int64_t n) noexcept;
-
 /// Of a part's blocks: in the lane, or right in the mask before.
 template <class Key>
 [[gnu::noinline]] const std::uint8_t* eligible_blocks(const Task<Key>& task, const Grid::Part& part,
@@ -32,7 +27,8 @@ template <class Key>
   if (!task.choice.is_made()) {
     const std::uint8_t* const free = free_blocks(task, part, lane);
     if (!task.returning) return free;
-    find_pruned(eligible, free, part.size());
+    if (free != eligible) std::copy_n(free, part.size(), eligible);
+    flip_bytes(eligible, part.size());
     return eligible;
   }
   const std::int64_t height = task.grid.height, width = task.grid.width;
@@ -75,7 +71,7 @@ template <class Key>
 template <class Key>
 [[gnu::noinline]] void prune_again(const Task<Key>& task, const Grid::Part& part,
                                    std::uint8_t* keep, Lane<Key>& lane) noexcept {
-  if (task.prunes_others()) prune_others(keep, free_blocks(task, part, lane), part.size());
+  if (task.prunes_others()) and_bytes(keep, free_blocks(task, part, lane), part.size());
 }
 
 }  // namespace datasparse

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "base/bytes.hpp"
 #include "select/limits.hpp"
 #include "select/selection.hpp"
 #include "tiles/grid.hpp"
@@ -70,20 +71,6 @@ void zero_least_of_block(const Task<Key>& task, const Grid::Rectangle& elements,
   }
 }
 
-/// Sets bytes of a mask where others are set: eight at a time, since the engine is compiled without
-/// vectors.
-inline void keep_too(std::uint8_t* mask, const std::uint8_t* kept, std::int64_t n) noexcept {
-  std::int64_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    std::uint64_t eight, more;
-    std::memcpy(&eight, mask + i, 8);
-    std::memcpy(&more, kept + i, 8);
-    eight |= more;
-    std::memcpy(mask + i, &eight, 8);
-  }
-  for (; i < n; ++i) mask[i] |= kept[i];
-}
-
 /// The mask of small blocks, whose element keys are in the lane.
 template <class Key>
 void zero_least_of_small(const Task<Key>& task, const SmallBlocks& blocks,
@@ -96,7 +83,7 @@ void zero_least_of_small(const Task<Key>& task, const SmallBlocks& blocks,
   const std::int64_t columns = blocks.count * blocks.width;
   std::uint8_t* const kept = lane.small_bytes.data();
   task.table.repeat(kept, keep, blocks.count, blocks.width);
-  for (std::int64_t r = 0; r < blocks.height; ++r) keep_too(window.at(r, 0), kept, columns);
+  for (std::int64_t r = 0; r < blocks.height; ++r) or_bytes(window.at(r, 0), kept, columns);
 }
 
 /// The mask of blocks side by side, whose element keys are in the lane.

@@ -4,9 +4,11 @@
 #include <atomic>
 #include <cstring>
 
+#include "base/bytes.hpp"
 #include "base/parallel.hpp"
 #include "select/limits.hpp"
-#include "tiles/past.hpp"
+#include "tiles/past_loops.hpp"
+#include "tiles/sums_of_marks.hpp"
 
 namespace datasparse {
 namespace moving {
@@ -50,26 +52,13 @@ void drop_within(std::uint8_t* __restrict states, const std::uint8_t* __restrict
 
 namespace {
 
-/// Bytes of eight marks at a time, of blocks that fill them: which survive is added up pairwise.
+/// Of marks: which survive.
 template <int width>
-bool exceed(const std::uint8_t* states, std::int64_t n, std::uint64_t most) noexcept {
-  constexpr std::uint64_t ones = ~std::uint64_t{0} / 255;
-  constexpr std::uint64_t sums = width == 8   ? 255
-                                 : width == 4 ? ~std::uint64_t{0} / ~std::uint32_t{0} * 255
-                                              : ~std::uint64_t{0} / 65535 * 255;
-  constexpr std::uint64_t places = sums / 255;
-  const std::uint64_t bias = places * (127 - most);  // the highest bit of a byte says: more
-  std::uint64_t any = 0;
-  for (std::int64_t i = 0; i < n; i += 8) {
-    std::uint64_t word;
-    std::memcpy(&word, states + i, sizeof(word));
-    word &= ~(word >> 1) & ones;
-    word += word >> 8;
-    if (width > 2) word += word >> 16;
-    if (width > 4) word += word >> 32;
-    any |= (word & sums) + bias;
-  }
-  return (any & (places << 7)) != 0;
+bool exceed(const std::uint8_t* states, std::int64_t n, std::int64_t most) noexcept {
+  return any_exceeds<width>(n, most, [states](std::int64_t i) {
+    const std::uint64_t word = word_at(states + i);
+    return word & ~(word >> 1) & ones_of_bytes;
+  });
 }
 
 /// What is known of some blocks side by side: 1, or 0 where not.
@@ -118,10 +107,9 @@ bool exceed(const std::uint8_t* states, std::int64_t n, std::int64_t width,
   bool any = false;
   if (width == 2 || width == 4 || width == 8) {
     done = n / 8 * 8;
-    const auto at_most = static_cast<std::uint64_t>(most);
-    any = width == 2   ? exceed<2>(states, done, at_most)
-          : width == 4 ? exceed<4>(states, done, at_most)
-                       : exceed<8>(states, done, at_most);
+    any = width == 2   ? exceed<2>(states, done, most)
+          : width == 4 ? exceed<4>(states, done, most)
+                       : exceed<8>(states, done, most);
   }
   for (; done < n; done += width) {
     std::int64_t active = 0;
@@ -176,7 +164,7 @@ MoveCounts begin_blocks(const Kernels& table, const Grid& grid, std::uint8_t* st
           moving::look_at_row({active, dead}, row(r), elements.columns, grid.width);
         } else {
           ones += begin_elements(table, row(r), nullptr, elements.columns, draws).active;
-          past::and_row(active, row(r), elements.columns, grid.width);
+          and_row(active, row(r), elements.columns, grid.width);
         }
       }
       if (!any_kept_zeros && !draws) {
@@ -235,11 +223,6 @@ void zero_elements(const Kernels& table, const Matrix& matrix, const std::uint8_
   }
 }
 
-void set_bits(std::uint8_t* __restrict to, const std::uint8_t* __restrict bits,
-              std::int64_t bytes) noexcept {
-  for (std::int64_t i = 0; i < bytes; ++i) to[i] = static_cast<std::uint8_t>(to[i] | bits[i]);
-}
-
 }  // namespace
 
 void finish_moves(const Kernels& table, std::uint8_t* states, const Matrix* weights,
@@ -253,7 +236,7 @@ void finish_moves(const Kernels& table, std::uint8_t* states, const Matrix* weig
       const bool any_new = table.unmark(states + begin, old, active, n, !draws);
       if (ever != nullptr) {
         table.pack(bits, active, n);
-        set_bits(ever + begin / 8, bits, (n + 7) / 8);
+        or_bytes(ever + begin / 8, bits, (n + 7) / 8);
       }
       if (any_new && weights != nullptr) zero_elements(table, *weights, old, begin, n);
     }
@@ -266,7 +249,7 @@ void add_to_ever(const Kernels& table, std::uint8_t* ever, const std::uint8_t* m
     std::uint8_t bits[piece / 8];
     const std::int64_t n = std::min(piece, size - i * piece);
     table.pack(bits, mask + i * piece, n);
-    set_bits(ever + i * piece / 8, bits, (n + 7) / 8);
+    or_bytes(ever + i * piece / 8, bits, (n + 7) / 8);
   });
 }
 
