@@ -23,8 +23,9 @@ from bench.machine import describe
 from bench.options import Options, use_threads
 
 SECTIONS = (
-    "rows", "dtypes", "hard", "layouts", "peers", "memory", "groups", "pools", "schedulers",
-    "scores", "regrowth", "curve", "threads", "isa", "apply", "count", "embedding", "shards",
+    "rows", "dtypes", "hard", "layouts", "monotone", "peers", "memory", "groups", "pools",
+    "schedulers", "scores", "regrowth", "curve", "threads", "isa", "apply", "count", "embedding",
+    "shards",
 )  # fmt: skip
 DEVICE_SECTIONS = ("device", "device_groups")
 QUICK = 1 << 20  # elements

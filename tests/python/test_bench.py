@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 
 # Without `count`, `embedding` and `groups`, which compile the core (the long tier runs them), and
 # `isa`, `memory` and `curve`, whose processes and peers take long: each has a test of its own.
-SECTIONS = "rows,dtypes,hard,peers,schedulers,scores,threads,apply,layouts"
+SECTIONS = "rows,dtypes,hard,peers,schedulers,scores,threads,apply,layouts,monotone"
 
 
 @pytest.fixture(autouse=True)
