@@ -16,12 +16,19 @@ constexpr std::align_val_t scratch_alignment{64};
 /// who had it before, as NumPy marks its arrays, and then touching a byte takes 2 MiB.
 constexpr std::size_t mapped_from = std::size_t{1} << 18;
 
+/// And from here on, for huge pages: what is so large is written whole, or from its begin on, and
+/// small pages would take as long as what is done with them.
+constexpr std::size_t huge_from = std::size_t{1} << 24;
+
 /// Memory as it comes, aligned to a cache line, or bad_alloc.
 inline void* allocate_scratch(std::size_t bytes) {
   if (bytes < mapped_from) return ::operator new(bytes, scratch_alignment);
   void* const pages =
       ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (pages == MAP_FAILED) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+  if (bytes >= huge_from) ::madvise(pages, bytes, MADV_HUGEPAGE);  // a wish
+#endif
   return pages;
 }
 inline void free_scratch(void* memory, std::size_t bytes) noexcept {
