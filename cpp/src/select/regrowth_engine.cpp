@@ -117,11 +117,16 @@ struct MoveScratch {
   Engine<std::uint32_t> narrow;
   Engine<std::uint64_t> wide;
   PoolScratch pools;
+  Buffer<std::uint8_t> viewed, viewed_kept;  // marks and zeros that are kept, in other orders
 
   void trim() noexcept {
     if (narrow.bytes_held() > kept_bytes_max) narrow = {};
     if (wide.bytes_held() > kept_bytes_max) wide = {};
     if (pools.bytes() > kept_bytes_max) pools.release();
+    if (viewed.bytes() + viewed_kept.bytes() > kept_bytes_max) {
+      viewed = {};
+      viewed_kept = {};
+    }
   }
 };
 
@@ -154,13 +159,13 @@ class Regrowth {
       viewed += one.elements();
       any_kept = any_kept || job.kept_zeros != nullptr;
     }
-    viewed_.require(viewed);
-    if (any_kept) viewed_kept_.require(viewed);
+    scratch.viewed.require(viewed);
+    if (any_kept) scratch.viewed_kept.require(viewed);
     std::int64_t used = 0;
     for (auto& one : moved_) {
-      one.marks = one.is_permuted ? viewed_.get() + used : one.job->mask;
+      one.marks = one.is_permuted ? scratch.viewed.get() + used : one.job->mask;
       const bool has_kept = one.is_permuted && one.job->kept_zeros != nullptr;
-      one.kept_marks = has_kept ? viewed_kept_.get() + used : nullptr;
+      one.kept_marks = has_kept ? scratch.viewed_kept.get() + used : nullptr;
       if (one.is_permuted) used += one.elements();
       all_.push_back(&one);
       rank(one);
@@ -472,7 +477,6 @@ class Regrowth {
   std::vector<MovedPool> pools_;
   std::vector<Moved*> all_, alone_;
   Rooms narrow_, wide_;
-  Buffer<std::uint8_t> viewed_, viewed_kept_;
   MoveScratch* scratch_ = nullptr;
 };
 
