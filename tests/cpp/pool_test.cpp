@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "datasparse/data_norm_sparsifier.hpp"
@@ -292,6 +293,45 @@ TEST(PoolTest, SeveralPoolsAndGroupsByThemselvesGoTogether) {
   EXPECT_EQ(zeros("a") + zeros("c"), 64);
   EXPECT_EQ(zeros("b") + zeros("d"), 64);
   EXPECT_EQ(zeros("e"), 32);
+}
+
+/// A pool leaves hints for groups of few blocks, too. Alone, such a group has no room for a pass.
+TEST(PoolTest, GroupsOfFewBlocksAreComputedAloneAfterwards) {
+  const Threads one(1);
+  Random random(7);
+  std::vector<std::vector<float>> data(4, std::vector<float>(16 * 2048));
+  for (auto& values : data) {
+    for (auto& value : values) value = static_cast<float>(random.unit() - 0.5);
+  }
+  BlockSpec spec;
+  spec.block_height = spec.block_width = 4;
+  spec.pool = "all";
+  spec.max_level = 0.625;  // of 2048 blocks, a whole number
+  for (const bool leaves : {false, true}) {
+    // In a thread of its own, whose scratch memory nobody has used before.
+    std::thread([&] {
+      DataNormSparsifier sparsifier(spec);
+      for (std::size_t i = 0; i < data.size(); ++i) {
+        sparsifier.add_data(std::to_string(i), make_source(ArrayView(data[i].data(), {16, 2048})));
+      }
+      sparsifier.step();
+      sparsifier.step();
+      for (std::size_t i = 0; i < data.size(); ++i) {
+        sparsifier.update_config(std::to_string(i), {{"sparsity_level", 0.625}});
+        if (leaves) sparsifier.update_config(std::to_string(i), {{"pool", ParamValue()}});
+      }
+      sparsifier.step();
+      for (std::size_t i = 0; i < data.size(); ++i) {
+        BlockSpec alone = spec;
+        alone.pool = {};
+        alone.sparsity_level = 0.625;
+        Bytes expected(data[i].size());
+        block_mask(ArrayView(data[i].data(), {16, 2048}), alone, expected.data());
+        const Mask mask = sparsifier.get_mask(std::to_string(i));
+        EXPECT_EQ(Bytes(mask.data(), mask.data() + mask.size()), expected) << i;
+      }
+    }).join();
+  }
 }
 
 }  // namespace

@@ -16,9 +16,19 @@ constexpr std::align_val_t scratch_alignment{64};
 /// who had it before, as NumPy marks its arrays, and then touching a byte takes 2 MiB.
 constexpr std::size_t mapped_from = std::size_t{1} << 18;
 
-/// And from here on, for huge pages: what is so large is written whole, or from its begin on, and
-/// small pages would take as long as what is done with them.
+/// And from here on, it lies in huge pages: what is so large is written whole, or from its
+/// beginning on, and touching small pages would take as long as what is done with them.
 constexpr std::size_t huge_from = std::size_t{1} << 24;
+
+/// Asks for huge pages. It is a wish: not every system has them.
+inline void wish_for_huge_pages(void* memory, std::size_t bytes) noexcept {
+#if defined(MADV_HUGEPAGE)
+  ::madvise(memory, bytes, MADV_HUGEPAGE);
+#else
+  static_cast<void>(memory);
+  static_cast<void>(bytes);
+#endif
+}
 
 /// Memory as it comes, aligned to a cache line, or bad_alloc.
 inline void* allocate_scratch(std::size_t bytes) {
@@ -26,9 +36,7 @@ inline void* allocate_scratch(std::size_t bytes) {
   void* const pages =
       ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (pages == MAP_FAILED) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-  if (bytes >= huge_from) ::madvise(pages, bytes, MADV_HUGEPAGE);  // a wish
-#endif
+  if (bytes >= huge_from) wish_for_huge_pages(pages, bytes);
   return pages;
 }
 inline void free_scratch(void* memory, std::size_t bytes) noexcept {

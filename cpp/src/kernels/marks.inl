@@ -1,6 +1,7 @@
-// Draws and marks of masks that move: tiles/choice.hpp says what the bits mean. Plain loops, which
-// the compiler makes vectors of. The file of an instruction set, scalar.cpp among them, includes
-// this text within its anonymous namespace, and defines TARGET before.
+// Draws and marks of masks that move: tiles/choice.hpp says what the bits mean. rank_others() is
+// for monotone masks, too. Plain loops, which the compiler makes vectors of. The file of an
+// instruction set, scalar.cpp among them, includes this text within its anonymous namespace, and
+// defines TARGET before.
 
 /// mixed() of base/random.hpp, said again: a header's function must not be compiled here.
 TARGET void draw(std::uint32_t* keys, std::uint64_t stream, std::int64_t first,
@@ -16,7 +17,7 @@ TARGET void draw(std::uint32_t* keys, std::uint64_t stream, std::int64_t first,
   }
 }
 
-// In bytes throughout: of what becomes wider, vectors hold a quarter.
+// Marks are computed in bytes: widened to int, a vector would hold a quarter as many.
 
 /// The i-th bit.
 TARGET inline __attribute__((always_inline)) std::uint8_t bit(std::uint8_t state, int i) noexcept {

@@ -1,14 +1,11 @@
 #include "datasparse/mask.hpp"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
 #include <cstring>
 #include <new>
 #include <utility>
 
+#include "base/buffer.hpp"
 #include "base/parallel.hpp"
 #include "datasparse/apply_mask.hpp"
 #include "datasparse/device.hpp"
@@ -39,9 +36,7 @@ void for_each_chunk(std::int64_t size, const Work& work) noexcept {
 std::uint8_t* allocate_bytes(std::size_t count) {
   if (count < large) return static_cast<std::uint8_t*>(::operator new(count, cache_line));
   auto* const bytes = static_cast<std::uint8_t*>(::operator new(count, large_page));
-#if defined(MADV_HUGEPAGE)
-  ::madvise(bytes, count, MADV_HUGEPAGE);  // a wish
-#endif
+  wish_for_huge_pages(bytes, count);
   return bytes;
 }
 

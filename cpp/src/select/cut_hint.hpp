@@ -43,7 +43,7 @@ inline bool beats_sample(double margin, double blocks) noexcept {
 /// all over a wider range: their squares crowd near zero. Those of values are alike around it.
 inline bool may_reach(Norm norm, double score, double reach) noexcept {
   constexpr double share = 0.2;
-  return norm == Norm::none ? std::isfinite(score + reach) : reach <= share * score;
+  return std::isfinite(score + reach) && (norm == Norm::none || reach <= share * score);
 }
 
 }  // namespace datasparse

@@ -296,6 +296,7 @@ template <class Key>
 bool Engine<Key>::prune_by_hint(const Task<Key>& task) noexcept {
   const std::int64_t blocks = task.grid.blocks();
   if (task.hint == nullptr || task.hint->blocks != blocks) return false;
+  if (blocks < hinted_min) return false;  // a pool left it: alone, it has no room for a pass
   CutHint& hint = *task.hint;
   if (hint.rest > 0) return false;
   if (blocks <= in_memory_max && task.grid.per_band < short_band) return false;
@@ -338,13 +339,14 @@ void Engine<Key>::pass_tile(const Task<Key>& task, const Bracket<Key>& bracket, 
                             const Patch& patch, Lane<Key>& lane) const noexcept {
   const Key from = bracket.from(tile);
   const Key* const candidates = lane.group_candidates.data() + lane.group.inside;
-  const bool counts_ties = bracket.counts_ties(), some = task.chooses_among_some();
-  const bool at_once = patch && task.scorer.can_bracket() && !task.choice.by_chance &&
-                       (!counts_ties || (!some && task.scorer.can_count_ends())) &&
-                       (!some || task.grid.per_band >= short_band);
-  PassCounts found = !at_once ? pass_in_chunks(task, bracket, from, tile, patch, lane)
-                     : some   ? pass_among_some(task, bracket, from, tile, patch, lane)
-                              : pass_at_once(task, bracket, from, tile, patch, lane);
+  const bool some = task.chooses_among_some(), counts_ties = bracket.counts_ties();
+  const bool can_compare = patch && task.scorer.can_bracket() && !task.choice.by_chance;
+  const bool at_once = some ? task.grid.tile_width >= short_band && !has_many_ties(lane)
+                            : !counts_ties || task.scorer.can_count_ends();
+  PassCounts found = !can_compare || !at_once
+                         ? pass_in_chunks(task, bracket, from, tile, patch, lane)
+                     : some ? pass_among_some(task, bracket, from, tile, patch, lane)
+                            : pass_at_once(task, bracket, from, tile, patch, lane);
   // Of what is pruned now, some is not below the bracket.
   found.below -= task.select.count_below(candidates, found.inside, from);
   if (bracket.lo < from) found.below -= found.at_lo;
@@ -393,6 +395,18 @@ PassCounts Engine<Key>::pass_at_once(const Task<Key>& task, const Bracket<Key>& 
   return found;
 }
 
+/// Takes the keys that equal `end` from n candidates, and their places. Returns how many are left.
+template <class Key>
+std::int64_t take_ties(Key* keys, std::uint16_t* places, std::int64_t n, Key end) noexcept {
+  std::int64_t left = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    keys[left] = keys[i];
+    places[left] = places[i];
+    left += keys[i] != end ? 1 : 0;
+  }
+  return left;
+}
+
 template <class Key>
 PassCounts Engine<Key>::pass_among_some(const Task<Key>& task, const Bracket<Key>& bracket,
                                         Key from, std::int64_t tile, const Patch& patch,
@@ -405,11 +419,22 @@ PassCounts Engine<Key>::pass_among_some(const Task<Key>& task, const Bracket<Key
     const typename Scorer<Key>::Target target{keep + first,    0, false, false, Store::ordinary,
                                               eligible + first};
     const std::int64_t before = lane.group.inside + found.inside;
-    found.inside += task.scorer
-                        .bracket(target, lane.group_candidates.data() + before,
-                                 lane.group_places.data() + before, task.grid, band, first, patch,
-                                 from, bracket.first(), bracket.width())
-                        .counts.inside;
+    Key* const keys = lane.group_candidates.data() + before;
+    std::uint16_t* const places = lane.group_places.data() + before;
+    // Both ends are candidates at first: of those that equal them, some may not be chosen.
+    std::int64_t inside = task.scorer
+                              .bracket(target, keys, places, task.grid, band, first, patch, from,
+                                       bracket.lo, bracket.hi - bracket.lo + 1)
+                              .counts.inside;
+    const auto count_ties = [&](bool counts, Key end, std::int64_t& ties) {
+      if (!counts) return;
+      const std::int64_t left = take_ties(keys, places, inside, end);
+      ties += inside - left;
+      inside = left;
+    };
+    count_ties(bracket.ties_at_lo, bracket.lo, found.at_lo);
+    count_ties(bracket.ties_at_hi, bracket.hi, found.at_hi);
+    found.inside += inside;
   });
   or_not_bytes(keep, eligible, part.size());
   found.below = task.table.count_zeros(keep, part.size());

@@ -236,6 +236,12 @@ class Engine {
   PassCounts pass_at_once(const Task<Key>& task, const Bracket<Key>& bracket, Key from,
                           std::int64_t tile, const Patch& patch, Lane<Key>& lane) const noexcept;
 
+  /// Whether a quarter of the blocks in the tiles before equalled an end of the bracket: too many
+  /// for pass_among_some(), which takes them for candidates first.
+  static bool has_many_ties(const Lane<Key>& lane) noexcept {
+    return 4 * (lane.group.at_lo + lane.group.at_hi) > lane.group_size * tile_blocks_max;
+  }
+
   /// The same where some blocks may not be chosen.
   PassCounts pass_among_some(const Task<Key>& task, const Bracket<Key>& bracket, Key from,
                              std::int64_t tile, const Patch& patch, Lane<Key>& lane) const noexcept;

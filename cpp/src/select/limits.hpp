@@ -16,7 +16,8 @@ constexpr std::int64_t tile_blocks_max = 16384;
 constexpr std::int64_t tile_elements = 65536;  // so that a tile of wide blocks stays in the cache
 constexpr std::int64_t tile_blocks_min = 16;   // so that vectors of sums are full, however wide
 constexpr std::int64_t chunk_blocks_max = 512;
-constexpr std::int64_t short_band = 128;  // which a pass begins as often as it compares blocks
+/// Blocks of a band. To begin a shorter one costs a pass as much as to compare its blocks.
+constexpr std::int64_t short_band = 128;
 
 constexpr std::int64_t small_block_max = 4096;  // elements, of which a lane has room for
 constexpr std::int64_t in_memory_max = 32768;   // blocks whose keys are all kept

@@ -527,7 +527,7 @@ class Pool {
       return std::min(place / run_length * run_length, blocks - n);
     };
     for (std::int64_t run = first; run < last; ++run) {
-      task.scorer.prefetch(task.grid, task.grid.run(begin(run), n), patch);
+      prefetch_run(task, task.grid.run(begin(run), n), patch);
     }
     for (std::int64_t run = first; run < last; ++run) {
       Key keys[run_length];

@@ -95,9 +95,7 @@ void score_sample(const Task<Key>& task, std::int64_t runs, const Target& target
     Lane<Key>& lane = task.lane(worker);
     const std::int64_t first = i * batch, end = std::min(runs, first + batch);
     for (std::int64_t run = first; run < end; ++run) {
-      const Grid::Part part_of_run = task.grid.run(place(run), run_length);
-      task.scorer.prefetch(task.grid, part_of_run, patch);
-      prefetch_eligible(task, part_of_run);
+      prefetch_run(task, task.grid.run(place(run), run_length), patch);
     }
     Key* const keys = target(lane, first);
     for (std::int64_t run = first; run < end; ++run) {

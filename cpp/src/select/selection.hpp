@@ -168,7 +168,7 @@ class CutSearch {
   std::int64_t within_;        // keys in the range
   std::int64_t below_lo_ = 0;  // keys that are still there, but below it
   Key lo_ = 0;
-  Key hi_ = KeyTraits<Key>::nan + 2;  // above those of past.hpp, too
+  Key hi_ = key_of_others<Key> + 1;
   double density_ = 0;
 };
 

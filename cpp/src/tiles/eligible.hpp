@@ -8,8 +8,6 @@
 #include <cstdint>
 
 #include "base/bytes.hpp"
-#include "base/keys.hpp"
-#include "kernels/kernels.hpp"
 #include "tiles/grid.hpp"
 #include "tiles/lane.hpp"
 #include "tiles/moving.hpp"
@@ -40,17 +38,16 @@ template <class Key>
   return eligible;
 }
 
-/// Asks for the memory that eligible_blocks() reads of a few blocks side by side.
+/// Asks for the memory that score_blocks() reads of a few blocks side by side.
 template <class Key>
-void prefetch_eligible(const Task<Key>& task, const Grid::Part& run) noexcept {
+void prefetch_run(const Task<Key>& task, const Grid::Part& run, const Patch& patch) noexcept {
+  task.scorer.prefetch(task.grid, run, patch);
   if (!task.chooses_among_some()) return;
   const Grid::Rectangle elements = task.grid.elements(run);
-  if (task.choice.is_made()) {
-    __builtin_prefetch(task.mask.at(elements.row, elements.column));
-    return;
-  }
-  for (std::int64_t r = 0; r < elements.rows; ++r) {
-    __builtin_prefetch(task.past.at(elements.row + r, elements.column));
+  const MaskWindow& bytes = task.choice.is_made() ? task.mask : task.past;
+  const std::int64_t rows = task.choice.is_made() ? 1 : elements.rows;  // a block's marks are alike
+  for (std::int64_t r = 0; r < rows; ++r) {
+    __builtin_prefetch(bytes.at(elements.row + r, elements.column));
   }
 }
 

@@ -103,7 +103,7 @@ struct Lane {
   Array<Key, small_block_max> element_keys;
   Array<Key, 2 * small_block_max> block_keys;
   // Of a tile:
-  Array<std::uint8_t, tile_blocks_max> free;  // of a chunk too: see past.hpp
+  Array<std::uint8_t, tile_blocks_max> free;  // of a chunk too: see eligible.hpp
   Array<std::uint8_t, tile_blocks_max> tile_keep;
   Array<std::uint16_t, tile_blocks_max + places_slack> wrong;  // candidates
   Array<std::int64_t, std::int64_t{1} << radix_bits> counts;

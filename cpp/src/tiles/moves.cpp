@@ -2,13 +2,12 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstring>
 
 #include "base/bytes.hpp"
 #include "base/parallel.hpp"
 #include "select/limits.hpp"
+#include "tiles/byte_sums.hpp"
 #include "tiles/past_loops.hpp"
-#include "tiles/sums_of_marks.hpp"
 
 namespace datasparse {
 namespace moving {

@@ -1,4 +1,4 @@
-/// Masks on the move: keys of what may be chosen, and marks on what was. See choice.hpp.
+/// Masks on the move: keys by chance, and marks on what was chosen. See choice.hpp.
 #pragma once
 
 #include <algorithm>
@@ -66,8 +66,8 @@ template <class Key>
   });
 }
 
-/// Takes back the mark of a block that may be chosen, or sets it. Where blocks are single elements,
-/// nothing waits for what is there, so that the processor asks for the memory of many at a time.
+/// Takes back the mark of a block, or sets it. The block is one that may be chosen. For a single
+/// element no branch depends on the byte, so the memory of many is waited for together.
 template <class Key>
 void remark_block(const Task<Key>& task, const Grid::Part& block, bool keep,
                   Lane<Key>& lane) noexcept {

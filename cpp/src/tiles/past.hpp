@@ -11,7 +11,6 @@
 #include <cstring>
 
 #include "base/keys.hpp"
-#include "kernels/kernels.hpp"
 #include "tiles/grid.hpp"
 #include "tiles/lane.hpp"
 #include "tiles/past_loops.hpp"
@@ -38,7 +37,7 @@ template <class Key>
   return free;
 }
 
-/// The same for small blocks, whose element keys are in the lane.
+/// rank_elements_of_blocks() for small blocks of any shape, whose element keys are in the lane.
 template <class Key>
 void rank_small(const Task<Key>& task, const SmallBlocks& blocks, const Grid::Rectangle& elements,
                 Lane<Key>& lane) noexcept {

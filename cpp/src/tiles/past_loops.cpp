@@ -4,8 +4,7 @@
 
 #include "base/bytes.hpp"
 #include "base/keys.hpp"
-#include "kernels/kernels.hpp"
-#include "tiles/sums_of_marks.hpp"
+#include "tiles/byte_sums.hpp"
 
 namespace datasparse {
 namespace {
@@ -68,13 +67,23 @@ void rank_free(Key* __restrict keys, const std::uint8_t* __restrict free, std::i
 template <class Key>
 void rank_pruned(Key* __restrict keys, const std::uint8_t* __restrict free,
                  std::int64_t n) noexcept {
-  for (std::int64_t i = 0; i < n; ++i) keys[i] = free[i] != 0 ? KeyTraits<Key>::nan + 1 : keys[i];
+  for (std::int64_t i = 0; i < n; ++i) keys[i] = free[i] != 0 ? key_of_others<Key> : keys[i];
 }
 
 template <int width, class Key>
 void rank_narrow(Key* keys, const std::uint8_t* free, std::int64_t n, std::int64_t zeros) noexcept {
   if (!any_returns<width>(free, n, zeros)) return rank_free(keys, free, n);
-  for (std::int64_t i = 0; i < n; i += width) rank_elements(keys + i, free + i, width, zeros);
+  for (std::int64_t i = 0; i < n; i += width) {  // without a branch: some blocks do, some do not
+    int pruned = width;
+    for (int j = 0; j < width; ++j) pruned -= free[i + j];
+    const bool returns = pruned > zeros;
+    for (int j = 0; j < width; ++j) {
+      const Key key = keys[i + j];
+      const Key below = returns ? key : 0;
+      const Key above = returns ? key_of_others<Key> : key + 1;
+      keys[i + j] = free[i + j] != 0 ? above : below;
+    }
+  }
 }
 
 }  // namespace

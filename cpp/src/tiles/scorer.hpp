@@ -62,7 +62,9 @@ class Scorer {
     bool is_mask;
     bool count_ends;  // where there is no mask
     Store store;
-    const std::uint8_t* eligible = nullptr;  // or a byte for each block: only such are candidates
+    /// Or a byte for each block: only those with 1 are candidates. Counts of what is kept, and of
+    /// ends, are of all blocks nevertheless.
+    const std::uint8_t* eligible = nullptr;
   };
   bool can_bracket() const noexcept { return bracket_ != nullptr; }
   bool can_bracket_masks() const noexcept { return bracket_mask_ != nullptr; }

@@ -15,7 +15,8 @@ inline std::uint64_t word_at(const std::uint8_t* bytes) noexcept {
 }
 
 /// Whether any block of `width` bytes, of n in all, has more than `most` that are 1: word(i) gives
-/// those from the i-th on. They are added up pairwise. n is a multiple of 8, or of 16.
+/// those from the i-th on. They are added up pairwise. 0 <= most <= 127. n is a multiple of 8, or
+/// of 16 where the width is 16.
 template <int width, class Word>
 bool any_exceeds(std::int64_t n, std::int64_t most, const Word& word) noexcept {
   static_assert(width == 2 || width == 4 || width == 8 || width == 16);
