@@ -453,6 +453,7 @@ def test_compiled_models(mode):
 
 
 @pytest.mark.full
+@pytest.mark.device("cpu", "cuda")  # for which inductor makes code
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own
 @pytest.mark.parametrize("mode", ["in_place", "parametrize"])
 def test_models_compiled_to_machine_code(mode):
