@@ -288,11 +288,13 @@ def test_step_does_what_block_mask_does_and_a_second_one_changes_nothing(
 
 
 @pytest.mark.full_there
+@MAY_PRUNE_ALL
 @given(
     st.lists(st.tuples(SEEDS, st.integers(0, 3), LEVELS), min_size=1, max_size=4),
     st.sampled_from([(1, 1), (1, 4), (4, 4)]),
     NORMS,
 )
+@example([(0, 0, 0.9999999999999999)], (1, 1), "L1")  # all of them are pruned
 @settings(max_examples=30)
 def test_earlier_steps_leave_no_trace(rounds, block_shape, norm):
     """What a step remembers of the one before may make it quicker, never different."""
