@@ -103,8 +103,7 @@ struct SelectionKernels {
                           std::int64_t pitch, std::int64_t columns, std::int64_t height,
                           std::int64_t zeros) noexcept;
 
-  /// Makes nan + 1 of the keys of those of n blocks that may not be chosen, where eligible[i] is 0:
-  /// it is 1 elsewhere.
+  /// keys[i] = nan + 1 where eligible[i] is 0: of blocks that may not be chosen. Elsewhere it is 1.
   void (*rank_others)(Key* keys, const std::uint8_t* eligible, std::int64_t n) noexcept;
 
   /// The keys of n elements as they rank within their blocks: what is pruned whatever they say
@@ -221,8 +220,8 @@ struct Kernels {
   void (*draw)(std::uint32_t* keys, std::uint64_t stream, std::int64_t first,
                std::int64_t n) noexcept;
 
-  /// Makes 1 of the marks of those of n blocks that may be chosen, among the active ones or, where
-  /// `inactive`, among the others; 0 of all else. tiles/choice.hpp has the bits.
+  /// Replaces n marks: by 1 where the block may be chosen, among the active ones or, `inactive`,
+  /// among the others; else by 0. tiles/choice.hpp has the bits.
   void (*find_eligible)(std::uint8_t* states, std::int64_t n, bool inactive) noexcept;
   /// Marks those of n blocks that may be chosen: as dropped where keep[i] is 0, or, `inactive`, as
   /// grown where it is 1; and takes the mark from the others. keep[i] is 0 or 1.
