@@ -242,11 +242,11 @@ class Engine {
     return 4 * (lane.group.at_lo + lane.group.at_hi) > lane.group_size * tile_blocks_max;
   }
 
-  /// The same where some blocks may not be chosen.
+  /// pass_at_once() where some blocks may not be chosen.
   PassCounts pass_among_some(const Task<Key>& task, const Bracket<Key>& bracket, Key from,
                              std::int64_t tile, const Patch& patch, Lane<Key>& lane) const noexcept;
 
-  /// The same by way of keys in memory.
+  /// pass_at_once() by way of keys in memory.
   PassCounts pass_in_chunks(const Task<Key>& task, const Bracket<Key>& bracket, Key from,
                             std::int64_t tile, const Patch& patch, Lane<Key>& lane) const noexcept;
 
