@@ -190,6 +190,6 @@ def test_so_is_that_of_pools(dtype, block, normalize, tight_limits):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("heights", [[96], [96] * 3, [96, 40, 7]])
 def test_so_is_that_of_all_pools(heights, dtype, normalize, tight_limits):
-    # Each position of a block takes operations, and the profiler keeps gigabytes for those of a whole row.
+    # Each position of a block takes operations: of a whole row the profiler keeps gigabytes.
     blocks = [((1, 1), None), ((1, 2), None), ((1, 4), 2), ((1, 293), 142)]
     check_memory_of_pools(dtype, normalize, blocks, heights)
