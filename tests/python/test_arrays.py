@@ -1,8 +1,6 @@
 """Arrays of other libraries: JAX's, which nobody may change, and what only looks like an array."""
 
 import ctypes
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -49,16 +47,9 @@ print("served")
 """
 
 
-def test_jax():
+def test_jax(run_python):
     pytest.importorskip("jax", reason="needs jax")
-    done = subprocess.run(
-        [sys.executable, "-c", JAX],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={"JAX_PLATFORMS": "cpu", "PATH": ""},
-    )
-    assert done.stdout == "served\n", done.stderr
+    assert run_python(JAX, JAX_PLATFORMS="cpu") == "served\n"
 
 
 class OnDevice:

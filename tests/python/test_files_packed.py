@@ -242,7 +242,7 @@ def test_a_framework_of_no_name_is_refused(tmp_path):
         load_packed(tmp_path, "jax")
 
 
-def test_memory_is_that_of_a_part_and_not_of_the_file(tmp_path, run_python):
+def test_memory_is_that_of_a_part_and_not_of_the_file(tmp_path, run_python, measurable_memory):
     values = np.zeros((4096, 4096), np.float32)  # 64 MiB
     values[::2, ::2] = 1
     safetensors.numpy.save_file({"w": values}, tmp_path / "dense")

@@ -1,8 +1,5 @@
 """Arrays without memory of their own: refused by what they are, with what to do in their place."""
 
-import os
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -225,17 +222,9 @@ print("served")
 @pytest.mark.parametrize(
     ("program", "needs"), [(SHARDED, "torch.distributed.tensor"), (TRACED, "jax")]
 )
-def test_arrays_of_others(program, needs):
+def test_arrays_of_others(program, needs, run_python):
     pytest.importorskip(needs, reason=f"needs {needs}")
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        # Of what the tests themselves import.
-        env={"JAX_PLATFORMS": "cpu", "PATH": "", "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert done.stdout == "served\n", done.stderr
+    assert run_python(program, JAX_PLATFORMS="cpu") == "served\n"
 
 
 def test_a_class_of_the_same_name_is_none_of_theirs():

@@ -390,6 +390,7 @@ def test_twenty_thousand_hard_arrays_on_one_to_four_threads(threads):
 @pytest.mark.device("cpu")
 @pytest.mark.full
 @pytest.mark.timeout(3600)
+@MAY_PRUNE_ALL
 def test_five_thousand_steps_that_remember_the_one_before(threads):
     rng = np.random.default_rng(78)
     for run in range(500):
