@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from warnings import warn
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ._core import BaseDataSparsifier
+from ._table import few
 
 __all__ = ["QuantizedEmbedding", "QuantizedEmbeddingBag", "post_training_sparse_quantize"]
 
@@ -40,6 +42,9 @@ def post_training_sparse_quantize(
 
     Returns the sparsifier: its groups have the tables' names, and are squashed.
 
+    A UserWarning names what was tied to a table, such as a language model's head: it keeps the
+    values that it had.
+
     Raises ValueError if there are no tables, if one of the selected is not part of the model, has
     infinite values or NaN, which no level stands for, or a max_norm, which would change quantized
     rows. Then nothing has changed.
@@ -61,6 +66,7 @@ def post_training_sparse_quantize(
         sparsifier.add_data(name, weights[name])
     sparsifier.step()
     sparsifier.squash_mask()
+    tied = tied_to(model, tables.values())
     quantized = {
         id(table): quantized_like(table, weights[name], grids.get(name) or Grid.of(weights[name]))
         for name, table in tables.items()
@@ -70,7 +76,27 @@ def post_training_sparse_quantize(
         if id(module) in quantized:
             parent, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(parent), attribute, quantized[id(module)])
+    if tied:
+        warn(
+            f"{few(map(repr, tied))} shared its values with a table, and keeps them as they were: "
+            "neither pruned nor quantized",
+            UserWarning,
+            stacklevel=2,
+        )
     return sparsifier
+
+
+def tied_to(model: nn.Module, tables: Iterable[nn.Module]) -> list[str]:
+    """The names of the parameters that are those of some tables, in modules that are none."""
+    replaced = {id(table) for table in tables}
+    weights = {id(table.weight) for table in tables}
+    return [
+        f"{name}.{attribute}" if name else attribute
+        for name, module in model.named_modules()
+        if id(module) not in replaced
+        for attribute, parameter in module.named_parameters(recurse=False)
+        if id(parameter) in weights
+    ]
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,15 @@ def test_a_table_with_two_names_is_replaced_under_both():
     assert model.users.levels.dtype == torch.uint8
 
 
+def test_what_is_tied_to_a_table_is_named():
+    model = nn.ModuleDict({"table": nn.Embedding(50, 8), "head": nn.Linear(8, 50, bias=False)})
+    model["head"].weight = model["table"].weight
+    before = model["head"].weight.detach().clone()
+    with pytest.warns(UserWarning, match="'head.weight' shared its values with a table"):
+        post_training_sparse_quantize(model, DataNormSparsifier, sparsity_level=0.9)
+    assert torch.equal(model["head"].weight, before)
+
+
 @pytest.mark.parametrize("sparsify_first", [True, False])
 def test_a_table_of_width_0_is_replaced_too(sparsify_first):
     model = nn.ModuleList([nn.Embedding(5, 0), nn.EmbeddingBag(5, 0, mode="sum")])

@@ -1,13 +1,17 @@
 """follow(): what counts as a step, and which masks a training ends with."""
 
 import copy
+import gc
 import warnings
+from collections import OrderedDict
 
 import datasparse
 import pytest
 import torch
 from datasparse import AdaptiveDataScheduler, BaseDataScheduler, DataNormSparsifier, DataScheduler
+from datasparse.regrowth import SET
 from datasparse.schedules import Constant, Linear, OneShot, Polynomial, Sequential
+from datasparse.scores import Taylor
 from datasparse.torch import attach
 from support import ON_DEVICES, first_there, zeros
 from torch import nn
@@ -41,6 +45,11 @@ def train(model, optimizer, steps=1):
         optimizer.step()
         counted.append(zeros(model.weight))
     return counted
+
+
+def layer(model=None, **options):
+    model = model or nn.Linear(10, 10)
+    return model, attach(model, sparsity_level=0.9, **SINGLE, **options)
 
 
 # --- schedules that arrive ------------------------------------------------------------------------
@@ -142,19 +151,46 @@ def test_a_resumed_training_equals_the_unbroken_one(every, broken, tmp_path):
 
     whole, optimizer, *_ = make()
     run(whole, optimizer, range(9))
-    model, optimizer, sparsifier, scheduler, following = make()
+    model, optimizer, sparsifier, scheduler, _ = make()
     run(model, optimizer, range(broken))
     datasparse.save(tmp_path / "masks", sparsifier, scheduler)
-    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict(), following.steps))
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
 
     model, optimizer, sparsifier, scheduler, following = make()
     datasparse.load(tmp_path / "masks", sparsifier, scheduler)
     model.load_state_dict(saved[0])
     optimizer.load_state_dict(saved[1])
-    following.steps = saved[2]
+    assert following.steps == broken
     run(model, optimizer, range(broken, 9))
     assert torch.equal(model.weight, whole.weight)
     assert zeros(model.weight) == 90
+
+
+def test_each_that_follows_an_optimizer_has_its_own_steps_back():
+    def make():
+        models = [nn.Linear(10, 10), nn.Linear(10, 10)]
+        optimizer = torch.optim.SGD([weight for m in models for weight in m.parameters()], lr=0.1)
+        return models, optimizer, [layer(model)[1] for model in models]
+
+    models, optimizer, attachments = make()
+    attachments[0].follow(optimizer)
+    train(models[0], optimizer, 3)
+    attachments[1].follow(optimizer)
+    train(models[1], optimizer, 2)
+    state = optimizer.state_dict()
+    assert state["datasparse_steps"] == [5, 2]
+
+    _, optimizer, attachments = make()
+    followings = [attachment.follow(optimizer) for attachment in attachments]
+    optimizer.load_state_dict(state)
+    assert [following.steps for following in followings] == [5, 2]
+    assert state["datasparse_steps"] == [5, 2]
+    del state["datasparse_steps"]
+    optimizer.load_state_dict(state)  # of one that nobody followed
+    assert [following.steps for following in followings] == [5, 2]
+    for following in followings:
+        following.remove()
+    assert "datasparse_steps" not in optimizer.state_dict()
 
 
 # --- steps that are none --------------------------------------------------------------------------
@@ -496,6 +532,121 @@ def test_an_optimizer_around_another_is_followed_where_it_writes():
     with pytest.warns(UserWarning, match=r"keeps another one in its attribute 'optimizer'"):
         attachment.follow(optimizer)
     assert train(model, optimizer, 4) == [90] * 4
+
+
+class HooklessLookahead(torch.optim.Optimizer):
+    """As timm's: its __init__() is not that of its base."""
+
+    def __init__(self, base):
+        self._optimizer_step_pre_hooks = OrderedDict()
+        self._optimizer_step_post_hooks = OrderedDict()
+        self._base_optimizer, self.param_groups = base, base.param_groups
+        self.defaults, self.state = base.defaults, base.state
+
+    def step(self, closure=None):
+        return self._base_optimizer.step(closure)
+
+
+def test_an_optimizer_that_calls_no_hooks_is_refused():
+    model, attachment = layer()
+    optimizer = HooklessLookahead(torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(TypeError, match="got HooklessLookahead, whose steps cannot be followed"):
+        attachment.follow(optimizer)
+
+
+def test_an_optimizer_is_followed_once():
+    model, attachment = layer()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    following = attachment.follow(optimizer)
+    with pytest.raises(ValueError, match="follows this optimizer already"):
+        attachment.follow(optimizer)
+    with pytest.raises(ValueError, match="follows this optimizer already"):
+        attachment.follow(optimizer, every=None)
+    following.remove()
+    attachment.follow(optimizer)
+    train(model, optimizer, 3)
+    assert attachment.sparsifier.step_count == 3
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_one_optimizer_renews_masks_that_hang_on_gradients(moves):
+    model = nn.Sequential(nn.Linear(10, 10, bias=False), nn.Linear(10, 10, bias=False))
+    sparsifier = SET(sparsity_level=0.5, seed=1) if moves else None
+    attachment = attach(model, sparsifier, **({} if moves else {"score": Taylor(), **SINGLE}))
+    made = [torch.optim.SGD(part.parameters(), lr=0.1) for part in model]
+    with pytest.warns(UserWarning, match="does not hold"):
+        attachment.follow(made[0])
+    with (
+        pytest.warns(UserWarning, match="does not hold"),
+        pytest.raises(ValueError, match="another optimizer renew"),
+    ):
+        attachment.follow(made[1])
+    with pytest.warns(UserWarning, match="does not hold"):
+        attachment.follow(made[1], every=None)
+    model(torch.randn(4, 10)).square().mean().backward()
+    for optimizer in made:
+        optimizer.step()
+    assert attachment.sparsifier.step_count == 1
+    assert attachment.sparsity() == 0.5
+
+
+def test_an_optimizer_that_is_gone_renews_nothing():
+    model, attachment = layer(score=Taylor())
+    attachment.follow(torch.optim.SGD(model.parameters(), lr=0.1))
+    gc.collect()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attachment.follow(optimizer)
+    train(model, optimizer, 2)
+    assert attachment.sparsifier.step_count == 2
+
+
+class ScheduleFree(torch.optim.SGD):
+    """What schedulefree.SGDScheduleFree does, without its ways to make it quick."""
+
+    steps = 0
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        self.steps += 1
+        share = 1 / self.steps
+        for p in self.param_groups[0]["params"]:
+            z = self.state[p].setdefault("z", p.clone())
+            p.lerp_(z, share).add_(p.grad, alpha=0.1 * (0.9 * (1 - share) - 1))
+            z.sub_(p.grad, alpha=0.1)
+
+    @torch.no_grad()
+    def eval(self):
+        for p in self.param_groups[0]["params"]:
+            p.lerp_(self.state[p]["z"], 1 - 1 / 0.9)
+
+    def train(self):
+        raise AssertionError
+
+
+def test_a_schedule_free_optimizer_keeps_zeros_where_its_state_is_masked():
+    model, attachment = layer()
+    optimizer = ScheduleFree(model.parameters(), lr=0.1)
+    with pytest.warns(UserWarning, match=r"eval\(\) of ScheduleFree writes averages"):
+        attachment.follow(optimizer).remove()
+    attachment.follow(optimizer, mask_state=True)
+    train(model, optimizer, 4)
+    assert zeros(model.weight) == 90
+    optimizer.eval()
+    assert zeros(model.weight) == 90
+
+
+@pytest.mark.parametrize("key", ["Q", "GG", "precond_0"])
+def test_what_belongs_to_the_axes_of_a_square_matrix_is_left_alone(key):
+    model = nn.Linear(10, 10, bias=False)
+    attachment = attach(model, SET(sparsity_level=0.5, drop_fraction=0.9, seed=1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    attachment.follow(optimizer, mask_state=True)
+    axis = torch.eye(10) + 1
+    optimizer.state[model.weight][key] = axis.clone() if "precond" in key else [axis.clone()] * 2
+    train(model, optimizer, 3)
+    kept = optimizer.state[model.weight][key]
+    assert torch.equal(kept if "precond" in key else kept[1], axis)
+    assert zeros(optimizer.state[model.weight]["momentum_buffer"]) >= 50
 
 
 def test_a_scheduler_is_moved_by_one_optimizer_only():

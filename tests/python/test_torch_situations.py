@@ -155,6 +155,48 @@ def closes(_):
     assert (len(calls) > 1, sparsifier.step_count) == (True, 1)
 
 
+@situation("a Schedule-Free optimizer")
+def writes_averages(_):
+    class ScheduleFree(torch.optim.AdamW):
+        def eval(self):
+            for weight in self.param_groups[0]["params"]:
+                weight.data += self.state[weight]["exp_avg"]
+
+        def train(self):
+            raise AssertionError
+
+    model, _, attachment = sparse()
+    optimizer = ScheduleFree(model.parameters(), lr=0.01)
+    with pytest.warns(UserWarning, match="mask_state=True"):
+        attachment.follow(optimizer).remove()
+    attachment.follow(optimizer, mask_state=True)
+    train(model, optimizer, 3)
+    optimizer.eval()
+    assert zeros(model[0].weight) == 90
+
+
+@situation("the optimizer is followed already")
+def is_followed(_):
+    _, _, attachment, _, optimizer, _ = followed()
+    with pytest.raises(ValueError, match="follows this optimizer already"):
+        attachment.follow(optimizer)
+
+
+@situation("an optimizer whose `step()` calls no hooks, such as timm's Lookahead")
+def calls_no_hooks(_):
+    class Around(torch.optim.Optimizer):
+        def __init__(self, base):
+            self.base, self.param_groups = base, base.param_groups
+            self._optimizer_step_post_hooks = {}
+
+        def step(self):
+            self.base.step()
+
+    model, _, attachment = sparse()
+    with pytest.raises(TypeError, match=r"after each of them call .* sparsifier.step\(\)"):
+        attachment.follow(Around(torch.optim.SGD(model.parameters(), lr=0.1)))
+
+
 @situation("the optimizer holds none of the weights")
 def holds_none(_):
     model, _, attachment = sparse()
@@ -328,17 +370,16 @@ def resumes(folder):
             train(model, optimizer)
 
     start = copy.deepcopy(mlp())
-    model, sparsifier, _, scheduler, optimizer, following = followed(copy.deepcopy(start), end=6)
+    model, sparsifier, _, scheduler, optimizer, _ = followed(copy.deepcopy(start), end=6, every=2)
     run(model, optimizer, range(3))
     datasparse.save(folder / "masks", sparsifier, scheduler)
     saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
     run(model, optimizer, range(3, 8))
 
-    again, sparsifier, _, scheduler, optimizer, following = followed(copy.deepcopy(start), end=6)
+    again, sparsifier, _, scheduler, optimizer, _ = followed(copy.deepcopy(start), end=6, every=2)
     datasparse.load(folder / "masks", sparsifier, scheduler)
     again.load_state_dict(saved[0])
     optimizer.load_state_dict(saved[1])
-    following.steps = 3
     run(again, optimizer, range(3, 8))
     assert torch.equal(again[0].weight, model[0].weight)
 

@@ -30,7 +30,7 @@ from .follow import Following, Schedulers, named
 from .gradients import regrows
 from .groups import is_masked
 from .layout import Layout, layout_of
-from .optimizer import held_by, inner_optimizer, plain_optimizer
+from .optimizer import held_by, inner_optimizer, plain_optimizer, writes_averages
 from .parametrize import MaskedTensor, mask_tensor, masked_of, masked_tensors
 from .places import Path, Place, Seen, plain_model, same_memory, weight_at
 from .refuse import (
@@ -121,8 +121,9 @@ class Attachment:
         state of an optimizer.
 
         TypeError for what is no torch.optim.Optimizer, and for a scheduler that needs a metric;
-        ValueError for an optimizer that holds none of the attached weights, another sparsifier's
-        scheduler, and, where gradients are read, for LBFGS. A weight without a gradient is then a
+        ValueError for an optimizer that holds none of the attached weights or is followed already,
+        another sparsifier's scheduler, and, where gradients are read or masks move, for LBFGS and
+        for a second optimizer that would renew them. A weight without a gradient is then a
         ValueError of `optimizer.step()`, before anything has moved. A UserWarning names attached
         weights that the optimizer does not hold.
         """
@@ -146,6 +147,13 @@ class Attachment:
                 f"the optimizer keeps another one in its attribute {inner!r}: what counts here is "
                 "step() of the outer one. Where you call others of its methods in its place, "
                 f"follow optimizer.{inner}",
+                UserWarning,
+                stacklevel=2,
+            )
+        if writes_averages(optimizer) and not mask_state:
+            warn(
+                f"eval() of {type(optimizer).__name__} writes averages into the weights, in which "
+                "pruned ones are not zero: with mask_state=True they are",
                 UserWarning,
                 stacklevel=2,
             )

@@ -16,7 +16,7 @@ from torch import Tensor
 from .._core import AdaptiveDataScheduler, BaseDataScheduler
 from .._table import few
 from .dtensors import count_nonzero
-from .gradients import BeforeUpdate, regrows
+from .gradients import BeforeUpdate, regrows, renews_before_update
 from .groups import step_then
 from .optimizer import gradients_of, held_by, mask_optimizer_state
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 
 Schedulers = BaseDataScheduler | Sequence[BaseDataScheduler] | None
+
+STEPS = "datasparse_steps"  # in an optimizer's state_dict(): a list, one for each that follows it
 
 _moved_by: WeakKeyDictionary[BaseDataScheduler, ref[Following]] = WeakKeyDictionary()
 
@@ -36,6 +38,25 @@ def require_still(scheduler: BaseDataScheduler) -> None:
         raise ValueError(
             "the scheduler is moved by the steps of another follow() already: remove() that one "
             "first, or leave the scheduler out here"
+        )
+
+
+def require_alone(attachment: Attachment, optimizer: torch.optim.Optimizer) -> None:
+    """ValueError where the attachment follows an optimizer already: each step would count twice."""
+    if any(following.optimizer is optimizer for following in attachment.followings):
+        raise ValueError(
+            "the attachment follows this optimizer already: remove() that following first"
+        )
+
+
+def require_one_reader(attachment: Attachment, every: int | None) -> None:
+    """ValueError where two optimizers would both renew masks that one gradient makes."""
+    if every is None or not renews_before_update(attachment.sparsifier):
+        return
+    if any(following.renews for following in attachment.followings):
+        raise ValueError(
+            "the steps of another optimizer renew the masks already, which hang on gradients or "
+            "move: each step would count twice. With every=None this one writes zeros alone"
         )
 
 
@@ -51,8 +72,9 @@ class Following:
     masks have changed, such as a warning that is an error, or gradients have been summed up, is
     raised when all else is done. So is one that comes after the update.
 
-    `steps` counts those steps. Where a training is resumed and masks are not renewed at each step,
-    set it to what it was.
+    `steps` counts those steps. The optimizer's `state_dict()` brings it, under the key
+    "datasparse_steps", and `load_state_dict()` takes it from there. Where a training is resumed
+    without its optimizer's state, and masks are not renewed at each step, set it to what it was.
     """
 
     def __init__(
@@ -69,6 +91,8 @@ class Following:
         self._before_update = BeforeUpdate(attachment, optimizer, replaces_step)
         for one in schedulers:
             require_still(one)
+        require_alone(attachment, optimizer)
+        require_one_reader(attachment, every)
         for one in schedulers:
             _moved_by[one] = ref(self)
         attachment.followings.add(self)
@@ -90,12 +114,19 @@ class Following:
         self._hooks = (
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
+            optimizer.register_state_dict_post_hook(self._save_steps),
+            optimizer.register_load_state_dict_pre_hook(self._load_steps),
         )
 
     @property
     def optimizer(self) -> torch.optim.Optimizer | None:
         """Whose steps are followed; None where it is gone."""
         return self._optimizer()
+
+    @property
+    def renews(self) -> bool:
+        """Whether the steps of an optimizer that is still there renew the masks."""
+        return self._every is not None and self.optimizer is not None
 
     def remove(self) -> None:
         """Leave the optimizer alone again."""
@@ -106,6 +137,17 @@ class Following:
             mover = _moved_by.get(scheduler)
             if mover is not None and mover() is self:  # another one may have taken over since
                 del _moved_by[scheduler]
+
+    # One that follows the same optimizer as another saves its steps behind the other's.
+
+    def _save_steps(self, _: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        state.setdefault(STEPS, []).append(self.steps)
+
+    def _load_steps(self, _: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        if not state.get(STEPS):  # an optimizer that nobody followed
+            return state
+        self.steps, *others = state[STEPS]
+        return state | {STEPS: others}
 
     # Torch calls the hooks for each class's step(): twice, where one calls that of its base. The
     # frame that calls a hook is that of the step.

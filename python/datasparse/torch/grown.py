@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .dtensors import is_sharded, local, whole
-from .optimizer import tensors_in
+from .optimizer import kept_for
 
 # What optimizers of torch and transformers call the averages of squared gradients: exp_avg_sq,
 # max_exp_avg_sq, square_avg, v, Adagrad's sum, Adafactor's variance.
@@ -28,13 +28,14 @@ def start_from_rest(
     which is what `grown` leaves out and where the average is not 0.
 
     Only tensors of the parameter's shape and of floating point are looked at: factored averages
-    (Adafactor) stay, and so do those that are kept in 8 bits.
+    (Adafactor) stay, and so do those that are kept in 8 bits, and what belongs to the axes of a
+    square matrix: `kept_for()`.
     """
     if grown.device.type == "cpu" and not is_sharded(grown) and not bool(grown.any()):
         return  # elsewhere, the CPU would wait to see; and other ranks, for what has not grown here
     with torch.no_grad():
-        for key, tensor in tensors_in(optimizer.state.get(parameter, {})):
-            if tensor.shape != parameter.shape or not tensor.is_floating_point():
+        for key, tensor in kept_for(optimizer, parameter):
+            if not tensor.is_floating_point():
                 continue
             here = local(tensor)
             at = local(grown).to(here.device)

@@ -22,7 +22,7 @@ def plain_optimizer(optimizer: object) -> torch.optim.Optimizer:
         inner := getattr(plain, "optimizer", None), torch.optim.Optimizer
     ):
         plain = inner
-    if isinstance(plain, torch.optim.Optimizer) and hasattr(plain, "_optimizer_step_post_hooks"):
+    if isinstance(plain, torch.optim.Optimizer) and calls_hooks(plain):
         return plain
     raise TypeError(
         f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}, whose steps "
@@ -31,12 +31,28 @@ def plain_optimizer(optimizer: object) -> torch.optim.Optimizer:
     )
 
 
+def calls_hooks(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether its step() calls hooks. `Optimizer.__init__()` sees to that, but some that wrap
+    another optimizer never call it, timm's Lookahead among them."""
+    return hasattr(optimizer, "_optimizer_step_post_hooks") and hasattr(
+        type(optimizer).step, "hooked"
+    )
+
+
 def inner_optimizer(optimizer: torch.optim.Optimizer) -> str | None:
     """The attribute in which an optimizer keeps another one, as SAM and Lookahead do."""
-    for name in ("base_optimizer", "optimizer", "optim"):
+    for name in ("base_optimizer", "_base_optimizer", "optimizer", "optim"):
         if isinstance(getattr(optimizer, name, None), torch.optim.Optimizer):
             return name
     return None
+
+
+def writes_averages(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it has an eval(), as Schedule-Free optimizers have: it writes averages of weights,
+    made of what the optimizer keeps beside them, into the weights themselves."""
+    return callable(getattr(optimizer, "eval", None)) and callable(
+        getattr(optimizer, "train", None)
+    )
 
 
 def held_by(optimizers: Iterable[torch.optim.Optimizer]) -> set[int]:
@@ -64,7 +80,8 @@ def mask_optimizer_state(
     """Zero an optimizer's state where the masks prune: momenta, averages of squares.
 
     That is, of every tensor in its state that has the shape of a parameter that the sparsifier
-    masks. A pruned element that comes back then starts from rest.
+    masks; for a square matrix, but for what SOAP and Shampoo keep for its axes. A pruned element
+    that comes back then starts from rest.
     """
     for name in list(sparsifier.data_groups) if names is None else names:
         if not is_masked(sparsifier, name):
@@ -72,11 +89,7 @@ def mask_optimizer_state(
         parameter = sparsifier.get_data(name)
         if not isinstance(parameter, Tensor):
             continue
-        tensors = [
-            value
-            for _, value in tensors_in(optimizer.state.get(parameter, {}))
-            if value.shape == parameter.shape
-        ]
+        tensors = [tensor for _, tensor in kept_for(optimizer, parameter)]
         if tensors:
             mask = sparsifier.get_mask(name)
             with torch.no_grad():
@@ -84,13 +97,29 @@ def mask_optimizer_state(
                     zero_where_pruned(tensor, mask)
 
 
-def tensors_in(state: object, key: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors in what an optimizer keeps for a parameter, however nested, with their keys."""
+def kept_for(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """What an optimizer keeps for each element of a parameter, however nested, with its keys.
+
+    That is what has the parameter's shape. Beside a square matrix, so do matrices that belong to
+    its axes: SOAP's lists `GG` and `Q`, and Shampoo's preconditioners. They are left out.
+    """
+    is_square = parameter.dim() == 2 and parameter.shape[0] == parameter.shape[1]
+    for key, tensor, is_listed in tensors_in(optimizer.state.get(parameter, {})):
+        if tensor.shape != parameter.shape:
+            continue
+        if not (is_square and (is_listed or "precond" in key)):
+            yield key, tensor
+
+
+def tensors_in(
+    state: object, key: str = "", is_listed: bool = False
+) -> Iterator[tuple[str, Tensor, bool]]:
+    """The tensors in a state, with their keys, and whether they are in a list."""
     if isinstance(state, Tensor):
-        yield key, state
+        yield key, state, is_listed
     elif isinstance(state, Mapping):
         for name, entry in state.items():
-            yield from tensors_in(entry, str(name))
+            yield from tensors_in(entry, str(name), is_listed)
     elif isinstance(state, (list, tuple)):
         for entry in state:
-            yield from tensors_in(entry, key)
+            yield from tensors_in(entry, key, True)
