@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from datasparse import BaseDataScheduler, DataNormSparsifier
+from datasparse.scores import Taylor
 from datasparse.torch import Masked, attach, detach, mask_optimizer_state
 from support import ON_DEVICES, first_there, zeros
 from torch import nn
@@ -458,6 +459,28 @@ def test_compiled_models(mode):
 @pytest.mark.parametrize("mode", ["in_place", "parametrize"])
 def test_models_compiled_to_machine_code(mode):
     compare_with_eager("inductor", mode)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
+@pytest.mark.filterwarnings("ignore:Dynamo does not know:UserWarning")  # of a frame's caller
+@pytest.mark.parametrize("score", [None, Taylor()])
+def test_steps_within_a_compiled_function_are_followed(score):
+    torch._dynamo.reset()
+    model = nn.Linear(10, 10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    attachment = attach(model, half(score=score))
+    following = attachment.follow(optimizer, mask_state=True)
+
+    @torch.compile(backend="eager")
+    def step():
+        optimizer.step()
+
+    for count in (1, 2, 3):
+        optimizer.zero_grad()
+        model(torch.randn(4, 10)).square().mean().backward()
+        step()
+        assert (following.steps, attachment.sparsifier.step_count) == (count, count)
+        assert zeros(model.weight) == zeros(optimizer.state[model.weight]["momentum_buffer"]) == 50
 
 
 def test_a_compiled_model_sees_new_masks():

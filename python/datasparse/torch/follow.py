@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from .._core import AdaptiveDataScheduler, BaseDataScheduler
 from .._table import few
@@ -70,7 +71,8 @@ class Following:
     A step happens as a whole, or not at all. What is refused before the update leaves masks,
     schedules and `steps` as they were, and the optimizer takes no step. An error that comes when
     masks have changed, such as a warning that is an error, or gradients have been summed up, is
-    raised when all else is done. So is one that comes after the update.
+    raised when all else is done. So is one that comes after the update. Where the update itself
+    fails and gradients are read, masks and schedules have moved; the next step writes the zeros.
 
     `steps` counts those steps. The optimizer's `state_dict()` brings it, under the key
     "datasparse_steps", and `load_state_dict()` takes it from there. Where a training is resumed
@@ -192,6 +194,7 @@ class Following:
 
         return reading
 
+    @_disable_dynamo  # in a compiled function, what calls the core cannot be traced
     def _read_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         if trained_nothing(optimizer, had_gradients=False):
             return
@@ -217,6 +220,10 @@ class Following:
         if sys._getframe(1) is not self._outermost:
             return
         self._outermost = None
+        self._finish(optimizer)
+
+    @_disable_dynamo
+    def _finish(self, optimizer: torch.optim.Optimizer) -> None:
         is_renewed = self._before_update.is_needed
         if not self._trained if is_renewed else trained_nothing(optimizer, self._had_gradients):
             return
