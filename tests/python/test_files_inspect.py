@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -13,7 +14,7 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 from datasparse import cli
-from datasparse.files import inspect, inspection, pack
+from datasparse.files import inspect, inspection, load_packed, pack
 from datasparse.files.level_plot import plot_levels
 from torch.ao.pruning import WeightNormSparsifier
 
@@ -269,6 +270,30 @@ def test_the_plot_has_a_bar_for_each_matrix_in_the_order_of_layers(tmp_path):
     ]
     levels = [bar.get_width() for bar in axes.patches]
     assert levels == pytest.approx([1 - 1 / (n + 2) for n in range(11)])
+
+
+@pytest.mark.parametrize("option", ["--json", "--png"])
+def test_the_command_overwrites_no_checkpoint(option, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.safetensors", "b.safetensors", "plain"):
+        safetensors.numpy.save_file({"w": np.ones((4, 4), np.float32)}, name)
+    before = Path("plain").read_bytes()
+    Path("link").symlink_to("a.safetensors")
+    for target in ("a.safetensors", "plain", "link"):
+        assert cli.main(["inspect", "b.safetensors", "plain", option, target]) == 2
+        assert "must not be a checkpoint" in capsys.readouterr().err
+        assert Path(target).read_bytes() == before
+
+
+def test_a_folder_must_have_the_files_of_its_index(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    safetensors.numpy.save_file({"a": np.ones((8, 8), np.float32)}, folder / "1.safetensors")
+    index = {"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    for read in (inspect, load_packed, lambda path: pack(path, tmp_path / "packed")):
+        with pytest.raises(ValueError, match=r"'b' lies in 2.safetensors, which is not there"):
+            read(folder)
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from datasparse import distributions
 from datasparse._norms_file import write_norms
+from datasparse.files import pack
 from datasparse.files.options import Options
 from datasparse.files.prune import plan_prune, prune
 from datasparse.torch import attach
@@ -197,6 +198,36 @@ def test_a_layout_is_that_of_attach(tmp_path):
 @pytest.fixture
 def source(tmp_path, rng):
     return write_checkpoint(tmp_path / "s", random_files(rng, 2), {"format": "pt"})
+
+
+def test_scales_of_quantized_weights_are_left(tmp_path):
+    tensors = {
+        "l.weight": torch.randn(64, 64).to(torch.float8_e4m3fn),
+        "l.weight_scale_inv": torch.rand(2, 2) + 0.1,
+        "g.qweight": torch.ones(32, 64, dtype=torch.int32),
+        "g.scales": torch.rand(4, 64).half() + 0.1,
+        "norm.scale_table": torch.randn(8, 8),  # beside nothing that is quantized
+    }
+    save_file(tensors, tmp_path / "s")
+    done = prune(tmp_path / "s", tmp_path / "t", Options(sparsity_level=0.5))
+    assert list(done["tensors"]) == ["norm.scale_table"]
+    assert done["left"]["g.scales"] == "a scale of quantized weights"
+    after = load_file(tmp_path / "t")
+    for name in ("l.weight_scale_inv", "g.scales"):
+        assert torch.equal(after[name], tensors[name])
+    options = Options(sparsity_level=0.5, include=("g.scales",))
+    assert list(prune(tmp_path / "s", tmp_path / "u", options)["tensors"]) == ["g.scales"]
+
+
+def test_what_is_packed_is_not_pruned(tmp_path):
+    save_file({"w": torch.eye(64), "v": torch.randn(64, 64)}, tmp_path / "s")
+    pack(tmp_path / "s", tmp_path / "packed")
+    with pytest.raises(ValueError, match="packed is packed: unpack it first"):
+        prune(tmp_path / "packed", tmp_path / "t", Options(sparsity_level=0.5))
+    options = Options(sparsity_level=0.5, scores=tmp_path / "packed")
+    with pytest.raises(ValueError, match="packed is packed: unpack it first"):
+        prune(tmp_path / "s", tmp_path / "t", options)
+    assert not (tmp_path / "t").exists()
 
 
 def test_the_same_call_writes_the_same_bytes(source, tmp_path, threads):

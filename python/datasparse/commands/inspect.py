@@ -33,11 +33,21 @@ def run(options: argparse.Namespace) -> int:
     return status_of("inspect", lambda: inspect(options))
 
 
+def refuse_checkpoint(path: Path, files: list[Path]) -> None:
+    """ValueError for a table or a plot in the place of a checkpoint, which it would overwrite."""
+    place = path.resolve()
+    if place.suffix == ".safetensors" or place in {file.resolve() for file in files}:
+        raise ValueError(f"{path} must not be a checkpoint: name another file to be written")
+
+
 def inspect(options: argparse.Namespace) -> None:
     from datasparse.files import inspect
 
     if options.png is not None and importlib.util.find_spec("matplotlib") is None:
         raise ValueError("--png needs matplotlib: install with pip install 'datasparse[plot]'")
+    for path in (options.json, options.png):
+        if path is not None:
+            refuse_checkpoint(path, options.files)
     found = inspect(options.files, options.block)
     print(found)
     if options.json is not None:

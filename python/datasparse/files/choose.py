@@ -10,6 +10,7 @@ from .._table import by_reason
 from .header import FLOATS, Tensor
 
 VECTOR = "a scalar or a vector"
+SCALE = "a scale of quantized weights"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ def choose(
     """Choose by globs (`*`, `?`, `[seq]`), as `datasparse.torch.attach()` does.
 
     Taken is what any of `include` matches (by default all does) and none of `exclude`, if it is of
-    a floating dtype of two bytes and more. Scalars and vectors are taken by their very names only.
+    a floating dtype of two bytes and more. Scalars, vectors and the scales of quantized weights are
+    taken by their very names only.
 
     ValueError for a glob that matches nothing, or nothing that it may take, and where nothing at
     all is left; with `strict`, for a tensor that only its dtype leaves out.
@@ -43,8 +45,11 @@ def choose(
             return "excluded"
         if wanted and not matches_any(tensor.name, wanted):
             return "not included"
+        if is_scale(tensor.name, quantized) and tensor.name not in wanted:
+            return SCALE
         return why_unfit(tensor, tensor.name in wanted)
 
+    quantized = modules_of_quantized(tensors)
     reasons = {name: why_left(tensor) for name, tensor in sorted(tensors.items())}
     left = {name: reason for name, reason in reasons.items() if reason is not None}
     taken = tuple(name for name in reasons if name not in left)
@@ -64,6 +69,22 @@ def refuse_left_by_dtype(left: Mapping[str, str]) -> None:
             raise ValueError(
                 f"{name!r} is {reason}, which is not pruned: exclude it, or do without strict"
             )
+
+
+def modules_of_quantized(tensors: Mapping[str, Tensor]) -> set[str]:
+    """What holds matrices of dtypes that are not pruned."""
+    return {
+        name.rpartition(".")[0]
+        for name, tensor in tensors.items()
+        if len(tensor.shape) > 1 and tensor.dtype not in FLOATS
+    }
+
+
+def is_scale(name: str, quantized: set[str]) -> bool:
+    """Whether a tensor scales such a matrix beside it, by its name: `weight_scale_inv`, `scales`. A
+    zero there would prune a whole block of it."""
+    module, _, own = name.rpartition(".")
+    return "scale" in own and module in quantized
 
 
 def why_unfit(tensor: Tensor, by_its_name: bool) -> str | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .closing import Closing
-from .header import MOST_HEADER, Tensor, json_of, shortened
+from .header import MOST_HEADER, Tensor, is_packed, json_of, shortened
 from .pickles import refuse_pickles
 from .safetensors import Reader
 
@@ -68,6 +68,8 @@ class Checkpoint(Closing):
             self.files = {
                 name: self._files.enter_context(Reader(place)) for name, place in places.items()
             }
+            for reader in self.files.values():
+                refuse_packed(reader)
             self.tensors = tensors_of(self.path, self.files, index)
         except BaseException:
             self._files.close()
@@ -82,6 +84,29 @@ class Checkpoint(Closing):
 
     def close(self) -> None:
         self._files.close()
+
+
+def refuse_packed(file: Reader) -> None:
+    """ValueError for a file that is packed: its tensors are no longer those of a model."""
+    if is_packed(file.header):
+        raise ValueError(f"{file.path} is packed: unpack it first, by `datasparse unpack`")
+
+
+def safetensors_in(path: Path) -> list[Path]:
+    """A file itself, or the *.safetensors of a folder. FileNotFoundError where there are none, and
+    ValueError where an index names one that is not there."""
+    if not path.is_dir():
+        return [path]
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        refuse_pickles(path)
+        raise FileNotFoundError(f"{path} must have files *.safetensors, got none")
+    names = {file.name for file in files}
+    for index in sorted(path.glob(f"*{INDEX}")):
+        for tensor, name in read_index(index).items():
+            if name not in names:
+                raise ValueError(f"{index}: {tensor!r} lies in {name}, which is not there")
+    return files
 
 
 def files_in(folder: Path) -> tuple[dict[str, str] | None, list[str], str | None]:

@@ -21,6 +21,7 @@ from .._bfloat16 import BFLOAT16
 PREFIX = 8  # bytes of the header's length
 MOST_HEADER = 100_000_000  # bytes, as in the safetensors library
 METADATA = "__metadata__"  # no tensor has that name
+ABOUT = "datasparse.packed"  # in a packed file's metadata: JSON with version, size and layouts
 
 BITS = {
     **{"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16},
@@ -250,3 +251,8 @@ def fits(shape: list[int]) -> bool:
 def shortened(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def is_packed(header: Header) -> bool:
+    """Whether a file says that it was packed."""
+    return header.metadata is not None and ABOUT in header.metadata

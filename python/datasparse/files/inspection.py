@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from .._table import aligned
 from ..report import bytes_text
 from .dtypes import is_zero, item_size, unsigned
+from .folder import safetensors_in
 from .groups import Patterns, strongest, zero_blocks
 from .header import Tensor
-from .packed import PackedFile, safetensors_in
+from .packed import PackedFile
 from .packing import STEP, Kept
 
 Block = tuple[int, int]

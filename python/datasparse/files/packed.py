@@ -21,25 +21,28 @@ from numpy.typing import NDArray
 from .._core import _count_bits, _expand, get_num_threads
 from .closing import Closing
 from .dtypes import NUMPY, TORCH, item_size, unsigned
-from .header import PREFIX, Header, Tensor, json_of, parse_header, shortened
+from .folder import safetensors_in
+from .header import (
+    ABOUT,
+    PREFIX,
+    Header,
+    Tensor,
+    is_packed,
+    json_of,
+    parse_header,
+    shortened,
+)
 from .layouts import Layout, layout_named
-from .pickles import refuse_pickles
 from .safetensors import Reader
 
 if TYPE_CHECKING:
     import torch
 
 VERSION = 1
-ABOUT = "datasparse.packed"  # in the metadata: JSON with version, size and layouts
 HEADER = "datasparse.header"  # in the metadata: the JSON that the file began with
 PLACES = "datasparse.places:"  # and the tensor's name
 VALUES = "datasparse.values:"
 STEP = 1 << 16  # elements that are unpacked at once: what they take stays in the cache
-
-
-def is_packed(header: Header) -> bool:
-    """Whether a file says that it was packed."""
-    return header.metadata is not None and ABOUT in header.metadata
 
 
 def reserved(header: Header) -> list[str]:
@@ -302,17 +305,6 @@ def load_packed(path: str | os.PathLike[str], framework: str = "numpy") -> Packe
                 files[name] = file
         stack.pop_all()
     return Packed(files, framework)
-
-
-def safetensors_in(path: Path) -> list[Path]:
-    """A file itself, or the *.safetensors of a folder. FileNotFoundError where there are none."""
-    if not path.is_dir():
-        return [path]
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        refuse_pickles(path)
-        raise FileNotFoundError(f"{path} must have files *.safetensors, got none")
-    return files
 
 
 def unpacked_header(where: str, outer: Header) -> tuple[Header, Mapping[str, object]]:

@@ -15,19 +15,17 @@ from numpy.typing import NDArray
 
 from ..report import bytes_text
 from .dtypes import item_size, unsigned
+from .folder import safetensors_in
 from .groups import Patterns
-from .header import PREFIX, Header, Tensor
+from .header import ABOUT, PREFIX, Header, Tensor, is_packed
 from .layouts import Layout, smallest
 from .packed import (
-    ABOUT,
     HEADER,
     PLACES,
     VALUES,
     VERSION,
     PackedFile,
-    is_packed,
     reserved,
-    safetensors_in,
 )
 from .place import flush_folder, refuse_arrived, rename
 from .safetensors import Reader, Writer, flush
