@@ -66,7 +66,13 @@ def post_training_sparse_quantize(
         sparsifier.add_data(name, weights[name])
     sparsifier.step()
     sparsifier.squash_mask()
-    tied = tied_to(model, tables.values())
+    if tied := tied_to(model, tables.values()):  # a warning may be an error: the model is whole yet
+        warn(
+            f"{few(map(repr, tied))} shared its values with a table, and keeps them as they were: "
+            "neither pruned nor quantized",
+            UserWarning,
+            stacklevel=2,
+        )
     quantized = {
         id(table): quantized_like(table, weights[name], grids.get(name) or Grid.of(weights[name]))
         for name, table in tables.items()
@@ -76,13 +82,6 @@ def post_training_sparse_quantize(
         if id(module) in quantized:
             parent, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(parent), attribute, quantized[id(module)])
-    if tied:
-        warn(
-            f"{few(map(repr, tied))} shared its values with a table, and keeps them as they were: "
-            "neither pruned nor quantized",
-            UserWarning,
-            stacklevel=2,
-        )
     return sparsifier
 
 

@@ -279,7 +279,8 @@ def test_the_command_overwrites_no_checkpoint(option, tmp_path, capsys, monkeypa
         safetensors.numpy.save_file({"w": np.ones((4, 4), np.float32)}, name)
     before = Path("plain").read_bytes()
     Path("link").symlink_to("a.safetensors")
-    for target in ("a.safetensors", "plain", "link"):
+    Path("model.safetensors.index.json").write_bytes(before)
+    for target in ("a.safetensors", "plain", "link", "model.safetensors.index.json"):
         assert cli.main(["inspect", "b.safetensors", "plain", option, target]) == 2
         assert "must not be a checkpoint" in capsys.readouterr().err
         assert Path(target).read_bytes() == before

@@ -206,17 +206,37 @@ def test_scales_of_quantized_weights_are_left(tmp_path):
         "l.weight_scale_inv": torch.rand(2, 2) + 0.1,
         "g.qweight": torch.ones(32, 64, dtype=torch.int32),
         "g.scales": torch.rand(4, 64).half() + 0.1,
+        "g.zero": torch.rand(4, 64) + 1,
         "norm.scale_table": torch.randn(8, 8),  # beside nothing that is quantized
     }
     save_file(tensors, tmp_path / "s")
     done = prune(tmp_path / "s", tmp_path / "t", Options(sparsity_level=0.5))
     assert list(done["tensors"]) == ["norm.scale_table"]
-    assert done["left"]["g.scales"] == "a scale of quantized weights"
+    assert done["left"]["g.scales"] == "a scale or a zero point of quantized weights"
     after = load_file(tmp_path / "t")
-    for name in ("l.weight_scale_inv", "g.scales"):
+    for name in ("l.weight_scale_inv", "g.scales", "g.zero"):
         assert torch.equal(after[name], tensors[name])
     options = Options(sparsity_level=0.5, include=("g.scales",))
     assert list(prune(tmp_path / "s", tmp_path / "u", options)["tensors"]) == ["g.scales"]
+    options = Options(sparsity_level=0.5, include=("norm.*", "*scales"))
+    with pytest.raises(ValueError, match="a scale is included by its very name only"):
+        prune(tmp_path / "s", tmp_path / "v", options)
+
+
+@pytest.mark.parametrize(
+    ("include", "taken"), [("*", ["w"]), ("g.scales", ["g.scales"])], ids=["glob", "name"]
+)
+def test_a_recipe_takes_scales_by_name_alone(include, taken, tmp_path):
+    tensors = {"w": torch.randn(8, 8), "g.qweight": torch.ones(32, 64, dtype=torch.int32),
+               "g.scales": torch.rand(4, 64) + 0.1}  # fmt: skip
+    save_file(tensors, tmp_path / "s")
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(
+        f"version = 1\n[defaults]\nsparsity_level = 0.5\nsparse_block_shape = [1, 1]\n"
+        f'[[groups]]\ninclude = "{include}"\n'
+    )
+    done = prune(tmp_path / "s", tmp_path / "t", Options(recipe=str(recipe)))
+    assert list(done["tensors"]) == taken
 
 
 def test_what_is_packed_is_not_pruned(tmp_path):

@@ -35,8 +35,10 @@ def run(options: argparse.Namespace) -> int:
 
 def refuse_checkpoint(path: Path, files: list[Path]) -> None:
     """ValueError for a table or a plot in the place of a checkpoint, which it would overwrite."""
+    from datasparse.files.folder import DENSE, INDEX
+
     place = path.resolve()
-    if place.suffix == ".safetensors" or place in {file.resolve() for file in files}:
+    if place.name.endswith((*DENSE, INDEX)) or place in {file.resolve() for file in files}:
         raise ValueError(f"{path} must not be a checkpoint: name another file to be written")
 
 

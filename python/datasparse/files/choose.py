@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from .._core import _matches
@@ -10,7 +10,7 @@ from .._table import by_reason
 from .header import FLOATS, Tensor
 
 VECTOR = "a scalar or a vector"
-SCALE = "a scale of quantized weights"
+SCALE = "a scale or a zero point of quantized weights"
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ def choose(
     """Choose by globs (`*`, `?`, `[seq]`), as `datasparse.torch.attach()` does.
 
     Taken is what any of `include` matches (by default all does) and none of `exclude`, if it is of
-    a floating dtype of two bytes and more. Scalars, vectors and the scales of quantized weights are
-    taken by their very names only.
+    a floating dtype of two bytes and more. Scalars, vectors, and the scales and zero points of
+    quantized weights are taken by their very names only.
 
     ValueError for a glob that matches nothing, or nothing that it may take, and where nothing at
     all is left; with `strict`, for a tensor that only its dtype leaves out.
@@ -45,16 +45,14 @@ def choose(
             return "excluded"
         if wanted and not matches_any(tensor.name, wanted):
             return "not included"
-        if is_scale(tensor.name, quantized) and tensor.name not in wanted:
-            return SCALE
-        return why_unfit(tensor, tensor.name in wanted)
+        return why_unfit(tensor, tensor.name in wanted, scales)
 
-    quantized = modules_of_quantized(tensors)
+    scales = scales_in(tensors)
     reasons = {name: why_left(tensor) for name, tensor in sorted(tensors.items())}
     left = {name: reason for name, reason in reasons.items() if reason is not None}
     taken = tuple(name for name in reasons if name not in left)
     for pattern in wanted:
-        require_use(pattern, tensors, set(taken))
+        require_use(pattern, tensors, set(taken), scales)
     if strict:
         refuse_left_by_dtype(left)
     if not taken:
@@ -71,26 +69,30 @@ def refuse_left_by_dtype(left: Mapping[str, str]) -> None:
             )
 
 
-def modules_of_quantized(tensors: Mapping[str, Tensor]) -> set[str]:
-    """What holds matrices of dtypes that are not pruned."""
-    return {
-        name.rpartition(".")[0]
+def scales_in(tensors: Mapping[str, Tensor]) -> set[str]:
+    """What scales or shifts a matrix beside it that is not pruned for its dtype, by its name:
+    `weight_scale_inv`, `scales`, `zero`. A zero there would change a whole block of it."""
+    parts = {name: name.rpartition(".") for name in tensors}
+    quantized = {
+        parts[name][0]
         for name, tensor in tensors.items()
         if len(tensor.shape) > 1 and tensor.dtype not in FLOATS
     }
+    return {
+        name
+        for name, (module, _, own) in parts.items()
+        if module in quantized and ("scale" in own or "zero" in own)
+    }
 
 
-def is_scale(name: str, quantized: set[str]) -> bool:
-    """Whether a tensor scales such a matrix beside it, by its name: `weight_scale_inv`, `scales`. A
-    zero there would prune a whole block of it."""
-    module, _, own = name.rpartition(".")
-    return "scale" in own and module in quantized
-
-
-def why_unfit(tensor: Tensor, by_its_name: bool) -> str | None:
+def why_unfit(
+    tensor: Tensor, by_its_name: bool, scales: Container[str] = frozenset()
+) -> str | None:
     """Why a tensor is not pruned though its name is chosen."""
     if not tensor.name:
         return "without a name"
+    if tensor.name in scales and tensor.dtype in FLOATS and not by_its_name:
+        return SCALE
     if len(tensor.shape) < 2 and not by_its_name:
         return VECTOR
     if tensor.dtype not in FLOATS:
@@ -106,12 +108,15 @@ def require_a_match(pattern: str, tensors: Mapping[str, Tensor]) -> None:
     raise ValueError(f"{pattern!r} matches no tensor; there are {names}{more}")
 
 
-def require_use(pattern: str, tensors: Mapping[str, Tensor], taken: set[str]) -> None:
+def require_use(
+    pattern: str, tensors: Mapping[str, Tensor], taken: set[str], scales: set[str]
+) -> None:
     """ValueError for a glob that was to include, and matches only what it cannot take."""
     matched = [tensor for name, tensor in sorted(tensors.items()) if _matches(pattern, name)]
-    reasons = [why_unfit(tensor, tensor.name == pattern) for tensor in matched]
+    reasons = [why_unfit(tensor, tensor.name == pattern, scales) for tensor in matched]
     if taken.isdisjoint(tensor.name for tensor in matched) and all(reasons):
-        only = "; a vector is included by its very name only" if reasons[0] == VECTOR else ""
+        kind = {VECTOR: "a vector", SCALE: "a scale"}.get(str(reasons[0]))
+        only = f"; {kind} is included by its very name only" if kind else ""
         raise ValueError(
             f"{pattern!r} matches nothing that it may take: {matched[0].name!r} is "
             f"{reasons[0]}{only}"

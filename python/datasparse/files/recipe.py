@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..scores import Magnitude, Wanda
-from .choose import Choice, refuse_left_by_dtype, why_unfit
+from .choose import Choice, refuse_left_by_dtype, scales_in, why_unfit
 from .header import Tensor
 from .options import Options, Rules
 
@@ -27,7 +27,7 @@ def rules_of_recipe(options: Options, tensors: Mapping[str, Tensor]) -> Rules:
     the recipe itself finds: globs that match nothing, shapes that do not fit.
     """
     from ..recipes import load
-    from ..recipes.choosing import chosen, of_shape
+    from ..recipes.choosing import chosen, is_its_name, of_shape
     from ..recipes.resolving import axes_of
 
     assert options.recipe is not None
@@ -35,8 +35,14 @@ def rules_of_recipe(options: Options, tensors: Mapping[str, Tensor]) -> Rules:
     require_of_files(recipe, options)
     left: dict[str, str] = {}
     shapes: dict[str, tuple[int, ...]] = {}
+    patterns = [pattern for entry in recipe.entries for pattern in entry.include or ()]
+    scales = {
+        name
+        for name in scales_in(tensors)
+        if not any(is_its_name(pattern, name) for pattern in patterns)
+    }
     for name, tensor in sorted(tensors.items()):
-        reason = why_unfit(tensor, by_its_name=True)
+        reason = why_unfit(tensor, name not in scales, scales)  # the recipe itself leaves vectors
         if reason is None:
             shapes[name] = tensor.shape
         else:

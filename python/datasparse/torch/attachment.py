@@ -150,13 +150,6 @@ class Attachment:
                 UserWarning,
                 stacklevel=2,
             )
-        if writes_averages(optimizer) and not mask_state:
-            warn(
-                f"eval() of {type(optimizer).__name__} writes averages into the weights, in which "
-                "pruned ones are not zero: with mask_state=True they are",
-                UserWarning,
-                stacklevel=2,
-            )
         return self.follow_silently(optimizer, every, scheduler, mask_state, replaces_step)
 
     def follow_silently(
@@ -174,6 +167,13 @@ class Attachment:
             raise ValueError(f"every must be at least 1, or None, got {every}")
         if every is None and scheduler not in (None, [], ()):
             raise ValueError("with every=None the scheduler is left to you: pass none here")
+        if writes_averages(optimizer) and not mask_state:
+            warn(
+                f"eval() of {type(optimizer).__name__} writes averages into the weights, in which "
+                "pruned ones are not zero: with mask_state=True they are",
+                UserWarning,
+                stacklevel=3,
+            )
         return Following(self, optimizer, every, scheduler, mask_state, replaces_step)
 
     def sparsity(self, model: nn.Module | None = None) -> float:

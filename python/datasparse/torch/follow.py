@@ -57,7 +57,8 @@ def require_one_reader(attachment: Attachment, every: int | None) -> None:
     if any(following.renews for following in attachment.followings):
         raise ValueError(
             "the steps of another optimizer renew the masks already, which hang on gradients or "
-            "move: each step would count twice. With every=None this one writes zeros alone"
+            "move: each step would count twice. remove() that following, or give every=None, by "
+            "which this one writes zeros alone"
         )
 
 
@@ -220,10 +221,6 @@ class Following:
         if sys._getframe(1) is not self._outermost:
             return
         self._outermost = None
-        self._finish(optimizer)
-
-    @_disable_dynamo
-    def _finish(self, optimizer: torch.optim.Optimizer) -> None:
         is_renewed = self._before_update.is_needed
         if not self._trained if is_renewed else trained_nothing(optimizer, self._had_gradients):
             return

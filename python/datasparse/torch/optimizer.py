@@ -22,20 +22,15 @@ def plain_optimizer(optimizer: object) -> torch.optim.Optimizer:
         inner := getattr(plain, "optimizer", None), torch.optim.Optimizer
     ):
         plain = inner
-    if isinstance(plain, torch.optim.Optimizer) and calls_hooks(plain):
+    # Optimizer.__init__() makes this, and step() call hooks; timm's Lookahead never calls it.
+    if isinstance(plain, torch.optim.Optimizer) and hasattr(
+        plain, "_optimizer_state_dict_post_hooks"
+    ):
         return plain
     raise TypeError(
         f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}, whose steps "
         "cannot be followed: after each of them call scheduler.step(), if you have a scheduler, "
         "then sparsifier.step() and attachment.apply()"
-    )
-
-
-def calls_hooks(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether its step() calls hooks. `Optimizer.__init__()` sees to that, but some that wrap
-    another optimizer never call it, timm's Lookahead among them."""
-    return hasattr(optimizer, "_optimizer_step_post_hooks") and hasattr(
-        type(optimizer).step, "hooked"
     )
 
 
