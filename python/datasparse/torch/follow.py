@@ -221,6 +221,10 @@ class Following:
         if sys._getframe(1) is not self._outermost:
             return
         self._outermost = None
+        self._finish(optimizer)
+
+    @_disable_dynamo  # nor can what computes masks on a device
+    def _finish(self, optimizer: torch.optim.Optimizer) -> None:
         is_renewed = self._before_update.is_needed
         if not self._trained if is_renewed else trained_nothing(optimizer, self._had_gradients):
             return
