@@ -10,7 +10,7 @@ from warnings import warn
 import torch
 from torch import nn
 
-from ._core import BaseDataScheduler
+from ._core import AdaptiveDataScheduler, BaseDataScheduler
 from .recipes import Recipe, load
 from .torch import Attachment, Following
 from .torch.follow import Schedulers, listed, named
@@ -73,11 +73,13 @@ class Training:
         self.every = every
         self.mask_state = mask_state
         self.replaces_step = replaces_step
-        for one in schedulers:
+        # One that needs a metric is stepped by the user, and saved with the others.
+        self._moved = [one for one in schedulers if not isinstance(one, AdaptiveDataScheduler)]
+        for one in self._moved:
             one.leads = True
         self.steps = 0  # of the optimizer, before the training was interrupted
         self._following: list[Following] = []
-        self.first = [one.last_epoch for one in schedulers]  # before the first epoch
+        self.first = [one.last_epoch for one in self._moved]  # before the first epoch
         self._resumed = False
 
     @property
@@ -96,7 +98,7 @@ class Training:
         self.end()
         self._resumed = self._resumed and resumed
         if not self._resumed:
-            self.first = [one.last_epoch - epochs for one in self.schedulers]
+            self.first = [one.last_epoch - epochs for one in self._moved]
             self.steps = 0
         chosen = [optimizer for optimizer in map(plain_optimizer, optimizers)
                   if self.attachment.owns_any_of(optimizer)]  # fmt: skip
@@ -115,7 +117,7 @@ class Training:
             following = self.attachment.follow_silently(
                 optimizer,
                 every=self.every if leads else None,
-                scheduler=self.schedulers if leads and not self.by_epoch else None,
+                scheduler=self._moved if leads and not self.by_epoch else None,
                 mask_state=self.mask_state,
                 replaces_step=self.replaces_step and leads,
             )
@@ -126,28 +128,45 @@ class Training:
         """How many steps have been followed."""
         return self._following[0].steps if self._following else self.steps
 
+    def epoch_ends_with_this_step(self, epochs: int) -> None:
+        """Say, before the update of an epoch's last step, how many epochs are over after it.
+
+        Masks that are renewed before an update are renewed before this one, to be of the schedule's
+        value after so many epochs. All others wait for `epochs_done()`.
+        """
+        if renews_before_update(self.attachment.sparsifier) and self._move_on(epochs):
+            self._following[0].is_due = True
+
     def epochs_done(self, epochs: int) -> None:
         """Bring schedule and masks to where they are after so many epochs of this training.
 
         So the masks after N epochs are of the schedule's value at N. A checkpoint may be written
         between the last step of an epoch and its end, which the resumed training does not see; so
-        this is called at the beginning of epochs, too.
+        this is called at the beginning of epochs, too. Where nobody knew that a step is the last,
+        masks that are renewed before an update are renewed before the next one.
         """
+        if not self._move_on(epochs):
+            return
+        if renews_before_update(self.attachment.sparsifier):
+            self._following[0].is_due = True
+        else:
+            sparsifier, apply = self.attachment.sparsifier, self.attachment.apply
+            step_then(self.attachment.renew, sparsifier, apply)
+
+    def _move_on(self, epochs: int) -> bool:
+        """Move the schedule. Returns whether masks are to follow."""
         behind = [
             (one, first + epochs)
-            for one, first in zip(self.schedulers, self.first, strict=True)
+            for one, first in zip(self._moved, self.first, strict=True)
             if one.last_epoch < first + epochs
         ]
         if not self.by_epoch or not behind:
-            return
+            return False
         for scheduler, due in behind:
             while scheduler.last_epoch < due:
                 scheduler.step()
-        # Version 0.1.0 waited for the next renewal. What reads gradients has none here.
-        waits = any(scheduler.counts_renewals for scheduler in self.schedulers)
-        if not waits and not renews_before_update(self.attachment.sparsifier):
-            sparsifier, apply = self.attachment.sparsifier, self.attachment.apply
-            step_then(self.attachment.renew, sparsifier, apply)
+        # Version 0.1.0 waited for the next renewal.
+        return not any(scheduler.counts_renewals for scheduler in self._moved)
 
     def resume(self, steps: int, first: list[int]) -> None:
         """Say that masks and schedule were loaded, after so many steps of the optimizer.
@@ -164,6 +183,14 @@ class Training:
         if self._following:
             self.steps = self.steps_done()
             self._resumed = False
+            if self._following[0].is_due:
+                warn(
+                    "the schedule has moved at the end of the last epoch, but these masks are "
+                    "renewed in steps of the optimizer, and none came after it: they are of the "
+                    'schedule\'s value before. With schedule="step" they reach its end',
+                    UserWarning,
+                    stacklevel=3,
+                )
         for following in self._following:
             following.remove()
         self._following = []
@@ -207,10 +234,10 @@ class Training:
 
     def checked(self, first: Any) -> list[int]:
         """`first` as it was saved. ValueError for what it cannot be."""
-        listed = list(first) if isinstance(first, list) else [first] * len(self.schedulers)
-        if len(listed) != len(self.schedulers) or any(type(one) is not int for one in listed):
+        listed = list(first) if isinstance(first, list) else [first] * len(self._moved)
+        if len(listed) != len(self._moved) or any(type(one) is not int for one in listed):
             raise ValueError(
-                f"first of the state must be an int for each of {len(self.schedulers)} schedulers, "
+                f"first of the state must be an int for each of {len(self._moved)} schedulers, "
                 f"got {first!r}"
             )
         return listed

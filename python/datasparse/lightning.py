@@ -65,12 +65,14 @@ class DataSparsity(Callback):
     Args:
         attachment: what `datasparse.torch.attach(module, sparsifier)` returned; or, with a recipe,
             the module itself, which is attached now.
-        scheduler: of the attachment's sparsifier; or several, of different keys; or none.
+        scheduler: of the attachment's sparsifier; or several, of different keys; or none. An
+            `AdaptiveDataScheduler` is saved and resumed with the others; its step(metric) is yours.
         recipe: of `datasparse.recipes`, or the path of its file: which weights, how, and the
             schedulers.
         schedule: what the schedule counts. "step": the optimizer's steps, as `follow()` says;
             "epoch": epochs. Then the masks after N epochs are of its value at N: they are renewed
-            at the end of each epoch, too.
+            at the end of each epoch, too; those that are made by gradients, or move, with its last
+            step.
         every: masks are renewed after the first optimizer step and each `every`-th one from there.
         mask_state: whether the optimizer forgets pruned elements, too.
         replaces_step: whether the step at which masks move (`datasparse.regrowth`) trains nothing.
@@ -127,6 +129,10 @@ class DataSparsity(Callback):
             # Averages were written into the module at the epoch's start, where it ends with them.
             if averages_of(trainer):
                 self._training.attachment.apply()
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        if trainer.is_last_batch:
+            self._training.epoch_ends_with_this_step(trainer.current_epoch + 1)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._waits_for_epoch = True

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,8 @@ from .torch.follow import Schedulers
 __all__ = ["DataSparsity"]
 
 CHECKPOINT = "datasparse.safetensors"  # within the trainer's
-FIRST = "datasparse.first.json"  # beside it: where the schedules were before the first epoch
+FIRST = "datasparse.first.json"  # beside it: where the schedules began, and epochs
+STATE = "trainer_state.json"  # the trainer's own
 
 if TYPE_CHECKING:
 
@@ -49,12 +52,14 @@ class DataSparsity(TrainerCallback):
     Args:
         attachment: what `datasparse.torch.attach(model, sparsifier)` returned; or, with a recipe,
             the model itself, which is attached now.
-        scheduler: of the attachment's sparsifier; or several, of different keys; or none.
+        scheduler: of the attachment's sparsifier; or several, of different keys; or none. An
+            `AdaptiveDataScheduler` is saved and resumed with the others; its step(metric) is yours.
         recipe: of `datasparse.recipes`, or the path of its file: which weights, how, and the
             schedulers.
         schedule: what the schedule counts. "step": the optimizer's steps, as `follow()` says;
             "epoch": epochs. Then the masks after N epochs are of its value at N: they are renewed
-            at the end of each epoch, too.
+            at the end of each epoch, too; those that are made by gradients, or move, with its last
+            step.
         every: masks are renewed after the first optimizer step and each `every`-th one from there.
         mask_state: whether the optimizer forgets pruned elements, too.
         replaces_step: whether the step at which masks move (`datasparse.regrowth`) trains nothing.
@@ -65,9 +70,9 @@ class DataSparsity(TrainerCallback):
     Each checkpoint of the trainer gets a file `datasparse.safetensors` with masks, configs and
     schedule, which `datasparse.load()` reads, too, and `datasparse.first.json`, which says where
     the schedule began; a training that is resumed from the checkpoint goes on as if it had not been
-    interrupted. Where the trainer ends with the best model
-    (load_best_model_at_end), the masks are those of its checkpoint. The model stays attached after
-    the training: `detach(model)` makes the zeros permanent.
+    interrupted. Where the trainer ends with the best model (load_best_model_at_end), the masks are
+    those of its checkpoint. Where data have no length, each pass through them is an epoch. The
+    model stays attached after the training: `detach(model)` makes the zeros permanent.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class DataSparsity(TrainerCallback):
     ) -> None:
         attachment, scheduler = of_recipe(attachment, scheduler, recipe)
         self._training = Training(attachment, scheduler, schedule, every, mask_state, replaces_step)
+        self._epochs = Epochs()
         self._log = log
         self._resume_from = None if resume_from is None else Path(resume_from)
 
@@ -97,36 +103,49 @@ class DataSparsity(TrainerCallback):
         return self._training.scheduler
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._epochs = Epochs()
         if state.global_step > 0:
-            folder = self._resume_from or folder_of(args, state)
-            if not (folder / CHECKPOINT).exists():
-                raise FileNotFoundError(
-                    f"the training is resumed at step {state.global_step}, but there is no "
-                    f"{CHECKPOINT} in {folder}: name the checkpoint by "
-                    "DataSparsity(..., resume_from=...)"
-                )
-            first, noted = self._training.first, folder / FIRST
-            if noted.exists():  # version 0.1.0 did not write it
-                read = json_of(str(noted), noted.read_bytes())
-                first = self._training.checked(read.get("first"))
-            load(folder / CHECKPOINT, self.sparsifier, *self._training.schedulers)
-            self._training.resume(state.global_step, first)
+            self._resume(args, state)
         optimizer = kwargs["optimizer"]
         self._training.begin([optimizer], resumed=state.global_step > 0)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._training.epochs_done(whole_epochs(state))
+        self._training.epochs_done(self._epochs.done(state))
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._epochs.end_with_this_step(args, state, kwargs.get("train_dataloader")):
+            self._training.epoch_ends_with_this_step(self._epochs.done(state) + 1)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._training.epochs_done(whole_epochs(state))
+        self._epochs.end(state, control)
+        self._training.epochs_done(self._epochs.done(state))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if args.should_save:
             folder = folder_of(args, state)
-            (folder / FIRST).write_text(json.dumps({"first": self._training.first}))
+            counts = {"first": self._training.first} | asdict(self._epochs)
+            (folder / FIRST).write_text(json.dumps(counts))
             save(folder / CHECKPOINT, self.sparsifier, *self._training.schedulers)
         elif any(map(is_sharded, map(self.sparsifier.get_mask, self.sparsifier.data_groups))):
             self.sparsifier.state_dict()  # the rank that saves gathers masks of all others
+
+    def _resume(self, args: Any, state: Any) -> None:
+        folder = self._resume_from or folder_of(args, state)
+        if not (folder / CHECKPOINT).exists():
+            raise FileNotFoundError(
+                f"the training is resumed at step {state.global_step}, but there is no "
+                f"{CHECKPOINT} in {folder}: name the checkpoint by "
+                "DataSparsity(..., resume_from=...)"
+            )
+        if self._resume_from is None:
+            require_its_own(folder, state)
+        first, noted = self._training.first, folder / FIRST
+        if noted.exists():  # version 0.1.0 did not write it
+            read = json_of(str(noted), noted.read_bytes())
+            first = self._training.checked(read.pop("first", None))
+            self._epochs = Epochs(**read)
+        load(folder / CHECKPOINT, self.sparsifier, *self._training.schedulers)
+        self._training.resume(state.global_step, first)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._log:
@@ -136,7 +155,7 @@ class DataSparsity(TrainerCallback):
                 state.log_history[-1]["sparsity"] = sparsity
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._training.epochs_done(whole_epochs(state))
+        self._training.epochs_done(self._epochs.done(state))
         self._training.end()
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             best = Path(state.best_model_checkpoint) / CHECKPOINT
@@ -144,9 +163,53 @@ class DataSparsity(TrainerCallback):
             self._training.attachment.apply()
 
 
-def whole_epochs(state: Any) -> int:
-    """How many epochs are over; the trainer counts in fractions, which are rounded."""
-    return int((state.epoch or 0) + 1e-6)
+@dataclass
+class Epochs:
+    """How many epochs of the trainer's are over.
+
+    It counts in fractions of the length of its data. Where the data have none, it takes all of the
+    training for one epoch; then each pass through them counts here, and the one before says how
+    long the next is.
+    """
+
+    passes: int = 0  # that are over
+    begun: int = 0  # the step before the pass under way
+    length: int = 0  # of a whole pass, in steps; 0 before the first is over
+
+    def done(self, state: Any) -> int:
+        return int((state.epoch or 0) + 1e-6) if has_length(state) else self.passes
+
+    def end(self, state: Any, control: Any) -> None:
+        steps, self.begun = state.global_step - self.begun, state.global_step
+        if control.should_training_stop and not 0 < self.length <= steps:
+            return  # broken off
+        if steps > 0:
+            self.passes += 1
+            self.length = max(self.length, steps)
+
+    def end_with_this_step(self, args: Any, state: Any, data: Any) -> bool:
+        """Whether an epoch ends with the update that comes; False where nobody knows."""
+        if not has_length(state):
+            return int(state.global_step) + 1 - self.begun == self.length
+        batches = len(data)
+        done = round((state.epoch or 0) % 1 * batches)
+        return done + int(args.gradient_accumulation_steps) >= batches
+
+
+def has_length(state: Any) -> bool:
+    """Whether the trainer knows how long its data are: if not, it plans for no end of epochs."""
+    return int(state.num_train_epochs) < sys.maxsize
+
+
+def require_its_own(folder: Path, state: Any) -> None:
+    """ValueError where a checkpoint is another training's than the one that is resumed."""
+    noted = folder / STATE
+    theirs = json_of(str(noted), noted.read_bytes()).get("log_history")
+    if json.dumps(theirs) != json.dumps(state.log_history):  # a loss may be NaN, which equals none
+        raise ValueError(
+            f"the training that is resumed has another log than {noted}: name its checkpoint by "
+            "DataSparsity(..., resume_from=...)"
+        )
 
 
 def folder_of(args: Any, state: Any) -> Path:

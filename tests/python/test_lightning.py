@@ -6,7 +6,9 @@ import importlib
 import pytest
 import torch
 from datasparse import AdaptiveDataScheduler, BaseDataScheduler, DataNormSparsifier, DataScheduler
-from datasparse.schedules import Linear
+from datasparse.regrowth import RigL
+from datasparse.schedules import Constant, Linear
+from datasparse.scores import Taylor
 from datasparse.torch import attach, detach
 from devices.trainers import options_of_trainers
 from support import ON_DEVICES, first_there
@@ -102,10 +104,10 @@ def trainer_of(package, folder, *callbacks, **options):
 
 
 def sparse_module(package, **options):
-    module = module_of(package)
+    module = options.pop("module", None) or module_of(package)
     mode = options.pop("mode", "in_place")
     scheduled = options.pop("scheduled", True)
-    sparsifier = DataNormSparsifier(**CONFIG)
+    sparsifier = options.pop("sparsifier", None) or DataNormSparsifier(**CONFIG)
     attachment = attach(module, sparsifier, include="model.*.weight", mode=mode)
     scheduler = DataScheduler(sparsifier, "sparsity_level", Linear(end=4)) if scheduled else None
     return module, callbacks().DataSparsity(attachment, scheduler, **options)
@@ -130,6 +132,58 @@ def test_the_schedule_may_go_by_epochs(package, tmp_path):
     assert [zeros for _, zeros in module.seen] == 6 * [0] + 6 * [48] + 6 * [96]
     assert callback.scheduler.last_epoch == 3
     assert int((module.model[0].weight == 0).sum()) == 144  # of the value at 3, once 3 are over
+
+
+def by_gradients(kind):
+    """A sparsifier whose masks are renewed before an update, as `sparse_module()` takes it."""
+    if kind == "Taylor":
+        return DataNormSparsifier(**CONFIG, score=Taylor())
+    return RigL(sparsity_level=0.8, drop_fraction=0.3, seed=1)
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("kind", ["Taylor", "RigL"])
+def test_masks_by_gradients_are_renewed_with_the_last_step_of_an_epoch(
+    package, tmp_path, kind, accumulate
+):
+    module, callback = sparse_module(
+        package, sparsifier=by_gradients(kind), schedule="epoch", every=100
+    )
+    pruned = []
+
+    class Watch(package.Callback):
+        def on_train_batch_end(self, *_):
+            mask = callback.sparsifier.get_mask("model.0.weight")
+            pruned.append(mask.numel() - int(mask.sum()))
+
+    trainer = trainer_of(package, tmp_path, callback, Watch(), accumulate_grad_batches=accumulate)
+    trainer.fit(module, Loader())
+    assert pruned[5::6] == [48, 96, 144]  # of the values at 1, 2, 3
+    assert pruned[10] == 48
+    assert pruned[16] == 96
+    assert callback.scheduler.last_epoch == 3
+
+
+def test_a_last_value_that_no_mask_is_of_is_said(package, tmp_path):
+    """No step comes at the end of the epoch: the optimizer's are skipped in the last batch."""
+
+    class Skipping(Body):
+        automatic_optimization = False
+
+        def training_step(self, batch, index):
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(super().training_step(batch, index))
+            if index < 5:
+                optimizer.step()
+
+    module = type("Module", (Skipping, package.LightningModule), {})()
+    module, callback = sparse_module(
+        package, module=module, sparsifier=by_gradients("Taylor"), schedule="epoch", every=100
+    )
+    with pytest.warns(UserWarning, match="renewed in steps of the optimizer, and none came after"):
+        trainer_of(package, tmp_path, callback).fit(module, Loader())
+    assert [zeros for _, zeros in module.seen] == 6 * [0] + 6 * [48] + 6 * [96]
 
 
 @pytest.mark.full_there
@@ -216,6 +270,32 @@ def test_a_resumed_training_equals_the_unbroken_one(package, tmp_path, mode, sch
     assert second.sparsifier.step_count == callback.sparsifier.step_count
 
 
+@pytest.mark.parametrize("saved", first_there([6, 9]))  # of 6 steps an epoch
+def test_a_resumed_training_by_gradients_equals_the_unbroken_one(package, tmp_path, saved):
+    def made():
+        return sparse_module(
+            package, sparsifier=by_gradients("Taylor"), schedule="epoch", every=100
+        )
+
+    unbroken, callback = made()
+    trainer_of(package, tmp_path, callback).fit(unbroken, Loader())
+    module, first = made()
+    saving = package.callbacks.ModelCheckpoint(
+        tmp_path / "saved", "{step}", every_n_train_steps=saved, save_top_k=-1
+    )
+    killer = killer_of(package, saved + 1)
+    trainer = trainer_of(package, tmp_path, first, saving, killer, enable_checkpointing=True)
+    with pytest.raises(KillError):
+        trainer.fit(module, Loader())
+
+    module, second = made()
+    path = tmp_path / "saved" / f"step={saved}.ckpt"
+    trainer_of(package, tmp_path, second).fit(module, Loader(), ckpt_path=path)
+    assert module.seen == unbroken.seen[saved:]
+    assert torch.equal(module.model[0].weight, unbroken.model[0].weight)
+    assert second.state_dict() == callback.state_dict()
+
+
 def as_0_1_0_saved(state):
     """The state of a callback, without what came later."""
     groups = {
@@ -263,6 +343,33 @@ def test_the_callback_leaves_the_optimizer_alone_after_an_error(package, tmp_pat
     steps = callback.sparsifier.step_count
     trainer.optimizers[0].step()
     assert callback.sparsifier.step_count == steps == 2
+
+
+def test_a_scheduler_that_needs_a_metric_is_saved_and_left_to_its_owner(package, tmp_path):
+    def made():
+        module = module_of(package)
+        sparsifier = DataNormSparsifier(**CONFIG)
+        attachment = attach(module, sparsifier, include="model.*.weight")
+        adaptive = AdaptiveDataScheduler(sparsifier, "sparsity_level", Linear(end=4))
+        plain = DataScheduler(sparsifier, "zeros_per_block", Constant(1))
+        return module, callbacks().DataSparsity(attachment, [adaptive, plain]), adaptive
+
+    module, callback, adaptive = made()
+    first = trainer_of(package, tmp_path, callback, max_epochs=1)
+    first.fit(module, Loader())
+    assert adaptive.position == 0
+    for _ in range(3):
+        adaptive.step(0.5)
+    first.save_checkpoint(tmp_path / "saved.ckpt")
+
+    module, callback, resumed = made()
+    second = trainer_of(package, tmp_path, callback, max_epochs=2)
+    second.fit(module, Loader(), ckpt_path=tmp_path / "saved.ckpt")
+    assert resumed.position == 3
+    assert resumed.best == 0.5
+    assert int((module.model[0].weight == 0).sum()) == 144
+    resumed.step(0.5)
+    assert resumed.get_last_param()["model.0.weight"] == 0.8
 
 
 @pytest.mark.full_there
@@ -415,8 +522,9 @@ def test_arguments_are_checked():
     with pytest.raises(ValueError, match="belongs to another sparsifier"):
         callbacks().DataSparsity(attachment, DataScheduler(other, "sparsity_level", Linear(end=4)))
     adaptive = AdaptiveDataScheduler(sparsifier, "sparsity_level", Linear(end=4))
-    with pytest.raises(TypeError, match="needs a metric"):
-        callbacks().DataSparsity(attachment, adaptive)
+    plain = DataScheduler(sparsifier, "sparsity_level", Linear(end=4))
+    with pytest.raises(ValueError, match="must move different keys"):
+        callbacks().DataSparsity(attachment, [adaptive, plain])
 
 
 def test_an_optimizer_without_attached_parameters_is_an_error(package, tmp_path):

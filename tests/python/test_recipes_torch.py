@@ -271,8 +271,7 @@ def test_lightnings_callback_takes_a_recipe(tmp_path, schedule):
     trainer.fit(other, loader, ckpt_path=tmp_path / "whole.ckpt", weights_only=False)
     config = resumed.sparsifier.data_groups["net.middle.weight"]
     assert (config["sparsity_level"], config["drop_fraction"]) == (0.5, 0.0)
-    if schedule == "step":  # by epochs, masks that are made by gradients wait for the next ones
-        assert int((other.net.middle.weight == 0).sum()) == 64
+    assert int((other.net.middle.weight == 0).sum()) == 64
 
 
 def test_the_trainers_callback_takes_a_recipe():

@@ -6,7 +6,9 @@ import datasparse
 import pytest
 import torch
 from datasparse import DataNormSparsifier, DataScheduler
+from datasparse.regrowth import RigL
 from datasparse.schedules import Linear
+from datasparse.scores import Taylor
 from datasparse.torch import attach, detach
 from devices.trainers import arguments_of_trainers
 from support import ON_DEVICES
@@ -74,14 +76,21 @@ def sparse_bert(**options):
     from datasparse.transformers import DataSparsity
 
     model = bert()
-    sparsifier = DataNormSparsifier(**CONFIG)
+    sparsifier = options.pop("sparsifier", None) or DataNormSparsifier(**CONFIG)
     mode = options.pop("mode", "in_place")
     attachment = attach(model, sparsifier, include="*.encoder.*.weight", types=nn.Linear, mode=mode)
     scheduler = DataScheduler(sparsifier, "sparsity_level", Linear(end=4))
     return model, DataSparsity(attachment, scheduler, **options)
 
 
-def trainer_of(model, folder, *callbacks, evaluated=None, **options):
+def by_gradients(kind):
+    """A sparsifier whose masks are renewed before an update."""
+    if kind == "Taylor":
+        return DataNormSparsifier(**CONFIG, score=Taylor())
+    return RigL(sparsity_level=0.8, drop_fraction=0.3, seed=1)
+
+
+def trainer_of(model, folder, *callbacks, train=None, evaluated=None, **options):
     settings = {
         "num_train_epochs": 3, "per_device_train_batch_size": 4, "report_to": [],
         "save_strategy": "no", "logging_strategy": "no", "learning_rate": 1e-2,
@@ -89,7 +98,11 @@ def trainer_of(model, folder, *callbacks, evaluated=None, **options):
     } | options  # fmt: skip
     arguments = arguments_of_trainers(transformers, folder, **settings)
     return transformers.Trainer(
-        model, arguments, train_dataset=Data(), eval_dataset=evaluated, callbacks=list(callbacks)
+        model,
+        arguments,
+        train_dataset=train or Data(),
+        eval_dataset=evaluated,
+        callbacks=list(callbacks),
     )
 
 
@@ -112,6 +125,57 @@ def test_the_schedule_may_go_by_epochs(tmp_path):
     trainer_of(model, tmp_path, callback, watch).train()
     assert watch.seen == 6 * [0] + 6 * [51] + 6 * [102]
     assert int((model.get_parameter(LAYER) == 0).sum()) == 154  # of the value at 3
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("kind", ["Taylor", "RigL"])
+def test_masks_by_gradients_are_renewed_with_the_last_step_of_an_epoch(tmp_path, kind, accumulate):
+    model, callback = sparse_bert(schedule="epoch", every=100, sparsifier=by_gradients(kind))
+    watch = counter()
+    trainer_of(model, tmp_path, callback, watch, gradient_accumulation_steps=accumulate).train()
+    steps = {1: 6, 4: 2}[accumulate]  # of an epoch
+    assert watch.seen[steps - 1 :: steps] == [51, 102, 154]
+    assert watch.seen[2 * steps - 2] == 51
+    assert callback.scheduler.last_epoch == 3
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Data without a length, of six batches of four."""
+
+    def __iter__(self):
+        yield from (Data()[index] for index in range(24))
+
+
+@pytest.mark.parametrize("kind", ["norm", "Taylor"])
+def test_epochs_of_data_without_a_length_are_passes_through_them(tmp_path, kind):
+    sparsifier = None if kind == "norm" else by_gradients(kind)
+    model, callback = sparse_bert(schedule="epoch", every=100, sparsifier=sparsifier)
+    watch = counter()
+    trainer_of(model, tmp_path, callback, watch, train=Stream(), max_steps=18).train()
+    if kind == "norm":
+        assert watch.seen == 6 * [0] + 6 * [51] + 6 * [102]
+    else:  # nobody knows how long the first pass is
+        assert watch.seen == 6 * [0] + 5 * [51] + 6 * [102] + [154]
+    assert int((model.get_parameter(LAYER) == 0).sum()) == 154
+    assert callback.scheduler.last_epoch == 3
+
+
+@pytest.mark.full_there
+def test_a_pass_that_the_trainer_breaks_off_is_no_epoch(tmp_path):
+    model, callback = sparse_bert(schedule="epoch")
+    trainer_of(model, tmp_path, callback, train=Stream(), max_steps=16).train()
+    assert callback.scheduler.last_epoch == 2
+
+
+def test_passes_are_counted_on_by_a_resumed_training(tmp_path):
+    model, callback = sparse_bert(schedule="epoch")
+    options = {"train": Stream(), "max_steps": 18, "save_strategy": "steps", "save_steps": 12}
+    trainer_of(model, tmp_path, callback, **options).train()
+    model, callback = sparse_bert(schedule="epoch")
+    checkpoint = str(tmp_path / "checkpoint-12")
+    trainer_of(model, tmp_path, callback, **options).train(resume_from_checkpoint=checkpoint)
+    assert callback.scheduler.last_epoch == 3
+    assert int((model.get_parameter(LAYER) == 0).sum()) == 154
 
 
 def test_gradient_accumulation(tmp_path):
@@ -232,6 +296,21 @@ def test_a_checkpoint_elsewhere_is_named(tmp_path):
         trainer_of(model, tmp_path / "b", callback).train(resume_from_checkpoint=str(checkpoint))
     model, callback = sparse_bert(resume_from=checkpoint)
     trainer_of(model, tmp_path / "b", callback).train(resume_from_checkpoint=str(checkpoint))
+    assert callback.sparsifier.step_count == 18
+
+
+def test_the_checkpoint_of_another_training_is_refused(tmp_path):
+    saving = {"save_strategy": "epoch", "logging_strategy": "steps", "logging_steps": 2}
+    for folder, rate in (("a", 1e-2), ("b", 2e-2)):
+        model, callback = sparse_bert()
+        trainer_of(model, tmp_path / folder, callback, **saving, learning_rate=rate).train()
+    checkpoint = tmp_path / "a" / "checkpoint-6"
+    model, callback = sparse_bert()
+    before = callback.sparsifier.state_dict()
+    with pytest.raises(ValueError, match=r"another log than .*resume_from=\.\.\."):
+        trainer_of(model, tmp_path / "b", callback).train(resume_from_checkpoint=str(checkpoint))
+    assert str(callback.sparsifier.state_dict()) == str(before)
+    trainer_of(model, tmp_path / "a", callback).train(resume_from_checkpoint=str(checkpoint))
     assert callback.sparsifier.step_count == 18
 
 

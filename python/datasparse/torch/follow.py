@@ -17,7 +17,7 @@ from torch._compile import _disable_dynamo
 from .._core import AdaptiveDataScheduler, BaseDataScheduler
 from .._table import few
 from .dtensors import count_nonzero
-from .gradients import BeforeUpdate, regrows, renews_before_update
+from .gradients import BeforeUpdate, Masks, regrows, renews_before_update
 from .groups import step_then
 from .optimizer import gradients_of, held_by, mask_optimizer_state
 
@@ -30,6 +30,15 @@ Schedulers = BaseDataScheduler | Sequence[BaseDataScheduler] | None
 STEPS = "datasparse_steps"  # in an optimizer's state_dict(): a list, one for each that follows it
 
 _moved_by: WeakKeyDictionary[BaseDataScheduler, ref[Following]] = WeakKeyDictionary()
+
+
+def require_no_metric(scheduler: BaseDataScheduler) -> None:
+    """TypeError for a scheduler that an optimizer's steps cannot move."""
+    if isinstance(scheduler, AdaptiveDataScheduler):
+        raise TypeError(
+            "an AdaptiveDataScheduler needs a metric: leave it out here, and call its "
+            "step(metric) where the metric is known"
+        )
 
 
 def require_still(scheduler: BaseDataScheduler) -> None:
@@ -93,6 +102,7 @@ class Following:
         self._optimizer = ref(optimizer)  # which holds this by its hooks
         self._before_update = BeforeUpdate(attachment, optimizer, replaces_step)
         for one in schedulers:
+            require_no_metric(one)
             require_still(one)
         require_alone(attachment, optimizer)
         require_one_reader(attachment, every)
@@ -100,6 +110,7 @@ class Following:
             _moved_by[one] = ref(self)
         attachment.followings.add(self)
         self.steps = 0
+        self.is_due = False  # whether masks are renewed at the next step, whatever `every` is
         self._attachment = attachment
         self._every = every
         # A mask that was drawn is trained first; all others are drawn by the weights at once.
@@ -245,7 +256,7 @@ class Following:
         """Schedules move first, so that the masks after step s are those of schedule(s)."""
         if self._every is None:
             return
-        due = (self.steps - self._phase) % self._every == 0
+        due = self.is_due or (self.steps - self._phase) % self._every == 0
         schedulers = [scheduler for scheduler, _ in self._schedulers]
         moves_last = any(scheduler.counts_renewals for scheduler in schedulers)  # as 0.1.0 did
         if not moves_last:
@@ -262,7 +273,11 @@ class Following:
         self._before_update.prepare()
         before = self._before_update.masks()
         renewal, sparsifier = self._attachment.renew, self._attachment.sparsifier
-        step_then(renewal, sparsifier, lambda: self._before_update.finish(before))
+        step_then(renewal, sparsifier, lambda: self._renewed(before))
+
+    def _renewed(self, before: Masks) -> None:
+        self.is_due = False
+        self._before_update.finish(before)
 
     def _warn_of_replaced(self, optimizer: torch.optim.Optimizer) -> None:
         changes = self._attachment.changes()
@@ -295,8 +310,7 @@ def named(names: list[str]) -> str:
 def listed(scheduler: Schedulers, attachment: Attachment) -> list[BaseDataScheduler]:
     """The schedulers that are given: one, several, or none.
 
-    ValueError for another sparsifier's, and for two of one key; TypeError for one that needs a
-    metric.
+    ValueError for another sparsifier's, and for two of one key.
     """
     if scheduler is None:
         return []
@@ -308,11 +322,6 @@ def listed(scheduler: Schedulers, attachment: Attachment) -> list[BaseDataSchedu
             )
         if one.data_sparsifier is not attachment.sparsifier:
             raise ValueError("the scheduler belongs to another sparsifier than the attachment")
-        if isinstance(one, AdaptiveDataScheduler):
-            raise TypeError(
-                "an AdaptiveDataScheduler needs a metric: leave it out here, and call its "
-                "step(metric) where the metric is known"
-            )
     keys = [one.schedule_param for one in found]
     if len(set(keys)) < len(keys):
         raise ValueError(f"schedulers must move different keys, got {', '.join(keys)}")
