@@ -153,6 +153,39 @@ def test_a_text_without_end_is_refused():
         loads(HEAD + "#" * 1_000_000)
 
 
+BEHIND = "takes no weight: 'a.w' is taken by groups[0]"
+USELESS = {  # two entries of [[groups]], of which the second, or a glob of it, is in vain
+    "behind a wider one": ("include = '*.w'", "include = 'a.*'", ".include: 'a.*' " + BEHIND),
+    "behind all": ("sparsity_level = 0.5", "include = ['a.w']", ".include: 'a.w' " + BEHIND),
+    "all, behind others": ("include = '*'", "sparsity_level = 0.5", ": '*' " + BEHIND),
+    "one of two": ("include = '*.w'", "include = ['a.w', 'a.b']", ".include: 'a.w' " + BEHIND),
+    "vectors alone": (
+        "include = 'a.w'",
+        "include = ['b.w', '*.b']",
+        ".include: '*.b' takes no weight: 'a.b' is a bias or another vector, which is taken by its",
+    ),
+    "vectors, and behind": ("include = 'a.w'", "include = 'a.*'", ".include: 'a.*' " + BEHIND),
+}
+USEFUL = {
+    "a vector's name": ("include = 'a.w'", "include = ['b.w', 'a.b']"),
+    "both globs of one weight": ("include = ['a.*', '*.w']", "include = 'a.b'"),
+    "what is excluded": ("include = ['a.*', 'b.*']\nexclude = 'b.*'", "sparsity_level = 0.5"),
+}
+
+
+@pytest.mark.parametrize(("one", "other", "message"), USELESS.values(), ids=USELESS)
+def test_an_entry_that_takes_nothing_is_refused(one, other, message):
+    recipe = loads(HEAD + f"[[groups]]\n{one}\n[[groups]]\n{other}\n")
+    with pytest.raises(RecipeError, match=re.escape("groups[1]" + message)):
+        recipe.configs({"a.w": (4, 4), "a.b": (4,), "b.w": (4, 4)})
+
+
+@pytest.mark.parametrize(("one", "other"), USEFUL.values(), ids=USEFUL)
+def test_a_glob_by_which_a_weight_is_taken_or_left_is_none_too_many(one, other):
+    recipe = loads(HEAD + f"[[groups]]\n{one}\n[[groups]]\n{other}\n")
+    assert len(recipe.configs({"a.w": (4, 4), "a.b": (4,), "b.w": (4, 4)})) >= 2
+
+
 def test_what_does_not_match_or_fit_names_is_refused():
     recipe = loads(
         HEAD + "[[groups]]\ninclude = 'head.*'\n[[groups]]\nzeros_per_block = 8\n"

@@ -54,7 +54,7 @@ def chosen(recipe: Recipe, names: Mapping[str, str | None], all_are_here: bool =
     """What the recipe takes of these names, in their order.
 
     names: with the reason why a pattern does not take one, or None.
-    all_are_here: whether a pattern that matches none of them is a RecipeError.
+    all_are_here: whether a pattern by which none of them is taken is a RecipeError.
     """
     if all_are_here:
         require_matches(recipe, list(names))
@@ -74,6 +74,8 @@ def chosen(recipe: Recipe, names: Mapping[str, str | None], all_are_here: bool =
     if all_are_here and not entry:
         listed = "; ".join(by_reason(left)) or "there are none"
         raise recipe.error((), f"takes none of the weights: {listed}")
+    if all_are_here:
+        require_use(recipe, names, entry)
     return Chosen(entry, left)
 
 
@@ -87,6 +89,29 @@ def require_matches(recipe: Recipe, names: list[str]) -> None:
                     raise recipe.error(
                         ("groups", index, key), f"{pattern!r} matches no weight; there are {some}"
                     )
+
+
+def require_use(recipe: Recipe, names: Mapping[str, str | None], entry: dict[str, int]) -> None:
+    """RecipeError for a pattern that takes nothing, though it matches: its entry says nothing then.
+
+    Either entries before take all of it, or it stands for vectors and the like. What the same entry
+    excludes is meant so.
+    """
+    for index, one in enumerate(recipe.groups):
+        for pattern in one.include or ("*",):
+            matched = [name for name in names if is_of(pattern, name)]
+            if any(
+                entry.get(name) == index or one.why_left(name, names[name]) == "excluded"
+                for name in matched
+            ):
+                continue
+            behind = next((name for name in matched if name in entry), None)
+            if behind is not None:
+                why = f"{behind!r} is taken by groups[{entry[behind]}] before it"
+            else:
+                why = f"{matched[0]!r} is {names[matched[0]]}, which is taken by its very name only"
+            key = () if one.include is None else ("include",)
+            raise recipe.error(("groups", index, *key), f"{pattern!r} takes no weight: {why}")
 
 
 def is_of(pattern: str, name: str) -> bool:
