@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasparse.files.folder import Checkpoint
+from datasparse.files.options import Options
 from datasparse.files.place import copy_beside
 from datasparse.files.prune import prune
 from files_support import snapshot, write_checkpoint
@@ -261,6 +262,26 @@ def test_nothing_is_written_into_source_or_target(option, source, tmp_path):
     assert "in a folder that is there" in refusal(source, **{option: tmp_path / "no" / "x"})
     one = source / "model-1.safetensors"
     assert "neither" in refusal(one, tmp_path / "t", **{option: one})
+
+
+@pytest.mark.parametrize("option", ["report", "masks"])
+@pytest.mark.parametrize("kind", ["scores", "input_norms", "recipe"])
+def test_nothing_is_written_into_what_is_read_beside_the_source(kind, option, source, tmp_path):
+    read = tmp_path / "read"
+    sizes = {"a": (8, 6), "b": (4, 6)}
+    if kind == "recipe":
+        read.write_text("version = 1\n[defaults]\nsparsity_level = 0.5\n")
+    elif kind == "scores":
+        save_file({name: torch.ones(shape) for name, shape in sizes.items()}, read)
+    else:
+        save_file({name: torch.ones(shape[1]) for name, shape in sizes.items()}, read)
+    level = {} if kind == "recipe" else {"sparsity_level": 0.5}
+    options = Options(**level, **{kind: str(read)})
+    (tmp_path / "link").symlink_to("read")
+    for place in (read, tmp_path / "link"):
+        message = refusal(source, options=options, **{option: place})
+        assert "must be no file that is read" in message
+    prune(source, tmp_path / "t", options, **{option: tmp_path / "new"})
 
 
 def test_report_and_masks_are_two_files(source, tmp_path):

@@ -78,6 +78,11 @@ class Checkpoint(Closing):
     tensors: dict[str, tuple[str, Tensor]]
     """The file and the place of each tensor, sorted by the tensors' names."""
 
+    @property
+    def paths(self) -> list[Path]:
+        """Of its files."""
+        return [reader.path for reader in self.files.values()]
+
     def reader(self, name: str) -> Reader:
         """The file that a tensor lies in."""
         return self.files[self.tensors[name][0]]

@@ -11,10 +11,13 @@ from .folder import Checkpoint
 from .safetensors import flush, named, write_at
 
 
-def refuse_places(checkpoint: Checkpoint, target: Path, partial: Path, outputs: list[Path]) -> None:
-    """ValueError for places in which a new file would change the source, or lie in the target.
+def refuse_places(
+    checkpoint: Checkpoint, read: list[Path], target: Path, partial: Path, outputs: list[Path]
+) -> None:
+    """ValueError for places in which a new file would change what is read, or lie in the target.
 
-    partial: where the target is made, which is no place for other files either.
+    read: the files beside the source's own. partial: where the target is made, which is no place
+    for other files either.
     """
     source = checkpoint.path.resolve()
     goal = target.resolve()
@@ -23,13 +26,15 @@ def refuse_places(checkpoint: Checkpoint, target: Path, partial: Path, outputs: 
     if goal == source or goal in source.parents or source in goal.parents:
         raise ValueError(f"{target} must be neither the source, {checkpoint.path}, nor within it, "
                          "nor hold it")  # fmt: skip
-    files = {Path(file.path).resolve() for file in checkpoint.files.values()}
+    files = {path.resolve() for path in [*checkpoint.paths, *read]}
     if len(set(outputs)) < len(outputs):
         raise ValueError(f"report and masks must be two files, got {outputs[0]} for both")
     for path in outputs:
         place = path.resolve()
         if place in files or {source, goal, partial.resolve()} & {place, *place.parents}:
-            raise ValueError(f"{path} must lie in neither the source nor the target")
+            raise ValueError(
+                f"{path} must be no file that is read, and lie in neither the source nor the target"
+            )
         if not path.absolute().parent.is_dir() or path.is_dir():
             raise ValueError(f"{path} must be a file in a folder that is there")
 

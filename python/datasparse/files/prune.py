@@ -98,7 +98,9 @@ def prune(
         plan = planned(stack, source, options, with_masks=masks is not None)
         partial = target.with_name(target.name + ".partial")
         outputs = [Path(path) for path in (report, masks) if path is not None]
-        refuse_places(plan.checkpoint, target, partial, outputs)
+        read = [path for file in plan.scores.files for path in file.paths]
+        read += [Path(options.recipe)] if options.recipe is not None else []
+        refuse_places(plan.checkpoint, read, target, partial, outputs)
         is_done = os.path.lexists(target)  # by a run that was killed before it had cleaned up?
         if is_done and (not (partial / NAME).exists() or holds_files(partial / "files")):
             raise ValueError(f"{target} is there already: remove it, or name another target")
