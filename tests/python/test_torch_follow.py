@@ -534,6 +534,38 @@ def test_an_optimizer_around_another_is_followed_where_it_writes():
     assert train(model, optimizer, 4) == [90] * 4
 
 
+def test_what_an_optimizer_within_keeps_is_masked_too():
+    """As in torch's ZeroRedundancyOptimizer, whose own state is empty."""
+    model, attachment = layer()
+    inner = torch.optim.AdamW(model.parameters(), lr=0.1)
+    optimizer = Lookahead(inner)
+    with pytest.warns(UserWarning, match="keeps another one"):
+        attachment.follow(optimizer, mask_state=True)
+    assert train(model, optimizer, 2) == [90] * 2
+    state = inner.state[model.weight]
+    assert [int((state[key] == 0).sum()) for key in ("exp_avg", "exp_avg_sq")] == [90, 90]
+
+
+def test_what_has_grown_rests_in_an_optimizer_within_too():
+    model = nn.Linear(10, 10)
+    sparsifier = SET(sparsity_level=0.5, drop_fraction=0.5, seed=1)
+    attachment = attach(model, sparsifier)
+    inner = torch.optim.AdamW(model.parameters(), lr=0.1)
+    optimizer = Lookahead(inner)
+    with pytest.warns(UserWarning, match="keeps another one"):
+        attachment.follow(optimizer, every=3)
+    train(model, optimizer, 2)
+    before = sparsifier.get_mask("weight").clone()
+    averages = []
+    inner.register_step_pre_hook(
+        lambda *_: averages.append(inner.state[model.weight]["exp_avg"].clone())
+    )
+    train(model, optimizer, 1)
+    grown = sparsifier.get_mask("weight") & ~before
+    assert int(grown.sum()) > 0
+    assert not averages[0][grown].any()
+
+
 class HooklessLookahead(torch.optim.Optimizer):
     """As timm's: its __init__() is not that of its base."""
 

@@ -94,7 +94,7 @@ class BeforeUpdate:
                     gradient = self._unscaled(parameter.grad)
                 for following in self._attachment.followings:
                     optimizer = following.optimizer
-                    if optimizer is not None and parameter in optimizer.state:
+                    if optimizer is not None:
                         start_from_rest(optimizer, parameter, grown, gradient)
         own = self._optimizer()
         if moved and own is not None:

@@ -96,8 +96,12 @@ def kept_for(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Iterator[tu
     """What an optimizer keeps for each element of a parameter, however nested, with its keys.
 
     That is what has the parameter's shape. Beside a square matrix, so do matrices that belong to
-    its axes: SOAP's lists `GG` and `Q`, and Shampoo's preconditioners. They are left out.
+    its axes: SOAP's lists `GG` and `Q`, and Shampoo's preconditioners. They are left out. What an
+    optimizer within this one keeps belongs to it: torch's ZeroRedundancyOptimizer has one, and SAM.
     """
+    inner = inner_optimizer(optimizer)
+    if inner is not None:
+        yield from kept_for(getattr(optimizer, inner), parameter)
     is_square = parameter.dim() == 2 and parameter.shape[0] == parameter.shape[1]
     for key, tensor, is_listed in tensors_in(optimizer.state.get(parameter, {})):
         if tensor.shape != parameter.shape:
