@@ -419,6 +419,28 @@ TEST_F(DataScheduler, LoadingWritesTheLastValuesAndLeavesOutUnknownNames) {
   EXPECT_EQ(scheduler->last_epoch(), 4);
 }
 
+TEST_F(DataScheduler, KeepsTheBaseOfGroupsThatALoadedStateDoesNotKnow) {
+  const auto scheduler = make_scheduler<Halving>(sparsifier);
+  sparsifier->step();
+  scheduler->step();
+  auto state = scheduler->save_state();
+  state.base_param.erase("b");
+  state.last_param.erase("b");
+  state.base_param.set("gone", 0.9);
+
+  const auto other = std::make_shared<DataNormSparsifier>(spec(0.8, 1, 1));
+  other->add_data("a", ArrayView(numbers, {10}));
+  other->add_data("b", ArrayView(numbers, {10}));
+  const auto resumed = make_scheduler<Halving>(other);
+  resumed->step();  // "b" has a scheduled value now, which is no base
+  const auto before = resumed->save_state();
+  resumed->load_state(state);
+  EXPECT_EQ(resumed->base_param(), (ParamMap{{"a", 0.8}, {"gone", 0.9}, {"b", 0.8}}));
+  EXPECT_EQ(*resumed->get_last_param().find("b"), *before.last_param.find("b"));
+  resumed->step();
+  EXPECT_EQ(GroupParams(*other).get("sparsity_level"), (ParamMap{{"a", 0.2}, {"b", 0.2}}));
+}
+
 TEST_F(DataScheduler, RefusesEveryDamagedStateAndChangesNothing) {
   const auto scheduler = make_scheduler<Halving>(sparsifier);
   const auto own = scheduler->save_state();

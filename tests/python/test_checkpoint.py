@@ -18,7 +18,7 @@ import pytest
 import torch
 import xxhash
 from conftest import observe
-from datasparse import BaseDataScheduler, BaseDataSparsifier, DataNormSparsifier
+from datasparse import BaseDataScheduler, BaseDataSparsifier, DataNormSparsifier, DataScheduler
 from datasparse.schedules import Linear
 from datasparse.torch import attach
 from hypothesis import given
@@ -154,6 +154,31 @@ def test_names_may_differ_where_that_is_said(saved, path):
     datasparse.load(path, other, strict=False)
     assert (other.get_mask("emb") == saved.sparsifier.get_mask("emb")).all()
     assert other.get_mask("more").all()
+
+
+def test_a_group_that_the_file_lacks_goes_on_by_its_own_base(path):
+    """Its level at the time of loading is a scheduled one: 0, of which a ramp would make 0."""
+
+    def made(*names):
+        sparsifier = DataNormSparsifier(sparsity_level=0.8)
+        for name in names:
+            sparsifier.add_data(name, np.arange(10.0))
+        return sparsifier, DataScheduler(sparsifier, "sparsity_level", Linear(end=4))
+
+    sparsifier, scheduler = made("a")
+    scheduler.leads = True
+    scheduler.step()
+    datasparse.save(path, sparsifier, scheduler)
+    for load in (
+        lambda other, resumed: datasparse.load(path, other, resumed, strict=False),
+        lambda other, resumed: resumed.load_state_dict(scheduler.state_dict()),
+    ):
+        other, resumed = made("a", "b")
+        load(other, resumed)
+        resumed.leads = True
+        resumed.step()
+        assert resumed.base_param == {"a": 0.8, "b": 0.8}
+        assert resumed.get_last_param() == {"a": 0.4, "b": 0.4}
 
 
 def test_several_schedulers_come_in_their_order(path):

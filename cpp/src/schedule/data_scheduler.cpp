@@ -194,8 +194,17 @@ BaseDataScheduler::Loading BaseDataScheduler::prepare_load(const SchedulerState&
                      state.schedule_param + "'");
   }
   require_epoch(state.last_epoch, "last_epoch of the state");
-  return {std::make_shared<ParamMap>(state.base_param), state.last_param, state.last_epoch,
-          counts_renewals_in(state)};
+  const auto base = std::make_shared<ParamMap>(state.base_param);
+  ParamMap last = state.last_param;
+  // A group that the state does not know keeps its base: what it has now may be a scheduled value,
+  // of which the next step would make one.
+  const ParamMap last_here = get_last_param();
+  for (const auto& [name, value] : *base_values()) {
+    if (base->contains(name) || !sparsifier_->contains(name)) continue;
+    base->set(name, value);
+    if (const auto* const own = last_here.find(name)) last.set(name, *own);
+  }
+  return {base, std::move(last), state.last_epoch, counts_renewals_in(state)};
 }
 
 /// Puts the state into place, and what was there into `loading`.
