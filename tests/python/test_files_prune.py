@@ -115,7 +115,8 @@ def check_random_checkpoint(seed, folder):
     for name, mask in expected.items():
         assert torch.equal(loaded.get_mask(name), mask)
         assert loaded.layout(name) == sparsifier.layout(name)
-        assert dict(loaded.data_groups[name]) == dict(sparsifier.data_groups[name])
+        config = {**sparsifier.data_groups[name], "norm": "L1"}  # a training ranks magnitudes
+        assert dict(loaded.data_groups[name]) == config
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -130,6 +131,22 @@ def test_masks_are_those_in_memory_500_times(tens, tmp_path):
         folder = tmp_path / str(seed)
         folder.mkdir()
         check_random_checkpoint(seed, folder)
+
+
+def test_after_scores_a_training_goes_on_by_magnitudes(tmp_path):
+    weight = torch.tensor([[4.0, -3.0, 2.0, -1.0]])
+    save_file({"w": weight}, tmp_path / "s")
+    save_file({"w": torch.tensor([[1.0, 2.0, 3.0, 4.0]])}, tmp_path / "scores")
+    options = Options(sparsity_level=0.5, scores=str(tmp_path / "scores"))
+    prune(tmp_path / "s", tmp_path / "t", options, masks=tmp_path / "masks")
+    sparsifier = datasparse.DataNormSparsifier([("w", weight)])
+    datasparse.load(tmp_path / "masks", sparsifier)
+    assert sparsifier.get_mask("w").tolist() == [[False, False, True, True]]
+    sparsifier.step()
+    assert sparsifier.get_mask("w").tolist() == [[True, True, False, False]]
+    sparsifier.add_data("new", -weight)
+    sparsifier.step()
+    assert sparsifier.get_mask("new").tolist() == [[True, True, False, False]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])

@@ -33,15 +33,17 @@ def checksum_of(bits: NDArray[np.uint8]) -> str:
 
 def mask_header(plan: Plan, checksums: Mapping[str, str] | None = None) -> Header:
     """The header of the masks of a plan, with their checksums, or with as many zeros for each."""
+    # Scores were ranked as they are. A training has weights, whose sign says nothing.
+    norm = {} if plan.options.scores is None else {"norm": "L1"}
     groups = [
-        group_entry(name, task, UNKNOWN if checksums is None else checksums[name])
+        group_entry(name, task, {**task.config, **norm}, checksums)
         for name, task in plan.tasks.items()
     ]
     state = as_json(
         {
             "step_count": 1,
             "enable_mask_update": True,
-            "defaults": config_entry(plan.rules.defaults),
+            "defaults": config_entry({**plan.rules.defaults, **norm}),
             "attributes": {},
             "groups": groups,
             "schedulers": [],
@@ -57,13 +59,15 @@ def mask_header(plan: Plan, checksums: Mapping[str, str] | None = None) -> Heade
     return make_header([(f"mask.{name}", "U8", (size,)) for name, size in bits.items()], metadata)
 
 
-def group_entry(name: str, task: Task, checksum: str) -> dict[str, Any]:
+def group_entry(
+    name: str, task: Task, config: Mapping[str, Any], checksums: Mapping[str, str] | None
+) -> dict[str, Any]:
     return {
         "name": name,
         "shape": task.tensor.shape,
-        "xxh64": checksum,
+        "xxh64": UNKNOWN if checksums is None else checksums[name],
         "squashed": False,
-        "config": config_entry(task.config),
+        "config": config_entry(config),
         "state": {},
         "layout": task.layout,
         "kept_zeros": None,
