@@ -1,6 +1,7 @@
 """Sharded tensors on ranks of gloo."""
 
 import pytest
+import replica_cases
 import sharded_cases
 import sharded_faults
 import sharded_moves
@@ -255,3 +256,53 @@ def test_a_transformer_has_the_masks_of_its_gathered_weights(ranks, kind, depth,
     losses = ranks.run(sharded_transformer.train, kind, depth, steps)
     if steps >= 50:
         assert all(sum(own[-5:]) < 0.9 * sum(own[:5]) for own in losses)
+
+
+# --- replicas, which see batches of their own -----------------------------------------------------
+
+
+@pytest.mark.parametrize("name", replica_cases.SCORES)
+def test_scores_on_batches_are_those_of_all_ranks(ranks, name):
+    first, *others = ranks.run(replica_cases.score, name)
+    assert all(other == first for other in others)
+
+
+def test_with_a_decay_each_rank_has_as_many_batches(two):
+    errors = two.run(replica_cases.score_with_decay)
+    assert errors == 2 * [
+        "each rank must have as many batches, since Fisher(decay=0.5) has a decay, got [1, 2]"
+    ]
+
+
+def test_norms_of_inputs_are_those_of_all_ranks(ranks):
+    first, *others = ranks.run(replica_cases.calibrated)
+    assert all(other == first for other in others)
+
+
+@pytest.mark.parametrize("call", ["score_once", "record_inputs"])
+def test_a_rank_without_batches_is_an_error_of_all(two, call):
+    what = "ValueError: batches must hold at least one, got none"
+    assert two.run(replica_cases.failing, call) == [
+        f"RankError: rank 1 failed in {call}(): {what}",
+        what,
+    ]
+
+
+def test_batches_of_one_rank_alone_are_said(two):
+    without, of_one = two.run(replica_cases.alone)[0]
+    assert without == 4 * ["these are the batches of one rank of 2,"]
+    assert of_one == []
+
+
+def test_scores_on_batches_are_of_whole_weights(two):
+    for said in two.run(replica_cases.refused_shards):
+        assert [text.partition(": ")[0].rpartition("and ")[2] for text in said] == [
+            "score_once() needs whole weights",
+            "record_inputs() needs whole weights",
+            "calibrate() needs whole weights",
+        ]
+        assert all("'0.weight' is sharded" in text and "keep_zeros=True" in text for text in said)
+
+
+def test_what_was_scored_before_sharding_is_kept(two):
+    assert two.run(replica_cases.scored_before_sharding) == [0.5, 0.5]

@@ -15,26 +15,14 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from .._norms_file import write_norms
 from .attachment import Attachment
 from .choose import Owned, Patterns, Types, choose, opened
-from .inputs import RecordedInputs, inputs_of, record_inputs
+from .inputs import KeptSums, RecordedInputs, inputs_of, record_inputs
 from .layout import layout_of
+from .replicas import Group, refuse_shards, warn_of_own_batches
 from .scored import as_it_was
 from .weights import Weight, set_training, weight_of
 
 Norms = dict[str, NDArray[np.float32]]
 Call = Callable[[nn.Module, Any], object]
-
-
-class KeptSums:
-    """Sums of squares by name, as a sparsifier keeps them."""
-
-    def __init__(self) -> None:
-        self.arrays: dict[str, Any] = {}
-
-    def get_array(self, name: str, key: str) -> Any | None:
-        return self.arrays.get(name)
-
-    def set_array(self, name: str, key: str, array: Any) -> None:
-        self.arrays[name] = array
 
 
 def calibrate(
@@ -46,6 +34,7 @@ def calibrate(
     types: Types | None = None,
     call: Call | None = None,
     path: str | os.PathLike[str] | None = None,
+    group: Group = None,
 ) -> Norms:
     """The norms ‖X_j‖₂ of what reaches each input of each layer while the model sees these batches.
 
@@ -60,6 +49,8 @@ def calibrate(
         call: `call(model, batch)` in the place of that.
         path: a safetensors file to write the norms to, as `datasparse prune --input-norms` reads
             it. One that is there is replaced, when all norms are known.
+        group: a process group of torch.distributed, as for `record_inputs()`: the norms are those
+            of the batches of all its ranks.
 
     Returns one-dimensional float32 arrays by the names of the weights, one number for each column:
     of length in_features for a linear layer (nn.Linear, transformers' Conv1D, and any module with a
@@ -84,7 +75,7 @@ def calibrate(
             raise TypeError(
                 "include, exclude and types are those of the attachment: leave them out"
             )
-        return calibrated(model, batches, call, path)
+        return calibrated(model, batches, call, path, group)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a model or what attach() returned, got {model!r}")
     _, modules = opened(model)
@@ -98,8 +89,10 @@ def calibrate(
     }
     if not inputs:
         raise ValueError("no weight of the model belongs to a layer whose inputs are known")
+    refuse_shards({name: weights[0] for name, weights in owners.items()}, "calibrate()")
+    warn_of_own_batches(group)
     sums = KeptSums()
-    with RecordedInputs(sums, inputs):
+    with RecordedInputs(sums, inputs, group):
         run(model, batches, call)
     unseen = [name for name in inputs if name not in sums.arrays]
     if unseen and include is not None:
@@ -113,6 +106,7 @@ def calibrated(
     batches: Iterable[Any],
     call: Call | None,
     path: str | os.PathLike[str] | None,
+    group: Group,
 ) -> Norms:
     """The same by an attachment's sparsifier, which makes masks of its sums."""
     sparsifier, model = attachment.sparsifier, attachment.model()
@@ -122,7 +116,7 @@ def calibrated(
     before = {name: sparsifier.get_array(name, "inputs") for name in names}
     count = sparsifier.step_count
     try:
-        with record_inputs(attachment):
+        with record_inputs(attachment, group=group):
             run(model, batches, call)
         sums = {name: sparsifier.get_array(name, "inputs") for name in names}
         if any(total is None for total in sums.values()):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from .layout import layout_of
+from .replicas import Group, refuse_shards, summed, warn_of_own_batches
 from .scored import scored
 from .weights import Weight
 
@@ -35,11 +36,29 @@ class Sums(Protocol):
     def set_array(self, name: str, key: str, array: Any) -> None: ...
 
 
-class RecordedInputs:
-    """What `record_inputs()` returned: the hooks, until `remove()` or the end of a `with`."""
+class KeptSums:
+    """Sums of squares by name, as a sparsifier keeps them."""
 
-    def __init__(self, sums: Sums, inputs: Mapping[str, Inputs]) -> None:
-        self._sums = sums
+    def __init__(self) -> None:
+        self.arrays: dict[str, Any] = {}
+
+    def get_array(self, name: str, key: str) -> Any | None:
+        return self.arrays.get(name)
+
+    def set_array(self, name: str, key: str, array: Any) -> None:
+        self.arrays[name] = array
+
+
+class RecordedInputs:
+    """What `record_inputs()` returned: the hooks, until `remove()` or the end of a `with`.
+
+    With a group, the sums of this rank wait for those of the others until then.
+    """
+
+    def __init__(self, sums: Sums, inputs: Mapping[str, Inputs], group: Group) -> None:
+        self._goal, self._group = sums, group
+        self._waiting = None if group is None else KeptSums()
+        self._sums: Sums = self._waiting or sums
         self._hooks = []
         for name, owners in inputs.items():
             for module, squares in owners:
@@ -48,9 +67,24 @@ class RecordedInputs:
 
     def remove(self) -> None:
         """Take the hooks off; what was recorded stays."""
+        self._end(None)
+
+    def _end(self, error: BaseException | None) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        if self._waiting is None or isinstance(error, KeyboardInterrupt):
+            return
+        waiting, self._waiting = self._waiting.arrays, None
+
+        def of_rank() -> tuple[dict[str, Any], int]:
+            if error is not None:
+                raise error
+            return waiting, 0
+
+        sums, _ = summed(self._group, "record_inputs()", of_rank)
+        for name, more in sums.items():
+            add(self._goal, name, more)
 
     def __enter__(self) -> RecordedInputs:
         return self
@@ -61,10 +95,10 @@ class RecordedInputs:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.remove()
+        self._end(error)
 
     def _hook(self, name: str, squares: Squares) -> Any:
-        def add(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        def record(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
             given = args[0] if args else kwargs.get("input")
             if not isinstance(given, Tensor):
                 raise ValueError(f"the layer of {name!r} must get a tensor first, got {given!r}")
@@ -72,21 +106,22 @@ class RecordedInputs:
                 more = squares(given.detach(), output)
             if not bool(torch.isfinite(more).all()):
                 raise ValueError(f"inputs of {name!r} must be finite, got infinite values or NaN")
-            before = self._sums.get_array(name, "inputs")
-            total: Any = more.numpy() if more.is_cpu else more
-            if before is not None:
-                if before.shape != total.shape:
-                    raise ValueError(
-                        f"inputs of {name!r} were recorded in the shape {tuple(before.shape)}, and "
-                        f"are of {tuple(total.shape)} now: call reset_score() first"
-                    )
-                total = before + total
-            self._sums.set_array(name, "inputs", total)
+            add(self._sums, name, more.numpy() if more.is_cpu else more)
 
-        return add
+        return record
 
 
-def record_inputs(model: nn.Module | Attachment) -> RecordedInputs:
+def add(sums: Sums, name: str, more: Any) -> None:
+    before = sums.get_array(name, "inputs")
+    if before is not None and before.shape != more.shape:
+        raise ValueError(
+            f"inputs of {name!r} were recorded in the shape {tuple(before.shape)}, and are of "
+            f"{tuple(more.shape)} now: call reset_score() first"
+        )
+    sums.set_array(name, "inputs", more if before is None else before + more)
+
+
+def record_inputs(model: nn.Module | Attachment, *, group: Group = None) -> RecordedInputs:
     """Sum up the squares of what reaches the attached layers, from now on: `Wanda()` ranks by them.
 
         with record_inputs(attachment):
@@ -104,6 +139,10 @@ def record_inputs(model: nn.Module | Attachment) -> RecordedInputs:
     is how often it was looked up. ValueError, naming the weight, for any other module, and for a
     score that keeps no inputs. A weight whose layer's own forward() is never called, such as the
     output of nn.MultiheadAttention, has no inputs, and step() says so.
+
+    group: a process group of torch.distributed, whose ranks have replicas of the model, and end
+    this at the same time: the sums of all are added up then, and the same on each. Without a group
+    a UserWarning says so where there are other ranks. Weights that are sharded are a ValueError.
     """
     of = scored(model)
     score = of.sparsifier.score
@@ -112,9 +151,10 @@ def record_inputs(model: nn.Module | Attachment) -> RecordedInputs:
             f"the sparsifier's score must be Wanda(), which ranks by inputs, got {score}: make it "
             "with score=Wanda()"
         )
-    return RecordedInputs(
-        of.sparsifier, {name: inputs_of(name, owners) for name, owners in of.owners.items()}
-    )
+    refuse_shards(of.weights, "record_inputs()")
+    warn_of_own_batches(group)
+    inputs = {name: inputs_of(name, owners) for name, owners in of.owners.items()}
+    return RecordedInputs(of.sparsifier, inputs, group)
 
 
 def inputs_of(name: str, owners: Iterable[Weight]) -> Inputs:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .._core import _score_terms
 from ..scores import AccumulatedScore, GradientScore, GraSP, Magnitude, Random, Score, SynFlow
 from .groups import step_then
+from .replicas import Group, refuse_shards, summed, warn_of_own_batches
 from .scored import Scored, as_it_was, chance_as_it_was, scored
 from .synflow import synaptic_flow
 
@@ -28,6 +29,8 @@ def score_once(
     score: Score,
     batches: Iterable[Any],
     loss: Loss | None = None,
+    *,
+    group: Group = None,
 ) -> None:
     """Score the attached weights on these batches; the sparsifier's next `step()` ranks by that.
 
@@ -40,33 +43,36 @@ def score_once(
         batches: anything that can be iterated over; GraSP() does so twice.
         loss: `loss(model, batch)` is the loss of a batch, a tensor of one element. SynFlow() needs
             none: its own is the sum of the model's output.
+        group: a process group of torch.distributed, whose ranks have replicas of the model and
+            batches of their own, and all call this at the same time. The scores are those of all
+            batches then, and the same on each rank. With a decay each rank needs as many. Without a
+            group a UserWarning says so where there are other ranks.
 
     The model is left as it was: parameters, buffers such as the statistics of batch norm, `.grad`,
     training mode, and the random generators of torch's CPU, NumPy and Python. It is called in the
     mode that it is in; by SynFlow() in evaluation. The scores lie in the sparsifier, and are saved
     with it, until its next step; `reset_score()` drops them.
 
-    Raises ValueError for another score than the sparsifier's, for no batch, for a weight that gets
-    no gradient or one that is not finite, and where nothing, or too much, is attached. No score
-    has changed then. Memory: gradients and scores of all weights; for GraSP the graph of a second
-    derivative; for SynFlow a copy of all parameters.
+    Raises ValueError for another score than the sparsifier's, for no batch, for a weight that is
+    sharded, or gets no gradient or one that is not finite, and where nothing, or too much, is
+    attached; RankError where another rank has failed. No score has changed then. Memory: gradients
+    and scores of all weights; for GraSP the graph of a second derivative; for SynFlow a copy of all
+    parameters.
     """
     of = scored(model)
     require_score(of, score)
     if not of.owners:
         raise ValueError("no attached weight is left whose mask a step renews")
+    refuse_shards(of.weights, "score_once()")
     made: Mapping[str, Kept]
     with as_it_was(of.model), torch.enable_grad():
         if isinstance(score, SynFlow):
             made = synaptic_flow(of, score, first_of(batches))
         elif loss is None:
             raise ValueError(f"loss must be given for {score}: loss(model, batch) -> tensor")
-        elif isinstance(score, GraSP):
-            made = grasp(Batches(of, batches, loss))
-        elif isinstance(score, AccumulatedScore):
-            made = accumulated(score, Batches(of, batches, loss))
-        elif isinstance(score, GradientScore):
-            made = by_mean_gradient(score, Batches(of, batches, loss))
+        elif isinstance(score, GraSP | AccumulatedScore | GradientScore):
+            warn_of_own_batches(group)
+            made = on_batches(score, Batches(of, batches, loss, group))
         else:
             raise TypeError(f"{score} is not scored on batches and a loss: step() ranks by it")
     for name, scores in made.items():
@@ -77,7 +83,11 @@ def score_once(
 
 
 def prune_at_init(
-    model: nn.Module | Attachment, batches: Iterable[Any], loss: Loss | None = None
+    model: nn.Module | Attachment,
+    batches: Iterable[Any],
+    loss: Loss | None = None,
+    *,
+    group: Group = None,
 ) -> None:
     """Prune once and for all: score on these batches, write the masks' zeros, keep the masks.
 
@@ -96,7 +106,7 @@ def prune_at_init(
     of = scored(model)
     score = of.sparsifier.score
     if score is not None and not isinstance(score, Magnitude | Random):
-        score_once(model, score, batches, loss)
+        score_once(model, score, batches, loss, group=group)
 
     def keep() -> None:
         of.sparsifier.apply_mask(of.in_place)
@@ -108,13 +118,13 @@ def prune_at_init(
 class Batches:
     """The batches, and the gradients that their losses have by the weights that are scored."""
 
-    def __init__(self, of: Scored, batches: Iterable[Any], loss: Loss) -> None:
+    def __init__(self, of: Scored, batches: Iterable[Any], loss: Loss, group: Group) -> None:
         if not callable(loss):
             raise TypeError(f"loss must be called with a model and a batch, got {loss!r}")
         self.parameters = of.parameters()
         self.names = list(self.parameters)
         self.count = 0  # of those that gradients() has gone through
-        self._model, self._batches, self._loss = of.model, batches, loss
+        self._model, self._batches, self._loss, self._group = of.model, batches, loss, group
 
     def gradients(self, create_graph: bool = False) -> Iterator[Gradients]:
         """Those of each batch, by name."""
@@ -135,7 +145,15 @@ class Batches:
         if self.count == 0:
             raise ValueError("batches must hold at least one, got none")
 
+    def summed(self, sums: Callable[[], Mapping[str, Any]]) -> tuple[dict[str, Any], list[int]]:
+        """Sums over these batches, and those of all other ranks; how many each rank has."""
+        return summed(self._group, "score_once()", lambda: (sums(), self.count))
+
     def mean(self) -> Gradients:
+        sums, counts = self.summed(self._sums)
+        return {name: total / sum(counts) for name, total in sums.items()}
+
+    def _sums(self) -> Gradients:
         sums: Gradients = {}
         for gradients in self.gradients():
             for name, gradient in gradients.items():
@@ -143,7 +161,7 @@ class Batches:
                     sums[name] += gradient
                 else:
                     sums[name] = gradient.to(wide(gradient.dtype), copy=True)
-        return {name: total / self.count for name, total in sums.items()}
+        return sums
 
     def twice(self) -> None:
         """Keeps the batches, where they can be iterated over only once."""
@@ -156,6 +174,14 @@ class Batches:
         return gradient
 
 
+def on_batches(score: GraSP | GradientScore, batches: Batches) -> dict[str, Kept]:
+    if isinstance(score, GraSP):
+        return grasp(batches)
+    if isinstance(score, AccumulatedScore):
+        return accumulated(score, batches)
+    return by_mean_gradient(score, batches)
+
+
 def by_mean_gradient(score: GradientScore, batches: Batches) -> dict[str, Kept]:
     return {
         name: as_array(score.sample(batches.parameters[name].detach(), gradient))
@@ -164,13 +190,24 @@ def by_mean_gradient(score: GradientScore, batches: Batches) -> dict[str, Kept]:
 
 
 def accumulated(score: AccumulatedScore, batches: Batches) -> dict[str, Kept]:
-    sums: dict[str, Any] = {}
-    for gradients in batches.gradients():
-        for name, gradient in gradients.items():
-            sample = as_array(score.sample(batches.parameters[name].detach(), gradient))
-            sums[name] = sample if name not in sums else score.decay * sums[name] + sample
+    def of_rank() -> dict[str, Any]:
+        sums: dict[str, Any] = {}
+        for gradients in batches.gradients():
+            for name, gradient in gradients.items():
+                sample = as_array(score.sample(batches.parameters[name].detach(), gradient))
+                sums[name] = sample if name not in sums else score.decay * sums[name] + sample
+        return sums
+
+    sums, counts = batches.summed(of_rank)
+    ranks, samples = 1, sum(counts)
+    if score.decay != 1:  # by which the batches of a rank are in order: the mean over ranks
+        ranks, samples = len(counts), counts[0]
+        if len(set(counts)) > 1:
+            raise ValueError(
+                f"each rank must have as many batches, since {score} has a decay, got {counts}"
+            )
     return {
-        name: as_array(score.from_sums(batches.parameters[name].detach(), total, batches.count))
+        name: as_array(score.from_sums(batches.parameters[name].detach(), total / ranks, samples))
         for name, total in sums.items()
     }
 
@@ -180,18 +217,23 @@ def grasp(batches: Batches) -> dict[str, Kept]:
     batches.twice()
     with chance_as_it_was():  # the same order, the same dropout
         mean = batches.mean()
-    products = {name: torch.zeros_like(gradient) for name, gradient in mean.items()}
-    for gradients in batches.gradients(create_graph=True):
-        along = sum((gradients[name] * mean[name]).sum() for name in mean)
-        if not isinstance(along, Tensor) or not along.requires_grad:
-            continue  # the loss is linear: H is 0
-        parameters = list(batches.parameters.values())
-        made = torch.autograd.grad(along, parameters, allow_unused=True)
-        for name, product in zip(batches.names, made, strict=True):
-            if product is not None:
-                products[name] += product
+
+    def of_rank() -> Gradients:
+        products = {name: torch.zeros_like(gradient) for name, gradient in mean.items()}
+        for gradients in batches.gradients(create_graph=True):
+            along = sum((gradients[name] * mean[name]).sum() for name in mean)
+            if not isinstance(along, Tensor) or not along.requires_grad:
+                continue  # the loss is linear: H is 0
+            parameters = list(batches.parameters.values())
+            made = torch.autograd.grad(along, parameters, allow_unused=True)
+            for name, product in zip(batches.names, made, strict=True):
+                if product is not None:
+                    products[name] += product
+        return products
+
+    products, counts = batches.summed(of_rank)
     return {
-        name: as_array(_score_terms("product", batches.parameters[name], product / batches.count))
+        name: as_array(_score_terms("product", batches.parameters[name], product / sum(counts)))
         for name, product in products.items()
     }
 

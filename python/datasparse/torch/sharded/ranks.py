@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from .rectangle import Integers
@@ -54,12 +55,21 @@ class Ranks:
     def of_mesh(mesh: DeviceMesh) -> Ranks:
         """The ranks of a mesh. The first time, all of them must ask."""
         members = members_of(mesh)
+        return Ranks._of(members, lambda: _group_of(mesh, members))
+
+    @staticmethod
+    def of_group(group: dist.ProcessGroup) -> Ranks:
+        """The ranks of a process group."""
+        return Ranks._of(tuple(sorted(dist.get_process_group_ranks(group))), lambda: group)
+
+    @staticmethod
+    def _of(members: tuple[int, ...], group: Callable[[], dist.ProcessGroup]) -> Ranks:
         known = Ranks._known.get(members)
         if known is None:
             known = Ranks._known[members] = Ranks(members)
-            known._join(_group_of(mesh, members))
+            known._join(group())
         elif known._group not in dist.distributed_c10d._world.pg_map:  # it was destroyed
-            known._join(_group_of(mesh, members))
+            known._join(group())
         return known
 
     def _join(self, group: dist.ProcessGroup) -> None:
@@ -91,6 +101,12 @@ class Ranks:
         dist.all_reduce(tensor, op=by, group=self._group)
         result: Integers = tensor.cpu().numpy()
         return result
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """The sum over all ranks, a new tensor, where these can send."""
+        total = tensor.to(self._device, copy=True)
+        dist.all_reduce(total, group=self._group)
+        return total
 
     def gather(self, thing: object) -> list[Any]:
         """What every rank has, in their order: for few words, by pickles."""
@@ -169,7 +185,7 @@ class Call:
         if failed:
             self._raise()
         if highest != -lowest:
-            self._raise_difference(self._gather(described))
+            self._raise_difference(self.gather(described))
         return maxima[3:]
 
     def sum(self, numbers: Integers | None, size: int) -> Integers:
@@ -191,8 +207,11 @@ class Call:
     def _reduce(self, what: str, numbers: Integers, by: dist.ReduceOp.RedOpType) -> Integers:
         return self._talk(what, lambda: self._ranks.reduce(numbers, by))
 
-    def _gather(self, thing: object) -> list[Any]:
+    def gather(self, thing: object) -> list[Any]:
         return self._talk("exchange", lambda: self._ranks.gather(thing))
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        return self._talk("sum of scores", lambda: self._ranks.add_up(tensor))
 
     def _talk(self, what: str, work: Callable[[], T]) -> T:
         """RankError, naming what has failed, for an error of the backend: a rank has died, or has
@@ -221,7 +240,7 @@ class Call:
         """The error of this rank, or that of the first one that has any."""
         own = self._error
         text = None if own is None else f"{type(own).__name__}: {own}"[:MESSAGE]
-        everybody = self._gather(text)
+        everybody = self.gather(text)
         if own is not None:
             raise self._told(own)
         rank, error = next(
