@@ -46,8 +46,8 @@ def post_training_sparse_quantize(
     values that it had.
 
     Raises ValueError if there are no tables, if one of the selected is not part of the model, has
-    infinite values or NaN, which no level stands for, or a max_norm, which would change quantized
-    rows. Then nothing has changed.
+    infinite values or NaN, which no level stands for, a max_norm, which would change quantized
+    rows, or a forward() or hooks of its own. Then nothing has changed.
 
     >>> model = torch.nn.Sequential(torch.nn.Embedding(1000, 32), torch.nn.Linear(32, 1))
     >>> sparsifier = post_training_sparse_quantize(model, DataNormSparsifier, sparsity_level=0.9)
@@ -116,7 +116,9 @@ class Grid:
             rows = rows.new_zeros(len(rows), 1)
         least = rows.amin(1, keepdim=True).clamp(max=0)
         greatest = rows.amax(1, keepdim=True).clamp(min=0)
-        scale = ((greatest - least) / 255).clamp(min=torch.finfo(torch.float32).tiny)
+        scale = (greatest - least) / 255
+        scale = torch.where(scale.isfinite(), scale, greatest / 255 - least / 255)
+        scale = scale.clamp(min=torch.finfo(torch.float32).tiny)
         return Grid(scale, (-least / scale).round().to(torch.uint8))
 
     def quantize(self, weight: Tensor) -> Tensor:
@@ -210,9 +212,24 @@ def tables_of(model: nn.Module, selected: Iterable[Table] | None) -> dict[str, T
     for name, table in found.items():
         if table.max_norm is not None:
             raise ValueError(f"{name!r} has a max_norm, which would change quantized rows")
-        if not table.weight.isfinite().all():
-            raise ValueError(f"{name!r} must be finite to be quantized, got infinite values or NaN")
+        if not table.weight.float().isfinite().all():
+            raise ValueError(
+                f"{name!r} must be finite in float32 to be quantized, got infinite values or NaN"
+            )
+        if has_its_own_way(table):
+            raise ValueError(
+                f"{name!r} is a {type(table).__name__} that does more than to look up rows, in its "
+                "forward() or by hooks, which a quantized table would not: name the others by "
+                "select_embeddings"
+            )
     return found
+
+
+def has_its_own_way(table: Table) -> bool:
+    """Whether calling it is more than the lookup of its class in torch."""
+    forwards = (nn.Embedding.forward, nn.EmbeddingBag.forward)
+    hooks = (table._forward_hooks, table._forward_pre_hooks)
+    return type(table).forward not in forwards or "forward" in vars(table) or any(hooks)
 
 
 def quantized_like(table: Table, weight: Tensor, grid: Grid) -> QuantizedEmbedding:

@@ -186,10 +186,48 @@ def test_rows_that_are_one_sided_or_zero(row, sparsify_first):
     assert abs(left[1 - least] - row[1 - least]) <= max(map(abs, row)) / 255
 
 
+WIDE = torch.tensor([[1e300, 1.0]], dtype=torch.float64)
+
+
+class Scaled(nn.Embedding):
+    """As language models have them."""
+
+    def forward(self, indices):
+        return 4 * super().forward(indices)
+
+
+def hooked(pre):
+    table = nn.Embedding(3, 2)
+    register = table.register_forward_pre_hook if pre else table.register_forward_hook
+    register(lambda *_: None)
+    return nn.Sequential(table)
+
+
+def called_otherwise():
+    table = nn.Embedding(3, 2)
+    table.forward = lambda indices: 4 * nn.Embedding.forward(table, indices)
+    return nn.Sequential(table)
+
+
+@pytest.mark.parametrize("sparsify_first", [True, False])
+def test_a_row_may_be_wider_than_float32(sparsify_first):
+    table = nn.Embedding.from_pretrained(torch.tensor([[3e38, -3e38, 2e37, 0.0]]))
+    model = nn.Sequential(table)
+    post_training_sparse_quantize(model, DataNormSparsifier, sparsify_first, sparsity_level=0.0)
+    made = model[0].dequantize()
+    assert made[0, 3] == 0
+    torch.testing.assert_close(made, table.weight.detach(), rtol=0, atol=2e36)
+
+
 @pytest.mark.device("cpu")
 @pytest.mark.parametrize(
     ("model", "says"),
     [
+        (nn.Sequential(Scaled(3, 2)), "'0' is a Scaled that does more than to look up rows"),
+        (hooked(pre=True), "does more than to look up rows"),
+        (hooked(pre=False), "does more than to look up rows"),
+        (called_otherwise(), "does more than to look up rows"),
+        (nn.Sequential(nn.Embedding.from_pretrained(WIDE)), "finite in float32"),
         (nn.Sequential(nn.Linear(2, 2)), "holds no nn.Embedding"),
         (nn.Embedding(3, 2), "holds no nn.Embedding"),  # nobody could replace it
         (nn.Sequential(nn.Embedding(3, 2, max_norm=1.0)), "max_norm"),

@@ -697,6 +697,17 @@ def test_recurrent_layers(kind):
     assert zeros(model.weight_ih_l0) == model.weight_ih_l0.numel() // 2
 
 
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_a_table_that_scales_its_rows_is_pruned_in_place(kind):
+    model = nn.Sequential(kind(20, 4, max_norm=1.0))
+    with pytest.raises(ValueError, match="with max_norm, which would scale the rows of a masked"):
+        attach(model, half(), mode="parametrize")
+    attachment = attach(model, half())
+    attachment.sparsifier.step()
+    attachment.apply()
+    assert zeros(model[0].weight) == 40
+
+
 @pytest.mark.device("cpu", "cuda")
 def test_sparse_gradients():
     model = nn.Embedding(20, 4, sparse=True)

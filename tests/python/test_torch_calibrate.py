@@ -217,3 +217,53 @@ def test_what_is_refused():
         calibrate(attachment, batches())
     with pytest.raises(TypeError, match="are those of the attachment"):
         calibrate(attachment, batches(), include="0.*")
+
+
+def test_a_module_with_several_matrices_has_no_norms_of_its_own():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Parameter(torch.randn(6, 6))
+            self.second = nn.Parameter(torch.randn(6, 6))
+            self.last = nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.last((x @ self.first.T).relu() @ self.second.T)
+
+    assert list(calibrate(Two(), batches())) == ["last.weight"]
+    with pytest.raises(ValueError, match="'second' belongs to a Two, which has several matrices"):
+        calibrate(Two(), batches(), include="second")
+
+
+class Buffers(nn.Module):
+    """One that is None at first, and one whose elements share memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+        self.register_buffer("seen", None)
+        self.register_buffer("places", torch.arange(3.0).expand(5, 3))
+
+    def forward(self, x):
+        self.seen = x
+        return self.layer(x) + self.places
+
+
+def test_buffers_are_left_as_they_were():
+    model = Buffers()
+    calibrate(model, batches())
+    assert model.seen is None
+    assert model.training
+    assert torch.equal(model.places, torch.arange(3.0).expand(5, 3))
+
+
+def test_norms_that_no_float32_is_are_refused(tmp_path):
+    model = nn.Linear(6, 3).double()
+    with pytest.raises(ValueError, match="norms of the inputs of 'weight' are beyond float32"):
+        calibrate(model, [torch.full((1, 6), 1e100, dtype=torch.float64)], path=tmp_path / "n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_batches_that_reach_no_layer_are_refused():
+    with pytest.raises(ValueError, match="no layer got an input from any batch"):
+        calibrate(mlp(), batches(), call=lambda model, batch: None)

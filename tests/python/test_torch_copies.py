@@ -231,6 +231,14 @@ def test_modules_that_peft_trains_in_another_place_are_found():
     left = attachment.left["base_model.model.2.original_module.weight"]
     assert left == "replaced by a copy that is trained"
     assert zeros(model[2].modules_to_save["default"].weight) == 48
+    merged = wrapped.merge_and_unload()
+    with torch.no_grad():
+        merged[2].weight.fill_(1.0)
+    attachment.apply(merged)
+    assert zeros(merged[2].weight) == 48
+    attachment.sparsifier.step()
+    attachment.apply()
+    assert zeros(merged[0].weight) == zeros(merged[2].weight) == 48
     plain = mlp()
     _, attachment = attached(model=plain)  # before
     peft.get_peft_model(plain, config)

@@ -187,3 +187,75 @@ def test_only_a_score_of_inputs_records_them():
     model = mlp()  # an attachment does not keep it
     with pytest.raises(ValueError, match=r"score must be Wanda\(\), .* got SNIP\(\)"):
         record_inputs(attach(model, score=SNIP()))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("part", [False, True])
+def test_models_that_were_compiled_and_called_before_are_recorded(part):
+    torch._dynamo.reset()
+    model = mlp()
+    attachment = wanda(model)
+    inputs = torch.randn(5, 6)
+    called = model
+    if part:
+        model[0] = torch.compile(model[0], backend="eager")
+    else:
+        called = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        called(inputs)
+        for count in (1, 2):
+            with record_inputs(attachment):
+                called(inputs)
+            sums = attachment.sparsifier.get_array(attachment.names[0], "inputs")
+            expected = count * inputs.double().square().sum(0)
+            np.testing.assert_allclose(as_numpy(sums).reshape(-1), as_numpy(expected))
+        called(inputs)  # compiled as before
+
+
+def test_what_a_checkpoint_computes_once_more_does_not_count():
+    model = mlp()
+    attachment = wanda(model)
+    inputs = torch.randn(5, 6)
+    with record_inputs(attachment):
+        out = torch.utils.checkpoint.checkpoint(model, inputs, use_reentrant=False)
+        out.sum().backward()
+    sums = attachment.sparsifier.get_array(attachment.names[0], "inputs")
+    expected = inputs.double().square().sum(0)
+    np.testing.assert_allclose(as_numpy(sums).reshape(-1), as_numpy(expected))
+
+
+def test_empty_inputs_are_none():
+    attachment = wanda(model := mlp())
+    with record_inputs(attachment):
+        model(torch.empty(0, 6))
+    with pytest.raises(ValueError, match="inputs"):
+        attachment.sparsifier.step()
+
+
+class Two(nn.Module):
+    """Two square matrices, of which the second gets what the first makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(6, 6))
+        self.second = nn.Parameter(torch.randn(6, 6))
+
+    def forward(self, x):
+        return (x @ self.first.T).relu() @ self.second.T
+
+
+def test_one_of_several_matrices_of_a_module_is_refused():
+    attachment = wanda(Two())
+    with pytest.raises(ValueError, match="'first' is one of several matrices of a Two"):
+        record_inputs(attachment)
+
+
+@pytest.mark.filterwarnings("ignore:.*[Nn]ested")  # torch's own
+def test_nested_tensors_add_what_is_in_them():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.TransformerEncoder(layer, 1).eval()
+    attachment = wanda(model, include="*linear2.weight")
+    inputs, padding = torch.randn(2, 3, 8), torch.tensor([[False, False, True], [False] * 3])
+    with record_inputs(attachment), torch.no_grad():
+        model(inputs, src_key_padding_mask=padding)
+    assert attachment.sparsifier.get_array(attachment.names[0], "inputs") is not None

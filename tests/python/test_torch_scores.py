@@ -379,6 +379,35 @@ def test_synaptic_flow_is_that_of_matrices_of_magnitudes(rounds, with_biases):
         np.testing.assert_array_equal(as_numpy(attachment.sparsifier.get_mask(name)), mask != 0)
 
 
+def test_synaptic_flow_goes_in_rounds_by_patterns_too():
+    """2:4 at the level 1, and two of four elements of half the blocks at 0.5, say the same as
+    levels of elements: of one round and of many the masks differ."""
+    masks = {}
+    for rounds in (1, 100):
+        torch.manual_seed(3)
+        model = nn.Sequential(*(nn.Linear(16, 16, bias=False) for _ in range(3)))
+        score = SynFlow(rounds=rounds)
+        attachment = attach(
+            model, score=score, sparsity_level=1.0, sparse_block_shape=(1, 4), zeros_per_block=2
+        )
+        score_once(model, score, [torch.randn(1, 16)])
+        attachment.sparsifier.step()
+        masks[rounds] = [
+            as_numpy(attachment.sparsifier.get_mask(name)) for name in attachment.names
+        ]
+        for mask in masks[rounds]:
+            assert (mask.reshape(16, 4, 4).sum(-1) == 2).all()
+    assert any((one != many).any() for one, many in zip(*masks.values(), strict=True))
+
+
+def test_synaptic_flow_names_a_buffer_that_is_not_finite():
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 2))
+    model[0].register_buffer("causal", torch.tensor([0.0, -torch.inf]))
+    attach(model, score=SynFlow(), **HALF)
+    with pytest.raises(ValueError, match=r"'0\.causal' must be finite for SynFlow"):
+        score_once(model, SynFlow(), [torch.ones(1, 6)])
+
+
 def deep(seed, biases=False):
     torch.manual_seed(seed)
     widths = [64, *[128, 32] * 10]

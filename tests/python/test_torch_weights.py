@@ -38,6 +38,31 @@ def old_weight_norm(layer):
         return nn.utils.weight_norm(layer)
 
 
+@pytest.mark.parametrize("wrap", [parametrizations.spectral_norm, nn.utils.spectral_norm])
+@pytest.mark.parametrize("scale", [0.01, 1, 100])
+def test_a_pool_ranks_what_spectral_norm_makes_of_a_weight(wrap, scale):
+    model = nn.Sequential(nn.Linear(12, 12), nn.Linear(12, 12)).eval()
+    with torch.no_grad():
+        model[0].weight.mul_(scale)  # by which spectral_norm divides
+    wrap(model[0])
+    with torch.no_grad():
+        model.train()(torch.randn(1, 12))
+    model.eval()(torch.randn(1, 12))
+    made = model[0].weight.detach().clone()
+    sparsifier = half()
+    attachment = attach(model, sparsifier, pool="all")
+    sparsifier.step()
+    attachment.apply()
+    model(torch.randn(1, 12))
+    mask = sparsifier.get_mask("0.weight")
+    assert torch.equal(model[0].weight != 0, mask)
+    assert 0.1 < float(mask.float().mean()) < 0.9
+    kept = model[1].weight.detach().abs()
+    least = kept[kept > 0].min()
+    assert (made[mask].abs() >= least - 1e-6).all()  # one threshold for what both compute with
+    assert (made[~mask].abs() <= least + 1e-6).all()
+
+
 def train(model, attachment, steps=5):
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
     attachment.follow(optimizer)
@@ -256,6 +281,31 @@ class Mixed(nn.Module):
         self.rms = MyRMSNorm()
         self.act = nn.PReLU(4)
         self.fc = nn.Linear(6, 5)
+
+
+class LayerNormMLP(nn.Module):
+    """As of Transformer Engine: a norm layer and two matrices in one."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer_norm_weight = nn.Parameter(torch.ones(6))
+        self.fc1_weight = nn.Parameter(torch.randn(6, 6))
+        self.fc2_weight = nn.Parameter(torch.randn(6, 6))
+
+
+def test_matrices_beside_a_norm_are_taken():
+    attachment = attach(nn.Sequential(LayerNormMLP()), half())
+    assert attachment.names == ("0.fc1_weight", "0.fc2_weight")
+
+
+@pytest.mark.parametrize(
+    "name", ["LayerNorm2d", "LlamaRMSNorm", "FrozenBatchNorm2d", "GroupNorm32", "T5LayerNorm",
+             "Layer_Norm", "InstanceNorm1D"],
+)  # fmt: skip
+def test_norm_layers_of_others_are_known_by_their_names(name):
+    norm = type(name, (MyRMSNorm,), {})()
+    attachment = attach(nn.Sequential(norm, nn.Linear(6, 6)), half())
+    assert attachment.left["0.weight"] == "of a norm layer"
 
 
 @pytest.mark.parametrize("include", [None, "*", "*.weight"])

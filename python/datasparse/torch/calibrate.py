@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from .._norms_file import write_norms
 from .attachment import Attachment
 from .choose import Owned, Patterns, Types, choose, opened
-from .inputs import KeptSums, RecordedInputs, inputs_of, record_inputs
+from .inputs import KeptSums, RecordedInputs, inputs_of, is_one_of_several, record_inputs
 from .layout import layout_of
 from .replicas import Group, refuse_shards, warn_of_own_batches
 from .scored import as_it_was
@@ -40,10 +40,11 @@ def calibrate(
 
     Args:
         model: any model; or an attachment whose score is `Wanda()`. Then the sums go to its
-            sparsifier besides, on top of those that it has, and it makes new masks of them:
-            `apply()` writes their zeros.
+            sparsifier besides, on top of those that it has, and it makes new masks of them, as
+            `step()` does: `apply()` writes their zeros.
         batches: anything that can be iterated over once. A mapping is passed by keywords, a tuple
-            or list as positional arguments, anything else as the only one.
+            or list as positional arguments, anything else as the only one. Labels are no
+            arguments: of a loader of pairs, pass `(inputs for inputs, _ in loader)`, or `call`.
         include, exclude, types: which weights of a model, as for `attach()`; of an attachment they
             are those attached. By default all that have norms.
         call: `call(model, batch)` in the place of that.
@@ -60,9 +61,9 @@ def calibrate(
     out, and refused where `include` is given. The model is called in evaluation mode, without
     gradients, and left as it was. Nothing of its activations is kept.
 
-    Raises ValueError for no batch, for inputs that are not finite, where nothing matches, and where
-    an included weight has no norms. Then no file is written, and no sum or mask of an attachment
-    has changed.
+    Raises ValueError for no batch, for inputs that are not finite, where nothing matches or is
+    reached, and where an included weight has no norms. Then no file is written, and no sum or mask
+    of an attachment has changed.
 
     >>> _ = torch.manual_seed(0)
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
@@ -97,7 +98,9 @@ def calibrate(
     unseen = [name for name in inputs if name not in sums.arrays]
     if unseen and include is not None:
         raise ValueError(f"{unseen[0]!r} got no input from any batch: leave it out by exclude")
-    norms = {name: norms_of(sums.arrays[name]) for name in inputs if name in sums.arrays}
+    if len(unseen) == len(inputs):
+        raise ValueError("no layer got an input from any batch: do the batches reach the model?")
+    norms = {name: norms_of(name, sums.arrays[name]) for name in inputs if name in sums.arrays}
     return written(path, norms, owners)
 
 
@@ -122,7 +125,7 @@ def calibrated(
         if any(total is None for total in sums.values()):
             sparsifier.step()  # refuses weights that have seen no inputs, before there is a file
         owners = {name: attachment.places[name].weights() for name in names}
-        norms = {name: norms_of(total) for name, total in sums.items()
+        norms = {name: norms_of(name, total) for name, total in sums.items()
                  if total is not None and has_columns(owners[name])}  # fmt: skip
         written(path, norms, owners)
         sparsifier.step()
@@ -187,16 +190,21 @@ def why_none(weight: Weight) -> str | None:
         return "whose groups have inputs of their own"
     if isinstance(module, nn.Embedding):
         return "whose inputs are its rows"
+    if is_one_of_several(weight):
+        return "which has several matrices"
     unknown = nn.EmbeddingBag | nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention
     if isinstance(module, unknown) or (weight.ndim > 2 and not isinstance(module, _ConvNd)):
         return "whose inputs are not known"
     return None
 
 
-def norms_of(squares: Any) -> NDArray[np.float32]:
+def norms_of(name: str, squares: Any) -> NDArray[np.float32]:
     """The roots of the sums, on one axis."""
     array = squares.cpu().numpy() if isinstance(squares, Tensor) else np.asarray(squares)
-    norms: NDArray[np.float32] = np.sqrt(array).reshape(-1).astype(np.float32)
+    with np.errstate(over="ignore"):
+        norms: NDArray[np.float32] = np.sqrt(array).reshape(-1).astype(np.float32)
+    if not np.isfinite(norms).all():
+        raise ValueError(f"norms of the inputs of {name!r} are beyond float32")
     return norms
 
 

@@ -22,8 +22,8 @@ Patterns = str | Iterable[str]
 Modules = list[tuple[str, nn.Module]]  # a model's named_modules()
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
-# What other libraries call theirs:
-NORM_NAME = re.compile("(layer|batch|group|instance|rms)_?norm", re.IGNORECASE)
+# What other libraries call theirs; a LayerNormMLP is more than that, and has matrices.
+NORM_NAME = re.compile(r"(layer|batch|group|instance|rms)_?norm\d*d?$", re.IGNORECASE)
 
 ADAPTER = "part of an adapter"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -59,6 +61,7 @@ class RecordedInputs:
         self._goal, self._group = sums, group
         self._waiting = None if group is None else KeptSums()
         self._sums: Sums = self._waiting or sums
+        self._uncompiled = uncompiled()
         self._hooks = []
         for name, owners in inputs.items():
             for module, squares in owners:
@@ -73,6 +76,7 @@ class RecordedInputs:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        self._uncompiled.close()
         if self._waiting is None or isinstance(error, KeyboardInterrupt):
             return
         waiting, self._waiting = self._waiting.arrays, None
@@ -102,6 +106,9 @@ class RecordedInputs:
             given = args[0] if args else kwargs.get("input")
             if not isinstance(given, Tensor):
                 raise ValueError(f"the layer of {name!r} must get a tensor first, got {given!r}")
+            given, output = padded(given), padded(output)
+            if given.numel() == 0 or torch._C._current_graph_task_id() != -1:
+                return  # nothing, or what a checkpoint computes once more for a backward pass
             with torch.no_grad():
                 more = squares(given.detach(), output)
             if not bool(torch.isfinite(more).all()):
@@ -109,6 +116,23 @@ class RecordedInputs:
             add(self._sums, name, more.numpy() if more.is_cpu else more)
 
         return record
+
+
+def uncompiled() -> ExitStack:
+    """From now on, until it is closed, compiled models run as they are written.
+
+    What was compiled before a hook came does not call it, and what is compiled then cannot.
+    """
+    stack = ExitStack()
+    if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):  # from 2.6 on
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+    return stack
+
+
+def padded(tensor: Any) -> Any:
+    """With zeros, which add nothing, where a tensor is nested."""
+    is_nested = isinstance(tensor, Tensor) and tensor.is_nested
+    return tensor.to_padded_tensor(0.0) if is_nested else tensor
 
 
 def add(sums: Sums, name: str, more: Any) -> None:
@@ -138,7 +162,9 @@ def record_inputs(model: nn.Module | Attachment, *, group: Group = None) -> Reco
     a convolution, transposed or not, a channel, over all places; of nn.Embedding, a row, whose sum
     is how often it was looked up. ValueError, naming the weight, for any other module, and for a
     score that keeps no inputs. A weight whose layer's own forward() is never called, such as the
-    output of nn.MultiheadAttention, has no inputs, and step() says so.
+    output of nn.MultiheadAttention, or gets nothing but empty tensors, has no inputs, and step()
+    says so. Compiled models run uncompiled meanwhile. What checkpointed layers compute once more in
+    a backward pass does not count.
 
     group: a process group of torch.distributed, whose ranks have replicas of the model, and end
     this at the same time: the sums of all are added up then, and the same on each. Without a group
@@ -158,8 +184,8 @@ def record_inputs(model: nn.Module | Attachment, *, group: Group = None) -> Reco
 
 
 def inputs_of(name: str, owners: Iterable[Weight]) -> Inputs:
-    """How the inputs of all that own a weight are summed up. ValueError as `squares_of()` does, and
-    for a weight that is looked up here and multiplied by there."""
+    """How the inputs of all that own a weight are summed up. ValueError as `squares_of()` does, for
+    a weight that is looked up here and multiplied by there, and for one of several of a module."""
     owners = list(owners)
     if len({isinstance(weight.module, nn.Embedding) for weight in owners}) > 1:
         kinds = " and a ".join(type(weight.module).__name__ for weight in owners)
@@ -167,7 +193,26 @@ def inputs_of(name: str, owners: Iterable[Weight]) -> Inputs:
             f"{name!r} is tied between a {kinds}, whose inputs are not alike: leave it out by "
             "exclude, or freeze its mask"
         )
-    return [(weight.module, squares_of(name, weight.module, weight.tensor())) for weight in owners]
+    inputs = [(each.module, squares_of(name, each.module, each.tensor())) for each in owners]
+    for weight in owners:
+        if is_one_of_several(weight):
+            raise ValueError(
+                f"{name!r} is one of several matrices of a {type(weight.module).__name__}, whose "
+                "inputs are not known: leave it out by exclude, or freeze its mask"
+            )
+    return inputs
+
+
+def is_one_of_several(weight: Weight) -> bool:
+    """Whether the input of a module need not be that of its weight: it has other matrices, too.
+
+    What a layer of torch has beside its weight is an adapter's.
+    """
+    module = weight.module
+    if weight.attribute == "weight" and isinstance(module, nn.Linear | nn.Embedding | _ConvNd):
+        return False
+    matrices = [each for each in module._parameters.values() if each is not None and each.ndim > 1]
+    return len(matrices) > 1
 
 
 def squares_of(name: str, module: nn.Module, weight: Tensor) -> Squares:

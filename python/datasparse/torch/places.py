@@ -26,6 +26,7 @@ Path = tuple[str, ...]
 # DataParallel and its kin; activation checkpointing.
 WRAPPERS = ("_orig_mod", "module", "_checkpoint_wrapped_module")
 PEFT = "base_layer"  # beside its adapters
+SAVED = "modules_to_save"  # whole copies in its place, by the names of adapters
 
 
 def plain_model(model: nn.Module) -> nn.Module:
@@ -50,11 +51,11 @@ def entry_of(registry: Any, name: str) -> Any:
 
 def is_replaced_by_peft(module: nn.Module) -> bool:
     """Whether PEFT trains a copy of a module in its place: its modules_to_save."""
-    return "original_module" in module._modules and "modules_to_save" in module._modules
+    return "original_module" in module._modules and SAVED in module._modules
 
 
 def trained_copy_of(module: Any) -> nn.Module | None:
-    copies: Any = module._modules["modules_to_save"]
+    copies: Any = module._modules[SAVED]
     active = getattr(module, "active_adapter", None)
     name = active[0] if isinstance(active, list) and active else active
     copied: nn.Module | None = entry_of(copies._modules, name) if isinstance(name, str) else None
@@ -87,8 +88,13 @@ def child(module: nn.Module, part: str) -> nn.Module | None:
 def module_at(root: nn.Module, path: Sequence[str]) -> nn.Module | None:
     """The module at a path, or None."""
     module: nn.Module | None = root
-    for part in path:
-        if module is not None:
+    parts = iter(path)
+    for part in parts:
+        if module is None:
+            break
+        if part == SAVED and SAVED not in module._modules and wrapped_by(module) is None:
+            next(parts, None)  # PEFT's copy, by the name of an adapter, was merged into its place
+        else:
             module = child(module, part)
     if module is None and tuple(path[:2]) == ("base_model", "model"):
         return module_at(root, path[2:])  # PEFT's model around the whole was taken away

@@ -103,6 +103,11 @@ def refuse_to_parametrize(owned: Owned, model: nn.Module) -> None:
                 f"{name!r} belongs to an nn.{kind} with sparse=True, whose gradients do not pass "
                 'through a parametrization; use mode="in_place"'
             )
+        if getattr(module, "max_norm", None) is not None:
+            raise ValueError(
+                f"{name!r} belongs to an nn.{kind} with max_norm, which would scale the rows of a "
+                'masked copy in vain; use mode="in_place"'
+            )
         if isinstance(module, parametrize.ParametrizationList):
             raise ValueError(
                 f"{name!r} is an ingredient of a parametrization; attach the weight that is made "

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .._core import BaseDataSparsifier
 from .attachment import Attachment, attachments_of
@@ -111,10 +111,9 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     training = [module.training for module in modules]
     buffers = [
-        (module, name, buffer, buffer.detach().clone())
+        (module, name, buffer, None if buffer is None else buffer.detach().clone())
         for module in modules
         for name, buffer in module._buffers.items()
-        if buffer is not None
     ]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     for parameter, _ in gradients:
@@ -123,10 +122,18 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
         with chance_as_it_was():
             yield
     finally:
+        set_training(modules, training)
         for parameter, gradient in gradients:
             parameter.grad = gradient
         with torch.no_grad():
             for module, name, buffer, value in buffers:
-                buffer.copy_(value)
                 module._buffers[name] = buffer
-        set_training(modules, training)
+                if buffer is not None and value is not None and not is_expanded(buffer):
+                    buffer.copy_(value)
+
+
+def is_expanded(buffer: Tensor) -> bool:
+    """Whether elements share memory: torch lets nobody write to these."""
+    return buffer.layout == torch.strided and any(
+        stride == 0 and size > 1 for stride, size in zip(buffer.stride(), buffer.shape, strict=True)
+    )

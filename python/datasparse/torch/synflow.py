@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._core import DataNormSparsifier
+from .._core import DataNormSparsifier, _pool_plan
 from ..recipes.reading import KEYS
 from ..scores import SynFlow
 from .places import plain_model
 from .scored import Scored
+
+ALONE = {"pool": None}  # what a block is hangs on no pool
 
 
 def synaptic_flow(of: Scored, score: SynFlow, example: Tensor) -> dict[str, np.ndarray[Any, Any]]:
@@ -37,10 +39,17 @@ def flow(
     """None where the numbers overflow or vanish."""
     model = plain_model(of.model).eval()
     called = {id(parameter): name for name, parameter in model.named_parameters()}
-    everything = {
-        name: value.detach().abs().to(dtype) if value.is_floating_point() else value.clone()
-        for name, value in (*model.named_parameters(), *model.named_buffers())
-    }
+    everything = {}
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if not value.is_floating_point():
+            everything[name] = value.clone()
+            continue
+        if not bool(value.isfinite().all()):
+            raise ValueError(
+                f"{name!r} must be finite for {score}, which takes the magnitudes of parameters "
+                "and buffers, got infinite values or NaN"
+            )
+        everything[name] = value.detach().abs().to(dtype)
     # The names of groups are those of weights: parametrized ones have others in the model.
     paths = {name: called[id(parameter)] for name, parameter in of.parameters().items()}
     sizes = {name: everything[path] for name, path in paths.items()}
@@ -81,19 +90,22 @@ class Rounds:
 
     def __init__(self, of: Scored, scores: dict[str, np.ndarray[Any, Any]]) -> None:
         self._sparsifier = DataNormSparsifier()
-        self._densities = {}
+        self._shares = {}  # of each group: its level, and what of a pruned block is zero
         for name, array in scores.items():
             config = dict(of.sparsifier.data_groups[name])
-            self._densities[name] = 1.0 - config["sparsity_level"]
             pattern = {key: config[key] for key in KEYS if key in config}
             layout = of.sparsifier.layout(name)
             self._sparsifier.add_data(name, array, layout=layout, **pattern)
+            (_, height, width, zeros), *_ = _pool_plan([(array.shape, layout, pattern | ALONE)])[0]
+            self._shares[name] = config["sparsity_level"], zeros / max(height * width, 1)
 
     def masks(self, share: float) -> dict[str, Tensor]:
         """At the density of each group to the power of `share`."""
-        for name, density in self._densities.items():
-            self._sparsifier.data_groups[name]["sparsity_level"] = 1.0 - density**share
+        for name, (level, zeros) in self._shares.items():
+            density = 1.0 - level * zeros
+            part = min((1.0 - density**share) / zeros, 1.0) if zeros else level
+            self._sparsifier.data_groups[name]["sparsity_level"] = part
         with warnings.catch_warnings():  # of dead groups: the step to come warns of its own
             warnings.simplefilter("ignore", UserWarning)
             self._sparsifier.step()
-        return {name: torch.from_numpy(self._sparsifier.get_mask(name)) for name in self._densities}
+        return {name: torch.from_numpy(self._sparsifier.get_mask(name)) for name in self._shares}

@@ -39,16 +39,20 @@ class Weight:
 
     def scores(self) -> Tensor:
         """What is ranked: the weight as if no mask of ours were there. Detached if computed."""
-        # One scale for the whole does not change the order.
-        if self.written is not None and self.made_by in (None, "spectral_norm"):
+        if self.written is not None and self.made_by is None:
             return self.written
         with torch.no_grad():
             if parametrize.is_parametrized(self.module, self.attribute):
                 return without_masks(self.module, self.attribute)
             hook: Any = hook_of(self.module, self.attribute)
-            compute = hook.apply_mask if self.made_by == PRUNED else hook.compute_weight
-            computed: Tensor = compute(self.module)
-            return computed
+            computed: Tensor
+            if self.made_by == PRUNED:
+                computed = hook.apply_mask(self.module)
+            elif self.made_by == "spectral_norm":
+                computed = hook.compute_weight(self.module, do_power_iteration=False)
+            else:
+                computed = hook.compute_weight(self.module)
+            return computed.detach()
 
     def tensor(self) -> Tensor:
         """What is pruned: `written`, or the weight where there is none."""
