@@ -3,7 +3,7 @@
 A plain `pytest` runs the default tier, ci. Tests marked `full` or `long` are proofs that take their
 time: they are deselected unless a `-m` expression is given. The summary says which did not run.
 
-`pytest -m quick` runs what of ci takes little time: nobody marks these, is_quick() tells them.
+`pytest -m quick` runs what of ci takes little time: is_quick() tells them.
 
 `pytest --device=NAME` asks the tests that take the fixture `device`, and no others, on that device.
 """
@@ -59,7 +59,8 @@ TAKE_LONG = {"run_python", "run_file", "random_cases"}
 
 def is_quick(item):
     """Whether a test that was collected is of the quick tier."""
-    return not tier_of(item) and not TAKE_LONG & set(item.fixturenames)
+    takes_long = item.get_closest_marker("not_quick") or TAKE_LONG & set(item.fixturenames)
+    return not tier_of(item) and not takes_long
 
 
 def pytest_ignore_collect(collection_path, config):

@@ -250,6 +250,7 @@ def lightning_parts():
 QUIET = pytest.mark.filterwarnings("ignore")  # of workers, and of Lightning's own use of torch
 
 
+@pytest.mark.not_quick
 @QUIET
 @pytest.mark.parametrize("schedule", ["step", "epoch"])
 def test_lightnings_callback_takes_a_recipe(tmp_path, schedule):

@@ -527,6 +527,7 @@ def test_no_expression_does_anything_but_parse_or_raise(expression):
         assert isinstance(parse(expression), Schedule)
 
 
+@pytest.mark.not_quick
 def test_mutated_expressions_for_a_moment():
     tried, parsed = fuzz(2, seed=1)
     assert tried > parsed > 0

@@ -448,6 +448,7 @@ def compare_with_eager(backend, mode):
     assert all(map(torch.equal, eager_masks, other_masks))
 
 
+@pytest.mark.not_quick
 @pytest.mark.parametrize("mode", ["in_place", "parametrize"])
 def test_compiled_models(mode):
     compare_with_eager("aot_eager", mode)
@@ -461,6 +462,7 @@ def test_models_compiled_to_machine_code(mode):
     compare_with_eager("inductor", mode)
 
 
+@pytest.mark.not_quick
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
 @pytest.mark.filterwarnings("ignore:Dynamo does not know:UserWarning")  # of a frame's caller
 @pytest.mark.parametrize("score", [None, Taylor()])

@@ -189,6 +189,7 @@ def test_only_a_score_of_inputs_records_them():
         record_inputs(attach(model, score=SNIP()))
 
 
+@pytest.mark.not_quick
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
 @pytest.mark.parametrize("part", [False, True])
 def test_models_that_were_compiled_and_called_before_are_recorded(part):
