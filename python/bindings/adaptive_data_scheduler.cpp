@@ -30,13 +30,16 @@ const char* name_of(AdaptiveRule::Mode mode) {
 
 /// A number, or what has one: an array or a tensor of a single element.
 double to_metric(const py::object& metric) {
-  const double value = PyBool_Check(metric.ptr()) ? -1.0 : PyFloat_AsDouble(metric.ptr());
-  if (PyBool_Check(metric.ptr()) || PyErr_Occurred() != nullptr) {
-    PyErr_Clear();
-    throw TypeError("metric must be a number, got " + std::string(py::repr(metric)) + " (" +
-                    class_name(metric) + ")");
+  try {
+    const py::object number = py::hasattr(metric, "item") ? metric.attr("item")() : metric;
+    const double value = PyBool_Check(number.ptr()) ? 0 : PyFloat_AsDouble(number.ptr());
+    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    if (!PyBool_Check(number.ptr())) return value;
+  } catch (py::error_already_set& error) {
+    if (!error.matches(PyExc_Exception)) throw;
   }
-  return value;
+  throw TypeError("metric must be a number, got " + std::string(py::repr(metric)) + " (" +
+                  class_name(metric) + ")");
 }
 
 py::object float_or_none(const std::optional<double>& value) {

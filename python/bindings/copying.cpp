@@ -12,26 +12,46 @@ namespace py = pybind11;
 
 namespace {
 
+/// What an object has in slots, in the place of its __dict__: names that are declared by __slots__.
+py::list slots_of(py::handle self) {
+  const py::handle type = py::type::handle_of(self);
+  if (!py::hasattr(type, "__slots__")) return py::list();
+  return py::module_::import("copyreg").attr("_slotnames")(type);
+}
+
+py::dict dict_of(py::handle self) { return py::getattr(self, "__dict__", py::dict()); }
+
 /// Attributes on their way into an object. Made, and destroyed, outside the sparsifier's lock: what
 /// is replaced may run anybody's code when it goes.
 struct NewAttributes {
-  py::object target;  // the object's __dict__
-  py::object before, after;
+  py::object target;  // the object
+  py::dict in_dict, in_slots;
+  py::dict before;  // what is replaced
 
-  NewAttributes(const py::object& self, const py::dict& attributes)
-      : target(self.attr("__dict__")), before(target.attr("copy")()), after(target.attr("copy")()) {
-    after.attr("update")(attributes);
+  NewAttributes(py::handle self, const py::dict& attributes)
+      : target(py::reinterpret_borrow<py::object>(self)), before(attributes_of(self)) {
+    const py::list slots = slots_of(self);
+    for (const auto& [name, value] : attributes) {
+      (slots.contains(name) ? in_slots : in_dict)[name] = value;
+    }
   }
   NewAttributes(const NewAttributes&) = delete;
   NewAttributes& operator=(const NewAttributes&) = delete;
   ~NewAttributes() {
     const AcquiredGil gil;
-    target = before = after = py::object();
+    target = py::object();
+    in_dict = in_slots = before = py::reinterpret_steal<py::dict>(py::handle());
   }
 
-  void put_into_place() const {
+  bool put() const {
     const AcquiredGil gil;
-    if (PyDict_Update(target.ptr(), after.ptr()) != 0) PyErr_WriteUnraisable(target.ptr());
+    for (const auto& [name, value] : in_slots) {
+      if (PyObject_SetAttr(target.ptr(), name.ptr(), value.ptr()) != 0) return false;
+    }
+    return in_dict.empty() || PyDict_Update(dict_of(target).ptr(), in_dict.ptr()) == 0;
+  }
+  void put_into_place() const {
+    if (!put()) PyErr_WriteUnraisable(target.ptr());
   }
 };
 
@@ -48,16 +68,20 @@ py::tuple recreate(py::handle self, const py::dict& arguments) {
 }
 
 py::dict attributes_of(py::handle self) {
-  return py::dict(py::getattr(self, "__dict__", py::dict()));
+  const py::dict attributes = dict_of(self).attr("copy")();
+  for (const auto& name : slots_of(self)) {
+    if (py::hasattr(self, name)) attributes[name] = self.attr(name);
+  }
+  return attributes;
 }
 
 void set_attributes(py::handle self, const py::dict& attributes) {
   if (attributes.empty()) return;
-  self.attr("__dict__").attr("update")(attributes);
+  if (!NewAttributes(self, attributes).put()) throw py::error_already_set();
 }
 
 void require_room_for(py::handle self, const py::dict& attributes) {
-  if (attributes.empty() || py::hasattr(self, "__dict__")) return;
+  if (py::hasattr(self, "__dict__") || NewAttributes(self, attributes).in_dict.empty()) return;
   throw datasparse::ValueError("state_dict['attributes'] must be empty for a " + class_name(self) +
                                ", which has none of its own, got " +
                                std::string(py::repr(attributes)));
@@ -81,8 +105,10 @@ py::dict to_python(const datasparse::Attributes& attributes) {
 
 std::function<void()> prepared_attributes(const py::object& self,
                                           const datasparse::Attributes& saved) {
-  if (!py::hasattr(self, "__dict__")) refuse_attributes(saved, "the " + class_name(self));
   if (saved.empty()) return [] {};
   const auto attributes = std::make_shared<NewAttributes>(self, to_python(saved));
+  if (!py::hasattr(self, "__dict__") && !attributes->in_dict.empty()) {
+    refuse_attributes(saved, "the " + class_name(self));
+  }
   return [attributes] { attributes->put_into_place(); };
 }

@@ -258,7 +258,10 @@ ValueError, naming the entry, if anything does not fit; nothing has changed then
           [](const SelfScheduler& self, const py::object& values) {
             self->set_base_param(to_param_map(values, "base_param"));
           },
-          "Each group's value when this scheduler first saw it: a copy, as a dict.")
+          R"(Each group's value when this scheduler first saw it: a copy, as a dict.
+
+Assigning sets those that are given; those of other groups stay. KeyError for an unknown name, ValueError for
+what the sparsifier would refuse.)")
       .def_property(
           "last_epoch", [](const SelfScheduler& self) { return self->last_epoch(); },
           [](const SelfScheduler& self, std::int64_t epoch) { self->set_last_epoch(epoch); },

@@ -14,6 +14,7 @@
 #include "gil.hpp"
 #include "group_arrays.hpp"
 #include "initialise.hpp"
+#include "refusals.hpp"
 #include "sparsifier_trampoline.hpp"
 #include "state.hpp"
 #include "torch.hpp"
@@ -75,6 +76,10 @@ py::array to_bytes(const std::string& name, py::object mask, const datasparse::A
     if (py::cast<bool>(mask.attr("is_floating_point")())) mask = mask.attr("float")();
     mask = mask.attr("numpy")();
   }
+  if (!py::isinstance<py::array>(mask) && py::hasattr(mask, "__array__")) {
+    mask = py::module_::import("numpy").attr("asarray")(mask);
+  }
+  refuse_known_class(mask, datasparse::label("mask", name));
   if (!py::isinstance<py::array>(mask)) {
     throw datasparse::TypeError("mask of '" + name + "' must be an array or a tensor, got " +
                                 class_name(mask));
@@ -156,6 +161,23 @@ py::object add_data(const SelfSparsifier& self, const Name& name, const py::obje
   side.mask_objects.replace(name, replaced, nullptr);
   if (!has_mask) return source->array();
   return source->masked_copy(source_and_mask(*self, name).second);
+}
+
+void set_data(const SelfSparsifier& self, const Name& name, const py::object& data) {
+  auto& side = side_of(self);
+  const datasparse::Axes shape = source_and_mask(*self, name).second.shape();
+  source_of(self, name);  // throws: squashed
+  const auto source = make_source(data, datasparse::label("data", name), &side);
+  const datasparse::Axes given = datasparse::Pin(*source).view().shape();
+  if (given != shape) {
+    throw datasparse::ValueError(datasparse::label("data", name) + " must keep their shape, " +
+                                 to_string(shape) + ", got " + to_string(given) +
+                                 ": add_data() takes others");
+  }
+  const auto replaced = side.mask_objects.find(name);
+  if (replaced != nullptr) replaced->adopt();
+  without_gil([&] { self->add_data(name, source); });
+  side.mask_objects.replace(name, replaced, nullptr);
 }
 
 py::object get_mask(const SelfSparsifier& self, const Name& name) {
@@ -373,6 +395,7 @@ void finish_init(const py::object& self, const py::object& data_list) {
   const SelfSparsifier sparsifier(self);
   without_gil([&] { std::invoke(&ForSubclasses::check_defaults, *sparsifier); });
   if (data_list.is_none()) return;
+  py::set seen;
   const py::object pairs = py::hasattr(data_list, "items") ? data_list.attr("items")() : data_list;
   for (const auto& item : pairs) {
     const auto pair =
@@ -381,7 +404,12 @@ void finish_init(const py::object& self, const py::object& data_list) {
       throw datasparse::TypeError("data_list must hold (name, data) pairs, got " +
                                   std::string(py::repr(item)));
     }
+    if (PySet_Contains(seen.ptr(), pair[0].ptr()) == 1) {
+      throw datasparse::ValueError("data_list must hold each name once, got " +
+                                   std::string(py::repr(pair[0])) + " twice");
+    }
     self.attr("add_data")(pair[0], pair[1]);
+    seen.add(pair[0]);
   }
 }
 
@@ -437,8 +465,9 @@ are thread-safe; from inside an override, reading is allowed and changing groups
 data: NumPy array, torch tensor, nn.Parameter, nn.Embedding, nn.EmbeddingBag or an object with __dlpack__;
     float16, bfloat16, float32 or float64; any shape and strides. In CPU memory, but for torch's, which may be
     on any device, and move to another one.
-reuse_mask: when the name is there already, keep its mask (the shapes must agree). Its config is kept
-    either way where this call does not say otherwise. A squashed name starts afresh.
+reuse_mask: when the name is there already, keep its mask (the shapes must agree), its state and arrays,
+    such as sums of scores. With False they start afresh; for new memory alone there is set_data(). The config
+    is kept either way where this call does not say otherwise. A squashed name starts afresh.
 mask: zeros and ones of data's shape, copied; beats reuse_mask.
 layout: the order of data's axes in the matrix that blocks are cut from, as of data.transpose(layout): the
     first one is its rows, the others its columns, the last innermost. () is the order that they have. A
@@ -462,6 +491,13 @@ array([4. , 0. , 3. , 0.5])
 >>> sparsifier.step()
 >>> sparsifier.get_mask("w")
 array([False, False,  True, False]))")
+      .def(
+          "set_data", &set_data, py::arg("name"), py::arg("data"),
+          R"(Put other memory in the place of a group's data. All else stays: mask, config, state, sums of scores.
+
+data: as for add_data(), of the shape that the group has. It is neither copied nor masked. For arrays that
+never change, as JAX's, of which a training makes new ones: hand each in before the next step(). KeyError for
+an unknown name, ValueError for a squashed one or another shape.)")
       .def("squashed", unlocked(&BaseDataSparsifier::squashed), py::arg("name"),
            "Whether squash_mask() has released the group's tensor.")
       .def(

@@ -31,6 +31,7 @@ constexpr KnownClass known_classes[] = {
      ", which has no memory; call this outside of torch.compile() and torch.export()"},
     {"UninitializedTensorMixin", "torch.nn",
      ", which has no shape yet; call the lazy module once before its parameters are added"},
+    {"MaskedArray", "numpy", ", which is two arrays; pass its .filled(value), or its .data"},
     {"MaskedTensor", "torch.masked", ", which is two tensors; pass its .get_data()"},
 };
 

@@ -203,7 +203,15 @@ const Schedule& nothing() {
 
 Schedule to_schedule(py::handle value, const std::string& name) {
   if (!py::isinstance<Schedule>(value)) refuse(name, "a schedule", value);
-  return *SelfSchedule(value);
+  const Schedule& schedule = *SelfSchedule(value);
+  const py::object plain = to_python(schedule);
+  if (!py::type::handle_of(plain).is(py::type::handle_of(value))) {
+    throw datasparse::TypeError(name + " must be a schedule of datasparse.schedules, got " +
+                                class_name(value) + ", a subclass of " + class_name(plain) +
+                                ", whose methods nobody would call: a function of the step is a "
+                                "Lambda; for more, override a scheduler's get_schedule_param()");
+  }
+  return schedule;
 }
 
 py::object to_python(const Schedule& schedule) {

@@ -193,7 +193,7 @@ void accumulate(const SelfSparsifier& self) {
       const py::object sample = source->call(
           recipe->object.attr("sample"),
           py::make_tuple(source->array_for_override(), gradient->array_for_override()), py::dict());
-      gradient = make_source(sample, datasparse::label("sample", name), nullptr);
+      gradient = source_of_result(sample, datasparse::label("sample", name));
     }
     samples.push_back({name, std::move(gradient)});
   }

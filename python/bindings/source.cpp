@@ -1,5 +1,7 @@
 #include "source.hpp"
 
+#include <pybind11/numpy.h>
+
 #include <utility>
 
 #include "datasparse/device.hpp"
@@ -54,6 +56,13 @@ std::shared_ptr<PySource> make_source(const py::object& data, const std::string&
   auto source = make_unchecked_source(data, what, owner);
   source->check();
   return source;
+}
+
+std::shared_ptr<PySource> source_of_result(const py::object& result, const std::string& what) {
+  if (py::isinstance<py::array>(result)) return make_source(result, what, nullptr);
+  const auto numpy = py::module_::import("numpy");
+  const bool is_scalar = py::isinstance(result, numpy.attr("generic"));
+  return make_source(is_scalar ? numpy.attr("asarray")(result) : result, what, nullptr);
 }
 
 std::shared_ptr<PySource> make_unchecked_source(const py::object& data, const std::string& what,

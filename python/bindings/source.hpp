@@ -89,6 +89,8 @@ std::shared_ptr<PySource> make_source(const pybind11::object& data, const std::s
 /// The same without a look at the object, which may be half restored from a copy or a pickle.
 std::shared_ptr<PySource> make_unchecked_source(const pybind11::object& data,
                                                 const std::string& what, SourceOwner* owner);
+/// The source for what an override returned: what NumPy made a scalar of is an array again.
+std::shared_ptr<PySource> source_of_result(const pybind11::object& result, const std::string& what);
 
 /// The kinds of sources, each in a file of its own. A new one for an object of its kind, else null.
 PySource* new_numpy_source(const pybind11::object& data, const std::string& what,

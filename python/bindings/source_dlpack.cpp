@@ -16,7 +16,10 @@ class DLPackSource final : public PySource {
 
  protected:
   py::object copy() const override {
-    return py::module_::import("numpy").attr("from_dlpack")(data()).attr("copy")();
+    const auto numpy = py::module_::import("numpy");
+    // NumPy's from_dlpack() knows no bfloat16, for which JAX has its own dtype.
+    if (py::hasattr(data(), "__array__")) return numpy.attr("array")(data());
+    return numpy.attr("from_dlpack")(data()).attr("copy")();
   }
 
  private:

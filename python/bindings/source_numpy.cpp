@@ -69,5 +69,8 @@ class NumpySource final : public PySource {
 }  // namespace
 
 PySource* new_numpy_source(const py::object& data, const std::string& what, SourceOwner* owner) {
-  return py::isinstance<py::array>(data) ? new NumpySource(data, what, owner) : nullptr;
+  if (!py::isinstance<py::array>(data)) return nullptr;
+  static const PyTypeObject* const plain = Py_TYPE(py::array(py::dtype::of<float>(), 0).ptr());
+  if (Py_TYPE(data.ptr()) != plain) refuse_known_class(data, what);
+  return new NumpySource(data, what, owner);
 }

@@ -172,7 +172,7 @@ class PySparsifier : public WithPythonAttributes<Base>,
       return source->call(override, pybind11::make_tuple(name, data), to_python(config));
     });
     if (scores.is(data)) return nullptr;
-    return make_source(scores, datasparse::label("scores", name), nullptr);
+    return source_of_result(scores, datasparse::label("scores", name));
   }
 
   /// What the score makes of the group; nullptr where it is the data.
@@ -186,7 +186,7 @@ class PySparsifier : public WithPythonAttributes<Base>,
     const pybind11::object scores = source->call(
         score.attr("_answer"), pybind11::make_tuple(pybind11::cast(&self), name, data), {});
     if (scores.is(data)) return nullptr;
-    return make_source(scores, datasparse::label("scores", name), nullptr);
+    return source_of_result(scores, datasparse::label("scores", name));
   }
 
   /// Of a score that has a sign, a norm would prune what is nearest to 0.

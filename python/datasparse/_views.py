@@ -120,6 +120,10 @@ class _GroupMethods(_Methods):
         """Replace the configs of several groups, all or none."""
         self._write(dict(() if other is None else other, **more))
 
+    def __ior__(self: Any, other: Any) -> Any:  # type: ignore[misc]
+        self._write(dict(other))
+        return self
+
 
 def complete(config_map: Any, group_map: Any) -> None:
     """Gives the classes the methods above."""

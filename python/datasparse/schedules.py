@@ -147,10 +147,19 @@ def _value(node: ast.expr | None) -> object:
         case ast.Dict(keys=keys, values=values):
             if not all(isinstance(key, ast.Constant | ast.UnaryOp) for key in keys):
                 raise ValueError(f"expression must hold numbers as keys, got {ast.unparse(node)!r}")
-            return {_value(key): _value(value) for key, value in zip(keys, values, strict=True)}
+            known = [_value(key) for key in keys]
+            require_once(known)
+            return dict(zip(known, map(_value, values), strict=True))
         case ast.expr():
             raise ValueError(f"expression must not hold {ast.unparse(node)!r}")
     raise ValueError("expression must not hold '**'")
+
+
+def require_once(keys: list[object]) -> None:
+    """ValueError for a key that comes twice: the first value would be lost."""
+    for place, key in enumerate(keys):
+        if key in keys[:place]:
+            raise ValueError(f"expression must hold each key once, got {key!r} twice")
 
 
 def _call(node: ast.Call) -> Schedule:
@@ -160,6 +169,7 @@ def _call(node: ast.Call) -> Schedule:
         known = ", ".join(_KINDS)
         raise ValueError(f"expression must name a schedule, got {name!r}; known: {known}")
     places = [_value(argument) for argument in node.args]
+    require_once([argument.arg for argument in node.keywords if argument.arg is not None])
     names = {argument.arg or "**": _value(argument.value) for argument in node.keywords}
     try:
         return kind(*places, **names)

@@ -1199,6 +1199,21 @@ TEST_F(CAbi, ACallThatSucceedsLeavesTheMessage) {
   expect_error(datasparse_scheduler_step(scheduler), 200, "get_schedule_param returned 200");
 }
 
+TEST(CAbiErrors, AreCutBetweenCharacters) {
+  for (const std::string& begin : {std::string(), std::string("x"), std::string("xy")}) {
+    std::string text = begin;
+    while (text.size() < 3000) text += "\u20ac";  // three bytes
+    datasparse_set_error_message(text.c_str());
+    const std::string kept = datasparse_error_message();
+    EXPECT_GT(kept.size(), 1000U);
+    EXPECT_EQ((kept.size() - begin.size()) % 3, 0U);
+    EXPECT_EQ(text.rfind(kept, 0), 0U);
+  }
+  datasparse_set_error_message("a message");
+  datasparse_set_error_message(datasparse_error_message() + 2);
+  EXPECT_STREQ(datasparse_error_message(), "message");
+}
+
 TEST(CAbiRuntime, MessagesBelongToTheirThread) {
   EXPECT_EQ(datasparse_params_create(nullptr), DATASPARSE_VALUE_ERROR);
   std::thread([] { EXPECT_STREQ(datasparse_error_message(), ""); }).join();

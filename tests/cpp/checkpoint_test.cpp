@@ -15,6 +15,7 @@
 #include "datasparse/adaptive_data_scheduler.hpp"
 #include "datasparse/data_norm_sparsifier.hpp"
 #include "datasparse/error.hpp"
+#include "datasparse/group_params.hpp"
 #include "datasparse/group_table.hpp"
 #include "support.hpp"
 
@@ -474,6 +475,77 @@ TEST_F(CheckpointFile, HasNamesInUtf8) {
   EXPECT_EQ(message_of<ValueError>([&] { save_checkpoint(path, sparsifier); }),
             "name of data must be UTF-8 to be saved, got {\"$bytes\":\"636166e9\"}");
   EXPECT_TRUE(file_content(path) == before);
+}
+
+TEST_F(CheckpointFile, HasAPathWithoutNul) {
+  const std::string cut = path + std::string("\0x", 2);
+  const std::string before = file_content(path);
+  Objects objects;
+  for (const auto& call :
+       {std::function<void()>([&] { save_checkpoint(cut, *saved.sparsifier); }),
+        std::function<void()>([&] { load_checkpoint(cut, *objects.sparsifier); })}) {
+    EXPECT_NE(message_of<ValueError>(call).find("path must hold no NUL"), std::string::npos);
+  }
+  EXPECT_TRUE(file_content(path) == before);
+}
+
+TEST_F(CheckpointFile, HoldsNoAttributeTwice) {
+  Checkpoint checkpoint = read_checkpoint(path);
+  const std::string before = file_content(path);
+  checkpoint.attributes = {{"mood", 1}, {"mood", 2}};
+  EXPECT_EQ(message_of<ValueError>([&] { write_checkpoint(path, checkpoint); }),
+            "attributes must hold 'mood' once, got it twice");
+  EXPECT_TRUE(file_content(path) == before);
+}
+
+TEST_F(CheckpointFile, HasAsManyStepsAsCanBeCounted) {
+  auto state = saved.sparsifier->save_state();
+  state.step_count = std::int64_t{1} << 53;
+  saved.sparsifier->load_state(state);
+  ++state.step_count;
+  EXPECT_EQ(message_of<ValueError>([&] { saved.sparsifier->load_state(state); }),
+            "step_count of the state must be in [0, 2^53], got 9007199254740993");
+}
+
+/// A group may get its data when the schedule has gone on: what it came with still counts.
+TEST_F(CheckpointFile, KeepsTheBaseOfGroupsThatComeLate) {
+  double numbers[20] = {};
+  const auto objects = [&numbers](const std::vector<std::string>& names) {
+    const auto sparsifier = std::make_shared<DataNormSparsifier>(spec(0.8, 1, 1));
+    for (const auto& name : names) sparsifier->add_data(name, ArrayView(numbers, {20}));
+    const Schedule schedule = schedules::Linear{{{}, {}, 0, 4, 1}};
+    return std::pair(sparsifier, make_scheduler<DataScheduler>(sparsifier, "sparsity_level",
+                                                               schedule, -1, false));
+  };
+  const auto [sparsifier, scheduler] = objects({"a", "b"});
+  for (int i = 0; i < 2; ++i) {
+    sparsifier->step();
+    scheduler->step();
+  }
+  save_checkpoint(path, *sparsifier, {scheduler.get()});
+  for (const bool saved_again : {false, true}) {
+    auto [late, resumed] = objects({});
+    load_checkpoint(path, *late, {resumed.get()});
+    late->add_data("a", ArrayView(numbers, {20}));
+    late->step();
+    resumed->step();
+    EXPECT_EQ(resumed->base_param(), (ParamMap{{"a", 0.8}}));
+    if (saved_again) {  // what still waits is saved
+      save_checkpoint(path, *late, {resumed.get()});
+      std::tie(late, resumed) = objects({"a"});
+      load_checkpoint(path, *late, {resumed.get()}, false);
+    }
+    late->add_data("b", ArrayView(numbers, {20}));
+    late->step();
+    resumed->step();
+    EXPECT_EQ(resumed->base_param(), (ParamMap{{"a", 0.8}, {"b", 0.8}}));
+    EXPECT_EQ(GroupParams(*late).get("sparsity_level"), (ParamMap{{"a", 0.8}, {"b", 0.8}}));
+    late->remove_data("b");  // what was removed is forgotten
+    resumed->step();
+    late->add_data("b", ArrayView(numbers, {20}), {{"sparsity_level", 0.3}});
+    resumed->step();
+    EXPECT_EQ(resumed->base_param(), (ParamMap{{"a", 0.8}, {"b", 0.3}}));
+  }
 }
 
 TEST_F(CheckpointFile, IsRefusedWhereAnAttributeIsNotWhatItsClassExpects) {

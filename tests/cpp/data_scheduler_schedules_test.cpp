@@ -161,8 +161,12 @@ TEST_F(ScheduledSparsifier, GoesOnWithGroupsThatComeAndGo) {
   EXPECT_EQ(levels(), (ParamMap{{"fc2", 0.2}, {"emb", 0.1}, {"late", 0.05}}));
   scheduler->set_base_param({{"emb", 1.0}});
   scheduler->step();
-  EXPECT_EQ(levels(), (ParamMap{{"fc2", 0.1}, {"emb", 0.5}, {"late", 0.025}}))
-      << "a base that is not given is what the group has now";
+  EXPECT_EQ(levels(), (ParamMap{{"fc2", 0.4}, {"emb", 0.5}, {"late", 0.1}}))
+      << "a base that is not given stays";
+  const auto before = scheduler->base_param();
+  EXPECT_NE(message_of<UnknownNameError>([&] { scheduler->set_base_param({{"gone", 1.0}}); }), "");
+  EXPECT_NE(message_of<ValueError>([&] { scheduler->set_base_param({{"emb", 1.5}}); }), "");
+  EXPECT_EQ(scheduler->base_param(), before);
 }
 
 TEST_F(ScheduledSparsifier, GoesOnWithoutTheLastGroup) {

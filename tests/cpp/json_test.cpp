@@ -1,5 +1,6 @@
 #include "checkpoint/json.hpp"
 
+#include <cfenv>
 #include <cmath>
 #include <limits>
 
@@ -126,6 +127,27 @@ TEST(Json, OfBottomlessTextIsRefusedBeforeItFillsMemory) {
     for (int i = 0; i < 1'000'000; ++i) text += part;
     EXPECT_EQ(message_of<ValueError>([&] { from_json(text, "it"); }),
               "it must be nested at most 205 deep");
+  }
+}
+
+TEST(Json, IsReadAsItWasWrittenInEveryRoundingMode) {
+  const int before = std::fegetround();
+  for (const int mode : {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO}) {
+    std::fesetround(mode);
+    const PlainData read = from_json("0.3", "it");
+    EXPECT_EQ(std::fegetround(), mode);
+    std::fesetround(before);
+    EXPECT_EQ(*read.get_if<double>(), 0.3);
+  }
+}
+
+TEST(Json, WritesNoGreatIntegerThatItWouldNotRead) {
+  EXPECT_EQ(to_json(PlainData::BigInt{"-0x12ab"}), "{\"$int\":\"-0x12ab\"}");
+  for (const char* const hex : {"123", "0x", "0xAB", "0x1\"},\"y\":{\"$int\":\"0x2"}) {
+    EXPECT_NE(message_of<ValueError>([&] {
+                to_json(PlainData::BigInt{hex});
+              }).find("a great integer must be written as 0x and digits"),
+              std::string::npos);
   }
 }
 

@@ -20,6 +20,13 @@ TEST(Mask, IsAlignedToACacheLine) {
   }
 }
 
+TEST(Mask, HasAShapeThatCanBe) {
+  for (const Axes& shape : {Axes{-4}, Axes{std::int64_t{1} << 33, std::int64_t{1} << 33}}) {
+    EXPECT_NE(message_of<ValueError>([&] { const Mask mask(shape); }).find("shape of a mask"),
+              std::string::npos);
+  }
+}
+
 TEST(Mask, OfNothingOwnsMemoryToo) {
   const Mask mask(Axes{0, 4});
   EXPECT_EQ(mask.size(), 0);

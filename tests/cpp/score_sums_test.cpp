@@ -94,6 +94,15 @@ TEST_F(ScoreSumsTest, AddsAllOrNothing) {
     EXPECT_EQ(message.rfind("decay must be in [0, 1], got ", 0), 0U) << message;
     EXPECT_EQ(sums("a"), before);
   }
+  for (const double scale : {std::nan(""), std::numeric_limits<double>::infinity()}) {
+    const auto message = message_of<ValueError>(
+        [&] { ScoreSums(sparsifier).add(ScoreTerm::product, scale, both()); });
+    EXPECT_EQ(message.rfind("scale must be finite, got ", 0), 0U) << message;
+  }
+  EXPECT_EQ(message_of<TypeError>(
+                [&] { ScoreSums(sparsifier).add(ScoreTerm::product, 1, {{"a", nullptr}}); }),
+            "gradient of 'a' must be a source, got none");
+  EXPECT_EQ(sums("a"), before);
   const auto refused = [&](const char* with) {
     const auto message =
         message_of<ValueError>([&] { ScoreSums(sparsifier).add(ScoreTerm::product, 1, both()); });

@@ -75,7 +75,7 @@ def score(rank, name):
 
 
 def score_with_decay(rank):
-    _, attachment = attached(Fisher(decay=0.5))
+    model, attachment = attached(Fisher(decay=0.5))
     few = batches()[rank : rank + 2]
     score_once(attachment, Fisher(decay=0.5), few, loss, group=dist.group.WORLD)
     means = 0
@@ -93,6 +93,7 @@ def score_with_decay(rank):
             attachment, Fisher(decay=0.5), batches()[: 1 + rank], loss, group=dist.group.WORLD
         )
     except ValueError as error:
+        assert attachment.model() is model
         assert str(attachment.sparsifier.state_dict()) == str(before)
         return str(error)
     return None

@@ -78,14 +78,18 @@ def test_arguments_read_as_they_were_given():
     assert adaptive().steps == 8
 
 
-@pytest.mark.parametrize("metric", [np.float32(0.5), np.array(0.5), torch.tensor(0.5), 1])
+@pytest.mark.parametrize(
+    "metric", [np.float32(0.5), np.array([0.5]), np.array(0.5), torch.tensor([[0.5]]), 1]
+)
 def test_whatever_is_one_number_is_a_metric(metric):
     scheduler = adaptive()
     scheduler.step(metric)
-    assert scheduler.best == float(metric)
+    assert scheduler.best == np.asarray(metric).item()
 
 
-@pytest.mark.parametrize("metric", [None, "0.5", True, [0.5], np.ones(2)])
+@pytest.mark.parametrize(
+    "metric", [None, "0.5", True, [0.5], np.ones(2), np.True_, np.array(["0.5"])]
+)
 def test_what_is_no_metric_changes_nothing(metric):
     scheduler = adaptive()
     with pytest.raises(TypeError, match="metric must be a number, got"):

@@ -38,11 +38,18 @@ for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
     assert int((masked == 0).sum()) == 96
 
     # Training: new arrays under the old names.
+    assert np.array_equal(np.asarray(sparsifier.get_data("w", False), np.float32), masked)
+    copied = sparsifier.add_data("w", masked * 2)
+    assert np.array_equal(np.asarray(copied, np.float32), np.asarray(masked * 2, np.float32))
     sparsifier.data_groups["w"]["sparsity_level"] = 0.75
-    sparsifier.add_data("w", masked * 2, reuse_mask=False)
+    new = masked * 2
+    sparsifier.set_data("w", new)
+    assert sparsifier.get_data("w") is new and np.array_equal(sparsifier.get_mask("w"), mask)
     sparsifier.step()
     assert int((~sparsifier.get_mask("w")).sum()) == 144
     assert not sparsifier.get_mask("w")[~mask].any()
+sparsifier.add_data("given", jnp.ones(3), mask=jnp.array([True, False, True]))
+assert sparsifier.get_mask("given").tolist() == [True, False, True]
 print("served")
 """
 

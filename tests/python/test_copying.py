@@ -5,6 +5,7 @@ import gc
 import pickle
 import weakref
 
+import datasparse
 import numpy as np
 import pytest
 import torch
@@ -183,3 +184,47 @@ def test_an_attribute_that_is_not_plain_is_named():
     del sparsifier.scheduler
     sparsifier._scheduler = scheduler
     assert sparsifier.state_dict()["attributes"] == {"tag": "first"}
+
+
+class Slotted(DataNormSparsifier):
+    __slots__ = ("gain",)
+
+    def __init__(self, *arguments, gain=1.0, **config):
+        super().__init__(*arguments, **config)
+        self.gain = gain
+
+
+class SlottedAndMore(Slotted):
+    """With a __dict__ beside."""
+
+
+class SlottedScheduler(BaseDataScheduler):
+    __slots__ = ("pace",)
+
+    def get_schedule_param(self):
+        return {}
+
+
+@ALL
+def test_attributes_in_slots_are_copied(any_copy):
+    sparsifier = SlottedAndMore({"w": np.ones(4)}, gain=5.0)
+    sparsifier.other = 2
+    again = any_copy(sparsifier)
+    assert (again.gain, again.other) == (5.0, 2)
+    scheduler = SlottedScheduler(sparsifier, "sparsity_level")
+    scheduler.pace = 3
+    assert any_copy(scheduler).pace == 3
+
+
+def test_attributes_in_slots_are_saved(tmp_path):
+    sparsifier = Slotted({"w": np.ones(4)}, gain=5.0)
+    scheduler = SlottedScheduler(sparsifier, "sparsity_level")
+    scheduler.pace = 3
+    datasparse.save(tmp_path / "c", sparsifier, scheduler)
+    other = Slotted({"w": np.ones(4)})
+    resumed = SlottedScheduler(other, "sparsity_level")
+    datasparse.load(tmp_path / "c", other, resumed)
+    assert (other.gain, resumed.pace) == (5.0, 3)
+    third = Slotted({"w": np.ones(4)})
+    third.load_state_dict(sparsifier.state_dict())
+    assert third.gain == 5.0

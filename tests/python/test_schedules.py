@@ -9,7 +9,7 @@ import weakref
 
 import numpy as np
 import pytest
-from datasparse import schedules
+from datasparse import DataNormSparsifier, DataScheduler, schedules
 from datasparse.schedules import (
     Clamp,
     Constant,
@@ -531,3 +531,37 @@ def test_no_expression_does_anything_but_parse_or_raise(expression):
 def test_mutated_expressions_for_a_moment():
     tried, parsed = fuzz(2, seed=1)
     assert tried > parsed > 0
+
+
+@pytest.mark.parametrize("kind", [Exponential(2.0), Step(1, 10.0), MultiStep([1, 2], 1e200)])
+def test_what_starts_at_0_stays_there(kind):
+    """A power may be infinite by then, and 0 times that is no number."""
+    for schedule in (kind, Clamp(kind, 0.0, 0.95), Product([Constant(0.0), kind])):
+        assert schedule(5000, 0.0) == 0.0
+
+
+def test_a_clamp_of_no_number_is_none():
+    assert math.isnan(Clamp(Lambda(lambda step: math.nan), 0.0, 0.9)(3, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [("Constant(value=.5, value=.6)", "'value'"), ("Piecewise({1: .2, 2: .3, 1: .6})", "1")],
+)
+def test_an_expression_holds_each_key_once(text, key):
+    with pytest.raises(ValueError, match=rf"must hold each key once, got {key} twice|repeated"):
+        parse(text)
+
+
+def test_a_subclass_of_a_schedule_is_refused():
+    """Its methods would be called by nobody."""
+
+    class Own(Linear):
+        def __call__(self, step, base):
+            return 0.123
+
+    sparsifier = DataNormSparsifier({"w": np.ones(4)})
+    with pytest.raises(TypeError, match="got Own, a subclass of Linear, whose methods"):
+        DataScheduler(sparsifier, "sparsity_level", Own(end=4))
+    with pytest.raises(TypeError, match="got Own, a subclass of Linear"):
+        Sequential([Own(end=4), Constant()], [3])

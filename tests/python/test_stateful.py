@@ -672,10 +672,15 @@ class Machine(RuleBasedStateMachine):
             self.refused(lambda: self.scheduler.load_state_dict(damaged(state, damage)))
             return
         self.scheduler.load_state_dict(state)
+        base, last = self.base, self.last
         self.last_epoch, self.base, self.last, self.calls = copy.deepcopy(model)
         for name, level in self.last.items():
             if name in self.groups:
                 self.groups[name].written["sparsity_level"] = level
+        for name in [name for name in base if name in self.groups and name not in self.base]:
+            self.base[name] = base[name]  # of groups that the state does not know
+            if name in last:
+                self.last[name] = last[name]
 
     @rule(epoch=st.integers(-3, 9))
     def write_last_epoch(self, epoch):

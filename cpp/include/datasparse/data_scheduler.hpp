@@ -79,7 +79,8 @@ class DATASPARSE_API BaseDataScheduler {
   /// Each group's value when this scheduler first saw it. Groups added later are picked up at the
   /// next step, removed ones dropped.
   ParamMap base_param() const;
-  /// Replaces them: schedules start from these values from the next step on.
+  /// Replaces those that are given: schedules start from these values from the next step on.
+  /// UnknownNameError for a group that is not there, ValueError for a value that is refused.
   void set_base_param(ParamMap values);
   /// How often step() has succeeded, plus what the constructor was given: 0 after the initial step
   /// of a new training. Inside an override, that of the step being made.
@@ -158,6 +159,7 @@ class DATASPARSE_API BaseDataScheduler {
   void commit(Loading& loading) noexcept;
   void advance(bool warn_if_early, const std::function<void()>& change = {});
   std::shared_ptr<const ParamMap> pick_up_groups();
+  void forget_those_that_came();
 
   // Two locks: one held through a step, which waits for the sparsifier and calls the override; and
   // one held for moments only, so that whoever reads, an override in another thread say, never
@@ -169,6 +171,7 @@ class DATASPARSE_API BaseDataScheduler {
   std::shared_ptr<BaseDataSparsifier> sparsifier_;
   std::string param_;
   std::shared_ptr<const ParamMap> base_param_ = std::make_shared<ParamMap>();
+  ParamMap awaited_;  // base values of a loaded state, of groups that wait for their data
   ParamMap last_param_;
   std::int64_t last_epoch_ = -1;
   bool counts_renewals_ = false;

@@ -1,6 +1,7 @@
 #include "c_abi/status.hpp"
 
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <new>
 
@@ -15,7 +16,16 @@ thread_local unsigned messages = 0;
 }  // namespace
 
 void set_error_message(const char* message) noexcept {
-  std::snprintf(last_message, sizeof last_message, "%s", message);
+  // The message may be the last one, or the end of it.
+  std::size_t size = strnlen(message, sizeof last_message - 1);
+  const bool is_cut = message[size] != '\0';
+  std::memmove(last_message, message, size);
+  const auto goes_on = [](char byte) { return (static_cast<unsigned char>(byte) & 0xC0) == 0x80; };
+  if (is_cut) {  // not within a character of UTF-8
+    while (size > 0 && goes_on(last_message[size - 1])) --size;
+    if (size > 0 && static_cast<unsigned char>(last_message[size - 1]) >= 0xC0) --size;
+  }
+  last_message[size] = '\0';
   ++messages;
 }
 

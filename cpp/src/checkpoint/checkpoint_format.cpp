@@ -58,6 +58,11 @@ PlainData to_plain(const ParamMap& map) {
   return dict;
 }
 PlainData to_plain(const Attributes& attributes) {
+  for (auto one = attributes.begin(); one != attributes.end(); ++one) {
+    const bool again = std::any_of(attributes.begin(), one,
+                                   [one](const auto& item) { return item.first == one->first; });
+    if (again) throw ValueError("attributes must hold '" + one->first + "' once, got it twice");
+  }
   return PlainData::Dict{{attributes.begin(), attributes.end()}};
 }
 PlainData to_plain(const Axes& axes) {

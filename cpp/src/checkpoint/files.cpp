@@ -24,6 +24,12 @@ auto uninterrupted(const Call& call) {
   return result;
 }
 
+/// The path, of which the system sees no more than what comes before a NUL.
+const std::string& without_nul(const std::string& path) {
+  if (path.find('\0') == std::string::npos) return path;
+  throw ValueError("path must hold no NUL, got one behind '" + std::string(path.c_str()) + "'");
+}
+
 // Linux moves at most 2^31 - 4096 bytes in one call.
 constexpr std::size_t most_at_once = std::size_t{1} << 30;
 
@@ -146,7 +152,7 @@ Descriptor::~Descriptor() {
 }
 
 InputFile::InputFile(const std::string& path)
-    : path_(path),
+    : path_(without_nul(path)),
       // Without O_NONBLOCK, opening a pipe would wait for a writer.
       file_(
           uninterrupted([&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); })) {
@@ -178,7 +184,7 @@ void InputFile::read(std::uint64_t offset, void* to, std::size_t size) const {
 
 void replace_file(const std::string& path,
                   const std::vector<std::pair<const void*, std::size_t>>& pieces) {
-  TemporaryFile file(followed(path));
+  TemporaryFile file(followed(without_nul(path)));
   for (const auto& [data, size] : pieces) file.write(data, size);
   file.take_place();
 }

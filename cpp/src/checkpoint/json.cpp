@@ -1,6 +1,7 @@
 #include "checkpoint/json.hpp"
 
 #include <algorithm>
+#include <cfenv>
 #include <charconv>
 #include <cmath>
 #include <limits>
@@ -11,6 +12,24 @@
 
 namespace datasparse {
 namespace {
+
+/// For the length of a scope: the C library reads numbers by the rounding mode of the thread.
+class RoundsToNearest {
+ public:
+  RoundsToNearest() noexcept : mode_(std::fegetround()) { std::fesetround(FE_TONEAREST); }
+  ~RoundsToNearest() { std::fesetround(mode_); }
+  RoundsToNearest(const RoundsToNearest&) = delete;
+  RoundsToNearest& operator=(const RoundsToNearest&) = delete;
+
+ private:
+  int mode_;
+};
+
+bool is_big_integer(std::string_view text) {
+  if (text.rfind('-', 0) == 0) text.remove_prefix(1);
+  return text.size() > 2 && text.rfind("0x", 0) == 0 &&
+         text.find_first_not_of("0123456789abcdef", 2) == std::string_view::npos;
+}
 
 // What a checkpoint puts around an attribute: the state, its schedulers, one of them, its
 // attributes.
@@ -102,6 +121,10 @@ class Writer {
     text += R"({"$bytes":")" + to_hex(bytes.value) + "\"}";
   }
   void write_held(const PlainData::BigInt& integer) {
+    if (!is_big_integer(integer.hex)) {
+      throw ValueError("a great integer must be written as 0x and digits, got '" + integer.hex +
+                       "'");
+    }
     text += R"({"$int":")" + integer.hex + "\"}";
   }
 
@@ -317,12 +340,6 @@ class Decoder {
     return bytes;
   }
 
-  static bool is_big_integer(std::string_view text) {
-    if (text.rfind('-', 0) == 0) text.remove_prefix(1);
-    return text.size() > 2 && text.rfind("0x", 0) == 0 &&
-           text.find_first_not_of("0123456789abcdef", 2) == std::string_view::npos;
-  }
-
   const std::string& what_;
   int depth_ = 0;
 };
@@ -343,6 +360,7 @@ PlainData parse_json(std::string_view text, const std::string& what) {
   if (nul != std::string_view::npos) {
     throw ValueError(what + " must be JSON; byte " + std::to_string(nul + 1) + " is not");
   }
+  const RoundsToNearest rounding;
   Reader reader(what);
   nlohmann::json::sax_parse(text.begin(), text.end(), &reader);
   return std::move(reader.result);

@@ -8,6 +8,7 @@
 #include "datasparse/error.hpp"
 #include "datasparse/glob.hpp"
 #include "datasparse/group_params.hpp"
+#include "datasparse/group_table.hpp"
 #include "datasparse/state_entries.hpp"
 #include "schedule/data_scheduler_impl.hpp"
 
@@ -95,6 +96,7 @@ void BaseDataScheduler::advance(bool warn_if_early, const std::function<void()>&
     const std::lock_guard<std::mutex> lock(mutex_);
     std::swap(last_param_, now_);
     if (now_.empty()) now_ = std::move(spare);
+    if (!awaited_.empty()) forget_those_that_came();
   }
   if (!verbose_) return;
   for (const auto& [name, value] : get_last_param()) {
@@ -103,8 +105,8 @@ void BaseDataScheduler::advance(bool warn_if_early, const std::function<void()>&
   }
 }
 
-/// New groups enter base_param with their present value, removed ones leave it. Returns what it
-/// was.
+/// New groups enter base_param with their present value, or with that of a state that waited for
+/// them; removed ones leave it. Returns what it was.
 std::shared_ptr<const ParamMap> BaseDataScheduler::pick_up_groups() {
   now_ = GroupParams(*sparsifier_).get(param_, std::move(now_));
   auto before = base_values();
@@ -112,13 +114,36 @@ std::shared_ptr<const ParamMap> BaseDataScheduler::pick_up_groups() {
   if (std::equal(now_.begin(), now_.end(), before->begin(), before->end(), same_name))
     return before;
 
+  const GroupTable table(*sparsifier_);
   const auto base = std::make_shared<ParamMap>(now_);
-  for (const auto& [name, value] : *before) {
+  ParamMap awaited;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    awaited = awaited_;
+  }
+  for (const auto& [name, value] : awaited) {
     if (auto* const now = base->find(name)) *now = value;
+  }
+  for (const auto& [name, value] : *before) {
+    auto* const now = base->find(name);
+    if (now != nullptr) {
+      *now = value;
+    } else if (table.awaits_data(name)) {
+      awaited.set(name, value);
+    }
   }
   const std::lock_guard<std::mutex> lock(mutex_);
   base_param_ = base;
+  awaited_ = std::move(awaited);
   return before;
+}
+
+void BaseDataScheduler::forget_those_that_came() {
+  ParamMap awaited;
+  for (const auto& [name, value] : awaited_) {
+    if (!base_param_->contains(name)) awaited.set(name, value);
+  }
+  awaited_ = std::move(awaited);
 }
 
 void BaseDataScheduler::restore(std::shared_ptr<BaseDataSparsifier> data_sparsifier,
@@ -147,7 +172,11 @@ std::shared_ptr<const ParamMap> BaseDataScheduler::base_values() const {
 }
 
 void BaseDataScheduler::set_base_param(ParamMap values) {
+  GroupParams(*sparsifier_).check(param_, values);
   auto base = std::make_shared<ParamMap>(std::move(values));
+  for (const auto& [name, value] : *base_values()) {
+    if (!base->contains(name) && sparsifier_->contains(name)) base->set(name, value);
+  }
   const std::lock_guard<std::mutex> lock(mutex_);
   base_param_ = std::move(base);
 }
@@ -176,10 +205,12 @@ void BaseDataScheduler::set_counts_renewals(bool counts) {
 SchedulerState BaseDataScheduler::save_state() const {
   ParamMap own = own_state();  // before the lock: an override may read the scheduler
   const std::lock_guard<std::mutex> lock(mutex_);
+  ParamMap base = *base_param_;
+  base.update(awaited_);
   return {SchedulerState::current_version,
           param_,
           last_epoch_,
-          *base_param_,
+          std::move(base),
           last_param_,
           std::move(own),
           counts_renewals_};
@@ -210,6 +241,7 @@ BaseDataScheduler::Loading BaseDataScheduler::prepare_load(const SchedulerState&
 /// Puts the state into place, and what was there into `loading`.
 void BaseDataScheduler::commit(Loading& loading) noexcept {
   const std::lock_guard<std::mutex> lock(mutex_);
+  awaited_ = {};
   std::swap(base_param_, loading.base_param);
   std::swap(last_param_, loading.last_param);
   std::swap(last_epoch_, loading.last_epoch);

@@ -60,6 +60,9 @@ std::int64_t reached(const std::vector<std::int64_t>& milestones, std::int64_t s
   return std::upper_bound(milestones.begin(), milestones.end(), step) - milestones.begin();
 }
 
+/// A group that starts at 0 stays there, however great a power has become.
+double times(double base, double factor) { return base == 0 ? base : base * factor; }
+
 /// The way from `initial` to `final`, of which progress(done, left) in [0, 1] lies behind: `done`
 /// and `left` are shares of the time.
 template <class Progress>
@@ -82,12 +85,14 @@ struct Value {
   double base;
 
   double operator()(const Constant& s) const { return s.value.value_or(base); }
-  double operator()(const Step& s) const { return base * power_of(s.gamma, step / s.step_size); }
+  double operator()(const Step& s) const {
+    return times(base, power_of(s.gamma, step / s.step_size));
+  }
   double operator()(const MultiStep& s) const {
-    return base * power_of(s.gamma, reached(s.milestones, step));
+    return times(base, power_of(s.gamma, reached(s.milestones, step)));
   }
   double operator()(const Exponential& s) const {
-    return base * power_of(s.gamma, step / s.every * s.every);
+    return times(base, power_of(s.gamma, step / s.every * s.every));
   }
   double operator()(const Linear& s) const {
     return along(s, step, base, [](double done, double) { return done; });
@@ -121,11 +126,15 @@ struct Value {
   }
   double operator()(const Product& s) const {
     double value = s.schedules.front()(step, base);
-    for (std::size_t i = 1; i < s.schedules.size(); ++i) value *= s.schedules[i](step, 1.0);
+    for (std::size_t i = 1; i < s.schedules.size(); ++i) {
+      value = times(value, s.schedules[i](step, 1.0));
+    }
     return value;
   }
   double operator()(const Clamp& s) const {
-    return std::min(std::max(s.schedule(step, base), s.low.value_or(base)), s.high.value_or(base));
+    const double value = s.schedule(step, base);
+    if (std::isnan(value)) return value;  // which lies between no two levels
+    return std::min(std::max(value, s.low.value_or(base)), s.high.value_or(base));
   }
   double operator()(const Round& s) const { return rounded(s.schedule(step, base)); }
 };

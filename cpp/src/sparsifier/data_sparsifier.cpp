@@ -168,6 +168,9 @@ bool BaseDataSparsifier::squashed(const std::string& name) const {
 std::shared_ptr<DataSource> BaseDataSparsifier::get_data(const std::string& name) const {
   const Entry entry(*this);
   const Group& group = impl_->at(name);
+  if (group.squashed() && group.awaits_data) {
+    throw ValueError("data of '" + name + "' are awaited: give them by add_data()");
+  }
   if (group.squashed()) {
     throw ValueError("data of '" + name +
                      "' were squashed and released; its mask can still be read");

@@ -8,6 +8,8 @@
 namespace datasparse {
 namespace {
 
+constexpr std::int64_t most_steps = std::int64_t{1} << 53;  // as of a scheduler
+
 /// Throws unless these are a bit for each element, with `entry` in front of the message.
 void check_bits(const PackedBits& bits, const Axes& shape, const std::string& entry,
                 const char* what) {
@@ -86,8 +88,8 @@ SparsifierState BaseDataSparsifier::save_state(
 BaseDataSparsifier::Loading BaseDataSparsifier::prepare_load(const SparsifierState& state,
                                                              bool strict) const {
   require_version(state.version);
-  if (state.step_count < 0) {
-    throw ValueError("step_count of the state must be at least 0, got " +
+  if (state.step_count < 0 || state.step_count > most_steps) {
+    throw ValueError("step_count of the state must be in [0, 2^53], got " +
                      std::to_string(state.step_count));
   }
   const std::string own_score = score_name();

@@ -2,6 +2,8 @@
 
 #include "datasparse/score_sums.hpp"
 
+#include <cmath>
+
 #include "datasparse/error.hpp"
 #include "sparsifier/data_sparsifier_impl.hpp"
 
@@ -81,6 +83,14 @@ void require_fit(const std::string& name, const ArrayView& gradient, const Array
 void ScoreSums::add(ScoreTerm term, double scale, const std::vector<Sample>& some, double decay) {
   if (!(decay >= 0 && decay <= 1)) {
     throw ValueError("decay must be in [0, 1], got " + to_string(ParamValue(decay)));
+  }
+  if (!std::isfinite(scale)) {
+    throw ValueError("scale must be finite, got " + to_string(ParamValue(scale)));
+  }
+  for (const auto& sample : some) {
+    if (sample.gradient == nullptr) {
+      throw TypeError("gradient of '" + sample.name + "' must be a source, got none");
+    }
   }
   const Entry entry(sparsifier_, "accumulate()");
   const auto& impl = *sparsifier_.impl_;
