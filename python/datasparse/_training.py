@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 from warnings import warn
 
@@ -13,6 +13,7 @@ from torch import nn
 from ._core import AdaptiveDataScheduler, BaseDataScheduler
 from .recipes import Recipe, load
 from .torch import Attachment, Following
+from .torch.dtensors import is_sharded
 from .torch.follow import Schedulers, listed, named
 from .torch.gradients import renews_before_update
 from .torch.groups import step_then
@@ -80,6 +81,8 @@ class Training:
         self.steps = 0  # of the optimizer, before the training was interrupted
         self._following: list[Following] = []
         self.first = [one.last_epoch for one in self._moved]  # before the first epoch
+        self.over = 0  # epochs, by which the schedule has moved
+        self._due = False  # as it was when the training was interrupted
         self._resumed = False
 
     @property
@@ -99,7 +102,7 @@ class Training:
         self._resumed = self._resumed and resumed
         if not self._resumed:
             self.first = [one.last_epoch - epochs for one in self._moved]
-            self.steps = 0
+            self.steps, self.over = 0, epochs
         chosen = [optimizer for optimizer in map(plain_optimizer, optimizers)
                   if self.attachment.owns_any_of(optimizer)]  # fmt: skip
         if not chosen:
@@ -122,11 +125,23 @@ class Training:
                 replaces_step=self.replaces_step and leads,
             )
             following.steps = self.steps
+            following.is_due = leads and self._due
             self._following.append(following)
 
     def steps_done(self) -> int:
         """How many steps have been followed."""
         return self._following[0].steps if self._following else self.steps
+
+    def is_due(self) -> bool:
+        """Whether the schedule has moved, and masks wait for the next step to be renewed."""
+        return self._following[0].is_due if self._following else self._due
+
+    def counts(self) -> dict[str, Any]:
+        """What a resumed training has to know beside the states of sparsifier and schedulers."""
+        first = self.first[0] if len(self.first) == 1 else self.first
+        return {
+            "steps": self.steps_done(), "first": first, "over": self.over, "due": self.is_due(),
+        }  # fmt: skip
 
     def epoch_ends_with_this_step(self, epochs: int) -> None:
         """Say, before the update of an epoch's last step, how many epochs are over after it.
@@ -155,39 +170,52 @@ class Training:
 
     def _move_on(self, epochs: int) -> bool:
         """Move the schedule. Returns whether masks are to follow."""
-        behind = [
-            (one, first + epochs)
-            for one, first in zip(self._moved, self.first, strict=True)
-            if one.last_epoch < first + epochs
-        ]
-        if not self.by_epoch or not behind:
+        if not self.by_epoch or epochs <= self.over:
             return False
-        for scheduler, due in behind:
-            while scheduler.last_epoch < due:
+        for scheduler, first in zip(self._moved, self.first, strict=True):
+            while scheduler.last_epoch < first + epochs:
                 scheduler.step()
+        self.over = epochs
         # Version 0.1.0 waited for the next renewal.
         return not any(scheduler.counts_renewals for scheduler in self._moved)
 
-    def resume(self, steps: int, first: list[int]) -> None:
-        """Say that masks and schedule were loaded, after so many steps of the optimizer.
-
-        first: where the schedules were before the first epoch.
-        """
+    def resume(self, counts: Mapping[str, Any]) -> None:
+        """Say that masks and schedule were loaded, and the counts() that were saved beside them."""
         self.end()  # a training that broke off has left its hooks
-        self.steps = steps
-        self.first = first
+        self.steps = counts["steps"]
+        self.first = self.checked(counts.get("first", self.first))  # 0.1.0 did not save it
+        since = [one.last_epoch - first for one, first in zip(self._moved, self.first, strict=True)]
+        self.over = counts.get("over", min(since, default=0) if self.by_epoch else 0)
+        self._due = counts.get("due", False)
         self._resumed = True
+
+    def has_zeros(self) -> bool:
+        """Whether weights are zero where masks prune, as a training in place has left them.
+
+        Those that are not trained may have been made anew since, and shards are not gathered.
+        """
+        attachment = self.attachment
+        for name in attachment.sparsifier.active(attachment.names):
+            weight = attachment.places[name].weight()
+            written = weight.written
+            if attachment.mode != "in_place" or written is None or weight.made_by is not None:
+                continue
+            if written.requires_grad and not is_sharded(written):
+                pruned = attachment.sparsifier.get_mask(name).to(written.device).logical_not()
+                if bool(written.detach().masked_select(pruned).any()):
+                    return False
+        return True
 
     def end(self) -> None:
         """Leave the optimizers alone."""
         if self._following:
-            self.steps = self.steps_done()
+            self.steps, self._due = self.steps_done(), self.is_due()
             self._resumed = False
-            if self._following[0].is_due:
+            if self._due:
                 warn(
                     "the schedule has moved at the end of the last epoch, but these masks are "
                     "renewed in steps of the optimizer, and none came after it: they are of the "
-                    'schedule\'s value before. With schedule="step" they reach its end',
+                    "schedule's value before, until a training goes on from here",
                     UserWarning,
                     stacklevel=3,
                 )
@@ -202,8 +230,7 @@ class Training:
     def state_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
-            "steps": self.steps_done(),
-            "first": self.first[0] if len(self.first) == 1 else self.first,
+            **self.counts(),
             "sparsifier": self.attachment.sparsifier.state_dict(),
             "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
         }
@@ -220,7 +247,7 @@ class Training:
             raise ValueError(
                 f"the state has {len(saved) - 1} schedulers, the callback {len(self.schedulers)}"
             )
-        first = self.checked(state.get("first", self.first))  # version 0.1.0 did not save it
+        self.checked(state.get("first", self.first))
         parts: list[Any] = [self.attachment.sparsifier, *self.schedulers]
         before = [part.state_dict() for part in parts]
         try:
@@ -230,7 +257,7 @@ class Training:
             for part, its in zip(parts, before, strict=True):
                 part.load_state_dict(its)
             raise
-        self.resume(steps, first)
+        self.resume(state)
 
     def checked(self, first: Any) -> list[int]:
         """`first` as it was saved. ValueError for what it cannot be."""

@@ -71,8 +71,7 @@ class DataSparsity(Callback):
             schedulers.
         schedule: what the schedule counts. "step": the optimizer's steps, as `follow()` says;
             "epoch": epochs. Then the masks after N epochs are of its value at N: they are renewed
-            at the end of each epoch, too; those that are made by gradients, or move, with its last
-            step.
+            with the last step of each epoch, too, before the model is validated or saved.
         every: masks are renewed after the first optimizer step and each `every`-th one from there.
         mask_state: whether the optimizer forgets pruned elements, too.
         replaces_step: whether the step at which masks move (`datasparse.regrowth`) trains nothing.
@@ -133,6 +132,12 @@ class DataSparsity(Callback):
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         if trainer.is_last_batch:
             self._training.epoch_ends_with_this_step(trainer.current_epoch + 1)
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.is_last_batch:  # before the model is validated and saved
+            self._training.epochs_done(trainer.current_epoch + 1)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._waits_for_epoch = True

@@ -8,9 +8,10 @@ Trainer(model, arguments, callbacks=[callback], ...).train()
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from .recipes import Recipe
 from .torch import Attachment
 from .torch.dtensors import is_sharded
 from .torch.follow import Schedulers
+from .torch.optimizer import plain_optimizer
 
 __all__ = ["DataSparsity"]
 
@@ -58,8 +60,7 @@ class DataSparsity(TrainerCallback):
             schedulers.
         schedule: what the schedule counts. "step": the optimizer's steps, as `follow()` says;
             "epoch": epochs. Then the masks after N epochs are of its value at N: they are renewed
-            at the end of each epoch, too; those that are made by gradients, or move, with its last
-            step.
+            with the last step of each epoch, too, before the model is validated or saved.
         every: masks are renewed after the first optimizer step and each `every`-th one from there.
         mask_state: whether the optimizer forgets pruned elements, too.
         replaces_step: whether the step at which masks move (`datasparse.regrowth`) trains nothing.
@@ -105,16 +106,21 @@ class DataSparsity(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._epochs = Epochs()
         if state.global_step > 0:
-            self._resume(args, state)
+            self._resume(args, state, kwargs["optimizer"])
         optimizer = kwargs["optimizer"]
         self._training.begin([optimizer], resumed=state.global_step > 0)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._epochs.begin(state)
         self._training.epochs_done(self._epochs.done(state))
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._epochs.end_with_this_step(args, state, kwargs.get("train_dataloader")):
             self._training.epoch_ends_with_this_step(self._epochs.done(state) + 1)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._epochs.step(state)
+        self._training.epochs_done(self._epochs.done(state))  # before it is evaluated and saved
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._epochs.end(state, control)
@@ -123,13 +129,13 @@ class DataSparsity(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if args.should_save:
             folder = folder_of(args, state)
-            counts = {"first": self._training.first} | asdict(self._epochs)
+            counts = self._training.counts() | {"epochs": self._epochs.counts()}
             (folder / FIRST).write_text(json.dumps(counts))
             save(folder / CHECKPOINT, self.sparsifier, *self._training.schedulers)
         elif any(map(is_sharded, map(self.sparsifier.get_mask, self.sparsifier.data_groups))):
             self.sparsifier.state_dict()  # the rank that saves gathers masks of all others
 
-    def _resume(self, args: Any, state: Any) -> None:
+    def _resume(self, args: Any, state: Any, optimizer: Any) -> None:
         folder = self._resume_from or folder_of(args, state)
         if not (folder / CHECKPOINT).exists():
             raise FileNotFoundError(
@@ -137,15 +143,25 @@ class DataSparsity(TrainerCallback):
                 f"{CHECKPOINT} in {folder}: name the checkpoint by "
                 "DataSparsity(..., resume_from=...)"
             )
-        if self._resume_from is None:
-            require_its_own(folder, state)
-        first, noted = self._training.first, folder / FIRST
+        require_its_own(folder, state)
+        counts, noted = {"steps": state.global_step}, folder / FIRST
         if noted.exists():  # version 0.1.0 did not write it
-            read = json_of(str(noted), noted.read_bytes())
-            first = self._training.checked(read.pop("first", None))
-            self._epochs = Epochs(**read)
+            counts |= json_of(str(noted), noted.read_bytes())
+            self._training.checked(counts.get("first"))
+            self._epochs.resume(counts.get("epochs", {}))
+        parts: list[Any] = [self.sparsifier, *self._training.schedulers]
+        before = [part.state_dict() for part in parts]
         load(folder / CHECKPOINT, self.sparsifier, *self._training.schedulers)
-        self._training.resume(state.global_step, first)
+        is_trained = self._training.attachment.owns_any_of(plain_optimizer(optimizer))
+        if is_trained and not self._training.has_zeros():
+            for part, its in zip(parts, before, strict=True):
+                part.load_state_dict(its)
+            raise ValueError(
+                f"the weights that the training is resumed with are not zero where the masks of "
+                f"{folder} prune: name the checkpoint that they are of by "
+                "DataSparsity(..., resume_from=...)"
+            )
+        self._training.resume(counts)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._log:
@@ -163,7 +179,6 @@ class DataSparsity(TrainerCallback):
             self._training.attachment.apply()
 
 
-@dataclass
 class Epochs:
     """How many epochs of the trainer's are over.
 
@@ -172,28 +187,62 @@ class Epochs:
     long the next is.
     """
 
-    passes: int = 0  # that are over
-    begun: int = 0  # the step before the pass under way
-    length: int = 0  # of a whole pass, in steps; 0 before the first is over
+    def __init__(self) -> None:
+        self.cut = 0  # epochs, the last of which a callback broke off
+        self.passes = 0  # that are over
+        self.length = 0  # of a whole pass, in steps; 0 before the first is over
+        self._begun = 0  # the step before the pass under way
+        self._resumed = False  # this pass, which may have begun before
+        self._expected = False  # this step to be the last
+        self._counted = False  # this pass, since its last step was expected
+
+    def counts(self) -> dict[str, int]:
+        """What a resumed training has to know."""
+        return {"cut": self.cut, "passes": self.passes, "length": self.length}
+
+    def resume(self, counts: Mapping[str, int]) -> None:
+        self.cut, self.passes = counts.get("cut", 0), counts.get("passes", 0)
+        self.length = counts.get("length", 0)
+        self._resumed = True
 
     def done(self, state: Any) -> int:
-        return int((state.epoch or 0) + 1e-6) if has_length(state) else self.passes
+        return max(int((state.epoch or 0) + 1e-6), self.cut) if has_length(state) else self.passes
 
-    def end(self, state: Any, control: Any) -> None:
-        steps, self.begun = state.global_step - self.begun, state.global_step
-        if control.should_training_stop and not 0 < self.length <= steps:
-            return  # broken off
-        if steps > 0:
-            self.passes += 1
-            self.length = max(self.length, steps)
+    def begin(self, state: Any) -> None:
+        self._begun = state.global_step
+        self._counted = False
 
     def end_with_this_step(self, args: Any, state: Any, data: Any) -> bool:
         """Whether an epoch ends with the update that comes; False where nobody knows."""
+        since = int(state.global_step) - self._begun
         if not has_length(state):
-            return int(state.global_step) + 1 - self.begun == self.length
+            self._expected = not self._resumed and since + 1 == self.length
+            return self._expected
         batches = len(data)
-        done = round((state.epoch or 0) % 1 * batches)
+        from_new = since == 0 and args.ignore_data_skip  # a resumed trainer, from an epoch's middle
+        done = 0 if from_new else round((state.epoch or 0) % 1 * batches)
         return done + int(args.gradient_accumulation_steps) >= batches
+
+    def step(self, state: Any) -> None:
+        """After a step: where it was expected to be the last of a pass, the pass is over."""
+        if self._expected:
+            self.passes += 1
+            self._expected, self._counted = False, True
+
+    def end(self, state: Any, control: Any) -> None:
+        """After an epoch or a pass, whole or not."""
+        steps, resumed = state.global_step - self._begun, self._resumed
+        self._resumed = False
+        if has_length(state):
+            if control.should_epoch_stop and not control.should_training_stop:
+                self.cut = math.ceil((state.epoch or 0) - 1e-6)
+            return
+        if control.should_training_stop and not 0 < self.length <= steps:
+            return  # broken off
+        if steps > 0 and not self._counted:  # a resumed trainer may pass over what is done
+            self.passes += 1
+        if steps > 0 and not resumed and not control.should_epoch_stop:
+            self.length = steps
 
 
 def has_length(state: Any) -> bool:
@@ -202,13 +251,18 @@ def has_length(state: Any) -> bool:
 
 
 def require_its_own(folder: Path, state: Any) -> None:
-    """ValueError where a checkpoint is another training's than the one that is resumed."""
+    """ValueError where a checkpoint is another one than that which the training is resumed from."""
     noted = folder / STATE
-    theirs = json_of(str(noted), noted.read_bytes()).get("log_history")
-    if json.dumps(theirs) != json.dumps(state.log_history):  # a loss may be NaN, which equals none
+    if not noted.exists():  # a folder that was named, with the masks alone
+        return
+    theirs = json_of(str(noted), noted.read_bytes())
+    # As text: a loss may be NaN, which equals none.
+    if theirs.get("global_step") != state.global_step or json.dumps(
+        theirs.get("log_history")
+    ) != json.dumps(state.log_history):
         raise ValueError(
-            f"the training that is resumed has another log than {noted}: name its checkpoint by "
-            "DataSparsity(..., resume_from=...)"
+            f"the training is resumed at step {state.global_step}, with another log than {noted}: "
+            "name its checkpoint by DataSparsity(..., resume_from=...)"
         )
 
 

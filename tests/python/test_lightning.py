@@ -129,9 +129,51 @@ def test_masks_follow_every_optimizer_step(package, tmp_path, mode):
 def test_the_schedule_may_go_by_epochs(package, tmp_path):
     module, callback = sparse_module(package, schedule="epoch")
     trainer_of(package, tmp_path, callback).fit(module, Loader())
-    assert [zeros for _, zeros in module.seen] == 6 * [0] + 6 * [48] + 6 * [96]
+    # With the last batch of an epoch, before it is validated and saved.
+    assert [zeros for _, zeros in module.seen] == 5 * [0] + 6 * [48] + 6 * [96] + [144]
     assert callback.scheduler.last_epoch == 3
-    assert int((module.model[0].weight == 0).sum()) == 144  # of the value at 3, once 3 are over
+
+
+def test_what_is_validated_and_saved_after_an_epoch_has_its_masks(package, tmp_path):
+    class Validated(Body):
+        def __init__(self):
+            super().__init__()
+            self.validated = []
+
+        def validation_step(self, batch, _index):
+            self.validated.append(int((self.model[0].weight == 0).sum()))
+            self.log("val_loss", nn.functional.cross_entropy(self.model(batch[0]), batch[1]))
+
+    module = type("Module", (Validated, package.LightningModule), {})()
+    module, callback = sparse_module(package, module=module, schedule="epoch")
+    saving = package.callbacks.ModelCheckpoint(
+        tmp_path / "saved", "{epoch}", save_top_k=-1, monitor="val_loss",
+        save_on_train_epoch_end=False,
+    )  # fmt: skip
+    trainer = trainer_of(
+        package, tmp_path, callback, saving, enable_checkpointing=True, num_sanity_val_steps=0
+    )
+    trainer.fit(module, Loader(), Loader())
+    assert module.validated == 6 * [48] + 6 * [96] + 6 * [144]
+    for epoch, zeros in enumerate((48, 96, 144)):
+        path = tmp_path / "saved" / f"epoch={epoch}.ckpt"
+        saved = torch.load(path, weights_only=False)["state_dict"]["model.0.weight"]
+        assert int((saved == 0).sum()) == zeros
+
+
+def test_masks_are_renewed_after_an_epoch_also_where_no_schedule_moves(package, tmp_path):
+    module = module_of(package)
+    sparsifier = DataNormSparsifier(**CONFIG)
+    attachment = attach(module, sparsifier, include="model.*.weight")
+    adaptive = AdaptiveDataScheduler(sparsifier, "sparsity_level", Linear(end=2))
+
+    class Metric(package.Callback):
+        def on_train_batch_end(self, *_):
+            adaptive.step(0.5)
+
+    callback = callbacks().DataSparsity(attachment, adaptive, schedule="epoch", every=1000)
+    trainer_of(package, tmp_path, Metric(), callback, max_epochs=1).fit(module, Loader())
+    assert int((module.model[0].weight == 0).sum()) == 192
 
 
 def by_gradients(kind):

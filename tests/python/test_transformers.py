@@ -11,6 +11,7 @@ from datasparse.schedules import Linear
 from datasparse.scores import Taylor
 from datasparse.torch import attach, detach
 from devices.trainers import arguments_of_trainers
+from safetensors.torch import load_file
 from support import ON_DEVICES
 from torch import nn
 
@@ -123,8 +124,31 @@ def test_the_schedule_may_go_by_epochs(tmp_path):
     model, callback = sparse_bert(schedule="epoch")
     watch = counter()
     trainer_of(model, tmp_path, callback, watch).train()
-    assert watch.seen == 6 * [0] + 6 * [51] + 6 * [102]
-    assert int((model.get_parameter(LAYER) == 0).sum()) == 154  # of the value at 3
+    # With the last step of an epoch, before it is evaluated and saved.
+    assert watch.seen == 5 * [0] + 6 * [51] + 6 * [102] + [154]
+
+
+@pytest.mark.parametrize("kind", ["norm", "Taylor"])
+def test_what_is_saved_at_the_end_of_an_epoch_has_its_masks(tmp_path, kind):
+    sparsifier = None if kind == "norm" else by_gradients(kind)
+    model, callback = sparse_bert(schedule="epoch", every=100, sparsifier=sparsifier)
+    trainer_of(model, tmp_path, callback, save_strategy="steps", save_steps=6).train()
+    for step, zeros in ((6, 51), (12, 102), (18, 154)):
+        saved = load_file(tmp_path / f"checkpoint-{step}" / "model.safetensors")
+        assert int((saved[LAYER] == 0).sum()) == zeros
+
+
+def test_an_epoch_that_a_callback_ends_is_over(tmp_path):
+    class Stop(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_epoch_stop = state.global_step % 4 == 0
+
+    model, callback = sparse_bert(schedule="epoch", every=100)
+    watch = counter()
+    trainer_of(model, tmp_path, callback, watch, Stop()).train()
+    assert watch.seen == 4 * [0] + 4 * [51] + 4 * [102]
+    assert int((model.get_parameter(LAYER) == 0).sum()) == 154
+    assert callback.scheduler.last_epoch == 3
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
@@ -152,10 +176,8 @@ def test_epochs_of_data_without_a_length_are_passes_through_them(tmp_path, kind)
     model, callback = sparse_bert(schedule="epoch", every=100, sparsifier=sparsifier)
     watch = counter()
     trainer_of(model, tmp_path, callback, watch, train=Stream(), max_steps=18).train()
-    if kind == "norm":
-        assert watch.seen == 6 * [0] + 6 * [51] + 6 * [102]
-    else:  # nobody knows how long the first pass is
-        assert watch.seen == 6 * [0] + 5 * [51] + 6 * [102] + [154]
+    # Nobody knows how long the first pass is.
+    assert watch.seen == 6 * [0] + 5 * [51] + 6 * [102] + [154]
     assert int((model.get_parameter(LAYER) == 0).sum()) == 154
     assert callback.scheduler.last_epoch == 3
 
@@ -167,15 +189,60 @@ def test_a_pass_that_the_trainer_breaks_off_is_no_epoch(tmp_path):
     assert callback.scheduler.last_epoch == 2
 
 
-def test_passes_are_counted_on_by_a_resumed_training(tmp_path):
-    model, callback = sparse_bert(schedule="epoch")
-    options = {"train": Stream(), "max_steps": 18, "save_strategy": "steps", "save_steps": 12}
-    trainer_of(model, tmp_path, callback, **options).train()
-    model, callback = sparse_bert(schedule="epoch")
-    checkpoint = str(tmp_path / "checkpoint-12")
-    trainer_of(model, tmp_path, callback, **options).train(resume_from_checkpoint=checkpoint)
+@pytest.mark.parametrize(
+    ("saved", "rest"),
+    [
+        (4, 2 * [0] + 6 * [51] + 5 * [102] + [154]),
+        (12, 5 * [102] + [154]),
+        # transformers passes over 14 batches of a pass that has 6, and begins another one.
+        (14, 5 * [102] + [154]),
+    ],
+)
+def test_passes_are_counted_on_by_a_resumed_training(tmp_path, saved, rest):
+    model, callback = sparse_bert(schedule="epoch", every=100)
+    options = {"train": Stream(), "save_strategy": "steps", "save_steps": saved}
+    trainer_of(model, tmp_path, callback, **options, max_steps=18).train()
+    model, callback = sparse_bert(schedule="epoch", every=100)
+    checkpoint = str(tmp_path / f"checkpoint-{saved}")
+    watch = counter()
+    again = trainer_of(model, tmp_path, callback, watch, **options, max_steps=saved + len(rest))
+    again.train(resume_from_checkpoint=checkpoint)
+    assert watch.seen == rest
     assert callback.scheduler.last_epoch == 3
-    assert int((model.get_parameter(LAYER) == 0).sum()) == 154
+
+
+def test_masks_that_wait_for_a_step_are_renewed_in_a_resumed_training(tmp_path):
+    def made():
+        return sparse_bert(schedule="epoch", every=100, sparsifier=by_gradients("Taylor"))
+
+    options = {"train": Stream(), "max_steps": 9, "save_strategy": "epoch"}
+    model, callback = made()
+    watch = counter()
+    trainer_of(model, tmp_path, callback, watch, **options).train()
+    assert watch.seen == 6 * [0] + 3 * [51]
+    model, callback = made()
+    rest = counter()
+    checkpoint = str(tmp_path / "checkpoint-6")
+    trainer_of(model, tmp_path, callback, rest, **options).train(resume_from_checkpoint=checkpoint)
+    assert rest.seen == 3 * [51]
+
+
+def test_steps_that_trained_nothing_do_not_count_in_a_resumed_training_either(tmp_path):
+    class Skipping(transformers.TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            if state.global_step < 2:
+                model.zero_grad()
+
+    options = {"save_strategy": "steps", "save_steps": 6, "num_train_epochs": 2}
+    unbroken, callback = sparse_bert(every=4)
+    watch = counter()
+    trainer_of(unbroken, tmp_path, callback, watch, Skipping(), **options).train()
+    model, callback = sparse_bert(every=4)
+    rest = counter()
+    checkpoint = str(tmp_path / "checkpoint-6")
+    trainer_of(model, tmp_path, callback, rest, **options).train(resume_from_checkpoint=checkpoint)
+    assert rest.seen == watch.seen[6:]
+    assert torch.equal(model.get_parameter(LAYER), unbroken.get_parameter(LAYER))
 
 
 def test_gradient_accumulation(tmp_path):
@@ -310,8 +377,26 @@ def test_the_checkpoint_of_another_training_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"another log than .*resume_from=\.\.\."):
         trainer_of(model, tmp_path / "b", callback).train(resume_from_checkpoint=str(checkpoint))
     assert str(callback.sparsifier.state_dict()) == str(before)
+    model, callback = sparse_bert(resume_from=tmp_path / "a" / "checkpoint-12")  # left in a script
+    with pytest.raises(ValueError, match="is resumed at step 6, with another log"):
+        trainer_of(model, tmp_path / "a", callback).train(resume_from_checkpoint=str(checkpoint))
+    model, callback = sparse_bert()
     trainer_of(model, tmp_path / "a", callback).train(resume_from_checkpoint=str(checkpoint))
     assert callback.sparsifier.step_count == 18
+
+
+def test_masks_of_other_weights_are_refused_where_nothing_was_logged(tmp_path):
+    for folder, level in (("a", 0.8), ("b", 0.3)):
+        sparsifier = DataNormSparsifier(**CONFIG | {"sparsity_level": level})
+        model, callback = sparse_bert(sparsifier=sparsifier)
+        options = {"save_strategy": "steps", "save_steps": 4, "learning_rate": 1e-2 * level}
+        trainer_of(model, tmp_path / folder, callback, **options).train()
+    checkpoint = str(tmp_path / "b" / "checkpoint-8")
+    model, callback = sparse_bert()
+    before = callback.sparsifier.state_dict()
+    with pytest.raises(ValueError, match=r"are not zero where the masks of .*resume_from=\.\.\."):
+        trainer_of(model, tmp_path / "a", callback).train(resume_from_checkpoint=checkpoint)
+    assert str(callback.sparsifier.state_dict()) == str(before)
 
 
 def test_the_callback_leaves_the_optimizer_alone_in_the_end(tmp_path):

@@ -142,14 +142,6 @@ class Attachment:
                 UserWarning,
                 stacklevel=2,
             )
-        if (inner := inner_optimizer(optimizer)) is not None:
-            warn(
-                f"the optimizer keeps another one in its attribute {inner!r}: what counts here is "
-                "step() of the outer one. Where you call others of its methods in its place, "
-                f"follow optimizer.{inner}",
-                UserWarning,
-                stacklevel=2,
-            )
         return self.follow_silently(optimizer, every, scheduler, mask_state, replaces_step)
 
     def follow_silently(
@@ -167,6 +159,14 @@ class Attachment:
             raise ValueError(f"every must be at least 1, or None, got {every}")
         if every is None and scheduler not in (None, [], ()):
             raise ValueError("with every=None the scheduler is left to you: pass none here")
+        if (inner := inner_optimizer(optimizer)) is not None:
+            warn(
+                f"the optimizer keeps another one in its attribute {inner!r}: what counts here is "
+                "step() of the outer one. Where you call others of its methods in its place, "
+                f"follow optimizer.{inner}",
+                UserWarning,
+                stacklevel=3,
+            )
         if writes_averages(optimizer) and not mask_state:
             warn(
                 f"eval() of {type(optimizer).__name__} writes averages into the weights, in which "
