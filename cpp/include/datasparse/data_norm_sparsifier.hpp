@@ -14,10 +14,10 @@ extern template class DATASPARSE_API SpecSparsifier<BlockSpec>;
 /// have its own. A config holds `monotone` and `min_kept` only where somebody gave them.
 ///
 /// With `monotone`, the mask before a step counts: a block is pruned if any of its elements is, but
-/// for zeros that a group keeps. Those that are pruned rank below all others, and among each of the
-/// two kinds the rule is as ever; so is the number of blocks that are pruned. Of the
-/// zeros_per_block elements of a pruned block likewise: those that are pruned go first. Costs about
-/// three times the time, and a byte of memory per element.
+/// for zeros that a group keeps (one that is a block by itself counts). Those that are pruned rank
+/// below all others, and among each of the two kinds the rule is as ever; so is the number of
+/// blocks that are pruned. Of the zeros_per_block elements of a pruned block likewise: those that
+/// are pruned go first. Costs about three times the time, and a byte of memory per element.
 ///
 /// A subclass that overrides get_scores() ranks by these, by their norm, in the place of the data.
 /// One that overrides update_mask() may call this one first and then edit get_mask(name). One with

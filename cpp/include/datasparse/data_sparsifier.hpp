@@ -56,6 +56,8 @@ struct GroupOptions {
   /// The order in which the axes of the data make the matrix that blocks are cut from: the first
   /// one its rows, the others its columns, the last innermost. Each axis once; none at all, as by
   /// default, is the order that they have. Masks, and data that overrides get, keep that order.
+  /// Where the order of columns is no matter to what the blocks are, as with single elements, sums
+  /// are added and ties broken in the order of memory.
   std::optional<Axes> layout = {};
   /// Whether the elements that are 0 or -0 at this moment stay pruned: at once, and in every step,
   /// whatever the rule or an override computes. False, the default, forgets them.

@@ -36,7 +36,8 @@ using MessageHandler = std::function<void(Severity, const std::string&)>;
 /// Where warnings, and the lines of a verbose scheduler, go. The library itself never prints:
 /// without a handler they are dropped. A handler may throw on a warning: the call that sent it then
 /// fails without having changed anything, but for step() of a sparsifier, which is complete when it
-/// warns of the masks that it has made. Returns the handler that was set before.
+/// warns of the masks that it has made; so is draw() of masks that move. What a verbose scheduler
+/// tells has happened. Returns the handler that was set before.
 DATASPARSE_API MessageHandler set_message_handler(MessageHandler handler);
 
 }  // namespace datasparse

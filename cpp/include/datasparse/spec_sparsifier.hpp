@@ -295,7 +295,8 @@ class SpecSparsifier : public BaseDataSparsifier {
   /// source is let go of, at the end of the step at the latest. Above 512 KiB of them, groups are
   /// ranked in several batches, and those of one pool together. Called with the pinned data and the
   /// group's config. The same thread may read the sparsifier from here, and replace states; all
-  /// else is a StateError. If it throws, all masks and states are as before.
+  /// else is a StateError. If it throws, all masks and states are as before, but for what it wrote
+  /// itself through a Mask that was taken before the step.
   virtual std::shared_ptr<DataSource> get_scores(const std::string& name, const ArrayView& data,
                                                  const ParamMap& config);
   /// TypeError for keys that are not the Spec's. A subclass with keys of its own checks them, and
