@@ -51,8 +51,8 @@ NOT_QUICK = re.compile(
     "test_(arrays|bench|checkpoint_killed|cli|demo|device_(checks|kernels|operations|operations_cost)|"
     "docs|embedding|examples|files_journal|files_pool|first_hour|fork|huge|import|language_model|"
     "lightning|lifetimes|memory|memoryless|out_of_memory|properties|regrowth_large|sharded|"
-    "sharded_checkpoints|stateful|threads|torch_situations|torch_trainings|trainings_resumed|"
-    "transformers|wheel)[.]py"
+    "sharded_checkpoints|stateful|threads|torch_situations|torch_trainings|trainers_regrowth|"
+    "trainings_resumed|transformers|wheel)[.]py"
 )
 TAKE_LONG = {"run_python", "run_file", "random_cases"}
 

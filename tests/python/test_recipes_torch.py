@@ -275,6 +275,7 @@ def test_lightnings_callback_takes_a_recipe(tmp_path, schedule):
     assert int((other.net.middle.weight == 0).sum()) == 64
 
 
+@pytest.mark.not_quick
 def test_the_trainers_callback_takes_a_recipe():
     pytest.importorskip("transformers")
     from datasparse.transformers import DataSparsity

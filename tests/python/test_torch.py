@@ -485,6 +485,7 @@ def test_steps_within_a_compiled_function_are_followed(score):
         assert zeros(model.weight) == zeros(optimizer.state[model.weight]["momentum_buffer"]) == 50
 
 
+@pytest.mark.not_quick
 def test_a_compiled_model_sees_new_masks():
     torch._dynamo.reset()
     model, sparsifier = nn.Linear(8, 1, bias=False), half()
