@@ -46,11 +46,13 @@ struct NewAttributes {
   bool put() const {
     const AcquiredGil gil;
     for (const auto& [name, value] : in_slots) {
-      if (PyObject_SetAttr(target.ptr(), name.ptr(), value.ptr()) != 0) return false;
+      // Past a __setattr__ of the class, which may do anything.
+      if (PyObject_GenericSetAttr(target.ptr(), name.ptr(), value.ptr()) != 0) return false;
     }
     return in_dict.empty() || PyDict_Update(dict_of(target).ptr(), in_dict.ptr()) == 0;
   }
   void put_into_place() const {
+    const AcquiredGil gil;
     if (!put()) PyErr_WriteUnraisable(target.ptr());
   }
 };

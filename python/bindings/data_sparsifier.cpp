@@ -404,7 +404,7 @@ void finish_init(const py::object& self, const py::object& data_list) {
       throw datasparse::TypeError("data_list must hold (name, data) pairs, got " +
                                   std::string(py::repr(item)));
     }
-    if (PySet_Contains(seen.ptr(), pair[0].ptr()) == 1) {
+    if (py::isinstance<py::str>(pair[0]) && seen.contains(pair[0])) {
       throw datasparse::ValueError("data_list must hold each name once, got " +
                                    std::string(py::repr(pair[0])) + " twice");
     }

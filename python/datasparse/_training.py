@@ -211,17 +211,21 @@ class Training:
         if self._following:
             self.steps, self._due = self.steps_done(), self.is_due()
             self._resumed = False
-            if self._due:
-                warn(
-                    "the schedule has moved at the end of the last epoch, but these masks are "
-                    "renewed in steps of the optimizer, and none came after it: they are of the "
-                    "schedule's value before, until a training goes on from here",
-                    UserWarning,
-                    stacklevel=3,
-                )
         for following in self._following:
             following.remove()
         self._following = []
+
+    def end_for_good(self) -> None:
+        """The same where the training is over. UserWarning where masks wait for a step to come."""
+        self.end()
+        if self._due:
+            warn(
+                "the schedule has moved at the end of the last epoch, but these masks are renewed "
+                "in steps of the optimizer, and none came after it: they are of the schedule's "
+                "value before, until a training goes on from here",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def sparsity(self, model: nn.Module | None = None) -> float:
         """The share of zeros in the attached weights, or in those of another model."""

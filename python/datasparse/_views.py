@@ -121,8 +121,7 @@ class _GroupMethods(_Methods):
         self._write(dict(() if other is None else other, **more))
 
     def __ior__(self: Any, other: Any) -> Any:  # type: ignore[misc]
-        self._write(dict(other))
-        return self
+        raise TypeError("groups take several configs by update(), which |= would not write")
 
 
 def complete(config_map: Any, group_map: Any) -> None:

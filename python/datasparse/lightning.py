@@ -154,7 +154,7 @@ class DataSparsity(Callback):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._training.epochs_done(trainer.current_epoch)
-        self._training.end()
+        self._training.end_for_good()
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         # Some callbacks write their average into the module when the training ends, after this one.

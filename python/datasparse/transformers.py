@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from warnings import warn
 
 from torch import nn
 
@@ -24,7 +25,7 @@ from .recipes import Recipe
 from .torch import Attachment
 from .torch.dtensors import is_sharded
 from .torch.follow import Schedulers
-from .torch.optimizer import plain_optimizer
+from .torch.optimizer import plain_optimizer, writes_averages
 
 __all__ = ["DataSparsity"]
 
@@ -107,8 +108,7 @@ class DataSparsity(TrainerCallback):
         self._epochs = Epochs()
         if state.global_step > 0:
             self._resume(args, state, kwargs["optimizer"])
-        optimizer = kwargs["optimizer"]
-        self._training.begin([optimizer], resumed=state.global_step > 0)
+        self._training.begin([kwargs["optimizer"]], resumed=state.global_step > 0)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._epochs.begin(state)
@@ -149,17 +149,16 @@ class DataSparsity(TrainerCallback):
             counts |= json_of(str(noted), noted.read_bytes())
             self._training.checked(counts.get("first"))
             self._epochs.resume(counts.get("epochs", {}))
-        parts: list[Any] = [self.sparsifier, *self._training.schedulers]
-        before = [part.state_dict() for part in parts]
         load(folder / CHECKPOINT, self.sparsifier, *self._training.schedulers)
-        is_trained = self._training.attachment.owns_any_of(plain_optimizer(optimizer))
-        if is_trained and not self._training.has_zeros():
-            for part, its in zip(parts, before, strict=True):
-                part.load_state_dict(its)
-            raise ValueError(
+        optimizer = plain_optimizer(optimizer)
+        is_trained = self._training.attachment.owns_any_of(optimizer)
+        if is_trained and not writes_averages(optimizer) and not self._training.has_zeros():
+            warn(
                 f"the weights that the training is resumed with are not zero where the masks of "
-                f"{folder} prune: name the checkpoint that they are of by "
-                "DataSparsity(..., resume_from=...)"
+                f"{folder} prune: where these are of another training, name the checkpoint by "
+                "DataSparsity(..., resume_from=...)",
+                UserWarning,
+                stacklevel=2,
             )
         self._training.resume(counts)
 
@@ -172,7 +171,7 @@ class DataSparsity(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._training.epochs_done(self._epochs.done(state))
-        self._training.end()
+        self._training.end_for_good()
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             best = Path(state.best_model_checkpoint) / CHECKPOINT
             load(best, self.sparsifier, *self._training.schedulers)

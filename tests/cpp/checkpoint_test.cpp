@@ -540,12 +540,39 @@ TEST_F(CheckpointFile, KeepsTheBaseOfGroupsThatComeLate) {
     resumed->step();
     EXPECT_EQ(resumed->base_param(), (ParamMap{{"a", 0.8}, {"b", 0.8}}));
     EXPECT_EQ(GroupParams(*late).get("sparsity_level"), (ParamMap{{"a", 0.8}, {"b", 0.8}}));
+    resumed->set_base_param({{"b", 0.7}});
+    EXPECT_EQ(resumed->save_state().base_param, resumed->base_param());
     late->remove_data("b");  // what was removed is forgotten
     resumed->step();
     late->add_data("b", ArrayView(numbers, {20}), {{"sparsity_level", 0.3}});
     resumed->step();
     EXPECT_EQ(resumed->base_param(), (ParamMap{{"a", 0.8}, {"b", 0.3}}));
   }
+}
+
+TEST_F(CheckpointFile, ForgetsTheBaseOfGroupsThatNobodyAwaits) {
+  double numbers[20] = {};
+  const auto make = [&numbers](const std::vector<std::string>& names) {
+    const auto sparsifier = std::make_shared<DataNormSparsifier>(spec(0.8, 1, 1));
+    for (const auto& name : names) sparsifier->add_data(name, ArrayView(numbers, {20}));
+    const Schedule schedule = schedules::Linear{{{}, {}, 0, 4, 1}};
+    return std::pair(sparsifier, make_scheduler<DataScheduler>(sparsifier, "sparsity_level",
+                                                               schedule, -1, false));
+  };
+  const auto [sparsifier, scheduler] = make({"a", "b"});
+  save_checkpoint(path, *sparsifier, {scheduler.get()});
+  const auto [late, resumed] = make({});
+  load_checkpoint(path, *late, {resumed.get()});
+  late->add_data("a", ArrayView(numbers, {20}));
+  EXPECT_EQ(resumed->base_param(), (ParamMap{{"a", 0.8}, {"b", 0.8}}));
+  resumed->set_base_param(resumed->base_param());  // one that is awaited is known
+  late->step();
+  resumed->step();
+  late->load_state(make({"a"}).first->save_state());  // without "b"
+  resumed->step();
+  late->add_data("b", ArrayView(numbers, {20}), {{"sparsity_level", 0.1}});
+  resumed->step();
+  EXPECT_EQ(*resumed->base_param().find("b"), ParamValue(0.1));
 }
 
 TEST_F(CheckpointFile, IsRefusedWhereAnAttributeIsNotWhatItsClassExpects) {

@@ -1,6 +1,7 @@
 """What ranks do whose models are replicas, each with batches of its own, in ranks_harness.py."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from datasparse.torch import (
     record_inputs,
     score_once,
 )
+from safetensors.numpy import load_file
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
@@ -157,6 +159,50 @@ def failing(rank, call):
     except Exception as error:
         assert str(attachment.sparsifier.state_dict()) == str(before)
         return f"{type(error).__name__}: {error}"
+    return None
+
+
+def failing_loader(rank):
+    """The error of each rank, where the batches of one cannot be read."""
+
+    def loader():
+        yield batches()[0]
+        if rank == 1:
+            raise OSError("no such batch")
+
+    _, attachment = attached(GraSP())
+    try:
+        score_once(attachment, GraSP(), loader(), loss, group=dist.group.WORLD)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def of_other_shapes(rank):
+    torch.manual_seed(0)
+    model = nn.Linear(4 + rank, 4)
+    try:
+        calibrate(model, [torch.ones(1, 4 + rank)], group=dist.group.WORLD)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def written(rank, folder):
+    """The norms are written by one rank; where it cannot, no rank has new masks."""
+    group = dist.group.WORLD
+    _, attachment = attached(Wanda())
+    norms = calibrate(attachment, own(rank), group=group, path=f"{folder}/norms")
+    dist.barrier()
+    assert Path(folder, "norms").exists()
+    kept = load_file(f"{folder}/norms")
+    assert all(np.array_equal(kept[name], norms[name]) for name in norms)
+    count = attachment.sparsifier.step_count
+    try:
+        calibrate(attachment, own(rank), group=group, path=f"{folder}/none/norms")
+    except Exception as error:
+        assert attachment.sparsifier.step_count == count
+        return type(error).__name__
     return None
 
 

@@ -216,6 +216,24 @@ def test_attributes_in_slots_are_copied(any_copy):
     assert any_copy(scheduler).pace == 3
 
 
+class Frozen(Slotted):
+    """Whose slots nobody may set twice."""
+
+    __slots__ = ()
+
+    def __setattr__(self, name, value):
+        if hasattr(self, name):
+            raise TypeError(f"{name} is set")
+        super().__setattr__(name, value)
+
+
+def test_attributes_are_loaded_past_a_setattr_that_refuses(tmp_path):
+    datasparse.save(tmp_path / "c", Frozen({"w": np.ones(4)}, gain=5.0))
+    other = Frozen({"w": np.ones(4)})
+    datasparse.load(tmp_path / "c", other)
+    assert other.gain == 5.0
+
+
 def test_attributes_in_slots_are_saved(tmp_path):
     sparsifier = Slotted({"w": np.ones(4)}, gain=5.0)
     scheduler = SlottedScheduler(sparsifier, "sparsity_level")

@@ -77,13 +77,20 @@ def test_scores_without_axes_are_scalars_of_numpy():
     assert not sparsifier.get_mask("w")
 
 
-def test_the_groups_take_several_configs_by_an_operator():
+def test_the_groups_take_several_configs_by_update_alone():
+    """|= made a dict of them, and wrote nothing."""
     sparsifier = DataNormSparsifier({"a": np.ones(4), "b": np.ones(4)}, **HALF)
-    groups = sparsifier.data_groups
-    groups |= {"a": dict(groups["a"]) | {"sparsity_level": 0.9}}
-    assert sparsifier.data_groups["a"]["sparsity_level"] == 0.9
-    assert groups["b"]["sparsity_level"] == 0.5
-    sparsifier.state["a"] = {"seen": 1}
-    state = sparsifier.state
-    state |= {"b": {"seen": 2}}
-    assert sparsifier.state["b"]["seen"] == 2
+    groups, state = sparsifier.data_groups, sparsifier.state
+    with pytest.raises(TypeError, match=r"by update\(\)"):
+        groups |= {"a": {"sparsity_level": 0.9}}
+    with pytest.raises(TypeError, match=r"by update\(\)"):
+        state |= {"a": {"seen": 2}}
+    with pytest.raises(TypeError, match=r"by update\(\)"):
+        sparsifier.data_groups |= {"a": {"sparsity_level": 0.9}}
+    assert sparsifier.data_groups["a"]["sparsity_level"] == 0.5
+    assert not dict(sparsifier.state["a"])
+
+
+def test_a_name_that_is_none_is_refused_in_a_list_too():
+    with pytest.raises(TypeError, match="add_data"):
+        DataNormSparsifier([(["w"], np.ones(2))])

@@ -288,6 +288,22 @@ def test_a_rank_without_batches_is_an_error_of_all(two, call):
     ]
 
 
+def test_a_rank_that_cannot_read_its_batches_is_an_error_of_all(two):
+    assert two.run(replica_cases.failing_loader) == [
+        "RankError: rank 1 failed in score_once(): OSError: no such batch",
+        "OSError: no such batch",
+    ]
+
+
+def test_replicas_are_alike(two):
+    for said in two.run(replica_cases.of_other_shapes):
+        assert said.startswith("'weight' must be alike on all ranks, got ((1, 4), 'float64') and")
+
+
+def test_norms_are_written_by_one_rank_for_all(two, tmp_path):
+    assert two.run(replica_cases.written, str(tmp_path)) == ["FileNotFoundError", "RankError"]
+
+
 def test_batches_of_one_rank_alone_are_said(two):
     without, of_one = two.run(replica_cases.alone)[0]
     assert without == 4 * ["these are the batches of one rank of 2,"]

@@ -210,7 +210,34 @@ def test_models_that_were_compiled_and_called_before_are_recorded(part):
             sums = attachment.sparsifier.get_array(attachment.names[0], "inputs")
             expected = count * inputs.double().square().sum(0)
             np.testing.assert_allclose(as_numpy(sums).reshape(-1), as_numpy(expected))
-        called(inputs)  # compiled as before
+        called(inputs)
+    assert stance() == "default"
+
+
+def stance():
+    return torch._dynamo.eval_frame._stance.stance
+
+
+@pytest.mark.not_quick
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_several_recordings_end_in_any_order(order):
+    torch._dynamo.reset()
+    models = [torch.compile(mlp(), backend="eager") for _ in range(2)]
+    attachments = [wanda(model) for model in models]
+    inputs = torch.randn(5, 6)
+    with torch.no_grad():
+        for model in models:
+            model(inputs)
+        recordings = [record_inputs(attachment) for attachment in attachments]
+        recordings[order[0]].remove()
+        assert stance() == "force_eager"
+        models[order[1]](inputs)
+    recordings[order[1]].remove()
+    recordings[order[1]].remove()
+    assert stance() == "default"
+    name = attachments[0].names[0]
+    assert attachments[order[0]].sparsifier.get_array(name, "inputs") is None
+    assert attachments[order[1]].sparsifier.get_array(name, "inputs") is not None
 
 
 def test_what_a_checkpoint_computes_once_more_does_not_count():
@@ -259,4 +286,27 @@ def test_nested_tensors_add_what_is_in_them():
     inputs, padding = torch.randn(2, 3, 8), torch.tensor([[False, False, True], [False] * 3])
     with record_inputs(attachment), torch.no_grad():
         model(inputs, src_key_padding_mask=padding)
-    assert attachment.sparsifier.get_array(attachment.names[0], "inputs") is not None
+    nested = as_numpy(attachment.sparsifier.get_array(attachment.names[0], "inputs"))
+    plain = wanda(model, include="*linear2.weight")
+    with record_inputs(plain), torch.no_grad():  # each sentence by itself, without padding
+        model(inputs[:1, :2])
+        model(inputs[1:])
+    alone = as_numpy(plain.sparsifier.get_array(plain.names[0], "inputs"))
+    np.testing.assert_allclose(nested, alone, rtol=1e-4)
+
+
+def test_a_bias_of_two_axes_is_no_second_matrix():
+    class Biased(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.kernel = nn.Parameter(torch.randn(6, 6))
+            self.bias = nn.Parameter(torch.randn(1, 6))
+
+        def forward(self, x):
+            return x @ self.kernel.T + self.bias
+
+    attachment = wanda(model := Biased(), include="kernel")
+    with record_inputs(attachment):
+        model(torch.ones(2, 6))
+    sums = as_numpy(attachment.sparsifier.get_array("kernel", "inputs"))
+    assert sums.reshape(-1).tolist() == 6 * [2.0]

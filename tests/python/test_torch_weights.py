@@ -40,13 +40,16 @@ def old_weight_norm(layer):
 
 @pytest.mark.parametrize("wrap", [parametrizations.spectral_norm, nn.utils.spectral_norm])
 @pytest.mark.parametrize("scale", [0.01, 1, 100])
-def test_a_pool_ranks_what_spectral_norm_makes_of_a_weight(wrap, scale):
+@pytest.mark.parametrize("called", [False, True])
+def test_a_pool_ranks_what_spectral_norm_makes_of_a_weight(wrap, scale, called):
     model = nn.Sequential(nn.Linear(12, 12), nn.Linear(12, 12)).eval()
     with torch.no_grad():
         model[0].weight.mul_(scale)  # by which spectral_norm divides
     wrap(model[0])
-    with torch.no_grad():
-        model.train()(torch.randn(1, 12))
+    if called:
+        with torch.no_grad():
+            for _ in range(20):
+                model.train()(torch.randn(1, 12))
     model.eval()(torch.randn(1, 12))
     made = model[0].weight.detach().clone()
     sparsifier = half()
@@ -59,8 +62,9 @@ def test_a_pool_ranks_what_spectral_norm_makes_of_a_weight(wrap, scale):
     assert 0.1 < float(mask.float().mean()) < 0.9
     kept = model[1].weight.detach().abs()
     least = kept[kept > 0].min()
-    assert (made[mask].abs() >= least - 1e-6).all()  # one threshold for what both compute with
-    assert (made[~mask].abs() <= least + 1e-6).all()
+    if called or wrap is parametrizations.spectral_norm:  # the old one begins with any vector
+        assert (made[mask].abs() >= least - 1e-3).all()  # one threshold for what both compute with
+        assert (made[~mask].abs() <= least + 1e-3).all()
 
 
 def train(model, attachment, steps=5):

@@ -385,7 +385,7 @@ def test_the_checkpoint_of_another_training_is_refused(tmp_path):
     assert callback.sparsifier.step_count == 18
 
 
-def test_masks_of_other_weights_are_refused_where_nothing_was_logged(tmp_path):
+def test_masks_of_other_weights_are_said_where_nothing_was_logged(tmp_path):
     for folder, level in (("a", 0.8), ("b", 0.3)):
         sparsifier = DataNormSparsifier(**CONFIG | {"sparsity_level": level})
         model, callback = sparse_bert(sparsifier=sparsifier)
@@ -393,10 +393,8 @@ def test_masks_of_other_weights_are_refused_where_nothing_was_logged(tmp_path):
         trainer_of(model, tmp_path / folder, callback, **options).train()
     checkpoint = str(tmp_path / "b" / "checkpoint-8")
     model, callback = sparse_bert()
-    before = callback.sparsifier.state_dict()
-    with pytest.raises(ValueError, match=r"are not zero where the masks of .*resume_from=\.\.\."):
+    with pytest.warns(UserWarning, match=r"are not zero where the masks of .*resume_from=\.\.\."):
         trainer_of(model, tmp_path / "a", callback).train(resume_from_checkpoint=checkpoint)
-    assert str(callback.sparsifier.state_dict()) == str(before)
 
 
 def test_the_callback_leaves_the_optimizer_alone_in_the_end(tmp_path):

@@ -44,8 +44,8 @@ void free_bytes(std::uint8_t* bytes, std::size_t count) noexcept {
   ::operator delete(bytes, count < large ? cache_line : large_page);
 }
 
-Mask::Mask(const Axes& shape) : shape_(shape), size_(element_count(shape)) {
-  require_possible(shape, "shape of a mask");
+Mask::Mask(const Axes& shape)
+    : shape_((require_possible(shape, "shape of a mask"), shape)), size_(element_count(shape)) {
   kernels();  // throws here if ever, not where masks must not
   const auto bytes = static_cast<std::size_t>(std::max<std::int64_t>(size_, 1));
   bytes_.reset(allocate_bytes(bytes), [bytes](std::uint8_t* memory) { free_bytes(memory, bytes); });

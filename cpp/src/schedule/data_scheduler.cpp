@@ -110,25 +110,23 @@ void BaseDataScheduler::advance(bool warn_if_early, const std::function<void()>&
 std::shared_ptr<const ParamMap> BaseDataScheduler::pick_up_groups() {
   now_ = GroupParams(*sparsifier_).get(param_, std::move(now_));
   auto before = base_values();
-  const auto same_name = [](const auto& a, const auto& b) { return a.first == b.first; };
-  if (std::equal(now_.begin(), now_.end(), before->begin(), before->end(), same_name))
-    return before;
-
-  const GroupTable table(*sparsifier_);
-  const auto base = std::make_shared<ParamMap>(now_);
-  ParamMap awaited;
+  ParamMap known, awaited;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    awaited = awaited_;
+    known = awaited_;
   }
-  for (const auto& [name, value] : awaited) {
+  const auto same_name = [](const auto& a, const auto& b) { return a.first == b.first; };
+  if (known.empty() &&
+      std::equal(now_.begin(), now_.end(), before->begin(), before->end(), same_name)) {
+    return before;
+  }
+  const GroupTable table(*sparsifier_);
+  const auto base = std::make_shared<ParamMap>(now_);
+  known.update(*before);
+  for (const auto& [name, value] : known) {
     if (auto* const now = base->find(name)) *now = value;
-  }
-  for (const auto& [name, value] : *before) {
-    auto* const now = base->find(name);
-    if (now != nullptr) {
-      *now = value;
-    } else if (table.awaits_data(name)) {
+    // Also of one that is there: the step may fail, which brings back what was there before.
+    if (table.awaits_data(name) || (base->contains(name) && !before->contains(name))) {
       awaited.set(name, value);
     }
   }
@@ -172,13 +170,19 @@ std::shared_ptr<const ParamMap> BaseDataScheduler::base_values() const {
 }
 
 void BaseDataScheduler::set_base_param(ParamMap values) {
-  GroupParams(*sparsifier_).check(param_, values);
+  const GroupTable table(*sparsifier_);
+  ParamMap present;
+  for (const auto& [name, value] : values) {
+    if (!table.awaits_data(name)) present.set(name, value);
+  }
+  GroupParams(*sparsifier_).check(param_, present);
   auto base = std::make_shared<ParamMap>(std::move(values));
   for (const auto& [name, value] : *base_values()) {
     if (!base->contains(name) && sparsifier_->contains(name)) base->set(name, value);
   }
   const std::lock_guard<std::mutex> lock(mutex_);
   base_param_ = std::move(base);
+  forget_those_that_came();
 }
 
 std::int64_t BaseDataScheduler::last_epoch() const {
@@ -205,8 +209,8 @@ void BaseDataScheduler::set_counts_renewals(bool counts) {
 SchedulerState BaseDataScheduler::save_state() const {
   ParamMap own = own_state();  // before the lock: an override may read the scheduler
   const std::lock_guard<std::mutex> lock(mutex_);
-  ParamMap base = *base_param_;
-  base.update(awaited_);
+  ParamMap base = awaited_;
+  base.update(*base_param_);
   return {SchedulerState::current_version,
           param_,
           last_epoch_,

@@ -17,7 +17,7 @@ from .attachment import Attachment
 from .choose import Owned, Patterns, Types, choose, opened
 from .inputs import KeptSums, RecordedInputs, inputs_of, is_one_of_several, record_inputs
 from .layout import layout_of
-from .replicas import Group, refuse_shards, warn_of_own_batches
+from .replicas import Group, by_one, refuse_shards, warn_of_own_batches
 from .scored import as_it_was
 from .weights import Weight, set_training, weight_of
 
@@ -51,7 +51,7 @@ def calibrate(
         path: a safetensors file to write the norms to, as `datasparse prune --input-norms` reads
             it. One that is there is replaced, when all norms are known.
         group: a process group of torch.distributed, as for `record_inputs()`: the norms are those
-            of the batches of all its ranks.
+            of the batches of all its ranks, and the first of these writes them.
 
     Returns one-dimensional float32 arrays by the names of the weights, one number for each column:
     of length in_features for a linear layer (nn.Linear, transformers' Conv1D, and any module with a
@@ -101,7 +101,7 @@ def calibrate(
     if len(unseen) == len(inputs):
         raise ValueError("no layer got an input from any batch: do the batches reach the model?")
     norms = {name: norms_of(name, sums.arrays[name]) for name in inputs if name in sums.arrays}
-    return written(path, norms, owners)
+    return written(path, norms, owners, group)
 
 
 def calibrated(
@@ -127,7 +127,7 @@ def calibrated(
         owners = {name: attachment.places[name].weights() for name in names}
         norms = {name: norms_of(name, total) for name, total in sums.items()
                  if total is not None and has_columns(owners[name])}  # fmt: skip
-        written(path, norms, owners)
+        written(path, norms, owners, group)
         sparsifier.step()
     except BaseException:
         if sparsifier.step_count == count:  # a warning that is an error comes after new masks
@@ -209,7 +209,10 @@ def norms_of(name: str, squares: Any) -> NDArray[np.float32]:
 
 
 def written(
-    path: str | os.PathLike[str] | None, norms: Norms, owners: Mapping[str, Iterable[Weight]]
+    path: str | os.PathLike[str] | None,
+    norms: Norms,
+    owners: Mapping[str, Iterable[Weight]],
+    group: Group,
 ) -> Norms:
     """The norms, and the file of them where one is wanted."""
     if path is not None:
@@ -218,5 +221,5 @@ def written(
             for name in norms
             if any(layout_of(weight.module, 2) == (1, 0) for weight in owners[name])
         ]
-        write_norms(path, norms, transposed)
+        by_one(group, "calibrate()", lambda: write_norms(path, norms, transposed))
     return norms

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from weakref import finalize
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ class RecordedInputs:
         self._goal, self._group = sums, group
         self._waiting = None if group is None else KeptSums()
         self._sums: Sums = self._waiting or sums
-        self._uncompiled = uncompiled()
+        self._uncompiled = Uncompiled()
         self._hooks = []
         for name, owners in inputs.items():
             for module, squares in owners:
@@ -76,7 +77,7 @@ class RecordedInputs:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        self._uncompiled.close()
+        self._uncompiled.close()  # a finalizer, which does it once
         if self._waiting is None or isinstance(error, KeyboardInterrupt):
             return
         waiting, self._waiting = self._waiting.arrays, None
@@ -118,15 +119,34 @@ class RecordedInputs:
         return record
 
 
-def uncompiled() -> ExitStack:
-    """From now on, until it is closed, compiled models run as they are written.
+class Uncompiled:
+    """While there is one, until it is closed or forgotten, compiled models run as they are written.
 
-    What was compiled before a hook came does not call it, and what is compiled then cannot.
+    What was compiled before a hook came does not call it, and what is compiled then cannot. Before
+    version 2.6 of torch nobody can say so. Nor is it said where nothing has been compiled yet.
     """
-    stack = ExitStack()
-    if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):  # from 2.6 on
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
-    return stack
+
+    _lock = threading.RLock()
+    _count: ClassVar[int] = 0
+    _stance: ClassVar[Any] = None
+
+    def __init__(self) -> None:
+        self.close = finalize(self, lambda: None)
+        if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+            return
+        with Uncompiled._lock:
+            if Uncompiled._count == 0:
+                Uncompiled._stance = torch.compiler.set_stance("force_eager")
+            Uncompiled._count += 1
+        self.close = finalize(self, Uncompiled._one_less)
+
+    @staticmethod
+    def _one_less() -> None:
+        with Uncompiled._lock:
+            Uncompiled._count -= 1
+            if Uncompiled._count == 0:
+                Uncompiled._stance.__exit__(None, None, None)
+                Uncompiled._stance = None
 
 
 def padded(tensor: Any) -> Any:
@@ -163,8 +183,8 @@ def record_inputs(model: nn.Module | Attachment, *, group: Group = None) -> Reco
     is how often it was looked up. ValueError, naming the weight, for any other module, and for a
     score that keeps no inputs. A weight whose layer's own forward() is never called, such as the
     output of nn.MultiheadAttention, or gets nothing but empty tensors, has no inputs, and step()
-    says so. Compiled models run uncompiled meanwhile. What checkpointed layers compute once more in
-    a backward pass does not count.
+    says so. Models that were compiled before run uncompiled meanwhile, from torch 2.6 on. What
+    checkpointed layers compute once more in a backward pass does not count.
 
     group: a process group of torch.distributed, whose ranks have replicas of the model, and end
     this at the same time: the sums of all are added up then, and the same on each. Without a group
@@ -211,8 +231,12 @@ def is_one_of_several(weight: Weight) -> bool:
     module = weight.module
     if weight.attribute == "weight" and isinstance(module, nn.Linear | nn.Embedding | _ConvNd):
         return False
-    matrices = [each for each in module._parameters.values() if each is not None and each.ndim > 1]
-    return len(matrices) > 1
+    others = [
+        each
+        for name, each in module._parameters.items()
+        if each is not None and not any(each is part for part in weight.parameters)
+    ]
+    return any(sum(length > 1 for length in each.shape) > 1 for each in others)
 
 
 def squares_of(name: str, module: nn.Module, weight: Tensor) -> Squares:

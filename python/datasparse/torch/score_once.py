@@ -149,11 +149,14 @@ class Batches:
         """Sums over these batches, and those of all other ranks; how many each rank has."""
         return summed(self._group, "score_once()", lambda: (sums(), self.count))
 
-    def mean(self) -> Gradients:
-        sums, counts = self.summed(self._sums)
+    def mean(self, again: bool = False) -> Gradients:
+        """again: whether the batches are gone through once more after this."""
+        sums, counts = self.summed(lambda: self._sums(again))
         return {name: total / sum(counts) for name, total in sums.items()}
 
-    def _sums(self) -> Gradients:
+    def _sums(self, again: bool) -> Gradients:
+        if again and iter(self._batches) is self._batches:
+            self._batches = list(self._batches)
         sums: Gradients = {}
         for gradients in self.gradients():
             for name, gradient in gradients.items():
@@ -162,11 +165,6 @@ class Batches:
                 else:
                     sums[name] = gradient.to(wide(gradient.dtype), copy=True)
         return sums
-
-    def twice(self) -> None:
-        """Keeps the batches, where they can be iterated over only once."""
-        if iter(self._batches) is self._batches:
-            self._batches = list(self._batches)
 
     def _there(self, name: str, gradient: Tensor | None) -> Tensor:
         if gradient is None:
@@ -214,9 +212,8 @@ def accumulated(score: AccumulatedScore, batches: Batches) -> dict[str, Kept]:
 
 def grasp(batches: Batches) -> dict[str, Kept]:
     """w·(Hg), of the mean gradient g and the mean Hessian H. Each batch is gone through twice."""
-    batches.twice()
     with chance_as_it_was():  # the same order, the same dropout
-        mean = batches.mean()
+        mean = batches.mean(again=True)
 
     def of_rank() -> Gradients:
         products = {name: torch.zeros_like(gradient) for name, gradient in mean.items()}

@@ -49,7 +49,7 @@ class Weight:
             if self.made_by == PRUNED:
                 computed = hook.apply_mask(self.module)
             elif self.made_by == "spectral_norm":
-                computed = hook.compute_weight(self.module, do_power_iteration=False)
+                computed = over_its_norm(self.parameters[0], hook)
             else:
                 computed = hook.compute_weight(self.module)
             return computed.detach()
@@ -151,6 +151,19 @@ def parts_by_hook(module: nn.Module, attribute: str) -> list[nn.Parameter]:
     held = module._parameters
     names = (f"{attribute}_{part}" for part in ("g", "v", "orig"))
     return [part for name in names if name in held and (part := held[name]) is not None]
+
+
+def over_its_norm(original: Tensor, hook: Any) -> Tensor:
+    """What the hook of spectral_norm makes of a weight, also before a first call has brought the
+    vectors of the hook near to those that they stand for."""
+    matrix = hook.reshape_weight_to_matrix(original)
+    start = torch.ones_like(matrix[:, 0])
+    left = nn.functional.normalize(start + matrix.sum(1), dim=0, eps=hook.eps)
+    for _ in range(15):  # as the parametrization begins
+        right = nn.functional.normalize(torch.mv(matrix.t(), left), dim=0, eps=hook.eps)
+        left = nn.functional.normalize(torch.mv(matrix, right), dim=0, eps=hook.eps)
+    norm = torch.dot(left, torch.mv(matrix, right))
+    return original / norm.clamp(min=torch.finfo(norm.dtype).tiny)
 
 
 def hook_of(module: nn.Module, attribute: str) -> object | None:
