@@ -262,8 +262,8 @@ def test_a_transformer_has_the_masks_of_its_gathered_weights(ranks, kind, depth,
 
 
 @pytest.mark.parametrize("name", replica_cases.SCORES)
-def test_scores_on_batches_are_those_of_all_ranks(ranks, name):
-    first, *others = ranks.run(replica_cases.score, name)
+def test_scores_on_batches_are_those_of_all_ranks(four, name):
+    first, *others = four.run(replica_cases.score, name)
     assert all(other == first for other in others)
 
 
@@ -274,8 +274,8 @@ def test_with_a_decay_each_rank_has_as_many_batches(two):
     ]
 
 
-def test_norms_of_inputs_are_those_of_all_ranks(ranks):
-    first, *others = ranks.run(replica_cases.calibrated)
+def test_norms_of_inputs_are_those_of_all_ranks(two):  # of whom each has an expert
+    first, *others = two.run(replica_cases.calibrated)
     assert all(other == first for other in others)
 
 

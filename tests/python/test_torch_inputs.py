@@ -278,6 +278,7 @@ def test_one_of_several_matrices_of_a_module_is_refused():
         record_inputs(attachment)
 
 
+@pytest.mark.device("cpu")  # elsewhere, the layer need not make nested ones
 @pytest.mark.filterwarnings("ignore:.*[Nn]ested")  # torch's own
 def test_nested_tensors_add_what_is_in_them():
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)

@@ -192,10 +192,10 @@ def test_a_pass_that_the_trainer_breaks_off_is_no_epoch(tmp_path):
 @pytest.mark.parametrize(
     ("saved", "rest"),
     [
-        (4, 2 * [0] + 6 * [51] + 5 * [102] + [154]),
+        pytest.param(4, 2 * [0] + 6 * [51] + 5 * [102] + [154], marks=pytest.mark.full),
         (12, 5 * [102] + [154]),
         # transformers passes over 14 batches of a pass that has 6, and begins another one.
-        (14, 5 * [102] + [154]),
+        pytest.param(14, 5 * [102] + [154], marks=pytest.mark.full),
     ],
 )
 def test_passes_are_counted_on_by_a_resumed_training(tmp_path, saved, rest):
