@@ -507,24 +507,27 @@ TEST_F(CheckpointFile, HasAsManyStepsAsCanBeCounted) {
             "step_count of the state must be in [0, 2^53], got 9007199254740993");
 }
 
+/// Groups of these names, whose level rises to 0.8 in four steps.
+std::pair<std::shared_ptr<DataNormSparsifier>, std::shared_ptr<DataScheduler>> rising(
+    double* numbers, const std::vector<std::string>& names) {
+  const auto sparsifier = std::make_shared<DataNormSparsifier>(spec(0.8, 1, 1));
+  for (const auto& name : names) sparsifier->add_data(name, ArrayView(numbers, {20}));
+  const Schedule schedule = schedules::Linear{{{}, {}, 0, 4, 1}};
+  return {sparsifier,
+          make_scheduler<DataScheduler>(sparsifier, "sparsity_level", schedule, -1, false)};
+}
+
 /// A group may get its data when the schedule has gone on: what it came with still counts.
 TEST_F(CheckpointFile, KeepsTheBaseOfGroupsThatComeLate) {
   double numbers[20] = {};
-  const auto objects = [&numbers](const std::vector<std::string>& names) {
-    const auto sparsifier = std::make_shared<DataNormSparsifier>(spec(0.8, 1, 1));
-    for (const auto& name : names) sparsifier->add_data(name, ArrayView(numbers, {20}));
-    const Schedule schedule = schedules::Linear{{{}, {}, 0, 4, 1}};
-    return std::pair(sparsifier, make_scheduler<DataScheduler>(sparsifier, "sparsity_level",
-                                                               schedule, -1, false));
-  };
-  const auto [sparsifier, scheduler] = objects({"a", "b"});
+  const auto [sparsifier, scheduler] = rising(numbers, {"a", "b"});
   for (int i = 0; i < 2; ++i) {
     sparsifier->step();
     scheduler->step();
   }
   save_checkpoint(path, *sparsifier, {scheduler.get()});
   for (const bool saved_again : {false, true}) {
-    auto [late, resumed] = objects({});
+    auto [late, resumed] = rising(numbers, {});
     load_checkpoint(path, *late, {resumed.get()});
     late->add_data("a", ArrayView(numbers, {20}));
     late->step();
@@ -532,7 +535,7 @@ TEST_F(CheckpointFile, KeepsTheBaseOfGroupsThatComeLate) {
     EXPECT_EQ(resumed->base_param(), (ParamMap{{"a", 0.8}}));
     if (saved_again) {  // what still waits is saved
       save_checkpoint(path, *late, {resumed.get()});
-      std::tie(late, resumed) = objects({"a"});
+      std::tie(late, resumed) = rising(numbers, {"a"});
       load_checkpoint(path, *late, {resumed.get()}, false);
     }
     late->add_data("b", ArrayView(numbers, {20}));
@@ -552,23 +555,16 @@ TEST_F(CheckpointFile, KeepsTheBaseOfGroupsThatComeLate) {
 
 TEST_F(CheckpointFile, ForgetsTheBaseOfGroupsThatNobodyAwaits) {
   double numbers[20] = {};
-  const auto make = [&numbers](const std::vector<std::string>& names) {
-    const auto sparsifier = std::make_shared<DataNormSparsifier>(spec(0.8, 1, 1));
-    for (const auto& name : names) sparsifier->add_data(name, ArrayView(numbers, {20}));
-    const Schedule schedule = schedules::Linear{{{}, {}, 0, 4, 1}};
-    return std::pair(sparsifier, make_scheduler<DataScheduler>(sparsifier, "sparsity_level",
-                                                               schedule, -1, false));
-  };
-  const auto [sparsifier, scheduler] = make({"a", "b"});
+  const auto [sparsifier, scheduler] = rising(numbers, {"a", "b"});
   save_checkpoint(path, *sparsifier, {scheduler.get()});
-  const auto [late, resumed] = make({});
+  const auto [late, resumed] = rising(numbers, {});
   load_checkpoint(path, *late, {resumed.get()});
   late->add_data("a", ArrayView(numbers, {20}));
   EXPECT_EQ(resumed->base_param(), (ParamMap{{"a", 0.8}, {"b", 0.8}}));
   resumed->set_base_param(resumed->base_param());  // one that is awaited is known
   late->step();
   resumed->step();
-  late->load_state(make({"a"}).first->save_state());  // without "b"
+  late->load_state(rising(numbers, {"a"}).first->save_state());  // without "b"
   resumed->step();
   late->add_data("b", ArrayView(numbers, {20}), {{"sparsity_level", 0.1}});
   resumed->step();

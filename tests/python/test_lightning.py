@@ -65,6 +65,16 @@ class Body:
         return torch.optim.AdamW(self.parameters(), lr=0.01, weight_decay=0.1)
 
 
+class Validated(Body):
+    def __init__(self):
+        super().__init__()
+        self.validated = []
+
+    def validation_step(self, batch, _index):
+        self.validated.append(int((self.model[0].weight == 0).sum()))
+        self.log("val_loss", nn.functional.cross_entropy(self.model(batch[0]), batch[1]))
+
+
 def module_of(package):
     return type("Module", (Body, package.LightningModule), {})()
 
@@ -135,15 +145,6 @@ def test_the_schedule_may_go_by_epochs(package, tmp_path):
 
 
 def test_what_is_validated_and_saved_after_an_epoch_has_its_masks(package, tmp_path):
-    class Validated(Body):
-        def __init__(self):
-            super().__init__()
-            self.validated = []
-
-        def validation_step(self, batch, _index):
-            self.validated.append(int((self.model[0].weight == 0).sum()))
-            self.log("val_loss", nn.functional.cross_entropy(self.model(batch[0]), batch[1]))
-
     module = type("Module", (Validated, package.LightningModule), {})()
     module, callback = sparse_module(package, module=module, schedule="epoch")
     saving = package.callbacks.ModelCheckpoint(
@@ -516,15 +517,6 @@ def averaging_of(package, kind):
             swa_lrs=0.01, swa_epoch_start=1, annealing_epochs=1
         )
     return package.callbacks.EMAWeightAveraging(decay=0.5)
-
-
-class Validated(Body):
-    def __init__(self):
-        super().__init__()
-        self.validated = []
-
-    def validation_step(self, batch, _index):
-        self.validated.append(int((self.model[0].weight == 0).sum()))
 
 
 @pytest.mark.parametrize("first", first_there([True, False]), ids=["before it", "after it"])

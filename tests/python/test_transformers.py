@@ -237,12 +237,13 @@ def test_steps_that_trained_nothing_do_not_count_in_a_resumed_training_either(tm
     unbroken, callback = sparse_bert(every=4)
     watch = counter()
     trainer_of(unbroken, tmp_path, callback, watch, Skipping(), **options).train()
-    model, callback = sparse_bert(every=4)
+    model, resumed = sparse_bert(every=4)
     rest = counter()
     checkpoint = str(tmp_path / "checkpoint-6")
-    trainer_of(model, tmp_path, callback, rest, **options).train(resume_from_checkpoint=checkpoint)
+    trainer_of(model, tmp_path, resumed, rest, **options).train(resume_from_checkpoint=checkpoint)
     assert rest.seen == watch.seen[6:]
     assert torch.equal(model.get_parameter(LAYER), unbroken.get_parameter(LAYER))
+    assert resumed.sparsifier.step_count == callback.sparsifier.step_count
 
 
 def test_gradient_accumulation(tmp_path):
@@ -395,6 +396,9 @@ def test_masks_of_other_weights_are_said_where_nothing_was_logged(tmp_path):
     model, callback = sparse_bert()
     with pytest.warns(UserWarning, match=r"are not zero where the masks of .*resume_from=\.\.\."):
         trainer_of(model, tmp_path / "a", callback).train(resume_from_checkpoint=checkpoint)
+    model, callback = sparse_bert(resume_from=tmp_path / "b" / "checkpoint-4")  # of another step
+    with pytest.raises(ValueError, match="is resumed at step 8"):
+        trainer_of(model, tmp_path / "b", callback).train(resume_from_checkpoint=checkpoint)
 
 
 def test_the_callback_leaves_the_optimizer_alone_in_the_end(tmp_path):

@@ -131,11 +131,8 @@ class Uncompiled:
     _stance: ClassVar[Any] = None
 
     def __init__(self) -> None:
-        self.close = finalize(self, lambda: None)
-        if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
-            return
         with Uncompiled._lock:
-            if Uncompiled._count == 0:
+            if Uncompiled._stance is None and can_be_uncompiled():
                 Uncompiled._stance = torch.compiler.set_stance("force_eager")
             Uncompiled._count += 1
         self.close = finalize(self, Uncompiled._one_less)
@@ -144,9 +141,13 @@ class Uncompiled:
     def _one_less() -> None:
         with Uncompiled._lock:
             Uncompiled._count -= 1
-            if Uncompiled._count == 0:
+            if Uncompiled._count == 0 and Uncompiled._stance is not None:
                 Uncompiled._stance.__exit__(None, None, None)
                 Uncompiled._stance = None
+
+
+def can_be_uncompiled() -> bool:
+    return "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")
 
 
 def padded(tensor: Any) -> Any:
@@ -233,7 +234,7 @@ def is_one_of_several(weight: Weight) -> bool:
         return False
     others = [
         each
-        for name, each in module._parameters.items()
+        for each in module._parameters.values()
         if each is not None and not any(each is part for part in weight.parameters)
     ]
     return any(sum(length > 1 for length in each.shape) > 1 for each in others)

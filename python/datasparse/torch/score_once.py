@@ -70,7 +70,7 @@ def score_once(
             made = synaptic_flow(of, score, first_of(batches))
         elif loss is None:
             raise ValueError(f"loss must be given for {score}: loss(model, batch) -> tensor")
-        elif isinstance(score, GraSP | AccumulatedScore | GradientScore):
+        elif isinstance(score, GraSP | GradientScore):
             warn_of_own_batches(group)
             made = on_batches(score, Batches(of, batches, loss, group))
         else:
